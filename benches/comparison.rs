@@ -1,0 +1,192 @@
+//! Corelane against redis-server, both under redis-benchmark, on this machine and in the same run: the figures of README.
+//!
+//! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64, the medians of three
+//! interleaved rounds in thousand requests per second, the ratio, and the server's CPU seconds per million requests (user
+//! and system time of the whole process, from /proc). Redis runs with `appendonly yes` and `appendfsync everysec` or
+//! `always`, Corelane with `durability interval` or `always`. It needs redis-server and redis-benchmark.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What is run against each server: as `redis-benchmark -t` names it, with the requests that share one round's time.
+const TESTS: [(&str, usize); 4] = [("set", 1), ("get", 1), ("incr", 1), ("mset", 8)];
+
+const PIPELINES: [usize; 3] = [1, 16, 64];
+
+const CLIENTS: usize = 50;
+
+const ROUNDS: usize = 3;
+
+/// One server of a pair, with the files it may write.
+struct Server {
+    name: String,
+    port: u16,
+    process: Child,
+    _files: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the runs would have shown.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    fn redis(sync: &str) -> Server {
+        let files = TempDir::new().expect("a temporary folder");
+        let port = free_port();
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            sync,
+        ]);
+        command.arg("--dir").arg(files.path());
+        Server::start(format!("redis {sync}"), command, port, files)
+    }
+
+    fn corelane(durability: &str) -> Server {
+        let files = TempDir::new().expect("a temporary folder");
+        let port = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--durability",
+            durability,
+            "--log-level",
+            "warn",
+        ]);
+        command.arg("--data-dir").arg(files.path());
+        Server::start(format!("corelane {durability}"), command, port, files)
+    }
+
+    fn start(name: String, mut command: Command, port: u16, files: TempDir) -> Server {
+        let process = command
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the server's program is installed");
+        let give_up_at = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", port))
+            .and_then(|mut stream| stream.write_all(b"PING\r\n"))
+            .is_err()
+        {
+            assert!(Instant::now() < give_up_at, "{name} does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Server {
+            name,
+            port,
+            process,
+            _files: files,
+        }
+    }
+
+    /// User and system time so far, in seconds.
+    fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("the server runs");
+        // The name in parentheses may hold blanks; utime and stime are the 12th and 13th fields behind it.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: f64 = [11, 12]
+            .iter()
+            .map(|place| fields[*place].parse::<f64>().expect("a number of ticks"))
+            .sum();
+        ticks / 100.0
+    }
+
+    /// Runs redis-benchmark once: thousand requests per second, and CPU seconds per million requests.
+    fn run(&self, test: &str, pipeline: usize, requests: usize) -> (f64, f64) {
+        let cpu_before = self.cpu_seconds();
+        let output = Command::new("redis-benchmark")
+            .args([
+                "-p",
+                &self.port.to_string(),
+                "-c",
+                &CLIENTS.to_string(),
+                "-d",
+                "64",
+                "-r",
+                "1000000",
+                "--csv",
+            ])
+            .args(["-n", &requests.to_string(), "-P", &pipeline.to_string(), "-t", test])
+            .output()
+            .expect("redis-benchmark is installed");
+        let cpu_seconds = self.cpu_seconds() - cpu_before;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text
+            .lines()
+            .find(|line| line.to_lowercase().starts_with(&format!("\"{test}")))
+            .unwrap_or_default();
+        // The second column: "SET","123456.78",…
+        let rate = line
+            .split("\",\"")
+            .nth(1)
+            .and_then(|field| field.trim_matches('"').parse::<f64>().ok());
+        let rate = rate.unwrap_or_else(|| panic!("{} did not finish {test}: {text}", self.name));
+        (rate / 1000.0, cpu_seconds * 1e6 / requests as f64)
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound address").port()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let small = std::env::args().any(|argument| argument == "--test");
+    if Command::new("redis-server").arg("--version").output().is_err() {
+        println!("skipped: redis-server is not installed");
+        return;
+    }
+    let pairs = [
+        (Server::redis("everysec"), Server::corelane("interval")),
+        (Server::redis("always"), Server::corelane("always")),
+    ];
+    println!("| | pipeline | redis-server, thousand/s (CPU s per million) | corelane | ratio |");
+    println!("|---|---|---|---|---|");
+    for (redis, corelane) in &pairs {
+        for pipeline in PIPELINES {
+            for (test, weight) in TESTS {
+                let requests = match (small, pipeline) {
+                    (true, _) => 2_000,
+                    (false, 1) => 60_000,
+                    (false, _) => 240_000,
+                } / weight;
+                let mut figures = [Vec::new(), Vec::new()];
+                for _ in 0..if small { 1 } else { ROUNDS } {
+                    for (server, figures) in [redis, corelane].into_iter().zip(&mut figures) {
+                        figures.push(server.run(test, pipeline, requests));
+                    }
+                }
+                let [(redis_rate, redis_cpu), (rate, cpu)] = figures.map(|rounds| {
+                    let (rates, cpus) = rounds.into_iter().unzip();
+                    (median(rates), median(cpus))
+                });
+                println!(
+                    "| {} / {}: {} | {pipeline} | {redis_rate:.0} ({redis_cpu:.2}) | {rate:.0} ({cpu:.2}) | {:.2} |",
+                    redis.name,
+                    corelane.name,
+                    test.to_uppercase(),
+                    rate / redis_rate
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What travels between executors: a box of requests one way, the same box with the responses filled in the other way.
+//!
+//! A batch owns one run of bytes for all arguments and one for all replies, so that a request costs no allocation and a
+//! box that has come home is used again with its capacity. It always returns to the executor that made it.
+
+use crate::commands::table::Command;
+use crate::error::CommandError;
+use crate::protocol::reply::Version;
+use crate::protocol::{Arguments, Reply, Span};
+use std::time::Instant;
+
+/// Argument bytes after which a batch is sent without waiting for the end of the turn: about what a storage executor
+/// reads and stages while its caches still hold it.
+pub const BATCH_BYTES_FULL: usize = 256 * 1024;
+
+/// Reply bytes after which a batch's replies leave ahead of the requests that are still to be run: bounds the memory of a
+/// turn, and keeps positions in `replies`, which have 32 bits.
+pub const REPLY_BYTES_FULL: usize = 4 << 20;
+
+/// Boxes full of replies that may lie at home unread: with [`REPLY_BYTES_FULL`], what a storage executor may be ahead of
+/// a network executor whose clients ask for large values.
+pub const FULL_BOXES_AT_HOME_MAX: usize = 16;
+
+/// Capacity that a box may keep for its next use; one that a large value has stretched is given back to the allocator.
+const BATCH_BYTES_KEPT: usize = 512 * 1024;
+
+/// A response that is bound to the commits of more than one shard of its executor.
+pub const SEVERAL_SHARDS: u16 = u16::MAX;
+
+/// In which order a storage executor serves what has arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Health checks and administration.
+    High,
+    /// Clients' commands.
+    #[default]
+    Normal,
+    /// Scans over whole shards and maintenance.
+    Low,
+}
+
+/// Who waits for a response: opaque to the storage executor, which hands it back as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestId {
+    /// The connection's place in its executor's table.
+    pub connection: u32,
+    /// Which of the connections that had this place.
+    pub generation: u32,
+    /// The command's number on its connection.
+    pub sequence: u32,
+    /// Which part of a command that was split over executors; 0 for a whole one.
+    pub part: u32,
+}
+
+/// One client command, or one part of it.
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// Who waits for it.
+    pub id: RequestId,
+    /// What to do.
+    pub command: &'static Command,
+    /// The reply's encoding.
+    pub version: Version,
+    /// The database that the client selected, `0..16`.
+    pub database: u8,
+    /// After this it is answered `-TIMEOUT` unless it has begun.
+    pub deadline: Instant,
+    first_span: u32,
+    span_count: u32,
+}
+
+/// The answer to the request of the same place in its batch's order, or to an earlier one that had to wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Response {
+    /// Whose it is.
+    pub id: RequestId,
+    /// Where it lies in the batch's replies.
+    pub reply: Span,
+    /// The row that was run.
+    pub command: &'static Command,
+    /// How long the handler ran, in nanoseconds.
+    pub took_ns: u32,
+    /// Whether the reply is an error (for INFO commandstats).
+    pub failed: bool,
+    /// The newest turn of the storage executor whose writes it made or saw; 0 for none. The reply leaves once what that
+    /// turn wrote to `shard` is as safe as the durability setting asks for.
+    pub commit_epoch: u64,
+    /// The executor's own number of that shard, or [`SEVERAL_SHARDS`].
+    pub shard: u16,
+}
+
+/// Requests to one storage executor, later their responses.
+pub struct Batch {
+    /// What to do, in order.
+    pub requests: Vec<Request>,
+    /// How many of them were run.
+    pub run: usize,
+    /// What came of it, in order.
+    pub responses: Vec<Response>,
+    /// All replies, as RESP.
+    pub replies: Vec<u8>,
+    /// Queue at the storage executor.
+    pub priority: Priority,
+    /// When it was handed to the channel.
+    pub sent_at: Instant,
+    /// When the storage executor took it up.
+    pub received_at: Instant,
+    /// Credits that come home with this box.
+    pub credits: usize,
+    /// Which storage executor it was sent to.
+    pub link: usize,
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    reply_to: flume::Sender<Box<Batch>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Batch {
+    /// An empty batch whose box returns through `reply_to`.
+    pub fn new(reply_to: flume::Sender<Box<Batch>>) -> Box<Batch> {
+        let now = Instant::now();
+        Box::new(Batch {
+            requests: Vec::new(),
+            run: 0,
+            responses: Vec::new(),
+            replies: Vec::new(),
+            priority: Priority::Normal,
+            sent_at: now,
+            received_at: now,
+            credits: 0,
+            link: 0,
+            bytes: Vec::new(),
+            spans: Vec::new(),
+            reply_to,
+        })
+    }
+
+    /// Adds a request; its arguments are copied. The id's connection, the deadline and the like come from `request`.
+    #[inline]
+    pub fn push<'a>(
+        &mut self,
+        id: RequestId,
+        command: &'static Command,
+        session: (Version, u8),
+        deadline: Instant,
+        arguments: impl IntoIterator<Item = &'a [u8]>,
+    ) {
+        let first_span = self.spans.len() as u32;
+        for argument in arguments {
+            self.push_argument(argument);
+        }
+        let span_count = self.spans.len() as u32 - first_span;
+        let (version, database) = session;
+        self.requests.push(Request {
+            id,
+            command,
+            version,
+            database,
+            deadline,
+            first_span,
+            span_count,
+        });
+        self.credits += 1;
+    }
+
+    #[inline]
+    fn push_argument(&mut self, argument: &[u8]) {
+        let start = u32::try_from(self.bytes.len()).expect("the query buffer limit keeps a batch below 4 GiB");
+        self.bytes.extend_from_slice(argument);
+        self.spans.push(Span {
+            start,
+            len: argument.len() as u32,
+        });
+    }
+
+    /// The arguments of one of this batch's requests.
+    #[inline]
+    pub fn arguments(&self, request: &Request) -> Arguments<'_> {
+        let first = request.first_span as usize;
+        Arguments::new(&self.bytes, &self.spans[first..first + request.span_count as usize])
+    }
+
+    /// The arguments of a request and the buffer for its reply, which are written while the arguments are read.
+    #[inline]
+    pub fn parts(&mut self, request: &Request) -> (Arguments<'_>, &mut Vec<u8>) {
+        let first = request.first_span as usize;
+        let spans = &self.spans[first..first + request.span_count as usize];
+        (Arguments::new(&self.bytes, spans), &mut self.replies)
+    }
+
+    /// The bytes of a response's reply.
+    #[inline]
+    pub fn reply(&self, response: &Response) -> &[u8] {
+        let start = response.reply.start as usize;
+        &self.replies[start..start + response.reply.len as usize]
+    }
+
+    /// Argument bytes so far.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes the responses that `ready` selects into a box of their own, which may leave at once. The credits stay here.
+    pub fn split_off(&mut self, ready: impl Fn(&Response) -> bool) -> Option<Box<Batch>> {
+        if !self.responses.iter().any(&ready) {
+            return None;
+        }
+        let mut first = Batch::new(self.reply_to.clone());
+        (first.sent_at, first.received_at, first.link) = (self.sent_at, self.received_at, self.link);
+        first.priority = self.priority;
+        let replies = &self.replies;
+        self.responses.retain(|response| {
+            if !ready(response) {
+                return true;
+            }
+            let range = response.reply.start as usize..(response.reply.start + response.reply.len) as usize;
+            let start = first.replies.len() as u32;
+            first.replies.extend_from_slice(&replies[range]);
+            first.responses.push(Response {
+                reply: Span {
+                    start,
+                    len: response.reply.len,
+                },
+                ..*response
+            });
+            false
+        });
+        Some(first)
+    }
+
+    /// Takes the responses there are into a box of their own, which leaves before the other requests are run. The credits
+    /// stay here.
+    pub fn take_responses(&mut self) -> Box<Batch> {
+        let mut first = Batch::new(self.reply_to.clone());
+        (first.sent_at, first.received_at, first.link) = (self.sent_at, self.received_at, self.link);
+        first.priority = self.priority;
+        first.responses = std::mem::take(&mut self.responses);
+        first.replies = std::mem::take(&mut self.replies);
+        first
+    }
+
+    /// Where the box returns to.
+    pub fn home(&self) -> flume::Sender<Box<Batch>> {
+        self.reply_to.clone()
+    }
+
+    /// Answers every request of a batch that was never handed over: its deadlines have passed.
+    pub fn answer_all_with_timeout(&mut self) {
+        for request in &self.requests {
+            let start = self.replies.len() as u32;
+            Reply::new(&mut self.replies, request.version).error(CommandError::Timeout.to_string());
+            self.responses.push(Response {
+                id: request.id,
+                reply: Span {
+                    start,
+                    len: self.replies.len() as u32 - start,
+                },
+                command: request.command,
+                took_ns: 0,
+                failed: true,
+                commit_epoch: 0,
+                shard: 0,
+            });
+        }
+    }
+
+    /// Sends the box home. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.
+    pub fn send_home(self: Box<Self>) {
+        let reply_to = self.reply_to.clone();
+        // The home channel holds every box that its owner has credits for, so it is never full.
+        let _ = reply_to.try_send(self);
+    }
+
+    /// Empties a box that came home, for its next journey.
+    pub fn clear(&mut self) {
+        self.requests.clear();
+        self.run = 0;
+        self.responses.clear();
+        self.replies.clear();
+        self.bytes.clear();
+        self.spans.clear();
+        self.credits = 0;
+        self.priority = Priority::Normal;
+        self.bytes.shrink_to(BATCH_BYTES_KEPT);
+        self.replies.shrink_to(BATCH_BYTES_KEPT);
+        self.spans.shrink_to(BATCH_BYTES_KEPT / size_of::<Span>());
+    }
+}

@@ -1,0 +1,68 @@
+//! What each command means: [`table`] has one row each, the other files the handlers by data type.
+
+pub mod arguments;
+pub mod connection;
+pub mod glob;
+pub mod keys;
+pub mod number;
+pub mod server;
+pub mod strings;
+pub mod table;
+
+use crate::error::CommandError;
+use crate::protocol::{Arguments, Reply};
+use crate::storage::encoding::{Record, Type};
+use crate::storage::view::View;
+
+/// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
+/// itself, so it can be dropped and run again.
+pub struct Context<'a> {
+    /// The command and its arguments; arity is checked.
+    pub arguments: Arguments<'a>,
+    /// Where the reply goes.
+    pub reply: Reply<'a>,
+    /// The data.
+    pub view: View<'a>,
+    /// The one reading of the clock that all commands of the turn see, in Unix milliseconds.
+    pub now_ms: u64,
+    /// The selected database, `0..16`.
+    pub database: u8,
+    /// 64 random bits for this command.
+    pub seed: u64,
+    /// The longest string that may be made, in bytes (`proto-max-bulk-len`).
+    pub string_bytes_max: usize,
+}
+
+/// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
+pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
+
+impl Context<'_> {
+    /// The record of a key of the selected database that is alive.
+    #[inline]
+    pub fn read(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        self.view.read(self.database, key)
+    }
+
+    /// The string under a key of the selected database.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    #[inline]
+    pub fn read_string(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        match self.read(key)? {
+            Some(record) if record.kind != Type::String => Err(CommandError::WrongType),
+            found => Ok(found),
+        }
+    }
+
+    /// Stages a record in the selected database.
+    #[inline]
+    pub fn write(&mut self, key: &[u8], record: &Record<'_>) -> Result<(), CommandError> {
+        self.view.write(self.database, key, record)
+    }
+
+    /// Stages the deletion of a key in the selected database.
+    pub fn delete(&mut self, key: &[u8]) -> Result<(), CommandError> {
+        self.view.delete(self.database, key)
+    }
+}

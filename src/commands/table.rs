@@ -1,0 +1,449 @@
+//! The command table: one row per command, read by dispatch, routing, COMMAND, INFO commandstats and the README's list.
+//!
+//! A new command is one row, one handler and one transcript.
+
+use super::{Handler, connection, keys, server, strings};
+use crate::network::session::NetworkHandler;
+use crate::protocol::Arguments;
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// What a command is like: a set of the constants beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(u32);
+
+/// Changes data.
+pub const WRITE: Flags = Flags(1);
+/// Only reads data.
+pub const READ: Flags = Flags(1 << 1);
+/// Refused when memory runs out (Redis's word; here it can need disk space).
+pub const DENY_OOM: Flags = Flags(1 << 2);
+/// For administrators.
+pub const ADMIN: Flags = Flags(1 << 3);
+/// O(1) or O(log n).
+pub const FAST: Flags = Flags(1 << 4);
+/// Not allowed in scripts.
+pub const NO_SCRIPT: Flags = Flags(1 << 5);
+/// Allowed before AUTH.
+pub const NO_AUTH: Flags = Flags(1 << 6);
+/// Allowed while data is being loaded.
+pub const LOADING: Flags = Flags(1 << 7);
+/// Allowed on a replica without a master.
+pub const STALE: Flags = Flags(1 << 8);
+/// Runs at low priority: it looks at a whole shard.
+pub const LOW_PRIORITY: Flags = Flags(1 << 9);
+/// Not allowed inside a transaction.
+pub const NO_MULTI: Flags = Flags(1 << 10);
+/// Not a client's command: executors send it to each other.
+pub const INTERNAL: Flags = Flags(1 << 11);
+/// Dangerous, says its ACL category.
+pub const DANGEROUS: Flags = Flags(1 << 12);
+
+/// The flags that COMMAND shows, with Redis's names.
+const SHOWN: [(Flags, &str); 10] = [
+    (WRITE, "write"),
+    (READ, "readonly"),
+    (DENY_OOM, "denyoom"),
+    (ADMIN, "admin"),
+    (NO_SCRIPT, "noscript"),
+    (LOADING, "loading"),
+    (STALE, "stale"),
+    (FAST, "fast"),
+    (NO_AUTH, "no_auth"),
+    (NO_MULTI, "no_multi"),
+];
+
+impl std::ops::BitOr for Flags {
+    type Output = Flags;
+
+    fn bitor(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+}
+
+impl Flags {
+    const NONE: Flags = Flags(0);
+
+    /// Whether all of `flags` are set.
+    #[inline]
+    pub const fn has(self, flags: Flags) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// The names that COMMAND shows.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        SHOWN
+            .iter()
+            .filter(move |(flag, _)| self.has(*flag))
+            .map(|(_, name)| *name)
+    }
+}
+
+/// Where a command's keys are among its arguments (its name is argument 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The first key, 0 for no keys.
+    pub first: usize,
+    /// The last key; negative ones count from the end.
+    pub last: i32,
+    /// From one key to the next.
+    pub step: usize,
+}
+
+impl Keys {
+    const fn none() -> Keys {
+        Keys {
+            first: 0,
+            last: 0,
+            step: 0,
+        }
+    }
+
+    const fn at(place: usize) -> Keys {
+        Keys {
+            first: place,
+            last: place as i32,
+            step: 1,
+        }
+    }
+
+    const fn range(first: usize, last: i32, step: usize) -> Keys {
+        Keys { first, last, step }
+    }
+
+    /// The places of the keys among `count` arguments.
+    #[inline]
+    pub fn places(self, count: usize) -> impl Iterator<Item = usize> + Clone {
+        let last = if self.last < 0 {
+            count as i64 + i64::from(self.last)
+        } else {
+            i64::from(self.last)
+        };
+        let end = if self.first == 0 {
+            0
+        } else {
+            usize::try_from(last + 1).unwrap_or(0).min(count)
+        };
+        (self.first..end.max(self.first)).step_by(self.step.max(1))
+    }
+
+    /// The keys among `arguments`.
+    pub fn of(self, arguments: Arguments<'_>) -> impl Iterator<Item = &[u8]> {
+        self.places(arguments.len()).map(move |place| arguments.get(place))
+    }
+}
+
+/// How the replies of a command's parts become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// The sum of integers.
+    Sum,
+    /// OK if all said OK, or else the first error.
+    AllOk,
+    /// One array with the elements at the places of their keys.
+    ByKey,
+    /// One array with the elements of all.
+    Concatenate,
+    /// The first reply that is not null, from a random part on.
+    AnyOf,
+}
+
+/// Where a command runs.
+#[derive(Clone, Copy)]
+pub enum Runs {
+    /// On the network executor of the connection.
+    Network(NetworkHandler),
+    /// On the shard of its keys, which is one.
+    Shard(Handler),
+    /// On each key's shard, and the replies are merged: a command whose keys have nothing to do with each other.
+    Split(Handler, Merge),
+    /// On all of its keys at once. Where they lie on several storage executors, their records are gathered, the handler
+    /// runs on the network executor, and what it staged is sent back.
+    Transaction(Handler),
+    /// On every storage executor, and the replies are merged.
+    All(Handler, Merge),
+    /// On the shard that the cursor in argument 1 points into.
+    Cursor(Handler),
+    /// Nowhere: the row is a family of subcommands, each with a row of its own.
+    Container,
+}
+
+/// One row of the table.
+pub struct Command {
+    /// The name in lower case; a subcommand's is `container|name`.
+    pub name: &'static str,
+    /// Arguments with the name: exactly, or at least if negative.
+    pub arity: i32,
+    /// What it is like.
+    pub flags: Flags,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// Where it runs, and its handler.
+    pub runs: Runs,
+    /// The family, as COMMAND DOCS names it.
+    pub group: &'static str,
+    /// What it does, in one sentence.
+    pub summary: &'static str,
+    /// The version of Redis that had it first.
+    pub since: &'static str,
+}
+
+impl Command {
+    /// Whether a command with `count` arguments (its name among them) can be right.
+    #[inline]
+    pub fn accepts(&self, count: usize) -> bool {
+        match usize::try_from(self.arity) {
+            Ok(exact) => count == exact,
+            Err(_) => count >= self.arity.unsigned_abs() as usize,
+        }
+    }
+
+    /// The container's part of a subcommand's name.
+    pub fn container(&self) -> Option<&'static str> {
+        self.name.split_once('|').map(|(container, _)| container)
+    }
+
+    /// The row's place in [`COMMANDS`]: an index for per-command statistics. Internal rows have none and get the length.
+    #[inline]
+    pub fn index(&self) -> usize {
+        let offset = std::ptr::from_ref(self).addr().wrapping_sub(COMMANDS.as_ptr().addr());
+        (offset / size_of::<Command>()).min(COMMANDS.len())
+    }
+
+    /// Its ACL categories without the `@`, in Redis's order.
+    pub fn categories(&self) -> Vec<&'static str> {
+        let mut categories = Vec::new();
+        let mut add = |condition: bool, name| {
+            if condition {
+                categories.push(name);
+            }
+        };
+        add(
+            self.group == "generic" && self.keys.first > 0 || KEYSPACE_WITHOUT_KEYS.contains(&self.name),
+            "keyspace",
+        );
+        add(self.flags.has(READ), "read");
+        add(self.flags.has(WRITE), "write");
+        add(self.group == "string", "string");
+        add(self.flags.has(ADMIN), "admin");
+        add(self.flags.has(FAST), "fast");
+        add(!self.flags.has(FAST), "slow");
+        add(self.flags.has(ADMIN) || self.flags.has(DANGEROUS), "dangerous");
+        // A container is in no family: permission is given for its subcommands. COMMAND is about the connection, says Redis.
+        let is_container = matches!(self.runs, Runs::Container);
+        add(
+            self.group == "connection" && !is_container || self.name.starts_with("command"),
+            "connection",
+        );
+        categories
+    }
+}
+
+const KEYSPACE_WITHOUT_KEYS: [&str; 8] = [
+    "dbsize",
+    "flushall",
+    "flushdb",
+    "keys",
+    "randomkey",
+    "scan",
+    "swapdb",
+    "object|help",
+];
+
+/// The longest name of a command or subcommand, `memory|malloc-stats` and the like.
+const NAME_LEN_MAX: usize = 32;
+
+const fn command(
+    name: &'static str,
+    arity: i32,
+    flags: Flags,
+    keys: Keys,
+    runs: Runs,
+    (group, since, summary): (&'static str, &'static str, &'static str),
+) -> Command {
+    Command {
+        name,
+        arity,
+        flags,
+        keys,
+        runs,
+        group,
+        summary,
+        since,
+    }
+}
+
+use Merge::{AllOk, AnyOf, ByKey, Concatenate, Sum};
+use Runs::{All, Container, Cursor, Network, Shard, Split, Transaction};
+
+const fn or(a: Flags, b: Flags) -> Flags {
+    Flags(a.0 | b.0)
+}
+
+const READ_FAST: Flags = or(READ, FAST);
+const WRITE_FAST: Flags = or(WRITE, FAST);
+const WRITE_OOM: Flags = or(WRITE, DENY_OOM);
+const WRITE_OOM_FAST: Flags = or(WRITE_OOM, FAST);
+/// Commands about the connection or the server: allowed in every state.
+const SESSION: Flags = or(or(NO_SCRIPT, LOADING), STALE);
+const SESSION_FAST: Flags = or(SESSION, FAST);
+const ADMINISTRATION: Flags = or(SESSION, ADMIN);
+const INFORMATION: Flags = or(LOADING, STALE);
+
+/// All commands, by family and then by name.
+#[rustfmt::skip]
+pub static COMMANDS: &[Command] = &[
+    //      name             arity  flags            keys                  where it runs                      family, since, summary
+    command("append",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::append),            ("string", "2.0.0", "Appends a string to the value of a key. Creates the key if it doesn't exist.")),
+    command("decr",             2, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::decr),              ("string", "1.0.0", "Decrements the integer value of a key by one. Uses 0 as initial value if the key doesn't exist.")),
+    command("decrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::decrby),            ("string", "1.0.0", "Decrements a number from the integer value of a key. Uses 0 as initial value if the key doesn't exist.")),
+    command("get",              2, READ_FAST,       Keys::at(1),          Shard(strings::get),               ("string", "1.0.0", "Returns the string value of a key.")),
+    command("getdel",           2, WRITE_FAST,      Keys::at(1),          Shard(strings::getdel),            ("string", "6.2.0", "Returns the string value of a key after deleting the key.")),
+    command("getex",           -2, WRITE_FAST,      Keys::at(1),          Shard(strings::getex),             ("string", "6.2.0", "Returns the string value of a key after setting its expiration time.")),
+    command("getrange",         4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "2.4.0", "Returns a substring of the string stored at a key.")),
+    command("getset",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::getset),            ("string", "1.0.0", "Returns the previous string value of a key after setting it to a new value.")),
+    command("incr",             2, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incr),              ("string", "1.0.0", "Increments the integer value of a key by one. Uses 0 as initial value if the key doesn't exist.")),
+    command("incrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrby),            ("string", "1.0.0", "Increments the integer value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
+    command("incrbyfloat",      3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrbyfloat),       ("string", "2.6.0", "Increment the floating point value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
+    command("lcs",             -3, READ,            Keys::range(1, 2, 1), Transaction(strings::lcs),         ("string", "7.0.0", "Finds the longest common substring.")),
+    command("mget",            -2, READ_FAST,       Keys::range(1, -1, 1), Split(strings::mget, ByKey),      ("string", "1.0.0", "Atomically returns the string values of one or more keys.")),
+    command("mset",            -3, WRITE_OOM,       Keys::range(1, -1, 2), Transaction(strings::mset),       ("string", "1.0.1", "Atomically creates or modifies the string values of one or more keys.")),
+    command("msetnx",          -3, WRITE_OOM,       Keys::range(1, -1, 2), Transaction(strings::msetnx),     ("string", "1.0.1", "Atomically modifies the string values of one or more keys only when all keys don't exist.")),
+    command("psetex",           4, WRITE_OOM,       Keys::at(1),          Shard(strings::psetex),            ("string", "2.6.0", "Sets both string value and expiration time in milliseconds of a key. The key is created if it doesn't exist.")),
+    command("set",             -3, WRITE_OOM,       Keys::at(1),          Shard(strings::set),               ("string", "1.0.0", "Sets the string value of a key, ignoring its type. The key is created if it doesn't exist.")),
+    command("setex",            4, WRITE_OOM,       Keys::at(1),          Shard(strings::setex),             ("string", "2.0.0", "Sets the string value and expiration time of a key. Creates the key if it doesn't exist.")),
+    command("setnx",            3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::setnx),             ("string", "1.0.0", "Set the string value of a key only when the key doesn't exist.")),
+    command("setrange",         4, WRITE_OOM,       Keys::at(1),          Shard(strings::setrange),          ("string", "2.2.0", "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.")),
+    command("strlen",           2, READ_FAST,       Keys::at(1),          Shard(strings::strlen),            ("string", "2.2.0", "Returns the length of a string value.")),
+    command("substr",           4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "1.0.0", "Returns a substring from a string value.")),
+
+    command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),
+    command("dbsize",           1, READ_FAST,       Keys::none(),         All(keys::dbsize, Sum),            ("server", "1.0.0", "Returns the number of keys in the database.")),
+    command("del",             -2, WRITE,           Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "1.0.0", "Deletes one or more keys.")),
+    command("exists",          -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "1.0.0", "Determines whether one or more keys exist.")),
+    command("expire",          -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expire),               ("generic", "1.0.0", "Sets the expiration time of a key in seconds.")),
+    command("expireat",        -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expireat),             ("generic", "1.2.0", "Sets the expiration time of a key to a Unix timestamp.")),
+    command("expiretime",       2, READ_FAST,       Keys::at(1),          Shard(keys::expiretime),           ("generic", "7.0.0", "Returns the expiration time of a key as a Unix timestamp.")),
+    command("flushall",        -1, or(WRITE, DANGEROUS), Keys::none(),    All(keys::flushall, AllOk),        ("server", "1.0.0", "Removes all keys from all databases.")),
+    command("flushdb",         -1, or(WRITE, DANGEROUS), Keys::none(),    All(keys::flushdb, AllOk),         ("server", "1.0.0", "Remove all keys from the current database.")),
+    command("keys",             2, or(or(READ, DANGEROUS), LOW_PRIORITY), Keys::none(), All(keys::keys, Concatenate), ("generic", "1.0.0", "Returns all key names that match a pattern.")),
+    command("move",             3, WRITE_FAST,      Keys::at(1),          Shard(keys::move_key),             ("generic", "1.0.0", "Moves a key to another database.")),
+    command("object",          -2, Flags::NONE,     Keys::none(),         Container,                         ("generic", "2.2.3", "A container for object introspection commands.")),
+    command("object|encoding",  3, READ,            Keys::at(2),          Shard(keys::object_encoding),      ("generic", "2.2.3", "Returns the internal encoding of a Redis object.")),
+    command("object|freq",      3, READ,            Keys::at(2),          Shard(keys::object_freq),          ("generic", "4.0.0", "Returns the logarithmic access frequency counter of a Redis object.")),
+    command("object|help",      2, INFORMATION,     Keys::none(),         Network(server::object_help),      ("generic", "6.2.0", "Returns helpful text about the different subcommands.")),
+    command("object|idletime",  3, READ,            Keys::at(2),          Shard(keys::object_idletime),      ("generic", "2.2.3", "Returns the time since the last access to a Redis object.")),
+    command("object|refcount",  3, READ,            Keys::at(2),          Shard(keys::object_refcount),      ("generic", "2.2.3", "Returns the reference count of a value of a key.")),
+    command("persist",          2, WRITE_FAST,      Keys::at(1),          Shard(keys::persist),              ("generic", "2.2.0", "Removes the expiration time of a key.")),
+    command("pexpire",         -3, WRITE_FAST,      Keys::at(1),          Shard(keys::pexpire),              ("generic", "2.6.0", "Sets the expiration time of a key in milliseconds.")),
+    command("pexpireat",       -3, WRITE_FAST,      Keys::at(1),          Shard(keys::pexpireat),            ("generic", "2.6.0", "Sets the expiration time of a key to a Unix milliseconds timestamp.")),
+    command("pexpiretime",      2, READ_FAST,       Keys::at(1),          Shard(keys::pexpiretime),          ("generic", "7.0.0", "Returns the expiration time of a key as a Unix milliseconds timestamp.")),
+    command("pttl",             2, READ_FAST,       Keys::at(1),          Shard(keys::pttl),                 ("generic", "2.6.0", "Returns the expiration time in milliseconds of a key.")),
+    command("randomkey",        1, READ,            Keys::none(),         All(keys::randomkey, AnyOf),       ("generic", "1.0.0", "Returns a random key name from the database.")),
+    command("rename",           3, WRITE,           Keys::range(1, 2, 1), Transaction(keys::rename),         ("generic", "1.0.0", "Renames a key and overwrites the destination.")),
+    command("renamenx",         3, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(keys::renamenx),       ("generic", "1.0.0", "Renames a key only when the target key name doesn't exist.")),
+    command("scan",            -2, or(READ, LOW_PRIORITY), Keys::none(),  Cursor(keys::scan),                ("generic", "2.8.0", "Iterates over the key names in the database.")),
+    command("swapdb",           3, or(WRITE_FAST, DANGEROUS), Keys::none(), All(keys::swapdb, AllOk),        ("server", "4.0.0", "Swaps two Redis databases.")),
+    command("touch",           -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed.")),
+    command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),
+    command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
+    command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
+
+    command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
+    command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
+    command("client|getname",   2, SESSION,         Keys::none(),         Network(connection::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
+    command("client|help",      2, INFORMATION,     Keys::none(),         Network(connection::client_help),  ("connection", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("client|id",        2, SESSION,         Keys::none(),         Network(connection::client_id),    ("connection", "5.0.0", "Returns the unique client ID of the connection.")),
+    command("client|info",      2, SESSION,         Keys::none(),         Network(connection::client_info),  ("connection", "6.2.0", "Returns information about the connection.")),
+    command("client|kill",     -3, ADMINISTRATION,  Keys::none(),         Network(connection::client_kill),  ("connection", "2.4.0", "Terminates open connections.")),
+    command("client|list",     -2, ADMINISTRATION,  Keys::none(),         Network(connection::client_list),  ("connection", "2.4.0", "Lists open connections.")),
+    command("client|no-evict",  3, ADMINISTRATION,  Keys::none(),         Network(connection::client_no_evict), ("connection", "7.0.0", "Sets the client eviction mode of the connection.")),
+    command("client|no-touch",  3, SESSION,         Keys::none(),         Network(connection::client_no_touch), ("connection", "7.2.0", "Controls whether commands sent by the client affect the LRU/LFU of accessed keys.")),
+    command("client|pause",    -3, ADMINISTRATION,  Keys::none(),         Network(connection::client_pause), ("connection", "3.0.0", "Suspends commands processing.")),
+    command("client|reply",     3, SESSION,         Keys::none(),         Network(connection::client_reply), ("connection", "3.2.0", "Instructs the server whether to reply to commands.")),
+    command("client|setinfo",   4, SESSION,         Keys::none(),         Network(connection::client_setinfo), ("connection", "7.2.0", "Sets information specific to the client or connection.")),
+    command("client|setname",   3, SESSION,         Keys::none(),         Network(connection::client_setname), ("connection", "2.6.9", "Sets the connection name.")),
+    command("client|unpause",   2, ADMINISTRATION,  Keys::none(),         Network(connection::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
+    command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection::echo),         ("connection", "1.0.0", "Returns the given string.")),
+    command("hello",           -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),
+    command("ping",            -1, FAST,            Keys::none(),         Network(connection::ping),         ("connection", "1.0.0", "Returns the server's liveliness response.")),
+    command("quit",            -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::quit),       ("connection", "1.0.0", "Closes the connection.")),
+    command("reset",            1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::reset),      ("connection", "6.2.0", "Resets the connection.")),
+    command("select",           2, or(INFORMATION, FAST), Keys::none(),   Network(connection::select),       ("connection", "1.0.0", "Changes the selected database.")),
+
+    command("command",         -1, INFORMATION,     Keys::none(),         Network(server::command_all),      ("server", "2.8.13", "Returns detailed information about all commands.")),
+    command("command|count",    2, INFORMATION,     Keys::none(),         Network(server::command_count),    ("server", "2.8.13", "Returns a count of commands.")),
+    command("command|docs",    -2, INFORMATION,     Keys::none(),         Network(server::command_docs),     ("server", "7.0.0", "Returns documentary information about one, multiple or all commands.")),
+    command("command|getkeys", -4, INFORMATION,     Keys::none(),         Network(server::command_getkeys),  ("server", "2.8.13", "Extracts the key names from an arbitrary command.")),
+    command("command|help",     2, INFORMATION,     Keys::none(),         Network(server::command_help),     ("server", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("command|info",    -2, INFORMATION,     Keys::none(),         Network(server::command_info),     ("server", "2.8.13", "Returns information about one, multiple or all commands.")),
+    command("command|list",    -2, INFORMATION,     Keys::none(),         Network(server::command_list),     ("server", "7.0.0", "Returns a list of command names.")),
+    command("config",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "2.0.0", "A container for server configuration commands.")),
+    command("config|get",      -3, ADMINISTRATION,  Keys::none(),         Network(server::config_get),       ("server", "2.0.0", "Returns the effective values of configuration parameters.")),
+    command("config|help",      2, INFORMATION,     Keys::none(),         Network(server::config_help),      ("server", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("config|resetstat", 2, ADMINISTRATION,  Keys::none(),         Network(server::config_resetstat), ("server", "2.0.0", "Resets the server's statistics.")),
+    command("config|rewrite",   2, ADMINISTRATION,  Keys::none(),         Network(server::config_rewrite),   ("server", "2.8.0", "Persists the effective configuration to file.")),
+    command("config|set",      -4, ADMINISTRATION,  Keys::none(),         Network(server::config_set),       ("server", "2.0.0", "Sets configuration parameters in-flight.")),
+    command("debug",           -2, ADMINISTRATION,  Keys::none(),         Container,                         ("server", "1.0.0", "A container for debugging commands.")),
+    command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         All(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
+    command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
+    command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
+    command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
+    command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
+    command("memory|usage",    -3, READ,            Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
+    command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
+    command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
+];
+
+/// What executors send each other for a command on keys of several of them.
+pub static GATHER_FETCH: Command = command(
+    "gather|fetch",
+    -3,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(keys::gather_fetch),
+    ("", "", ""),
+);
+/// The second half: what the handler staged.
+pub static GATHER_APPLY: Command = command(
+    "gather|apply",
+    -4,
+    or(WRITE, INTERNAL),
+    Keys::none(),
+    Shard(keys::gather_apply),
+    ("", "", ""),
+);
+
+type RowsByName = HashMap<&'static [u8], &'static Command, foldhash::fast::RandomState>;
+
+fn rows_by_name(subcommands: bool) -> RowsByName {
+    let rows = COMMANDS.iter().filter(|row| row.container().is_some() == subcommands);
+    rows.map(|row| (row.name.as_bytes(), row)).collect()
+}
+
+static BY_NAME: LazyLock<RowsByName> = LazyLock::new(|| rows_by_name(false));
+static SUBCOMMANDS: LazyLock<RowsByName> = LazyLock::new(|| rows_by_name(true));
+
+/// The row of a command's name, whatever its case; a container's row for a family of subcommands.
+#[inline]
+pub fn find(name: &[u8]) -> Option<&'static Command> {
+    let mut lower = [0; NAME_LEN_MAX];
+    let lower = lower.get_mut(..name.len())?;
+    for (to, from) in lower.iter_mut().zip(name) {
+        *to = from.to_ascii_lowercase();
+    }
+    BY_NAME.get(&*lower).copied()
+}
+
+/// The row of a container's subcommand, whatever its case.
+pub fn find_subcommand(container: &Command, name: &[u8]) -> Option<&'static Command> {
+    let full = [container.name.as_bytes(), b"|", name].concat().to_ascii_lowercase();
+    SUBCOMMANDS.get(&*full).copied()
+}
+
+/// The rows of a container's subcommands.
+pub fn subcommands(container: &'static Command) -> impl Iterator<Item = &'static Command> {
+    COMMANDS
+        .iter()
+        .filter(move |row| row.container() == Some(container.name))
+}

@@ -1,0 +1,381 @@
+//! Corelane inside another program: the same storage executors and channels, without TCP.
+//!
+//! ```no_run
+//! use corelane::engine::{Engine, Operation, Answer};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::open("my-data")?;
+//! futures_lite::future::block_on(async {
+//!     engine.set(b"greeting", b"hello", None).await?;
+//!     engine.set(b"session", b"42", Some(Duration::from_secs(60))).await?;
+//!     assert_eq!(engine.get(b"greeting").await?, Some(b"hello".to_vec()));
+//!     assert_eq!(engine.incr(b"visits").await?, 1);
+//!     let answers = engine.batch(&[Operation::Get(b"greeting"), Operation::Exists(b"nothing")]).await?;
+//!     assert_eq!(answers, [Answer::Value(Some(b"hello".to_vec())), Answer::Integer(0)]);
+//!     Ok::<_, corelane::engine::EngineError>(())
+//! })?;
+//! engine.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The futures need no particular runtime. Cloning an [`Engine`] is cheap; a call waits for its storage executors only.
+
+use crate::channel::link::{Credits, Links};
+use crate::channel::message::{Batch, Priority, RequestId};
+use crate::channel::router::{Router, Slot};
+use crate::commands::table::{self, Command};
+use crate::config::{Settings, SharedSettings};
+use crate::protocol::reply::Version;
+use crate::server::{Running, ServerError, Stores};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Calls whose boxes and channel are kept for the next ones; more than that at once make new ones.
+const SPARE_CALLS_MAX: usize = 1024;
+
+/// Why a call of the engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine did not start or stop.
+    #[error("{0}")]
+    Server(#[from] ServerError),
+    /// The command was answered with this error (`WRONGTYPE …`) and was not applied.
+    #[error("{0}")]
+    Command(String),
+    /// The shard stopped while the command was under way: it may or may not have been applied.
+    #[error("the outcome is unknown: a sync of the shard's log failed")]
+    Unknown,
+    /// The engine was closed.
+    #[error("the engine is closed")]
+    Closed,
+}
+
+/// One operation of [`Engine::batch`].
+#[derive(Clone, Copy, Debug)]
+pub enum Operation<'a> {
+    /// A key's value.
+    Get(&'a [u8]),
+    /// Sets a key; any earlier deadline is gone.
+    Set(&'a [u8], &'a [u8]),
+    /// Sets a key that expires after the given time (at least a millisecond).
+    SetFor(&'a [u8], &'a [u8], Duration),
+    /// Deletes a key: 1 if it was there.
+    Delete(&'a [u8]),
+    /// 1 if the key exists.
+    Exists(&'a [u8]),
+    /// Lets an existing key expire after the given time: 1 if it exists.
+    Expire(&'a [u8], Duration),
+    /// Milliseconds until the key expires; −1 if it does not, −2 if it does not exist.
+    TimeToLive(&'a [u8]),
+    /// Adds to the integer under a key; the sum.
+    Add(&'a [u8], i64),
+}
+
+/// The answer to one [`Operation`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// A value, if the key exists.
+    Value(Option<Vec<u8>>),
+    /// A number.
+    Integer(i64),
+    /// It was refused, and not applied.
+    Error(String),
+}
+
+/// The storage executors of one data directory, in this process. See the module's documentation.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    router: Router,
+    settings: SharedSettings,
+    senders: Mutex<Option<Vec<flume::Sender<Box<Batch>>>>>,
+    running: Mutex<Option<Running>>,
+    calls: Mutex<Vec<Call>>,
+}
+
+/// What one call needs: links of its own and the channel by which its boxes come home.
+struct Call {
+    links: Links,
+    home: flume::Receiver<Box<Batch>>,
+}
+
+impl Engine {
+    /// Opens (or creates) a data directory with the default settings.
+    pub fn open(data_dir: impl AsRef<Path>) -> Result<Engine, EngineError> {
+        Engine::with_settings(Settings {
+            data_dir: data_dir.as_ref().to_owned(),
+            ..Settings::default()
+        })
+    }
+
+    /// Opens (or creates) the data directory that `settings` names. Settings about the network are not read.
+    pub fn with_settings(settings: Settings) -> Result<Engine, EngineError> {
+        crate::ring::register_membarrier();
+        crate::ring::install(settings.coop_taskrun);
+        let settings = SharedSettings::new(settings);
+        let affinity = crate::topology::allowed_cpus();
+        let opened = Stores::open(&settings, &[], 0);
+        // Opening the shards pins this thread to the background cores, and it is the caller's.
+        if let Ok(cpus) = affinity {
+            let cpus: Vec<_> = cpus.iter().collect();
+            if let Err(error) = crate::topology::pin_current_thread(&cpus) {
+                tracing::warn!(%error, "the calling thread's affinity could not be restored");
+            }
+        }
+        let (mut stores, allowed) = opened?;
+        allowed.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let senders = std::mem::take(&mut stores.senders);
+        let router = stores.router.clone();
+        let running = stores.start(Vec::new())?;
+        Ok(Engine {
+            shared: Arc::new(Shared {
+                router,
+                settings,
+                senders: Mutex::new(Some(senders)),
+                running: Mutex::new(Some(running)),
+                calls: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The settings; those that may change live are obeyed from the next turn on.
+    pub fn settings(&self) -> &SharedSettings {
+        &self.shared.settings
+    }
+
+    /// Finishes what is under way, syncs and closes the shards. Later calls, of clones too, answer
+    /// [`EngineError::Closed`].
+    pub fn close(&self) -> Result<(), EngineError> {
+        drop(lock(&self.shared.senders).take());
+        lock(&self.shared.calls).clear();
+        let running = lock(&self.shared.running).take().ok_or(EngineError::Closed)?;
+        match running.join() {
+            true => Ok(()),
+            false => Err(ServerError::NotSynced.into()),
+        }
+    }
+
+    /// A key's value.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        value(self.one(Operation::Get(key)).await?)
+    }
+
+    /// Sets a key, with a time to live or for good.
+    pub async fn set(&self, key: &[u8], value: &[u8], time_to_live: Option<Duration>) -> Result<(), EngineError> {
+        let operation = match time_to_live {
+            Some(time_to_live) => Operation::SetFor(key, value, time_to_live),
+            None => Operation::Set(key, value),
+        };
+        self.one(operation).await.map(|_| ())
+    }
+
+    /// Deletes a key; whether it was there.
+    pub async fn del(&self, key: &[u8]) -> Result<bool, EngineError> {
+        Ok(integer(self.one(Operation::Delete(key)).await?)? > 0)
+    }
+
+    /// Whether a key exists.
+    pub async fn exists(&self, key: &[u8]) -> Result<bool, EngineError> {
+        Ok(integer(self.one(Operation::Exists(key)).await?)? > 0)
+    }
+
+    /// Lets a key expire; whether it exists.
+    pub async fn expire(&self, key: &[u8], time_to_live: Duration) -> Result<bool, EngineError> {
+        Ok(integer(self.one(Operation::Expire(key, time_to_live)).await?)? > 0)
+    }
+
+    /// How long a key has to live: `None` if it does not exist, `Some(None)` if it does not expire.
+    pub async fn ttl(&self, key: &[u8]) -> Result<Option<Option<Duration>>, EngineError> {
+        Ok(match integer(self.one(Operation::TimeToLive(key)).await?)? {
+            -2 => None,
+            -1 => Some(None),
+            left_ms => Some(Some(Duration::from_millis(left_ms.max(0) as u64))),
+        })
+    }
+
+    /// Adds 1 to the integer under a key (0 if absent); the sum.
+    pub async fn incr(&self, key: &[u8]) -> Result<i64, EngineError> {
+        self.incr_by(key, 1).await
+    }
+
+    /// Adds to the integer under a key (0 if absent); the sum.
+    pub async fn incr_by(&self, key: &[u8], amount: i64) -> Result<i64, EngineError> {
+        integer(self.one(Operation::Add(key, amount)).await?)
+    }
+
+    /// Takes 1 from the integer under a key (0 if absent); what is left.
+    pub async fn decr(&self, key: &[u8]) -> Result<i64, EngineError> {
+        self.incr_by(key, -1).await
+    }
+
+    /// Takes from the integer under a key (0 if absent); what is left.
+    pub async fn decr_by(&self, key: &[u8], amount: i64) -> Result<i64, EngineError> {
+        let negated = amount
+            .checked_neg()
+            .ok_or_else(|| EngineError::Command("ERR decrement would overflow".to_owned()))?;
+        self.incr_by(key, negated).await
+    }
+
+    /// Sets several keys; atomic per storage executor.
+    pub async fn mset(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), EngineError> {
+        let operations: Vec<_> = pairs.iter().map(|(key, value)| Operation::Set(key, value)).collect();
+        for answer in self.batch(&operations).await? {
+            checked(answer)?;
+        }
+        Ok(())
+    }
+
+    /// The values of several keys, in their order.
+    pub async fn mget(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, EngineError> {
+        let operations: Vec<_> = keys.iter().map(|key| Operation::Get(key)).collect();
+        self.batch(&operations)
+            .await?
+            .into_iter()
+            .map(|answer| value(checked(answer)?))
+            .collect()
+    }
+
+    async fn one(&self, operation: Operation<'_>) -> Result<Answer, EngineError> {
+        match self.batch(&[operation]).await?.pop() {
+            Some(answer) => checked(answer),
+            None => Err(EngineError::Unknown),
+        }
+    }
+
+    /// Runs operations as one message per storage executor; the answers are in their order. Those on one shard run in
+    /// their order, those on different shards concurrently.
+    pub async fn batch(&self, operations: &[Operation<'_>]) -> Result<Vec<Answer>, EngineError> {
+        let mut call = self.take_call()?;
+        let mut answers = vec![None; operations.len()];
+        let mut next = 0;
+        let mut missing = operations.len();
+        while missing > 0 {
+            while next < operations.len() && !call.links.is_blocked() {
+                self.push(&mut call.links, next as u32, &operations[next]);
+                next += 1;
+            }
+            if call.links.flush().failures > 0 {
+                return Err(EngineError::Closed);
+            }
+            let batch = call.home.recv_async().await.map_err(|_| EngineError::Closed)?;
+            for response in &batch.responses {
+                missing -= 1;
+                answers[response.id.sequence as usize] = parse_answer(batch.reply(response));
+            }
+            call.links.recycle(batch);
+        }
+        let mut calls = lock(&self.shared.calls);
+        if calls.len() < SPARE_CALLS_MAX && lock(&self.shared.senders).is_some() {
+            calls.push(call);
+        }
+        drop(calls);
+        answers
+            .into_iter()
+            .map(|answer| answer.ok_or(EngineError::Unknown))
+            .collect()
+    }
+
+    fn take_call(&self) -> Result<Call, EngineError> {
+        if let Some(call) = lock(&self.shared.calls).pop() {
+            return Ok(call);
+        }
+        let senders = lock(&self.shared.senders).clone().ok_or(EngineError::Closed)?;
+        // Bounded by the credits, as every home channel.
+        let (home_sender, home) = flume::unbounded();
+        let settings = self.shared.settings.snapshot();
+        let credits = Credits {
+            requests: settings.link_credits,
+            batch_size: settings.batch_size,
+        };
+        Ok(Call {
+            links: Links::new(senders, home_sender, credits),
+            home,
+        })
+    }
+
+    fn push(&self, links: &mut Links, sequence: u32, operation: &Operation<'_>) {
+        let mut digits = itoa::Buffer::new();
+        let time_ms = |time: Duration| {
+            u64::try_from(time.as_millis())
+                .unwrap_or(u64::MAX)
+                .clamp(1, i64::MAX as u64 / 2)
+        };
+        let (name, key, rest): (&str, &[u8], [Option<&[u8]>; 2]) = match operation {
+            Operation::Get(key) => ("get", key, [None, None]),
+            Operation::Set(key, value) => ("set", key, [Some(value), None]),
+            Operation::SetFor(key, value, time) => (
+                "psetex",
+                key,
+                [Some(digits.format(time_ms(*time)).as_bytes()), Some(value)],
+            ),
+            Operation::Delete(key) => ("del", key, [None, None]),
+            Operation::Exists(key) => ("exists", key, [None, None]),
+            Operation::Expire(key, time) => ("pexpire", key, [Some(digits.format(time_ms(*time)).as_bytes()), None]),
+            Operation::TimeToLive(key) => ("pttl", key, [None, None]),
+            Operation::Add(key, amount) => ("incrby", key, [Some(digits.format(*amount).as_bytes()), None]),
+        };
+        let command: &'static Command = table::find(name.as_bytes()).expect("the table has every name used here");
+        let link = usize::from(self.shared.router.executor_of(Slot::of(key)).0);
+        let timeout = Duration::from_millis(self.shared.settings.snapshot().request_timeout_ms);
+        let id = RequestId {
+            sequence,
+            ..RequestId::default()
+        };
+        let arguments = [Some(name.as_bytes()), Some(key)].into_iter().chain(rest).flatten();
+        links.push(
+            (link, Priority::Normal),
+            id,
+            command,
+            (Version::Resp2, 0),
+            Instant::now() + timeout,
+            arguments,
+        );
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Reads a reply of one of the commands used here; `None` for the empty one that stands for an unknown outcome.
+fn parse_answer(reply: &[u8]) -> Option<Answer> {
+    let (kind, rest) = reply.split_first()?;
+    let line_end = memchr::memchr(b'\r', rest)?;
+    let (line, after) = (std::str::from_utf8(&rest[..line_end]).ok()?, rest.get(line_end + 2..)?);
+    Some(match kind {
+        b'+' => Answer::Done,
+        b'-' => Answer::Error(line.to_owned()),
+        b':' => Answer::Integer(line.parse().ok()?),
+        _ if line == "-1" => Answer::Value(None),
+        _ => Answer::Value(Some(after.get(..line.parse().ok()?)?.to_vec())),
+    })
+}
+
+fn checked(answer: Answer) -> Result<Answer, EngineError> {
+    match answer {
+        Answer::Error(text) => Err(EngineError::Command(text)),
+        answer => Ok(answer),
+    }
+}
+
+fn value(answer: Answer) -> Result<Option<Vec<u8>>, EngineError> {
+    match answer {
+        Answer::Value(value) => Ok(value),
+        _ => Err(EngineError::Unknown),
+    }
+}
+
+fn integer(answer: Answer) -> Result<i64, EngineError> {
+    match answer {
+        Answer::Integer(number) => Ok(number),
+        _ => Err(EngineError::Unknown),
+    }
+}

@@ -1,0 +1,73 @@
+//! The errors that a client can be answered with: one enum of exact texts, those of Redis 7.2 where Redis has one.
+
+use crate::storage::database::DatabaseError;
+use std::borrow::Cow;
+
+/// What went wrong with one command; `Display` is the text after RESP's `-`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The texts say it.
+pub enum CommandError {
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+    #[error("ERR syntax error")]
+    Syntax,
+    #[error("ERR value is not an integer or out of range")]
+    NotAnInteger,
+    #[error("ERR value is not a valid float")]
+    NotAFloat,
+    #[error("ERR increment or decrement would overflow")]
+    Overflow,
+    #[error("ERR decrement would overflow")]
+    DecrementOverflow,
+    #[error("ERR increment would produce NaN or Infinity")]
+    NotFinite,
+    #[error("ERR no such key")]
+    NoSuchKey,
+    #[error("ERR invalid expire time in '{0}' command")]
+    InvalidExpireTime(&'static str),
+    #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
+    StringTooLong,
+    #[error("ERR offset is out of range")]
+    OffsetOutOfRange,
+    #[error("ERR value is out of range")]
+    OutOfRange,
+    #[error("ERR DB index is out of range")]
+    DatabaseOutOfRange,
+    #[error("ERR wrong number of arguments for '{0}' command")]
+    Arity(String),
+    #[error("ERR source and destination objects are the same")]
+    SameObject,
+    #[error("ERR unknown subcommand '{0}'. Try {1} HELP.")]
+    UnknownSubcommand(String, &'static str),
+    #[error("ERR invalid cursor")]
+    InvalidCursor,
+    #[error("ERR internal error")]
+    Internal,
+    #[error("TIMEOUT the request waited longer than request-timeout-ms and was not executed")]
+    Timeout,
+    #[error("BUSY the shard's writes are stalled by compaction; try again later")]
+    Stalled,
+    #[error("MISCONF the disk of this shard is full; it takes no writes until there is room")]
+    DiskFull,
+    #[error("SHARDDOWN this shard stopped after a failed write or sync: {0}")]
+    ShardDown(String),
+    #[error("{0}")]
+    Other(Cow<'static, str>),
+}
+
+impl CommandError {
+    /// An error whose text no other command shares.
+    pub fn text(text: impl Into<Cow<'static, str>>) -> CommandError {
+        CommandError::Other(text.into())
+    }
+}
+
+impl From<DatabaseError> for CommandError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Stalled => CommandError::Stalled,
+            DatabaseError::DiskFull(_) => CommandError::DiskFull,
+            DatabaseError::Failed(text) => CommandError::ShardDown(text),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Corelane: a persistent, Redis-compatible server for Linux, one thread per core.
+//!
+//! ```text
+//!            clients
+//!               │ RESP2 / RESP3 over TCP
+//!   ┌───────────┴────────────┐
+//!   │ network executor × N   │  one pinned glommio executor per network core: sockets, parsing, order of replies
+//!   └─────┬────────────▲─────┘
+//!  batches│            │the same boxes, filled          (flume channels, bounded by credits)
+//!   ┌─────▼────────────┴─────┐        epochs       ┌──────────────┐
+//!   │ storage executor × M   │ ──────────────────► │ syncer × M   │  waits for the disk, so that nobody else does
+//!   │ owns shards: RocksDB   │ ◄────────────────── │              │
+//!   └────────────────────────┘   durable up to     └──────────────┘
+//! ```
+//!
+//! A core may have both roles; then one executor runs both, with the same code and the same channels.
+//!
+//! - [`network`]: a client's bytes, from the socket to the channel and back.
+//! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
+//! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
+//! - [`storage`]: the executors that own the shards; staging, commit, sync, expiry, every byte on disk.
+//! - [`commands`]: the command table and what each command means.
+//! - [`topology`]: which executor goes on which core.
+//! - [`observe`]: counters, histograms, INFO.
+//! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and stop.
+//! - [`engine`]: the same storage executors for a program that embeds them, without TCP.
+//!
+//! A GET's way: [`network::executor`] reads and parses, [`network::dispatch`] finds its row in [`commands::table`] and its
+//! executor in [`channel::router`], [`channel::link`] sends the turn's batch, [`storage::executor`] runs
+//! [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back the same way.
+
+pub mod channel;
+mod clock;
+pub mod commands;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod network;
+pub mod observe;
+pub mod preflight;
+pub mod protocol;
+pub mod ring;
+pub mod server;
+pub mod storage;
+pub mod topology;
+
+pub use engine::Engine;

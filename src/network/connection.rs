@@ -1,0 +1,287 @@
+//! One client's connection: bytes that came in and are no whole command yet, replies in the order of their commands, and
+//! bytes that the socket has not taken yet.
+
+use super::clients::Client;
+use super::dispatch::{Gathering, Merging};
+use super::session::Session;
+use super::socket;
+use crate::config::OutputBufferLimit;
+use crate::protocol::Parser;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+/// Capacity that an empty output buffer keeps: most turns need less, and ten thousand idle clients must not hold more.
+const OUTPUT_BYTES_KEPT: usize = 16 * 1024;
+
+/// Bytes after which a chunk of output that the socket does not take is followed by a new one.
+const CHUNK_BYTES_FULL: usize = 1 << 20;
+
+/// Most that one connection sends before others have their turn: a client that reads as fast as we send would otherwise
+/// be sent all that waits for it. More than a socket's buffer takes as a rule.
+pub(super) const SENT_BYTES_PER_TURN: usize = 4 << 20;
+
+/// Commands of one connection that may be out. What it pipelines beyond that waits in its socket: so the other clients
+/// never wait for more of it, however costly it is, and one that leaves has little run for nobody.
+pub(super) const COMMANDS_OUT_MAX: usize = 1024;
+
+/// Where a command's reply will come from.
+pub(super) enum Awaited {
+    /// One storage executor.
+    Response,
+    /// Nowhere: it is here, behind others that are not.
+    Ready(Vec<u8>),
+    /// Several, to be merged.
+    Merge(Box<Merging>),
+    /// Several, to be gathered for a handler that runs here.
+    Gather(Box<Gathering>),
+}
+
+/// One command that was read and not answered.
+pub(super) struct Slot {
+    pub(super) awaited: Awaited,
+    /// CLIENT REPLY OFF or SKIP: it is run but not answered.
+    pub(super) suppressed: bool,
+}
+
+/// Commands that were read and not answered, oldest first.
+#[derive(Default)]
+pub(super) struct Replies {
+    head: u32,
+    slots: VecDeque<Slot>,
+}
+
+impl Replies {
+    /// Enters a command; returns its number on this connection.
+    pub(super) fn open(&mut self, awaited: Awaited, suppressed: bool) -> u32 {
+        self.slots.push_back(Slot { awaited, suppressed });
+        self.head.wrapping_add(self.slots.len() as u32 - 1)
+    }
+
+    /// The entry of a command that was not answered yet.
+    pub(super) fn slot(&mut self, sequence: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(sequence.wrapping_sub(self.head) as usize)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Puts a command's reply in its place, and whatever is ready at the head into `output`.
+    #[inline]
+    pub(super) fn complete(&mut self, sequence: u32, reply: &[u8], output: &mut Vec<u8>) {
+        let place = sequence.wrapping_sub(self.head) as usize;
+        if place > 0 {
+            if let Some(slot) = self.slots.get_mut(place) {
+                slot.awaited = Awaited::Ready(reply.to_vec());
+            }
+            return;
+        }
+        let Some(slot) = self.slots.pop_front() else { return };
+        self.head = self.head.wrapping_add(1);
+        if !slot.suppressed {
+            output.extend_from_slice(reply);
+        }
+        while let Some(Slot {
+            awaited: Awaited::Ready(reply),
+            suppressed,
+        }) = self.slots.front()
+        {
+            if !suppressed {
+                output.extend_from_slice(reply);
+            }
+            self.slots.pop_front();
+            self.head = self.head.wrapping_add(1);
+        }
+    }
+}
+
+/// What the socket has not taken yet: in chunks, so that what has left is freed, and a client that is far behind never
+/// costs a copy of all that waits for it.
+#[derive(Default)]
+pub(super) struct Output {
+    /// Chunks that nothing is added to any more, oldest first, and their bytes.
+    full: VecDeque<Vec<u8>>,
+    full_bytes: usize,
+    /// The newest chunk.
+    pub(super) bytes: Vec<u8>,
+    /// Bytes of the oldest chunk that were sent.
+    sent: usize,
+    /// A task waits for the socket to take more.
+    pub(super) writer_waits: bool,
+    over_soft_since: Option<Instant>,
+}
+
+impl Output {
+    pub(super) fn len(&self) -> usize {
+        self.full_bytes + self.bytes.len() - self.sent
+    }
+
+    /// What the socket takes next: the rest of the oldest chunk.
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.full.front().unwrap_or(&self.bytes)[self.sent..]
+    }
+
+    /// The socket took that many bytes of [`Output::unsent`].
+    pub(super) fn advance(&mut self, count: usize) {
+        self.sent += count;
+        if !self.unsent().is_empty() {
+            return;
+        }
+        self.sent = 0;
+        match self.full.pop_front() {
+            Some(chunk) => self.full_bytes -= chunk.len(),
+            None => {
+                self.bytes.clear();
+                if self.bytes.capacity() > OUTPUT_BYTES_KEPT {
+                    self.bytes.shrink_to(OUTPUT_BYTES_KEPT);
+                }
+            }
+        }
+    }
+
+    /// The socket is full: a chunk that is large enough grows no more.
+    fn end_chunk(&mut self) {
+        if self.bytes.len() >= CHUNK_BYTES_FULL {
+            self.full_bytes += self.bytes.len();
+            self.full.push_back(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// Whether the limit for a client that does not read is passed (its soft part: for too long).
+    pub(super) fn exceeds(&mut self, limit: &OutputBufferLimit, now: Instant) -> bool {
+        let len = self.len() as u64;
+        if limit.hard_bytes > 0 && len > limit.hard_bytes {
+            return true;
+        }
+        if limit.soft_bytes == 0 || len <= limit.soft_bytes {
+            self.over_soft_since = None;
+            return false;
+        }
+        let since = *self.over_soft_since.get_or_insert(now);
+        now.duration_since(since).as_secs() >= limit.soft_seconds
+    }
+}
+
+/// What came of an attempt to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Everything.
+    All,
+    /// The socket is full, or has taken its share of this turn.
+    Some,
+    /// The connection is gone.
+    Closed,
+}
+
+/// A connection, shared by the task that reads it and the task that brings responses home.
+pub(super) struct Connection {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+    pub(super) socket: RawFd,
+    pub(super) client: Arc<Client>,
+    pub(super) session: RefCell<Session>,
+    pub(super) replies: RefCell<Replies>,
+    pub(super) output: RefCell<Output>,
+    /// Requests that are out at low priority: until they are back, the connection's others follow the same way.
+    pub(super) low_out: Cell<u32>,
+    /// Whether it is in the list of connections to be flushed at the end of the turn.
+    pub(super) touched: Cell<bool>,
+    pub(super) closed: Cell<bool>,
+    /// The last command is being gathered: the next must wait.
+    pub(super) gathering: Cell<bool>,
+    /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.
+    pub(super) is_full: Cell<bool>,
+    /// Wakes the reading task when the last pending reply is there.
+    pub(super) drained: RefCell<Option<Waker>>,
+}
+
+impl Connection {
+    /// Sends what it can; returns how many bytes left and what is left.
+    pub(super) fn flush(&self) -> (usize, Sent) {
+        let mut output = self.output.borrow_mut();
+        let mut sent_now = 0;
+        while output.len() > 0 && sent_now < SENT_BYTES_PER_TURN {
+            match socket::send(self.socket, output.unsent()) {
+                Ok(sent) => {
+                    output.advance(sent);
+                    sent_now += sent;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return (sent_now, Sent::Closed),
+            }
+        }
+        if output.len() == 0 {
+            return (sent_now, Sent::All);
+        }
+        output.end_chunk();
+        (sent_now, Sent::Some)
+    }
+
+    /// Ends the connection: what is pending is not sent, and the reading task wakes up.
+    pub(super) fn abort(&self) {
+        if !self.closed.replace(true) {
+            socket::shutdown(self.socket);
+        }
+        self.wake_reader();
+    }
+
+    pub(super) fn wake_reader(&self) {
+        if let Some(waker) = self.drained.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Bytes of a client that are not a whole command yet.
+pub(super) struct Input {
+    pub(super) parser: Parser,
+    /// What is left of earlier reads; the current frame begins at `start`.
+    pub(super) bytes: Vec<u8>,
+    pub(super) start: usize,
+    /// Bytes that the current frame surely still needs.
+    pub(super) wanted: usize,
+}
+
+/// Capacity that an input buffer keeps between frames.
+const INPUT_BYTES_KEPT: usize = 64 * 1024;
+
+impl Input {
+    pub(super) fn new() -> Input {
+        Input {
+            parser: Parser::new(),
+            bytes: Vec::new(),
+            start: 0,
+            wanted: 1,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Drops what was parsed.
+    pub(super) fn compact(&mut self) {
+        if self.is_empty() {
+            self.bytes.clear();
+            self.start = 0;
+            self.bytes.shrink_to(INPUT_BYTES_KEPT);
+        } else if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}

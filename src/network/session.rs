@@ -1,0 +1,60 @@
+//! What a client has set up on its connection, and what a command that runs there gets.
+
+use super::clients::Client;
+use crate::commands::table::Command;
+use crate::error::CommandError;
+use crate::protocol::reply::Version;
+use crate::protocol::{Arguments, Reply};
+use crate::server::ServerState;
+use std::sync::Arc;
+
+/// What CLIENT REPLY asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyMode {
+    /// Every command is answered.
+    #[default]
+    On,
+    /// None is.
+    Off,
+    /// The next one is not (set by CLIENT REPLY SKIP, which itself is not answered); then they are again.
+    SkipNext,
+}
+
+/// One connection's settings.
+pub struct Session {
+    /// The client's entry in the list of all clients.
+    pub client: Arc<Client>,
+    /// The selected database, `0..16`.
+    pub database: u8,
+    /// The version of RESP that HELLO chose.
+    pub version: Version,
+    /// Whether AUTH succeeded or no password is required.
+    pub authenticated: bool,
+    /// What CLIENT REPLY asked for.
+    pub reply_mode: ReplyMode,
+    /// Whether the connection is to be closed once what is pending was answered.
+    pub closing: bool,
+}
+
+/// What a command that runs on the network executor gets.
+pub struct NetworkContext<'a> {
+    /// The command and its arguments; arity is checked.
+    pub arguments: Arguments<'a>,
+    /// Where the reply goes, in the session's version when the command began.
+    pub reply: Reply<'a>,
+    /// The connection's settings.
+    pub session: &'a mut Session,
+    /// What all executors share.
+    pub server: &'a ServerState,
+    /// The command's row.
+    pub command: &'static Command,
+    /// Set by a handler that must block (a file, a disk): runs on a thread of its own and returns the whole reply, in
+    /// place of what the handler wrote.
+    pub deferred: Option<Deferred>,
+}
+
+/// Work for a thread that may block; returns the reply as RESP.
+pub type Deferred = Box<dyn FnOnce() -> Vec<u8> + Send>;
+
+/// A handler that runs on the network executor: writes its reply or returns the error to answer.
+pub type NetworkHandler = fn(&mut NetworkContext<'_>) -> Result<(), CommandError>;

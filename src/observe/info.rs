@@ -1,0 +1,731 @@
+//! INFO: what the server says about itself, one function per section.
+//!
+//! Names are Redis's where Redis has the figure and it is true of us; what Redis has and Corelane has not is left out
+//! rather than made up. The sections `executors` and `shards` are Corelane's own.
+
+use super::metrics::{Histogram, ShardMetrics, merged_histogram};
+use crate::commands::server::REDIS_VERSION;
+use crate::commands::table::COMMANDS;
+use crate::config::Durability;
+use crate::server::ServerState;
+use crate::storage::encoding::DATABASE_COUNT;
+use crate::storage::shard::ShardState;
+use crate::{clock, ring};
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+
+/// Ticks per second of the times in /proc/PID/stat: `USER_HZ`, part of Linux's interface and 100 on every architecture
+/// that the server can be built for.
+const CLOCK_TICKS_PER_SECOND: f64 = 100.0;
+
+/// The shortest time that rates are taken over, in milliseconds: below it a few commands more or less would count as
+/// thousands per second.
+const RATE_SPAN_MS_MIN: u64 = 100;
+
+/// One section of INFO.
+struct Section {
+    /// What a client asks for, in lower case.
+    name: &'static str,
+    /// The heading.
+    title: &'static str,
+    /// Whether INFO without arguments has it.
+    default: bool,
+    write: fn(&ServerState, &mut Lines),
+}
+
+const fn section(
+    name: &'static str,
+    title: &'static str,
+    default: bool,
+    write: fn(&ServerState, &mut Lines),
+) -> Section {
+    Section {
+        name,
+        title,
+        default,
+        write,
+    }
+}
+
+/// All sections, in the order in which they are shown: Redis's, with ours before the keyspace.
+static SECTIONS: &[Section] = &[
+    section("server", "Server", true, write_server),
+    section("clients", "Clients", true, write_clients),
+    section("memory", "Memory", true, write_memory),
+    section("persistence", "Persistence", true, write_persistence),
+    section("stats", "Stats", true, write_stats),
+    section("replication", "Replication", true, write_replication),
+    section("cpu", "CPU", true, write_cpu),
+    section("modules", "Modules", true, |_, _| {}),
+    section("commandstats", "Commandstats", false, write_commandstats),
+    section("errorstats", "Errorstats", true, write_errorstats),
+    section("cluster", "Cluster", true, |_, lines| lines.add("cluster_enabled", 0)),
+    section("executors", "Executors", true, write_executors),
+    section("shards", "Shards", true, write_shards),
+    section("keyspace", "Keyspace", true, write_keyspace),
+];
+
+/// The sections that INFO's arguments ask for: names whatever their case, `default`, `all` and `everything`; no
+/// arguments are `default`. Names that are no section add nothing, as in Redis.
+fn wanted<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> [bool; SECTIONS.len()] {
+    let mut wanted = [false; SECTIONS.len()];
+    let mut arguments = arguments.into_iter().peekable();
+    let defaults: &[u8] = b"default";
+    let without_arguments = arguments.peek().is_none().then_some(defaults);
+    for argument in arguments.chain(without_arguments) {
+        let argument = argument.to_ascii_lowercase();
+        for (wanted, section) in wanted.iter_mut().zip(SECTIONS) {
+            *wanted |= match argument.as_slice() {
+                b"default" => section.default,
+                b"all" | b"everything" => true,
+                name => name == section.name.as_bytes(),
+            };
+        }
+    }
+    wanted
+}
+
+/// The text of INFO for its arguments (without the command's name), with Redis's line ends.
+///
+/// Reads some files of /proc: the kernel makes them from memory, in some ten microseconds, so an executor may.
+pub fn report<'a>(server: &ServerState, arguments: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut lines = Lines::default();
+    for (section, wanted) in SECTIONS.iter().zip(wanted(arguments)) {
+        if !wanted {
+            continue;
+        }
+        if !lines.text.is_empty() {
+            lines.text.push_str("\r\n");
+        }
+        lines.text.push_str("# ");
+        lines.text.push_str(section.title);
+        lines.text.push_str("\r\n");
+        (section.write)(server, &mut lines);
+    }
+    lines.text
+}
+
+/// The text under way.
+#[derive(Default)]
+struct Lines {
+    text: String,
+}
+
+impl Lines {
+    /// `name:value`.
+    fn add(&mut self, name: impl Display, value: impl Display) {
+        // Writing to a string does not fail.
+        let _ = write!(self.text, "{name}:{value}\r\n");
+    }
+
+    /// A number of bytes, and again in a form for people.
+    fn add_bytes(&mut self, name: &str, bytes: u64) {
+        self.add(name, bytes);
+        self.add(format_args!("{name}_human"), human_bytes(bytes));
+    }
+}
+
+/// Bytes as Redis prints them for people: `512B`, `1.50K`, `2.00G`.
+fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["K", "M", "G", "T", "P"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let power = (bytes.ilog2() / 10).min(UNITS.len() as u32);
+    format!(
+        "{:.2}{}",
+        bytes as f64 / (1u64 << (10 * power)) as f64,
+        UNITS[power as usize - 1]
+    )
+}
+
+// ---- Counts since the start or since CONFIG RESETSTAT ----
+
+/// One command's counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct CommandCounts {
+    calls: u64,
+    took_ns: u64,
+    rejected: u64,
+    failed: u64,
+}
+
+/// Everything that CONFIG RESETSTAT resets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    connections_received: u64,
+    connections_rejected: u64,
+    output_limit_disconnections: u64,
+    query_limit_disconnections: u64,
+    commands_processed: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    expired_keys: u64,
+    keyspace_hits: u64,
+    keyspace_misses: u64,
+    /// By the row's place in the table.
+    commands: Vec<CommandCounts>,
+    /// By the error's first word.
+    errors: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// Adds up what all executors have counted since the start.
+    fn read(server: &ServerState) -> Counts {
+        let shared = |counter: &super::metrics::SharedCounter| u64::try_from(counter.get()).unwrap_or(0);
+        let mut counts = Counts {
+            connections_received: shared(&server.totals.connections_received),
+            connections_rejected: shared(&server.totals.connections_rejected),
+            output_limit_disconnections: shared(&server.totals.output_limit_disconnections),
+            query_limit_disconnections: shared(&server.totals.query_limit_disconnections),
+            expired_keys: server.shards.iter().map(|shard| shard.expired_keys.get()).sum(),
+            keyspace_hits: server.storage.iter().map(|storage| storage.keyspace_hits.get()).sum(),
+            keyspace_misses: server.storage.iter().map(|storage| storage.keyspace_misses.get()).sum(),
+            commands: vec![CommandCounts::default(); COMMANDS.len()],
+            ..Counts::default()
+        };
+        for network in &server.network {
+            counts.commands_processed += network.commands_processed.get();
+            counts.bytes_in += network.bytes_in.get();
+            counts.bytes_out += network.bytes_out.get();
+            for (total, command) in counts.commands.iter_mut().zip(&network.commands) {
+                total.calls += command.calls.get();
+                total.took_ns += command.took_ns.get();
+                total.rejected += command.rejected.get();
+                total.failed += command.failed.get();
+            }
+            for (word, count) in network.errors.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                *counts.errors.entry(word.clone()).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    /// What was counted after `baseline`.
+    fn since(mut self, baseline: &Counts) -> Counts {
+        let take = |mine: &mut u64, earlier: u64| *mine = mine.saturating_sub(earlier);
+        take(&mut self.connections_received, baseline.connections_received);
+        take(&mut self.connections_rejected, baseline.connections_rejected);
+        take(
+            &mut self.output_limit_disconnections,
+            baseline.output_limit_disconnections,
+        );
+        take(
+            &mut self.query_limit_disconnections,
+            baseline.query_limit_disconnections,
+        );
+        take(&mut self.commands_processed, baseline.commands_processed);
+        take(&mut self.bytes_in, baseline.bytes_in);
+        take(&mut self.bytes_out, baseline.bytes_out);
+        take(&mut self.expired_keys, baseline.expired_keys);
+        take(&mut self.keyspace_hits, baseline.keyspace_hits);
+        take(&mut self.keyspace_misses, baseline.keyspace_misses);
+        for (mine, earlier) in self.commands.iter_mut().zip(&baseline.commands) {
+            take(&mut mine.calls, earlier.calls);
+            take(&mut mine.took_ns, earlier.took_ns);
+            take(&mut mine.rejected, earlier.rejected);
+            take(&mut mine.failed, earlier.failed);
+        }
+        for (word, count) in &mut self.errors {
+            take(count, baseline.errors.get(word).copied().unwrap_or(0));
+        }
+        self.errors.retain(|_, count| *count > 0);
+        self
+    }
+}
+
+/// What INFO must remember between two calls.
+///
+/// Each counter has one writer, which never sets it back, so CONFIG RESETSTAT remembers what they were and INFO shows the
+/// difference.
+#[derive(Debug, Default)]
+pub struct Baseline {
+    counts: Mutex<Counts>,
+    rates: Mutex<Rates>,
+}
+
+/// How fast things went between two calls of INFO.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Rates {
+    /// When the totals below were read, Unix milliseconds; 0 before the first time.
+    at_ms: u64,
+    commands_processed: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    commands_per_second: f64,
+    in_kib_per_second: f64,
+    out_kib_per_second: f64,
+}
+
+impl Rates {
+    /// The rates from `self` to now; the same as before if that is too short a time.
+    fn until(self, now_ms: u64, started_at_ms: u64, totals: &Counts) -> Rates {
+        let from_ms = if self.at_ms == 0 { started_at_ms } else { self.at_ms };
+        let span_ms = now_ms.saturating_sub(from_ms);
+        if span_ms < RATE_SPAN_MS_MIN {
+            return self;
+        }
+        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 * 1000.0 / span_ms as f64;
+        Rates {
+            at_ms: now_ms,
+            commands_processed: totals.commands_processed,
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+            commands_per_second: per_second(totals.commands_processed, self.commands_processed),
+            in_kib_per_second: per_second(totals.bytes_in, self.bytes_in) / 1024.0,
+            out_kib_per_second: per_second(totals.bytes_out, self.bytes_out) / 1024.0,
+        }
+    }
+}
+
+impl Baseline {
+    /// CONFIG RESETSTAT: what was counted so far is not shown any more.
+    pub fn reset(&self, server: &ServerState) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Counts::read(server);
+    }
+
+    fn counts(&self, server: &ServerState) -> Counts {
+        Counts::read(server).since(&self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The rates since the INFO before this one, or since the server started.
+    fn rates(&self, server: &ServerState) -> Rates {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        *rates = rates.until(clock::unix_ms(), server.started_at_ms, &Counts::read(server));
+        *rates
+    }
+}
+
+// ---- The sections ----
+
+fn write_server(server: &ServerState, lines: &mut Lines) {
+    let now_us = clock::unix_us();
+    let uptime_s = (now_us / 1000).saturating_sub(server.started_at_ms) / 1000;
+    lines.add("redis_version", REDIS_VERSION);
+    lines.add("corelane_version", env!("CARGO_PKG_VERSION"));
+    lines.add("redis_mode", "standalone");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    lines.add(
+        "os",
+        format_args!("Linux {} {}", release.trim(), std::env::consts::ARCH),
+    );
+    lines.add("arch_bits", usize::BITS);
+    lines.add("multiplexing_api", "io_uring");
+    lines.add("process_id", std::process::id());
+    lines.add("run_id", &server.run_id);
+    lines.add("tcp_port", server.port);
+    lines.add("server_time_usec", now_us);
+    lines.add("uptime_in_seconds", uptime_s);
+    lines.add("uptime_in_days", uptime_s / 86_400);
+    lines.add("executable", std::env::current_exe().unwrap_or_default().display());
+    lines.add(
+        "config_file",
+        server.config_file.as_deref().unwrap_or("".as_ref()).display(),
+    );
+    lines.add("network_executors", server.network.len());
+    lines.add("storage_executors", server.storage.len());
+    lines.add("shards", server.shards.len());
+}
+
+fn write_clients(server: &ServerState, lines: &mut Lines) {
+    let clients = server.clients.all();
+    lines.add("connected_clients", clients.len());
+    lines.add("cluster_connections", 0);
+    lines.add("maxclients", server.settings.snapshot().maxclients);
+    let max_input = clients.iter().map(|client| client.input_bytes.get()).max().unwrap_or(0);
+    let max_output = clients
+        .iter()
+        .map(|client| client.output_bytes.get())
+        .max()
+        .unwrap_or(0);
+    lines.add("client_recent_max_input_buffer", max_input);
+    lines.add("client_recent_max_output_buffer", max_output);
+    lines.add("blocked_clients", 0);
+    lines.add("tracking_clients", 0);
+}
+
+/// A field of /proc/self/status or /proc/meminfo (`VmRSS:   1234 kB`) in bytes.
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// `used_memory` is the resident memory: RocksDB and the server allocate from different allocators, and only the kernel
+/// knows both.
+fn write_memory(server: &ServerState, lines: &mut Lines) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let resident = kib_field(&status, "VmRSS").unwrap_or(0);
+    let sum = |figure: fn(&ShardMetrics) -> u64| server.shards.iter().map(|shard| figure(shard)).sum::<u64>();
+    lines.add_bytes("used_memory", resident);
+    lines.add_bytes("used_memory_rss", resident);
+    lines.add_bytes("used_memory_peak", kib_field(&status, "VmHWM").unwrap_or(resident));
+    lines.add_bytes("total_system_memory", kib_field(&machine, "MemTotal").unwrap_or(0));
+    lines.add_bytes("maxmemory", 0);
+    lines.add("maxmemory_policy", "noeviction");
+    let buffers = |client: &crate::network::clients::Client| client.input_bytes.get() + client.output_bytes.get();
+    lines.add(
+        "mem_clients_normal",
+        server.clients.all().iter().map(|client| buffers(client)).sum::<u64>(),
+    );
+    lines.add_bytes("value_cache", sum(|shard| shard.cache_bytes.get()));
+    lines.add("value_cache_records", sum(|shard| shard.cache_records.get()));
+    lines.add_bytes("block_cache", server.resources.block_cache_bytes() as u64);
+    lines.add_bytes("write_buffers", server.resources.write_buffer_bytes() as u64);
+}
+
+/// The append-only file of Redis is RocksDB's write-ahead log here: always on, and in good order while every shard takes
+/// writes.
+fn write_persistence(server: &ServerState, lines: &mut Lines) {
+    let settings = server.settings.snapshot();
+    let durability = match settings.durability {
+        Durability::Always => "always",
+        Durability::Interval => "interval",
+        Durability::None => "none",
+    };
+    // Stalled writes wait for compaction and are not lost; read-only and unavailable shards refuse them.
+    let refuses = |shard: &ShardMetrics| shard.state.get() >= ShardState::ReadOnly.code();
+    let all_write = !server.shards.iter().any(|shard| refuses(shard));
+    let syncs: u64 = server.storage.iter().map(|storage| storage.syncs.get()).sum();
+    let sync_ns: u64 = server.storage.iter().map(|storage| storage.sync_ns.get()).sum();
+    lines.add("loading", 0);
+    lines.add("async_loading", 0);
+    lines.add("durability", durability);
+    lines.add("sync_interval_ms", settings.sync_interval_ms);
+    lines.add("rdb_bgsave_in_progress", 0);
+    lines.add("aof_enabled", 1);
+    lines.add("aof_rewrite_in_progress", 0);
+    lines.add("aof_last_write_status", if all_write { "ok" } else { "err" });
+    lines.add("log_syncs", syncs);
+    lines.add("log_sync_mean_us", sync_ns / 1000 / syncs.max(1));
+    lines.add(
+        "file_bytes",
+        server.shards.iter().map(|shard| shard.file_bytes.get()).sum::<u64>(),
+    );
+}
+
+fn write_stats(server: &ServerState, lines: &mut Lines) {
+    let counts = server.totals.baseline.counts(server);
+    let rates = server.totals.baseline.rates(server);
+    lines.add("total_connections_received", counts.connections_received);
+    lines.add("total_commands_processed", counts.commands_processed);
+    lines.add(
+        "instantaneous_ops_per_sec",
+        format_args!("{:.0}", rates.commands_per_second),
+    );
+    lines.add("total_net_input_bytes", counts.bytes_in);
+    lines.add("total_net_output_bytes", counts.bytes_out);
+    lines.add(
+        "instantaneous_input_kbps",
+        format_args!("{:.2}", rates.in_kib_per_second),
+    );
+    lines.add(
+        "instantaneous_output_kbps",
+        format_args!("{:.2}", rates.out_kib_per_second),
+    );
+    lines.add("rejected_connections", counts.connections_rejected);
+    lines.add("expired_keys", counts.expired_keys);
+    lines.add("evicted_keys", 0);
+    lines.add("evicted_clients", 0);
+    lines.add("keyspace_hits", counts.keyspace_hits);
+    lines.add("keyspace_misses", counts.keyspace_misses);
+    lines.add("pubsub_channels", 0);
+    lines.add("pubsub_patterns", 0);
+    lines.add("latest_fork_usec", 0);
+    lines.add("total_forks", 0);
+    lines.add("total_error_replies", counts.errors.values().sum::<u64>());
+    lines.add(
+        "client_query_buffer_limit_disconnections",
+        counts.query_limit_disconnections,
+    );
+    lines.add(
+        "client_output_buffer_limit_disconnections",
+        counts.output_limit_disconnections,
+    );
+}
+
+fn write_replication(_server: &ServerState, lines: &mut Lines) {
+    lines.add("role", "master");
+    lines.add("connected_slaves", 0);
+    lines.add("master_repl_offset", 0);
+    lines.add("repl_backlog_active", 0);
+}
+
+/// The times of /proc/PID/stat in seconds: of the process in user and kernel mode, then of its children.
+fn cpu_seconds(stat: &str) -> Option<[f64; 4]> {
+    // The program's name, in parentheses, may hold anything; the third field is the first after it.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
+    let mut seconds = || Some(fields.next()?.parse::<u64>().ok()? as f64 / CLOCK_TICKS_PER_SECOND);
+    Some([seconds()?, seconds()?, seconds()?, seconds()?])
+}
+
+fn write_cpu(_server: &ServerState, lines: &mut Lines) {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let [user, system, user_children, system_children] = cpu_seconds(&stat).unwrap_or_default();
+    lines.add("used_cpu_sys", format_args!("{system:.6}"));
+    lines.add("used_cpu_user", format_args!("{user:.6}"));
+    lines.add("used_cpu_sys_children", format_args!("{system_children:.6}"));
+    lines.add("used_cpu_user_children", format_args!("{user_children:.6}"));
+}
+
+fn write_commandstats(server: &ServerState, lines: &mut Lines) {
+    for (row, counts) in COMMANDS.iter().zip(server.totals.baseline.counts(server).commands) {
+        let CommandCounts {
+            calls,
+            took_ns,
+            rejected,
+            failed,
+        } = counts;
+        if calls == 0 && rejected == 0 && failed == 0 {
+            continue;
+        }
+        let took_us_each = if calls == 0 {
+            0.0
+        } else {
+            took_ns as f64 / 1000.0 / calls as f64
+        };
+        lines.add(
+            format_args!("cmdstat_{}", row.name),
+            format_args!(
+                "calls={calls},usec={},usec_per_call={took_us_each:.2},rejected_calls={rejected},failed_calls={failed}",
+                took_ns / 1000,
+            ),
+        );
+    }
+}
+
+fn write_errorstats(server: &ServerState, lines: &mut Lines) {
+    for (word, count) in server.totals.baseline.counts(server).errors {
+        lines.add(format_args!("errorstat_{word}"), format_args!("count={count}"));
+    }
+}
+
+/// The quantiles 50 % and 99 % of a histogram, in microseconds, as two fields.
+struct Quantiles<'a>(&'a str, &'a Histogram);
+
+impl Display for Quantiles<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Quantiles(name, histogram) = self;
+        let mut merged = merged_histogram();
+        histogram.merge_into(&mut merged);
+        let us = |quantile| merged.value_at_quantile(quantile) as f64 / 1000.0;
+        write!(formatter, "{name}_p50_us={:.1},{name}_p99_us={:.1}", us(0.5), us(0.99))
+    }
+}
+
+fn mean(sum: u64, count: u64) -> f64 {
+    sum as f64 / count.max(1) as f64
+}
+
+/// One line per executor thread. Since the start: CONFIG RESETSTAT leaves them.
+fn write_executors(server: &ServerState, lines: &mut Lines) {
+    let rings = ring::counts();
+    lines.add("rings", rings.rings);
+    lines.add("rings_cooperative", rings.cooperative);
+    for (index, executor) in server.core_map.executors().iter().enumerate() {
+        let roles = match (executor.network, executor.storage) {
+            (true, true) => "network+storage",
+            (true, false) => "network",
+            (false, _) => "storage",
+        };
+        let mut line = format!("cpu={},roles={roles},thread={}", executor.cpu, executor.thread_name());
+        let network = server
+            .core_map
+            .network_index(executor.cpu)
+            .and_then(|place| server.network.get(place));
+        if let Some(network) = network {
+            let (requests, batches) = (network.requests.get(), network.batches.get());
+            // Writing to a string does not fail.
+            let _ = write!(
+                line,
+                ",connections={},commands={},requests={requests},responses={},batches={batches},batch_size_mean={:.2},{},\
+                 timeouts={},send_failures={},pending={},backpressure_events={}",
+                network.connections.get(),
+                network.commands_processed.get(),
+                network.responses.get(),
+                mean(requests, batches),
+                Quantiles("round_trip", &network.round_trip_ns),
+                network.timeouts.get(),
+                network.send_failures.get(),
+                network.pending.get(),
+                network.backpressure_events.get(),
+            );
+        }
+        let storage = server
+            .core_map
+            .storage_index(executor.cpu)
+            .and_then(|place| server.storage.get(place));
+        if let Some(storage) = storage {
+            let (requests, turns, syncs) = (storage.requests.get(), storage.turns.get(), storage.syncs.get());
+            let _ = write!(
+                line,
+                ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
+                 held={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                storage.timeouts.get(),
+                storage.batches.get(),
+                mean(requests, turns),
+                Quantiles("queue", &storage.queue_ns),
+                Quantiles("turn", &storage.turn_ns),
+                storage.held.get(),
+                mean(storage.sync_ns.get(), syncs) / 1000.0,
+                storage.panics.get(),
+            );
+        }
+        lines.add(format_args!("executor{index}"), line);
+    }
+}
+
+/// One line per shard. `hits` and `misses` are those of the table of hot records.
+fn write_shards(server: &ServerState, lines: &mut Lines) {
+    for (number, shard) in server.shards.iter().enumerate() {
+        let state = ShardState::NAMES
+            .get(shard.state.get() as usize)
+            .copied()
+            .unwrap_or("unknown");
+        let keys: u64 = shard.databases.iter().map(|[keys, _]| keys.get()).sum();
+        lines.add(
+            format_args!("shard{number}"),
+            format_args!(
+                "executor={},state={state},keys={keys},hits={},misses={},cache_bytes={},cache_records={},evictions={},\
+                 file_bytes={},memtable_bytes={},pending_compaction_bytes={},committed_epoch={},durable_epoch={},\
+                 expired_keys={}",
+                shard.executor,
+                shard.hits.get(),
+                shard.misses.get(),
+                shard.cache_bytes.get(),
+                shard.cache_records.get(),
+                shard.evictions.get(),
+                shard.file_bytes.get(),
+                shard.memtable_bytes.get(),
+                shard.pending_compaction_bytes.get(),
+                shard.committed_epoch.get(),
+                shard.durable_epoch.get(),
+                shard.expired_keys.get(),
+            ),
+        );
+    }
+}
+
+/// `avg_ttl` is 0, Redis's word for unknown: it would take a look at every key.
+fn write_keyspace(server: &ServerState, lines: &mut Lines) {
+    for database in 0..DATABASE_COUNT {
+        let sum = |figure: usize| {
+            server
+                .shards
+                .iter()
+                .map(|shard| shard.databases[database][figure].get())
+                .sum::<u64>()
+        };
+        let (keys, expires) = (sum(0), sum(1));
+        if keys > 0 {
+            lines.add(
+                format_args!("db{database}"),
+                format_args!("keys={keys},expires={expires},avg_ttl=0"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(arguments: &[&str]) -> Vec<&'static str> {
+        let wanted = wanted(arguments.iter().map(|argument| argument.as_bytes()));
+        SECTIONS
+            .iter()
+            .zip(wanted)
+            .filter(|(_, wanted)| *wanted)
+            .map(|(section, _)| section.name)
+            .collect()
+    }
+
+    #[test]
+    fn sections_come_in_their_own_order_whatever_is_asked() {
+        assert_eq!(names(&["keyspace", "SERVER", "nonsense"]), ["server", "keyspace"]);
+        assert_eq!(names(&["nonsense"]), [""; 0]);
+        assert_eq!(names(&[]), names(&["Default"]));
+        assert!(!names(&[]).contains(&"commandstats"));
+        assert_eq!(names(&["all"]).len(), SECTIONS.len());
+        assert_eq!(names(&["everything"]), names(&["default", "commandstats"]));
+    }
+
+    #[test]
+    fn bytes_are_printed_as_redis_prints_them() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.00K"),
+            (1536, "1.50K"),
+            (1 << 30, "1.00G"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
+        }
+        assert_eq!(human_bytes(u64::MAX), "16384.00P");
+    }
+
+    #[test]
+    fn files_of_proc_are_read_by_name_and_by_place() {
+        let status = "Name:\tVmRSS: 5\nVmHWM:\t   40 kB\nVmRSS:\t   12 kB\n";
+        assert_eq!(kib_field(status, "VmRSS"), Some(12 * 1024));
+        assert_eq!(kib_field(status, "VmHWM"), Some(40 * 1024));
+        assert_eq!(kib_field(status, "VmSwap"), None);
+        let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 250 50 3 4 20 0";
+        assert_eq!(cpu_seconds(stat), Some([2.5, 0.5, 0.03, 0.04]));
+        assert_eq!(cpu_seconds(""), None);
+    }
+
+    #[test]
+    fn what_was_counted_before_a_reset_is_not_shown() {
+        let counts = |calls, errors: &[(&str, u64)]| Counts {
+            commands_processed: calls,
+            commands: vec![CommandCounts {
+                calls,
+                took_ns: calls * 10,
+                rejected: 1,
+                failed: 0,
+            }],
+            errors: errors
+                .iter()
+                .map(|(word, count)| ((*word).to_owned(), *count))
+                .collect(),
+            ..Counts::default()
+        };
+        let baseline = counts(3, &[("ERR", 2), ("WRONGTYPE", 1)]);
+        let shown = counts(5, &[("ERR", 4), ("WRONGTYPE", 1), ("NOAUTH", 1)]).since(&baseline);
+        assert_eq!(shown.commands_processed, 2);
+        assert_eq!(
+            shown.commands,
+            [CommandCounts {
+                calls: 2,
+                took_ns: 20,
+                rejected: 0,
+                failed: 0
+            }]
+        );
+        assert_eq!(
+            shown.errors,
+            BTreeMap::from([("ERR".to_owned(), 2), ("NOAUTH".to_owned(), 1)])
+        );
+        // Without a reset there is no baseline to take away.
+        assert_eq!(counts(5, &[]).since(&Counts::default()), counts(5, &[]));
+    }
+
+    #[test]
+    fn rates_are_those_between_two_looks() {
+        let totals = |commands_processed| Counts {
+            commands_processed,
+            bytes_in: 2048,
+            ..Counts::default()
+        };
+        let first = Rates::default().until(2000, 1000, &totals(500));
+        assert_eq!((first.commands_per_second, first.in_kib_per_second), (500.0, 2.0));
+        let second = first.until(2500, 1000, &totals(600));
+        assert_eq!((second.commands_per_second, second.in_kib_per_second), (200.0, 0.0));
+        assert_eq!(second.until(2599, 1000, &totals(10_000)), second, "too soon to tell");
+    }
+}

@@ -1,0 +1,249 @@
+//! Counters with one writer each: an executor adds to its own, and whoever reads adds them up.
+//!
+//! They are atomics only so that another thread may read them; the writer loads and stores without a locked instruction.
+
+use crate::commands::table::COMMANDS;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// A number that one thread writes and any may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning executor may call this.
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        self.0
+            .store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Replaces the value.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value as of some time recently.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that several threads add to: for what happens rarely (connections, errors by kind).
+#[derive(Debug, Default)]
+pub struct SharedCounter(AtomicI64);
+
+impl SharedCounter {
+    /// Adds (or takes away) and returns the new value.
+    pub fn add(&self, amount: i64) -> i64 {
+        self.0.fetch_add(amount, Ordering::Relaxed) + amount
+    }
+
+    /// The value as of some time recently.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Back to zero.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Buckets of a [`Histogram`]: four per power of two of nanoseconds, up to 2^40 (18 minutes).
+const BUCKETS: usize = 160;
+
+/// A distribution of times in nanoseconds, exact to a quarter of a power of two; one writer.
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS],
+    sum_ns: Counter,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Histogram {
+            buckets: std::array::from_fn(|_| Counter::default()),
+            sum_ns: Counter::default(),
+        }
+    }
+}
+
+impl Histogram {
+    /// Adds one time.
+    #[inline]
+    pub fn record(&self, ns: u64) {
+        let exponent = 63 - (ns | 1).leading_zeros() as usize;
+        let quarter = if exponent < 2 {
+            0
+        } else {
+            (ns >> (exponent - 2)) as usize & 3
+        };
+        self.buckets[(exponent * 4 + quarter).min(BUCKETS - 1)].add(1);
+        self.sum_ns.add(ns);
+    }
+
+    /// Adds this histogram's counts to a merged one (`hdrhistogram` does the arithmetic of quantiles).
+    pub fn merge_into(&self, merged: &mut hdrhistogram::Histogram<u64>) {
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            let count = bucket.get();
+            if count > 0 {
+                let (exponent, quarter) = (index / 4, index as u64 % 4);
+                let lower = if exponent < 2 {
+                    1 << exponent
+                } else {
+                    (4 + quarter) << (exponent - 2)
+                };
+                merged.saturating_record_n(lower, count);
+            }
+        }
+    }
+}
+
+/// An empty histogram to merge into: nanoseconds up to 18 minutes, two significant digits.
+pub fn merged_histogram() -> hdrhistogram::Histogram<u64> {
+    hdrhistogram::Histogram::new_with_max(1 << 40, 2).expect("the bounds are constants that hdrhistogram allows")
+}
+
+/// One command's statistics on one network executor.
+#[derive(Debug, Default)]
+pub struct CommandMetrics {
+    /// Times it was run.
+    pub calls: Counter,
+    /// Time its handler took, in nanoseconds.
+    pub took_ns: Counter,
+    /// Times it was refused before it ran (arity, authentication…).
+    pub rejected: Counter,
+    /// Times its handler answered an error.
+    pub failed: Counter,
+}
+
+/// What one network executor counts.
+#[derive(Debug)]
+pub struct NetworkMetrics {
+    /// The CPU it runs on.
+    pub cpu: usize,
+    /// By [`crate::commands::table::Command::index`].
+    pub commands: Vec<CommandMetrics>,
+    /// Commands processed.
+    pub commands_processed: Counter,
+    /// Connections that are open.
+    pub connections: Counter,
+    /// Connections given to it so far; written by the executor that accepts.
+    pub connections_assigned: Counter,
+    /// Connections of those that ended.
+    pub connections_closed: Counter,
+    /// Bytes read from sockets.
+    pub bytes_in: Counter,
+    /// Bytes written to sockets.
+    pub bytes_out: Counter,
+    /// Requests handed to channels.
+    pub requests: Counter,
+    /// Responses that came back.
+    pub responses: Counter,
+    /// Requests that are out now.
+    pub pending: Counter,
+    /// Requests answered `-TIMEOUT` (here or at the storage executor).
+    pub timeouts: Counter,
+    /// Batches that a channel did not take at once.
+    pub send_failures: Counter,
+    /// Times that reading stopped for want of credits.
+    pub backpressure_events: Counter,
+    /// Batches sent.
+    pub batches: Counter,
+    /// Time from the hand-over of a batch to its return.
+    pub round_trip_ns: Histogram,
+    /// Errors answered, by their first word (`ERR`, `WRONGTYPE`…); its own mutex, so only readers ever contend.
+    pub errors: Mutex<BTreeMap<String, u64>>,
+}
+
+impl NetworkMetrics {
+    /// Zeroes for an executor on `cpu`.
+    pub fn new(cpu: usize) -> NetworkMetrics {
+        NetworkMetrics {
+            cpu,
+            commands: COMMANDS.iter().map(|_| CommandMetrics::default()).collect(),
+            commands_processed: Counter::default(),
+            connections: Counter::default(),
+            connections_assigned: Counter::default(),
+            connections_closed: Counter::default(),
+            bytes_in: Counter::default(),
+            bytes_out: Counter::default(),
+            requests: Counter::default(),
+            responses: Counter::default(),
+            pending: Counter::default(),
+            timeouts: Counter::default(),
+            send_failures: Counter::default(),
+            backpressure_events: Counter::default(),
+            batches: Counter::default(),
+            round_trip_ns: Histogram::default(),
+            errors: Mutex::default(),
+        }
+    }
+}
+
+/// What one storage executor counts.
+#[derive(Debug, Default)]
+pub struct StorageMetrics {
+    /// The CPU it runs on.
+    pub cpu: usize,
+    /// Requests run.
+    pub requests: Counter,
+    /// Turns: drains of the channel that ran something.
+    pub turns: Counter,
+    /// Batches received.
+    pub batches: Counter,
+    /// Requests that came too late to be run.
+    pub timeouts: Counter,
+    /// Look-ups by reading commands that found their key.
+    pub keyspace_hits: Counter,
+    /// Look-ups by reading commands that did not.
+    pub keyspace_misses: Counter,
+    /// Panics that were contained.
+    pub panics: Counter,
+    /// Batches whose replies wait for a commit or a sync.
+    pub held: Counter,
+    /// Syncs of logs.
+    pub syncs: Counter,
+    /// Time spent in them, nanoseconds.
+    pub sync_ns: Counter,
+    /// Time from hand-over to being taken up.
+    pub queue_ns: Histogram,
+    /// Time of a turn: all handlers and the commits.
+    pub turn_ns: Histogram,
+}
+
+/// What one shard reports.
+#[derive(Debug, Default)]
+pub struct ShardMetrics {
+    /// The storage executor that owns it.
+    pub executor: usize,
+    /// Keys and keys with a deadline by database (as SELECT numbers them).
+    pub databases: [[Counter; 2]; crate::storage::encoding::DATABASE_COUNT],
+    /// The state's number: 0 healthy, 1 stalled, 2 read-only, 3 unavailable.
+    pub state: Counter,
+    /// Look-ups that the table of hot records answered.
+    pub hits: Counter,
+    /// Look-ups that went to disk.
+    pub misses: Counter,
+    /// Records that were dropped from the table for room.
+    pub evictions: Counter,
+    /// Bytes in the table.
+    pub cache_bytes: Counter,
+    /// Records in the table.
+    pub cache_records: Counter,
+    /// Keys deleted by the expiry sweep.
+    pub expired_keys: Counter,
+    /// The newest committed turn.
+    pub committed_epoch: Counter,
+    /// The newest turn on disk.
+    pub durable_epoch: Counter,
+    /// Bytes of files on disk.
+    pub file_bytes: Counter,
+    /// Bytes in memtables.
+    pub memtable_bytes: Counter,
+    /// Bytes that compaction still has to move.
+    pub pending_compaction_bytes: Counter,
+}

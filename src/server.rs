@@ -1,0 +1,783 @@
+//! A server: preflight, core map, channels, executors; started and stopped in order.
+
+use crate::channel::link::{Credits, Links};
+use crate::channel::message::Batch;
+use crate::channel::router::{Router, ShardId, StorageId};
+use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
+use crate::error::CommandError;
+use crate::network::clients::Clients;
+use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::observe::info::Baseline;
+use crate::observe::metrics::{NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
+use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::storage::database::{Database, DatabaseError, Resources};
+use crate::storage::executor::StorageExecutor;
+use crate::storage::manifest::{Manifest, ManifestError, shard_path};
+use crate::storage::shard::Shard;
+use crate::storage::syncer::{SyncReport, Syncer};
+use crate::storage::view::Shards;
+use crate::topology::{self, CoreMap, CoreMapOverrides, CpuId, CpuSet, NodeId, Role, Topology, TopologyError};
+use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::BuildHasher;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What all executors share: read-only facts, settings, counters and the flags of administration.
+pub struct ServerState {
+    /// The settings, which CONFIG SET changes.
+    pub settings: SharedSettings,
+    /// The file they came from, for CONFIG REWRITE.
+    pub config_file: Option<PathBuf>,
+    /// Which executor has which shard.
+    pub router: Router,
+    /// Which executor is on which core.
+    pub core_map: CoreMap,
+    /// All clients.
+    pub clients: Clients,
+    /// By network executor.
+    pub network: Vec<Arc<NetworkMetrics>>,
+    /// By storage executor.
+    pub storage: Vec<Arc<StorageMetrics>>,
+    /// By shard.
+    pub shards: Vec<Arc<ShardMetrics>>,
+    /// RocksDB's shared caches.
+    pub resources: Arc<Resources>,
+    /// 40 hexadecimal digits, different at each start.
+    pub run_id: String,
+    /// When the server started, Unix milliseconds.
+    pub started_at_ms: u64,
+    /// The port that is listened on (the setting may be 0: any).
+    pub port: u16,
+    /// What is counted for the whole server.
+    pub totals: Totals,
+    /// CLIENT PAUSE.
+    pub pause: Pause,
+    /// SHUTDOWN and signals.
+    pub shutdown: Shutdown,
+}
+
+/// Counts of rare events, from several threads.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Connections accepted.
+    pub connections_received: SharedCounter,
+    /// Connections refused for `maxclients`.
+    pub connections_rejected: SharedCounter,
+    /// Clients disconnected because of `client-output-buffer-limit`.
+    pub output_limit_disconnections: SharedCounter,
+    /// Clients disconnected because of `client-query-buffer-limit`.
+    pub query_limit_disconnections: SharedCounter,
+    /// What CONFIG RESETSTAT has set aside.
+    pub baseline: Baseline,
+}
+
+/// CLIENT PAUSE: until when, and for which commands.
+#[derive(Debug, Default)]
+pub struct Pause {
+    until_ms: AtomicU64,
+    writes_only: AtomicBool,
+}
+
+impl Pause {
+    /// Pauses all commands, or only writing ones, until `until_ms` (Unix). A pause under way is only made stricter or
+    /// longer, as in Redis.
+    pub fn begin(&self, until_ms: u64, writes_only: bool) {
+        let active = self.until_ms.load(Ordering::Acquire) > crate::clock::unix_ms();
+        let writes_only = writes_only && (!active || self.writes_only.load(Ordering::Acquire));
+        self.writes_only.store(writes_only, Ordering::Release);
+        self.until_ms.fetch_max(until_ms, Ordering::AcqRel);
+    }
+
+    /// Ends the pause.
+    pub fn end(&self) {
+        self.until_ms.store(0, Ordering::Release);
+    }
+
+    /// Whether a command must wait.
+    #[inline]
+    pub fn holds(&self, writes: bool) -> bool {
+        let until_ms = self.until_ms.load(Ordering::Acquire);
+        until_ms != 0 && until_ms > crate::clock::unix_ms() && (writes || !self.writes_only.load(Ordering::Acquire))
+    }
+}
+
+/// How far a shutdown has come: none, asked for, asked for twice.
+#[derive(Debug, Default)]
+pub struct Shutdown {
+    requests: AtomicU8,
+}
+
+impl Shutdown {
+    /// Asks for a shutdown; by the second time the process does not wait any more.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Asks for a shutdown that does not drain (SHUTDOWN NOW).
+    pub fn request_now(&self) {
+        self.requests.fetch_add(2, Ordering::AcqRel);
+    }
+
+    /// Whether a shutdown was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.requests.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether it must not wait for clients any more.
+    pub fn is_immediate(&self) -> bool {
+        self.requests.load(Ordering::Acquire) > 1
+    }
+}
+
+/// Why a server did not start or did not stop well. `Display` is one sentence with its remedy.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The sentences say it.
+pub enum ServerError {
+    #[error("{0}")]
+    Preflight(#[from] PreflightError),
+    #[error("{0}")]
+    Topology(#[from] TopologyError),
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    #[error("{path} cannot be opened ({error}); check the disk, or restore the directory from a backup")]
+    Shard { path: PathBuf, error: DatabaseError },
+    #[error("RocksDB cannot start ({0}); this is a fault of the build or of the machine")]
+    Resources(DatabaseError),
+    #[error(
+        "--bind {name} is not an address of this machine ({error}); give an IP address or a host name that resolves"
+    )]
+    UnknownAddress { name: String, error: std::io::Error },
+    #[error("no address to listen on is left of --bind; give one without a leading '-'")]
+    NoAddress,
+    #[error("cannot listen on {address} ({error}); choose another address with --bind and --port")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("a thread cannot be started ({0}); raise the limit of processes (ulimit -u)")]
+    Thread(std::io::Error),
+    #[error(
+        "an executor cannot be started on CPU {cpu} ({error}); give the server other CPUs, as `corelane cores` lists them"
+    )]
+    Executor { cpu: usize, error: String },
+    #[error("the process cannot handle signals ({0})")]
+    Signals(std::io::Error),
+    #[error("the logs of some shards could not be synced; what the last sync interval acknowledged may be lost")]
+    NotSynced,
+}
+
+/// Entries of each io_uring ring: sockets need one at a time per connection, and more simply wait for the next turn.
+const RING_DEPTH: usize = 1024;
+
+/// Descriptors for RocksDB's files, rings, pipes and listeners, per shard and in all.
+const DESCRIPTORS_PER_SHARD: usize = 1100;
+const DESCRIPTORS_RESERVED: usize = 256;
+
+/// Connections accepted for one executor and not yet taken up by it; accepting waits when it is full.
+const ACCEPTED_MAX: usize = 1024;
+
+/// Reports of a syncer that its executor has not read; the syncer waits when it is full.
+const SYNC_REPORTS_MAX: usize = 1024;
+
+/// How often the main thread looks at signals, settings that it applies and RocksDB's threads.
+const ADMIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often RocksDB's threads are looked for: it starts some late, on the affinity of whoever made it.
+const REPIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The storage executors and all that they stand on, ready to be started.
+pub(crate) struct Stores {
+    pub(crate) topology: Topology,
+    pub(crate) core_map: CoreMap,
+    pub(crate) router: Router,
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
+    pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
+    /// To the storage executors.
+    pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
+    seats: Vec<StorageSeat>,
+    spin: SpinPolicy,
+    lock: DataDirLock,
+}
+
+/// What the preflight has to say.
+pub(crate) struct Allowed {
+    /// Clients that the limit of open files allows.
+    pub(crate) clients_max: usize,
+    /// What will work, but worse than it could.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One storage executor before its thread runs.
+struct StorageSeat {
+    executor: StorageExecutor,
+    requests: flume::Receiver<Box<Batch>>,
+    reports: flume::Receiver<SyncReport>,
+}
+
+/// How long executors look for work before they sleep.
+#[derive(Clone, Copy)]
+struct SpinPolicy {
+    network: Duration,
+    storage: Duration,
+}
+
+impl SpinPolicy {
+    /// Spinning pays on cores that nobody else needs: there are more of them than executors. A socket is not seen
+    /// during a spin with cooperative rings, so executors with sockets spin less (tuning/README.md has the figures).
+    fn of(settings: &Settings, core_map: &CoreMap, topology: &Topology) -> SpinPolicy {
+        let executors = core_map.executors();
+        let dedicated = executors.len() < topology.usable_cores().len()
+            && executors
+                .iter()
+                .all(|placement| !(placement.network && placement.storage));
+        let auto = |us| if dedicated { us } else { 0 };
+        let chosen = |us| settings.spin_before_park_us.unwrap_or_else(|| auto(us));
+        SpinPolicy {
+            network: Duration::from_micros(u64::from(chosen(20))),
+            storage: Duration::from_micros(u64::from(chosen(50))),
+        }
+    }
+}
+
+impl Stores {
+    /// Checks the machine and the data directory, opens the shards and prepares their executors. `addresses` are those
+    /// the server will listen on, `clients_max` how many clients it should allow (0 for an embedded engine).
+    pub(crate) fn open(
+        settings: &SharedSettings,
+        addresses: &[SocketAddr],
+        clients_max: usize,
+    ) -> Result<(Stores, Allowed), ServerError> {
+        let current = settings.snapshot();
+        let topology = Topology::read_live()?;
+        let mut overrides = core_map_overrides(&current)?;
+        let shards_default = topology::default_shard_count(&topology);
+        let shards_asked = match current.shards {
+            AutoOr::Auto => None,
+            AutoOr::Is(count) => Some(count),
+        };
+        overrides.set_shard_count(shards_asked.unwrap_or(shards_default));
+        let core_map = CoreMap::with_overrides(&topology, &overrides)?;
+        let data_dir = &current.data_dir;
+        let shard_count_guess = usize::from(shards_asked.unwrap_or(shards_default));
+        let mut cleared = Preflight {
+            data_directory: data_dir,
+            addresses,
+            executors: core_map.executors().len(),
+            ring_depth: RING_DEPTH,
+            clients_max,
+            descriptors_reserved: DESCRIPTORS_RESERVED + shard_count_guess * DESCRIPTORS_PER_SHARD,
+        }
+        .run()?;
+        let (manifest, new) = Manifest::open(data_dir, shards_asked, shards_default)?;
+        let core_map = if usize::from(manifest.shards) == shard_count_guess {
+            core_map
+        } else {
+            overrides.set_shard_count(manifest.shards);
+            CoreMap::with_overrides(&topology, &overrides)?
+        };
+        // From here on this thread is one of the background: RocksDB's threads inherit its CPUs.
+        if let Err(error) = topology::pin_current_thread(&core_map.background) {
+            cleared.warnings.push(format!(
+                "the main thread could not be pinned to the background cores: {error}"
+            ));
+        }
+        let storage_count = core_map.storage.len().min(usize::from(manifest.shards));
+        let owners = (0..manifest.shards)
+            .map(|shard| StorageId((usize::from(shard) * storage_count / usize::from(manifest.shards)) as u16));
+        let router = Router::new(owners.collect());
+        let memory = machine_memory_bytes();
+        let auto_bytes = |size: AutoOr<ByteSize>, share: u64| match size {
+            AutoOr::Auto => (memory / share) as usize,
+            AutoOr::Is(size) => size.as_usize(),
+        };
+        let shard_count = usize::from(manifest.shards);
+        let background_jobs = match current.max_background_jobs {
+            AutoOr::Auto => core_map.background.len().max(2),
+            AutoOr::Is(jobs) => usize::from(jobs),
+        };
+        let resources = Resources::new(
+            auto_bytes(current.block_cache_size, 8),
+            current.write_buffer_size.as_usize(),
+            shard_count,
+            background_jobs,
+        );
+        let resources = Arc::new(resources.map_err(ServerError::Resources)?);
+        let value_cache_bytes = auto_bytes(current.value_cache_size, 16) / shard_count;
+        let mut shards = Vec::new();
+        for id in (0..manifest.shards).map(ShardId) {
+            let path = shard_path(data_dir, id.0);
+            let failed = |error| ServerError::Shard {
+                path: path.clone(),
+                error,
+            };
+            let database = Database::open(&path, &resources, new).map_err(failed)?;
+            if id.0 == 0 {
+                database.start_background_threads().map_err(failed)?;
+            }
+            shards.push(Shard::open(id, database, value_cache_bytes).map_err(failed)?);
+        }
+        if new {
+            Manifest::mark_created(data_dir)?;
+        }
+        agree_on_database_map(&mut shards, data_dir)?;
+        repin_rocksdb_threads(&core_map.background, true);
+        let spin = SpinPolicy::of(&current, &core_map, &topology);
+        let mut stores = Stores {
+            topology,
+            router,
+            resources,
+            storage_metrics: Vec::new(),
+            shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
+            senders: Vec::new(),
+            seats: Vec::new(),
+            spin,
+            lock: cleared.lock,
+            core_map,
+        };
+        let allowed = Allowed {
+            clients_max: cleared.clients_max,
+            warnings: cleared.warnings,
+        };
+        stores.seat_executors(settings, shards)?;
+        Ok((stores, allowed))
+    }
+
+    fn seat_executors(&mut self, settings: &SharedSettings, shards: Vec<Shard>) -> Result<(), ServerError> {
+        let shard_count = self.router.shard_count();
+        let mut by_executor: Vec<Vec<Shard>> = (0..self.router.executor_count()).map(|_| Vec::new()).collect();
+        for shard in shards {
+            by_executor[usize::from(self.router.owner(shard.id()).0)].push(shard);
+        }
+        for (number, own) in by_executor.into_iter().enumerate() {
+            let cpu = self.core_map.storage[number].number();
+            let databases = own.iter().map(|shard| Arc::clone(shard.database())).collect();
+            let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
+            let background = self.core_map.background.clone();
+            let name = format!("syncer-{number}");
+            let syncer = Syncer::start(name, databases, settings.clone(), reports_sender, move || {
+                if let Err(error) = topology::pin_current_thread(&background) {
+                    tracing::warn!(%error, "a syncer could not be pinned to the background cores");
+                }
+            });
+            let metrics = Arc::new(StorageMetrics {
+                cpu,
+                ..StorageMetrics::default()
+            });
+            let mut shard_metrics = Vec::new();
+            for shard in &own {
+                let place = usize::from(shard.id().0);
+                self.shard_metrics[place] = Arc::new(ShardMetrics {
+                    executor: number,
+                    ..ShardMetrics::default()
+                });
+                shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
+            }
+            let executor = StorageExecutor::new(
+                Shards::new(own, shard_count),
+                syncer.map_err(ServerError::Thread)?,
+                settings.clone(),
+                Arc::clone(&metrics),
+                shard_metrics,
+            );
+            // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
+            // be as large.
+            let (sender, requests) = flume::unbounded();
+            self.senders.push(sender);
+            self.storage_metrics.push(metrics);
+            self.seats.push(StorageSeat {
+                executor,
+                requests,
+                reports,
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts a thread per executor of the core map; `network[i]` runs on the i-th network core.
+    pub(crate) fn start(self, network: Vec<NetworkParts>) -> Result<Running, ServerError> {
+        let mut network = network.into_iter();
+        let mut seats: HashMap<usize, StorageSeat> = self
+            .core_map
+            .storage
+            .iter()
+            .map(|cpu| cpu.number())
+            .zip(self.seats)
+            .collect();
+        let mut threads = Vec::new();
+        let many_nodes = self.topology.nodes.len() > 1;
+        let mut placements = self.core_map.executors();
+        // Storage first: who is served by a network executor is served by all.
+        placements.sort_by_key(|placement| placement.network);
+        for placement in placements {
+            let cpu = placement.cpu.number();
+            let own_network = if placement.network { network.next() } else { None };
+            let own_storage = if placement.storage { seats.remove(&cpu) } else { None };
+            if own_network.is_none() && own_storage.is_none() {
+                continue;
+            }
+            let spin = if own_network.is_some() {
+                self.spin.network
+            } else {
+                self.spin.storage
+            };
+            let node = placement.node.filter(|_| many_nodes);
+            threads.push(start_executor(
+                placement.thread_name(),
+                cpu,
+                spin,
+                node,
+                own_network,
+                own_storage,
+            )?);
+        }
+        Ok(Running {
+            threads,
+            background: self.core_map.background,
+            _lock: self.lock,
+        })
+    }
+}
+
+/// Executors that run.
+pub(crate) struct Running {
+    threads: Vec<JoinHandle<bool>>,
+    background: Vec<CpuId>,
+    _lock: DataDirLock,
+}
+
+impl Running {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for all executors; returns whether all that was committed is on disk.
+    pub(crate) fn join(self) -> bool {
+        // Every thread is joined, whatever the others returned.
+        let synced: Vec<bool> = self
+            .threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(false))
+            .collect();
+        synced.iter().all(|synced| *synced)
+    }
+}
+
+/// Starts one executor's thread and waits until the executor exists. The thread returns whether its shards were synced.
+fn start_executor(
+    name: String,
+    cpu: usize,
+    spin: Duration,
+    node: Option<NodeId>,
+    network: Option<NetworkParts>,
+    storage: Option<StorageSeat>,
+) -> Result<JoinHandle<bool>, ServerError> {
+    let (started_sender, started) = flume::bounded(1);
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        if let Some(Err(error)) = node.map(topology::prefer_memory_of_node) {
+            tracing::warn!(%error, cpu, "this executor's memory may lie on another NUMA node");
+        }
+        // Fenced to one CPU and not Fixed: that would read /sys, which containers may hide.
+        let location = CpuLocation {
+            cpu,
+            core: cpu,
+            package: 0,
+            numa_node: 0,
+        };
+        let executor = LocalExecutorBuilder::new(Placement::Fenced([location].into_iter().collect()))
+            .name(&name)
+            .io_memory(EXECUTOR_IO_MEMORY_BYTES)
+            .ring_depth(RING_DEPTH)
+            .spin_before_park(spin)
+            // No files are read through glommio, so its thread for them is not needed.
+            .blocking_thread_pool_placement(PoolPlacement::Custom(Vec::new()))
+            .make();
+        let executor = match executor {
+            Ok(executor) => executor,
+            Err(error) => {
+                let _ = started_sender.send(Err(error.to_string()));
+                return false;
+            }
+        };
+        let _ = started_sender.send(Ok(()));
+        executor.run(async move {
+            let storage = storage.map(|seat| glommio::spawn_local(seat.executor.run(seat.requests, seat.reports)));
+            if let Some(parts) = network {
+                NetworkExecutor::run(parts).await;
+            }
+            match storage {
+                Some(storage) => storage.await,
+                None => true,
+            }
+        })
+    });
+    let thread = thread.map_err(ServerError::Thread)?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(ServerError::Executor { cpu, error }),
+        Err(_) => Err(ServerError::Executor {
+            cpu,
+            error: "its thread ended".to_owned(),
+        }),
+    }
+}
+
+/// After a crash in the middle of a SWAPDB the shard with the most swaps is right, and the others follow.
+fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Result<(), ServerError> {
+    let Some(newest) = shards.iter().map(Shard::database_map).max_by_key(|map| map.generation) else {
+        return Ok(());
+    };
+    for shard in shards.iter_mut().filter(|shard| shard.database_map() != newest) {
+        shard.begin_turn(1);
+        let path = shard_path(data_dir, shard.id().0);
+        let failed = |error: CommandError| ServerError::Shard {
+            path,
+            error: DatabaseError::Failed(error.to_string()),
+        };
+        shard.set_database_map(newest).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Puts every thread of RocksDB on the background cores.
+fn repin_rocksdb_threads(background: &[CpuId], must_exist: bool) {
+    let wanted: CpuSet = background.iter().copied().collect();
+    let threads = match topology::thread_affinities() {
+        Ok(threads) => threads,
+        Err(error) => {
+            tracing::warn!(%error, "the threads' affinities cannot be read");
+            return;
+        }
+    };
+    let mut found = 0;
+    for (thread, name, cpus) in threads {
+        if !name.starts_with("rocksdb:") {
+            continue;
+        }
+        found += 1;
+        if cpus != wanted
+            && let Err(error) = topology::set_affinity_of(thread, background)
+        {
+            tracing::warn!(%error, %name, "a thread of RocksDB could not be pinned to the background cores");
+        }
+    }
+    if must_exist && found == 0 {
+        tracing::warn!("RocksDB has not started its background threads yet; they are pinned when they appear");
+    }
+}
+
+/// The core map that the settings ask for: first the file's lists, then the flags'.
+pub fn core_map_overrides(settings: &Settings) -> Result<CoreMapOverrides, TopologyError> {
+    let mut overrides = CoreMapOverrides::default();
+    if let Some(path) = &settings.core_map {
+        overrides.read_file(path)?;
+    }
+    let lists = [
+        (Role::Network, &settings.network_cores),
+        (Role::Storage, &settings.storage_cores),
+        (Role::Background, &settings.background_cores),
+    ];
+    for (role, list) in lists {
+        if let AutoOr::Is(list) = list {
+            overrides.set_flag(role, &list.to_string())?;
+        }
+    }
+    Ok(overrides)
+}
+
+/// Memory that the process may use: the machine's, or its control group's limit if that is lower.
+fn machine_memory_bytes() -> u64 {
+    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    });
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let limit = limits
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    // Without /proc, as little as a small machine has.
+    total.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
+}
+
+/// The addresses that `bind` names, with whether each may be missing on this machine (a leading `-`).
+fn addresses_of(settings: &Settings) -> Result<Vec<SocketAddr>, ServerError> {
+    let mut addresses = Vec::new();
+    for name in &settings.bind {
+        let (optional, host) = name
+            .strip_prefix('-')
+            .map_or((false, name.as_str()), |host| (true, host));
+        let host = match host {
+            "*" => "0.0.0.0",
+            "::*" => "::",
+            host => host,
+        };
+        match (host, settings.port).to_socket_addrs() {
+            Ok(found) => addresses.extend(found.filter(|address| !optional || preflight::is_usable(*address))),
+            Err(_) if optional => {}
+            Err(error) => {
+                return Err(ServerError::UnknownAddress {
+                    name: name.clone(),
+                    error,
+                });
+            }
+        }
+    }
+    if addresses.is_empty() {
+        Err(ServerError::NoAddress)
+    } else {
+        Ok(addresses)
+    }
+}
+
+/// Listens on all addresses; a port of 0 is chosen by the first and then used by all. Returns the port too.
+fn listen(mut addresses: Vec<SocketAddr>, backlog: i32) -> Result<(Vec<OwnedFd>, u16), ServerError> {
+    let mut listeners = Vec::new();
+    let mut port = addresses[0].port();
+    for address in &mut addresses {
+        address.set_port(port);
+        let open = || -> std::io::Result<Socket> {
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+            if address.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.set_reuse_address(true)?;
+            socket.bind(&(*address).into())?;
+            socket.listen(backlog)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error| ServerError::Listen {
+            address: *address,
+            error,
+        })?;
+        if let Some(bound) = socket.local_addr().ok().and_then(|bound| bound.as_socket()) {
+            port = bound.port();
+        }
+        listeners.push(socket.into());
+    }
+    Ok((listeners, port))
+}
+
+/// Runs a server until it is told to stop. `set_log_level` is called when CONFIG SET changed the level.
+pub fn run(
+    settings: Settings,
+    config_file: Option<PathBuf>,
+    set_log_level: impl Fn(LogLevel),
+) -> Result<(), ServerError> {
+    let settings = SharedSettings::new(settings);
+    let current = settings.snapshot();
+    let addresses = addresses_of(&current)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(ServerError::Signals)?;
+    let (mut stores, cleared) = Stores::open(&settings, &addresses, current.maxclients as usize)?;
+    cleared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if cleared.clients_max < current.maxclients as usize {
+        let set = settings.update(|settings| -> Result<(), Infallible> {
+            settings.maxclients = cleared.clients_max as u32;
+            Ok(())
+        });
+        let Ok(()) = set;
+    }
+    let executors = stores.core_map.executors();
+    let cpus: Vec<usize> = executors.iter().map(|placement| placement.cpu.number()).collect();
+    let report = preflight::wake_self_test(&cpus)?;
+    tracing::info!(%report, "wakes between threads work");
+
+    let (listeners, port) = listen(addresses, i32::try_from(current.tcp_backlog).unwrap_or(i32::MAX))?;
+    let network_cpus: Vec<usize> = stores.core_map.network.iter().map(|cpu| cpu.number()).collect();
+    let state = Arc::new(ServerState {
+        settings: settings.clone(),
+        config_file,
+        router: stores.router.clone(),
+        core_map: stores.core_map.clone(),
+        clients: Clients::default(),
+        network: network_cpus
+            .iter()
+            .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))
+            .collect(),
+        storage: stores.storage_metrics.clone(),
+        shards: stores.shard_metrics.clone(),
+        resources: Arc::clone(&stores.resources),
+        run_id: random_hex(),
+        started_at_ms: crate::clock::unix_ms(),
+        port,
+        totals: Totals::default(),
+        pause: Pause::default(),
+        shutdown: Shutdown::default(),
+    });
+    let credits = Credits {
+        requests: current.link_credits,
+        batch_size: current.batch_size,
+    };
+    let (accepted_senders, accepted): (Vec<_>, Vec<_>) =
+        network_cpus.iter().map(|_| flume::bounded(ACCEPTED_MAX)).unzip();
+    let mut acceptor = Some(Acceptor {
+        listeners,
+        executors: accepted_senders,
+    });
+    let network = accepted.into_iter().enumerate().map(|(index, accepted)| {
+        // Boxes come home within the credits that were given out, so this is bounded by them.
+        let (home_sender, home) = flume::unbounded();
+        let links = Links::new(stores.senders.clone(), home_sender, credits);
+        NetworkParts {
+            server: Arc::clone(&state),
+            index,
+            links,
+            home,
+            accepted,
+            acceptor: acceptor.take(),
+        }
+    });
+    let network: Vec<NetworkParts> = network.collect();
+    // The network executors have theirs. One left here would keep the storage executors from ever ending.
+    stores.senders.clear();
+    let running = stores.start(network)?;
+    tracing::info!(port, shards = state.shards.len(), "ready to accept connections");
+
+    administer(&state, &running, &mut signals, set_log_level);
+    match running.join() {
+        true => Ok(()),
+        false => Err(ServerError::NotSynced),
+    }
+}
+
+/// The main thread's work while the executors run: signals, settings that apply to the process, RocksDB's threads.
+fn administer(state: &ServerState, running: &Running, signals: &mut Signals, set_log_level: impl Fn(LogLevel)) {
+    let mut settings_version = state.settings.version();
+    let mut repinned_at = Instant::now();
+    while !running.has_ended() {
+        for signal in signals.pending() {
+            if state.shutdown.is_requested() {
+                tracing::warn!(signal, "a second signal: exiting at once");
+                std::process::exit(1);
+            }
+            tracing::info!(signal, "shutting down");
+            state.shutdown.request();
+        }
+        if state.settings.version() != settings_version {
+            settings_version = state.settings.version();
+            set_log_level(state.settings.snapshot().log_level);
+        }
+        if repinned_at.elapsed() >= REPIN_INTERVAL {
+            repinned_at = Instant::now();
+            repin_rocksdb_threads(&running.background, false);
+        }
+        std::thread::sleep(ADMIN_INTERVAL);
+    }
+}
+
+/// 40 random hexadecimal digits.
+fn random_hex() -> String {
+    let words: [u64; 3] =
+        std::array::from_fn(|_| foldhash::fast::RandomState::default().hash_one(crate::clock::unix_us()));
+    words.iter().map(|word| format!("{word:016x}")).collect::<String>()[..40].to_owned()
+}

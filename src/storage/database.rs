@@ -1,0 +1,418 @@
+//! One shard's RocksDB: the only file that names the crate.
+//!
+//! Options follow from how a shard is used: one writer, large write batches, point reads of `meta`, ranges of the others.
+
+use super::compaction::{self, Liveness};
+use super::faults;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType, Direction, Env,
+    IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+};
+use std::ffi::CStr;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// A column family; see [`super::encoding`] for what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// One record per key.
+    Meta,
+    /// Members of collections.
+    Data,
+    /// Sorted sets by score.
+    Score,
+    /// Keys by deadline.
+    Expiry,
+    /// Records of the shard itself.
+    System,
+}
+
+impl Column {
+    const ALL: [Column; 5] = [
+        Column::Meta,
+        Column::Data,
+        Column::Score,
+        Column::Expiry,
+        Column::System,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Column::Meta => "meta",
+            Column::Data => "data",
+            Column::Score => "score",
+            Column::Expiry => "expiry",
+            // RocksDB insists on a family of this name.
+            Column::System => "default",
+        }
+    }
+}
+
+/// Why RocksDB did not do something.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// Writes are stalled (too many level-0 files, memtables or pending compaction bytes); nothing was written.
+    #[error("writes are stalled")]
+    Stalled,
+    /// No room on the disk.
+    #[error("no space left on device: {0}")]
+    DiskFull(String),
+    /// Anything else: the shard cannot be trusted to write on.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<rocksdb::Error> for DatabaseError {
+    fn from(error: rocksdb::Error) -> Self {
+        let text = error.to_string();
+        match error.kind() {
+            rocksdb::ErrorKind::Incomplete => DatabaseError::Stalled,
+            _ if text.contains("No space left") => DatabaseError::DiskFull(text),
+            _ => DatabaseError::Failed(text),
+        }
+    }
+}
+
+/// What all shards of the process share: caches, memory budget, background threads.
+pub struct Resources {
+    env: Env,
+    block_cache: Cache,
+    write_buffers: WriteBufferManager,
+    write_buffer_bytes: usize,
+    background_jobs: i32,
+}
+
+impl Resources {
+    /// `block_cache_bytes` and `write_buffer_bytes` (per shard) size the memory, `background_jobs` the pool. The pool's
+    /// threads inherit the affinity of the calling thread, so pin it to the background cores before (PITFALLS 20).
+    pub fn new(
+        block_cache_bytes: usize,
+        write_buffer_bytes: usize,
+        shard_count: usize,
+        background_jobs: usize,
+    ) -> Result<Resources, DatabaseError> {
+        let background_jobs = i32::try_from(background_jobs).unwrap_or(i32::MAX);
+        let mut env = Env::new()?;
+        env.set_low_priority_background_threads(background_jobs);
+        env.set_high_priority_background_threads((background_jobs / 2).max(1));
+        // The pool keeps its CPU priority: a compaction that is starved while it holds the database's mutex starves the
+        // executor that wants to write (measured: requests waited over 10 s beside two busy loops on two cores).
+        // Four memtables per shard may be waiting to be flushed before a write stalls.
+        let write_buffers = WriteBufferManager::new_write_buffer_manager(write_buffer_bytes * shard_count * 4, false);
+        let block_cache = Cache::new_hyper_clock_cache(block_cache_bytes, 0);
+        Ok(Resources {
+            env,
+            block_cache,
+            write_buffers,
+            write_buffer_bytes,
+            background_jobs,
+        })
+    }
+
+    /// Bytes in the block cache.
+    pub fn block_cache_bytes(&self) -> usize {
+        self.block_cache.get_usage()
+    }
+
+    /// Bytes in memtables of all shards.
+    pub fn write_buffer_bytes(&self) -> usize {
+        self.write_buffers.get_usage()
+    }
+}
+
+/// Writes that are applied as one.
+#[derive(Default)]
+pub struct Writes(WriteBatch);
+
+/// One shard's RocksDB.
+pub struct Database {
+    db: DB,
+    path: PathBuf,
+    write_options: WriteOptions,
+    read_options: ReadOptions,
+    /// The last write found the disk full. Until one succeeds the log must not be synced: RocksDB would take the broken log
+    /// for a failure that it cannot recover from.
+    ran_full: AtomicBool,
+}
+
+impl Database {
+    /// Opens the database in `path`, creating it if `create`; recovery replays its log.
+    pub fn open(path: &Path, resources: &Resources, create: bool) -> Result<Arc<Database>, DatabaseError> {
+        faults::check().map_err(DatabaseError::Failed)?;
+        let mut options = Options::default();
+        options.create_if_missing(create);
+        options.create_missing_column_families(create);
+        options.set_env(&resources.env);
+        options.set_write_buffer_manager(&resources.write_buffers);
+        options.set_max_background_jobs(resources.background_jobs);
+        options.set_max_open_files(1024);
+        options.set_keep_log_file_num(4);
+        options.set_max_log_file_size(4 << 20);
+        options.set_stats_dump_period_sec(0);
+        // One writer: neither pipelining nor concurrent memtable writes can help (PITFALLS 21).
+        options.set_allow_concurrent_memtable_write(false);
+        options.set_enable_pipelined_write(false);
+        // Deleting files must not hold up the thread that drops the last reference, often an executor.
+        options.set_avoid_unnecessary_blocking_io(true);
+        // A process that is killed loses the end of its last log record at most; what follows a tear is not applied.
+        options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
+        options.set_max_total_wal_size((resources.write_buffer_bytes as u64) * 4);
+        // Spread write-back over time, so that a log sync finds little else to wait for.
+        options.set_bytes_per_sync(1 << 20);
+
+        let liveness = Arc::new(OnceLock::new());
+        let columns = Column::ALL.map(|column| {
+            ColumnFamilyDescriptor::new(column.name(), column_options(column, resources, Arc::clone(&liveness)))
+        });
+        let db = DB::open_cf_descriptors(&options, path, columns)?;
+        let mut write_options = WriteOptions::default();
+        write_options.set_no_slowdown(true);
+        let read_options = ReadOptions::default();
+        let database = Arc::new(Database {
+            db,
+            path: path.to_owned(),
+            write_options,
+            read_options,
+            ran_full: AtomicBool::new(false),
+        });
+        let _ = liveness.set(Arc::downgrade(&database));
+        Ok(database)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads one value and gives it to `read`; `None` if the key is absent.
+    #[inline]
+    pub fn get<T>(
+        &self,
+        column: Column,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, DatabaseError> {
+        let value = self
+            .db
+            .get_pinned_cf_opt(self.family(column), key, &self.read_options)?;
+        Ok(value.map(|bytes| read(&bytes)))
+    }
+
+    /// Applies writes as one: in the log (and so in the kernel) when this returns. Never sleeps in a stall.
+    pub fn write(&self, writes: Writes) -> Result<(), DatabaseError> {
+        let written = faults::before_write().and_then(|()| Ok(self.db.write_opt(writes.0, &self.write_options)?));
+        match &written {
+            Ok(()) => {
+                faults::after_write();
+                if self.ran_full.load(Ordering::Relaxed) {
+                    self.ran_full.store(false, Ordering::Release);
+                }
+            }
+            Err(DatabaseError::DiskFull(_)) => self.ran_full.store(true, Ordering::Release),
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// An empty set of writes with room for `capacity` bytes.
+    pub fn writes(&self, capacity: usize) -> Staging<'_> {
+        let families = Column::ALL.map(|column| self.family(column));
+        Staging {
+            families,
+            writes: WriteBatch::with_capacity_bytes(capacity),
+        }
+    }
+
+    /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's thread.
+    ///
+    /// Returns false, and nothing is durable, while the log is broken because the disk was full.
+    ///
+    /// # Errors
+    /// The sync failed; what the disk has is unknown.
+    pub fn sync_log(&self) -> Result<bool, DatabaseError> {
+        if self.ran_full.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let sizes = faults::before_sync(&self.path)?;
+        self.db.flush_wal(true)?;
+        faults::after_sync(&self.path, &sizes)?;
+        Ok(true)
+    }
+
+    /// Whether a write can succeed: always, unless the disk was full when the last one was tried. Then it tries one: RocksDB
+    /// begins another log, and flushes what the old one has, some seconds after there is room.
+    pub fn takes_writes(&self) -> bool {
+        if !self.ran_full.load(Ordering::Acquire) {
+            return true;
+        }
+        let mut staging = self.writes(64);
+        // There is no such record; deleting it changes nothing.
+        staging.delete(Column::System, b"room");
+        self.write(staging.finish()).is_ok()
+    }
+
+    /// Calls `visit` for each entry from `from` (inclusive) to `to` (exclusive) in order, until it breaks.
+    pub fn scan(
+        &self,
+        column: Column,
+        from: &[u8],
+        to: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), DatabaseError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(to);
+        options.set_iterate_lower_bound(from);
+        for entry in self.db.iterator_cf_opt(
+            self.family(column),
+            options,
+            IteratorMode::From(from, Direction::Forward),
+        ) {
+            let (key, value) = entry?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// An integer property, such as `rocksdb.estimate-num-keys`, summed over the columns.
+    pub fn property_sum(&self, name: &CStr) -> u64 {
+        let of = |column| {
+            self.db
+                .property_int_value_cf(self.family(column), name)
+                .ok()
+                .flatten()
+                .unwrap_or(0)
+        };
+        Column::ALL.map(of).iter().sum()
+    }
+
+    /// An integer property of the whole database, such as `rocksdb.is-write-stopped`.
+    pub fn property(&self, name: &CStr) -> u64 {
+        self.db
+            .property_int_value_cf(self.family(Column::Meta), name)
+            .ok()
+            .flatten()
+            .unwrap_or(0)
+    }
+
+    /// Compacts a column. Blocks for as long as that takes.
+    pub fn compact(&self, column: Column) {
+        self.db
+            .compact_range_cf(self.family(column), None::<&[u8]>, None::<&[u8]>);
+    }
+
+    /// Writes the memtables to files. Blocks.
+    pub fn flush(&self) -> Result<(), DatabaseError> {
+        for column in Column::ALL {
+            self.db.flush_cf(self.family(column))?;
+        }
+        Ok(())
+    }
+
+    /// Makes RocksDB start its threads now, by the calling thread, whose CPUs they inherit: a flush and a compaction of
+    /// one small record.
+    pub fn start_background_threads(&self) -> Result<(), DatabaseError> {
+        let mut staging = self.writes(64);
+        staging.put(Column::System, b"opened", &crate::clock::unix_ms().to_be_bytes());
+        self.write(staging.finish())?;
+        self.db.flush_cf(self.family(Column::System))?;
+        self.compact(Column::System);
+        Ok(())
+    }
+
+    /// Stops flushes and compactions and waits for those under way; must precede the drop of the last reference, because
+    /// a compaction holds one while it asks which versions are alive.
+    pub fn stop_background_work(&self) {
+        self.db.cancel_all_background_work(true);
+    }
+
+    fn family(&self, column: Column) -> &rocksdb::ColumnFamily {
+        self.db
+            .cf_handle(column.name())
+            .expect("open creates every column family")
+    }
+}
+
+/// Collects [`Writes`] for one database.
+pub struct Staging<'a> {
+    families: [&'a rocksdb::ColumnFamily; Column::ALL.len()],
+    writes: WriteBatch,
+}
+
+impl Staging<'_> {
+    /// Sets a key.
+    pub fn put(&mut self, column: Column, key: &[u8], value: &[u8]) {
+        self.writes.put_cf(self.families[column as usize], key, value);
+    }
+
+    /// Deletes a key.
+    pub fn delete(&mut self, column: Column, key: &[u8]) {
+        self.writes.delete_cf(self.families[column as usize], key);
+    }
+
+    /// Deletes all keys from `from` (inclusive) to `to` (exclusive): for ranges of the size of a slot or a database only,
+    /// since every read then looks through the range tombstones.
+    pub fn delete_range(&mut self, column: Column, from: &[u8], to: &[u8]) {
+        self.writes.delete_range_cf(self.families[column as usize], from, to);
+    }
+
+    /// Ready for [`Database::write`].
+    pub fn finish(self) -> Writes {
+        Writes(self.writes)
+    }
+}
+
+fn column_options(column: Column, resources: &Resources, liveness: Arc<OnceLock<Weak<Database>>>) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&resources.block_cache);
+    table.set_format_version(6);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_write_buffer_size(resources.write_buffer_bytes);
+    options.set_max_write_buffer_number(4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    // Level 0 is read whole by its compaction within minutes and holds what is read most: not worth the CPU.
+    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+    options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
+    match column {
+        Column::Meta => {
+            table.set_bloom_filter(10.0, false);
+            table.set_optimize_filters_for_memory(true);
+            // Most look-ups that miss the table of records are for keys that do not exist yet.
+            options.set_memtable_whole_key_filtering(true);
+            options.set_memtable_prefix_bloom_ratio(0.02);
+        }
+        Column::Data | Column::Score => {
+            table.set_bloom_filter(10.0, false);
+            options.set_compaction_filter(FILTER_NAME, move |_level, key, _value| {
+                match compaction::is_dead(key, &*liveness) {
+                    true => CompactionDecision::Remove,
+                    false => CompactionDecision::Keep,
+                }
+            });
+        }
+        Column::Expiry | Column::System => options.set_write_buffer_size(resources.write_buffer_bytes.min(16 << 20)),
+    }
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+const FILTER_NAME: &CStr = c"corelane.dead_versions";
+
+impl Liveness for OnceLock<Weak<Database>> {
+    fn current_record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T> {
+        let database = self.get()?.upgrade()?;
+        let mut read = Some(read);
+        match database.get(Column::Meta, meta_key, |record| {
+            read.take().map(|read| read(Some(record)))
+        }) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => read.map(|read| read(None)),
+            Err(_) => None,
+        }
+    }
+}

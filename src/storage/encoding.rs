@@ -1,0 +1,423 @@
+//! Every byte that Corelane writes to disk.
+//!
+//! Integers are big endian, so that byte order is number order. A record that begins `prefix` begins
+//!
+//! ```text
+//! prefix        database(1) ‖ slot(2)
+//! ```
+//!
+//! in every mode, so that a database or a slot is one contiguous range of each column family.
+//!
+//! ```text
+//! column   key                                            value
+//! meta     prefix ‖ user key                              record (below)
+//! data     prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ member
+//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ ordered score(8) ‖ member
+//! expiry   deadline(8, Unix ms) ‖ prefix ‖ user key       version(8)
+//! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
+//!          "opened"                                       Unix ms(8) of the last start (first shard only)
+//!          "databases"                                    generation(8) ‖ physical database(1) × 16
+//!
+//! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
+//! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
+//! payload  a string's bytes; a collection's counters
+//! ```
+//!
+//! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
+//! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
+
+use crate::channel::router::Slot;
+
+/// The version of this layout, written to the manifest; another one is refused at start.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The number of databases that SELECT can name, as Redis's default.
+pub const DATABASE_COUNT: usize = 16;
+
+/// Bytes before the user key in `meta`: database and slot.
+pub const PREFIX_LEN: usize = 3;
+
+/// Bytes before the prefix in `expiry`: the deadline.
+pub const DEADLINE_LEN: usize = 8;
+
+const TYPE_MASK: u8 = 0x0f;
+const HAS_DEADLINE: u8 = 1 << 4;
+const HAS_VERSION: u8 = 1 << 5;
+const EDITED: u8 = 1 << 6;
+
+const RECORD_HEADER_LEN_MAX: usize = 1 + 8 + 8;
+
+/// A key's type, as stored in the low bits of a record's tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Type {
+    /// A string: the payload is its bytes.
+    String = 0,
+    /// A hash.
+    Hash = 1,
+    /// A list.
+    List = 2,
+    /// A set.
+    Set = 3,
+    /// A sorted set.
+    SortedSet = 4,
+    /// A stream.
+    Stream = 5,
+}
+
+impl Type {
+    /// The name that the TYPE command answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Type::String => "string",
+            Type::Hash => "hash",
+            Type::List => "list",
+            Type::Set => "set",
+            Type::SortedSet => "zset",
+            Type::Stream => "stream",
+        }
+    }
+
+    /// The type stored as `code` (the low four bits of a tag); `None` for a code that this version does not know.
+    pub fn from_code(code: u8) -> Option<Type> {
+        [
+            Type::String,
+            Type::Hash,
+            Type::List,
+            Type::Set,
+            Type::SortedSet,
+            Type::Stream,
+        ]
+        .get(usize::from(code))
+        .copied()
+    }
+}
+
+/// A record of `meta`, read in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The key's type.
+    pub kind: Type,
+    /// When the key expires, in Unix milliseconds; 0 for never.
+    pub deadline_ms: u64,
+    /// What tells a collection from an earlier one under the same name; 0 for strings.
+    pub version: u64,
+    /// Whether a string was changed in place (APPEND, SETRANGE).
+    pub edited: bool,
+    /// A string's bytes, a collection's counters.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// A string that was set as a whole.
+    pub fn string(payload: &'a [u8], deadline_ms: u64) -> Record<'a> {
+        Record {
+            kind: Type::String,
+            deadline_ms,
+            version: 0,
+            edited: false,
+            payload,
+        }
+    }
+
+    /// Reads a stored record; `None` if the bytes are not one (a damaged file, or a later version's type).
+    #[inline]
+    pub fn decode(bytes: &'a [u8]) -> Option<Record<'a>> {
+        let (&tag, mut rest) = bytes.split_first()?;
+        let kind = Type::from_code(tag & TYPE_MASK)?;
+        let mut number = |present: bool| -> Option<u64> {
+            if !present {
+                return Some(0);
+            }
+            let (head, tail) = rest.split_first_chunk::<8>()?;
+            rest = tail;
+            Some(u64::from_be_bytes(*head))
+        };
+        let deadline_ms = number(tag & HAS_DEADLINE != 0)?;
+        let version = number(tag & HAS_VERSION != 0)?;
+        Some(Record {
+            kind,
+            deadline_ms,
+            version,
+            edited: tag & EDITED != 0,
+            payload: rest,
+        })
+    }
+
+    /// Appends the record's stored form to `out`.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let mut tag = self.kind as u8;
+        tag |= if self.deadline_ms != 0 { HAS_DEADLINE } else { 0 };
+        tag |= if self.version != 0 { HAS_VERSION } else { 0 };
+        tag |= if self.edited { EDITED } else { 0 };
+        out.push(tag);
+        if self.deadline_ms != 0 {
+            out.extend_from_slice(&self.deadline_ms.to_be_bytes());
+        }
+        if self.version != 0 {
+            out.extend_from_slice(&self.version.to_be_bytes());
+        }
+        out.extend_from_slice(self.payload);
+    }
+
+    /// The record's stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(RECORD_HEADER_LEN_MAX + self.payload.len());
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Whether the key is still there at `now_ms` (Unix milliseconds); Redis expires a key once now is past its deadline.
+    #[inline]
+    pub fn is_alive(&self, now_ms: u64) -> bool {
+        self.deadline_ms == 0 || now_ms <= self.deadline_ms
+    }
+}
+
+/// The deadline of a stored record without decoding the rest; 0 for none (or for bytes that are no record).
+#[inline]
+pub fn deadline_of(record: &[u8]) -> u64 {
+    match record.split_first() {
+        Some((tag, rest)) if tag & HAS_DEADLINE != 0 => {
+            rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        }
+        _ => 0,
+    }
+}
+
+/// Writes the key of `meta` for a user key into `out`, which is cleared first.
+#[inline]
+pub fn meta_key(out: &mut Vec<u8>, database: u8, slot: Slot, key: &[u8]) {
+    out.clear();
+    out.reserve(PREFIX_LEN + key.len());
+    out.push(database);
+    out.extend_from_slice(&slot.0.to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// The database, slot and user key of a key of `meta`; `None` if it is too short to be one.
+pub fn split_meta_key(bytes: &[u8]) -> Option<(u8, Slot, &[u8])> {
+    let (prefix, key) = bytes.split_first_chunk::<PREFIX_LEN>()?;
+    Some((prefix[0], Slot(u16::from_be_bytes([prefix[1], prefix[2]])), key))
+}
+
+/// The first key of `meta`, `data` and `score` at or after a slot of a database: the start of a range.
+pub fn slot_start(database: u8, slot: Slot) -> [u8; PREFIX_LEN] {
+    let slot = slot.0.to_be_bytes();
+    [database, slot[0], slot[1]]
+}
+
+/// The range of `meta`, `data` and `score` that holds one database: from the first key to before the second.
+pub fn database_range(database: u8) -> (Vec<u8>, Vec<u8>) {
+    (vec![database], vec![database + 1])
+}
+
+/// Writes the key of `expiry` for a key of `meta` into `out`, which is cleared first.
+pub fn expiry_key(out: &mut Vec<u8>, deadline_ms: u64, meta_key: &[u8]) {
+    out.clear();
+    out.reserve(DEADLINE_LEN + meta_key.len());
+    out.extend_from_slice(&deadline_ms.to_be_bytes());
+    out.extend_from_slice(meta_key);
+}
+
+/// The deadline (Unix milliseconds) and the key of `meta` that a key of `expiry` names; `None` if it is too short.
+pub fn split_expiry_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (deadline, meta_key) = bytes.split_first_chunk::<DEADLINE_LEN>()?;
+    (meta_key.len() >= PREFIX_LEN).then_some((u64::from_be_bytes(*deadline), meta_key))
+}
+
+/// The key of `meta` and the version that own a key of `data` or `score`; `None` if the bytes are not such a key.
+pub fn owner_of_member(bytes: &[u8]) -> Option<(Vec<u8>, u64)> {
+    let (prefix, rest) = bytes.split_first_chunk::<PREFIX_LEN>()?;
+    let (len, rest) = rest.split_first_chunk::<4>()?;
+    let (key, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+    let version = rest.first_chunk::<8>()?;
+    let mut owner = Vec::with_capacity(PREFIX_LEN + key.len());
+    owner.extend_from_slice(prefix);
+    owner.extend_from_slice(key);
+    Some((owner, u64::from_be_bytes(*version)))
+}
+
+/// The key of `data` for a member of a collection.
+pub fn member_key(database: u8, slot: Slot, key: &[u8], version: u64, member: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(PREFIX_LEN + 4 + key.len() + 8 + member.len());
+    out.extend_from_slice(&slot_start(database, slot));
+    // A key is at most 512 MB long (the protocol's limit), so its length fits.
+    out.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(&version.to_be_bytes());
+    out.extend_from_slice(member);
+    out
+}
+
+/// How many keys a database holds on one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys, expired ones that were not swept yet among them (as Redis counts).
+    pub keys: u64,
+    /// Keys that have a deadline.
+    pub expires: u64,
+}
+
+impl Counts {
+    /// The key in `system` of a physical database's counts.
+    pub fn key(database: u8) -> [u8; 7] {
+        let mut key = *b"counts\0";
+        key[6] = database;
+        key
+    }
+
+    /// The stored form.
+    pub fn encode(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.keys.to_be_bytes());
+        out[8..].copy_from_slice(&self.expires.to_be_bytes());
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Option<Counts> {
+        let (keys, expires) = bytes.split_first_chunk::<8>()?;
+        Some(Counts {
+            keys: u64::from_be_bytes(*keys),
+            expires: u64::from_be_bytes(<[u8; 8]>::try_from(expires).ok()?),
+        })
+    }
+}
+
+/// Which physical database each number that SELECT takes stands for (SWAPDB exchanges two).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatabaseMap {
+    /// Counts the swaps: after a crash in the middle of one, the shard with the highest generation is right.
+    pub generation: u64,
+    /// The physical database by number.
+    pub physical: [u8; DATABASE_COUNT],
+}
+
+impl Default for DatabaseMap {
+    fn default() -> Self {
+        DatabaseMap {
+            generation: 0,
+            physical: std::array::from_fn(|number| number as u8),
+        }
+    }
+}
+
+impl DatabaseMap {
+    /// The key in `system`.
+    pub const KEY: &'static [u8] = b"databases";
+
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = self.generation.to_be_bytes().to_vec();
+        out.extend_from_slice(&self.physical);
+        out
+    }
+
+    /// Reads the stored form; `None` unless it is a permutation of all databases.
+    pub fn decode(bytes: &[u8]) -> Option<DatabaseMap> {
+        let (generation, physical) = bytes.split_first_chunk::<8>()?;
+        let physical = <[u8; DATABASE_COUNT]>::try_from(physical).ok()?;
+        let mut sorted = physical;
+        sorted.sort_unstable();
+        (sorted == DatabaseMap::default().physical).then_some(DatabaseMap {
+            generation: u64::from_be_bytes(*generation),
+            physical,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_of_every_record() {
+        assert_eq!(Record::string(b"v", 0).encode(), b"\x00v");
+        assert_eq!(Record::string(b"v", 0x0102).encode(), b"\x10\0\0\0\0\0\0\x01\x02v");
+        let edited = Record {
+            edited: true,
+            ..Record::string(b"ab", 0)
+        };
+        assert_eq!(edited.encode(), b"\x40ab");
+        let hash = Record {
+            kind: Type::Hash,
+            deadline_ms: 1,
+            version: 2,
+            edited: false,
+            payload: b"c",
+        };
+        assert_eq!(hash.encode(), b"\x31\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02c");
+        let mut key = Vec::new();
+        meta_key(&mut key, 3, Slot(0x0405), b"user");
+        assert_eq!(key, b"\x03\x04\x05user");
+        let mut index = Vec::new();
+        expiry_key(&mut index, 7, &key);
+        assert_eq!(index, b"\0\0\0\0\0\0\0\x07\x03\x04\x05user");
+        assert_eq!(
+            member_key(3, Slot(0x0405), b"k", 9, b"m"),
+            b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
+        );
+        assert_eq!(
+            Counts { keys: 1, expires: 2 }.encode(),
+            *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
+        );
+        assert_eq!(
+            DatabaseMap::default().encode(),
+            b"\0\0\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for kind in [
+            Type::String,
+            Type::Hash,
+            Type::List,
+            Type::Set,
+            Type::SortedSet,
+            Type::Stream,
+        ] {
+            for (deadline_ms, version, edited) in
+                [(0, 0, false), (u64::MAX, 0, true), (0, 7, false), (1, u64::MAX, true)]
+            {
+                let record = Record {
+                    kind,
+                    deadline_ms,
+                    version,
+                    edited,
+                    payload: b"\x00\xff",
+                };
+                let bytes = record.encode();
+                assert_eq!(Record::decode(&bytes), Some(record));
+                assert_eq!(deadline_of(&bytes), deadline_ms);
+            }
+        }
+        let member = member_key(1, Slot(2), b"key", 3, b"member");
+        assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
+        let map = DatabaseMap::default();
+        assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
+    }
+
+    #[test]
+    fn no_bytes_panic_a_decoder() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..20_000 {
+            let mut bytes = Vec::new();
+            for _ in 0..state % 40 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                bytes.push((state >> 56) as u8);
+            }
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let _ = (
+                Record::decode(&bytes),
+                split_meta_key(&bytes),
+                split_expiry_key(&bytes),
+                owner_of_member(&bytes),
+            );
+            let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! A shard's table of records in memory: what is staged for the next commit, and the hot part of what is committed.
+//!
+//! The shard has one writer, so the table is never stale and needs no lock; one probe answers whether a key was written
+//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed. Of the others, those
+//! that fit in `bytes_max` stay by the S3-FIFO policy (Yang et al., "FIFO queues are all you need for cache eviction",
+//! SOSP 2023): a record enters a small queue and only moves to the main one if it was used again, so that a scan
+//! does not wash out what is hot.
+
+use hashbrown::HashTable;
+use std::collections::VecDeque;
+
+/// A larger record is dropped once it is committed and not kept when it is read: one such would displace thousands of
+/// hot ones, and what is gained by not copying it from the block cache is small beside sending it.
+pub const RECORD_BYTES_KEPT_MAX: usize = 64 * 1024;
+
+/// What an entry costs beside its key and value: the entry, its place in the table and in a queue, two allocations.
+const ENTRY_BYTES: usize = 128;
+
+/// Uses that are counted per record; S3-FIFO needs no more than two bits.
+const USES_MAX: u8 = 3;
+
+/// The share of the bytes that the small queue gets, in percent (the paper's 10 %).
+const SMALL_QUEUE_PERCENT: usize = 10;
+
+/// The index of an entry, valid until the next call that inserts or evicts.
+pub type EntryIndex = u32;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    None,
+    Small,
+    Main,
+}
+
+struct Entry {
+    key: Box<[u8]>,
+    /// The stored form of the record; `None` for a key that was deleted in this turn.
+    value: Option<Vec<u8>>,
+    hash: u64,
+    epoch: u64,
+    uses: u8,
+    staged: bool,
+    queue: Queue,
+    older: EntryIndex,
+    newer: EntryIndex,
+}
+
+/// The end of a queue.
+const NOBODY: EntryIndex = EntryIndex::MAX;
+
+/// A queue of entries, linked through them, so that one leaves from the middle at no cost.
+struct Fifo {
+    oldest: EntryIndex,
+    newest: EntryIndex,
+    bytes: usize,
+}
+
+impl Fifo {
+    const EMPTY: Fifo = Fifo {
+        oldest: NOBODY,
+        newest: NOBODY,
+        bytes: 0,
+    };
+
+    fn push(&mut self, entries: &mut [Entry], index: EntryIndex) {
+        let entry = &mut entries[index as usize];
+        (entry.older, entry.newer) = (self.newest, NOBODY);
+        self.bytes += entry.size();
+        match self.newest {
+            NOBODY => self.oldest = index,
+            newest => entries[newest as usize].newer = index,
+        }
+        self.newest = index;
+    }
+
+    fn unlink(&mut self, entries: &mut [Entry], index: EntryIndex) {
+        let Entry { older, newer, .. } = entries[index as usize];
+        self.bytes -= entries[index as usize].size();
+        match older {
+            NOBODY => self.oldest = newer,
+            older => entries[older as usize].newer = newer,
+        }
+        match newer {
+            NOBODY => self.newest = older,
+            newer => entries[newer as usize].older = older,
+        }
+    }
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        ENTRY_BYTES + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// How to take back one change of the running command.
+struct Undo {
+    entry: EntryIndex,
+    value: Option<Vec<u8>>,
+    epoch: u64,
+    newly_staged: bool,
+}
+
+/// What [`Records::roll_back_command`] hands back for each change, newest first: the key, what it undid, what is there again.
+pub struct Undone<'a> {
+    /// The key of `meta`.
+    pub key: &'a [u8],
+    /// What the command had staged.
+    pub staged: Option<&'a [u8]>,
+    /// What is there again.
+    pub restored: Option<&'a [u8]>,
+}
+
+/// Hits and misses since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Look-ups that found the key.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+    /// Records that were dropped for room.
+    pub evictions: u64,
+}
+
+/// See the module's documentation.
+pub struct Records {
+    table: HashTable<EntryIndex>,
+    entries: Vec<Entry>,
+    free: Vec<EntryIndex>,
+    small: Fifo,
+    main: Fifo,
+    /// Hashes of records that left the small queue unused: one that comes back goes to the main queue at once.
+    ghosts: VecDeque<u64>,
+    ghost_set: hashbrown::HashSet<u64, foldhash::fast::RandomState>,
+    bytes: usize,
+    bytes_max: usize,
+    staged: Vec<EntryIndex>,
+    undo: Vec<Undo>,
+    /// The newest turn whose writes the table no longer knows key by key: a look-up that misses may have seen them.
+    forgotten_epoch: u64,
+    counters: Counters,
+}
+
+impl Records {
+    /// An empty table that keeps at most about `bytes_max` of committed records.
+    pub fn new(bytes_max: usize) -> Records {
+        Records {
+            table: HashTable::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            small: Fifo::EMPTY,
+            main: Fifo::EMPTY,
+            ghosts: VecDeque::new(),
+            ghost_set: hashbrown::HashSet::default(),
+            bytes: 0,
+            bytes_max,
+            staged: Vec::new(),
+            undo: Vec::new(),
+            forgotten_epoch: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Looks a key of `meta` up and counts the use.
+    #[inline]
+    pub fn find(&mut self, hash: u64, key: &[u8]) -> Option<EntryIndex> {
+        let entries = &self.entries;
+        let found = self
+            .table
+            .find(hash, |index| *entries[*index as usize].key == *key)
+            .copied();
+        match found {
+            Some(index) => {
+                self.counters.hits += 1;
+                let entry = &mut self.entries[index as usize];
+                entry.uses = (entry.uses + 1).min(USES_MAX);
+            }
+            None => self.counters.misses += 1,
+        }
+        found
+    }
+
+    /// The stored form of an entry's record; `None` if the key was deleted in this turn.
+    #[inline]
+    pub fn value(&self, index: EntryIndex) -> Option<&[u8]> {
+        self.entries[index as usize].value.as_deref()
+    }
+
+    /// The turn that wrote an entry; if it was read from disk, the newest turn that may have.
+    #[inline]
+    pub fn epoch(&self, index: EntryIndex) -> u64 {
+        self.entries[index as usize].epoch
+    }
+
+    /// The newest turn that wrote keys which the table has let go.
+    #[inline]
+    pub fn forgotten_epoch(&self) -> u64 {
+        self.forgotten_epoch
+    }
+
+    /// Keeps a record that was read from disk (`value`, its stored form). Records above [`RECORD_BYTES_KEPT_MAX`] are the
+    /// caller's to hold.
+    pub fn keep(&mut self, hash: u64, key: &[u8], value: Vec<u8>) -> EntryIndex {
+        self.make_room();
+        let index = self.insert(hash, key, Some(value));
+        // The table may have held this very record before, and forgotten when it was written.
+        self.entries[index as usize].epoch = self.forgotten_epoch;
+        self.admit(index);
+        index
+    }
+
+    /// Stages a record (`None`: a deletion) in the turn `epoch`. `index` is the key's entry, if it has one.
+    pub fn stage(&mut self, index: Option<EntryIndex>, hash: u64, key: &[u8], value: Option<Vec<u8>>, epoch: u64) {
+        let Some(index) = index else {
+            let index = self.insert(hash, key, value);
+            let entry = &mut self.entries[index as usize];
+            (entry.epoch, entry.staged) = (epoch, true);
+            self.staged.push(index);
+            self.undo.push(Undo {
+                entry: index,
+                value: None,
+                epoch: 0,
+                newly_staged: true,
+            });
+            return;
+        };
+        let old = self.replace(index, value);
+        let entry = &mut self.entries[index as usize];
+        let newly_staged = !entry.staged;
+        self.undo.push(Undo {
+            entry: index,
+            value: old,
+            epoch: entry.epoch,
+            newly_staged,
+        });
+        (entry.epoch, entry.staged) = (epoch, true);
+        if newly_staged {
+            self.staged.push(index);
+        }
+    }
+
+    /// The running command is over and its writes stand.
+    #[inline]
+    pub fn keep_command(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Whether the running command has staged anything.
+    pub fn command_staged(&self) -> bool {
+        !self.undo.is_empty()
+    }
+
+    /// The running command failed: takes its writes back. `undone` is told of each.
+    pub fn roll_back_command(&mut self, mut undone: impl FnMut(Undone<'_>)) {
+        while let Some(undo) = self.undo.pop() {
+            let staged = self.replace(undo.entry, undo.value);
+            let entry = &mut self.entries[undo.entry as usize];
+            entry.epoch = undo.epoch;
+            undone(Undone {
+                key: &entry.key,
+                staged: staged.as_deref(),
+                restored: entry.value.as_deref(),
+            });
+            if undo.newly_staged {
+                let last = self.staged.pop();
+                assert_eq!(last, Some(undo.entry), "a command's writes are undone newest first");
+                self.entries[undo.entry as usize].staged = false;
+                if self.entries[undo.entry as usize].value.is_none() {
+                    self.remove(undo.entry);
+                }
+            }
+        }
+    }
+
+    /// What is staged: keys of `meta` with their records, `None` for a deletion, in the order of first writing.
+    pub fn staged(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.staged.iter().map(|index| {
+            let entry = &self.entries[*index as usize];
+            (&*entry.key, entry.value.as_deref())
+        })
+    }
+
+    /// Whether anything is staged.
+    #[inline]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// How many records are staged.
+    pub fn staged_len(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// The commit succeeded: what was staged is now part of the hot records.
+    pub fn committed(&mut self) {
+        self.undo.clear();
+        let mut staged = std::mem::take(&mut self.staged);
+        for index in staged.drain(..) {
+            let entry = &mut self.entries[index as usize];
+            entry.staged = false;
+            let keep = entry
+                .value
+                .as_ref()
+                .is_some_and(|value| value.len() <= RECORD_BYTES_KEPT_MAX);
+            let queued = entry.queue != Queue::None;
+            if !keep {
+                self.forget(index);
+            } else if !queued {
+                self.admit(index);
+            }
+        }
+        self.staged = staged;
+        self.make_room();
+    }
+
+    /// The commit failed for good: forgets what was staged, so that the disk's state is seen again.
+    pub fn roll_back_all(&mut self) {
+        self.undo.clear();
+        for index in std::mem::take(&mut self.staged) {
+            self.entries[index as usize].staged = false;
+            self.forget(index);
+        }
+    }
+
+    /// Forgets every committed record (a database was emptied by a range delete).
+    ///
+    /// # Panics
+    /// If anything is staged: commit first.
+    pub fn clear(&mut self, epoch: u64) {
+        assert!(
+            self.staged.is_empty(),
+            "what is staged must be committed before the table is emptied"
+        );
+        let (bytes_max, counters) = (self.bytes_max, self.counters);
+        *self = Records {
+            forgotten_epoch: epoch,
+            counters,
+            ..Records::new(bytes_max)
+        };
+    }
+
+    /// Bytes of keys, values and entries.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Hits, misses and evictions.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The number of records in memory.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether the table is empty.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], value: Option<Vec<u8>>) -> EntryIndex {
+        let entry = Entry {
+            key: key.into(),
+            value,
+            hash,
+            epoch: 0,
+            uses: 0,
+            staged: false,
+            queue: Queue::None,
+            older: NOBODY,
+            newer: NOBODY,
+        };
+        self.bytes += entry.size();
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.entries[index as usize] = entry;
+                index
+            }
+            None => {
+                self.entries.push(entry);
+                EntryIndex::try_from(self.entries.len() - 1).expect("bytes_max bounds the entries far below 2^32")
+            }
+        };
+        let entries = &self.entries;
+        self.table
+            .insert_unique(hash, index, |index| entries[*index as usize].hash);
+        index
+    }
+
+    /// Puts an entry's value in place and gives the old one back.
+    fn replace(&mut self, index: EntryIndex, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let entry = &mut self.entries[index as usize];
+        let (new_len, old) = (
+            value.as_ref().map_or(0, Vec::len),
+            std::mem::replace(&mut entry.value, value),
+        );
+        let old_len = old.as_ref().map_or(0, Vec::len);
+        self.bytes = self.bytes + new_len - old_len;
+        match entry.queue {
+            Queue::None => {}
+            Queue::Small => self.small.bytes = self.small.bytes + new_len - old_len,
+            Queue::Main => self.main.bytes = self.main.bytes + new_len - old_len,
+        }
+        old
+    }
+
+    fn enqueue(&mut self, index: EntryIndex, queue: Queue) {
+        self.entries[index as usize].queue = queue;
+        match queue {
+            Queue::None => {}
+            Queue::Small => self.small.push(&mut self.entries, index),
+            Queue::Main => self.main.push(&mut self.entries, index),
+        }
+    }
+
+    fn unlink(&mut self, index: EntryIndex) {
+        match std::mem::replace(&mut self.entries[index as usize].queue, Queue::None) {
+            Queue::None => {}
+            Queue::Small => self.small.unlink(&mut self.entries, index),
+            Queue::Main => self.main.unlink(&mut self.entries, index),
+        }
+    }
+
+    /// Gives a committed entry that is in no queue its first place.
+    fn admit(&mut self, index: EntryIndex) {
+        let returns = self.ghost_set.remove(&self.entries[index as usize].hash);
+        self.enqueue(index, if returns { Queue::Main } else { Queue::Small });
+    }
+
+    /// Removes an entry of which other commands may see the write as the key's absence or as its value on disk.
+    fn forget(&mut self, index: EntryIndex) {
+        self.forgotten_epoch = self.forgotten_epoch.max(self.entries[index as usize].epoch);
+        self.remove(index);
+    }
+
+    fn remove(&mut self, index: EntryIndex) {
+        self.unlink(index);
+        let entry = &mut self.entries[index as usize];
+        self.bytes -= entry.size();
+        if let Ok(place) = self.table.find_entry(entry.hash, |other| *other == index) {
+            place.remove();
+        }
+        (entry.key, entry.value) = (Box::default(), None);
+        self.free.push(index);
+    }
+
+    fn make_room(&mut self) {
+        // Every step frees an entry or takes a use from one, and a staged one is only moved: four rounds see all.
+        let mut steps_left = self.table.len() * (usize::from(USES_MAX) + 1);
+        while self.bytes > self.bytes_max && steps_left > 0 {
+            steps_left -= 1;
+            let from_small =
+                self.small.bytes > self.bytes_max / 100 * SMALL_QUEUE_PERCENT || self.main.oldest == NOBODY;
+            let index = if from_small {
+                self.small.oldest
+            } else {
+                self.main.oldest
+            };
+            if index == NOBODY {
+                return;
+            }
+            let entry = &mut self.entries[index as usize];
+            if entry.staged || entry.uses > 0 {
+                entry.uses = if from_small { 0 } else { entry.uses.saturating_sub(1) };
+                self.unlink(index);
+                self.enqueue(index, Queue::Main);
+                continue;
+            }
+            if from_small {
+                let hash = entry.hash;
+                self.remember_ghost(hash);
+            }
+            self.counters.evictions += 1;
+            self.forget(index);
+        }
+    }
+
+    fn remember_ghost(&mut self, hash: u64) {
+        // As many ghosts as there are records, as in the paper.
+        while self.ghosts.len() > self.table.len() {
+            if let Some(oldest) = self.ghosts.pop_front() {
+                self.ghost_set.remove(&oldest);
+            }
+        }
+        self.ghosts.push_back(hash);
+        self.ghost_set.insert(hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(key: &[u8]) -> u64 {
+        key.iter()
+            .fold(7u64, |hash, byte| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn stage(records: &mut Records, key: &[u8], value: Option<&[u8]>, epoch: u64) {
+        let index = records.find(hash(key), key);
+        records.stage(index, hash(key), key, value.map(<[u8]>::to_vec), epoch);
+    }
+
+    fn value<'a>(records: &'a mut Records, key: &[u8]) -> Option<&'a [u8]> {
+        let index = records.find(hash(key), key)?;
+        records.value(index)
+    }
+
+    #[test]
+    fn a_failed_command_leaves_what_an_earlier_one_of_the_turn_staged() {
+        let mut records = Records::new(1 << 20);
+        stage(&mut records, b"000a", Some(b"1"), 1);
+        records.keep_command();
+        stage(&mut records, b"000a", Some(b"2"), 1);
+        stage(&mut records, b"000b", Some(b"3"), 1);
+        stage(&mut records, b"000a", None, 1);
+        let mut undone = Vec::new();
+        records.roll_back_command(|undo| undone.push((undo.key.to_vec(), undo.staged.map(<[u8]>::to_vec))));
+        assert_eq!(
+            undone,
+            [
+                (b"000a".to_vec(), None),
+                (b"000b".to_vec(), Some(b"3".to_vec())),
+                (b"000a".to_vec(), Some(b"2".to_vec()))
+            ]
+        );
+        assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
+        assert_eq!(value(&mut records, b"000b"), None);
+        assert_eq!(records.staged().collect::<Vec<_>>(), [(&b"000a"[..], Some(&b"1"[..]))]);
+        records.roll_back_all();
+        assert!(records.is_empty() && !records.has_staged());
+        assert_eq!(records.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound_and_what_is_hot_survives_a_scan() {
+        let mut records = Records::new(100_000);
+        for round in 0..20_000_u32 {
+            let key = format!("000scan{round}");
+            if value(&mut records, key.as_bytes()).is_none() {
+                records.keep(hash(key.as_bytes()), key.as_bytes(), vec![0; 50]);
+            }
+            let hot = format!("000hot{}", round % 20);
+            if value(&mut records, hot.as_bytes()).is_none() {
+                records.keep(hash(hot.as_bytes()), hot.as_bytes(), vec![1; 50]);
+            }
+            assert!(records.bytes() <= 100_000 + 300);
+        }
+        let hot_left = (0..20)
+            .filter(|n| value(&mut records, format!("000hot{n}").as_bytes()).is_some())
+            .count();
+        assert_eq!(hot_left, 20);
+        assert!(records.counters().evictions > 15_000);
+    }
+
+    #[test]
+    fn deleted_keys_leave_nothing_behind_but_their_epoch() {
+        let mut records = Records::new(1 << 20);
+        for turn in 1..5_000_u64 {
+            stage(&mut records, b"000k", Some(b"v"), turn);
+            records.committed();
+            stage(&mut records, b"000k", None, turn);
+            records.committed();
+        }
+        assert_eq!((records.len(), records.bytes(), records.entries.len()), (0, 0, 1));
+        assert_eq!(records.forgotten_epoch(), 4_999);
+    }
+}

@@ -1,0 +1,609 @@
+//! One shard: a range of slots, its RocksDB, and what is staged for it.
+//!
+//! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where later
+//! commands see them at once; [`Shard::commit`] writes the turn's as one batch. Every committed batch of a shard passes
+//! through that function.
+
+use super::database::{Column, Database, DatabaseError, Staging, Writes};
+use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of};
+use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
+use crate::channel::router::{ShardId, Slot};
+use crate::error::CommandError;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold credits of
+/// their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
+const WRITES_WHILE_STALLED_MAX: usize = 4096;
+
+/// SCAN cursors inside a slot that a shard remembers: that many scans at once make progress in one crowded slot.
+const SCAN_POSITIONS_MAX: usize = 256;
+
+/// What a shard can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardState {
+    /// Reads and writes.
+    Healthy,
+    /// RocksDB refuses writes for now; what is staged waits, reads go on.
+    Stalled,
+    /// The disk is full: reads only, until there is room.
+    ReadOnly,
+    /// A write or a sync failed, so nothing this shard says could be trusted: it answers errors until a restart.
+    Unavailable(String),
+}
+
+impl ShardState {
+    /// The states' words for INFO, by [`ShardState::code`].
+    pub const NAMES: [&str; 4] = ["healthy", "stalled", "read-only", "unavailable"];
+
+    /// The state's number in the metrics.
+    pub fn code(&self) -> u64 {
+        match self {
+            ShardState::Healthy => 0,
+            ShardState::Stalled => 1,
+            ShardState::ReadOnly => 2,
+            ShardState::Unavailable(_) => 3,
+        }
+    }
+
+    /// The word for INFO and the log.
+    pub fn name(&self) -> &'static str {
+        ShardState::NAMES[self.code() as usize]
+    }
+}
+
+/// A change of the expiry index that goes with the staged records.
+struct ExpiryChange {
+    meta_key: Box<[u8]>,
+    deadline_ms: u64,
+    version: u64,
+    insert: bool,
+}
+
+/// How many keys each physical database holds.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct CountsByDatabase([Counts; DATABASE_COUNT]);
+
+impl CountsByDatabase {
+    /// Accounts for a record that becomes another (or none).
+    fn replace(&mut self, meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+        let Some(counts) = self.0.get_mut(usize::from(meta_key[0])) else {
+            return;
+        };
+        let keys = |record: Option<&[u8]>| u64::from(record.is_some());
+        let expires = |record: Option<&[u8]>| u64::from(record.is_some_and(|record| deadline_of(record) != 0));
+        counts.keys = (counts.keys + keys(new)).saturating_sub(keys(old));
+        counts.expires = (counts.expires + expires(new)).saturating_sub(expires(old));
+    }
+}
+
+/// What a failed write took back, for the executor to answer.
+#[derive(Debug)]
+pub struct RolledBack {
+    /// The first turn of which something was staged.
+    pub from_epoch: u64,
+    /// The answer to those who staged it, or who have seen it.
+    pub error: CommandError,
+    /// Earlier writes of the same turn were committed, and cannot be told from those that were not.
+    pub in_part: bool,
+}
+
+/// A range of slots and its keys.
+pub struct Shard {
+    id: ShardId,
+    database: Arc<Database>,
+    records: Records,
+    hasher: foldhash::fast::RandomState,
+    expiry_changes: Vec<ExpiryChange>,
+    expiry_changes_kept: usize,
+    counts: CountsByDatabase,
+    counts_committed: CountsByDatabase,
+    databases: DatabaseMap,
+    state: ShardState,
+    /// The turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
+    epoch: u64,
+    committed_epoch: u64,
+    /// The earliest turn of which something is staged.
+    staged_epoch: u64,
+    rolled_back: Option<RolledBack>,
+    writes_while_stalled: usize,
+    /// No key expires before this (Unix ms).
+    next_deadline_ms: u64,
+    key: Vec<u8>,
+    expiry_key: Vec<u8>,
+    /// A record too large to keep in the table, while a command reads it.
+    large: Vec<u8>,
+    scan_positions: VecDeque<(u64, Vec<u8>)>,
+    last_scan_position: u64,
+}
+
+/// Where a record was found.
+enum Found {
+    Entry(EntryIndex),
+    Large,
+    Absent,
+}
+
+impl Shard {
+    /// Takes over an open database; reads its counts and database map.
+    pub fn open(id: ShardId, database: Arc<Database>, value_cache_bytes: usize) -> Result<Shard, DatabaseError> {
+        let mut counts = CountsByDatabase::default();
+        for (number, counts) in counts.0.iter_mut().enumerate() {
+            let stored = database.get(Column::System, &Counts::key(number as u8), Counts::decode)?;
+            *counts = match stored {
+                None => Counts::default(),
+                Some(Some(stored)) => stored,
+                Some(None) => {
+                    return Err(DatabaseError::Failed(format!(
+                        "the counts of database {number} are damaged"
+                    )));
+                }
+            };
+        }
+        let databases = match database.get(Column::System, DatabaseMap::KEY, DatabaseMap::decode)? {
+            None => DatabaseMap::default(),
+            Some(Some(map)) => map,
+            Some(None) => return Err(DatabaseError::Failed("the database map is damaged".to_owned())),
+        };
+        Ok(Shard {
+            id,
+            database,
+            records: Records::new(value_cache_bytes),
+            hasher: foldhash::fast::RandomState::default(),
+            expiry_changes: Vec::new(),
+            expiry_changes_kept: 0,
+            counts,
+            counts_committed: counts,
+            databases,
+            state: ShardState::Healthy,
+            epoch: 0,
+            committed_epoch: 0,
+            staged_epoch: 0,
+            rolled_back: None,
+            writes_while_stalled: 0,
+            next_deadline_ms: 0,
+            key: Vec::new(),
+            expiry_key: Vec::new(),
+            large: Vec::new(),
+            scan_positions: VecDeque::new(),
+            // Positions of an earlier run of the server must not be taken for ours.
+            last_scan_position: crate::clock::unix_ms() & 0x7fff_ffff_ffff,
+        })
+    }
+
+    /// The shard's number.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// What the shard can do at the moment.
+    pub fn state(&self) -> &ShardState {
+        &self.state
+    }
+
+    /// Its RocksDB, for the syncer and the metrics.
+    pub fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    /// The table of hot records, for the metrics.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// How many keys a database (as SELECT numbers it) has here.
+    pub fn counts(&self, database: u8) -> Counts {
+        self.counts.0[usize::from(self.databases.physical[usize::from(database)])]
+    }
+
+    /// Which physical database each number stands for.
+    pub fn database_map(&self) -> DatabaseMap {
+        self.databases
+    }
+
+    /// Begins a turn: what is staged from now on is committed under `epoch`.
+    pub fn begin_turn(&mut self, epoch: u64) {
+        assert!(epoch > self.epoch, "turns are numbered upwards");
+        self.epoch = epoch;
+    }
+
+    /// The last turn whose writes here are committed and, as far as is asked by `durable_epoch`, on disk.
+    /// `u64::MAX` when nothing is outstanding.
+    pub fn released_epoch(&self, durable_epoch: Option<u64>) -> u64 {
+        match durable_epoch {
+            Some(durable) if durable < self.committed_epoch => durable,
+            _ if self.has_staged() => self.staged_epoch - 1,
+            _ => u64::MAX,
+        }
+    }
+
+    /// What failed writes took back since the last call, whoever asked for them: a command that looks at the disk commits what
+    /// others have staged before.
+    pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
+        self.rolled_back.take()
+    }
+
+    /// The last turn that was committed.
+    pub fn committed_epoch(&self) -> u64 {
+        self.committed_epoch
+    }
+
+    /// The record of a key, dead or alive, and the newest turn whose writes were seen in finding it.
+    #[inline]
+    pub fn read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        self.check_readable()?;
+        let physical = self.physical(database);
+        encoding::meta_key(&mut self.key, physical, slot, key);
+        let found = self.find()?;
+        let (bytes, epoch) = match found {
+            Found::Entry(index) => (self.records.value(index), self.records.epoch(index)),
+            Found::Large => (Some(&*self.large), self.records.forgotten_epoch()),
+            Found::Absent => (None, self.records.forgotten_epoch()),
+        };
+        match bytes.map(Record::decode) {
+            None => Ok((None, epoch)),
+            Some(Some(record)) => Ok((Some(record), epoch)),
+            Some(None) => Err(CommandError::text("ERR the stored record of this key is damaged")),
+        }
+    }
+
+    /// Stages a record (its stored form; `None` deletes). Returns the turn it will be committed in.
+    pub fn write(&mut self, database: u8, slot: Slot, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
+        let physical = self.physical(database);
+        encoding::meta_key(&mut self.key, physical, slot, key);
+        self.write_meta_key(value)
+    }
+
+    /// Stages the deletion of a key of `meta` (the expiry sweep has no database number, only what is stored).
+    pub fn delete_meta_key(&mut self, meta_key: &[u8]) -> Result<u64, CommandError> {
+        self.key.clear();
+        self.key.extend_from_slice(meta_key);
+        self.write_meta_key(None)
+    }
+
+    fn write_meta_key(&mut self, value: Option<Vec<u8>>) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        let index = match self.find()? {
+            Found::Entry(index) => Some(index),
+            Found::Absent => None,
+            // Kept all the same until the commit: it is what a failed command goes back to.
+            Found::Large => {
+                let record = std::mem::take(&mut self.large);
+                Some(self.records.keep(self.hasher.hash_one(&*self.key), &self.key, record))
+            }
+        };
+        let old = index.and_then(|index| self.records.value(index));
+        if old.is_none() && value.is_none() {
+            return Ok(index.map_or(self.records.forgotten_epoch(), |index| self.records.epoch(index)));
+        }
+        let new = value.as_deref();
+        let (old_deadline, new_deadline) = (old.map_or(0, deadline_of), new.map_or(0, deadline_of));
+        if old_deadline != new_deadline {
+            for (deadline_ms, insert, record) in [(old_deadline, false, old), (new_deadline, true, new)] {
+                if deadline_ms != 0 {
+                    let version = record.and_then(Record::decode).map_or(0, |record| record.version);
+                    let meta_key = self.key.as_slice().into();
+                    self.expiry_changes.push(ExpiryChange {
+                        meta_key,
+                        deadline_ms,
+                        version,
+                        insert,
+                    });
+                }
+            }
+            if new_deadline != 0 {
+                self.next_deadline_ms = self.next_deadline_ms.min(new_deadline);
+            }
+        }
+        self.counts.replace(&self.key, old, new);
+        if !self.has_staged() {
+            self.staged_epoch = self.epoch;
+        }
+        self.records
+            .stage(index, self.hasher.hash_one(&*self.key), &self.key, value, self.epoch);
+        Ok(self.epoch)
+    }
+
+    /// The running command is over and its writes stand.
+    #[inline]
+    pub fn keep_command(&mut self) {
+        self.records.keep_command();
+        self.expiry_changes_kept = self.expiry_changes.len();
+    }
+
+    /// The running command failed: its writes never were.
+    pub fn roll_back_command(&mut self) {
+        let counts = &mut self.counts;
+        self.records
+            .roll_back_command(|undone| counts.replace(undone.key, undone.staged, undone.restored));
+        self.expiry_changes.truncate(self.expiry_changes_kept);
+    }
+
+    /// Whether anything waits for a commit.
+    #[inline]
+    pub fn has_staged(&self) -> bool {
+        self.records.has_staged()
+    }
+
+    /// Commits what is staged as one write batch: in the kernel when this returns, so that a killed process loses nothing.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Stalled`] keeps what is staged for the next call. After any other error what was staged is rolled
+    /// back; the shard is read-only if the disk is full, or else stops for good.
+    pub fn commit(&mut self) -> Result<(), DatabaseError> {
+        if !self.has_staged() {
+            return Ok(());
+        }
+        let mut staging = self.database.writes(self.records.staged_len() * 128);
+        for (key, value) in self.records.staged() {
+            match value {
+                Some(value) => staging.put(Column::Meta, key, value),
+                None => staging.delete(Column::Meta, key),
+            }
+        }
+        for change in &self.expiry_changes {
+            encoding::expiry_key(&mut self.expiry_key, change.deadline_ms, &change.meta_key);
+            match change.insert {
+                true => staging.put(Column::Expiry, &self.expiry_key, &change.version.to_be_bytes()),
+                false => staging.delete(Column::Expiry, &self.expiry_key),
+            }
+        }
+        stage_counts(&mut staging, &self.counts, &self.counts_committed);
+        match self.database.write(staging.finish()) {
+            Ok(()) => {
+                self.records.committed();
+                self.after_commit();
+                Ok(())
+            }
+            Err(DatabaseError::Stalled) => {
+                self.state = ShardState::Stalled;
+                Err(DatabaseError::Stalled)
+            }
+            Err(error) => {
+                self.stop(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn after_commit(&mut self) {
+        self.expiry_changes.clear();
+        self.expiry_changes_kept = 0;
+        self.counts_committed = self.counts;
+        self.committed_epoch = self.epoch;
+        self.writes_while_stalled = 0;
+        if self.state == ShardState::Stalled {
+            self.state = ShardState::Healthy;
+        }
+    }
+
+    /// Forgets what is staged and takes no more writes.
+    pub fn stop(&mut self, error: &DatabaseError) {
+        if self.has_staged() {
+            self.rolled_back = Some(RolledBack {
+                from_epoch: self.staged_epoch,
+                error: error.clone().into(),
+                in_part: self.committed_epoch >= self.staged_epoch,
+            });
+        }
+        self.writes_while_stalled = 0;
+        // What a sweep had staged is due again.
+        self.next_deadline_ms = 0;
+        self.records.roll_back_all();
+        self.expiry_changes.clear();
+        self.expiry_changes_kept = 0;
+        self.counts = self.counts_committed;
+        self.state = match error {
+            DatabaseError::DiskFull(_) => ShardState::ReadOnly,
+            DatabaseError::Stalled => ShardState::Stalled,
+            DatabaseError::Failed(text) => ShardState::Unavailable(text.clone()),
+        };
+        tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a shard stopped taking writes");
+    }
+
+    /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any more.
+    pub fn stop_at(&mut self, durable_epoch: u64, error: &DatabaseError) {
+        self.stop(error);
+        self.committed_epoch = self.committed_epoch.min(durable_epoch);
+    }
+
+    /// There is little room left on the disk (`true`) or enough again.
+    pub fn set_disk_full(&mut self, full: bool) {
+        match (&self.state, full) {
+            (ShardState::Healthy, true) => self.state = ShardState::ReadOnly,
+            (ShardState::ReadOnly, false) if self.database.takes_writes() => self.state = ShardState::Healthy,
+            _ => return,
+        }
+        tracing::warn!(
+            shard = self.id.0,
+            state = self.state.name(),
+            "free space on the disk changed the shard's state"
+        );
+    }
+
+    /// Deletes all keys of a database (as SELECT numbers it), or of all; at once, not staged.
+    pub fn flush(&mut self, database: Option<u8>) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        self.commit()?;
+        let physical: Vec<u8> = match database {
+            Some(database) => vec![self.physical(database)],
+            None => (0..DATABASE_COUNT as u8).collect(),
+        };
+        let mut counts = self.counts;
+        let mut staging = self.database.writes(1024);
+        for number in physical {
+            let (from, to) = encoding::database_range(number);
+            for column in [Column::Meta, Column::Data, Column::Score] {
+                staging.delete_range(column, &from, &to);
+            }
+            counts.0[usize::from(number)] = Counts::default();
+        }
+        if database.is_none() {
+            staging.delete_range(Column::Expiry, &[], &[0xff; encoding::DEADLINE_LEN + 1]);
+        }
+        stage_counts(&mut staging, &counts, &self.counts);
+        let writes = staging.finish();
+        self.write_at_once(writes)?;
+        self.counts = counts;
+        self.after_commit();
+        self.records.clear(self.epoch);
+        Ok(self.epoch)
+    }
+
+    /// Replaces the database map, if `map` is newer than the shard's.
+    pub fn set_database_map(&mut self, map: DatabaseMap) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        self.commit()?;
+        let mut staging = self.database.writes(64);
+        staging.put(Column::System, DatabaseMap::KEY, &map.encode());
+        let writes = staging.finish();
+        self.write_at_once(writes)?;
+        self.databases = map;
+        self.after_commit();
+        Ok(self.epoch)
+    }
+
+    fn write_at_once(&mut self, writes: Writes) -> Result<(), CommandError> {
+        let written = self.database.write(writes);
+        if let Err(error @ (DatabaseError::Failed(_) | DatabaseError::DiskFull(_))) = &written {
+            self.stop(error);
+        }
+        Ok(written?)
+    }
+
+    /// Calls `visit` with the slot, user key and record of each key of a database that lies in `slots`, from the first
+    /// key after `after` (of the first slot) on, until it breaks. Commits first, so that the disk has everything.
+    pub fn scan(
+        &mut self,
+        database: u8,
+        slots: std::ops::Range<u16>,
+        after: Option<&[u8]>,
+        mut visit: impl FnMut(Slot, &[u8], Record<'_>) -> ControlFlow<()>,
+    ) -> Result<u64, CommandError> {
+        self.check_readable()?;
+        self.commit()?;
+        let physical = self.physical(database);
+        let mut from = encoding::slot_start(physical, Slot(slots.start)).to_vec();
+        if let Some(after) = after {
+            // The first key that is greater: the key itself with a zero byte more.
+            from.extend_from_slice(after);
+            from.push(0);
+        }
+        let to = encoding::slot_start(physical, Slot(slots.end));
+        let mut damaged = 0_u64;
+        self.database.scan(Column::Meta, &from, &to, |key, value| {
+            match (encoding::split_meta_key(key), Record::decode(value)) {
+                (Some((_, slot, key)), Some(record)) => visit(slot, key, record),
+                _ => {
+                    damaged += 1;
+                    ControlFlow::Continue(())
+                }
+            }
+        })?;
+        if damaged > 0 {
+            return Err(CommandError::text(format!(
+                "ERR {damaged} stored records of this shard are damaged"
+            )));
+        }
+        Ok(self.committed_epoch)
+    }
+
+    /// The key that a SCAN cursor's position stands for; `None` for the slot's start or a position that was forgotten.
+    pub fn scan_position(&self, position: u64) -> Option<Vec<u8>> {
+        self.scan_positions
+            .iter()
+            .find(|(number, _)| *number == position)
+            .map(|(_, key)| key.clone())
+    }
+
+    /// Remembers where a SCAN stopped inside a slot; returns the position's number.
+    pub fn remember_scan_position(&mut self, key: Vec<u8>) -> u64 {
+        if self.scan_positions.len() == SCAN_POSITIONS_MAX {
+            self.scan_positions.pop_front();
+        }
+        // 48 bits in the cursor; a million a second would take nine years.
+        self.last_scan_position += 1;
+        self.scan_positions.push_back((self.last_scan_position, key));
+        self.last_scan_position
+    }
+
+    /// Deletes entries of the expiry index that no key has any more.
+    pub fn delete_stale_index_entries(&mut self, index_keys: &[Vec<u8>]) -> Result<(), CommandError> {
+        if index_keys.is_empty() {
+            return Ok(());
+        }
+        let mut staging = self.database.writes(index_keys.len() * 64);
+        for key in index_keys {
+            staging.delete(Column::Expiry, key);
+        }
+        let writes = staging.finish();
+        self.write_at_once(writes)
+    }
+
+    /// When the next key of this shard may expire (Unix ms).
+    pub fn next_deadline_ms(&self) -> u64 {
+        self.next_deadline_ms
+    }
+
+    /// Says that no key expires before `deadline_ms`: what a sweep found out.
+    pub fn set_next_deadline_ms(&mut self, deadline_ms: u64) {
+        self.next_deadline_ms = deadline_ms;
+    }
+
+    fn physical(&self, database: u8) -> u8 {
+        self.databases.physical[usize::from(database)]
+    }
+
+    /// An error if the shard has stopped for good.
+    pub fn check_readable(&self) -> Result<(), CommandError> {
+        match &self.state {
+            ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_writable(&mut self) -> Result<(), CommandError> {
+        match &self.state {
+            ShardState::Healthy => Ok(()),
+            ShardState::Stalled if self.writes_while_stalled < WRITES_WHILE_STALLED_MAX => {
+                self.writes_while_stalled += 1;
+                Ok(())
+            }
+            ShardState::Stalled => Err(CommandError::Stalled),
+            ShardState::ReadOnly => Err(CommandError::DiskFull),
+            ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),
+        }
+    }
+
+    /// Looks `self.key` up, in the table and then on disk.
+    #[inline]
+    fn find(&mut self) -> Result<Found, CommandError> {
+        let hash = self.hasher.hash_one(&*self.key);
+        if let Some(index) = self.records.find(hash, &self.key) {
+            return Ok(Found::Entry(index));
+        }
+        let stored = self.database.get(Column::Meta, &self.key, |record| {
+            if record.len() <= RECORD_BYTES_KEPT_MAX {
+                return Some(record.to_vec());
+            }
+            self.large.clear();
+            self.large.extend_from_slice(record);
+            None
+        })?;
+        Ok(match stored {
+            None => Found::Absent,
+            Some(None) => Found::Large,
+            Some(Some(record)) => Found::Entry(self.records.keep(hash, &self.key, record)),
+        })
+    }
+}
+
+fn stage_counts(staging: &mut Staging<'_>, counts: &CountsByDatabase, committed: &CountsByDatabase) {
+    for (number, (counts, committed)) in counts.0.iter().zip(&committed.0).enumerate() {
+        if counts != committed {
+            staging.put(Column::System, &Counts::key(number as u8), &counts.encode());
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What a handler sees of the data: the shards of its executor, or records gathered from several executors.
+//!
+//! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys is
+//! written once.
+
+use super::encoding::Record;
+use super::shard::Shard;
+use crate::channel::message::SEVERAL_SHARDS;
+use crate::channel::router::{ShardId, Slot, shard_of};
+use crate::error::CommandError;
+use std::collections::HashMap;
+
+/// The shards of one storage executor.
+pub struct Shards {
+    list: Vec<Shard>,
+    /// The place in `list` by shard number; `None` for a shard of another executor.
+    places: Vec<Option<u16>>,
+    now_ms: u64,
+    touched: Touched,
+}
+
+/// What the running command has read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// The place of the only shard, or [`SEVERAL_SHARDS`]; `None` if it touched none.
+    pub shard: Option<u16>,
+    /// The newest turn whose writes it made or saw.
+    pub epoch: u64,
+    /// Look-ups that found a key that is alive.
+    pub found: u32,
+    /// Look-ups that did not.
+    pub missed: u32,
+}
+
+impl Shards {
+    /// `shard_count` is the server's, `list` the executor's own.
+    pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
+        let mut places = vec![None; usize::from(shard_count)];
+        for (place, shard) in list.iter().enumerate() {
+            places[usize::from(shard.id().0)] = Some(place as u16);
+        }
+        Shards {
+            list,
+            places,
+            now_ms: 0,
+            touched: Touched::default(),
+        }
+    }
+
+    /// All shards of the executor.
+    pub fn list(&self) -> &[Shard] {
+        &self.list
+    }
+
+    /// All shards of the executor.
+    pub fn list_mut(&mut self) -> &mut [Shard] {
+        &mut self.list
+    }
+
+    /// The number of shards of the server.
+    pub fn shard_count(&self) -> u16 {
+        self.places.len() as u16
+    }
+
+    /// Begins a turn at `now_ms` (Unix milliseconds), the one reading of the clock that its commands see.
+    pub fn begin_turn(&mut self, epoch: u64, now_ms: u64) {
+        self.now_ms = now_ms;
+        for shard in &mut self.list {
+            shard.begin_turn(epoch);
+        }
+    }
+
+    /// The turn's reading of the clock, Unix milliseconds.
+    #[inline]
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Begins a command.
+    #[inline]
+    pub fn begin_command(&mut self) {
+        self.touched = Touched::default();
+    }
+
+    /// What the command has read and written so far.
+    #[inline]
+    pub fn touched(&self) -> Touched {
+        self.touched
+    }
+
+    /// The command's writes stand.
+    #[inline]
+    pub fn keep_command(&mut self) {
+        match self.touched.shard {
+            Some(SEVERAL_SHARDS) => self.list.iter_mut().for_each(Shard::keep_command),
+            Some(place) => self.list[usize::from(place)].keep_command(),
+            None => {}
+        }
+    }
+
+    /// The command failed: its writes never were.
+    pub fn roll_back_command(&mut self) {
+        self.list.iter_mut().for_each(Shard::roll_back_command);
+    }
+
+    #[inline]
+    fn place(&self, slot: Slot) -> Result<usize, CommandError> {
+        let shard = shard_of(slot, self.places.len() as u16);
+        match self.places[usize::from(shard.0)] {
+            Some(place) => Ok(usize::from(place)),
+            None => Err(CommandError::text(
+                "ERR a key of this request lives on another executor",
+            )),
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, place: usize, epoch: u64) {
+        let place = place as u16;
+        self.touched.shard = match self.touched.shard {
+            None => Some(place),
+            Some(same) if same == place => Some(place),
+            Some(_) => Some(SEVERAL_SHARDS),
+        };
+        self.touched.epoch = self.touched.epoch.max(epoch);
+    }
+
+    /// Runs `work` on the shard `id`, if this executor has it, and notes the turn that it returns.
+    pub fn with_shard<T>(
+        &mut self,
+        id: ShardId,
+        work: impl FnOnce(&mut Shard) -> Result<(T, u64), CommandError>,
+    ) -> Result<T, CommandError> {
+        let place = self.places.get(usize::from(id.0)).copied().flatten().map(usize::from);
+        let place = place.ok_or_else(|| CommandError::text("ERR that shard lives on another executor"))?;
+        self.list[place].check_readable()?;
+        let (result, epoch) = work(&mut self.list[place])?;
+        self.note(place, epoch);
+        Ok(result)
+    }
+}
+
+/// Records of declared keys, fetched from their executors, and what a handler wants written there.
+#[derive(Default)]
+pub struct Gathered {
+    /// By database and key: the stored record, `None` for an absent key.
+    pub records: HashMap<(u8, Vec<u8>), Option<Vec<u8>>>,
+    /// The keys that were written, in the order of first writing.
+    pub written: Vec<(u8, Vec<u8>)>,
+    /// The clock of the command (Unix ms).
+    pub now_ms: u64,
+}
+
+/// What a handler sees of the data.
+pub enum View<'a> {
+    /// All keys live on the executor that runs the handler.
+    Local(&'a mut Shards),
+    /// Keys of several executors; the handler runs on a network executor.
+    Gathered(&'a mut Gathered),
+}
+
+impl View<'_> {
+    /// The record of a key that is alive, `None` if there is none.
+    #[inline]
+    pub fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        match self {
+            View::Local(shards) => {
+                let slot = Slot::of(key);
+                let place = shards.place(slot)?;
+                let now_ms = shards.now_ms;
+                // The turn is noted before the record is lent out; on a miss it is the same look-up's.
+                let Shards { list, touched, .. } = &mut **shards;
+                let (record, epoch) = list[place].read(database, slot, key)?;
+                touched.shard = match touched.shard {
+                    None => Some(place as u16),
+                    Some(same) if usize::from(same) == place => Some(same),
+                    Some(_) => Some(SEVERAL_SHARDS),
+                };
+                touched.epoch = touched.epoch.max(epoch);
+                let record = record.filter(|record| record.is_alive(now_ms));
+                match record {
+                    Some(_) => touched.found += 1,
+                    None => touched.missed += 1,
+                }
+                Ok(record)
+            }
+            View::Gathered(gathered) => {
+                let found = gathered.records.get(&(database, key.to_vec())).ok_or_else(undeclared)?;
+                match found.as_deref().map(Record::decode) {
+                    None => Ok(None),
+                    Some(Some(record)) => Ok(Some(record).filter(|record| record.is_alive(gathered.now_ms))),
+                    Some(None) => Err(CommandError::text("ERR the stored record of this key is damaged")),
+                }
+            }
+        }
+    }
+
+    /// Stages a record.
+    #[inline]
+    pub fn write(&mut self, database: u8, key: &[u8], record: &Record<'_>) -> Result<(), CommandError> {
+        self.write_stored(database, key, Some(record.encode()))
+    }
+
+    /// Stages the deletion of a key, dead or alive.
+    pub fn delete(&mut self, database: u8, key: &[u8]) -> Result<(), CommandError> {
+        self.write_stored(database, key, None)
+    }
+
+    /// Stages a record in its stored form, `None` for a deletion.
+    #[inline]
+    pub fn write_stored(&mut self, database: u8, key: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError> {
+        match self {
+            View::Local(shards) => {
+                let slot = Slot::of(key);
+                let place = shards.place(slot)?;
+                let epoch = shards.list[place].write(database, slot, key, value)?;
+                shards.note(place, epoch);
+                Ok(())
+            }
+            View::Gathered(gathered) => {
+                let place = (database, key.to_vec());
+                *gathered.records.get_mut(&place).ok_or_else(undeclared)? = value;
+                if !gathered.written.contains(&place) {
+                    gathered.written.push(place);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The executor's shards, for commands that are about shards and not about keys.
+    pub fn shards(&mut self) -> Result<&mut Shards, CommandError> {
+        match self {
+            View::Local(shards) => Ok(shards),
+            View::Gathered(_) => Err(CommandError::Internal),
+        }
+    }
+}
+
+fn undeclared() -> CommandError {
+    CommandError::text("ERR a command on several executors can only use the keys that it names")
+}

@@ -1,0 +1,139 @@
+//! What each command answers: one transcript per family, played against Corelane in three shapes and against the
+//! machine's redis-server.
+//!
+//! By hand, against any running server (it is emptied first!):
+//! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::redis::RedisOracle;
+use crate::harness::server::{Server, allowed_cpus};
+use crate::harness::transcript::{CORELANE_BEHAVES_AS, Transcript};
+
+/// A test for each transcript and each server that it is played against.
+macro_rules! transcripts {
+    ($($name:ident)*) => {
+        /// Every transcript in this folder.
+        const LISTED: &[&str] = &[$(stringify!($name)),*];
+        $(
+            mod $name {
+                #[test]
+                fn on_one_shard() {
+                    super::play_on_corelane(stringify!($name), super::Shape::OneShard);
+                }
+
+                #[test]
+                fn on_four_shards_of_two_executors_with_both_roles() {
+                    super::play_on_corelane(stringify!($name), super::Shape::FourShardsBothRoles);
+                }
+
+                #[test]
+                fn on_four_shards_with_separate_executors() {
+                    super::play_on_corelane(stringify!($name), super::Shape::FourShardsSeparateRoles);
+                }
+
+                #[test]
+                fn on_redis() {
+                    super::play_on_redis(stringify!($name));
+                }
+            }
+        )*
+    };
+}
+
+transcripts! {
+    connection
+    counters
+    databases
+    expiry
+    keys
+    lcs
+    resp3
+    scan
+    server
+    strings
+}
+
+/// How the cores and shards of a Corelane under test are laid out.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    OneShard,
+    FourShardsBothRoles,
+    FourShardsSeparateRoles,
+}
+
+impl Shape {
+    fn flags(self) -> Vec<String> {
+        let cpus = allowed_cpus();
+        // On one CPU the last is also the first, and all roles meet on it.
+        let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+        let both = if first == last {
+            first.to_string()
+        } else {
+            format!("{first},{last}")
+        };
+        let (shards, network, storage) = match self {
+            Shape::OneShard => (1, first.to_string(), first.to_string()),
+            Shape::FourShardsBothRoles => (4, both.clone(), both),
+            Shape::FourShardsSeparateRoles => (4, first.to_string(), last.to_string()),
+        };
+        [
+            "--shards",
+            &shards.to_string(),
+            "--network-cores",
+            &network,
+            "--storage-cores",
+            &storage,
+        ]
+        .map(str::to_string)
+        .to_vec()
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands")
+}
+
+fn read(name: &str) -> Transcript {
+    Transcript::read(&folder().join(format!("{name}.transcript")))
+}
+
+fn play_on_corelane(name: &str, shape: Shape) {
+    let transcript = read(name);
+    let server = Server::builder().flags(&shape.flags()).start();
+    transcript.play(&format!("Corelane ({shape:?})"), server.address(), CORELANE_BEHAVES_AS);
+}
+
+fn play_on_redis(name: &str) {
+    let transcript = read(name);
+    if let Some(redis) = RedisOracle::start() {
+        let target = format!("redis-server {}", redis.version());
+        transcript.play(&target, redis.address(), redis.version());
+    }
+}
+
+#[test]
+fn every_transcript_of_the_folder_is_listed() {
+    let mut found: Vec<String> = std::fs::read_dir(folder())
+        .expect("the folder can be read")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "transcript"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_string()))
+        .collect();
+    found.sort();
+    assert_eq!(found, LISTED);
+    for name in LISTED {
+        assert!(read(name).commands() > 0, "{name} has no commands");
+    }
+}
+
+#[test]
+#[ignore = "empties the server that CORELANE_ADDRESS names"]
+fn every_transcript_on_the_server_that_corelane_address_names() {
+    let address =
+        std::env::var("CORELANE_ADDRESS").expect("CORELANE_ADDRESS names a server, for example 127.0.0.1:6379");
+    let address = address.parse().expect("CORELANE_ADDRESS is an address and a port");
+    for name in LISTED {
+        read(name).play("CORELANE_ADDRESS", address, CORELANE_BEHAVES_AS);
+    }
+}

@@ -1,0 +1,233 @@
+//! Programs and libraries that people use with Redis, unchanged. One that is not installed is left out, and said so.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use super::{one_executor, request, several_executors};
+use crate::harness::observe::info_number;
+use crate::harness::server::Server;
+
+/// Runs a program against the server, with something on its standard input; nothing if it is not installed.
+fn run(program: &str, server: &Server, arguments: &[&str], input: &[u8]) -> Option<Output> {
+    let port = server.address().port().to_string();
+    let child = Command::new(program)
+        .args(["-h", "127.0.0.1", "-p", &port])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        println!("{program} is not installed: it was not tried.");
+        return None;
+    };
+    child
+        .stdin
+        .take()
+        .expect("it is a pipe")
+        .write_all(input)
+        .expect("the program reads its input");
+    Some(child.wait_with_output().expect("the program ends"))
+}
+
+/// Runs a program that must exit 0; returns what it printed.
+fn printed(program: &str, server: &Server, arguments: &[&str], input: &[u8]) -> Option<String> {
+    let output = run(program, server, arguments, input)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?} failed ({}):\n{text}",
+        output.status
+    );
+    Some(text)
+}
+
+#[test]
+fn redis_cli_works() {
+    let server = Server::builder().flags(&several_executors()).start();
+    let cli = |arguments: &[&str], input: &[u8]| printed("redis-cli", &server, arguments, input);
+    let Some(pong) = cli(&["ping"], b"") else { return };
+    assert_eq!(pong, "PONG\n");
+    assert_eq!(
+        cli(&["-3", "hello"], b"").map(|text| text.contains("proto")),
+        Some(true)
+    );
+    assert_eq!(cli(&["set", "key", "a b"], b""), Some("OK\n".into()));
+    assert_eq!(
+        cli(&["--no-raw", "mget", "key", "none"], b""),
+        Some("1) \"a b\"\n2) (nil)\n".into())
+    );
+    // Commands from its input, and one argument from it.
+    assert_eq!(cli(&[], b"incr n\nincr n\nget key\n"), Some("1\n2\na b\n".into()));
+    assert_eq!(cli(&["-x", "set", "binary"], b"a\r\n\0b"), Some("OK\n".into()));
+    assert_eq!(cli(&["strlen", "binary"], b""), Some("5\n".into()));
+    assert_eq!(cli(&["-n", "3", "set", "elsewhere", "1"], b""), Some("OK\n".into()));
+    assert_eq!(cli(&["del", "key", "n", "binary"], b""), Some("3\n".into()));
+
+    let load: Vec<u8> = (0..5000)
+        .flat_map(|number| request(&["SET", &format!("key:{number}"), "v"]))
+        .collect();
+    let piped = cli(&["--pipe"], &load).unwrap_or_default();
+    assert!(piped.contains("errors: 0, replies: 5000"), "{piped}");
+    assert_eq!(cli(&["dbsize"], b""), Some("5000\n".into()));
+    let mut keys: Vec<String> = cli(&["--scan"], b"")
+        .unwrap_or_default()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 5000);
+    let found = cli(&["--scan", "--pattern", "key:12?"], b"").unwrap_or_default();
+    assert_eq!(found.lines().count(), 10, "{found}");
+    let big = cli(&["--bigkeys"], b"").unwrap_or_default();
+    assert!(big.contains("Sampled 5000 keys in the keyspace!"), "{big}");
+    assert!(
+        cli(&["--memkeys"], b"")
+            .unwrap_or_default()
+            .contains("Sampled 5000 keys in the keyspace!")
+    );
+    assert!(
+        cli(&["info", "server"], b"")
+            .unwrap_or_default()
+            .contains("corelane_version")
+    );
+}
+
+#[test]
+fn redis_benchmark_works() {
+    for flags in [one_executor(), several_executors()] {
+        let server = Server::builder().flags(&flags).start();
+        for pipeline in ["1", "16"] {
+            let arguments = [
+                "-t",
+                "set,get,incr,mset",
+                "-n",
+                "20000",
+                "-r",
+                "10000",
+                "-P",
+                pipeline,
+                "-q",
+            ];
+            let Some(text) = printed("redis-benchmark", &server, &arguments, b"") else {
+                return;
+            };
+            for test in ["SET", "GET", "INCR", "MSET (10 keys)"] {
+                assert!(text.contains(&format!("{test}: ")), "{test} is missing:\n{text}");
+            }
+            assert!(!text.to_lowercase().contains("error"), "{text}");
+        }
+        let errors = info_number(&mut server.connect(), "stats", "total_error_replies");
+        assert_eq!(errors, 0);
+    }
+}
+
+#[test]
+fn the_redis_crate_works_in_both_protocols() {
+    let server = Server::builder()
+        .flags(&several_executors())
+        .flags(&["--requirepass", "secret"])
+        .start();
+    for protocol in ["resp2", "resp3"] {
+        let url = format!("redis://:secret@{}/2?protocol={protocol}", server.address());
+        let client = redis::Client::open(url).expect("the address is right");
+        let mut connection = client.get_connection().expect("the server accepts");
+        redis::cmd("FLUSHDB").exec(&mut connection).expect("FLUSHDB works");
+        let (first, second, sum): (Option<i64>, String, i64) = redis::pipe()
+            .cmd("SET")
+            .arg("a")
+            .arg(41)
+            .ignore()
+            .cmd("GET")
+            .arg("none")
+            .cmd("MSET")
+            .arg("b")
+            .arg("text")
+            .arg("c")
+            .arg(2)
+            .ignore()
+            .cmd("GET")
+            .arg("b")
+            .cmd("INCR")
+            .arg("a")
+            .query(&mut connection)
+            .expect("the pipeline works");
+        assert_eq!((first, second.as_str(), sum), (None, "text", 42));
+        let values: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
+            .arg(&["a", "none", "c"])
+            .query(&mut connection)
+            .expect("MGET works");
+        assert_eq!(values, [Some(b"42".to_vec()), None, Some(b"2".to_vec())]);
+        let error = redis::cmd("INCR")
+            .arg("b")
+            .exec(&mut connection)
+            .expect_err("b is no number");
+        assert!(error.to_string().contains("not an integer"), "{error}");
+        for number in 0..1000 {
+            redis::cmd("SET")
+                .arg(format!("key:{number}"))
+                .arg(number)
+                .exec(&mut connection)
+                .expect("SET works");
+        }
+        let scan = redis::cmd("SCAN")
+            .cursor_arg(0)
+            .arg("MATCH")
+            .arg("key:*")
+            .clone()
+            .iter::<String>(&mut connection);
+        let mut keys: Vec<String> = scan
+            .expect("SCAN works")
+            .map(|key| key.expect("a key is text"))
+            .collect();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 1000);
+    }
+    let wrong = redis::Client::open(format!("redis://:wrong@{}/", server.address())).expect("the address is right");
+    assert!(wrong.get_connection().is_err());
+}
+
+/// What redis-py does: connect in both protocols, pipelines, scans, binary values.
+const PYTHON: &str = r#"
+import sys, redis
+for protocol in (2, 3):
+    client = redis.Redis(port=int(sys.argv[1]), protocol=protocol, db=1, client_name='test')
+    assert client.ping() and client.flushdb()
+    assert client.client_getname() in (b'test', 'test')
+    assert client.set('a', b'\x00\xff\r\n', ex=100) and client.get('a') == b'\x00\xff\r\n'
+    assert 0 < client.ttl('a') <= 100
+    assert client.mset({f'key:{n}': n for n in range(500)})
+    assert sorted(client.scan_iter('key:*')) == sorted(f'key:{n}'.encode() for n in range(500))
+    assert client.mget('key:1', 'none', 'key:2') == [b'1', None, b'2']
+    with client.pipeline(transaction=False) as pipeline:
+        for n in range(1000):
+            pipeline.incr('counter')
+        assert pipeline.execute() == list(range(1, 1001))
+    try:
+        client.incr('a')
+        sys.exit('INCR of bytes did not fail')
+    except redis.ResponseError as error:
+        assert 'not an integer' in str(error)
+    assert client.info('server')['tcp_port'] == int(sys.argv[1])
+    assert client.config_get('maxclients') and client.dbsize() == 502
+print('all well with redis-py', redis.__version__)
+"#;
+
+#[test]
+fn redis_py_works() {
+    let is_there = Command::new("python3").args(["-c", "import redis"]).output();
+    if !is_there.is_ok_and(|output| output.status.success()) {
+        println!("redis-py is not installed: it was not tried.");
+        return;
+    }
+    let server = Server::builder().flags(&several_executors()).start();
+    let port = server.address().port().to_string();
+    let output = Command::new("python3")
+        .args(["-c", PYTHON, &port])
+        .output()
+        .expect("python3 starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("all well"), "{text}");
+}

@@ -1,0 +1,275 @@
+//! What the disk keeps: durability, crashes, failing disks, the expiry index, the counts and the data directory.
+//!
+//! Most tests run the real binary, kill it and look at what is left. A loss of power is simulated by a test double
+//! (`record-synced-log` in src/storage/faults.rs): what no finished sync had covered is cut off the logs before the restart.
+//!
+//! Tests that need faults exist only with the cargo feature `fault-injection`, as CI runs them.
+#![cfg_attr(not(feature = "fault-injection"), allow(dead_code))] // What they are made with is idle without it.
+
+#[cfg(feature = "fault-injection")]
+mod acknowledged;
+pub(crate) mod contents;
+mod directory;
+#[cfg(feature = "fault-injection")]
+mod durability;
+mod expiry;
+#[cfg(feature = "fault-injection")]
+mod failures;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use corelane::channel::router::{Slot, shard_of};
+use tempfile::TempDir;
+
+use crate::harness::client::Client;
+use crate::harness::process::{ServerProcess, free_address, wait_for};
+use crate::harness::server::allowed_cpus;
+
+/// A server that is killed, damaged and started again in the same directory, with other faults and flags each time.
+pub(crate) struct Node {
+    process: Option<ServerProcess>,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Node {
+    /// Nothing yet but a directory and an address.
+    pub(crate) fn new() -> Node {
+        Node {
+            process: None,
+            address: free_address(),
+            folder: tempfile::tempdir().expect("a temporary directory can be made"),
+        }
+    }
+
+    /// A running server with these flags, separated by blanks, and no faults.
+    pub(crate) fn started(flags: &str) -> Node {
+        let mut node = Node::new();
+        node.start(flags, "");
+        node
+    }
+
+    /// Starts the server and waits until it answers. `faults` is what CORELANE_FAULTS is set to.
+    pub(crate) fn start(&mut self, flags: &str, faults: &str) {
+        // The kernel takes down the rings of a killed process a little after its end, and with them its listening socket.
+        let free = wait_for(|| TcpListener::bind(self.address).is_ok());
+        assert!(free, "somebody listens at {}", self.address);
+        let process = self.process.insert(ServerProcess::spawn(command(
+            self.address,
+            &self.data_directory(),
+            flags,
+            faults,
+        )));
+        process.wait_until_ready(self.address);
+    }
+
+    /// Starts a server that must not come up; returns how it exited and what it printed.
+    pub(crate) fn start_refused(&self, flags: &str, faults: &str) -> (ExitStatus, String) {
+        let command = command(free_address(), &self.data_directory(), flags, faults);
+        let mut process = ServerProcess::spawn(command);
+        let status = process.wait_for_exit();
+        (status, process.output())
+    }
+
+    pub(crate) fn data_directory(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A file beside the data directory, for faults that last as long as it exists.
+    pub(crate) fn switch(&self, name: &str) -> Switch {
+        Switch {
+            path: self.folder.path().join(name),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address).unwrap_or_else(|error| panic!("cannot connect to {}: {error}", self.address))
+    }
+
+    /// The address, for threads that connect by themselves.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn kill_9(&mut self) {
+        self.process().kill_9();
+        self.process = None;
+    }
+
+    /// Asks the server to stop with SIGTERM; returns how it exited and what it printed.
+    pub(crate) fn terminate(&mut self) -> (ExitStatus, String) {
+        self.process().signal(libc::SIGTERM);
+        let status = self.process().wait_for_exit();
+        let output = self.process().output();
+        self.process = None;
+        (status, output)
+    }
+
+    /// Waits until the server has ended by itself.
+    pub(crate) fn wait_for_exit(&mut self) {
+        self.process().wait_for_exit();
+        self.process = None;
+    }
+
+    fn process(&mut self) -> &mut ServerProcess {
+        self.process.as_mut().expect("the server was started")
+    }
+
+    /// A section of INFO.
+    pub(crate) fn info_section(&self, section: &str) -> String {
+        let reply = self.connect().command(&["INFO", section]);
+        reply
+            .text()
+            .unwrap_or_else(|| panic!("INFO was answered {}", reply.render()))
+    }
+
+    /// A figure of a line of INFO (`field` of `shard2:executor=0,state=healthy,…`), or the line's value for an empty field.
+    pub(crate) fn info(&self, section: &str, line: &str, field: &str) -> String {
+        let text = self.info_section(section);
+        let values = text
+            .lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
+        let values = values.unwrap_or_else(|| panic!("INFO {section} has no line {line}:\n{text}"));
+        if field.is_empty() {
+            return values.to_owned();
+        }
+        let value = values
+            .split(',')
+            .find_map(|pair| pair.strip_prefix(field)?.strip_prefix('='));
+        value
+            .unwrap_or_else(|| panic!("{line} has no {field}: {values}"))
+            .to_owned()
+    }
+
+    /// The syncs of all logs since the start, as INFO says (its figures are read every 10 ms).
+    pub(crate) fn syncs(&self) -> u64 {
+        let syncs = self.info("persistence", "log_syncs", "");
+        syncs.parse().expect("log_syncs is a number")
+    }
+
+    /// Waits until a shard is in a state of INFO shards.
+    pub(crate) fn wait_for_state(&self, shard: u16, state: &str) {
+        let line = format!("shard{shard}");
+        let reached = wait_for(|| self.info("shards", &line, "state") == state);
+        assert!(
+            reached,
+            "shard {shard} is {}, not {state}",
+            self.info("shards", &line, "state")
+        );
+    }
+
+    /// The power failed after [`Node::kill_9`]: cuts every log file between what `record-synced-log` says is on disk and its
+    /// end, where `keep` says (it gets both lengths). Returns the number of bytes cut.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn cut_unsynced(&self, mut keep: impl FnMut(u64, u64) -> u64) -> u64 {
+        assert!(self.process.is_none(), "kill the server first");
+        let mut cut = 0;
+        for shard in shard_folders(&self.data_directory()) {
+            let recorded = std::fs::read_to_string(shard.join(corelane::storage::faults::SYNCED_FILE));
+            let recorded = recorded.unwrap_or_default();
+            let synced: std::collections::BTreeMap<&str, u64> = recorded
+                .lines()
+                .filter_map(|line| {
+                    let (name, bytes) = line.split_once(' ')?;
+                    Some((name, bytes.parse().ok()?))
+                })
+                .collect();
+            for entry in std::fs::read_dir(&shard).expect("the shard's folder can be read") {
+                let path = entry.expect("the shard's folder can be read").path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                if !name.ends_with(".log") {
+                    continue;
+                }
+                let file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .expect("a log file can be opened");
+                let bytes = file.metadata().expect("an open file has a length").len();
+                let synced = synced.get(name).copied().unwrap_or(0).min(bytes);
+                let kept = keep(synced, bytes);
+                assert!((synced..=bytes).contains(&kept));
+                file.set_len(kept).expect("a log file can be cut");
+                cut += bytes - kept;
+            }
+        }
+        cut
+    }
+}
+
+/// A fault that lasts as long as a file exists (`NAME=while:PATH`).
+pub(crate) struct Switch {
+    path: PathBuf,
+}
+
+impl Switch {
+    /// What to write after `NAME=` in CORELANE_FAULTS.
+    pub(crate) fn when(&self) -> String {
+        format!("while:{}", self.path.display())
+    }
+
+    pub(crate) fn on(&self) {
+        std::fs::write(&self.path, "").expect("a file can be made in a temporary directory");
+    }
+
+    pub(crate) fn off(&self) {
+        std::fs::remove_file(&self.path).expect("the switch was on");
+    }
+}
+
+fn command(address: SocketAddr, data_directory: &Path, flags: &str, faults: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+    command.args([
+        "--bind",
+        &address.ip().to_string(),
+        "--port",
+        &address.port().to_string(),
+    ]);
+    command.arg("--data-dir").arg(data_directory);
+    command.args(flags.split_whitespace());
+    command.env("CORELANE_FAULTS", faults);
+    command
+}
+
+/// Flags for four shards on two storage executors that also serve clients (on one CPU, on one).
+pub(crate) fn four_shards_on_two_executors() -> String {
+    let cpus = allowed_cpus();
+    let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+    let cores = if first == last {
+        first.to_string()
+    } else {
+        format!("{first},{last}")
+    };
+    format!("--shards 4 --network-cores {cores} --storage-cores {cores}")
+}
+
+/// The folders of the shards, in their order.
+pub(crate) fn shard_folders(data_directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data_directory).expect("the data directory can be read");
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("the data directory can be read").path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// A key whose name begins with `prefix` and that lies on a shard.
+pub(crate) fn key_on(shard: u16, shard_count: u16, prefix: &str) -> String {
+    (0..)
+        .map(|number| format!("{prefix}{number}"))
+        .find(|key| shard_of(Slot::of(key.as_bytes()), shard_count).0 == shard)
+        .expect("every shard has keys")
+}
+
+/// The seed of a random test: CORELANE_SEED, or another one each time. It is printed, and shown if the test fails.
+pub(crate) fn seed(test: &str) -> u64 {
+    let given = std::env::var("CORELANE_SEED").ok();
+    let seed = match given {
+        Some(seed) => seed.parse().expect("CORELANE_SEED is a number"),
+        None => rand::random::<u32>().into(),
+    };
+    println!("{test}: again with CORELANE_SEED={seed}");
+    seed
+}

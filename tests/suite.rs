@@ -1,0 +1,12 @@
+//! The one test binary: a folder per layer of `src/`, with the names that the layer has there.
+
+mod commands;
+mod config;
+mod harness;
+mod network;
+mod protocol;
+mod server;
+mod simulation;
+mod storage;
+mod tidy;
+mod topology;
