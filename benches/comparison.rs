@@ -166,8 +166,8 @@ fn main() {
             for (test, weight) in TESTS {
                 let requests = match (small, pipeline) {
                     (true, _) => 2_000,
-                    (false, 1) => 60_000,
-                    (false, _) => 240_000,
+                    (false, 1) => 100_000,
+                    (false, _) => 600_000,
                 } / weight;
                 let mut figures = [Vec::new(), Vec::new()];
                 for _ in 0..if small { 1 } else { ROUNDS } {

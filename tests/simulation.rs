@@ -659,6 +659,7 @@ impl Simulation {
         };
         let cache = ["auto", "0", "20kb"].choose(random).expect("there are sizes");
         let batch_size = ["1", "7", "512"].choose(random).expect("there are sizes");
+        let background = ["0", "1", "8", "auto"].choose(random).expect("there are numbers");
         let point = ["kill-before-commit", "kill-after-commit"]
             .choose(random)
             .expect("there are points");
@@ -674,7 +675,7 @@ impl Simulation {
         // One executor has all shards, so that the commands of a pipeline run in their order.
         let flags = format!(
             "--shards {} --network-cores {cpu} --storage-cores {cpu} --durability {durability} --value-cache-size {cache} \
-             --batch-size {batch_size}",
+             --batch-size {batch_size} --background-commit-writes {background}",
             self.shard_count
         );
         self.note(format!("-- {end:?}: {flags} {faults}"));

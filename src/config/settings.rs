@@ -206,8 +206,8 @@ settings! {
         name: "coop-taskrun", range: None, unit: "", changes: Changes::AtStart,
     }
 
-    /// How long an idle executor spins before it sleeps; `auto` is 0 on shared or scarce cores and 50 on cores of its
-    /// own.
+    /// How long an idle executor spins before it sleeps; `auto` is 0 on shared or scarce cores, and on cores of their own
+    /// 20 for executors with sockets and 50 for those without.
     spin_before_park_us: AutoOr<u16> = "auto" {
         name: "spin-before-park-us", range: Some(0..=1000), unit: "µs", changes: Changes::AtStart,
     }
@@ -263,8 +263,9 @@ settings! {
     }
 
     /// How much unparsed input is kept for a client before it is disconnected.
+    // A batch holds one request beside small ones, and numbers its bytes with 32 bits.
     client_query_buffer_limit: ByteSize = "1gb" {
-        name: "client-query-buffer-limit", range: Some(MIB..=4 * GIB - 1), unit: "bytes", changes: Changes::Live,
+        name: "client-query-buffer-limit", range: Some(MIB..=4 * GIB - 16 * MIB), unit: "bytes", changes: Changes::Live,
     }
 
     /// The longest argument that a client may send; Redis's default is also the most that is allowed.
@@ -307,9 +308,15 @@ settings! {
         name: "block-cache-size", range: Some(0..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }
 
-    /// The size at which a memtable is flushed to disk; small ones stay in the CPU cache, where most of the cost of a write is.
-    write_buffer_size: ByteSize = "16mb" {
+    /// The size of a memtable; six full ones are flushed to disk together, and small ones stay in the CPU cache.
+    write_buffer_size: ByteSize = "8mb" {
         name: "write-buffer-size", range: Some(MIB..=4 * GIB), unit: "bytes", changes: Changes::AtStart,
+    }
+
+    /// How many staged writes make a batch that a background thread commits while the executor goes on; smaller ones the
+    /// executor commits itself; 0 is never, and `auto` is 64 where an executor with both roles has another core behind it, else 0.
+    background_commit_writes: AutoOr<u16> = "auto" {
+        name: "background-commit-writes", range: Some(0..=4096), unit: "writes", changes: Changes::AtStart,
     }
 
     /// The most RocksDB flushes and compactions at a time; `auto` is one for each background core, and at least 2.

@@ -50,6 +50,19 @@ impl Column {
     }
 }
 
+/// Memtables that one flush merges. A small memtable is cheap to write to, since its upper levels stay in the CPU's cache;
+/// merging several keeps the files of level 0 large and few (tuning/README.md has the figures).
+const MEMTABLES_PER_FLUSH: i32 = 6;
+/// Memtables of one column; when all are full and none is flushed, writes stall. Room for two flushes and the one that is
+/// written to.
+const MEMTABLES_MAX: i32 = 2 * MEMTABLES_PER_FLUSH + 2;
+/// Files of level 0 that start its compaction, which rewrites the level below too: few compactions of many files cost less.
+/// A read that misses the table of hot records asks each file's Bloom filter.
+const LEVEL_0_FILES_COMPACTED: i32 = 8;
+/// Files of level 0 from which on writes are refused (no write ever waits), and all are.
+const LEVEL_0_FILES_SLOW: i32 = 36;
+const LEVEL_0_FILES_STOP: i32 = 48;
+
 /// Why RocksDB did not do something.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -99,8 +112,8 @@ impl Resources {
         env.set_high_priority_background_threads((background_jobs / 2).max(1));
         // The pool keeps its CPU priority: a compaction that is starved while it holds the database's mutex starves the
         // executor that wants to write (measured: requests waited over 10 s beside two busy loops on two cores).
-        // Four memtables per shard may be waiting to be flushed before a write stalls.
-        let write_buffers = WriteBufferManager::new_write_buffer_manager(write_buffer_bytes * shard_count * 4, false);
+        let memtable_bytes = write_buffer_bytes * shard_count * MEMTABLES_MAX as usize;
+        let write_buffers = WriteBufferManager::new_write_buffer_manager(memtable_bytes, false);
         let block_cache = Cache::new_hyper_clock_cache(block_cache_bytes, 0);
         Ok(Resources {
             env,
@@ -158,7 +171,7 @@ impl Database {
         options.set_avoid_unnecessary_blocking_io(true);
         // A process that is killed loses the end of its last log record at most; what follows a tear is not applied.
         options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
-        options.set_max_total_wal_size((resources.write_buffer_bytes as u64) * 4);
+        options.set_max_total_wal_size(resources.write_buffer_bytes as u64 * MEMTABLES_MAX as u64);
         // Spread write-back over time, so that a log sync finds little else to wait for.
         options.set_bytes_per_sync(1 << 20);
 
@@ -373,7 +386,11 @@ fn column_options(column: Column, resources: &Resources, liveness: Arc<OnceLock<
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut options = Options::default();
     options.set_write_buffer_size(resources.write_buffer_bytes);
-    options.set_max_write_buffer_number(4);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_min_write_buffer_number_to_merge(MEMTABLES_PER_FLUSH);
+    options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES_COMPACTED);
+    options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_SLOW);
+    options.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_STOP);
     options.set_level_compaction_dynamic_level_bytes(true);
     // Level 0 is read whole by its compaction within minutes and holds what is read most: not worth the CPU.
     let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);

@@ -1,13 +1,14 @@
 //! A storage executor: takes what has arrived, runs it, commits once, sends the boxes home.
 //!
 //! One turn: drain the channel up to `batch-size` requests, in the order of their priorities; run each request's handler
-//! on its shard; commit what every shard staged as one write batch; send back each batch whose replies may leave, and hold
-//! the others until the syncer has caught up with them.
+//! on its shard; commit what every shard staged as one write batch (a large one by way of the committer); send back each
+//! batch whose replies may leave, and hold the others until the committer and the syncer have caught up with them.
 
+use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
-use super::shard::{RolledBack, Shard};
+use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::view::{Shards, View};
 use crate::channel::message::{
@@ -25,6 +26,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often an executor does its housekeeping: expiry, stalled commits, metrics. Also what bounds glommio's sleep when
@@ -47,6 +49,9 @@ const BUSY_SPAN_MAX: Duration = Duration::from_micros(500);
 /// a few of them.
 const CROWDED_HOME_PAUSE: Duration = Duration::from_millis(1);
 
+/// Where replies lie in a batch is told in 32 bits.
+const REPLY_BYTES_MAX: usize = u32::MAX as usize;
+
 /// How often a shard's figures that cost RocksDB a lock are read.
 const SLOW_FIGURES_INTERVAL: Duration = Duration::from_millis(1000);
 
@@ -59,6 +64,7 @@ const NORMAL_PER_LOW: usize = 16;
 /// Everything that a storage executor owns.
 pub struct StorageExecutor {
     shards: Shards,
+    committer: CommitThread,
     syncer: Syncer,
     settings: SharedSettings,
     settings_version: u64,
@@ -71,8 +77,20 @@ pub struct StorageExecutor {
     full_home: Option<flume::Sender<Box<Batch>>>,
     /// The number of the turn; also the epoch of what it writes.
     turn: u64,
+    /// By shard: the last turn whose commit the syncer and the metrics know of.
+    published_epochs: Vec<u64>,
     random: u64,
     slow_figures_at: Instant,
+}
+
+/// The committer of an executor's shards, and which batches go there.
+pub struct CommitThread {
+    /// Its end here.
+    pub committer: Arc<Committer>,
+    /// The thread, to be joined at the end.
+    pub thread: JoinHandle<()>,
+    /// Staged writes from which on a batch goes there.
+    pub writes_min: usize,
 }
 
 /// What has arrived and was not run yet, by priority.
@@ -136,7 +154,8 @@ impl PriorityQueue {
 impl StorageExecutor {
     /// `shard_metrics` are those of `shards`, in their order.
     pub fn new(
-        shards: Shards,
+        mut shards: Shards,
+        committer: CommitThread,
         syncer: Syncer,
         settings: SharedSettings,
         metrics: Arc<StorageMetrics>,
@@ -144,9 +163,14 @@ impl StorageExecutor {
     ) -> StorageExecutor {
         let (settings_version, current) = (settings.version(), settings.snapshot());
         // The start may have committed a turn, to make the shards agree on their database map.
+        for (place, shard) in shards.list_mut().iter_mut().enumerate() {
+            shard.set_committer(Arc::clone(&committer.committer), place);
+        }
         let turn = shards.list().iter().map(Shard::committed_epoch).max().unwrap_or(0);
+        let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             shards,
+            committer,
             syncer,
             settings,
             settings_version,
@@ -157,20 +181,32 @@ impl StorageExecutor {
             held: VecDeque::new(),
             full_home: None,
             turn,
+            published_epochs,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
         }
     }
 
     /// Serves `requests` until every sender is gone, then syncs and closes the shards. Returns whether all that was
-    /// committed is on disk.
-    pub async fn run(self, requests: flume::Receiver<Box<Batch>>, reports: flume::Receiver<SyncReport>) -> bool {
+    /// committed is on disk. `commits` has a message when the committer has done something, `reports` are the syncer's.
+    pub async fn run(
+        self,
+        requests: flume::Receiver<Box<Batch>>,
+        commits: flume::Receiver<()>,
+        reports: flume::Receiver<SyncReport>,
+    ) -> bool {
         let executor = Rc::new(RefCell::new(self));
         executor.borrow_mut().publish_all();
         let on_report = Rc::clone(&executor);
         let sync_task = glommio::spawn_local(async move {
             while let Ok(report) = reports.recv_async().await {
                 on_report.borrow_mut().on_sync(&report);
+            }
+        });
+        let on_commit = Rc::clone(&executor);
+        let commit_task = glommio::spawn_local(async move {
+            while let Ok(()) = commits.recv_async().await {
+                on_commit.borrow_mut().on_commit();
             }
         });
         let on_tick = Rc::clone(&executor);
@@ -186,6 +222,7 @@ impl StorageExecutor {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
         }
         tick_task.cancel().await;
+        commit_task.cancel().await;
         sync_task.cancel().await;
         match Rc::try_unwrap(executor) {
             Ok(executor) => executor.into_inner().close(),
@@ -217,6 +254,7 @@ impl StorageExecutor {
     /// Runs what is queued: one turn of at most `batch-size` requests.
     fn run_turn(&mut self) {
         self.settings_are_current();
+        self.take_up_commits();
         let began = Instant::now();
         self.turn += 1;
         self.shards.begin_turn(self.turn, crate::clock::unix_ms());
@@ -280,7 +318,11 @@ impl StorageExecutor {
                 seed: self.random,
                 string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
             };
-            run_contained(request.command, &mut context, &self.metrics)
+            let outcome = run_contained(request.command, &mut context, &self.metrics);
+            match batch.replies.len() <= REPLY_BYTES_MAX {
+                true => outcome,
+                false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
+            }
         };
         let failed = outcome.is_err();
         match outcome {
@@ -316,26 +358,37 @@ impl StorageExecutor {
         ended
     }
 
-    /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled).
+    /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the committer).
     fn commit(&mut self, done: &mut [Box<Batch>]) {
         let mut any = false;
         for place in 0..self.shards.list().len() {
             let shard = &mut self.shards.list_mut()[place];
-            // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was rolled back
-            // tells what failed; after a stall what is staged waits for the next call.
-            let _ = shard.commit();
+            if shard.is_committing() {
+                // What is staged rides the next batch.
+            } else if shard.staged_len() >= self.committer.writes_min && *shard.state() == ShardState::Healthy {
+                let database = Arc::clone(shard.database());
+                if let Some(writes) = shard.begin_commit() {
+                    self.committer.committer.submit(place, database, writes);
+                }
+            } else {
+                // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was rolled
+                // back tells what failed; after a stall what is staged waits for the next call.
+                let _ = shard.commit();
+            }
+            let shard = &mut self.shards.list_mut()[place];
             if let Some(rolled_back) = shard.take_rolled_back() {
                 for batch in done.iter_mut().chain(self.held.iter_mut()) {
                     answer_rolled_back(batch, place, &rolled_back);
                 }
             }
             let committed_epoch = self.shards.list()[place].committed_epoch();
-            if committed_epoch == self.turn {
+            if committed_epoch != self.published_epochs[place] {
                 any = true;
+                self.published_epochs[place] = committed_epoch;
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
                 self.publish_counts(place);
+                self.syncer.committed(place, committed_epoch);
             }
-            self.syncer.committed(place, committed_epoch);
         }
         if any && self.current.durability == Durability::Always {
             self.syncer.sync_soon();
@@ -371,6 +424,23 @@ impl StorageExecutor {
         let released = self.released_epochs();
         for batch in std::mem::take(&mut self.held) {
             self.release_or_hold(batch, &released);
+        }
+    }
+
+    /// The committer has written batches, or failed to: replies leave, and what was staged meanwhile is committed.
+    fn on_commit(&mut self) {
+        self.take_up_commits();
+        self.commit(&mut []);
+        self.release_held();
+    }
+
+    fn take_up_commits(&mut self) {
+        if !self.shards.list().iter().any(Shard::is_committing) {
+            return;
+        }
+        while let Some((place, written)) = self.committer.committer.take_done() {
+            // What failed shows in the shard's state and in what it has rolled back.
+            let _ = self.shards.list_mut()[place].finish_commit(written);
         }
     }
 
@@ -475,7 +545,15 @@ impl StorageExecutor {
 
     /// Syncs what is left, lets the last replies go and closes the databases.
     fn close(mut self) -> bool {
+        for shard in self.shards.list_mut() {
+            // What fails shows as staged or as an epoch that was never committed.
+            let _ = shard.commit();
+        }
+        self.commit(&mut []);
         let all_committed = !self.any_staged();
+        self.committer.committer.stop();
+        // It only waits for what is in the queue, which is nothing.
+        let _ = self.committer.thread.join();
         let synced = self.syncer.stop();
         let released = Released {
             by_place: vec![u64::MAX; self.shards.list().len()],

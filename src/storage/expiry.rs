@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 
 /// Stages the deletion of at most `budget` expired keys of a shard; returns how many were expired.
 pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize) -> Result<usize, CommandError> {
-    if shard.next_deadline_ms() >= now_ms || shard.has_staged() {
-        // What is staged is not in the index yet; the next turn sees it.
+    if shard.next_deadline_ms() >= now_ms {
         return Ok(0);
     }
+    // What is staged is not in the index yet.
+    shard.commit()?;
     let mut due = Vec::new();
     let mut next_deadline_ms = u64::MAX;
     let from = shard.next_deadline_ms().to_be_bytes();

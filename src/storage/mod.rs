@@ -1,9 +1,10 @@
 //! The storage executors: each is the sole owner of its shards.
 //!
 //! [`executor`] takes batches from the channel, runs each request's handler on its [`shard`], commits once per turn through
-//! [`database`] and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
+//! [`database`] (large batches by way of the [`committer`]) and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
 //! of hot and staged records, [`encoding`] every byte on disk. [`faults`] are for tests.
 
+pub mod committer;
 pub mod compaction;
 pub mod database;
 pub mod encoding;

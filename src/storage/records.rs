@@ -1,7 +1,8 @@
 //! A shard's table of records in memory: what is staged for the next commit, and the hot part of what is committed.
 //!
 //! The shard has one writer, so the table is never stale and needs no lock; one probe answers whether a key was written
-//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed. Of the others, those
+//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be under way
+//! on another thread while the next ones are staged. Of the others, those
 //! that fit in `bytes_max` stay by the S3-FIFO policy (Yang et al., "FIFO queues are all you need for cache eviction",
 //! SOSP 2023): a record enters a small queue and only moves to the main one if it was used again, so that a scan
 //! does not wash out what is hot.
@@ -39,7 +40,10 @@ struct Entry {
     hash: u64,
     epoch: u64,
     uses: u8,
+    /// It is in the list of what the next commit writes.
     staged: bool,
+    /// It is in the list of what the commit under way writes (an earlier value perhaps).
+    in_flight: bool,
     queue: Queue,
     older: EntryIndex,
     newer: EntryIndex,
@@ -127,6 +131,8 @@ pub struct Records {
     table: HashTable<EntryIndex>,
     entries: Vec<Entry>,
     free: Vec<EntryIndex>,
+    /// Entries that have a value.
+    present: usize,
     small: Fifo,
     main: Fifo,
     /// Hashes of records that left the small queue unused: one that comes back goes to the main queue at once.
@@ -135,6 +141,7 @@ pub struct Records {
     bytes: usize,
     bytes_max: usize,
     staged: Vec<EntryIndex>,
+    in_flight: Vec<EntryIndex>,
     undo: Vec<Undo>,
     /// The newest turn whose writes the table no longer knows key by key: a look-up that misses may have seen them.
     forgotten_epoch: u64,
@@ -148,6 +155,7 @@ impl Records {
             table: HashTable::new(),
             entries: Vec::new(),
             free: Vec::new(),
+            present: 0,
             small: Fifo::EMPTY,
             main: Fifo::EMPTY,
             ghosts: VecDeque::new(),
@@ -155,6 +163,7 @@ impl Records {
             bytes: 0,
             bytes_max,
             staged: Vec::new(),
+            in_flight: Vec::new(),
             undo: Vec::new(),
             forgotten_epoch: 0,
             counters: Counters::default(),
@@ -264,8 +273,9 @@ impl Records {
             if undo.newly_staged {
                 let last = self.staged.pop();
                 assert_eq!(last, Some(undo.entry), "a command's writes are undone newest first");
-                self.entries[undo.entry as usize].staged = false;
-                if self.entries[undo.entry as usize].value.is_none() {
+                let entry = &mut self.entries[undo.entry as usize];
+                entry.staged = false;
+                if entry.value.is_none() && !entry.in_flight {
                     self.remove(undo.entry);
                 }
             }
@@ -291,13 +301,30 @@ impl Records {
         self.staged.len()
     }
 
-    /// The commit succeeded: what was staged is now part of the hot records.
-    pub fn committed(&mut self) {
+    /// What is staged is being committed: what is staged from now on belongs to the next commit.
+    ///
+    /// # Panics
+    /// If a commit is under way.
+    pub fn begin_commit(&mut self) {
+        assert!(self.in_flight.is_empty(), "a shard has one commit at a time");
         self.undo.clear();
-        let mut staged = std::mem::take(&mut self.staged);
-        for index in staged.drain(..) {
+        std::mem::swap(&mut self.staged, &mut self.in_flight);
+        for index in &self.in_flight {
+            let entry = &mut self.entries[*index as usize];
+            (entry.staged, entry.in_flight) = (false, true);
+        }
+    }
+
+    /// The commit succeeded: what it wrote is now part of the hot records.
+    pub fn committed(&mut self) {
+        let mut committed = std::mem::take(&mut self.in_flight);
+        for index in committed.drain(..) {
             let entry = &mut self.entries[index as usize];
-            entry.staged = false;
+            entry.in_flight = false;
+            if entry.staged {
+                // It was written again meanwhile and waits for the next commit.
+                continue;
+            }
             let keep = entry
                 .value
                 .as_ref()
@@ -309,14 +336,36 @@ impl Records {
                 self.admit(index);
             }
         }
-        self.staged = staged;
+        self.in_flight = committed;
         self.make_room();
     }
 
-    /// The commit failed for good: forgets what was staged, so that the disk's state is seen again.
+    /// The commit did not take place: what it would have written belongs to the next one, with what was staged meanwhile.
+    pub fn commit_again(&mut self) {
+        let later = std::mem::take(&mut self.staged);
+        for index in std::mem::take(&mut self.in_flight) {
+            let entry = &mut self.entries[index as usize];
+            entry.in_flight = false;
+            // One that was written again meanwhile is in the list already.
+            if !entry.staged {
+                entry.staged = true;
+                self.staged.push(index);
+            }
+        }
+        self.staged.extend(later);
+    }
+
+    /// The commit failed for good: forgets what was to be written, so that the disk's state is seen again.
     pub fn roll_back_all(&mut self) {
         self.undo.clear();
-        for index in std::mem::take(&mut self.staged) {
+        let mut lost = std::mem::take(&mut self.in_flight);
+        for index in &lost {
+            self.entries[*index as usize].in_flight = false;
+        }
+        // One that is in both lists is forgotten once.
+        lost.retain(|index| !self.entries[*index as usize].staged);
+        lost.append(&mut self.staged);
+        for index in lost {
             self.entries[index as usize].staged = false;
             self.forget(index);
         }
@@ -328,7 +377,7 @@ impl Records {
     /// If anything is staged: commit first.
     pub fn clear(&mut self, epoch: u64) {
         assert!(
-            self.staged.is_empty(),
+            self.staged.is_empty() && self.in_flight.is_empty(),
             "what is staged must be committed before the table is emptied"
         );
         let (bytes_max, counters) = (self.bytes_max, self.counters);
@@ -354,6 +403,11 @@ impl Records {
         self.table.len()
     }
 
+    /// The number of keys that exist and are in memory.
+    pub fn present(&self) -> usize {
+        self.present
+    }
+
     /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
@@ -367,11 +421,13 @@ impl Records {
             epoch: 0,
             uses: 0,
             staged: false,
+            in_flight: false,
             queue: Queue::None,
             older: NOBODY,
             newer: NOBODY,
         };
         self.bytes += entry.size();
+        self.present += usize::from(entry.value.is_some());
         let index = match self.free.pop() {
             Some(index) => {
                 self.entries[index as usize] = entry;
@@ -396,6 +452,7 @@ impl Records {
             std::mem::replace(&mut entry.value, value),
         );
         let old_len = old.as_ref().map_or(0, Vec::len);
+        self.present = self.present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
         self.bytes = self.bytes + new_len - old_len;
         match entry.queue {
             Queue::None => {}
@@ -438,6 +495,7 @@ impl Records {
         self.unlink(index);
         let entry = &mut self.entries[index as usize];
         self.bytes -= entry.size();
+        self.present -= usize::from(entry.value.is_some());
         if let Ok(place) = self.table.find_entry(entry.hash, |other| *other == index) {
             place.remove();
         }
@@ -461,7 +519,7 @@ impl Records {
                 return;
             }
             let entry = &mut self.entries[index as usize];
-            if entry.staged || entry.uses > 0 {
+            if entry.staged || entry.in_flight || entry.uses > 0 {
                 entry.uses = if from_small { 0 } else { entry.uses.saturating_sub(1) };
                 self.unlink(index);
                 self.enqueue(index, Queue::Main);
@@ -556,12 +614,49 @@ mod tests {
     }
 
     #[test]
+    fn a_record_may_be_written_again_while_it_is_being_committed() {
+        let mut records = Records::new(1 << 20);
+        stage(&mut records, b"000a", Some(b"1"), 1);
+        stage(&mut records, b"000b", None, 1);
+        records.keep_command();
+        records.begin_commit();
+        // A command that fails meanwhile leaves the values that are being written.
+        stage(&mut records, b"000a", Some(b"x"), 2);
+        stage(&mut records, b"000b", Some(b"x"), 2);
+        records.roll_back_command(|_| {});
+        assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
+        let deleted = records.find(hash(b"000b"), b"000b");
+        assert_eq!(deleted.map(|index| records.value(index)), Some(None));
+        stage(&mut records, b"000a", Some(b"2"), 2);
+        records.keep_command();
+        // The first try is refused: both go into the next, once, with their newest values.
+        records.commit_again();
+        assert_eq!(
+            records.staged().collect::<Vec<_>>(),
+            [(&b"000b"[..], None), (&b"000a"[..], Some(&b"2"[..]))]
+        );
+        records.begin_commit();
+        stage(&mut records, b"000a", Some(b"3"), 3);
+        records.keep_command();
+        records.committed();
+        assert_eq!(records.staged().collect::<Vec<_>>(), [(&b"000a"[..], Some(&b"3"[..]))]);
+        assert_eq!(records.len(), 1, "the deleted key is gone");
+        records.begin_commit();
+        stage(&mut records, b"000a", Some(b"4"), 4);
+        records.roll_back_all();
+        assert!(records.is_empty() && !records.has_staged());
+        assert_eq!(records.bytes(), 0);
+    }
+
+    #[test]
     fn deleted_keys_leave_nothing_behind_but_their_epoch() {
         let mut records = Records::new(1 << 20);
         for turn in 1..5_000_u64 {
             stage(&mut records, b"000k", Some(b"v"), turn);
+            records.begin_commit();
             records.committed();
             stage(&mut records, b"000k", None, turn);
+            records.begin_commit();
             records.committed();
         }
         assert_eq!((records.len(), records.bytes(), records.entries.len()), (0, 0, 1));

@@ -1,9 +1,11 @@
 //! One shard: a range of slots, its RocksDB, and what is staged for it.
 //!
 //! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where later
-//! commands see them at once; [`Shard::commit`] writes the turn's as one batch. Every committed batch of a shard passes
-//! through that function.
+//! commands see them at once; [`Shard::begin_commit`] makes one batch of them, which is written here or by the
+//! [committer](super::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
+//! passes through these two.
 
+use super::committer::Committer;
 use super::database::{Column, Database, DatabaseError, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of};
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
@@ -55,6 +57,7 @@ impl ShardState {
 }
 
 /// A change of the expiry index that goes with the staged records.
+#[derive(Clone)]
 struct ExpiryChange {
     meta_key: Box<[u8]>,
     deadline_ms: u64,
@@ -67,6 +70,11 @@ struct ExpiryChange {
 struct CountsByDatabase([Counts; DATABASE_COUNT]);
 
 impl CountsByDatabase {
+    /// All keys of the shard.
+    fn keys(&self) -> u64 {
+        self.0.iter().map(|counts| counts.keys).sum()
+    }
+
     /// Accounts for a record that becomes another (or none).
     fn replace(&mut self, meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
         let Some(counts) = self.0.get_mut(usize::from(meta_key[0])) else {
@@ -77,6 +85,16 @@ impl CountsByDatabase {
         counts.keys = (counts.keys + keys(new)).saturating_sub(keys(old));
         counts.expires = (counts.expires + expires(new)).saturating_sub(expires(old));
     }
+}
+
+/// A batch that is being written.
+struct InFlight {
+    /// What is staged is in it up to this turn.
+    epoch: u64,
+    /// The first turn of which something is in it.
+    first_epoch: u64,
+    expiry_changes: Vec<ExpiryChange>,
+    counts: CountsByDatabase,
 }
 
 /// What a failed write took back, for the executor to answer.
@@ -107,6 +125,8 @@ pub struct Shard {
     committed_epoch: u64,
     /// The earliest turn of which something is staged.
     staged_epoch: u64,
+    in_flight: Option<InFlight>,
+    committer: Option<(Arc<Committer>, usize)>,
     rolled_back: Option<RolledBack>,
     writes_while_stalled: usize,
     /// No key expires before this (Unix ms).
@@ -161,6 +181,8 @@ impl Shard {
             epoch: 0,
             committed_epoch: 0,
             staged_epoch: 0,
+            in_flight: None,
+            committer: None,
             rolled_back: None,
             writes_while_stalled: 0,
             next_deadline_ms: 0,
@@ -171,6 +193,11 @@ impl Shard {
             // Positions of an earlier run of the server must not be taken for ours.
             last_scan_position: crate::clock::unix_ms() & 0x7fff_ffff_ffff,
         })
+    }
+
+    /// Batches of this shard may be written by `committer`, to which the shard is number `place`.
+    pub fn set_committer(&mut self, committer: Arc<Committer>, place: usize) {
+        self.committer = Some((committer, place));
     }
 
     /// The shard's number.
@@ -214,8 +241,11 @@ impl Shard {
     pub fn released_epoch(&self, durable_epoch: Option<u64>) -> u64 {
         match durable_epoch {
             Some(durable) if durable < self.committed_epoch => durable,
-            _ if self.has_staged() => self.staged_epoch - 1,
-            _ => u64::MAX,
+            _ => match (&self.in_flight, self.records.has_staged()) {
+                (Some(in_flight), _) => in_flight.first_epoch - 1,
+                (None, true) => self.staged_epoch - 1,
+                (None, false) => u64::MAX,
+            },
         }
     }
 
@@ -298,7 +328,7 @@ impl Shard {
             }
         }
         self.counts.replace(&self.key, old, new);
-        if !self.has_staged() {
+        if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
         self.records
@@ -321,10 +351,20 @@ impl Shard {
         self.expiry_changes.truncate(self.expiry_changes_kept);
     }
 
-    /// Whether anything waits for a commit.
+    /// Whether anything was staged that is not committed.
     #[inline]
     pub fn has_staged(&self) -> bool {
-        self.records.has_staged()
+        self.records.has_staged() || self.in_flight.is_some()
+    }
+
+    /// How many records wait for the next commit.
+    pub fn staged_len(&self) -> usize {
+        self.records.staged_len()
+    }
+
+    /// Whether a batch is with the committer.
+    pub fn is_committing(&self) -> bool {
+        self.in_flight.is_some()
     }
 
     /// Commits what is staged as one write batch: in the kernel when this returns, so that a killed process loses nothing.
@@ -333,8 +373,33 @@ impl Shard {
     /// [`DatabaseError::Stalled`] keeps what is staged for the next call. After any other error what was staged is rolled
     /// back; the shard is read-only if the disk is full, or else stops for good.
     pub fn commit(&mut self) -> Result<(), DatabaseError> {
-        if !self.has_staged() {
-            return Ok(());
+        self.settle()?;
+        match self.begin_commit() {
+            Some(writes) => {
+                let written = self.database.write(writes);
+                self.finish_commit(written)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the batch that is with the committer: until it is written, which never includes a stall or a sync.
+    fn settle(&mut self) -> Result<(), DatabaseError> {
+        match (&self.in_flight, &self.committer) {
+            (Some(_), Some((committer, place))) => {
+                let written = committer.wait_for(*place);
+                self.finish_commit(written)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes one batch of what is staged; `None` if there is nothing. [`Shard::finish_commit`] must follow, and until then
+    /// what is staged belongs to the next batch.
+    pub fn begin_commit(&mut self) -> Option<Writes> {
+        assert!(self.in_flight.is_none(), "a shard has one batch under way at a time");
+        if !self.records.has_staged() {
+            return None;
         }
         let mut staging = self.database.writes(self.records.staged_len() * 128);
         for (key, value) in self.records.staged() {
@@ -351,37 +416,74 @@ impl Shard {
             }
         }
         stage_counts(&mut staging, &self.counts, &self.counts_committed);
-        match self.database.write(staging.finish()) {
-            Ok(()) => {
-                self.records.committed();
-                self.after_commit();
-                Ok(())
-            }
-            Err(DatabaseError::Stalled) => {
-                self.state = ShardState::Stalled;
-                Err(DatabaseError::Stalled)
-            }
-            Err(error) => {
-                self.stop(&error);
-                Err(error)
-            }
-        }
+        self.records.begin_commit();
+        self.in_flight = Some(InFlight {
+            epoch: self.epoch,
+            first_epoch: self.staged_epoch,
+            expiry_changes: std::mem::take(&mut self.expiry_changes),
+            counts: self.counts,
+        });
+        self.expiry_changes_kept = 0;
+        Some(staging.finish())
     }
 
-    fn after_commit(&mut self) {
-        self.expiry_changes.clear();
-        self.expiry_changes_kept = 0;
-        self.counts_committed = self.counts;
-        self.committed_epoch = self.epoch;
+    /// The batch of [`Shard::begin_commit`] was written, or was not.
+    ///
+    /// # Errors
+    /// As [`Shard::commit`].
+    pub fn finish_commit(&mut self, written: Result<(), DatabaseError>) -> Result<(), DatabaseError> {
+        match &written {
+            Ok(()) => {
+                let Some(in_flight) = self.in_flight.take() else {
+                    unreachable!("a batch is begun before it is finished");
+                };
+                self.records.committed();
+                self.counts_committed = in_flight.counts;
+                self.committed_epoch = in_flight.epoch;
+                self.took_writes();
+                // The capacity is used again, unless something was staged meanwhile.
+                if self.expiry_changes.is_empty() {
+                    self.expiry_changes = in_flight.expiry_changes;
+                    self.expiry_changes.clear();
+                }
+            }
+            Err(DatabaseError::Stalled) => {
+                self.commit_again();
+                self.state = ShardState::Stalled;
+            }
+            Err(error) => self.stop(error),
+        }
+        written
+    }
+
+    /// The batch under way was not written: it belongs to the next one.
+    fn commit_again(&mut self) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        self.records.commit_again();
+        self.staged_epoch = in_flight.first_epoch;
+        self.expiry_changes.splice(..0, in_flight.expiry_changes);
+        self.expiry_changes_kept = self.expiry_changes.len();
+    }
+
+    fn took_writes(&mut self) {
         self.writes_while_stalled = 0;
         if self.state == ShardState::Stalled {
             self.state = ShardState::Healthy;
         }
     }
 
+    /// Everything up to the running turn was committed at once, not by way of a batch.
+    fn committed_at_once(&mut self) {
+        self.counts_committed = self.counts;
+        self.committed_epoch = self.epoch;
+        self.took_writes();
+    }
+
     /// Forgets what is staged and takes no more writes.
     pub fn stop(&mut self, error: &DatabaseError) {
-        if self.has_staged() {
+        // As if it had never been begun.
+        self.commit_again();
+        if self.records.has_staged() {
             self.rolled_back = Some(RolledBack {
                 from_epoch: self.staged_epoch,
                 error: error.clone().into(),
@@ -405,6 +507,8 @@ impl Shard {
 
     /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any more.
     pub fn stop_at(&mut self, durable_epoch: u64, error: &DatabaseError) {
+        // The committer must not be left with a batch; what becomes of it makes no difference any more.
+        let _ = self.settle();
         self.stop(error);
         self.committed_epoch = self.committed_epoch.min(durable_epoch);
     }
@@ -447,7 +551,7 @@ impl Shard {
         let writes = staging.finish();
         self.write_at_once(writes)?;
         self.counts = counts;
-        self.after_commit();
+        self.committed_at_once();
         self.records.clear(self.epoch);
         Ok(self.epoch)
     }
@@ -461,7 +565,7 @@ impl Shard {
         let writes = staging.finish();
         self.write_at_once(writes)?;
         self.databases = map;
-        self.after_commit();
+        self.committed_at_once();
         Ok(self.epoch)
     }
 
@@ -534,6 +638,8 @@ impl Shard {
         if index_keys.is_empty() {
             return Ok(());
         }
+        // An entry that is being written now must not be missed.
+        self.settle()?;
         let mut staging = self.database.writes(index_keys.len() * 64);
         for key in index_keys {
             staging.delete(Column::Expiry, key);
@@ -583,6 +689,10 @@ impl Shard {
         let hash = self.hasher.hash_one(&*self.key);
         if let Some(index) = self.records.find(hash, &self.key) {
             return Ok(Found::Entry(index));
+        }
+        if self.records.present() as u64 == self.counts.keys() {
+            // Every key of the shard is in the table.
+            return Ok(Found::Absent);
         }
         let stored = self.database.get(Column::Meta, &self.key, |record| {
             if record.len() <= RECORD_BYTES_KEPT_MAX {

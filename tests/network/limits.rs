@@ -189,3 +189,48 @@ fn garbage_is_answered_and_ends_only_its_own_connection() {
     let _ = long.write_all(&vec![b'a'; 70_000]);
     expect(&mut long, b"-ERR Protocol error: too big inline request\r\n");
 }
+
+/// An address of this machine that is not on loopback, if it has one: the one it would reach others from.
+fn outward_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // TEST-NET-1 of RFC 5737: nothing is sent, the kernel only picks the route.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback()).then_some(address)
+}
+
+#[test]
+fn protected_mode_refuses_who_comes_from_elsewhere_until_there_is_a_password() {
+    let Some(outward) = outward_address() else {
+        println!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let server = Server::builder()
+        .flags(&one_executor())
+        .flags(&["--bind", "*", "--maxclients", "50"])
+        .start();
+    let elsewhere = std::net::SocketAddr::new(outward, server.address().port());
+    let connect = || {
+        let stream = std::net::TcpStream::connect(elsewhere).expect("it listens on every address");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a socket option");
+        stream
+    };
+    let refusal = read_to_end(&mut connect());
+    assert!(
+        refusal.starts_with("-DENIED Corelane is running in protected mode because protected mode is enabled"),
+        "{refusal}"
+    );
+    let mut local = server.connect();
+    assert_eq!(local.command(&["PING"]).render(), "PONG", "loopback is not refused");
+    assert_eq!(
+        local.command(&["CONFIG", "SET", "requirepass", "secret"]).render(),
+        "OK"
+    );
+    exchange(&mut connect(), b"AUTH secret\r\nPING\r\n", b"+OK\r\n+PONG\r\n");
+    assert_eq!(local.command(&["CONFIG", "SET", "requirepass", ""]).render(), "OK");
+    assert!(read_to_end(&mut connect()).starts_with("-DENIED"));
+    assert_eq!(local.command(&["CONFIG", "SET", "protected-mode", "no"]).render(), "OK");
+    exchange(&mut connect(), b"PING\r\n", b"+PONG\r\n");
+}

@@ -165,7 +165,8 @@ fn keep_some_of_what_is_not_synced(random: &mut StdRng, synced: u64, bytes: u64)
 fn a_killed_process_loses_nothing_acknowledged() {
     let seed = seed("a_killed_process_loses_nothing_acknowledged");
     for (shape, durability) in [
-        ("--shards 1".to_owned(), "interval"),
+        ("--shards 1 --background-commit-writes 0".to_owned(), "interval"),
+        ("--shards 1 --background-commit-writes 1".to_owned(), "interval"),
         (four_shards_on_two_executors(), "none"),
     ] {
         let flags = format!("{shape} --durability {durability}");
@@ -177,7 +178,8 @@ fn a_killed_process_loses_nothing_acknowledged() {
 #[test]
 fn a_power_loss_takes_nothing_acknowledged_under_always() {
     let seed = seed("a_power_loss_takes_nothing_acknowledged_under_always");
-    for shape in ["--shards 1".to_owned(), four_shards_on_two_executors()] {
+    let in_background = "--shards 1 --background-commit-writes 1".to_owned();
+    for shape in [in_background, four_shards_on_two_executors()] {
         // Without a table of hot records every GET goes to RocksDB, which does not know what is synced.
         for cache in ["auto", "0"] {
             let flags = format!("{shape} --durability always --value-cache-size {cache}");

@@ -123,10 +123,11 @@ fn a_server_whose_sync_failed_says_so_when_it_stops() {
 
 #[test]
 fn a_failed_write_stops_its_shard_alone_and_is_not_applied() {
-    for durability in ["interval", "always"] {
+    for (durability, background) in [("interval", 0), ("interval", 1), ("always", 1)] {
         let mut node = Node::new();
         let switch = node.switch("fail");
-        let flags = format!("{} --durability {durability}", four_shards_on_two_executors());
+        let shards = four_shards_on_two_executors();
+        let flags = format!("{shards} --durability {durability} --background-commit-writes {background}");
         node.start(&flags, &format!("fail-write={}", switch.when()));
         let key = key_on(1, SHARDS, "key");
         assert_eq!(node.connect().command(&["SET", &key, "old"]).render(), "OK");
@@ -337,10 +338,10 @@ fn a_stall_slows_writers_refuses_too_many_and_loses_nothing() {
     const CLIENTS: usize = 8;
     const WRITES: usize = 2_000;
     const KEYS: usize = 20;
-    for durability in ["interval", "always"] {
+    for (durability, background) in [("interval", 0), ("interval", 1), ("always", 1)] {
         let mut node = Node::new();
         let switch = node.switch("stall");
-        let flags = format!("--shards 1 --durability {durability}");
+        let flags = format!("--shards 1 --durability {durability} --background-commit-writes {background}");
         node.start(&flags, &format!("stall-writes={}", switch.when()));
         let mut reader = node.connect();
         assert_eq!(reader.command(&["SET", "key", "1"]).render(), "OK");
@@ -405,7 +406,7 @@ fn a_server_that_is_stalled_commits_what_it_took_before_it_stops() {
     client.send(&["SET", "key", "1"]).expect("the server reads");
     node.wait_for_state(0, "stalled");
     node.process().signal(libc::SIGTERM);
-    std::thread::sleep(Duration::from_millis(100));
+    assert!(wait_for(|| node.process().output().contains("shutting down")));
     switch.off();
     assert_eq!(client.read().expect("the client is answered").render(), "OK");
     node.wait_for_exit();
