@@ -1,6 +1,7 @@
 //! What each command means: [`table`] has one row each, the other files the handlers by data type.
 
 pub mod arguments;
+pub mod collection;
 pub mod connection;
 pub mod glob;
 pub mod keys;

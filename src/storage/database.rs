@@ -5,8 +5,8 @@
 use super::compaction::{self, Liveness};
 use super::faults;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType, Direction, Env,
-    IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType, Env, Options, ReadOptions,
+    WriteBatch, WriteBufferManager, WriteOptions,
 };
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -27,6 +27,15 @@ pub enum Column {
     Expiry,
     /// Records of the shard itself.
     System,
+}
+
+/// Which way to read a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first key up.
+    Forward,
+    /// From the last key down.
+    Backward,
 }
 
 impl Column {
@@ -272,22 +281,37 @@ impl Database {
         column: Column,
         from: &[u8],
         to: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), DatabaseError> {
+        self.scan_in(column, (from, to), Direction::Forward, visit)
+    }
+
+    /// The same, in either direction.
+    pub fn scan_in(
+        &self,
+        column: Column,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), DatabaseError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
         options.set_iterate_lower_bound(from);
-        for entry in self.db.iterator_cf_opt(
-            self.family(column),
-            options,
-            IteratorMode::From(from, Direction::Forward),
-        ) {
-            let (key, value) = entry?;
-            if visit(&key, &value).is_break() {
-                break;
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(column), options);
+        match direction {
+            Direction::Forward => entries.seek_to_first(),
+            Direction::Backward => entries.seek_to_last(),
+        }
+        while let Some((key, value)) = entries.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            match direction {
+                Direction::Forward => entries.next(),
+                Direction::Backward => entries.prev(),
             }
         }
-        Ok(())
+        Ok(entries.status()?)
     }
 
     /// An integer property, such as `rocksdb.estimate-num-keys`, summed over the columns.

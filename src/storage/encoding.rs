@@ -17,10 +17,11 @@
 //! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
+//!          "version"                                      the newest version(8) of a collection
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
-//! payload  a string's bytes; a collection's counters
+//! payload  a string's bytes; a collection's count(8) ‖ what its type adds
 //! ```
 //!
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
@@ -238,17 +239,39 @@ pub fn owner_of_member(bytes: &[u8]) -> Option<(Vec<u8>, u64)> {
     Some((owner, u64::from_be_bytes(*version)))
 }
 
-/// The key of `data` for a member of a collection.
+/// The key of `data` or `score` for a member of a collection.
 pub fn member_key(database: u8, slot: Slot, key: &[u8], version: u64, member: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(PREFIX_LEN + 4 + key.len() + 8 + member.len());
+    let mut out = Vec::new();
+    member_key_into(&mut out, (database, slot), key, version, member);
+    out
+}
+
+/// The same, written into `out`, which is cleared first.
+#[inline]
+pub fn member_key_into(out: &mut Vec<u8>, (database, slot): (u8, Slot), key: &[u8], version: u64, member: &[u8]) {
+    out.clear();
+    out.reserve(PREFIX_LEN + 4 + key.len() + 8 + member.len());
     out.extend_from_slice(&slot_start(database, slot));
     // A key is at most 512 MB long (the protocol's limit), so its length fits.
     out.extend_from_slice(&(key.len() as u32).to_be_bytes());
     out.extend_from_slice(key);
     out.extend_from_slice(&version.to_be_bytes());
     out.extend_from_slice(member);
-    out
 }
+
+/// The first key after all that begin with `prefix`, which begins with a database's number and so is never all `0xff`.
+pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
+    while let Some(last) = prefix.pop() {
+        if last < 0xff {
+            prefix.push(last + 1);
+            return prefix;
+        }
+    }
+    unreachable!("a database's number is below 16")
+}
+
+/// The key in `system` of the newest version that a collection was given.
+pub const LAST_VERSION_KEY: &[u8] = b"version";
 
 /// How many keys a database holds on one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! A shard's table of records in memory: what is staged for the next commit, and the hot part of what is committed.
+//! A shard's table of records in memory: what is staged for the next commit, and the hot part of what is committed. The
+//! records are those of `meta` and the members of collections.
 //!
 //! The shard has one writer, so the table is never stale and needs no lock; one probe answers whether a key was written
 //! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be under way
@@ -7,6 +8,7 @@
 //! SOSP 2023): a record enters a small queue and only moves to the main one if it was used again, so that a scan
 //! does not wash out what is hot.
 
+use super::database::Column;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 
@@ -34,6 +36,7 @@ enum Queue {
 }
 
 struct Entry {
+    column: Column,
     key: Box<[u8]>,
     /// The stored form of the record; `None` for a key that was deleted in this turn.
     value: Option<Vec<u8>>,
@@ -92,6 +95,11 @@ impl Fifo {
 }
 
 impl Entry {
+    /// Whether it says that a key exists.
+    fn is_key(&self) -> bool {
+        self.column == Column::Meta && self.value.is_some()
+    }
+
     fn size(&self) -> usize {
         ENTRY_BYTES + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
@@ -107,7 +115,9 @@ struct Undo {
 
 /// What [`Records::roll_back_command`] hands back for each change, newest first: the key, what it undid, what is there again.
 pub struct Undone<'a> {
-    /// The key of `meta`.
+    /// Where the key is.
+    pub column: Column,
+    /// The key.
     pub key: &'a [u8],
     /// What the command had staged.
     pub staged: Option<&'a [u8]>,
@@ -131,7 +141,7 @@ pub struct Records {
     table: HashTable<EntryIndex>,
     entries: Vec<Entry>,
     free: Vec<EntryIndex>,
-    /// Entries that have a value.
+    /// Entries of `meta` that have a value.
     present: usize,
     small: Fifo,
     main: Fifo,
@@ -170,14 +180,15 @@ impl Records {
         }
     }
 
-    /// Looks a key of `meta` up and counts the use.
+    /// Looks a key up and counts the use.
     #[inline]
-    pub fn find(&mut self, hash: u64, key: &[u8]) -> Option<EntryIndex> {
+    pub fn find(&mut self, hash: u64, column: Column, key: &[u8]) -> Option<EntryIndex> {
         let entries = &self.entries;
-        let found = self
-            .table
-            .find(hash, |index| *entries[*index as usize].key == *key)
-            .copied();
+        let is_it = |index: &EntryIndex| {
+            let entry = &entries[*index as usize];
+            entry.column == column && *entry.key == *key
+        };
+        let found = self.table.find(hash, is_it).copied();
         match found {
             Some(index) => {
                 self.counters.hits += 1;
@@ -209,19 +220,27 @@ impl Records {
 
     /// Keeps a record that was read from disk (`value`, its stored form). Records above [`RECORD_BYTES_KEPT_MAX`] are the
     /// caller's to hold.
-    pub fn keep(&mut self, hash: u64, key: &[u8], value: Vec<u8>) -> EntryIndex {
+    pub fn keep(&mut self, hash: u64, column: Column, key: &[u8], value: Vec<u8>) -> EntryIndex {
         self.make_room();
-        let index = self.insert(hash, key, Some(value));
+        let index = self.insert((hash, column), key, Some(value));
         // The table may have held this very record before, and forgotten when it was written.
         self.entries[index as usize].epoch = self.forgotten_epoch;
         self.admit(index);
         index
     }
 
-    /// Stages a record (`None`: a deletion) in the turn `epoch`. `index` is the key's entry, if it has one.
-    pub fn stage(&mut self, index: Option<EntryIndex>, hash: u64, key: &[u8], value: Option<Vec<u8>>, epoch: u64) {
+    /// Stages a record (`None`: a deletion) in the turn `epoch`. `index` is the key's entry, if it has one; `place` is the
+    /// key's hash and column.
+    pub fn stage(
+        &mut self,
+        index: Option<EntryIndex>,
+        place: (u64, Column),
+        key: &[u8],
+        value: Option<Vec<u8>>,
+        epoch: u64,
+    ) {
         let Some(index) = index else {
-            let index = self.insert(hash, key, value);
+            let index = self.insert(place, key, value);
             let entry = &mut self.entries[index as usize];
             (entry.epoch, entry.staged) = (epoch, true);
             self.staged.push(index);
@@ -266,6 +285,7 @@ impl Records {
             let entry = &mut self.entries[undo.entry as usize];
             entry.epoch = undo.epoch;
             undone(Undone {
+                column: entry.column,
                 key: &entry.key,
                 staged: staged.as_deref(),
                 restored: entry.value.as_deref(),
@@ -282,12 +302,31 @@ impl Records {
         }
     }
 
-    /// What is staged: keys of `meta` with their records, `None` for a deletion, in the order of first writing.
-    pub fn staged(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    /// What is staged: keys with their records, `None` for a deletion, in the order of first writing.
+    pub fn staged(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
         self.staged.iter().map(|index| {
             let entry = &self.entries[*index as usize];
-            (&*entry.key, entry.value.as_deref())
+            (entry.column, &*entry.key, entry.value.as_deref())
         })
+    }
+
+    /// What is staged or being committed in a range of keys: what a read of the disk does not see, in the order of the
+    /// keys, each with its entry.
+    pub fn uncommitted(&self, column: Column, from: &[u8], to: &[u8]) -> Vec<EntryIndex> {
+        let in_range = |index: &&EntryIndex| {
+            let entry = &self.entries[**index as usize];
+            entry.column == column && *entry.key >= *from && *entry.key < *to
+        };
+        let only_in_flight = |index: &&EntryIndex| !self.entries[**index as usize].staged;
+        let in_flight = self.in_flight.iter().filter(only_in_flight);
+        let mut found: Vec<EntryIndex> = self.staged.iter().chain(in_flight).filter(in_range).copied().collect();
+        found.sort_unstable_by(|a, b| self.key(*a).cmp(self.key(*b)));
+        found
+    }
+
+    /// The key of an entry.
+    pub fn key(&self, index: EntryIndex) -> &[u8] {
+        &self.entries[index as usize].key
     }
 
     /// Whether anything is staged.
@@ -413,8 +452,9 @@ impl Records {
         self.table.is_empty()
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], value: Option<Vec<u8>>) -> EntryIndex {
+    fn insert(&mut self, (hash, column): (u64, Column), key: &[u8], value: Option<Vec<u8>>) -> EntryIndex {
         let entry = Entry {
+            column,
             key: key.into(),
             value,
             hash,
@@ -427,7 +467,7 @@ impl Records {
             newer: NOBODY,
         };
         self.bytes += entry.size();
-        self.present += usize::from(entry.value.is_some());
+        self.present += usize::from(entry.is_key());
         let index = match self.free.pop() {
             Some(index) => {
                 self.entries[index as usize] = entry;
@@ -452,7 +492,9 @@ impl Records {
             std::mem::replace(&mut entry.value, value),
         );
         let old_len = old.as_ref().map_or(0, Vec::len);
-        self.present = self.present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
+        if entry.column == Column::Meta {
+            self.present = self.present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
+        }
         self.bytes = self.bytes + new_len - old_len;
         match entry.queue {
             Queue::None => {}
@@ -495,7 +537,7 @@ impl Records {
         self.unlink(index);
         let entry = &mut self.entries[index as usize];
         self.bytes -= entry.size();
-        self.present -= usize::from(entry.value.is_some());
+        self.present -= usize::from(entry.is_key());
         if let Ok(place) = self.table.find_entry(entry.hash, |other| *other == index) {
             place.remove();
         }
@@ -557,12 +599,12 @@ mod tests {
     }
 
     fn stage(records: &mut Records, key: &[u8], value: Option<&[u8]>, epoch: u64) {
-        let index = records.find(hash(key), key);
-        records.stage(index, hash(key), key, value.map(<[u8]>::to_vec), epoch);
+        let index = records.find(hash(key), Column::Meta, key);
+        records.stage(index, (hash(key), Column::Meta), key, value.map(<[u8]>::to_vec), epoch);
     }
 
     fn value<'a>(records: &'a mut Records, key: &[u8]) -> Option<&'a [u8]> {
-        let index = records.find(hash(key), key)?;
+        let index = records.find(hash(key), Column::Meta, key)?;
         records.value(index)
     }
 
@@ -586,7 +628,7 @@ mod tests {
         );
         assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
         assert_eq!(value(&mut records, b"000b"), None);
-        assert_eq!(records.staged().collect::<Vec<_>>(), [(&b"000a"[..], Some(&b"1"[..]))]);
+        assert_eq!(records.staged().collect::<Vec<_>>(), [(Column::Meta, &b"000a"[..], Some(&b"1"[..]))]);
         records.roll_back_all();
         assert!(records.is_empty() && !records.has_staged());
         assert_eq!(records.bytes(), 0);
@@ -598,11 +640,11 @@ mod tests {
         for round in 0..20_000_u32 {
             let key = format!("000scan{round}");
             if value(&mut records, key.as_bytes()).is_none() {
-                records.keep(hash(key.as_bytes()), key.as_bytes(), vec![0; 50]);
+                records.keep(hash(key.as_bytes()), Column::Meta, key.as_bytes(), vec![0; 50]);
             }
             let hot = format!("000hot{}", round % 20);
             if value(&mut records, hot.as_bytes()).is_none() {
-                records.keep(hash(hot.as_bytes()), hot.as_bytes(), vec![1; 50]);
+                records.keep(hash(hot.as_bytes()), Column::Meta, hot.as_bytes(), vec![1; 50]);
             }
             assert!(records.bytes() <= 100_000 + 300);
         }
@@ -625,7 +667,7 @@ mod tests {
         stage(&mut records, b"000b", Some(b"x"), 2);
         records.roll_back_command(|_| {});
         assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
-        let deleted = records.find(hash(b"000b"), b"000b");
+        let deleted = records.find(hash(b"000b"), Column::Meta, b"000b");
         assert_eq!(deleted.map(|index| records.value(index)), Some(None));
         stage(&mut records, b"000a", Some(b"2"), 2);
         records.keep_command();
@@ -633,13 +675,13 @@ mod tests {
         records.commit_again();
         assert_eq!(
             records.staged().collect::<Vec<_>>(),
-            [(&b"000b"[..], None), (&b"000a"[..], Some(&b"2"[..]))]
+            [(Column::Meta, &b"000b"[..], None), (Column::Meta, &b"000a"[..], Some(&b"2"[..]))]
         );
         records.begin_commit();
         stage(&mut records, b"000a", Some(b"3"), 3);
         records.keep_command();
         records.committed();
-        assert_eq!(records.staged().collect::<Vec<_>>(), [(&b"000a"[..], Some(&b"3"[..]))]);
+        assert_eq!(records.staged().collect::<Vec<_>>(), [(Column::Meta, &b"000a"[..], Some(&b"3"[..]))]);
         assert_eq!(records.len(), 1, "the deleted key is gone");
         records.begin_commit();
         stage(&mut records, b"000a", Some(b"4"), 4);

@@ -6,7 +6,7 @@
 //! passes through these two.
 
 use super::committer::Committer;
-use super::database::{Column, Database, DatabaseError, Staging, Writes};
+use super::database::{Column, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of};
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
@@ -131,12 +131,27 @@ pub struct Shard {
     writes_while_stalled: usize,
     /// No key expires before this (Unix ms).
     next_deadline_ms: u64,
+    /// The newest version that was given to a collection, and that of the last batch: a clock that is set back must not
+    /// make one be given twice.
+    last_version: u64,
+    last_version_stored: u64,
     key: Vec<u8>,
     expiry_key: Vec<u8>,
     /// A record too large to keep in the table, while a command reads it.
     large: Vec<u8>,
     scan_positions: VecDeque<(u64, Vec<u8>)>,
     last_scan_position: u64,
+}
+
+/// Whose members are read and written: a collection by its key and version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The database, as SELECT numbers it.
+    pub database: u8,
+    /// The user key.
+    pub key: Vec<u8>,
+    /// The version in its record.
+    pub version: u64,
 }
 
 /// Where a record was found.
@@ -167,6 +182,11 @@ impl Shard {
             Some(Some(map)) => map,
             Some(None) => return Err(DatabaseError::Failed("the database map is damaged".to_owned())),
         };
+        let last_version = database.get(Column::System, encoding::LAST_VERSION_KEY, |stored| {
+            stored.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+        })?;
+        let damaged = || DatabaseError::Failed("the last version of a collection is damaged".to_owned());
+        let last_version = last_version.map_or(Ok(0), |stored| stored.ok_or_else(damaged))?;
         Ok(Shard {
             id,
             database,
@@ -186,6 +206,8 @@ impl Shard {
             rolled_back: None,
             writes_while_stalled: 0,
             next_deadline_ms: 0,
+            last_version,
+            last_version_stored: last_version,
             key: Vec::new(),
             expiry_key: Vec::new(),
             large: Vec::new(),
@@ -301,7 +323,8 @@ impl Shard {
             // Kept all the same until the commit: it is what a failed command goes back to.
             Found::Large => {
                 let record = std::mem::take(&mut self.large);
-                Some(self.records.keep(self.hasher.hash_one(&*self.key), &self.key, record))
+                let hash = hash_of(&self.hasher, Column::Meta, &self.key);
+                Some(self.records.keep(hash, Column::Meta, &self.key, record))
             }
         };
         let old = index.and_then(|index| self.records.value(index));
@@ -331,9 +354,120 @@ impl Shard {
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
-        self.records
-            .stage(index, self.hasher.hash_one(&*self.key), &self.key, value, self.epoch);
+        let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
+        self.records.stage(index, place, &self.key, value, self.epoch);
         Ok(self.epoch)
+    }
+
+    /// A version for a new collection: greater than any that this shard has given out, in this run or an earlier one.
+    pub fn new_version(&mut self, now_ms: u64) -> u64 {
+        // A thousand collections per millisecond, for ever, before it runs ahead of the clock.
+        self.last_version = (self.last_version + 1).max(now_ms * 1000);
+        self.last_version
+    }
+
+    /// The value of a member of a collection, and the newest turn whose writes were seen in finding it.
+    pub fn member(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        member: &[u8],
+    ) -> Result<(Option<&[u8]>, u64), CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, member);
+        Ok(match self.find_in(column)? {
+            Found::Entry(index) => (self.records.value(index), self.records.epoch(index)),
+            Found::Large => (Some(&*self.large), self.records.forgotten_epoch()),
+            Found::Absent => (None, self.records.forgotten_epoch()),
+        })
+    }
+
+    /// Stages a member of a collection (`None` deletes), whatever there is. Returns the turn it will be committed in.
+    pub fn write_member(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        member: &[u8],
+        value: Option<Vec<u8>>,
+    ) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        self.set_member_key(owner, slot, member);
+        let place = (hash_of(&self.hasher, column, &self.key), column);
+        let index = self.records.find(place.0, column, &self.key);
+        if !self.records.has_staged() {
+            self.staged_epoch = self.epoch;
+        }
+        self.records.stage(index, place, &self.key, value, self.epoch);
+        Ok(self.epoch)
+    }
+
+    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
+    /// their values, in their order or backwards, until it breaks. Returns the newest turn whose writes were seen.
+    pub fn scan_members(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        (from, to): (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<u64, CommandError> {
+        self.check_readable()?;
+        let physical = self.physical(owner.database);
+        let member_key = |member| encoding::member_key(physical, slot, &owner.key, owner.version, member);
+        let prefix_len = member_key(b"").len();
+        let from = member_key(from);
+        let to = match to {
+            Some(to) => member_key(to),
+            None => encoding::after_prefix(member_key(b"")),
+        };
+        let mut epoch = self.committed_epoch.max(self.records.forgotten_epoch());
+        if from >= to {
+            return Ok(epoch);
+        }
+        let mut uncommitted = self.records.uncommitted(column, &from, &to);
+        if direction == Direction::Backward {
+            uncommitted.reverse();
+        }
+        let records = &self.records;
+        epoch = uncommitted.iter().map(|index| records.epoch(*index)).fold(epoch, u64::max);
+        let mut uncommitted = uncommitted.into_iter().peekable();
+        let mut ended = false;
+        let mut give = |key: &[u8], value: &[u8]| {
+            ended = visit(&key[prefix_len..], value).is_break();
+            if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        self.database
+            .scan_in(column, (&from, &to), direction, |key, value| {
+                // Those that come before the disk's next key, and the newer value of that key itself.
+                while let Some(index) = uncommitted.next_if(|index| match direction {
+                    Direction::Forward => records.key(*index) <= key,
+                    Direction::Backward => records.key(*index) >= key,
+                }) {
+                    let is_same = records.key(index) == key;
+                    if let Some(newer) = records.value(index) {
+                        give(records.key(index), newer)?;
+                    }
+                    if is_same {
+                        return ControlFlow::Continue(());
+                    }
+                }
+                give(key, value)
+            })?;
+        if !ended {
+            for index in uncommitted {
+                if let Some(value) = records.value(index)
+                    && visit(&records.key(index)[prefix_len..], value).is_break()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(epoch)
+    }
+
+    fn set_member_key(&mut self, owner: &Owner, slot: Slot, member: &[u8]) {
+        let physical = self.physical(owner.database);
+        encoding::member_key_into(&mut self.key, (physical, slot), &owner.key, owner.version, member);
     }
 
     /// The running command is over and its writes stand.
@@ -346,8 +480,11 @@ impl Shard {
     /// The running command failed: its writes never were.
     pub fn roll_back_command(&mut self) {
         let counts = &mut self.counts;
-        self.records
-            .roll_back_command(|undone| counts.replace(undone.key, undone.staged, undone.restored));
+        self.records.roll_back_command(|undone| {
+            if undone.column == Column::Meta {
+                counts.replace(undone.key, undone.staged, undone.restored);
+            }
+        });
         self.expiry_changes.truncate(self.expiry_changes_kept);
     }
 
@@ -402,10 +539,10 @@ impl Shard {
             return None;
         }
         let mut staging = self.database.writes(self.records.staged_len() * 128);
-        for (key, value) in self.records.staged() {
+        for (column, key, value) in self.records.staged() {
             match value {
-                Some(value) => staging.put(Column::Meta, key, value),
-                None => staging.delete(Column::Meta, key),
+                Some(value) => staging.put(column, key, value),
+                None => staging.delete(column, key),
             }
         }
         for change in &self.expiry_changes {
@@ -416,6 +553,10 @@ impl Shard {
             }
         }
         stage_counts(&mut staging, &self.counts, &self.counts_committed);
+        if self.last_version != self.last_version_stored {
+            self.last_version_stored = self.last_version;
+            staging.put(Column::System, encoding::LAST_VERSION_KEY, &self.last_version.to_be_bytes());
+        }
         self.records.begin_commit();
         self.in_flight = Some(InFlight {
             epoch: self.epoch,
@@ -683,18 +824,24 @@ impl Shard {
         }
     }
 
-    /// Looks `self.key` up, in the table and then on disk.
+    /// Looks `self.key` of `meta` up, in the table and then on disk.
     #[inline]
     fn find(&mut self) -> Result<Found, CommandError> {
-        let hash = self.hasher.hash_one(&*self.key);
-        if let Some(index) = self.records.find(hash, &self.key) {
+        self.find_in(Column::Meta)
+    }
+
+    /// Looks `self.key` up, in the table and then on disk.
+    #[inline]
+    fn find_in(&mut self, column: Column) -> Result<Found, CommandError> {
+        let hash = hash_of(&self.hasher, column, &self.key);
+        if let Some(index) = self.records.find(hash, column, &self.key) {
             return Ok(Found::Entry(index));
         }
-        if self.records.present() as u64 == self.counts.keys() {
+        if column == Column::Meta && self.records.present() as u64 == self.counts.keys() {
             // Every key of the shard is in the table.
             return Ok(Found::Absent);
         }
-        let stored = self.database.get(Column::Meta, &self.key, |record| {
+        let stored = self.database.get(column, &self.key, |record| {
             if record.len() <= RECORD_BYTES_KEPT_MAX {
                 return Some(record.to_vec());
             }
@@ -705,9 +852,15 @@ impl Shard {
         Ok(match stored {
             None => Found::Absent,
             Some(None) => Found::Large,
-            Some(Some(record)) => Found::Entry(self.records.keep(hash, &self.key, record)),
+            Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
     }
+}
+
+#[inline]
+fn hash_of(hasher: &foldhash::fast::RandomState, column: Column, key: &[u8]) -> u64 {
+    // The same key in two columns has two places in the table.
+    hasher.hash_one(key).wrapping_add(column as u64)
 }
 
 fn stage_counts(staging: &mut Staging<'_>, counts: &CountsByDatabase, committed: &CountsByDatabase) {

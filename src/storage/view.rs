@@ -4,11 +4,14 @@
 //! written once.
 
 use super::encoding::Record;
+use super::database::{Column, Direction};
+pub use super::shard::Owner;
 use super::shard::Shard;
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// The shards of one storage executor.
 pub struct Shards {
@@ -30,6 +33,19 @@ pub struct Touched {
     pub found: u32,
     /// Look-ups that did not.
     pub missed: u32,
+}
+
+impl Touched {
+    #[inline]
+    fn note(&mut self, place: usize, epoch: u64) {
+        let place = place as u16;
+        self.shard = match self.shard {
+            None => Some(place),
+            Some(same) if same == place => Some(place),
+            Some(_) => Some(SEVERAL_SHARDS),
+        };
+        self.epoch = self.epoch.max(epoch);
+    }
 }
 
 impl Shards {
@@ -114,16 +130,6 @@ impl Shards {
         }
     }
 
-    #[inline]
-    fn note(&mut self, place: usize, epoch: u64) {
-        let place = place as u16;
-        self.touched.shard = match self.touched.shard {
-            None => Some(place),
-            Some(same) if same == place => Some(place),
-            Some(_) => Some(SEVERAL_SHARDS),
-        };
-        self.touched.epoch = self.touched.epoch.max(epoch);
-    }
 
     /// Runs `work` on the shard `id`, if this executor has it, and notes the turn that it returns.
     pub fn with_shard<T>(
@@ -135,7 +141,7 @@ impl Shards {
         let place = place.ok_or_else(|| CommandError::text("ERR that shard lives on another executor"))?;
         self.list[place].check_readable()?;
         let (result, epoch) = work(&mut self.list[place])?;
-        self.note(place, epoch);
+        self.touched.note(place, epoch);
         Ok(result)
     }
 }
@@ -171,12 +177,7 @@ impl View<'_> {
                 // The turn is noted before the record is lent out; on a miss it is the same look-up's.
                 let Shards { list, touched, .. } = &mut **shards;
                 let (record, epoch) = list[place].read(database, slot, key)?;
-                touched.shard = match touched.shard {
-                    None => Some(place as u16),
-                    Some(same) if usize::from(same) == place => Some(same),
-                    Some(_) => Some(SEVERAL_SHARDS),
-                };
-                touched.epoch = touched.epoch.max(epoch);
+                touched.note(place, epoch);
                 let record = record.filter(|record| record.is_alive(now_ms));
                 match record {
                     Some(_) => touched.found += 1,
@@ -214,7 +215,7 @@ impl View<'_> {
                 let slot = Slot::of(key);
                 let place = shards.place(slot)?;
                 let epoch = shards.list[place].write(database, slot, key, value)?;
-                shards.note(place, epoch);
+                shards.touched.note(place, epoch);
                 Ok(())
             }
             View::Gathered(gathered) => {
@@ -225,6 +226,84 @@ impl View<'_> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// A version for a new collection under a key.
+    pub fn new_version(&mut self, key: &[u8]) -> Result<u64, CommandError> {
+        let shards = self.shards_of_collections()?;
+        let place = shards.place(Slot::of(key))?;
+        let now_ms = shards.now_ms;
+        Ok(shards.list[place].new_version(now_ms))
+    }
+
+    /// The value of a member of a collection.
+    pub fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
+        let shards = self.shards_of_collections()?;
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        let Shards { list, touched, .. } = shards;
+        let (value, epoch) = list[place].member((owner, slot), column, member)?;
+        touched.note(place, epoch);
+        Ok(value)
+    }
+
+    /// Stages a member of a collection, whether it is there or not.
+    pub fn put_member(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        member: &[u8],
+        value: Vec<u8>,
+    ) -> Result<(), CommandError> {
+        self.write_member(owner, column, member, Some(value))
+    }
+
+    /// Stages the deletion of a member of a collection, whether it is there or not.
+    pub fn delete_member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<(), CommandError> {
+        self.write_member(owner, column, member, None)
+    }
+
+    fn write_member(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        member: &[u8],
+        value: Option<Vec<u8>>,
+    ) -> Result<(), CommandError> {
+        let shards = self.shards_of_collections()?;
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        let epoch = shards.list[place].write_member((owner, slot), column, member, value)?;
+        shards.touched.note(place, epoch);
+        Ok(())
+    }
+
+    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
+    /// their values, in their order or backwards, until it breaks. Earlier writes of the same command are seen.
+    pub fn scan_members(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shards = self.shards_of_collections()?;
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        let epoch = shards.list[place].scan_members((owner, slot), column, range, direction, &mut visit)?;
+        shards.touched.note(place, epoch);
+        Ok(())
+    }
+
+    /// The executor's shards, for what has members: those are not gathered from other executors.
+    fn shards_of_collections(&mut self) -> Result<&mut Shards, CommandError> {
+        match self {
+            View::Local(shards) => Ok(shards),
+            View::Gathered(_) => Err(CommandError::text(
+                "ERR collections on several storage executors cannot be used in one command yet; give their keys one {hash tag}",
+            )),
         }
     }
 

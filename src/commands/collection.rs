@@ -1,0 +1,150 @@
+//! What the commands on hashes, lists, sets, sorted sets and streams share: a collection's record, and its members.
+//!
+//! A handler opens the collection, reads and writes members through it, and saves it; one that has become empty is gone.
+//! The members are in the columns `data` and `score`; see [`crate::storage::encoding`] for each type's keys and values.
+
+use super::Context;
+use crate::error::CommandError;
+use crate::storage::encoding::{Record, Type};
+pub use crate::storage::database::{Column, Direction};
+use crate::storage::view::Owner;
+use std::ops::ControlFlow;
+
+/// A collection that a command works on.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    /// Whose members they are.
+    pub owner: Owner,
+    /// The key's type.
+    pub kind: Type,
+    /// When the key expires, in Unix milliseconds; 0 for never.
+    pub deadline_ms: u64,
+    /// How many members it has; one without any is deleted when it is saved (but for streams, which may be empty).
+    pub count: u64,
+    /// What the type keeps beside the count: see `encoding`.
+    pub extra: Vec<u8>,
+}
+
+impl Context<'_> {
+    /// The collection under a key of the selected database; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    pub fn collection(&mut self, key: &[u8], kind: Type) -> Result<Option<Collection>, CommandError> {
+        let database = self.database;
+        let Some(record) = self.read(key)? else { return Ok(None) };
+        if record.kind != kind {
+            return Err(CommandError::WrongType);
+        }
+        Collection::of_record(database, key, &record).map(Some)
+    }
+
+    /// The same, or a new empty collection, which is there once it is saved.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    pub fn collection_or_new(&mut self, key: &[u8], kind: Type) -> Result<Collection, CommandError> {
+        match self.collection(key, kind)? {
+            Some(collection) => Ok(collection),
+            None => self.new_collection(key, kind),
+        }
+    }
+
+    /// A new empty collection in place of whatever is under a key (`SUNIONSTORE` and the like): there once it is saved.
+    pub fn new_collection(&mut self, key: &[u8], kind: Type) -> Result<Collection, CommandError> {
+        let version = self.view.new_version(key)?;
+        Ok(Collection {
+            owner: Owner {
+                database: self.database,
+                key: key.to_vec(),
+                version,
+            },
+            kind,
+            deadline_ms: 0,
+            count: 0,
+            extra: Vec::new(),
+        })
+    }
+
+    /// Stages a collection's record, or the deletion of its key if it has become empty.
+    pub fn save(&mut self, collection: &Collection) -> Result<(), CommandError> {
+        let Owner { database, key, version } = &collection.owner;
+        if collection.count == 0 && collection.kind != Type::Stream {
+            return self.view.delete(*database, key);
+        }
+        let mut payload = collection.count.to_be_bytes().to_vec();
+        payload.extend_from_slice(&collection.extra);
+        let record = Record {
+            kind: collection.kind,
+            deadline_ms: collection.deadline_ms,
+            version: *version,
+            edited: false,
+            payload: &payload,
+        };
+        self.view.write(*database, key, &record)
+    }
+
+    /// The value of a member.
+    pub fn member(
+        &mut self,
+        collection: &Collection,
+        column: Column,
+        member: &[u8],
+    ) -> Result<Option<&[u8]>, CommandError> {
+        self.view.member(&collection.owner, column, member)
+    }
+
+    /// Stages a member, whether it is there or not; the count is the caller's to keep.
+    pub fn put_member(
+        &mut self,
+        collection: &Collection,
+        column: Column,
+        member: &[u8],
+        value: Vec<u8>,
+    ) -> Result<(), CommandError> {
+        self.view.put_member(&collection.owner, column, member, value)
+    }
+
+    /// Stages the deletion of a member, whether it is there or not; the count is the caller's to keep.
+    pub fn delete_member(
+        &mut self,
+        collection: &Collection,
+        column: Column,
+        member: &[u8],
+    ) -> Result<(), CommandError> {
+        self.view.delete_member(&collection.owner, column, member)
+    }
+
+    /// Calls `visit` with members from `from` (inclusive) to `to` (exclusive; `None`: to the last) and their values, in the
+    /// order of their bytes or backwards, until it breaks. What the command has staged is seen.
+    pub fn scan_members(
+        &mut self,
+        collection: &Collection,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        self.view
+            .scan_members(&collection.owner, column, range, direction, visit)
+    }
+}
+
+impl Collection {
+    /// Reads a collection's record.
+    pub fn of_record(database: u8, key: &[u8], record: &Record<'_>) -> Result<Collection, CommandError> {
+        let damaged = || CommandError::text("ERR the stored record of this key is damaged");
+        let (count, extra) = record.payload.split_first_chunk::<8>().ok_or_else(damaged)?;
+        Ok(Collection {
+            owner: Owner {
+                database,
+                key: key.to_vec(),
+                version: record.version,
+            },
+            kind: record.kind,
+            deadline_ms: record.deadline_ms,
+            count: u64::from_be_bytes(*count),
+            extra: extra.to_vec(),
+        })
+    }
+}
