@@ -5,8 +5,8 @@
 
 use super::Context;
 use crate::error::CommandError;
-use crate::storage::encoding::{Record, Type};
 pub use crate::storage::database::{Column, Direction};
+use crate::storage::encoding::{Record, Type};
 use crate::storage::view::Owner;
 use std::ops::ControlFlow;
 

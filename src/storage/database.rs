@@ -5,8 +5,8 @@
 use super::compaction::{self, Liveness};
 use super::faults;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType, Env, Options, ReadOptions,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType, Env, Options,
+    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use std::ffi::CStr;
 use std::ops::ControlFlow;

@@ -628,7 +628,10 @@ mod tests {
         );
         assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
         assert_eq!(value(&mut records, b"000b"), None);
-        assert_eq!(records.staged().collect::<Vec<_>>(), [(Column::Meta, &b"000a"[..], Some(&b"1"[..]))]);
+        assert_eq!(
+            records.staged().collect::<Vec<_>>(),
+            [(Column::Meta, &b"000a"[..], Some(&b"1"[..]))]
+        );
         records.roll_back_all();
         assert!(records.is_empty() && !records.has_staged());
         assert_eq!(records.bytes(), 0);
@@ -675,13 +678,19 @@ mod tests {
         records.commit_again();
         assert_eq!(
             records.staged().collect::<Vec<_>>(),
-            [(Column::Meta, &b"000b"[..], None), (Column::Meta, &b"000a"[..], Some(&b"2"[..]))]
+            [
+                (Column::Meta, &b"000b"[..], None),
+                (Column::Meta, &b"000a"[..], Some(&b"2"[..]))
+            ]
         );
         records.begin_commit();
         stage(&mut records, b"000a", Some(b"3"), 3);
         records.keep_command();
         records.committed();
-        assert_eq!(records.staged().collect::<Vec<_>>(), [(Column::Meta, &b"000a"[..], Some(&b"3"[..]))]);
+        assert_eq!(
+            records.staged().collect::<Vec<_>>(),
+            [(Column::Meta, &b"000a"[..], Some(&b"3"[..]))]
+        );
         assert_eq!(records.len(), 1, "the deleted key is gone");
         records.begin_commit();
         stage(&mut records, b"000a", Some(b"4"), 4);

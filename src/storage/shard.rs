@@ -429,30 +429,36 @@ impl Shard {
             uncommitted.reverse();
         }
         let records = &self.records;
-        epoch = uncommitted.iter().map(|index| records.epoch(*index)).fold(epoch, u64::max);
+        epoch = uncommitted
+            .iter()
+            .map(|index| records.epoch(*index))
+            .fold(epoch, u64::max);
         let mut uncommitted = uncommitted.into_iter().peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {
             ended = visit(&key[prefix_len..], value).is_break();
-            if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if ended {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
-        self.database
-            .scan_in(column, (&from, &to), direction, |key, value| {
-                // Those that come before the disk's next key, and the newer value of that key itself.
-                while let Some(index) = uncommitted.next_if(|index| match direction {
-                    Direction::Forward => records.key(*index) <= key,
-                    Direction::Backward => records.key(*index) >= key,
-                }) {
-                    let is_same = records.key(index) == key;
-                    if let Some(newer) = records.value(index) {
-                        give(records.key(index), newer)?;
-                    }
-                    if is_same {
-                        return ControlFlow::Continue(());
-                    }
+        self.database.scan_in(column, (&from, &to), direction, |key, value| {
+            // Those that come before the disk's next key, and the newer value of that key itself.
+            while let Some(index) = uncommitted.next_if(|index| match direction {
+                Direction::Forward => records.key(*index) <= key,
+                Direction::Backward => records.key(*index) >= key,
+            }) {
+                let is_same = records.key(index) == key;
+                if let Some(newer) = records.value(index) {
+                    give(records.key(index), newer)?;
                 }
-                give(key, value)
-            })?;
+                if is_same {
+                    return ControlFlow::Continue(());
+                }
+            }
+            give(key, value)
+        })?;
         if !ended {
             for index in uncommitted {
                 if let Some(value) = records.value(index)
@@ -555,7 +561,11 @@ impl Shard {
         stage_counts(&mut staging, &self.counts, &self.counts_committed);
         if self.last_version != self.last_version_stored {
             self.last_version_stored = self.last_version;
-            staging.put(Column::System, encoding::LAST_VERSION_KEY, &self.last_version.to_be_bytes());
+            staging.put(
+                Column::System,
+                encoding::LAST_VERSION_KEY,
+                &self.last_version.to_be_bytes(),
+            );
         }
         self.records.begin_commit();
         self.in_flight = Some(InFlight {

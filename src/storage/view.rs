@@ -3,8 +3,8 @@
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys is
 //! written once.
 
-use super::encoding::Record;
 use super::database::{Column, Direction};
+use super::encoding::Record;
 pub use super::shard::Owner;
 use super::shard::Shard;
 use crate::channel::message::SEVERAL_SHARDS;
@@ -129,7 +129,6 @@ impl Shards {
             )),
         }
     }
-
 
     /// Runs `work` on the shard `id`, if this executor has it, and notes the turn that it returns.
     pub fn with_shard<T>(
