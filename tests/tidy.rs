@@ -30,6 +30,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 fn command_list() -> String {
     let families = [
         ("string", "Strings"),
+        ("hash", "Hashes"),
+        ("list", "Lists"),
+        ("set", "Sets"),
+        ("sorted-set", "Sorted sets"),
+        ("stream", "Streams"),
+        ("bitmap", "Bitmaps"),
+        ("hyperloglog", "HyperLogLogs"),
+        ("geo", "Geospatial indices"),
         ("generic", "Keys"),
         ("connection", "Connection"),
         ("server", "Server"),
@@ -38,6 +46,9 @@ fn command_list() -> String {
     for (group, title) in families {
         let rows = COMMANDS.iter().filter(|row| row.group == group);
         let names: Vec<String> = rows.map(|row| row.name.to_uppercase().replace('|', " ")).collect();
+        if names.is_empty() {
+            continue;
+        }
         list.push_str(&format!("- **{title}**: {}\n", names.join(", ")));
     }
     list

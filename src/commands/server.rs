@@ -2,7 +2,7 @@
 
 use super::arguments::{integer, is_option};
 use super::glob;
-use super::table::{self, COMMANDS, Command, Keys, Merge, READ, Runs};
+use super::table::{self, COMMANDS, Command, Keys, Merge, MoreKeys, READ, Runs};
 use crate::clock;
 use crate::config::Settings;
 use crate::error::CommandError;
@@ -96,12 +96,14 @@ fn key_specifications(row: &Command) -> Vec<KeySpecification> {
     };
     match (row.keys, second) {
         (Keys { first: 0, .. }, _) => Vec::new(),
+        (Keys { more, .. }, _) if more != MoreKeys::None => Vec::new(),
         (keys, None) => vec![KeySpecification { keys, flags }],
         (Keys { first, step, .. }, Some(second)) => {
             let at = |place: usize| Keys {
                 first: place,
                 last: place as i32,
                 step,
+                more: MoreKeys::None,
             };
             let second = KeySpecification {
                 keys: at(first + 1),
@@ -113,7 +115,7 @@ fn key_specifications(row: &Command) -> Vec<KeySpecification> {
 }
 
 fn write_key_specification(reply: &mut Reply<'_>, specification: &KeySpecification) {
-    let Keys { first, last, step } = specification.keys;
+    let Keys { first, last, step, .. } = specification.keys;
     reply.map(3);
     reply.text("flags");
     reply.set(specification.flags.len());
@@ -150,9 +152,10 @@ fn write_info(reply: &mut Reply<'_>, row: &'static Command) {
     reply.array(10);
     reply.text(row.name);
     reply.integer(i64::from(row.arity));
-    reply.set(row.flags.names().count());
-    row.flags.names().for_each(|flag| reply.simple(flag));
-    let Keys { first, last, step } = row.keys;
+    let movable = (row.keys.more != MoreKeys::None).then_some("movablekeys");
+    reply.set(row.flags.names().chain(movable).count());
+    row.flags.names().chain(movable).for_each(|flag| reply.simple(flag));
+    let Keys { first, last, step, .. } = row.keys;
     reply.integer(first as i64);
     reply.integer(i64::from(last));
     reply.integer(step as i64);
@@ -264,7 +267,7 @@ pub fn command_getkeys(context: &mut NetworkContext<'_>) -> Outcome {
         _ => Some(row),
     });
     let row = row.ok_or_else(|| CommandError::text("ERR Invalid command specified"))?;
-    if row.keys.first == 0 {
+    if !row.keys.are_some() {
         return Err(CommandError::text("ERR The command has no key arguments"));
     }
     if !row.accepts(asked.len()) {
@@ -272,7 +275,7 @@ pub fn command_getkeys(context: &mut NetworkContext<'_>) -> Outcome {
             "ERR Invalid number of arguments specified for command",
         ));
     }
-    context.reply.array(row.keys.places(asked.len()).count());
+    context.reply.array(row.keys.places(asked).count());
     row.keys.of(asked).for_each(|key| context.reply.bulk(key));
     Ok(())
 }

@@ -2,6 +2,8 @@
 //!
 //! A new command is one row, one handler and one transcript.
 
+use super::arguments::is_option;
+use super::number::parse_integer;
 use super::{Handler, connection, keys, server, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -88,6 +90,45 @@ pub struct Keys {
     pub last: i32,
     /// From one key to the next.
     pub step: usize,
+    /// Keys whose places depend on other arguments.
+    pub more: MoreKeys,
+}
+
+/// Keys that are found by what other arguments say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoreKeys {
+    /// There are none.
+    None,
+    /// Behind the argument at this place, which says how many (ZUNION, LMPOP…).
+    Counted(usize),
+    /// The first half of what follows the word STREAMS (XREAD, XREADGROUP).
+    Streams,
+    /// Behind the last STORE or STOREDIST (SORT, GEORADIUS).
+    Store,
+}
+
+impl MoreKeys {
+    fn places(self, arguments: Arguments<'_>) -> std::ops::Range<usize> {
+        let count = arguments.len();
+        let find = |word: &str| (1..count).rev().find(|place| is_option(arguments.get(*place), word));
+        match self {
+            MoreKeys::None => 0..0,
+            MoreKeys::Counted(at) if at < count => {
+                let said = parse_integer(arguments.get(at)).and_then(|said| usize::try_from(said).ok());
+                let end = at.saturating_add(1).saturating_add(said.unwrap_or(0));
+                at + 1..end.min(count)
+            }
+            MoreKeys::Counted(_) => 0..0,
+            MoreKeys::Streams => {
+                let word = (1..count).find(|place| is_option(arguments.get(*place), "STREAMS"));
+                word.map_or(0..0, |word| word + 1..word + 1 + (count - word - 1) / 2)
+            }
+            MoreKeys::Store => match find("STORE").max(find("STOREDIST")) {
+                Some(word) if word + 1 < count => word + 1..word + 2,
+                _ => 0..0,
+            },
+        }
+    }
 }
 
 impl Keys {
@@ -96,6 +137,7 @@ impl Keys {
             first: 0,
             last: 0,
             step: 0,
+            more: MoreKeys::None,
         }
     }
 
@@ -104,16 +146,33 @@ impl Keys {
             first: place,
             last: place as i32,
             step: 1,
+            more: MoreKeys::None,
         }
     }
 
     const fn range(first: usize, last: i32, step: usize) -> Keys {
-        Keys { first, last, step }
+        Keys {
+            first,
+            last,
+            step,
+            more: MoreKeys::None,
+        }
     }
 
-    /// The places of the keys among `count` arguments.
+    /// These keys, and more that other arguments name.
+    const fn and(self, more: MoreKeys) -> Keys {
+        Keys { more, ..self }
+    }
+
+    /// Whether there may be any.
+    pub fn are_some(self) -> bool {
+        self.first > 0 || self.more != MoreKeys::None
+    }
+
+    /// The places of the keys among `arguments`.
     #[inline]
-    pub fn places(self, count: usize) -> impl Iterator<Item = usize> + Clone {
+    pub fn places(self, arguments: Arguments<'_>) -> impl Iterator<Item = usize> + Clone {
+        let count = arguments.len();
         let last = if self.last < 0 {
             count as i64 + i64::from(self.last)
         } else {
@@ -124,12 +183,16 @@ impl Keys {
         } else {
             usize::try_from(last + 1).unwrap_or(0).min(count)
         };
-        (self.first..end.max(self.first)).step_by(self.step.max(1))
+        let more = match self.more {
+            MoreKeys::None => 0..0,
+            more => more.places(arguments),
+        };
+        (self.first..end.max(self.first)).step_by(self.step.max(1)).chain(more)
     }
 
     /// The keys among `arguments`.
     pub fn of(self, arguments: Arguments<'_>) -> impl Iterator<Item = &[u8]> {
-        self.places(arguments.len()).map(move |place| arguments.get(place))
+        self.places(arguments).map(move |place| arguments.get(place))
     }
 }
 
@@ -219,12 +282,24 @@ impl Command {
             }
         };
         add(
-            self.group == "generic" && self.keys.first > 0 || KEYSPACE_WITHOUT_KEYS.contains(&self.name),
+            self.group == "generic" && self.keys.are_some() || KEYSPACE_WITHOUT_KEYS.contains(&self.name),
             "keyspace",
         );
         add(self.flags.has(READ), "read");
         add(self.flags.has(WRITE), "write");
-        add(self.group == "string", "string");
+        for (group, category) in [
+            ("set", "set"),
+            ("sorted-set", "sortedset"),
+            ("list", "list"),
+            ("hash", "hash"),
+            ("string", "string"),
+            ("bitmap", "bitmap"),
+            ("hyperloglog", "hyperloglog"),
+            ("geo", "geo"),
+            ("stream", "stream"),
+        ] {
+            add(self.group == group, category);
+        }
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
@@ -317,6 +392,23 @@ pub static COMMANDS: &[Command] = &[
     command("strlen",           2, READ_FAST,       Keys::at(1),          Shard(strings::strlen),            ("string", "2.2.0", "Returns the length of a string value.")),
     command("substr",           4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "1.0.0", "Returns a substring from a string value.")),
 
+    // Hashes.
+
+    // Lists.
+
+    // Sets.
+
+    // Sorted sets.
+
+    // Streams.
+
+    // Bitmaps.
+
+    // HyperLogLogs.
+
+    // Geospatial indices.
+
+    // Keys of any type.
     command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),
     command("dbsize",           1, READ_FAST,       Keys::none(),         All(keys::dbsize, Sum),            ("server", "1.0.0", "Returns the number of keys in the database.")),
     command("del",             -2, WRITE,           Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "1.0.0", "Deletes one or more keys.")),

@@ -216,7 +216,8 @@ impl NetworkExecutor {
             return Some(0);
         }
         let mut links = command.keys.of(arguments).map(|key| self.link_of(key));
-        let first = links.next()?;
+        // Without keys the handler has an error to tell, anywhere.
+        let Some(first) = links.next() else { return Some(0) };
         links.all(|link| link == first).then_some(first)
     }
 

@@ -154,6 +154,9 @@ pub struct Owner {
     pub version: u64,
 }
 
+/// What is called with each key and value of a range.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Where a record was found.
 enum Found {
     Entry(EntryIndex),
@@ -409,7 +412,7 @@ impl Shard {
         column: Column,
         (from, to): (&[u8], Option<&[u8]>),
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
         self.check_readable()?;
         let physical = self.physical(owner.database);
