@@ -7,6 +7,7 @@ use super::number::{parse_integer, parse_unsigned};
 use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::error::CommandError;
 use crate::storage::encoding::{DatabaseMap, Record, Type};
+use crate::storage::pieces::Pieces;
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;
@@ -680,6 +681,27 @@ pub fn gather_fetch(context: &mut Context<'_>) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// The next piece of a large reply, by its number(8).
+pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
+    context.pieces = take_pieces(context)?;
+    match context.pieces.is_some() {
+        true => Ok(()),
+        false => Err(CommandError::Internal),
+    }
+}
+
+/// The rest of a large reply is not wanted any more.
+pub fn pieces_drop(context: &mut Context<'_>) -> Outcome {
+    take_pieces(context)?;
+    context.reply.ok();
+    Ok(())
+}
+
+fn take_pieces(context: &mut Context<'_>) -> Result<Option<Pieces>, CommandError> {
+    let number = context.arguments.get(1).first_chunk().ok_or(CommandError::Internal)?;
+    Ok(context.view.shards()?.replies_begun.take(u64::from_be_bytes(*number)))
 }
 
 /// How what such a command staged is written: triples of database, key and stored record (empty for a deletion).

@@ -13,6 +13,7 @@ pub mod table;
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
+use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
@@ -32,6 +33,8 @@ pub struct Context<'a> {
     pub seed: u64,
     /// The longest string that may be made, in bytes (`proto-max-bulk-len`).
     pub string_bytes_max: usize,
+    /// The rest of a large reply, which is written when the client has taken the first part.
+    pub pieces: Option<Pieces>,
 }
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.

@@ -496,6 +496,24 @@ pub static GATHER_FETCH: Command = command(
     Shard(keys::gather_fetch),
     ("", "", ""),
 );
+/// What a network executor asks for when the client has taken most of what it was sent of a large reply.
+pub static PIECES_NEXT: Command = command(
+    "pieces|next",
+    2,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(keys::pieces_next),
+    ("", "", ""),
+);
+/// What it says when the client is gone.
+pub static PIECES_DROP: Command = command(
+    "pieces|drop",
+    2,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(keys::pieces_drop),
+    ("", "", ""),
+);
 /// The second half: what the handler staged.
 pub static GATHER_APPLY: Command = command(
     "gather|apply",

@@ -8,6 +8,7 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
+use super::pieces::Written;
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::view::{Shards, View};
@@ -303,6 +304,8 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
+        let mut pieces = None;
+        let mut more = 0;
         let outcome = if began > request.deadline {
             self.metrics.timeouts.add(1);
             Err(CommandError::Timeout)
@@ -317,14 +320,24 @@ impl StorageExecutor {
                 database: request.database,
                 seed: self.random,
                 string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+                pieces: None,
             };
             let outcome = run_contained(request.command, &mut context, &self.metrics);
+            pieces = context.pieces.take().filter(|_| outcome.is_ok());
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
                 false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
             }
         };
         let failed = outcome.is_err();
+        if let Some(mut rest) = pieces.filter(|_| !failed) {
+            match rest.write_next(&mut batch.replies, request.version) {
+                Written::All => {}
+                Written::Piece => more = self.shards.replies_begun.keep(rest),
+                // An empty reply makes the network executor close the connection.
+                Written::Broken => batch.replies.truncate(start),
+            }
+        }
         match outcome {
             Ok(()) => self.shards.keep_command(),
             Err(error) => {
@@ -354,6 +367,7 @@ impl StorageExecutor {
             failed,
             commit_epoch: touched.epoch,
             shard: touched.shard.unwrap_or(0),
+            more,
         });
         ended
     }

@@ -6,7 +6,7 @@
 //! passes through these two.
 
 use super::committer::Committer;
-use super::database::{Column, Database, DatabaseError, Direction, Staging, Writes};
+use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of};
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
@@ -408,21 +408,14 @@ impl Shard {
     /// their values, in their order or backwards, until it breaks. Returns the newest turn whose writes were seen.
     pub fn scan_members(
         &mut self,
-        (owner, slot): (&Owner, Slot),
+        owner: (&Owner, Slot),
         column: Column,
-        (from, to): (&[u8], Option<&[u8]>),
+        range: (&[u8], Option<&[u8]>),
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
         self.check_readable()?;
-        let physical = self.physical(owner.database);
-        let member_key = |member| encoding::member_key(physical, slot, &owner.key, owner.version, member);
-        let prefix_len = member_key(b"").len();
-        let from = member_key(from);
-        let to = match to {
-            Some(to) => member_key(to),
-            None => encoding::after_prefix(member_key(b"")),
-        };
+        let (from, to, prefix_len) = self.member_range(owner, range);
         let mut epoch = self.committed_epoch.max(self.records.forgotten_epoch());
         if from >= to {
             return Ok(epoch);
@@ -472,6 +465,36 @@ impl Shard {
             }
         }
         Ok(epoch)
+    }
+
+    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest turn whose writes are
+    /// among them. Commits first, so that the disk has everything.
+    pub fn member_cursor(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+    ) -> Result<(Cursor, usize, u64), CommandError> {
+        self.check_readable()?;
+        self.commit()?;
+        let (from, to, prefix_len) = self.member_range((owner, slot), range);
+        let cursor = self.database.cursor(column, (&from, &to), direction);
+        Ok((cursor, prefix_len, self.committed_epoch))
+    }
+
+    /// The keys of a range of members, and how many of their bytes come before the member.
+    fn member_range(
+        &self,
+        (owner, slot): (&Owner, Slot),
+        (from, to): (&[u8], Option<&[u8]>),
+    ) -> (Vec<u8>, Vec<u8>, usize) {
+        let physical = self.physical(owner.database);
+        let member_key = |member| encoding::member_key(physical, slot, &owner.key, owner.version, member);
+        let all = member_key(b"");
+        let prefix_len = all.len();
+        let to = to.map_or_else(|| encoding::after_prefix(all), member_key);
+        (member_key(from), to, prefix_len)
     }
 
     fn set_member_key(&mut self, owner: &Owner, slot: Slot, member: &[u8]) {
