@@ -521,6 +521,7 @@ impl StorageExecutor {
 
     fn update_metrics(&mut self) {
         self.metrics.held.set(self.held.len() as u64);
+        self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.syncer.totals();
         self.metrics.syncs.set(syncs);
         self.metrics.sync_ns.set(sync_ns);
