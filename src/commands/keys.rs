@@ -6,8 +6,8 @@ use super::glob;
 use super::number::{parse_integer, parse_unsigned};
 use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::error::CommandError;
-use crate::storage::encoding::{DatabaseMap, Record, Type};
-use crate::storage::pieces::Pieces;
+use crate::storage::encoding::{DatabaseMap, Record, Type, split_meta_key};
+use crate::storage::pieces::{Pieces, Select};
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;
@@ -464,25 +464,20 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// KEYS pattern, on the shards of one executor.
+/// KEYS pattern, on the shards of one executor: in pieces, counted first, since the number of keys comes before the keys.
 pub fn keys(context: &mut Context<'_>) -> Outcome {
-    let (pattern, database, now_ms) = (context.arguments.get(1), context.database, context.now_ms);
-    let mut found: Vec<Vec<u8>> = Vec::new();
+    let (pattern, database, now_ms) = (context.arguments.get(1).to_vec(), context.database, context.now_ms);
+    let mut cursors = Vec::new();
     for id in shard_ids(context)? {
         let shards = context.view.shards()?;
-        let slots = slots_of(id, shards.shard_count());
-        shards.with_shard(id, |shard| {
-            let epoch = shard.scan(database, slots, None, |_, key, record| {
-                if record.is_alive(now_ms) && matches_key(pattern, key) {
-                    found.push(key.to_vec());
-                }
-                ControlFlow::Continue(())
-            })?;
-            Ok(((), epoch))
-        })?;
+        cursors.push(shards.with_shard(id, |shard| shard.key_cursor(database))?);
     }
-    context.reply.array(found.len());
-    found.iter().for_each(|key| context.reply.bulk(key));
+    let select: Select = Box::new(move |meta_key, stored| {
+        let (_, _, key) = split_meta_key(meta_key)?;
+        let is_alive = Record::decode(stored).is_some_and(|record| record.is_alive(now_ms));
+        (is_alive && matches_key(&pattern, key)).then_some(key)
+    });
+    context.pieces = Some(Pieces::of_selected(cursors, select));
     Ok(())
 }
 

@@ -87,7 +87,7 @@ impl Merging {
             }
             (_, Merge::Sum) => self.sum += read_integer(reply).unwrap_or(0),
             (_, Merge::AllOk) => {}
-            _ => self.replies[part] = reply.to_vec(),
+            _ => self.replies[part].extend_from_slice(reply),
         }
         self.parts_left == 0
     }
@@ -524,11 +524,11 @@ impl NetworkExecutor {
             connection.low_out.set(connection.low_out.get().saturating_sub(1));
         }
         let bytes = batch.reply(response);
-        if bytes.is_empty() {
+        if bytes.is_empty() && response.more == 0 {
             // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true. Or the
             // rest of a large reply is missing.
             connection.abort();
-            return self.drop_pieces(batch.link, response.more);
+            return;
         }
         let sequence = response.id.sequence;
         let mut replies = connection.replies.borrow_mut();
@@ -554,6 +554,13 @@ impl NetworkExecutor {
             Awaited::Response => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 replies.complete(sequence, bytes, &mut connection.output.borrow_mut().bytes);
+            }
+            Awaited::Merge(merging) if response.more != 0 => {
+                // The other parts are needed before any of it can be sent, so it is collected here.
+                merging.replies[response.id.part as usize].extend_from_slice(bytes);
+                drop(replies);
+                let number = response.more.to_be_bytes();
+                self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), &number);
             }
             Awaited::Merge(merging) => {
                 if merging.add(response.id.part as usize, bytes, u64::from(response.took_ns)) {
@@ -616,10 +623,14 @@ impl NetworkExecutor {
             pieces.is_asked = true;
             let (link, number) = (pieces.link, pieces.number.to_be_bytes());
             drop((replies, output));
-            let arguments = [PIECES_NEXT.name.as_bytes(), &number];
-            let deadline = Instant::now() + APPLY_DEADLINE;
-            return self.send_part(connection, &PIECES_NEXT, link, (sequence, 0), arguments, deadline);
+            return self.ask_for_piece(connection, link, (sequence, 0), &number);
         }
+    }
+
+    fn ask_for_piece(&self, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: &[u8; 8]) {
+        let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        self.send_part(connection, &PIECES_NEXT, link, part, arguments, deadline);
     }
 
     /// The client is gone: what is kept of its large replies may go.

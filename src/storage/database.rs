@@ -412,6 +412,20 @@ impl Cursor {
         self.entries.borrow_dependent().item()
     }
 
+    /// Whether there is no entry because it was the last, and not because it could not be read.
+    pub fn has_ended(&self) -> bool {
+        self.entries.borrow_dependent().status().is_ok()
+    }
+
+    /// Goes back to the first entry; all are as they were.
+    pub fn rewind(&mut self) {
+        let direction = self.direction;
+        self.entries.with_dependent_mut(|_, entries| match direction {
+            Direction::Forward => entries.seek_to_first(),
+            Direction::Backward => entries.seek_to_last(),
+        });
+    }
+
     /// Goes on to the next entry.
     pub fn advance(&mut self) {
         let direction = self.direction;

@@ -8,7 +8,7 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
-use super::pieces::Written;
+use super::pieces::{Pieces, RepliesBegun, Written};
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::view::{Shards, View};
@@ -330,12 +330,10 @@ impl StorageExecutor {
             }
         };
         let failed = outcome.is_err();
-        if let Some(mut rest) = pieces.filter(|_| !failed) {
-            match rest.write_next(&mut batch.replies, request.version) {
-                Written::All => {}
-                Written::Piece => more = self.shards.replies_begun.keep(rest),
-                // An empty reply makes the network executor close the connection.
-                Written::Broken => batch.replies.truncate(start),
+        if let Some(rest) = pieces.filter(|_| !failed) {
+            match self.write_pieces(rest, &mut batch.replies, request.version) {
+                Some(number) => more = number,
+                None => batch.replies.truncate(start),
             }
         }
         match outcome {
@@ -372,6 +370,21 @@ impl StorageExecutor {
         ended
     }
 
+    /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
+    /// nothing. `None` if it cannot be read to its end: an empty reply, with no more to come, closes the connection.
+    fn write_pieces(&mut self, mut rest: Pieces, replies: &mut Vec<u8>, version: Version) -> Option<u64> {
+        loop {
+            match rest.write_next(replies, version) {
+                Written::Piece if self.shards.replies_begun.has_room() => {
+                    return Some(self.shards.replies_begun.keep(rest));
+                }
+                Written::Piece => {}
+                Written::All => return Some(0),
+                Written::Broken => return None,
+            }
+        }
+    }
+
     /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the committer).
     fn commit(&mut self, done: &mut [Box<Batch>]) {
         let mut any = false;
@@ -392,7 +405,7 @@ impl StorageExecutor {
             let shard = &mut self.shards.list_mut()[place];
             if let Some(rolled_back) = shard.take_rolled_back() {
                 for batch in done.iter_mut().chain(self.held.iter_mut()) {
-                    answer_rolled_back(batch, place, &rolled_back);
+                    answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
                 }
             }
             let committed_epoch = self.shards.list()[place].committed_epoch();
@@ -469,6 +482,8 @@ impl StorageExecutor {
                     if bound_to(response, report.place, durable_epoch + 1) {
                         response.reply.len = 0;
                         response.commit_epoch = 0;
+                        let begun = &mut self.shards.replies_begun;
+                        begun.take(std::mem::take(&mut response.more));
                     }
                 }
             }
@@ -622,7 +637,7 @@ fn bound_to(response: &Response, place: usize, from: u64) -> bool {
 /// Replaces the replies that speak of writes which were rolled back. Where a part of a command's writes may stand, on another
 /// shard or by an earlier commit of the turn, neither OK nor an error would be true: an empty reply makes the network executor
 /// close the connection.
-fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack) {
+fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack, begun: &mut RepliesBegun) {
     for response in &mut batch.responses {
         if bound_to(response, place, rolled_back.from_epoch) {
             let start = batch.replies.len();
@@ -635,6 +650,7 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack)
                 len: (batch.replies.len() - start) as u32,
             };
             (response.commit_epoch, response.failed) = (0, true);
+            begun.take(std::mem::take(&mut response.more));
         }
     }
 }

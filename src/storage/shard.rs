@@ -483,6 +483,16 @@ impl Shard {
         Ok((cursor, prefix_len, self.committed_epoch))
     }
 
+    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest turn whose writes are
+    /// among them. Commits first, so that the disk has everything.
+    pub fn key_cursor(&mut self, database: u8) -> Result<(Cursor, u64), CommandError> {
+        self.check_readable()?;
+        self.commit()?;
+        let (from, to) = encoding::database_range(self.physical(database));
+        let cursor = self.database.cursor(Column::Meta, (&from, &to), Direction::Forward);
+        Ok((cursor, self.committed_epoch))
+    }
+
     /// The keys of a range of members, and how many of their bytes come before the member.
     fn member_range(
         &self,

@@ -300,8 +300,8 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The rest of a reply that says something of `left` members of a range; `None` if it must be written whole, because too
-    /// many are under way or the shard is stalled.
+    /// The rest of a reply that says something of `left` members of a range; `None` if it must be written whole, because the
+    /// shard is stalled and what is staged cannot be written first.
     pub fn pieces(
         &mut self,
         owner: &Owner,
@@ -311,20 +311,12 @@ impl View<'_> {
         (left, write): (u64, WriteMember),
     ) -> Result<Option<Pieces>, CommandError> {
         let shards = self.shards_of_collections()?;
-        if !shards.replies_begun.has_room() {
-            return Ok(None);
-        }
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
             Ok((cursor, prefix_len, epoch)) => {
                 shards.touched.note(place, epoch);
-                Ok(Some(Pieces {
-                    cursor,
-                    prefix_len,
-                    left,
-                    write,
-                }))
+                Ok(Some(Pieces::of_members(cursor, prefix_len, left, write)))
             }
             Err(CommandError::Stalled) => Ok(None),
             Err(error) => Err(error),

@@ -40,7 +40,11 @@ fn assert_all_fields(reply: &Value, round: char) {
         found.insert(pair[0].text().expect("a field"), pair[1].text().expect("a value"));
     }
     for field in 0..FIELDS {
-        assert_eq!(found.get(&format!("field{field}")), Some(&value(round, field)), "field{field}");
+        assert_eq!(
+            found.get(&format!("field{field}")),
+            Some(&value(round, field)),
+            "field{field}"
+        );
     }
 }
 
@@ -51,7 +55,13 @@ fn a_large_reply_shows_the_collection_as_it_was_and_keeps_its_place_among_others
     set_all(&mut writer, 'a');
     assert_eq!(writer.command(&["SET", "small", "1"]).render(), "OK");
     let mut reader = server.connect();
-    for command in [&["GET", "small"][..], &["HGETALL", "big"], &["INCR", "small"], &["HGETALL", "big"], &["PING"]] {
+    for command in [
+        &["GET", "small"][..],
+        &["HGETALL", "big"],
+        &["INCR", "small"],
+        &["HGETALL", "big"],
+        &["PING"],
+    ] {
         reader.send(command).expect("the server reads");
     }
     // Nobody reads: both replies have begun and wait.
@@ -73,10 +83,39 @@ fn a_client_that_leaves_in_the_middle_of_a_large_reply_leaves_nothing_behind() {
     let mut control = server.connect();
     set_all(&mut control, 'a');
     let mut leaving = raw(&server);
-    leaving.write_all(&request(&["HGETALL", "big"]).repeat(3)).expect("the server reads");
+    leaving
+        .write_all(&request(&["HGETALL", "big"]).repeat(3))
+        .expect("the server reads");
     expect(&mut leaving, format!("*{}\r\n", FIELDS * 2).as_bytes());
     assert!(wait_for(|| executors_sum(&mut control, "replies_begun") == 3));
     drop(leaving);
     assert!(wait_for(|| executors_sum(&mut control, "replies_begun") == 0));
-    assert_eq!(control.command(&["HLEN", "big"]).render(), format!("(integer) {FIELDS}"));
+    assert_eq!(
+        control.command(&["HLEN", "big"]).render(),
+        format!("(integer) {FIELDS}")
+    );
+}
+
+#[test]
+fn keys_of_a_large_database_are_counted_first_and_come_from_every_shard() {
+    const KEYS: usize = 20_000;
+    for flags in ["--shards 1".to_owned(), crate::storage::four_shards_on_two_executors()] {
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        let server = Server::builder().flags(&flags).start();
+        let mut client = server.connect();
+        for some in (0..KEYS).collect::<Vec<_>>().chunks(500) {
+            let mut command = vec!["MSET".to_owned()];
+            some.iter()
+                .for_each(|key| command.extend([format!("key{key}"), "1".to_owned()]));
+            assert_eq!(client.command(&command).render(), "OK");
+        }
+        let mut keys = |pattern| match client.command(&["KEYS", pattern]) {
+            Value::Array(Some(keys)) => keys.len(),
+            reply => panic!("the reply is {}", reply.render()),
+        };
+        assert_eq!(keys("*"), KEYS);
+        assert_eq!(keys("key1???"), 1000);
+        assert_eq!(keys("nothing*"), 0);
+        assert_eq!(keys("key19999"), 1);
+    }
 }
