@@ -4,6 +4,8 @@ pub mod arguments;
 pub mod collection;
 pub mod connection;
 pub mod glob;
+pub mod hash;
+pub mod hashes;
 pub mod keys;
 pub mod number;
 pub mod server;

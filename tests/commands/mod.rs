@@ -46,6 +46,9 @@ transcripts! {
     counters
     databases
     expiry
+    hash_counters
+    hash_walks
+    hashes
     keys
     lcs
     resp3
