@@ -153,7 +153,7 @@ impl Hash {
     }
 
     /// Removes at most `budget` fields whose deadline has passed; returns how many there were.
-    pub fn remove_expired(&mut self, context: &mut Context<'_>, budget: usize) -> Result<usize, CommandError> {
+    fn remove_expired(&mut self, context: &mut Context<'_>, budget: usize) -> Result<usize, CommandError> {
         let mut expired: Vec<Vec<u8>> = Vec::new();
         self.scan_expired(context, |field| {
             expired.push(field.to_vec());
@@ -358,6 +358,17 @@ impl Hash {
         })?;
         result.map(|()| fields)
     }
+}
+
+/// Stages the removal of at most `budget` expired fields of the hash under a key; returns how many there were. This is
+/// what the expiry sweep does with a hash, and no client's command.
+pub fn expire_fields(context: &mut Context<'_>, key: &[u8], budget: usize) -> Result<usize, CommandError> {
+    let Some(mut hash) = Hash::open(context, key)? else {
+        return Ok(0);
+    };
+    let expired = hash.remove_expired(context, budget)?;
+    hash.save(context)?;
+    Ok(expired)
 }
 
 impl Place {

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod collection;
 pub mod connection;
+pub mod field_expiry;
 pub mod glob;
 pub mod hash;
 pub mod hashes;

@@ -13,7 +13,7 @@
 //! meta     prefix ‖ user key                              record (below)
 //! data     prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ member
 //! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ ordered score(8) ‖ member
-//! expiry   deadline(8, Unix ms) ‖ prefix ‖ user key       version(8)
+//! expiry   when due(8, Unix ms) ‖ prefix ‖ user key       version(8)
 //! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
@@ -30,6 +30,7 @@
 //!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
 //! ```
 //!
+//! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
@@ -182,6 +183,12 @@ impl<'a> Record<'a> {
             && (self.kind != Type::Hash || self.has_living_field(now_ms))
     }
 
+    fn first_field_deadline(&self) -> u64 {
+        let extra = self.payload.split_first_chunk::<8>().map(|(_, extra)| extra);
+        let deadlines = extra.and_then(FieldDeadlines::decode).unwrap_or_default();
+        deadlines.earliest_ms
+    }
+
     fn has_living_field(&self, now_ms: u64) -> bool {
         let end_ms = FieldDeadlines::end_of_hash(self.payload);
         end_ms == 0 || now_ms <= end_ms
@@ -196,6 +203,20 @@ pub fn deadline_of(record: &[u8]) -> u64 {
             rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
         }
         _ => 0,
+    }
+}
+
+/// When the sweep has to look at a stored record: at its deadline or at the first one of a hash's fields, whichever
+/// comes first; 0 for never (or for bytes that are no record).
+#[inline]
+pub fn due_of(record: &[u8]) -> u64 {
+    let is_hash = record.first().is_some_and(|tag| tag & TYPE_MASK == Type::Hash as u8);
+    match is_hash {
+        true => Record::decode(record).map_or(0, |record| match (record.deadline_ms, record.first_field_deadline()) {
+            (deadline_ms, 0) | (0, deadline_ms) => deadline_ms,
+            (of_key, of_field) => of_key.min(of_field),
+        }),
+        false => deadline_of(record),
     }
 }
 
@@ -630,6 +651,28 @@ mod tests {
         assert!(!alive(&payload(2, deadlines), 21));
         assert!(alive(&payload(3, deadlines), 21), "one field has no deadline");
         assert!(alive(&payload(1, FieldDeadlines::default()), u64::MAX));
+        let due = |deadline_ms, deadlines: FieldDeadlines| {
+            let hash = Record {
+                kind: Type::Hash,
+                deadline_ms,
+                version: 1,
+                edited: false,
+                payload: &payload(2, deadlines),
+            };
+            due_of(&hash.encode())
+        };
+        let none = FieldDeadlines::default();
+        assert_eq!(
+            [
+                due(0, none),
+                due(5, none),
+                due(0, deadlines),
+                due(5, deadlines),
+                due(15, deadlines)
+            ],
+            [0, 5, 10, 5, 10]
+        );
+        assert_eq!(due_of(&Record::string(b"v", 7).encode()), 7);
     }
 
     #[test]
@@ -655,6 +698,7 @@ mod tests {
                 HashField::decode(&bytes),
                 FieldDeadlines::decode(&bytes),
                 split_field_deadline_key(&bytes),
+                due_of(&bytes),
                 Record::decode(&bytes).map(|record| record.is_alive(1)),
             );
         }

@@ -46,6 +46,7 @@ transcripts! {
     counters
     databases
     expiry
+    field_expiry
     hash_counters
     hash_walks
     hashes
