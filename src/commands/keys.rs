@@ -482,7 +482,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
 }
 
 /// Whether KEYS and SCAN's MATCH select a key; a lone `*` selects the empty key too.
-fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
+pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
 
@@ -543,7 +543,7 @@ pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
 }
 
 /// A cursor's number; unlike other numbers that Redis reads so, it must not begin with a blank.
-fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
+pub fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
     let begins_blank = matches!(argument.first(), Some(b' ' | b'\t'..=b'\r'));
     parse_unsigned(argument)
         .filter(|_| !begins_blank)

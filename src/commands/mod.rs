@@ -3,7 +3,10 @@
 pub mod arguments;
 pub mod collection;
 pub mod connection;
+pub mod field_expiry;
 pub mod glob;
+pub mod hash;
+pub mod hashes;
 pub mod keys;
 pub mod number;
 pub mod server;

@@ -15,13 +15,13 @@ use super::view::{Shards, View};
 use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
-use crate::commands::Context;
 use crate::commands::table::{Command, READ, Runs, WRITE};
+use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
-use crate::protocol::{Reply, Span, Version};
+use crate::protocol::{Arguments, Reply, Span, Version};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -503,14 +503,16 @@ impl StorageExecutor {
         self.turn += 1;
         self.shards.begin_turn(self.turn, now_ms);
         let budget = self.current.expire_keys_per_turn;
+        let mut hashes = Vec::new();
         for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
-            match expiry::sweep(shard, now_ms, budget) {
+            match expiry::sweep(shard, now_ms, budget, &mut hashes) {
                 Ok(expired) => metrics.expired_keys.add(expired as u64),
                 // A shard that takes no writes keeps its expired keys, invisible as they are.
                 Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => {}
                 Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
             }
         }
+        self.expire_fields(&hashes, now_ms, budget);
         self.commit(&mut []);
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
@@ -518,6 +520,36 @@ impl StorageExecutor {
         }
         self.release_held();
         self.update_metrics();
+    }
+
+    /// Removes at most `budget` expired fields of the hashes that a sweep has named.
+    fn expire_fields(&mut self, hashes: &[expiry::DueHash], now_ms: u64, mut budget: usize) {
+        for (database, key) in hashes {
+            if budget == 0 {
+                return;
+            }
+            self.shards.begin_command();
+            let mut no_reply = Vec::new();
+            let mut context = Context {
+                arguments: Arguments::new(&[], &[]),
+                reply: Reply::new(&mut no_reply, Version::Resp2),
+                view: View::Local(&mut self.shards),
+                now_ms,
+                database: *database,
+                seed: 0,
+                string_bytes_max: 0,
+            };
+            match hash::expire_fields(&mut context, key, budget) {
+                Ok(expired) => {
+                    self.shards.keep_command();
+                    budget -= expired.min(budget);
+                }
+                Err(error) => {
+                    self.shards.roll_back_command();
+                    tracing::debug!(%error, "fields of a hash stay for the next sweep");
+                }
+            }
+        }
     }
 
     fn publish_all(&mut self) {

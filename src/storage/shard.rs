@@ -7,7 +7,7 @@
 
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
-use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of};
+use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of, due_of};
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
@@ -335,7 +335,7 @@ impl Shard {
             return Ok(index.map_or(self.records.forgotten_epoch(), |index| self.records.epoch(index)));
         }
         let new = value.as_deref();
-        let (old_deadline, new_deadline) = (old.map_or(0, deadline_of), new.map_or(0, deadline_of));
+        let (old_deadline, new_deadline) = (old.map_or(0, due_of), new.map_or(0, due_of));
         if old_deadline != new_deadline {
             for (deadline_ms, insert, record) in [(old_deadline, false, old), (new_deadline, true, new)] {
                 if deadline_ms != 0 {
@@ -843,6 +843,16 @@ impl Shard {
     /// Says that no key expires before `deadline_ms`: what a sweep found out.
     pub fn set_next_deadline_ms(&mut self, deadline_ms: u64) {
         self.next_deadline_ms = deadline_ms;
+    }
+
+    /// The number under which SELECT finds a physical database.
+    pub fn number_of(&self, physical: u8) -> Option<u8> {
+        let place = self
+            .databases
+            .physical
+            .iter()
+            .position(|of_number| *of_number == physical);
+        place.map(|number| number as u8)
     }
 
     fn physical(&self, database: u8) -> u8 {
