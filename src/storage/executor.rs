@@ -538,6 +538,7 @@ impl StorageExecutor {
                 database: *database,
                 seed: 0,
                 string_bytes_max: 0,
+                pieces: None,
             };
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
