@@ -132,8 +132,8 @@ impl Context<'_> {
 }
 
 impl Context<'_> {
-    /// Writes what `write` says of each of the first `count` members of a range, which are there: in pieces, if they are many.
-    /// It must be the last thing in the reply; its array's or map's header comes before.
+    /// Writes what `write` says of the members of a range until it has counted `count`, which are there: in pieces, if they are
+    /// many. It must be the last thing in the reply; its array's or map's header comes before.
     pub fn reply_members(
         &mut self,
         collection: &Collection,
@@ -151,13 +151,14 @@ impl Context<'_> {
             }
         }
         let mut left = count;
-        let Context { view, reply, .. } = self;
+        let Context {
+            view, reply, now_ms, ..
+        } = self;
         view.scan_members(&collection.owner, column, range, direction, |member, value| {
             if left == 0 {
                 return ControlFlow::Break(());
             }
-            left -= 1;
-            write(reply, member, value);
+            left -= u64::from(write(reply, member, value, *now_ms));
             ControlFlow::Continue(())
         })?;
         match left {

@@ -8,6 +8,7 @@ use super::collection::{Collection, Column, Direction};
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use crate::storage::encoding::{self, FieldDeadlines, HashField, Type};
+use crate::storage::pieces::WriteMember;
 use std::ops::ControlFlow;
 
 /// Up to so many fields are listed in the order in which they were added, which is what Redis does with hashes of up to
@@ -46,6 +47,22 @@ fn living(stored: Option<&[u8]>, now_ms: u64) -> Result<Option<HashField<'_>>, C
     match stored.map(HashField::decode) {
         None => Ok(None),
         Some(field) => Ok(Some(field.ok_or_else(damaged)?).filter(|field| field.is_alive(now_ms))),
+    }
+}
+
+/// Lets `write` answer with the value of a stored field, if the field is alive; returns whether it is.
+pub fn write_living(
+    reply: &mut Reply<'_>,
+    stored: &[u8],
+    now_ms: u64,
+    write: impl FnOnce(&mut Reply<'_>, &[u8]),
+) -> bool {
+    match HashField::decode(stored).filter(|field| field.is_alive(now_ms)) {
+        Some(field) => {
+            write(reply, field.value);
+            true
+        }
+        None => false,
     }
 }
 
@@ -316,47 +333,27 @@ impl Hash {
         Ok(self.find(context, &field)?.map(|_| field))
     }
 
-    /// Calls `visit` with the reply, and name and value of every field: small hashes in the order in which fields were
-    /// added, as far as none was removed, large ones in the order of their names. Returns how many there were.
-    pub fn for_each(
-        &self,
-        context: &mut Context<'_>,
-        mut visit: impl FnMut(&mut Reply<'_>, &[u8], &[u8]),
-    ) -> Result<u64, CommandError> {
-        let mut fields = 0;
-        if self.collection.count <= LISTED_BY_POSITION_MAX {
-            for position in 0..self.collection.count {
-                let field = context.member_at(&self.collection, position)?;
-                fields += self.answer_with(context, &field, |reply, value| match value {
-                    Some(value) => {
-                        visit(reply, &field, value);
-                        1
-                    }
-                    None => 0,
-                })?;
-            }
-            return Ok(fields);
+    /// Lets `write` answer with every field that is alive, of which there are `fields`: small hashes in the order in which
+    /// fields were added, as far as none was removed, large ones in the order of their names, and in pieces.
+    pub fn reply_fields(&self, context: &mut Context<'_>, fields: u64, write: WriteMember) -> Result<(), CommandError> {
+        if self.collection.count > LISTED_BY_POSITION_MAX {
+            let all = (&b""[..], None);
+            return context.reply_members(&self.collection, Column::Data, all, Direction::Forward, (fields, write));
         }
-        let Context {
-            view, reply, now_ms, ..
-        } = context;
-        let (owner, range) = (&self.collection.owner, (&b""[..], None));
-        let mut result = Ok(());
-        view.scan_members(owner, Column::Data, range, Direction::Forward, |field, stored| {
-            match living(Some(stored), *now_ms) {
-                Ok(Some(found)) => {
-                    visit(reply, field, found.value);
-                    fields += 1;
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    result = Err(error);
-                    return ControlFlow::Break(());
-                }
-            }
-            ControlFlow::Continue(())
-        })?;
-        result.map(|()| fields)
+        let mut written = 0;
+        for position in 0..self.collection.count {
+            let field = context.member_at(&self.collection, position)?;
+            let Context {
+                view, reply, now_ms, ..
+            } = context;
+            let stored = view.member(&self.collection.owner, Column::Data, &field)?;
+            written += u64::from(write(reply, &field, stored.ok_or_else(damaged)?, *now_ms));
+        }
+        match written == fields {
+            true => Ok(()),
+            // The reply would not be what its header says.
+            false => Err(damaged()),
+        }
     }
 }
 

@@ -3,11 +3,12 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::hash::{Hash, LISTED_BY_POSITION_MAX};
+use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
 use super::keys::{matches_key, parse_cursor};
 use super::number::{LongDouble, parse_integer};
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply, Version};
+use crate::storage::pieces::WriteMember;
 use std::collections::HashMap;
 
 type Outcome = Result<(), CommandError>;
@@ -92,9 +93,11 @@ pub fn hgetall(context: &mut Context<'_>) -> Outcome {
     hgetall_generic(
         context,
         |reply, fields| reply.map(fields),
-        |reply, field, value| {
-            reply.bulk(field);
-            reply.bulk(value);
+        |reply, field, stored, now_ms| {
+            write_living(reply, stored, now_ms, |reply, value| {
+                reply.bulk(field);
+                reply.bulk(value);
+            })
         },
     )
 }
@@ -104,7 +107,7 @@ pub fn hkeys(context: &mut Context<'_>) -> Outcome {
     hgetall_generic(
         context,
         |reply, fields| reply.array(fields),
-        |reply, field, _| reply.bulk(field),
+        |reply, field, stored, now_ms| write_living(reply, stored, now_ms, |reply, _| reply.bulk(field)),
     )
 }
 
@@ -113,7 +116,7 @@ pub fn hvals(context: &mut Context<'_>) -> Outcome {
     hgetall_generic(
         context,
         |reply, fields| reply.array(fields),
-        |reply, _, value| reply.bulk(value),
+        |reply, _, stored, now_ms| write_living(reply, stored, now_ms, |reply, value| reply.bulk(value)),
     )
 }
 
@@ -121,7 +124,7 @@ pub fn hvals(context: &mut Context<'_>) -> Outcome {
 fn hgetall_generic(
     context: &mut Context<'_>,
     header: impl FnOnce(&mut Reply<'_>, usize),
-    each: impl FnMut(&mut Reply<'_>, &[u8], &[u8]),
+    write: WriteMember,
 ) -> Outcome {
     let key = context.arguments.get(1);
     let Some(hash) = Hash::open(context, key)? else {
@@ -130,11 +133,7 @@ fn hgetall_generic(
     };
     let fields = hash.living_fields(context)?;
     header(&mut context.reply, fields as usize);
-    match hash.for_each(context, each)? == fields {
-        true => Ok(()),
-        // The reply would not be what its header says.
-        false => Err(CommandError::Internal),
-    }
+    hash.reply_fields(context, fields, write)
 }
 
 /// HDEL key field [field …]
@@ -267,10 +266,17 @@ pub fn hrandfield(context: &mut Context<'_>) -> Outcome {
     let (wanted, fields) = (count.unsigned_abs(), hash.living_fields(context)?);
     field_list_header(&mut context.reply, wanted.min(fields), with_values);
     if wanted >= fields {
-        hash.for_each(context, |reply, field, value| {
-            write_field(reply, field, with_values.then_some(value));
-        })?;
-        return Ok(());
+        let write: WriteMember = match with_values {
+            true => |reply, field, stored, now_ms| {
+                write_living(reply, stored, now_ms, |reply, value| {
+                    write_field(reply, field, Some(value))
+                })
+            },
+            false => |reply, field, stored, now_ms| {
+                write_living(reply, stored, now_ms, |reply, _| write_field(reply, field, None))
+            },
+        };
+        return hash.reply_fields(context, fields, write);
     }
     let positions = &mut Shuffled::new(hash.stored_fields(), &mut random);
     for _ in 0..wanted {

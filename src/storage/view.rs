@@ -308,7 +308,7 @@ impl View<'_> {
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
-        (left, write): (u64, WriteMember),
+        counted: (u64, WriteMember),
     ) -> Result<Option<Pieces>, CommandError> {
         let shards = self.shards_of_collections()?;
         let slot = Slot::of(&owner.key);
@@ -316,7 +316,7 @@ impl View<'_> {
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
             Ok((cursor, prefix_len, epoch)) => {
                 shards.touched.note(place, epoch);
-                Ok(Some(Pieces::of_members(cursor, prefix_len, left, write)))
+                Ok(Some(Pieces::of_members(cursor, prefix_len, counted, shards.now_ms)))
             }
             Err(CommandError::Stalled) => Ok(None),
             Err(error) => Err(error),
