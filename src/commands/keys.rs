@@ -407,7 +407,8 @@ pub fn dbsize(context: &mut Context<'_>) -> Outcome {
     let mut keys = 0;
     for place in shard_ids(context)? {
         keys += context.view.shards()?.with_shard(place, |shard| {
-            Ok((shard.counts(database).keys, shard.committed_epoch()))
+            // It counts what is not committed yet.
+            Ok((shard.counts(database).keys, shard.newest_epoch()))
         })?;
     }
     context.reply.integer(keys as i64);
