@@ -544,6 +544,11 @@ fn act_on_field(
     let wanted = match action {
         Action::Get => return Ok(Some(old)),
         Action::Increment(by) => old + i128::from(by),
+        Action::Set(value) if field.signed && field.bits < 64 && matches!(overflow, Overflow::Saturate) => {
+            // Redis's check overflows for numbers far below the field's smallest: they saturate to the largest.
+            let room = (field.mask() as i64 >> 1).checked_sub(value);
+            i128::from(if room.is_some() { value } else { i64::MAX })
+        }
         Action::Set(value) if field.signed => i128::from(value),
         // A negative number is a large one to an unsigned field, as in Redis.
         Action::Set(value) => i128::from(value as u64),

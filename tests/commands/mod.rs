@@ -42,10 +42,12 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    bits
     connection
     counters
     databases
     expiry
+    hyperloglog
     keys
     lcs
     resp3
