@@ -16,7 +16,7 @@ type Outcome = Result<(), CommandError>;
 pub fn del(context: &mut Context<'_>) -> Outcome {
     let mut deleted = 0;
     for key in context.arguments.iter().skip(1) {
-        if context.read(key)?.is_some() {
+        if context.read_header(key)?.is_some() {
             context.delete(key)?;
             deleted += 1;
         }
@@ -29,7 +29,7 @@ pub fn del(context: &mut Context<'_>) -> Outcome {
 pub fn exists(context: &mut Context<'_>) -> Outcome {
     let mut found = 0;
     for key in context.arguments.iter().skip(1) {
-        found += i64::from(context.read(key)?.is_some());
+        found += i64::from(context.read_header(key)?.is_some());
     }
     context.reply.integer(found);
     Ok(())
@@ -38,7 +38,7 @@ pub fn exists(context: &mut Context<'_>) -> Outcome {
 /// TYPE key
 pub fn type_of(context: &mut Context<'_>) -> Outcome {
     let name = context
-        .read(context.arguments.get(1))?
+        .read_header(context.arguments.get(1))?
         .map_or("none", |record| record.kind.name());
     context.reply.simple(name);
     Ok(())
@@ -151,7 +151,7 @@ fn expire_generic(context: &mut Context<'_>, unit: TimeUnit, command: &'static s
     let condition = ExpireCondition::parse(arguments.iter().skip(3))?;
     let deadline_ms = unit.deadline_ms(arguments.get(2), context.now_ms, command)?;
     let (key, now_ms) = (arguments.get(1), context.now_ms);
-    let stored = match context.read(key)? {
+    let stored = match context.read_header(key)? {
         Some(record) if condition.allows(record.deadline_ms, deadline_ms) => match u64::try_from(deadline_ms) {
             // A time that has passed deletes the key at once.
             Ok(deadline_ms) if deadline_ms > now_ms => Some(Record { deadline_ms, ..record }.encode()),
@@ -170,7 +170,7 @@ fn expire_generic(context: &mut Context<'_>, unit: TimeUnit, command: &'static s
 /// PERSIST key
 pub fn persist(context: &mut Context<'_>) -> Outcome {
     let key = context.arguments.get(1);
-    let stored = match context.read(key)? {
+    let stored = match context.read_header(key)? {
         Some(record) if record.deadline_ms != 0 => Record {
             deadline_ms: 0,
             ..record
@@ -210,7 +210,7 @@ pub fn pexpiretime(context: &mut Context<'_>) -> Outcome {
 
 /// TTL, PTTL, EXPIRETIME and PEXPIRETIME: −2 for no key, −1 for no deadline.
 fn ttl_generic(context: &mut Context<'_>, time_of: impl Fn(u64) -> u64) -> Outcome {
-    let answer = match context.read(context.arguments.get(1))? {
+    let answer = match context.read_header(context.arguments.get(1))? {
         None => -2,
         Some(record) if record.deadline_ms == 0 => -1,
         Some(record) => time_of(record.deadline_ms) as i64,
@@ -229,10 +229,10 @@ pub fn rename(context: &mut Context<'_>) -> Outcome {
 /// RENAMENX key newkey
 pub fn renamenx(context: &mut Context<'_>) -> Outcome {
     let (from, to) = (context.arguments.get(1), context.arguments.get(2));
-    if context.read(from)?.is_none() {
+    if context.read_header(from)?.is_none() {
         return Err(CommandError::NoSuchKey);
     }
-    let free = context.read(to)?.is_none();
+    let free = context.read_header(to)?.is_none();
     if free {
         rename_generic(context)?;
     }
@@ -272,7 +272,7 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
     }
     let stored = context.read(from)?.map(|record| record.encode());
     let copied = match stored {
-        Some(stored) if replace || context.view.read(target, to)?.is_none() => {
+        Some(stored) if replace || context.view.read_header(target, to)?.is_none() => {
             context.view.write_stored(target, to, Some(stored))?;
             true
         }
@@ -301,7 +301,7 @@ pub fn move_key(context: &mut Context<'_>) -> Outcome {
     }
     let stored = context.read(key)?.map(|record| record.encode());
     let moved = match stored {
-        Some(stored) if context.view.read(target, key)?.is_none() => {
+        Some(stored) if context.view.read_header(target, key)?.is_none() => {
             context.view.write_stored(target, key, Some(stored))?;
             context.delete(key)?;
             true
@@ -321,7 +321,7 @@ pub fn object_encoding(context: &mut Context<'_>) -> Outcome {
         arguments,
         ..
     } = context;
-    match view.read(*database, arguments.get(2))? {
+    match view.read_header(*database, arguments.get(2))? {
         Some(record) => reply.text(encoding_name(&record)),
         None => reply.null(),
     }
@@ -333,7 +333,7 @@ const EMBEDDED_LEN_MAX: usize = 44;
 
 fn encoding_name(record: &Record<'_>) -> &'static str {
     match record.kind {
-        Type::String if record.edited => "raw",
+        Type::String if record.edited || record.is_in_chunks() => "raw",
         Type::String if record.payload.len() <= 20 && parse_integer(record.payload).is_some() => "int",
         Type::String if record.payload.len() <= EMBEDDED_LEN_MAX => "embstr",
         Type::String => "raw",
@@ -355,7 +355,7 @@ pub fn object_idletime(context: &mut Context<'_>) -> Outcome {
 }
 
 fn object_integer(context: &mut Context<'_>, answer: i64) -> Outcome {
-    match context.read(context.arguments.get(2))?.is_some() {
+    match context.read_header(context.arguments.get(2))?.is_some() {
         true => context.reply.integer(answer),
         false => context.reply.null(),
     }
@@ -364,7 +364,7 @@ fn object_integer(context: &mut Context<'_>, answer: i64) -> Outcome {
 
 /// OBJECT FREQ key: there is no eviction, so no LFU policy either, and Redis then refuses.
 pub fn object_freq(context: &mut Context<'_>) -> Outcome {
-    match context.read(context.arguments.get(2))?.is_some() {
+    match context.read_header(context.arguments.get(2))?.is_some() {
         true => Err(CommandError::text(
             "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
              switching between policies at runtime LRU and LFU data will take some time to adjust.",
@@ -376,7 +376,8 @@ pub fn object_freq(context: &mut Context<'_>) -> Outcome {
     }
 }
 
-/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record, on disk and in the table of hot records alike.
+/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record, on disk and in the table of hot records alike; of a
+/// string in chunks, as many as if all of them were stored.
 pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     match arguments.len() {
@@ -392,9 +393,14 @@ pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     let Context {
         view, reply, database, ..
     } = context;
-    match view.read(*database, key)? {
+    match view.read_header(*database, key)? {
         Some(record) => {
-            reply.integer((crate::storage::encoding::PREFIX_LEN + key.len() + record.encode().len()) as i64)
+            let chunks_len = match record.is_in_chunks() {
+                true => record.string_len().unwrap_or(0),
+                false => 0,
+            };
+            let record_len = crate::storage::encoding::PREFIX_LEN + key.len() + record.encode().len();
+            reply.integer((record_len + chunks_len) as i64)
         }
         None => reply.null(),
     }

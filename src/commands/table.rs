@@ -4,7 +4,7 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, connection, field_expiry, hashes, keys, server, strings};
+use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, server, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -431,8 +431,20 @@ pub static COMMANDS: &[Command] = &[
     // Streams.
 
     // Bitmaps.
+    command("bitcount",        -2, READ,            Keys::at(1),          Shard(bits::bitcount),             ("bitmap", "2.6.0", "Counts the number of set bits (population counting) in a string.")),
+    command("bitfield",        -2, WRITE_OOM,       Keys::at(1),          Shard(bits::bitfield),             ("bitmap", "3.2.0", "Performs arbitrary bitfield integer operations on strings.")),
+    command("bitfield_ro",     -2, READ_FAST,       Keys::at(1),          Shard(bits::bitfield_ro),          ("bitmap", "6.0.0", "Performs arbitrary read-only bitfield integer operations on strings.")),
+    command("bitop",           -4, WRITE_OOM,       Keys::range(2, -1, 1), Transaction(bits::bitop),         ("bitmap", "2.6.0", "Performs bitwise operations on multiple strings, and stores the result.")),
+    command("bitpos",          -3, READ,            Keys::at(1),          Shard(bits::bitpos),               ("bitmap", "2.8.7", "Finds the first set (1) or clear (0) bit in a string.")),
+    command("getbit",           3, READ_FAST,       Keys::at(1),          Shard(bits::getbit),               ("bitmap", "2.2.0", "Returns a bit value by offset.")),
+    command("setbit",           4, WRITE_OOM,       Keys::at(1),          Shard(bits::setbit),               ("bitmap", "2.2.0", "Sets or clears the bit at offset of the string value. Creates the key if it doesn't exist.")),
 
     // HyperLogLogs.
+    command("pfadd",           -2, WRITE_OOM_FAST,  Keys::at(1),          Shard(hyperloglog::pfadd),         ("hyperloglog", "2.8.9", "Adds elements to a HyperLogLog key. Creates the key if it doesn't exist.")),
+    command("pfcount",         -2, READ,            Keys::range(1, -1, 1), Transaction(hyperloglog::pfcount), ("hyperloglog", "2.8.9", "Returns the approximated cardinality of the set(s) observed by the HyperLogLog key(s).")),
+    command("pfdebug",          3, or(WRITE_OOM, ADMIN), Keys::at(2),     Shard(hyperloglog::pfdebug),       ("hyperloglog", "2.8.9", "Internal commands for debugging HyperLogLog values.")),
+    command("pfmerge",         -2, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(hyperloglog::pfmerge), ("hyperloglog", "2.8.9", "Merges one or more HyperLogLog values into a single key.")),
+    command("pfselftest",       1, ADMIN,           Keys::none(),         Network(hyperloglog::pfselftest),  ("hyperloglog", "2.8.9", "An internal command for testing HyperLogLog values.")),
 
     // Geospatial indices.
 

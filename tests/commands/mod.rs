@@ -42,6 +42,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    bits
     connection
     counters
     databases
@@ -50,6 +51,7 @@ transcripts! {
     hash_counters
     hash_walks
     hashes
+    hyperloglog
     keys
     lcs
     resp3
