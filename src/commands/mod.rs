@@ -5,8 +5,10 @@ pub mod collection;
 pub mod connection;
 pub mod glob;
 pub mod keys;
+pub mod lists;
 pub mod number;
 pub mod server;
+pub mod sort;
 pub mod strings;
 pub mod table;
 

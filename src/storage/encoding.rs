@@ -22,6 +22,9 @@
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
 //! payload  a string's bytes; a collection's count(8) ‖ what its type adds
+//!
+//! list     adds      head(8)                              the position of the first element
+//!          in data   position(8)                          element; the positions are head … head + count − 1
 //! ```
 //!
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
@@ -270,6 +273,25 @@ pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
     unreachable!("a database's number is below 16")
 }
 
+/// The position of a new list's first element: the middle, so that LPUSH may count down and RPUSH up.
+pub const LIST_ORIGIN: u64 = 1 << 63;
+
+/// What a list's record holds behind the count: the position of the first element.
+pub fn list_extra(head: u64) -> [u8; 8] {
+    head.to_be_bytes()
+}
+
+/// Reads [`list_extra`]; `None` if the bytes are not one, or if `count` elements have no positions from there on.
+pub fn list_head(extra: &[u8], count: u64) -> Option<u64> {
+    let head = u64::from_be_bytes(<[u8; 8]>::try_from(extra).ok()?);
+    (head.checked_add(count).is_some() && i64::try_from(count).is_ok()).then_some(head)
+}
+
+/// The member under which `data` has a list's element.
+pub fn list_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -381,6 +403,8 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -418,6 +442,12 @@ mod tests {
         }
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
+        for head in [0, LIST_ORIGIN, u64::MAX] {
+            assert_eq!(list_head(&list_extra(head), 0), Some(head));
+        }
+        for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
+            assert_eq!(list_head(&list_extra(extra), count), None);
+        }
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
     }
@@ -439,6 +469,7 @@ mod tests {
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                list_head(&bytes, state),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
         }

@@ -48,9 +48,12 @@ transcripts! {
     expiry
     keys
     lcs
+    list_moves
+    lists
     resp3
     scan
     server
+    sort
     strings
 }
 
