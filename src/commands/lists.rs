@@ -570,8 +570,10 @@ pub fn ltrim(context: &mut Context<'_>) -> Outcome {
     let (start, stop) = (integer(arguments.get(2))?, integer(arguments.get(3))?);
     if let Some(mut list) = List::open(context, arguments.get(1))? {
         let range = list.range(start, stop);
-        list.keep(context, range)?;
-        list.save(context)?;
+        if range != (0..list.len()) {
+            list.keep(context, range)?;
+            list.save(context)?;
+        }
     }
     context.reply.ok();
     Ok(())

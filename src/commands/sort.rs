@@ -1,6 +1,7 @@
 //! SORT and SORT_RO: the elements of a list, a set or a sorted set in another order, or what their values name.
 //!
-//! Source: Redis 7.2's `sort.c`, oddities included. Patterns and numbers end at a NUL there, as C's strings do.
+//! Source: Redis 7.2's `sort.c`, oddities included. Patterns, numbers and texts that are compared end at a NUL there, as
+//! C's strings do; only with STORE, whose result must not depend on the locale, are texts compared as a whole.
 
 use super::Context;
 use super::arguments::{integer, is_option};
@@ -251,7 +252,8 @@ fn read_elements(
 /// Bytes before the member in the column `score` of a sorted set: its ordered score.
 const SCORE_LEN: usize = 8;
 
-/// All elements, sorted. Redis leaves open how elements are ordered whose weights are equal texts; here they keep theirs.
+/// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave it
+/// open.
 fn sorted(context: &mut Context<'_>, source: Collection, options: &Options<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
     let all = 0..usize::try_from(source.count).unwrap_or(usize::MAX);
     let mut elements = read_elements(context, source, all, Direction::Forward)?;
@@ -274,16 +276,25 @@ fn sorted(context: &mut Context<'_>, source: Collection, options: &Options<'_>) 
         });
         return Ok(weighted.into_iter().map(|(_, element)| element).collect());
     }
+    let compare = |a: &[u8], b: &[u8]| match options.store {
+        Some(_) => a.cmp(b),
+        None => until_nul(a).cmp(until_nul(b)),
+    };
     let Some(by) = &options.by else {
-        elements.sort_by(|a, b| directed(a.cmp(b)));
+        elements.sort_by(|a, b| directed(compare(a, b)));
         return Ok(elements);
     };
     let mut weighted = Vec::with_capacity(elements.len());
     for element in elements {
         weighted.push((by.value(context, &element)?, element));
     }
-    // No value comes before all values.
-    weighted.sort_by(|(a, _), (b, _)| directed(a.cmp(b)));
+    weighted.sort_by(|(weight_a, _), (weight_b, _)| {
+        directed(match (weight_a, weight_b) {
+            (Some(a), Some(b)) => compare(a, b),
+            // No value comes before all values.
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        })
+    });
     Ok(weighted.into_iter().map(|(_, element)| element).collect())
 }
 
