@@ -436,8 +436,19 @@ pub fn lrange(context: &mut Context<'_>) -> Outcome {
         return Ok(());
     };
     let range = list.range(start, stop);
-    context.reply.array((range.end - range.start) as usize);
-    list.walk_into_reply(context, range, Direction::Forward)
+    let count = range.end - range.start;
+    context.reply.array(count as usize);
+    if count <= READ_SINGLY_MAX {
+        return list.walk_into_reply(context, range, Direction::Forward);
+    }
+    let (from, to) = (list.member(range.start), list.member(range.end));
+    context.reply_members(
+        &list.collection,
+        Column::Data,
+        (&from, Some(&to)),
+        Direction::Forward,
+        (count, |reply, _, element| reply.bulk(element)),
+    )
 }
 
 /// LINDEX key index

@@ -10,7 +10,7 @@ use super::lists::{End, List};
 use super::number::parse_double;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
-use crate::storage::encoding::Type;
+use crate::storage::encoding::{HashField, Type};
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 
@@ -141,20 +141,10 @@ impl<'a> Pattern<'a> {
             _ => return Ok(None),
         };
         let stored = context.member(&hash, Column::Data, field.unwrap_or_default())?;
-        Ok(stored.and_then(|stored| hash_value(stored, now_ms)).map(<[u8]>::to_vec))
+        let field = stored.and_then(HashField::decode);
+        let living = field.filter(|field| field.is_alive(now_ms));
+        Ok(living.map(|field| field.value.to_vec()))
     }
-}
-
-/// The value in what is stored for a hash's field, position(8) ‖ tag(1) ‖ [deadline(8) if bit 0 of the tag is set] ‖ value;
-/// `None` for a field that has expired.
-fn hash_value(stored: &[u8], now_ms: u64) -> Option<&[u8]> {
-    let (_position, rest) = stored.split_first_chunk::<8>()?;
-    let (tag, rest) = rest.split_first()?;
-    if tag & 1 == 0 {
-        return Some(rest);
-    }
-    let (deadline_ms, value) = rest.split_first_chunk::<8>()?;
-    (now_ms <= u64::from_be_bytes(*deadline_ms)).then_some(value)
 }
 
 /// SORT and SORT_RO.

@@ -46,6 +46,10 @@ transcripts! {
     counters
     databases
     expiry
+    field_expiry
+    hash_counters
+    hash_walks
+    hashes
     keys
     lcs
     list_moves
