@@ -29,6 +29,9 @@
 //!          in data,  field → position(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
 //!          in score, position(8) → field, for positions from 0 to the count
 //!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
+//!
+//! list     in meta, after the count: head(8), the position of the first element
+//!          in data,  position(8) → element, for positions from head to before head + count
 //! ```
 //!
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
@@ -477,6 +480,27 @@ pub fn split_field_deadline_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (first == FIELD_DEADLINE_INDEX).then_some((u64::from_be_bytes(*deadline), field))
 }
 
+// ---- Lists ----
+
+/// The position of a new list's first element: the middle, so that LPUSH may count down and RPUSH up.
+pub const LIST_ORIGIN: u64 = 1 << 63;
+
+/// What a list's record holds behind the count: the position of the first element.
+pub fn list_extra(head: u64) -> [u8; 8] {
+    head.to_be_bytes()
+}
+
+/// Reads [`list_extra`]; `None` if the bytes are not one, or if `count` elements have no positions from there on.
+pub fn list_head(extra: &[u8], count: u64) -> Option<u64> {
+    let head = u64::from_be_bytes(<[u8; 8]>::try_from(extra).ok()?);
+    (head.checked_add(count).is_some() && i64::try_from(count).is_ok()).then_some(head)
+}
+
+/// The member under which `data` has a list's element.
+pub fn list_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -595,6 +619,8 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -667,6 +693,12 @@ mod tests {
         assert_eq!(chunk_number(&chunk_member(u32::MAX)), Some(u32::MAX));
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
+        for head in [0, LIST_ORIGIN, u64::MAX] {
+            assert_eq!(list_head(&list_extra(head), 0), Some(head));
+        }
+        for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
+            assert_eq!(list_head(&list_extra(extra), count), None);
+        }
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
         for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
@@ -758,6 +790,7 @@ mod tests {
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                list_head(&bytes, state),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
             let _ = (

@@ -54,9 +54,12 @@ transcripts! {
     hyperloglog
     keys
     lcs
+    list_moves
+    lists
     resp3
     scan
     server
+    sort
     strings
 }
 
