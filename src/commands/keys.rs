@@ -481,7 +481,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// Whether KEYS and SCAN's MATCH select a key; a lone `*` selects the empty key too.
+/// Whether KEYS, and MATCH of SCAN and its relatives, select a key or member; a lone `*` selects the empty key too.
 pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
@@ -550,22 +550,26 @@ pub fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
         .ok_or(CommandError::InvalidCursor)
 }
 
-/// What SCAN was asked for.
-struct ScanOptions<'a> {
-    pattern: Option<&'a [u8]>,
-    count: usize,
+/// What SCAN or one of its relatives was asked for.
+pub(super) struct ScanOptions<'a> {
+    pub(super) pattern: Option<&'a [u8]>,
+    pub(super) count: usize,
     /// `Some(None)`: a type that no key can have.
     kind: Option<Option<Type>>,
 }
 
 impl<'a> ScanOptions<'a> {
-    fn parse(arguments: crate::protocol::Arguments<'a>) -> Result<ScanOptions<'a>, CommandError> {
+    /// Reads the options from the place `first` on: 2 for SCAN itself, which alone knows TYPE, 3 for SSCAN and the like.
+    pub(super) fn parse(
+        arguments: crate::protocol::Arguments<'a>,
+        first: usize,
+    ) -> Result<ScanOptions<'a>, CommandError> {
         let mut options = ScanOptions {
             pattern: None,
             count: 10,
             kind: None,
         };
-        let mut rest = arguments.iter().skip(2);
+        let mut rest = arguments.iter().skip(first);
         while let Some(option) = rest.next() {
             let value = rest.next().ok_or(CommandError::Syntax)?;
             match option {
@@ -577,7 +581,7 @@ impl<'a> ScanOptions<'a> {
                         .ok_or(CommandError::Syntax)?;
                 }
                 _ if is_option(option, "MATCH") => options.pattern = Some(value),
-                _ if is_option(option, "TYPE") => {
+                _ if is_option(option, "TYPE") && first == 2 => {
                     let types = (0..=u8::MAX).map_while(Type::from_code);
                     options.kind = Some(
                         types
@@ -592,8 +596,8 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
-/// Keys that one SCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
-const SCAN_COUNT_MAX: usize = 10_000;
+/// Keys or members that one SCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
+pub(super) const SCAN_COUNT_MAX: usize = 10_000;
 
 /// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type], on the shard that the cursor points into.
 pub fn scan(context: &mut Context<'_>) -> Outcome {
@@ -601,7 +605,7 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
     let slot = cursor_slot(arguments.get(1))?;
     let cursor = parse_cursor(arguments.get(1))?;
     let position = cursor & ((1 << CURSOR_POSITION_BITS) - 1);
-    let options = ScanOptions::parse(arguments)?;
+    let options = ScanOptions::parse(arguments, 2)?;
     let (database, now_ms) = (context.database, context.now_ms);
     let shards = context.view.shards()?;
     let shard_count = shards.shard_count();

@@ -9,7 +9,9 @@ pub mod hash;
 pub mod hashes;
 pub mod keys;
 pub mod number;
+pub mod random;
 pub mod server;
+pub mod sets;
 pub mod strings;
 pub mod table;
 

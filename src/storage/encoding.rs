@@ -28,6 +28,8 @@
 //!          in data,  field → position(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
 //!          in score, position(8) → field, for positions from 0 to the count
 //!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
+//! set      in data,  member → position(8)
+//!          in score, position(8) → member, for positions from 0 to the count
 //! ```
 //!
 //! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
@@ -432,6 +434,18 @@ pub fn split_field_deadline_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (first == FIELD_DEADLINE_INDEX).then_some((u64::from_be_bytes(*deadline), field))
 }
 
+// ---- Sets ----
+
+/// The value in `data` of a set's member, which is at this position.
+pub fn set_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+/// The position in the value of a set's member; `None` if the bytes are not such a value.
+pub fn position_of_set_member(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -543,6 +557,7 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -602,6 +617,7 @@ mod tests {
         }
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
+        assert_eq!(position_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
         for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
@@ -692,6 +708,7 @@ mod tests {
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                position_of_set_member(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
             let _ = (

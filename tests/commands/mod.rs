@@ -55,6 +55,7 @@ transcripts! {
     resp3
     scan
     server
+    sets
     strings
 }
 
