@@ -213,7 +213,7 @@ pub(super) fn damaged_members() -> CommandError {
 }
 
 /// Up to that many members are read one by one, which takes less than the 10 µs that beginning a scan does.
-const READ_SINGLY_MAX: u64 = 32;
+pub(super) const READ_SINGLY_MAX: u64 = 32;
 
 impl Collection {
     /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone, so

@@ -4,12 +4,13 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::collection::{Collection, Column, damaged_members};
+use super::collection::{Collection, Column, Direction, READ_SINGLY_MAX, damaged_members};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, matches_key, parse_cursor};
 use super::number::parse_integer;
 use super::random::Random;
 use crate::error::CommandError;
 use crate::storage::encoding::{Type, position_of_set_member, set_member};
+use crate::storage::pieces::WriteMember;
 use hashbrown::HashTable;
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -163,7 +164,12 @@ pub fn smembers(context: &mut Context<'_>) -> Outcome {
     match context.collection(context.arguments.get(1), Type::Set)? {
         Some(set) => {
             context.reply.set(set.count as usize);
-            reply_all(context, &set)
+            if set.count <= READ_SINGLY_MAX {
+                return reply_all(context, &set);
+            }
+            let everything = (&b""[..], None);
+            let write: WriteMember = |reply, _position, member| reply.bulk(member);
+            context.reply_members(&set, Column::Score, everything, Direction::Forward, (set.count, write))
         }
         None => {
             context.reply.set(0);

@@ -42,6 +42,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    collections
     connection
     counters
     databases
