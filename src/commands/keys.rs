@@ -415,9 +415,6 @@ const LISTPACK_VALUE_LEN_MAX: usize = 64;
 /// `list-max-listpack-size`: −2, which is this many bytes
 const LISTPACK_BYTES_MAX: usize = 8192;
 
-/// Bytes before the value of a hash's field: its position and flags.
-const HASH_VALUE_OVERHEAD: usize = 8 + 1;
-
 /// Bytes of an element in a listpack beside its own: its length before it and behind it.
 const LISTPACK_ELEMENT_OVERHEAD: usize = 2;
 
@@ -435,7 +432,8 @@ fn collection_encoding(context: &mut Context<'_>, collection: &Collection) -> Re
         Type::Hash => {
             let names = ("listpack", "hashtable");
             let are_short = |field: &[u8], stored: &[u8]| {
-                is_short(field, stored) && stored.len() <= HASH_VALUE_OVERHEAD + LISTPACK_VALUE_LEN_MAX
+                let value = HashField::decode(stored).map_or(stored, |field| field.value);
+                is_short(field, stored) && value.len() <= LISTPACK_VALUE_LEN_MAX
             };
             encoding_by_members(context, collection, LISTPACK_FIELDS_MAX, names, are_short)
         }

@@ -168,7 +168,10 @@ pub fn smembers(context: &mut Context<'_>) -> Outcome {
                 return reply_all(context, &set);
             }
             let everything = (&b""[..], None);
-            let write: WriteMember = |reply, _position, member| reply.bulk(member);
+            let write: WriteMember = |reply, _position, member, _now_ms| {
+                reply.bulk(member);
+                true
+            };
             context.reply_members(&set, Column::Score, everything, Direction::Forward, (set.count, write))
         }
         None => {
