@@ -447,7 +447,10 @@ pub fn lrange(context: &mut Context<'_>) -> Outcome {
         Column::Data,
         (&from, Some(&to)),
         Direction::Forward,
-        (count, |reply, _, element| reply.bulk(element)),
+        (count, |reply, _, element, _| {
+            reply.bulk(element);
+            true
+        }),
     )
 }
 

@@ -4,7 +4,7 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, lists, server, sort, strings};
+use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, lists, server, sets, sort, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -462,6 +462,23 @@ pub static COMMANDS: &[Command] = &[
     command("rpushx",        -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::rpushx),              ("list", "2.2.0", "Appends an element to a list only when the list exists.")),
 
     // Sets.
+    command("sadd",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(sets::sadd),                 ("set", "1.0.0", "Adds one or more members to a set. Creates the key if it doesn't exist.")),
+    command("scard",          2, READ_FAST,       Keys::at(1),          Shard(sets::scard),                ("set", "1.0.0", "Returns the number of members in a set.")),
+    command("sdiff",         -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sdiff),          ("set", "1.0.0", "Returns the difference of multiple sets.")),
+    command("sdiffstore",    -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sdiffstore),     ("set", "1.0.0", "Stores the difference of multiple sets in a key.")),
+    command("sinter",        -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sinter),         ("set", "1.0.0", "Returns the intersect of multiple sets.")),
+    command("sintercard",    -3, READ,            Keys::none().and(MoreKeys::Counted(1)), Transaction(sets::sintercard),     ("set", "7.0.0", "Returns the number of members of the intersect of multiple sets.")),
+    command("sinterstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sinterstore),    ("set", "1.0.0", "Stores the intersect of multiple sets in a key.")),
+    command("sismember",      3, READ_FAST,       Keys::at(1),          Shard(sets::sismember),            ("set", "1.0.0", "Determines whether a member belongs to a set.")),
+    command("smembers",       2, READ,            Keys::at(1),          Shard(sets::smembers),             ("set", "1.0.0", "Returns all members of a set.")),
+    command("smismember",    -3, READ_FAST,       Keys::at(1),          Shard(sets::smismember),           ("set", "6.2.0", "Determines whether multiple members belong to a set.")),
+    command("smove",          4, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(sets::smove),          ("set", "1.0.0", "Moves a member from one set to another.")),
+    command("spop",          -2, WRITE_FAST,      Keys::at(1),          Shard(sets::spop),                 ("set", "1.0.0", "Returns one or more random members from a set after removing them. Deletes the set if the last member was popped.")),
+    command("srandmember",   -2, READ,            Keys::at(1),          Shard(sets::srandmember),          ("set", "1.0.0", "Get one or multiple random members from a set")),
+    command("srem",          -3, WRITE_FAST,      Keys::at(1),          Shard(sets::srem),                 ("set", "1.0.0", "Removes one or more members from a set. Deletes the set if the last member was removed.")),
+    command("sscan",         -3, READ,            Keys::at(1),          Shard(sets::sscan),                ("set", "2.8.0", "Iterates over members of a set.")),
+    command("sunion",        -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sunion),         ("set", "1.0.0", "Returns the union of multiple sets.")),
+    command("sunionstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sunionstore),    ("set", "1.0.0", "Stores the union of multiple sets in a key.")),
 
     // Sorted sets.
 

@@ -32,6 +32,8 @@
 //!
 //! list     in meta, after the count: head(8), the position of the first element
 //!          in data,  position(8) → element, for positions from head to before head + count
+//! set      in data,  member → position(8)
+//!          in score, position(8) → member, for positions from 0 to the count
 //! ```
 //!
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
@@ -501,6 +503,18 @@ pub fn list_member(position: u64) -> [u8; 8] {
     position.to_be_bytes()
 }
 
+// ---- Sets ----
+
+/// The value in `data` of a set's member, which is at this position.
+pub fn set_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+/// The position in the value of a set's member; `None` if the bytes are not such a value.
+pub fn position_of_set_member(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -621,6 +635,7 @@ mod tests {
         );
         assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
         assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
+        assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -699,6 +714,7 @@ mod tests {
         for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
             assert_eq!(list_head(&list_extra(extra), count), None);
         }
+        assert_eq!(position_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
         for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
@@ -791,6 +807,7 @@ mod tests {
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
                 list_head(&bytes, state),
+                position_of_set_member(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
             let _ = (
