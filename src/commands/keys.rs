@@ -486,7 +486,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
 }
 
 /// Whether KEYS and SCAN's MATCH select a key; a lone `*` selects the empty key too.
-fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
+pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
 
@@ -547,23 +547,26 @@ pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
 }
 
 /// A cursor's number; unlike other numbers that Redis reads so, it must not begin with a blank.
-fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
+pub fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
     let begins_blank = matches!(argument.first(), Some(b' ' | b'\t'..=b'\r'));
     parse_unsigned(argument)
         .filter(|_| !begins_blank)
         .ok_or(CommandError::InvalidCursor)
 }
 
-/// What SCAN was asked for.
-struct ScanOptions<'a> {
-    pattern: Option<&'a [u8]>,
-    count: usize,
-    /// `Some(None)`: a type that no key can have.
-    kind: Option<Option<Type>>,
+/// What SCAN was asked for, or one of its relatives inside a key.
+pub struct ScanOptions<'a> {
+    /// MATCH.
+    pub pattern: Option<&'a [u8]>,
+    /// COUNT, at least 1.
+    pub count: usize,
+    /// TYPE, which only SCAN has. `Some(None)`: a type that no key can have.
+    pub kind: Option<Option<Type>>,
 }
 
 impl<'a> ScanOptions<'a> {
-    fn parse(arguments: crate::protocol::Arguments<'a>) -> Result<ScanOptions<'a>, CommandError> {
+    /// Reads what follows the cursor, which is argument 1.
+    pub fn parse(arguments: crate::protocol::Arguments<'a>) -> Result<ScanOptions<'a>, CommandError> {
         let mut options = ScanOptions {
             pattern: None,
             count: 10,

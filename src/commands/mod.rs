@@ -7,6 +7,7 @@ pub mod glob;
 pub mod keys;
 pub mod number;
 pub mod server;
+pub mod sorted_sets;
 pub mod strings;
 pub mod table;
 

@@ -12,7 +12,7 @@
 //! column   key                                            value
 //! meta     prefix ‖ user key                              record (below)
 //! data     prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ member
-//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ ordered score(8) ‖ member
+//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ what the type keeps in an order of its own
 //! expiry   deadline(8, Unix ms) ‖ prefix ‖ user key       version(8)
 //! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
@@ -23,6 +23,17 @@
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
 //! payload  a string's bytes; a collection's count(8) ‖ what its type adds
 //! ```
+//!
+//! What each type keeps as members, behind the version, in `data` and `score`, and behind the count in its record:
+//!
+//! ```text
+//! sorted set
+//! data     member                                         score(8, IEEE 754 bits)
+//! score    0(1) ‖ ordered score(8) ‖ member               nothing
+//! ```
+//!
+//! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
+//! number order from −∞ to +∞. −0 is stored as 0.
 //!
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
@@ -270,6 +281,54 @@ pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
     unreachable!("a database's number is below 16")
 }
 
+/// What begins a sorted set's keys in `score` that stand for members.
+const SCORE_MEMBER: u8 = 0;
+
+/// The range of `score` that holds a sorted set's members: from the first key to before the second.
+pub const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([SCORE_MEMBER], [SCORE_MEMBER + 1]);
+
+/// A score as a number whose order is that of the scores.
+pub fn ordered_score(score: f64) -> u64 {
+    // −0 + 0 is 0.
+    let bits = (score + 0.0).to_bits();
+    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+}
+
+/// The score that an ordered one stands for.
+pub fn score_of_ordered(ordered: u64) -> f64 {
+    f64::from_bits(if ordered >> 63 == 1 {
+        ordered ^ 1 << 63
+    } else {
+        !ordered
+    })
+}
+
+/// The key in `score` of a sorted set's member, or where the members with an ordered score begin (an empty member).
+pub fn score_key(ordered: u64, member: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + 8 + member.len());
+    key.push(SCORE_MEMBER);
+    key.extend_from_slice(&ordered.to_be_bytes());
+    key.extend_from_slice(member);
+    key
+}
+
+/// The score and the member of a key in `score`; `None` if the bytes are not such a key.
+pub fn split_score_key(key: &[u8]) -> Option<(f64, &[u8])> {
+    let (ordered, member) = key.strip_prefix(&[SCORE_MEMBER])?.split_first_chunk::<8>()?;
+    Some((score_of_ordered(u64::from_be_bytes(*ordered)), member))
+}
+
+/// The value in `data` of a sorted set's member.
+pub fn score_value(score: f64) -> Vec<u8> {
+    (score + 0.0).to_bits().to_be_bytes().to_vec()
+}
+
+/// The score in such a value; `None` if the bytes are not one.
+pub fn split_score_value(value: &[u8]) -> Option<f64> {
+    let bits = <[u8; 8]>::try_from(value).ok()?;
+    Some(f64::from_bits(u64::from_be_bytes(bits)))
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -381,6 +440,12 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(score_key(ordered_score(1.0), b"m"), b"\0\xbf\xf0\0\0\0\0\0\0m");
+        assert_eq!(
+            score_key(ordered_score(-1.0), b""),
+            b"\0\x40\x0f\xff\xff\xff\xff\xff\xff"
+        );
+        assert_eq!(score_value(-1.0), b"\xbf\xf0\0\0\0\0\0\0");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -416,6 +481,25 @@ mod tests {
                 assert_eq!(deadline_of(&bytes), deadline_ms);
             }
         }
+        let mut before = None;
+        for score in [
+            f64::NEG_INFINITY,
+            -1.5,
+            -1.0,
+            -5e-324,
+            -0.0,
+            5e-324,
+            1.0,
+            f64::MAX,
+            f64::INFINITY,
+        ] {
+            let key = score_key(ordered_score(score), b"m");
+            assert_eq!(split_score_key(&key), Some((score, &b"m"[..])));
+            assert_eq!(split_score_value(&score_value(score)), Some(score));
+            assert!(before < Some(key.clone()), "{score} comes after smaller numbers");
+            before = Some(key);
+        }
+        assert_eq!(score_key(ordered_score(-0.0), b""), score_key(ordered_score(0.0), b""));
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
         let map = DatabaseMap::default();
@@ -439,6 +523,8 @@ mod tests {
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                split_score_key(&bytes).map(|(_, member)| member.len()),
+                split_score_value(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
         }

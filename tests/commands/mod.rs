@@ -51,6 +51,9 @@ transcripts! {
     resp3
     scan
     server
+    sorted_set_algebra
+    sorted_set_ranges
+    sorted_sets
     strings
 }
 
