@@ -30,7 +30,14 @@
 //! sorted set
 //! data     member                                         score(8, IEEE 754 bits)
 //! score    0(1) ‖ ordered score(8) ‖ member               nothing
+//!          1(1) ‖ node(8)                                 children: child(v) ‖ bound length(v) ‖ bound, for each
+//!          2(1) ‖ node(8)                                 counts: members below(v), for each child
+//! record   nothing, or: levels(1) ‖ [root node(8) ‖ next new node(8)] ‖ lowest
 //! ```
+//!
+//! (v): seven bits a byte, the lowest first, bit 7 set in all but the last. The nodes are the counted tree of
+//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. `lowest` is where a walk from the lowest
+//! member may begin: no key of a member is below it.
 //!
 //! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
 //! number order from −∞ to +∞. −0 is stored as 0.
@@ -329,6 +336,147 @@ pub fn split_score_value(value: &[u8]) -> Option<f64> {
     Some(f64::from_bits(u64::from_be_bytes(bits)))
 }
 
+/// What begins the keys in `score` that stand for a node's children, and for their counts.
+const SCORE_CHILDREN: u8 = 1;
+const SCORE_COUNTS: u8 = 2;
+
+/// The most levels of a sorted set's tree: with blocks that are a quarter full and nodes that have four children, more than
+/// 2^64 members.
+pub const TREE_LEVELS_MAX: u8 = 32;
+
+/// The keys in `score` of a node's children and of their counts.
+pub fn node_keys(node: u64) -> ([u8; 9], [u8; 9]) {
+    let key = |tag| {
+        let mut key = [tag; 9];
+        key[1..].copy_from_slice(&node.to_be_bytes());
+        key
+    };
+    (key(SCORE_CHILDREN), key(SCORE_COUNTS))
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The stored form of a node's children: numbers of nodes, and the keys where they begin.
+pub fn encode_children<'a>(children: impl Iterator<Item = (u64, &'a [u8])>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (node, bound) in children {
+        put_varint(&mut out, node);
+        put_varint(&mut out, bound.len() as u64);
+        out.extend_from_slice(bound);
+    }
+    out
+}
+
+/// The children in such a form, one after the other; damaged bytes end it, so the caller knows by their number.
+pub fn children(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        let node = take_varint(&mut bytes)?;
+        let len = usize::try_from(take_varint(&mut bytes)?).ok()?;
+        let (bound, rest) = bytes.split_at_checked(len)?;
+        bytes = rest;
+        Some((node, bound))
+    })
+}
+
+/// The stored form of the counts of a node's children.
+pub fn encode_node_counts(counts: &[u64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * counts.len());
+    counts.iter().for_each(|count| put_varint(&mut out, *count));
+    out
+}
+
+/// The counts in such a form; `None` if the bytes are not one.
+pub fn node_counts(mut bytes: &[u8]) -> Option<Vec<u64>> {
+    let mut counts = Vec::with_capacity(bytes.len() / 2 + 1);
+    while !bytes.is_empty() {
+        counts.push(take_varint(&mut bytes)?);
+    }
+    Some(counts)
+}
+
+/// What a sorted set's record has beside the count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SortedSetHeader {
+    /// Its counted tree, if it is large enough for one.
+    pub tree: Option<TreeRoot>,
+    /// No member's key in `score` is below this.
+    pub lowest: Vec<u8>,
+}
+
+/// Where a counted tree begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeRoot {
+    /// Nodes from the root to a block of members, at least 1.
+    pub levels: u8,
+    /// The root's number.
+    pub node: u64,
+    /// The number that the next new node gets.
+    pub next_node: u64,
+}
+
+impl SortedSetHeader {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match &self.tree {
+            None if self.lowest.is_empty() => return out,
+            None => out.push(0),
+            Some(tree) => {
+                out.push(tree.levels);
+                out.extend_from_slice(&tree.node.to_be_bytes());
+                out.extend_from_slice(&tree.next_node.to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&self.lowest);
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Option<SortedSetHeader> {
+        let Some((&levels, rest)) = bytes.split_first() else {
+            return Some(SortedSetHeader::default());
+        };
+        if levels == 0 {
+            let lowest = rest.to_vec();
+            return Some(SortedSetHeader { tree: None, lowest });
+        }
+        let (node, rest) = rest.split_first_chunk::<8>()?;
+        let (next_node, rest) = rest.split_first_chunk::<8>()?;
+        let tree = TreeRoot {
+            levels,
+            node: u64::from_be_bytes(*node),
+            next_node: u64::from_be_bytes(*next_node),
+        };
+        (levels <= TREE_LEVELS_MAX).then(|| SortedSetHeader {
+            tree: Some(tree),
+            lowest: rest.to_vec(),
+        })
+    }
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -446,6 +594,22 @@ mod tests {
             b"\0\x40\x0f\xff\xff\xff\xff\xff\xff"
         );
         assert_eq!(score_value(-1.0), b"\xbf\xf0\0\0\0\0\0\0");
+        let (children_key, counts_key) = node_keys(0x0102);
+        assert_eq!(&children_key, b"\x01\0\0\0\0\0\0\x01\x02");
+        assert_eq!(&counts_key, b"\x02\0\0\0\0\0\0\x01\x02");
+        let stored = encode_children([(0, &b""[..]), (300, b"\0ab")].into_iter());
+        assert_eq!(stored, b"\0\0\xac\x02\x03\0ab");
+        assert_eq!(encode_node_counts(&[5, 128]), b"\x05\x80\x01");
+        let tree = TreeRoot {
+            levels: 2,
+            node: 3,
+            next_node: 4,
+        };
+        let header = SortedSetHeader {
+            tree: Some(tree),
+            lowest: b"\0k".to_vec(),
+        };
+        assert_eq!(header.encode(), b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0k");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -500,6 +664,22 @@ mod tests {
             before = Some(key);
         }
         assert_eq!(score_key(ordered_score(-0.0), b""), score_key(ordered_score(0.0), b""));
+        let nodes = [(0, &b""[..]), (u64::MAX, b"\0bound"), (127, b"x")];
+        let stored = encode_children(nodes.into_iter());
+        assert!(children(&stored).eq(nodes));
+        let counts = [0, 127, 128, 1 << 40, u64::MAX];
+        assert_eq!(node_counts(&encode_node_counts(&counts)).as_deref(), Some(&counts[..]));
+        let tree = TreeRoot {
+            levels: TREE_LEVELS_MAX,
+            node: u64::MAX,
+            next_node: 7,
+        };
+        for tree in [None, Some(tree)] {
+            for lowest in [b"".to_vec(), b"\0lowest".to_vec()] {
+                let header = SortedSetHeader { tree, lowest };
+                assert_eq!(SortedSetHeader::decode(&header.encode()), Some(header));
+            }
+        }
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
         let map = DatabaseMap::default();
@@ -525,6 +705,9 @@ mod tests {
                 owner_of_member(&bytes),
                 split_score_key(&bytes).map(|(_, member)| member.len()),
                 split_score_value(&bytes),
+                children(&bytes).count(),
+                node_counts(&bytes),
+                SortedSetHeader::decode(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
         }

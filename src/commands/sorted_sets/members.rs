@@ -252,7 +252,7 @@ fn zpop_generic(context: &mut Context<'_>, direction: Direction) -> Outcome {
         _ => return Err(CommandError::Syntax),
     };
     let entries = match context.sorted_set(arguments.get(1))? {
-        Some(mut set) => context.pop_entries(&mut set, direction, count.unwrap_or(1))?,
+        Some(mut set) => context.remove_stretch(&mut set, &Stretch::from_end(direction, count.unwrap_or(1)))?,
         None => Vec::new(),
     };
     match (count, entries.first()) {
@@ -271,22 +271,6 @@ fn positive_count(argument: &[u8]) -> Result<u64, CommandError> {
     count.ok_or(CommandError::text("ERR value is out of range, must be positive"))
 }
 
-impl Context<'_> {
-    /// Takes up to `count` of the lowest or highest members away, and saves the set.
-    pub fn pop_entries(
-        &mut self,
-        set: &mut Collection,
-        direction: Direction,
-        count: u64,
-    ) -> Result<Vec<Entry>, CommandError> {
-        let entries = self.entries(set, &Stretch::from_end(direction, count))?;
-        if !entries.is_empty() {
-            self.remove_entries(set, &entries)?;
-        }
-        Ok(entries)
-    }
-}
-
 /// ZMPOP numkeys key [key …] MIN | MAX [COUNT count]
 pub fn zmpop(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
@@ -295,7 +279,7 @@ pub fn zmpop(context: &mut Context<'_>) -> Outcome {
         let Some(mut set) = context.sorted_set(key)? else {
             continue;
         };
-        let entries = context.pop_entries(&mut set, direction, count)?;
+        let entries = context.remove_stretch(&mut set, &Stretch::from_end(direction, count))?;
         context.reply.array(2);
         context.reply.bulk(key);
         context.reply.array(entries.len());

@@ -5,6 +5,7 @@
 //! the order, [`algebra`] those that combine sets, and [`ranking`] counts members without walking along all of them.
 
 pub mod algebra;
+pub mod counted_tree;
 pub mod members;
 pub mod ranges;
 pub mod ranking;
@@ -100,16 +101,25 @@ impl Context<'_> {
         ranking::removed(self, set, key)
     }
 
-    /// Takes members away that are in the set, and saves it. All of them: the key goes, whatever its size.
-    pub fn remove_entries(&mut self, set: &mut Collection, entries: &[Entry]) -> Outcome {
+    /// Takes the members of a stretch away, and saves the set. They are collected first: they will all be staged.
+    pub fn remove_stretch(&mut self, set: &mut Collection, stretch: &Stretch) -> Result<Vec<Entry>, CommandError> {
+        let entries = self.entries(set, stretch)?;
         if entries.len() as u64 == set.count {
+            // The key goes, whatever its size.
             set.count = 0;
-        } else {
-            for Entry { score, member } in entries {
-                self.remove_scored(set, member, *score)?;
-            }
+            self.save(set)?;
+            return Ok(entries);
         }
-        self.save(set)
+        let Some(last) = entries.last() else { return Ok(entries) };
+        for Entry { score, member } in &entries {
+            self.remove_scored(set, member, *score)?;
+        }
+        let were_lowest = stretch.direction == Direction::Forward && stretch.skip == 0;
+        if were_lowest && stretch.from <= ranking::lowest(set)? {
+            ranking::set_lowest(set, &score_key(ordered_score(last.score), &last.member))?;
+        }
+        self.save(set)?;
+        Ok(entries)
     }
 
     /// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; none: the key
@@ -144,8 +154,9 @@ impl Context<'_> {
         if take == 0 {
             return Ok(());
         }
-        let mut is_damaged = false;
-        view.scan_members(&set.owner, Column::Score, (from, Some(to)), *direction, |key, _| {
+        let (lowest, mut is_damaged) = (ranking::lowest(set)?, false);
+        let range = (from.max(&lowest).as_slice(), Some(to.as_slice()));
+        view.scan_members(&set.owner, Column::Score, range, *direction, |key, _| {
             if skip > 0 {
                 skip -= 1;
                 return ControlFlow::Continue(());

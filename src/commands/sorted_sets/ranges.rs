@@ -177,9 +177,12 @@ impl Bounds {
             return Err(CommandError::text("ERR min or max is not a float"));
         };
         // No number is ordered last, so there is always a next one.
-        let from = ordered_score(min) + u64::from(min_excluded);
-        let to = ordered_score(max) + u64::from(!max_excluded);
-        Ok(Bounds::Keys(score_key(from, b""), score_key(to, b"")))
+        let to = score_key(ordered_score(max) + u64::from(!max_excluded), b"");
+        let from = match (min, min_excluded) {
+            (f64::NEG_INFINITY, false) => SCORE_MEMBERS.0.to_vec(),
+            _ => score_key(ordered_score(min) + u64::from(min_excluded), b""),
+        };
+        Ok(Bounds::Keys(from, to))
     }
 
     fn parse_names(min: &[u8], max: &[u8]) -> Result<Bounds, CommandError> {
@@ -401,7 +404,7 @@ pub fn zremrangebylex(context: &mut Context<'_>) -> Outcome {
     zremrange_generic(context, By::Name)
 }
 
-/// ZREMRANGEBYRANK, ZREMRANGEBYSCORE and ZREMRANGEBYLEX. What is removed is collected first: it will all be staged.
+/// ZREMRANGEBYRANK, ZREMRANGEBYSCORE and ZREMRANGEBYLEX.
 fn zremrange_generic(context: &mut Context<'_>, by: By) -> Outcome {
     let arguments = context.arguments;
     let request = Request {
@@ -411,12 +414,10 @@ fn zremrange_generic(context: &mut Context<'_>, by: By) -> Outcome {
         with_scores: false,
     };
     let mut removed = 0;
-    if let Some(mut set) = context.sorted_set(arguments.get(1))? {
-        let entries = entries_of(context, &set, &request)?;
-        removed = entries.len();
-        if removed > 0 {
-            context.remove_entries(&mut set, &entries)?;
-        }
+    if let Some(mut set) = context.sorted_set(arguments.get(1))?
+        && let Some(stretch) = request.stretch(context, &set)?
+    {
+        removed = context.remove_stretch(&mut set, &stretch)?.len();
     }
     context.reply.integer(removed as i64);
     Ok(())
