@@ -3,6 +3,8 @@
 pub mod arguments;
 pub mod collection;
 pub mod connection;
+pub mod geo;
+pub mod geohash;
 pub mod glob;
 pub mod keys;
 pub mod number;

@@ -5,7 +5,7 @@
 use super::arguments::is_option;
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
-use super::{Handler, connection, keys, server, strings};
+use super::{Handler, connection, geo, keys, server, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -440,6 +440,16 @@ pub static COMMANDS: &[Command] = &[
     // HyperLogLogs.
 
     // Geospatial indices.
+    command("geoadd",          -5, WRITE_OOM,      Keys::at(1),          Shard(geo::geoadd),                ("geo", "3.2.0", "Adds one or more members to a geospatial index. The key is created if it doesn't exist.")),
+    command("geodist",         -4, READ,           Keys::at(1),          Shard(geo::geodist),               ("geo", "3.2.0", "Returns the distance between two members of a geospatial index.")),
+    command("geohash",         -2, READ,           Keys::at(1),          Shard(geo::geohash),               ("geo", "3.2.0", "Returns members from a geospatial index as geohash strings.")),
+    command("geopos",          -2, READ,           Keys::at(1),          Shard(geo::geopos),                ("geo", "3.2.0", "Returns the longitude and latitude of members from a geospatial index.")),
+    command("georadius",       -6, WRITE_OOM,      Keys::at(1).and(MoreKeys::Store),Transaction(geo::georadius),       ("geo", "3.2.0", "Queries a geospatial index for members within a distance from a coordinate, optionally stores the result.")),
+    command("georadius_ro",    -6, READ,           Keys::at(1),          Shard(geo::georadius_ro),          ("geo", "3.2.10", "Returns members from a geospatial index that are within a distance from a coordinate.")),
+    command("georadiusbymember", -5, WRITE_OOM,      Keys::at(1).and(MoreKeys::Store),Transaction(geo::georadiusbymember),("geo", "3.2.0", "Queries a geospatial index for members within a distance from a member, optionally stores the result.")),
+    command("georadiusbymember_ro", -5, READ,           Keys::at(1),          Shard(geo::georadiusbymember_ro),  ("geo", "3.2.10", "Returns members from a geospatial index that are within a distance from a member.")),
+    command("geosearch",       -7, READ,           Keys::at(1),          Shard(geo::geosearch),             ("geo", "6.2.0", "Queries a geospatial index for members inside an area of a box or a circle.")),
+    command("geosearchstore",  -8, WRITE_OOM,      Keys::range(1, 2, 1), Transaction(geo::geosearchstore),  ("geo", "6.2.0", "Queries a geospatial index for members inside an area of a box or a circle, optionally stores the result.")),
 
     // Keys of any type.
     command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),

@@ -48,6 +48,7 @@ transcripts! {
     counters
     databases
     expiry
+    geo
     keys
     lcs
     resp3

@@ -12,15 +12,21 @@ use crate::storage::encoding::{Type, ordered_score, score_key, split_score_value
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-/// What ZADD was asked to do beside adding.
+/// What ZADD or GEOADD was asked to do beside adding.
 #[derive(Clone, Copy, Default)]
-struct AddOptions {
-    if_absent: bool,
-    if_present: bool,
-    if_greater: bool,
-    if_less: bool,
-    count_changed: bool,
-    increment: bool,
+pub struct AddOptions {
+    /// NX: leaves members alone that are there.
+    pub if_absent: bool,
+    /// XX: adds none.
+    pub if_present: bool,
+    /// GT: only raises scores.
+    pub if_greater: bool,
+    /// LT: only lowers them.
+    pub if_less: bool,
+    /// CH: the reply counts changes too.
+    pub count_changed: bool,
+    /// INCR: the score is added to what is there.
+    pub increment: bool,
 }
 
 impl AddOptions {
@@ -104,16 +110,23 @@ fn zadd_generic(context: &mut Context<'_>, increment: bool) -> Outcome {
     let (options, first) = AddOptions::parse(arguments, increment)?;
     let scores = arguments.iter().skip(first).step_by(2).map(parse_double);
     let scores = scores.collect::<Option<Vec<f64>>>().ok_or(CommandError::NotAFloat)?;
-    let key = arguments.get(1);
+    let members = arguments.iter().skip(first + 1).step_by(2);
+    let pairs: Vec<(f64, &[u8])> = scores.into_iter().zip(members).collect();
+    add_members(context, options, &pairs)
+}
+
+/// Adds members with scores to the set under the first key, and replies as ZADD does.
+pub fn add_members(context: &mut Context<'_>, options: AddOptions, pairs: &[(f64, &[u8])]) -> Outcome {
+    let key = context.arguments.get(1);
     let set = match context.sorted_set(key)? {
         None if !options.if_present => Some(context.new_collection(key, Type::SortedSet)?),
         found => found,
     };
     let (mut added, mut changed, mut last) = (0, 0, None);
     if let Some(mut set) = set {
-        for (score, member) in scores.into_iter().zip(arguments.iter().skip(first + 1).step_by(2)) {
+        for (score, member) in pairs {
             let current = context.score(&set, member)?;
-            last = options.new_score(current, score)?;
+            last = options.new_score(current, *score)?;
             let Some(new) = last.filter(|new| current != Some(*new)) else {
                 continue;
             };
