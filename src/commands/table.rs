@@ -4,7 +4,10 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, lists, server, sets, sort, strings};
+use super::sorted_sets::{algebra, members, ranges};
+use super::{
+    Handler, bits, connection, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort, strings,
+};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -481,6 +484,38 @@ pub static COMMANDS: &[Command] = &[
     command("sunionstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sunionstore),    ("set", "1.0.0", "Stores the union of multiple sets in a key.")),
 
     // Sorted sets.
+    command("zadd",            -4, WRITE_OOM_FAST, Keys::at(1),          Shard(members::zadd),              ("sorted-set", "1.2.0", "Adds one or more members to a sorted set, or updates their scores. Creates the key if it doesn't exist.")),
+    command("zcard",            2, READ_FAST,      Keys::at(1),          Shard(members::zcard),             ("sorted-set", "1.2.0", "Returns the number of members in a sorted set.")),
+    command("zcount",           4, READ_FAST,      Keys::at(1),          Shard(ranges::zcount),             ("sorted-set", "2.0.0", "Returns the count of members in a sorted set that have scores within a range.")),
+    command("zdiff",           -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zdiff),       ("sorted-set", "6.2.0", "Returns the difference between multiple sorted sets.")),
+    command("zdiffstore",      -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zdiffstore),  ("sorted-set", "6.2.0", "Stores the difference of multiple sorted sets in a key.")),
+    command("zincrby",          4, WRITE_OOM_FAST, Keys::at(1),          Shard(members::zincrby),           ("sorted-set", "1.2.0", "Increments the score of a member in a sorted set.")),
+    command("zinter",          -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zinter),      ("sorted-set", "6.2.0", "Returns the intersect of multiple sorted sets.")),
+    command("zintercard",      -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zintercard),  ("sorted-set", "7.0.0", "Returns the number of members of the intersect of multiple sorted sets.")),
+    command("zinterstore",     -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zinterstore), ("sorted-set", "2.0.0", "Stores the intersect of multiple sorted sets in a key.")),
+    command("zlexcount",        4, READ_FAST,      Keys::at(1),          Shard(ranges::zlexcount),          ("sorted-set", "2.8.9", "Returns the number of members in a sorted set within a lexicographical range.")),
+    command("zmpop",           -4, WRITE,          Keys::none().and(MoreKeys::Counted(1)),Transaction(members::zmpop),       ("sorted-set", "7.0.0", "Returns the highest- or lowest-scoring members from one or more sorted sets after removing them. Deletes the sorted set if the last member was popped.")),
+    command("zmscore",         -3, READ_FAST,      Keys::at(1),          Shard(members::zmscore),           ("sorted-set", "6.2.0", "Returns the score of one or more members in a sorted set.")),
+    command("zpopmax",         -2, WRITE_FAST,     Keys::at(1),          Shard(members::zpopmax),           ("sorted-set", "5.0.0", "Returns the highest-scoring members from a sorted set after removing them. Deletes the sorted set if the last member was popped.")),
+    command("zpopmin",         -2, WRITE_FAST,     Keys::at(1),          Shard(members::zpopmin),           ("sorted-set", "5.0.0", "Returns the lowest-scoring members from a sorted set after removing them. Deletes the sorted set if the last member was popped.")),
+    command("zrandmember",     -2, READ,           Keys::at(1),          Shard(members::zrandmember),       ("sorted-set", "6.2.0", "Returns one or more random members from a sorted set.")),
+    command("zrange",          -4, READ,           Keys::at(1),          Shard(ranges::zrange),             ("sorted-set", "1.2.0", "Returns members in a sorted set within a range of indexes.")),
+    command("zrangebylex",     -4, READ,           Keys::at(1),          Shard(ranges::zrangebylex),        ("sorted-set", "2.8.9", "Returns members in a sorted set within a lexicographical range.")),
+    command("zrangebyscore",   -4, READ,           Keys::at(1),          Shard(ranges::zrangebyscore),      ("sorted-set", "1.0.5", "Returns members in a sorted set within a range of scores.")),
+    command("zrangestore",     -5, WRITE_OOM,      Keys::range(1, 2, 1), Transaction(ranges::zrangestore),  ("sorted-set", "6.2.0", "Stores a range of members from sorted set in a key.")),
+    command("zrank",           -3, READ_FAST,      Keys::at(1),          Shard(members::zrank),             ("sorted-set", "2.0.0", "Returns the index of a member in a sorted set ordered by ascending scores.")),
+    command("zrem",            -3, WRITE_FAST,     Keys::at(1),          Shard(members::zrem),              ("sorted-set", "1.2.0", "Removes one or more members from a sorted set. Deletes the sorted set if all members were removed.")),
+    command("zremrangebylex",   4, WRITE,          Keys::at(1),          Shard(ranges::zremrangebylex),     ("sorted-set", "2.8.9", "Removes members in a sorted set within a lexicographical range. Deletes the sorted set if all members were removed.")),
+    command("zremrangebyrank",  4, WRITE,          Keys::at(1),          Shard(ranges::zremrangebyrank),    ("sorted-set", "2.0.0", "Removes members in a sorted set within a range of indexes. Deletes the sorted set if all members were removed.")),
+    command("zremrangebyscore",  4, WRITE,          Keys::at(1),          Shard(ranges::zremrangebyscore),   ("sorted-set", "1.2.0", "Removes members in a sorted set within a range of scores. Deletes the sorted set if all members were removed.")),
+    command("zrevrange",       -4, READ,           Keys::at(1),          Shard(ranges::zrevrange),          ("sorted-set", "1.2.0", "Returns members in a sorted set within a range of indexes in reverse order.")),
+    command("zrevrangebylex",  -4, READ,           Keys::at(1),          Shard(ranges::zrevrangebylex),     ("sorted-set", "2.8.9", "Returns members in a sorted set within a lexicographical range in reverse order.")),
+    command("zrevrangebyscore", -4, READ,           Keys::at(1),          Shard(ranges::zrevrangebyscore),   ("sorted-set", "2.2.0", "Returns members in a sorted set within a range of scores in reverse order.")),
+    command("zrevrank",        -3, READ_FAST,      Keys::at(1),          Shard(members::zrevrank),          ("sorted-set", "2.0.0", "Returns the index of a member in a sorted set ordered by descending scores.")),
+    command("zscan",           -3, READ,           Keys::at(1),          Shard(members::zscan),             ("sorted-set", "2.8.0", "Iterates over members and scores of a sorted set.")),
+    command("zscore",           3, READ_FAST,      Keys::at(1),          Shard(members::zscore),            ("sorted-set", "1.2.0", "Returns the score of a member in a sorted set.")),
+    command("zunion",          -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zunion),      ("sorted-set", "6.2.0", "Returns the union of multiple sorted sets.")),
+    command("zunionstore",     -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zunionstore), ("sorted-set", "2.0.0", "Stores the union of multiple sorted sets in a key.")),
 
     // Streams.
 
@@ -501,6 +536,16 @@ pub static COMMANDS: &[Command] = &[
     command("pfselftest",       1, ADMIN,           Keys::none(),         Network(hyperloglog::pfselftest),  ("hyperloglog", "2.8.9", "An internal command for testing HyperLogLog values.")),
 
     // Geospatial indices.
+    command("geoadd",          -5, WRITE_OOM,      Keys::at(1),          Shard(geo::geoadd),                ("geo", "3.2.0", "Adds one or more members to a geospatial index. The key is created if it doesn't exist.")),
+    command("geodist",         -4, READ,           Keys::at(1),          Shard(geo::geodist),               ("geo", "3.2.0", "Returns the distance between two members of a geospatial index.")),
+    command("geohash",         -2, READ,           Keys::at(1),          Shard(geo::geohash),               ("geo", "3.2.0", "Returns members from a geospatial index as geohash strings.")),
+    command("geopos",          -2, READ,           Keys::at(1),          Shard(geo::geopos),                ("geo", "3.2.0", "Returns the longitude and latitude of members from a geospatial index.")),
+    command("georadius",       -6, WRITE_OOM,      Keys::at(1).and(MoreKeys::Store),Transaction(geo::georadius),       ("geo", "3.2.0", "Queries a geospatial index for members within a distance from a coordinate, optionally stores the result.")),
+    command("georadius_ro",    -6, READ,           Keys::at(1),          Shard(geo::georadius_ro),          ("geo", "3.2.10", "Returns members from a geospatial index that are within a distance from a coordinate.")),
+    command("georadiusbymember", -5, WRITE_OOM,      Keys::at(1).and(MoreKeys::Store),Transaction(geo::georadiusbymember),("geo", "3.2.0", "Queries a geospatial index for members within a distance from a member, optionally stores the result.")),
+    command("georadiusbymember_ro", -5, READ,           Keys::at(1),          Shard(geo::georadiusbymember_ro),  ("geo", "3.2.10", "Returns members from a geospatial index that are within a distance from a member.")),
+    command("geosearch",       -7, READ,           Keys::at(1),          Shard(geo::geosearch),             ("geo", "6.2.0", "Queries a geospatial index for members inside an area of a box or a circle.")),
+    command("geosearchstore",  -8, WRITE_OOM,      Keys::range(1, 2, 1), Transaction(geo::geosearchstore),  ("geo", "6.2.0", "Queries a geospatial index for members inside an area of a box or a circle, optionally stores the result.")),
 
     // Keys of any type.
     command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),

@@ -12,7 +12,7 @@
 //! column   key                                            value
 //! meta     prefix ‖ user key                              record (below)
 //! data     prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ member
-//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ ordered score(8) ‖ member
+//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ what the type keeps in an order of its own
 //! expiry   when due(8, Unix ms) ‖ prefix ‖ user key       version(8)
 //! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
@@ -34,10 +34,21 @@
 //!          in data,  position(8) → element, for positions from head to before head + count
 //! set      in data,  member → position(8)
 //!          in score, position(8) → member, for positions from 0 to the count
+//!
+//! sorted   in data,  member → score(8, IEEE 754 bits)
+//! set      in score, 0(1) ‖ ordered score(8) ‖ member → nothing
+//!                    1(1) ‖ node(8) → children: child(v) ‖ bound length(v) ‖ bound, for each
+//!                    2(1) ‖ node(8) → counts: members below(v), for each child
+//!          in meta, after the count: nothing, or levels(1) ‖ [root node(8) ‖ next new node(8)] ‖ lowest
 //! ```
 //!
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
 //! be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its record.
+//! (v): seven bits a byte, the lowest first, bit 7 set in all but the last. The nodes are the counted tree of
+//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. `lowest` is where a walk from the lowest
+//! member may begin: no key of a member is below it.
+//! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
+//! number order from −∞ to +∞. −0 is stored as 0.
 //! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
@@ -515,6 +526,195 @@ pub fn position_of_set_member(value: &[u8]) -> Option<u64> {
     value.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// What begins a sorted set's keys in `score` that stand for members.
+const SCORE_MEMBER: u8 = 0;
+
+/// The range of `score` that holds a sorted set's members: from the first key to before the second.
+pub const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([SCORE_MEMBER], [SCORE_MEMBER + 1]);
+
+/// A score as a number whose order is that of the scores.
+pub fn ordered_score(score: f64) -> u64 {
+    // −0 + 0 is 0.
+    let bits = (score + 0.0).to_bits();
+    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+}
+
+/// The score that an ordered one stands for.
+pub fn score_of_ordered(ordered: u64) -> f64 {
+    f64::from_bits(if ordered >> 63 == 1 {
+        ordered ^ 1 << 63
+    } else {
+        !ordered
+    })
+}
+
+/// The key in `score` of a sorted set's member, or where the members with an ordered score begin (an empty member).
+pub fn score_key(ordered: u64, member: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + 8 + member.len());
+    key.push(SCORE_MEMBER);
+    key.extend_from_slice(&ordered.to_be_bytes());
+    key.extend_from_slice(member);
+    key
+}
+
+/// The score and the member of a key in `score`; `None` if the bytes are not such a key.
+pub fn split_score_key(key: &[u8]) -> Option<(f64, &[u8])> {
+    let (ordered, member) = key.strip_prefix(&[SCORE_MEMBER])?.split_first_chunk::<8>()?;
+    Some((score_of_ordered(u64::from_be_bytes(*ordered)), member))
+}
+
+/// The value in `data` of a sorted set's member.
+pub fn score_value(score: f64) -> Vec<u8> {
+    (score + 0.0).to_bits().to_be_bytes().to_vec()
+}
+
+/// The score in such a value; `None` if the bytes are not one.
+pub fn split_score_value(value: &[u8]) -> Option<f64> {
+    let bits = <[u8; 8]>::try_from(value).ok()?;
+    Some(f64::from_bits(u64::from_be_bytes(bits)))
+}
+
+/// What begins the keys in `score` that stand for a node's children, and for their counts.
+const SCORE_CHILDREN: u8 = 1;
+const SCORE_COUNTS: u8 = 2;
+
+/// The most levels of a sorted set's tree: with blocks that are a quarter full and nodes that have four children, more than
+/// 2^64 members.
+pub const TREE_LEVELS_MAX: u8 = 32;
+
+/// The keys in `score` of a node's children and of their counts.
+pub fn node_keys(node: u64) -> ([u8; 9], [u8; 9]) {
+    let key = |tag| {
+        let mut key = [tag; 9];
+        key[1..].copy_from_slice(&node.to_be_bytes());
+        key
+    };
+    (key(SCORE_CHILDREN), key(SCORE_COUNTS))
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The stored form of a node's children: numbers of nodes, and the keys where they begin.
+pub fn encode_children<'a>(children: impl Iterator<Item = (u64, &'a [u8])>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (node, bound) in children {
+        put_varint(&mut out, node);
+        put_varint(&mut out, bound.len() as u64);
+        out.extend_from_slice(bound);
+    }
+    out
+}
+
+/// The children in such a form, one after the other; damaged bytes end it, so the caller knows by their number.
+pub fn children(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        let node = take_varint(&mut bytes)?;
+        let len = usize::try_from(take_varint(&mut bytes)?).ok()?;
+        let (bound, rest) = bytes.split_at_checked(len)?;
+        bytes = rest;
+        Some((node, bound))
+    })
+}
+
+/// The stored form of the counts of a node's children.
+pub fn encode_node_counts(counts: &[u64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * counts.len());
+    counts.iter().for_each(|count| put_varint(&mut out, *count));
+    out
+}
+
+/// The counts in such a form; `None` if the bytes are not one.
+pub fn node_counts(mut bytes: &[u8]) -> Option<Vec<u64>> {
+    let mut counts = Vec::with_capacity(bytes.len() / 2 + 1);
+    while !bytes.is_empty() {
+        counts.push(take_varint(&mut bytes)?);
+    }
+    Some(counts)
+}
+
+/// What a sorted set's record has beside the count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SortedSetHeader {
+    /// Its counted tree, if it is large enough for one.
+    pub tree: Option<TreeRoot>,
+    /// No member's key in `score` is below this.
+    pub lowest: Vec<u8>,
+}
+
+/// Where a counted tree begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeRoot {
+    /// Nodes from the root to a block of members, at least 1.
+    pub levels: u8,
+    /// The root's number.
+    pub node: u64,
+    /// The number that the next new node gets.
+    pub next_node: u64,
+}
+
+impl SortedSetHeader {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match &self.tree {
+            None if self.lowest.is_empty() => return out,
+            None => out.push(0),
+            Some(tree) => {
+                out.push(tree.levels);
+                out.extend_from_slice(&tree.node.to_be_bytes());
+                out.extend_from_slice(&tree.next_node.to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&self.lowest);
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Option<SortedSetHeader> {
+        let Some((&levels, rest)) = bytes.split_first() else {
+            return Some(SortedSetHeader::default());
+        };
+        if levels == 0 {
+            let lowest = rest.to_vec();
+            return Some(SortedSetHeader { tree: None, lowest });
+        }
+        let (node, rest) = rest.split_first_chunk::<8>()?;
+        let (next_node, rest) = rest.split_first_chunk::<8>()?;
+        let tree = TreeRoot {
+            levels,
+            node: u64::from_be_bytes(*node),
+            next_node: u64::from_be_bytes(*next_node),
+        };
+        (levels <= TREE_LEVELS_MAX).then(|| SortedSetHeader {
+            tree: Some(tree),
+            lowest: rest.to_vec(),
+        })
+    }
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -636,6 +836,28 @@ mod tests {
         assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
         assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
         assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
+        assert_eq!(score_key(ordered_score(1.0), b"m"), b"\0\xbf\xf0\0\0\0\0\0\0m");
+        assert_eq!(
+            score_key(ordered_score(-1.0), b""),
+            b"\0\x40\x0f\xff\xff\xff\xff\xff\xff"
+        );
+        assert_eq!(score_value(-1.0), b"\xbf\xf0\0\0\0\0\0\0");
+        let (children_key, counts_key) = node_keys(0x0102);
+        assert_eq!(&children_key, b"\x01\0\0\0\0\0\0\x01\x02");
+        assert_eq!(&counts_key, b"\x02\0\0\0\0\0\0\x01\x02");
+        let stored = encode_children([(0, &b""[..]), (300, b"\0ab")].into_iter());
+        assert_eq!(stored, b"\0\0\xac\x02\x03\0ab");
+        assert_eq!(encode_node_counts(&[5, 128]), b"\x05\x80\x01");
+        let tree = TreeRoot {
+            levels: 2,
+            node: 3,
+            next_node: 4,
+        };
+        let header = SortedSetHeader {
+            tree: Some(tree),
+            lowest: b"\0k".to_vec(),
+        };
+        assert_eq!(header.encode(), b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0k");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -706,6 +928,41 @@ mod tests {
             assert_eq!(is_in_chunks(&string.encode()), version != 0);
         }
         assert_eq!(chunk_number(&chunk_member(u32::MAX)), Some(u32::MAX));
+        let mut before = None;
+        for score in [
+            f64::NEG_INFINITY,
+            -1.5,
+            -1.0,
+            -5e-324,
+            -0.0,
+            5e-324,
+            1.0,
+            f64::MAX,
+            f64::INFINITY,
+        ] {
+            let key = score_key(ordered_score(score), b"m");
+            assert_eq!(split_score_key(&key), Some((score, &b"m"[..])));
+            assert_eq!(split_score_value(&score_value(score)), Some(score));
+            assert!(before < Some(key.clone()), "{score} comes after smaller numbers");
+            before = Some(key);
+        }
+        assert_eq!(score_key(ordered_score(-0.0), b""), score_key(ordered_score(0.0), b""));
+        let nodes = [(0, &b""[..]), (u64::MAX, b"\0bound"), (127, b"x")];
+        let stored = encode_children(nodes.into_iter());
+        assert!(children(&stored).eq(nodes));
+        let counts = [0, 127, 128, 1 << 40, u64::MAX];
+        assert_eq!(node_counts(&encode_node_counts(&counts)).as_deref(), Some(&counts[..]));
+        let tree = TreeRoot {
+            levels: TREE_LEVELS_MAX,
+            node: u64::MAX,
+            next_node: 7,
+        };
+        for tree in [None, Some(tree)] {
+            for lowest in [b"".to_vec(), b"\0lowest".to_vec()] {
+                let header = SortedSetHeader { tree, lowest };
+                assert_eq!(SortedSetHeader::decode(&header.encode()), Some(header));
+            }
+        }
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
         for head in [0, LIST_ORIGIN, u64::MAX] {
@@ -808,6 +1065,11 @@ mod tests {
                 owner_of_member(&bytes),
                 list_head(&bytes, state),
                 position_of_set_member(&bytes),
+                split_score_key(&bytes).map(|(_, member)| member.len()),
+                split_score_value(&bytes),
+                children(&bytes).count(),
+                node_counts(&bytes),
+                SortedSetHeader::decode(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
             let _ = (
