@@ -4,7 +4,7 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, connection, keys, server, strings};
+use super::{Handler, connection, keys, server, stream_groups, streams, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -40,14 +40,17 @@ pub const NO_MULTI: Flags = Flags(1 << 10);
 pub const INTERNAL: Flags = Flags(1 << 11);
 /// Dangerous, says its ACL category.
 pub const DANGEROUS: Flags = Flags(1 << 12);
+/// May wait for something to happen.
+pub const BLOCKING: Flags = Flags(1 << 13);
 
 /// The flags that COMMAND shows, with Redis's names.
-const SHOWN: [(Flags, &str); 10] = [
+const SHOWN: [(Flags, &str); 11] = [
     (WRITE, "write"),
     (READ, "readonly"),
     (DENY_OOM, "denyoom"),
     (ADMIN, "admin"),
     (NO_SCRIPT, "noscript"),
+    (BLOCKING, "blocking"),
     (LOADING, "loading"),
     (STALE, "stale"),
     (FAST, "fast"),
@@ -303,6 +306,7 @@ impl Command {
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
+        add(self.flags.has(BLOCKING), "blocking");
         add(self.flags.has(ADMIN) || self.flags.has(DANGEROUS), "dangerous");
         // A container is in no family: permission is given for its subcommands. COMMAND is about the connection, says Redis.
         let is_container = matches!(self.runs, Runs::Container);
@@ -401,6 +405,31 @@ pub static COMMANDS: &[Command] = &[
     // Sorted sets.
 
     // Streams.
+    command("xack",            -4, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xack),        ("stream", "5.0.0", "Returns the number of messages that were successfully acknowledged by the consumer group member of a stream.")),
+    command("xadd",            -5, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xadd),              ("stream", "5.0.0", "Appends a new message to a stream. Creates the key if it doesn't exist.")),
+    command("xautoclaim",      -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xautoclaim),  ("stream", "6.2.0", "Changes, or acquires, ownership of messages in a consumer group, as if the messages were delivered to as consumer group member.")),
+    command("xclaim",          -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xclaim),      ("stream", "5.0.0", "Changes, or acquires, ownership of a message in a consumer group, as if the message was delivered a consumer group member.")),
+    command("xdel",            -3, WRITE_FAST,      Keys::at(1),          Shard(streams::xdel),              ("stream", "5.0.0", "Returns the number of messages after removing them from a stream.")),
+    command("xgroup",          -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for consumer groups commands.")),
+    command("xgroup|create",   -5, WRITE_OOM,       Keys::at(2),          Shard(stream_groups::xgroup_create), ("stream", "5.0.0", "Creates a consumer group.")),
+    command("xgroup|createconsumer", 5, WRITE_OOM,  Keys::at(2),          Shard(stream_groups::xgroup_createconsumer), ("stream", "6.2.0", "Creates a consumer in a consumer group.")),
+    command("xgroup|delconsumer", 5, WRITE,         Keys::at(2),          Shard(stream_groups::xgroup_delconsumer), ("stream", "5.0.0", "Deletes a consumer from a consumer group.")),
+    command("xgroup|destroy",   4, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_destroy), ("stream", "5.0.0", "Destroys a consumer group.")),
+    command("xgroup|help",      2, INFORMATION,     Keys::none(),         Network(stream_groups::xgroup_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("xgroup|setid",    -5, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_setid), ("stream", "5.0.0", "Sets the last-delivered ID of a consumer group.")),
+    command("xinfo",           -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for stream introspection commands.")),
+    command("xinfo|consumers",  4, READ,            Keys::at(2),          Shard(stream_groups::xinfo_consumers), ("stream", "5.0.0", "Returns a list of the consumers in a consumer group.")),
+    command("xinfo|groups",     3, READ,            Keys::at(2),          Shard(stream_groups::xinfo_groups), ("stream", "5.0.0", "Returns a list of the consumer groups of a stream.")),
+    command("xinfo|help",       2, INFORMATION,     Keys::none(),         Network(stream_groups::xinfo_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("xinfo|stream",    -3, READ,            Keys::at(2),          Shard(streams::xinfo_stream),      ("stream", "5.0.0", "Returns information about a stream.")),
+    command("xlen",             2, READ_FAST,       Keys::at(1),          Shard(streams::xlen),              ("stream", "5.0.0", "Return the number of messages in a stream.")),
+    command("xpending",        -3, READ,            Keys::at(1),          Shard(stream_groups::xpending),    ("stream", "5.0.0", "Returns the information and entries from a stream consumer group's pending entries list.")),
+    command("xrange",          -4, READ,            Keys::at(1),          Shard(streams::xrange),            ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs.")),
+    command("xread",           -4, or(READ, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(streams::xread), ("stream", "5.0.0", "Returns messages from multiple streams with IDs greater than the ones requested. Blocks until a message is available otherwise.")),
+    command("xreadgroup",      -7, or(WRITE, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(stream_groups::xreadgroup), ("stream", "5.0.0", "Returns new or historical messages from a stream for a consumer in a group. Blocks until a message is available otherwise.")),
+    command("xrevrange",       -4, READ,            Keys::at(1),          Shard(streams::xrevrange),         ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs in reverse order.")),
+    command("xsetid",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xsetid),            ("stream", "5.0.0", "An internal command for replicating stream values.")),
+    command("xtrim",           -4, WRITE,           Keys::at(1),          Shard(streams::xtrim),             ("stream", "5.0.0", "Deletes messages from the beginning of a stream.")),
 
     // Bitmaps.
 
