@@ -605,7 +605,11 @@ pub(super) struct ReadOptions<'a> {
 
 impl<'a> ReadOptions<'a> {
     /// Reads the arguments of `command`, which is XREADGROUP if `for_group`.
-    pub(super) fn parse(arguments: Arguments<'a>, now_ms: u64, for_group: bool) -> Result<ReadOptions<'a>, CommandError> {
+    pub(super) fn parse(
+        arguments: Arguments<'a>,
+        now_ms: u64,
+        for_group: bool,
+    ) -> Result<ReadOptions<'a>, CommandError> {
         let mut options = ReadOptions {
             count_max: u64::MAX,
             group: None,

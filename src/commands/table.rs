@@ -123,8 +123,18 @@ impl MoreKeys {
             }
             MoreKeys::Counted(_) => 0..0,
             MoreKeys::Streams => {
-                let word = (1..count).find(|place| is_option(arguments.get(*place), "STREAMS"));
-                word.map_or(0..0, |word| word + 1..word + 1 + (count - word - 1) / 2)
+                let mut word = 1;
+                while word < count && !is_option(arguments.get(word), "STREAMS") {
+                    // A group may be called "streams".
+                    word += match arguments.get(word) {
+                        option if is_option(option, "GROUP") => 3,
+                        option if is_option(option, "BLOCK") || is_option(option, "COUNT") => 2,
+                        option if is_option(option, "NOACK") => 1,
+                        _ => return 0..0,
+                    };
+                }
+                let keys = count.saturating_sub(word + 1) / 2;
+                word + 1..word + 1 + keys
             }
             MoreKeys::Store => match find("STORE").max(find("STOREDIST")) {
                 Some(word) if word + 1 < count => word + 1..word + 2,
@@ -279,6 +289,8 @@ impl Command {
     /// Its ACL categories without the `@`, in Redis's order.
     pub fn categories(&self) -> Vec<&'static str> {
         let mut categories = Vec::new();
+        // A container is in no family: permission is given for its subcommands.
+        let is_container = matches!(self.runs, Runs::Container);
         let mut add = |condition: bool, name| {
             if condition {
                 categories.push(name);
@@ -301,15 +313,14 @@ impl Command {
             ("geo", "geo"),
             ("stream", "stream"),
         ] {
-            add(self.group == group, category);
+            add(self.group == group && !is_container, category);
         }
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
         add(self.flags.has(BLOCKING), "blocking");
         add(self.flags.has(ADMIN) || self.flags.has(DANGEROUS), "dangerous");
-        // A container is in no family: permission is given for its subcommands. COMMAND is about the connection, says Redis.
-        let is_container = matches!(self.runs, Runs::Container);
+        // COMMAND is about the connection, says Redis.
         add(
             self.group == "connection" && !is_container || self.name.starts_with("command"),
             "connection",

@@ -51,6 +51,8 @@ transcripts! {
     resp3
     scan
     server
+    stream_groups
+    streams
     strings
 }
 
