@@ -7,6 +7,7 @@ pub mod glob;
 pub mod keys;
 pub mod number;
 pub mod server;
+pub mod stream_deletion;
 pub mod stream_groups;
 pub mod streams;
 pub mod strings;

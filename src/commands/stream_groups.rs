@@ -20,11 +20,15 @@ use std::ops::ControlFlow;
 type Outcome = Result<(), CommandError>;
 
 /// A consumer group that a command works on.
-struct Group<'a> {
-    name: &'a [u8],
+pub(super) struct Group<'a> {
+    /// Its name.
+    pub name: &'a [u8],
     /// Its own numbers, which are stored by [`Context::put_group`].
-    numbers: StreamGroup,
+    pub numbers: StreamGroup,
 }
+
+/// What follows a prefix in members, and their values.
+type NamedMembers = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// How many pending entries are held in memory at a time where a command looks through them.
 const PAGE: usize = 128;
@@ -39,7 +43,8 @@ impl Context<'_> {
         Ok(Some(Group { name, numbers }))
     }
 
-    fn put_group(&mut self, stream: &Stream, group: &Group<'_>) -> Outcome {
+    /// Stages a group's numbers.
+    pub(super) fn put_group(&mut self, stream: &Stream, group: &Group<'_>) -> Outcome {
         let member = encoding::stream_group_member(group.name);
         self.put_member(&stream.collection, Column::Data, &member, group.numbers.encode())
     }
@@ -89,7 +94,8 @@ impl Context<'_> {
         self.put_consumer(stream, group, name, &consumer)
     }
 
-    fn pending(
+    /// The pending entry of an id; `None` if it is not pending.
+    pub(super) fn pending(
         &mut self,
         stream: &Stream,
         group: &Group<'_>,
@@ -136,6 +142,19 @@ impl Context<'_> {
         })
     }
 
+    /// Makes an entry one that is not pending; whether it was. The caller puts the group.
+    pub(super) fn acknowledge(
+        &mut self,
+        stream: &Stream,
+        group: &mut Group<'_>,
+        id: StreamId,
+    ) -> Result<bool, CommandError> {
+        match self.pending(stream, group, id)? {
+            Some(pending) => self.take(stream, group, id, &pending.consumer).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// The pending entries of a group, or of one of its consumers, from one id to another (both inclusive), at most
     /// `count_max`.
     fn pending_entries(
@@ -172,8 +191,8 @@ impl Context<'_> {
         Ok(entries)
     }
 
-    /// The rest of the members that begin with `prefix`, and their values.
-    fn named_members(&mut self, stream: &Stream, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CommandError> {
+    /// The members that begin with `prefix`.
+    fn named_members(&mut self, stream: &Stream, prefix: &[u8]) -> Result<NamedMembers, CommandError> {
         let end = encoding::after_prefix(prefix.to_vec());
         let mut found = Vec::new();
         let range = (prefix, Some(&*end));
@@ -204,7 +223,7 @@ impl Context<'_> {
     }
 
     /// A stream's groups in the order of their names.
-    fn groups(&mut self, stream: &Stream) -> Result<Vec<(Vec<u8>, StreamGroup)>, CommandError> {
+    pub(super) fn groups(&mut self, stream: &Stream) -> Result<Vec<(Vec<u8>, StreamGroup)>, CommandError> {
         if stream.numbers.groups == 0 {
             return Ok(Vec::new());
         }
@@ -520,9 +539,7 @@ fn read_new(
     if !options.acknowledged {
         // An entry is pending already if the group was set back; it changes hands then.
         for id in &found.ids {
-            if let Some(pending) = context.pending(stream, group, *id)? {
-                context.take(stream, group, *id, &pending.consumer)?;
-            }
+            context.acknowledge(stream, group, *id)?;
         }
         let now_ms = context.now_ms;
         let pending = StreamPending {
@@ -621,10 +638,7 @@ pub fn xack(context: &mut Context<'_>) -> Outcome {
     let ids: Vec<StreamId> = ids.collect::<Result<_, _>>()?;
     let mut acknowledged = 0;
     for id in ids {
-        if let Some(pending) = context.pending(&stream, &group, id)? {
-            context.take(&stream, &mut group, id, &pending.consumer)?;
-            acknowledged += 1;
-        }
+        acknowledged += i64::from(context.acknowledge(&stream, &mut group, id)?);
     }
     if acknowledged > 0 {
         context.put_group(&stream, &group)?;

@@ -1,4 +1,5 @@
-//! Streams: entries by id, ranges of them, trimming. Their consumer groups are in [`super::stream_groups`].
+//! Streams: entries by id, ranges of them, trimming. Deletion by id is in [`super::stream_deletion`], consumer groups are in
+//! [`super::stream_groups`].
 
 use super::Context;
 use super::arguments::{integer, is_option};
@@ -140,7 +141,7 @@ impl Context<'_> {
     }
 
     /// The id of the first entry at or after `from`, or of the last one at or before `to` when read backwards.
-    fn edge_id(
+    pub(super) fn edge_id(
         &mut self,
         stream: &Stream,
         range: (StreamId, StreamId),
@@ -508,41 +509,6 @@ pub fn xtrim(context: &mut Context<'_>) -> Outcome {
         }
     }
     context.reply.integer(removed as i64);
-    Ok(())
-}
-
-/// XDEL key id [id …]
-pub fn xdel(context: &mut Context<'_>) -> Outcome {
-    let arguments = context.arguments;
-    let Some(mut stream) = context.stream(arguments.get(1))? else {
-        context.reply.integer(0);
-        return Ok(());
-    };
-    let ids = arguments.iter().skip(2).map(|text| strict_id(text, 0));
-    let ids: Vec<StreamId> = ids.collect::<Result<_, _>>()?;
-    let first_before = stream.numbers.first;
-    let mut deleted = 0;
-    for id in ids {
-        if context.has_entry(&stream, id)? {
-            let member = encoding::stream_entry_member(id);
-            context.delete_member(&stream.collection, Column::Data, &member)?;
-            stream.collection.count -= 1;
-            stream.numbers.deleted_max = stream.numbers.deleted_max.max(id);
-            if id == first_before {
-                stream.numbers.first = StreamId::MIN;
-            }
-            deleted += 1;
-        }
-    }
-    if stream.numbers.first == StreamId::MIN && stream.collection.count > 0 {
-        let after = (first_before, StreamId::MAX);
-        let first = context.edge_id(&stream, after, Direction::Forward)?;
-        stream.numbers.first = first.ok_or_else(damaged)?;
-    }
-    if deleted > 0 {
-        context.save_stream(&mut stream)?;
-    }
-    context.reply.integer(deleted);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, connection, keys, server, stream_groups, streams, strings};
+use super::{Handler, connection, keys, server, stream_deletion, stream_groups, streams, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -417,10 +417,12 @@ pub static COMMANDS: &[Command] = &[
 
     // Streams.
     command("xack",            -4, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xack),        ("stream", "5.0.0", "Returns the number of messages that were successfully acknowledged by the consumer group member of a stream.")),
+    command("xackdel",         -6, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xackdel),   ("stream", "8.2.0", "Acknowledges and conditionally deletes one or multiple entries for a stream consumer group.")),
     command("xadd",            -5, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xadd),              ("stream", "5.0.0", "Appends a new message to a stream. Creates the key if it doesn't exist.")),
     command("xautoclaim",      -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xautoclaim),  ("stream", "6.2.0", "Changes, or acquires, ownership of messages in a consumer group, as if the messages were delivered to as consumer group member.")),
     command("xclaim",          -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xclaim),      ("stream", "5.0.0", "Changes, or acquires, ownership of a message in a consumer group, as if the message was delivered a consumer group member.")),
-    command("xdel",            -3, WRITE_FAST,      Keys::at(1),          Shard(streams::xdel),              ("stream", "5.0.0", "Returns the number of messages after removing them from a stream.")),
+    command("xdel",            -3, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdel),      ("stream", "5.0.0", "Returns the number of messages after removing them from a stream.")),
+    command("xdelex",          -5, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdelex),    ("stream", "8.2.0", "Deletes one or multiple entries from the stream.")),
     command("xgroup",          -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for consumer groups commands.")),
     command("xgroup|create",   -5, WRITE_OOM,       Keys::at(2),          Shard(stream_groups::xgroup_create), ("stream", "5.0.0", "Creates a consumer group.")),
     command("xgroup|createconsumer", 5, WRITE_OOM,  Keys::at(2),          Shard(stream_groups::xgroup_createconsumer), ("stream", "6.2.0", "Creates a consumer in a consumer group.")),

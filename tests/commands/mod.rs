@@ -51,6 +51,7 @@ transcripts! {
     resp3
     scan
     server
+    stream_deletion
     stream_groups
     streams
     strings
