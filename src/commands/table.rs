@@ -6,7 +6,8 @@ use super::arguments::is_option;
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort, strings,
+    Handler, bits, connection, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
+    stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -43,14 +44,17 @@ pub const NO_MULTI: Flags = Flags(1 << 10);
 pub const INTERNAL: Flags = Flags(1 << 11);
 /// Dangerous, says its ACL category.
 pub const DANGEROUS: Flags = Flags(1 << 12);
+/// May wait for something to happen.
+pub const BLOCKING: Flags = Flags(1 << 13);
 
 /// The flags that COMMAND shows, with Redis's names.
-const SHOWN: [(Flags, &str); 10] = [
+const SHOWN: [(Flags, &str); 11] = [
     (WRITE, "write"),
     (READ, "readonly"),
     (DENY_OOM, "denyoom"),
     (ADMIN, "admin"),
     (NO_SCRIPT, "noscript"),
+    (BLOCKING, "blocking"),
     (LOADING, "loading"),
     (STALE, "stale"),
     (FAST, "fast"),
@@ -125,8 +129,18 @@ impl MoreKeys {
             }
             MoreKeys::Counted(_) => 0..0,
             MoreKeys::Streams => {
-                let word = (1..count).find(|place| is_option(arguments.get(*place), "STREAMS"));
-                word.map_or(0..0, |word| word + 1..word + 1 + (count - word - 1) / 2)
+                let mut word = 1;
+                while word < count && !is_option(arguments.get(word), "STREAMS") {
+                    // A group may be called "streams".
+                    word += match arguments.get(word) {
+                        option if is_option(option, "GROUP") => 3,
+                        option if is_option(option, "BLOCK") || is_option(option, "COUNT") => 2,
+                        option if is_option(option, "NOACK") => 1,
+                        _ => return 0..0,
+                    };
+                }
+                let keys = count.saturating_sub(word + 1) / 2;
+                word + 1..word + 1 + keys
             }
             MoreKeys::Store => match find("STORE").max(find("STOREDIST")) {
                 Some(word) if word + 1 < count => word + 1..word + 2,
@@ -297,6 +311,8 @@ impl Command {
     /// Its ACL categories without the `@`, in Redis's order.
     pub fn categories(&self) -> Vec<&'static str> {
         let mut categories = Vec::new();
+        // A container is in no family: permission is given for its subcommands.
+        let is_container = matches!(self.runs, Runs::Container);
         let mut add = |condition: bool, name| {
             if condition {
                 categories.push(name);
@@ -318,14 +334,14 @@ impl Command {
             ("stream", "stream"),
         ] {
             let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
-            add(self.group == group || sorts_it, category);
+            add(self.group == group && !is_container || sorts_it, category);
         }
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
+        add(self.flags.has(BLOCKING), "blocking");
         add(self.flags.has(ADMIN) || self.flags.has(DANGEROUS), "dangerous");
-        // A container is in no family: permission is given for its subcommands. COMMAND is about the connection, says Redis.
-        let is_container = matches!(self.runs, Runs::Container);
+        // COMMAND is about the connection, says Redis.
         add(
             self.group == "connection" && !is_container || self.name.starts_with("command"),
             "connection",
@@ -518,6 +534,33 @@ pub static COMMANDS: &[Command] = &[
     command("zunionstore",     -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zunionstore), ("sorted-set", "2.0.0", "Stores the union of multiple sorted sets in a key.")),
 
     // Streams.
+    command("xack",            -4, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xack),        ("stream", "5.0.0", "Returns the number of messages that were successfully acknowledged by the consumer group member of a stream.")),
+    command("xackdel",         -6, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xackdel),   ("stream", "8.2.0", "Acknowledges and conditionally deletes one or multiple entries for a stream consumer group.")),
+    command("xadd",            -5, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xadd),              ("stream", "5.0.0", "Appends a new message to a stream. Creates the key if it doesn't exist.")),
+    command("xautoclaim",      -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xautoclaim),  ("stream", "6.2.0", "Changes, or acquires, ownership of messages in a consumer group, as if the messages were delivered to as consumer group member.")),
+    command("xclaim",          -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xclaim),      ("stream", "5.0.0", "Changes, or acquires, ownership of a message in a consumer group, as if the message was delivered a consumer group member.")),
+    command("xdel",            -3, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdel),      ("stream", "5.0.0", "Returns the number of messages after removing them from a stream.")),
+    command("xdelex",          -5, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdelex),    ("stream", "8.2.0", "Deletes one or multiple entries from the stream.")),
+    command("xgroup",          -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for consumer groups commands.")),
+    command("xgroup|create",   -5, WRITE_OOM,       Keys::at(2),          Shard(stream_groups::xgroup_create), ("stream", "5.0.0", "Creates a consumer group.")),
+    command("xgroup|createconsumer", 5, WRITE_OOM,  Keys::at(2),          Shard(stream_groups::xgroup_createconsumer), ("stream", "6.2.0", "Creates a consumer in a consumer group.")),
+    command("xgroup|delconsumer", 5, WRITE,         Keys::at(2),          Shard(stream_groups::xgroup_delconsumer), ("stream", "5.0.0", "Deletes a consumer from a consumer group.")),
+    command("xgroup|destroy",   4, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_destroy), ("stream", "5.0.0", "Destroys a consumer group.")),
+    command("xgroup|help",      2, INFORMATION,     Keys::none(),         Network(stream_groups::xgroup_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("xgroup|setid",    -5, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_setid), ("stream", "5.0.0", "Sets the last-delivered ID of a consumer group.")),
+    command("xinfo",           -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for stream introspection commands.")),
+    command("xinfo|consumers",  4, READ,            Keys::at(2),          Shard(stream_groups::xinfo_consumers), ("stream", "5.0.0", "Returns a list of the consumers in a consumer group.")),
+    command("xinfo|groups",     3, READ,            Keys::at(2),          Shard(stream_groups::xinfo_groups), ("stream", "5.0.0", "Returns a list of the consumer groups of a stream.")),
+    command("xinfo|help",       2, INFORMATION,     Keys::none(),         Network(stream_groups::xinfo_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("xinfo|stream",    -3, READ,            Keys::at(2),          Shard(streams::xinfo_stream),      ("stream", "5.0.0", "Returns information about a stream.")),
+    command("xlen",             2, READ_FAST,       Keys::at(1),          Shard(streams::xlen),              ("stream", "5.0.0", "Return the number of messages in a stream.")),
+    command("xpending",        -3, READ,            Keys::at(1),          Shard(stream_groups::xpending),    ("stream", "5.0.0", "Returns the information and entries from a stream consumer group's pending entries list.")),
+    command("xrange",          -4, READ,            Keys::at(1),          Shard(streams::xrange),            ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs.")),
+    command("xread",           -4, or(READ, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(streams::xread), ("stream", "5.0.0", "Returns messages from multiple streams with IDs greater than the ones requested. Blocks until a message is available otherwise.")),
+    command("xreadgroup",      -7, or(WRITE, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(stream_groups::xreadgroup), ("stream", "5.0.0", "Returns new or historical messages from a stream for a consumer in a group. Blocks until a message is available otherwise.")),
+    command("xrevrange",       -4, READ,            Keys::at(1),          Shard(streams::xrevrange),         ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs in reverse order.")),
+    command("xsetid",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xsetid),            ("stream", "5.0.0", "An internal command for replicating stream values.")),
+    command("xtrim",           -4, WRITE,           Keys::at(1),          Shard(streams::xtrim),             ("stream", "5.0.0", "Deletes messages from the beginning of a stream.")),
 
     // Bitmaps.
     command("bitcount",        -2, READ,            Keys::at(1),          Shard(bits::bitcount),             ("bitmap", "2.6.0", "Counts the number of set bits (population counting) in a string.")),

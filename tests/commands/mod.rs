@@ -69,6 +69,9 @@ transcripts! {
     sorted_set_algebra
     sorted_set_ranges
     sorted_sets
+    stream_deletion
+    stream_groups
+    streams
     strings
 }
 
