@@ -11,9 +11,9 @@ use crate::storage::encoding::{self, FieldDeadlines, HashField, Type};
 use crate::storage::pieces::WriteMember;
 use std::ops::ControlFlow;
 
-/// Up to so many fields are listed in the order in which they were added, which is what Redis does with hashes of up to
-/// 128 fields (hash-max-listpack-entries), and clients have come to like. Each costs two look-ups in memory; beginning
-/// to read larger ones from disk costs as much as 50 of those, and so is no loss.
+/// Up to so many fields are listed in the order in which they were added, as Redis does (hash-max-listpack-entries), and
+/// clients have come to like. Each field takes two look-ups, in memory if the hash is in use; larger hashes are read from
+/// disk in one go.
 pub const LISTED_BY_POSITION_MAX: u64 = 128;
 
 /// Expired fields that a command which writes removes beside its own work, so that what it costs has a bound.

@@ -315,7 +315,7 @@ impl Random {
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
-        (u128::from(bits) * u128::from(end) >> 64) as u64
+        ((u128::from(bits) * u128::from(end)) >> 64) as u64
     }
 }
 
@@ -444,4 +444,28 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
     context.reply.array(found.len());
     found.iter().for_each(|text| context.reply.bulk(text));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shuffled_numbers_come_once_each_and_every_order_comes_as_often() {
+        let mut times: HashMap<Vec<u64>, u32> = HashMap::new();
+        let mut positions = Shuffled::new(4, 7);
+        for _ in 0..24_000 {
+            positions.begin_again();
+            *times.entry(positions.by_ref().collect()).or_default() += 1;
+        }
+        assert_eq!(times.len(), 24, "all orders of four numbers");
+        for (order, times) in times {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3]);
+            // Six standard deviations (of 31) around 1000.
+            assert!((814..1186).contains(&times), "{order:?} came {times} times");
+        }
+        assert_eq!(Shuffled::new(0, 7).next(), None);
+    }
 }
