@@ -318,6 +318,7 @@ impl Generator {
             }
             "integer" => self.integer(),
             "float" | "score" => self.float(),
+            "same-score" => "0".to_owned(),
             "index" => self.random.random_range(-12..=12).to_string(),
             "count" => match self.random.random_range(0..12) {
                 0 => "0".to_owned(),

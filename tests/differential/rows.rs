@@ -3,7 +3,9 @@
 //! A line is read word by word. Capitals stand for themselves, other words for something random (`Generator::placeholder`).
 //! `[ … ]` may be missing, `( … | … )` is one of these, `{ … }` comes one to four times, `< … >` is in any order.
 
-use super::compare::Compare::{self, Exact, Idle, Kind, Near, Pop, Random, Unordered, UnorderedPairs, Walk, Without};
+use super::compare::Compare::{
+    self, Exact, Idle, Kind, Lex, Near, Pop, Random, Unordered, UnorderedPairs, Walk, WithConsumer, Without,
+};
 
 /// One command, or one form of it.
 pub(super) struct Row {
@@ -179,7 +181,6 @@ pub(super) const FAMILIES: &[Family] = &[
         row(5, "ZCARD key", Exact),
         row(5, "ZCOUNT key score-bound score-bound", Exact),
         row(10, "ZINCRBY key score member", Exact),
-        row(5, "ZLEXCOUNT key lex-bound lex-bound", Exact),
         row(5, "ZMSCORE key { member }", Exact),
         row(5, "ZPOPMIN key [ count ]", Exact),
         row(5, "ZPOPMAX key [ count ]", Exact),
@@ -187,19 +188,14 @@ pub(super) const FAMILIES: &[Family] = &[
         row(5, "ZRANDMEMBER key [ count [ WITHSCORES ] ]", Random(&["ZRANGE", "", "0", "-1", "WITHSCORES"])),
         row(5, "ZRANGE key index index < [ REV ] [ WITHSCORES ] >", Exact),
         row(5, "ZRANGE key score-bound score-bound < BYSCORE [ REV ] [ LIMIT index count ] [ WITHSCORES ] >", Exact),
-        row(5, "ZRANGE key lex-bound lex-bound < BYLEX [ REV ] [ LIMIT index count ] >", Exact),
-        row(3, "ZRANGEBYLEX key lex-bound lex-bound [ LIMIT index count ]", Exact),
         row(3, "ZRANGEBYSCORE key score-bound score-bound < [ WITHSCORES ] [ LIMIT index count ] >", Exact),
         row(3, "ZREVRANGE key index index [ WITHSCORES ]", Exact),
-        row(3, "ZREVRANGEBYLEX key lex-bound lex-bound [ LIMIT index count ]", Exact),
         row(3, "ZREVRANGEBYSCORE key score-bound score-bound < [ WITHSCORES ] [ LIMIT index count ] >", Exact),
         row(3, "ZRANGESTORE key key index index [ REV ]", Exact),
         row(3, "ZRANGESTORE key key score-bound score-bound < BYSCORE [ REV ] [ LIMIT index count ] >", Exact),
-        row(3, "ZRANGESTORE key key lex-bound lex-bound < BYLEX [ REV ] [ LIMIT index count ] >", Exact),
         row(5, "ZRANK key member", Exact),
         row(5, "ZREVRANK key member", Exact),
         row(10, "ZREM key { member }", Exact),
-        row(2, "ZREMRANGEBYLEX key lex-bound lex-bound", Exact),
         row(2, "ZREMRANGEBYRANK key index index", Exact),
         row(2, "ZREMRANGEBYSCORE key score-bound score-bound", Exact),
         row(5, "ZSCORE key member", Exact),
@@ -211,6 +207,16 @@ pub(super) const FAMILIES: &[Family] = &[
         row(5, "ZDIFFSTORE key counted-keys", Exact),
         row(5, "ZINTERCARD counted-keys [ LIMIT count ]", Exact),
         row(5, "ZSCAN key cursor < [ MATCH pattern ] [ COUNT count ] >", Walk),
+    ] },
+    Family { keys: "lex", weight: 10, doubles: true, rows: &[
+        row(30, "ZADD key { same-score member }", Exact),
+        row(5, "ZREM key { member }", Exact),
+        row(5, "ZLEXCOUNT key lex-bound lex-bound", Lex),
+        row(5, "ZRANGE key lex-bound lex-bound < BYLEX [ REV ] [ LIMIT index count ] >", Lex),
+        row(5, "ZRANGEBYLEX key lex-bound lex-bound [ LIMIT index count ]", Lex),
+        row(5, "ZREVRANGEBYLEX key lex-bound lex-bound [ LIMIT index count ]", Lex),
+        row(5, "ZRANGESTORE key key lex-bound lex-bound < BYLEX [ REV ] [ LIMIT index count ] >", Lex),
+        row(3, "ZREMRANGEBYLEX key lex-bound lex-bound", Lex),
     ] },
     Family { keys: "stream", weight: 25, doubles: false, rows: &[
         row(40, "XADD key [ NOMKSTREAM ] [ ( MAXLEN [ = ] count | MINID [ = ] entry ) ] new-entry { member value }", Exact),
@@ -227,16 +233,15 @@ pub(super) const FAMILIES: &[Family] = &[
         row(2, "XGROUP DESTROY key group", Exact),
         row(4, "XGROUP CREATECONSUMER key group consumer", Exact),
         row(2, "XGROUP DELCONSUMER key group consumer", Exact),
-        row(15, "XREADGROUP GROUP group consumer < [ COUNT count ] [ NOACK ] > STREAMS key ( unread | unread | entry )", Exact),
-        row(5, "XREADGROUP GROUP group consumer < [ COUNT count ] [ NOACK ] > STREAMS key key ( unread | entry ) ( unread | entry )", Exact),
+        row(15, "XREADGROUP GROUP group consumer < [ COUNT count ] [ NOACK ] > STREAMS key ( unread | unread | entry )", WithConsumer),
+        row(5, "XREADGROUP GROUP group consumer < [ COUNT count ] [ NOACK ] > STREAMS key key ( unread | entry ) ( unread | entry )", WithConsumer),
         row(10, "XACK key group { entry }", Exact),
         row(5, "XPENDING key group", Exact),
         row(5, "XPENDING key group [ IDLE idle ] entry-bound entry-bound count [ consumer ]", Idle(SLACK_MS)),
-        row(5, "XCLAIM key group consumer idle { entry } < [ IDLE count ] [ RETRYCOUNT count ] [ FORCE ] [ JUSTID ] [ LASTID entry ] >", Exact),
-        row(5, "XAUTOCLAIM key group consumer idle entry-bound < [ COUNT count ] [ JUSTID ] >", Exact),
+        row(5, "XCLAIM key group consumer idle { entry } < [ IDLE count ] [ RETRYCOUNT count ] [ FORCE ] [ JUSTID ] [ LASTID entry ] >", WithConsumer),
+        row(5, "XAUTOCLAIM key group consumer idle entry-bound < [ COUNT count ] [ JUSTID ] >", WithConsumer),
         // How many nodes a radix tree has is Redis's own affair.
         row(5, "XINFO STREAM key", Without(&["radix-tree-keys", "radix-tree-nodes"])),
-        // Redis 7.2 has active-time and pending entries that differ by time.
         row(5, "XINFO GROUPS key", Exact),
         row(5, "XINFO CONSUMERS key group", Without(&["idle", "inactive"])),
     ] },
