@@ -1,6 +1,6 @@
 //! Commands about the connection: PING, ECHO, HELLO, AUTH, SELECT, QUIT, RESET and CLIENT.
 
-use super::arguments::{database, integer, is_option};
+use super::arguments::{database, is_option};
 use super::number::parse_integer;
 use super::server::REDIS_VERSION;
 use super::table::COMMANDS;

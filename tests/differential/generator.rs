@@ -202,7 +202,9 @@ impl Generator {
         let line: Vec<&str> = row.syntax.split_whitespace().collect();
         let anywhere = ANYWHERE.contains(&row.name().as_str());
         self.sequence(&line, anywhere, &mut words);
-        if self.chance(WRONG_ONE_IN) && !NEVER_WRONG.contains(&row.name().as_str()) {
+        // A wrong word in the place of a key has no hash tag.
+        let may_be_wrong = !(self.tagged && has_several_keys(row)) && !NEVER_WRONG.contains(&row.name().as_str());
+        if may_be_wrong && self.chance(WRONG_ONE_IN) {
             self.make_wrong(row, &mut words);
         }
         if self.chance(10) {
@@ -558,6 +560,12 @@ impl Generator {
             }
         }
     }
+}
+
+/// Whether a command may have more than one key.
+fn has_several_keys(row: &Row) -> bool {
+    let is_keys = |word: &&str| word.contains("key") || matches!(*word, "{" | "STREAMS" | "STORE");
+    row.syntax.split_whitespace().filter(is_keys).count() > 1
 }
 
 /// The items of a part of a syntax line: single words, and brackets with what they hold.
