@@ -1,18 +1,29 @@
 //! What each command means: [`table`] has one row each, the other files the handlers by data type.
 
 pub mod arguments;
+pub mod bits;
 pub mod collection;
 pub mod connection;
+pub mod field_expiry;
 pub mod glob;
+pub mod hash;
+pub mod hashes;
+pub mod hyperloglog;
 pub mod keys;
+pub mod lists;
 pub mod number;
+pub mod random;
 pub mod server;
+pub mod sets;
+pub mod sort;
+pub mod string_part;
 pub mod strings;
 pub mod table;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
+use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
@@ -32,16 +43,24 @@ pub struct Context<'a> {
     pub seed: u64,
     /// The longest string that may be made, in bytes (`proto-max-bulk-len`).
     pub string_bytes_max: usize,
+    /// The rest of a large reply, which is written when the client has taken the first part.
+    pub pieces: Option<Pieces>,
 }
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 
 impl Context<'_> {
-    /// The record of a key of the selected database that is alive.
+    /// The record of a key of the selected database that is alive. A string has its bytes in it, however it is stored.
     #[inline]
     pub fn read(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         self.view.read(self.database, key)
+    }
+
+    /// The same, but of a string that lies in chunks the record as it is stored: for those who do not need its bytes.
+    #[inline]
+    pub fn read_header(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        self.view.read_header(self.database, key)
     }
 
     /// The string under a key of the selected database.

@@ -4,6 +4,8 @@
 //! By hand, against any running server (it is emptied first!):
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
+mod several_executors;
+
 use std::path::{Path, PathBuf};
 
 use crate::harness::redis::RedisOracle;
@@ -42,15 +44,26 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    bits
+    collections
     connection
     counters
     databases
     expiry
+    field_expiry
+    hash_counters
+    hash_walks
+    hashes
+    hyperloglog
     keys
     lcs
+    list_moves
+    lists
     resp3
     scan
     server
+    sets
+    sort
     strings
 }
 
