@@ -347,6 +347,19 @@ impl Generator {
                 false => self.random.random_range(0..DATABASES).to_string(),
             },
             "pattern" => self.pattern(),
+            // What SORT makes keys of: they must lie where the sorted one does.
+            "key-pattern" if self.tagged => {
+                let family = self.pick(&["string", "hash", "bits"]);
+                let tag = &self.tag;
+                let patterns = [
+                    format!("{tag}{family}*"),
+                    format!("{tag}{family}*->a"),
+                    "#".to_owned(),
+                    "nosort".to_owned(),
+                ];
+                patterns.choose(&mut self.random).expect("there are patterns").clone()
+            }
+            "key-pattern" => self.pattern(),
             "cursor" => "0".to_owned(),
             "type" => self
                 .pick(&["string", "hash", "list", "SET", "zset", "stream", "badger"])
