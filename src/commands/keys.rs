@@ -1,7 +1,7 @@
 //! Keys of any type: DEL, EXISTS, expiry, RENAME, COPY, SCAN and their relatives, and commands about whole databases.
 
 use super::Context;
-use super::arguments::{TimeUnit, database, integer, is_option};
+use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
 use super::collection::{Collection, Column, Direction};
 use super::glob;
 use super::number::{parse_integer, parse_unsigned};
@@ -113,7 +113,7 @@ impl ExpireCondition {
                 _ if is_option(option, "GT") => condition.if_later = true,
                 _ if is_option(option, "LT") => condition.if_earlier = true,
                 _ => {
-                    let option = String::from_utf8_lossy(option);
+                    let option = CommandError::quoted(option);
                     return Err(CommandError::text(format!("ERR Unsupported option {option}")));
                 }
             }
@@ -327,7 +327,7 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
         match option {
             _ if is_option(option, "REPLACE") => replace = true,
             _ if is_option(option, "DB") => {
-                target = database(rest.next().ok_or(CommandError::Syntax)?, CommandError::NotAnInteger)?;
+                target = database(rest.next().ok_or(CommandError::Syntax)?)?;
             }
             _ => return Err(CommandError::Syntax),
         }
@@ -349,13 +349,13 @@ pub fn second_database(arguments: crate::protocol::Arguments<'_>) -> Option<u8> 
         .skip(3)
         .skip_while(|argument| !is_option(argument, "DB"))
         .nth(1)?;
-    database(after, CommandError::NotAnInteger).ok()
+    database(after).ok()
 }
 
 /// MOVE key database
 pub fn move_key(context: &mut Context<'_>) -> Outcome {
     let key = context.arguments.get(1);
-    let target = database(context.arguments.get(2), CommandError::NotAnInteger)?;
+    let target = database(context.arguments.get(2))?;
     if target == context.database {
         return Err(CommandError::SameObject);
     }
@@ -622,11 +622,12 @@ fn flush_generic(context: &mut Context<'_>, database: Option<u8>) -> Outcome {
 
 /// SWAPDB index1 index2, on the shards of one executor.
 pub fn swapdb(context: &mut Context<'_>) -> Outcome {
-    let index = |place, name| {
-        let invalid = CommandError::text(format!("ERR invalid {name} DB index"));
-        database(context.arguments.get(place), invalid)
+    let number = |place, name| {
+        let invalid = |_| CommandError::text(format!("ERR invalid {name} DB index"));
+        small_integer(context.arguments.get(place)).map_err(invalid)
     };
-    let (first, second) = (index(1, "first")?, index(2, "second")?);
+    let (first, second) = (number(1, "first")?, number(2, "second")?);
+    let (first, second) = (database_of(first)?, database_of(second)?);
     for id in shard_ids(context)? {
         context.view.shards()?.with_shard(id, |shard| {
             let mut map = shard.database_map();

@@ -78,14 +78,14 @@ transcripts! {
 
 /// How the cores and shards of a Corelane under test are laid out.
 #[derive(Debug, Clone, Copy)]
-enum Shape {
+pub(crate) enum Shape {
     OneShard,
     FourShardsBothRoles,
     FourShardsSeparateRoles,
 }
 
 impl Shape {
-    fn flags(self) -> Vec<String> {
+    pub(crate) fn flags(self) -> Vec<String> {
         let cpus = allowed_cpus();
         // On one CPU the last is also the first, and all roles meet on it.
         let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
