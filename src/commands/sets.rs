@@ -475,8 +475,8 @@ fn union(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec
     Ok(found)
 }
 
-/// The members of the first set that no other has. Others are read into memory if they are no larger than it is, in effect;
-/// the larger ones are asked for each member.
+/// The members of the first set that no other has. Others that are no larger than it are read into memory; larger ones are
+/// asked for each member.
 fn difference(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
     let mut sets = sets.into_iter();
     let Some(first) = sets.next().flatten() else {
