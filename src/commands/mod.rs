@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod bits;
 pub mod collection;
 pub mod connection;
+pub mod dump;
 pub mod field_expiry;
 pub mod geo;
 pub mod geohash;

@@ -157,7 +157,7 @@ impl Context<'_> {
 
     /// The pending entries of a group, or of one of its consumers, from one id to another (both inclusive), at most
     /// `count_max`.
-    fn pending_entries(
+    pub(super) fn pending_entries(
         &mut self,
         stream: &Stream,
         group: &Group<'_>,
@@ -210,7 +210,7 @@ impl Context<'_> {
     }
 
     /// A group's consumers in the order of their names.
-    fn consumers(
+    pub(super) fn consumers(
         &mut self,
         stream: &Stream,
         group: &Group<'_>,

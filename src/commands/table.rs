@@ -6,7 +6,7 @@ use super::arguments::is_option;
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
+    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
     stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::session::NetworkHandler;
@@ -594,6 +594,7 @@ pub static COMMANDS: &[Command] = &[
     command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),
     command("dbsize",           1, READ_FAST,       Keys::none(),         All(keys::dbsize, Sum),            ("server", "1.0.0", "Returns the number of keys in the database.")),
     command("del",             -2, WRITE,           Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "1.0.0", "Deletes one or more keys.")),
+    command("dump",             2, READ,            Keys::at(1),          Shard(dump::dump),                 ("generic", "2.6.0", "Returns a serialized representation of the value stored at a key.")),
     command("exists",          -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "1.0.0", "Determines whether one or more keys exist.")),
     command("expire",          -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expire),               ("generic", "1.0.0", "Sets the expiration time of a key in seconds.")),
     command("expireat",        -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expireat),             ("generic", "1.2.0", "Sets the expiration time of a key to a Unix timestamp.")),
@@ -616,6 +617,7 @@ pub static COMMANDS: &[Command] = &[
     command("randomkey",        1, READ,            Keys::none(),         All(keys::randomkey, AnyOf),       ("generic", "1.0.0", "Returns a random key name from the database.")),
     command("rename",           3, WRITE,           Keys::range(1, 2, 1), Transaction(keys::rename),         ("generic", "1.0.0", "Renames a key and overwrites the destination.")),
     command("renamenx",         3, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(keys::renamenx),       ("generic", "1.0.0", "Renames a key only when the target key name doesn't exist.")),
+    command("restore",         -4, or(WRITE_OOM, DANGEROUS), Keys::at(1), Shard(dump::restore),              ("generic", "2.6.0", "Creates a key from the serialized representation of a value.")),
     command("scan",            -2, or(READ, LOW_PRIORITY), Keys::none(),  Cursor(keys::scan),                ("generic", "2.8.0", "Iterates over the key names in the database.")),
     command("sort",          -2, or(WRITE_OOM, DANGEROUS), Keys::at(1).and(MoreKeys::SortStore), Transaction(sort::sort),           ("generic", "1.0.0", "Sorts the elements in a list, a set, or a sorted set, optionally storing the result.")),
     command("sort_ro",       -2, or(READ, DANGEROUS), Keys::at(1),          Shard(sort::sort_ro),              ("generic", "7.0.0", "Returns the sorted elements of a list, a set, or a sorted set.")),

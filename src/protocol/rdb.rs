@@ -190,9 +190,8 @@ pub fn restore(payload: &[u8]) -> Result<Value, RdbError> {
     let (body, footer) = payload.split_at(body_len);
     let version = u16::from_le_bytes([footer[0], footer[1]]);
     let (checked, checksum) = payload.split_at(body_len + 2);
-    // A checksum of zero says that there is none, as Redis has it.
     let checksum_said = u64::from_le_bytes(checksum.try_into().map_err(|_| RdbError::Footer)?);
-    if version > VERSION_READ_MAX || (checksum_said != 0 && checksum_said != CRC64.checksum(checked)) {
+    if version > VERSION_READ_MAX || checksum_said != CRC64.checksum(checked) {
         return Err(RdbError::Footer);
     }
     let mut reader = Reader { rest: body };
@@ -977,7 +976,8 @@ mod tests {
             }
             body[0] %= 24;
             body.extend_from_slice(&VERSION_READ_MAX.to_le_bytes());
-            body.extend_from_slice(&[0; 8]);
+            let checksum = CRC64.checksum(&body);
+            body.extend_from_slice(&checksum.to_le_bytes());
             let _ = restore(&body);
         }
     }

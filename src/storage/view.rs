@@ -202,6 +202,14 @@ pub enum View<'a> {
 }
 
 impl View<'_> {
+    /// The same view for a while, for a handler that another one runs.
+    pub fn reborrow(&mut self) -> View<'_> {
+        match self {
+            View::Local(shards) => View::Local(shards),
+            View::Gathered(gathered) => View::Gathered(gathered),
+        }
+    }
+
     /// The record of a key that is alive, `None` if there is none. A string has its bytes in it, however it is stored.
     #[inline]
     pub fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {

@@ -4,6 +4,7 @@
 //! By hand, against any running server (it is emptied first!):
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
+mod dump_restore;
 mod hash_model;
 mod several_executors;
 mod sorted_set_ranks;
@@ -51,6 +52,7 @@ transcripts! {
     connection
     counters
     databases
+    dump
     expiry
     field_expiry
     geo
