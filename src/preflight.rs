@@ -10,7 +10,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +33,14 @@ const KERNEL_COOPERATIVE: KernelVersion = KernelVersion { major: 5, minor: 19 };
 const LOCKED_BYTES_FLOOR: u64 = 512 * 1024;
 /// Each executor has a main, a latency and a poll ring.
 const RINGS_PER_EXECUTOR: u64 = 3;
+/// How long a data directory may be in use by a process that is being taken down before it is refused: the kernel frees a
+/// server's memory, which can take seconds, before its locks.
+const DIRECTORY_RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// The same if the process seems to live: for a moment after SIGKILL it does.
+const DIRECTORY_RELEASE_LEAST: Duration = Duration::from_millis(100);
+/// How often its lock is tried in that time.
+const DIRECTORY_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Registered with every ring of an executor: the least that glommio allocates, since sockets do not use it.
 pub const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
 /// CAP_IPC_LOCK's bit in the capability masks of /proc/self/status.
@@ -566,27 +574,47 @@ fn lock_directory(path: &Path) -> Result<DataDirLock, PreflightError> {
         .truncate(false) // Until the lock is ours, the process id in it is another's.
         .open(path.join(LOCK_FILE_NAME))
         .map_err(not_writable)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            // Unreadable or not yet written: the message is less exact then.
-            let _ = file.read_to_string(&mut owner);
-            let owner = match owner.trim().parse::<u32>() {
-                Ok(process_id) => format!("process {process_id}"),
-                Err(_) => "another process".to_owned(),
-            };
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(error)) => return Err(not_writable(error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Unreadable or not yet written: the message is less exact then.
+        let owner = fs::read_to_string(path.join(LOCK_FILE_NAME)).unwrap_or_default();
+        let owner = owner.trim().parse::<u32>().ok();
+        let patience = if owner.is_some_and(is_being_taken_down) {
+            DIRECTORY_RELEASE_LIMIT
+        } else {
+            DIRECTORY_RELEASE_LEAST
+        };
+        if began.elapsed() >= patience {
             return Err(PreflightError::DirectoryLocked {
                 path: path.to_owned(),
-                owner,
+                owner: owner.map_or("another process".to_owned(), |process| format!("process {process}")),
             });
         }
-        Err(TryLockError::Error(error)) => return Err(not_writable(error)),
+        thread::sleep(DIRECTORY_RETRY_INTERVAL);
     }
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(not_writable)?;
     Ok(DataDirLock { _file: file })
+}
+
+/// Whether a process is gone, has given up its memory, or was sent a SIGKILL that it has not obeyed yet.
+fn is_being_taken_down(process: u32) -> bool {
+    let sigkill = 1 << (libc::SIGKILL - 1);
+    let read = |file| fs::read_to_string(format!("/proc/{process}/{file}"));
+    let (Ok(command), Ok(status)) = (read("cmdline"), read("status")) else {
+        return true;
+    };
+    let is_pending = |line: &str| {
+        let mask = line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:"));
+        mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & sigkill != 0))
+    };
+    command.is_empty() || status.lines().any(is_pending)
 }
 
 /// Bytes that this user may still write in `path`'s file system.

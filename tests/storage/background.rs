@@ -98,7 +98,11 @@ fn a_batch_that_is_written_lets_its_replies_go_and_what_was_staged_meanwhile_fol
 
 #[test]
 fn a_batch_that_fails_takes_with_it_what_was_staged_on_top() {
-    for (fault, expected) in [("fail-write", "SHARDDOWN"), ("disk-full", "MISCONF")] {
+    for (fault, expected, command_waits) in [
+        ("fail-write", "SHARDDOWN", false),
+        ("disk-full", "MISCONF", false),
+        ("disk-full", "MISCONF", true),
+    ] {
         let switch_path = tempfile::tempdir().expect("a temporary directory can be made");
         let switch = Switch {
             path: switch_path.path().join("fault"),
@@ -113,9 +117,16 @@ fn a_batch_that_fails_takes_with_it_what_was_staged_on_top() {
                 &["APPEND", "more", "1"],
             ],
         );
+        clients.push(writer);
+        if command_waits {
+            // One that waits for the batch on the executor's thread is who learns of the failure.
+            let mut client = node.connect();
+            client.send(&["RANDOMKEY"]).expect("the server reads");
+            std::thread::sleep(SILENCE);
+            clients.push(client);
+        }
         switch.on();
         hold.off();
-        clients.push(writer);
         for client in &mut clients {
             let reply = client.read().expect("the server answers").render();
             assert!(reply.starts_with(&format!("(error) {expected} ")), "{fault}: {reply}");

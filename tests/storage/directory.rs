@@ -7,8 +7,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::contents::{self, with_database};
-use super::{Node, four_shards_on_two_executors, key_on, seed, shard_folders};
+use super::{Node, command, four_shards_on_two_executors, key_on, seed, shard_folders};
 use crate::harness::client::Client;
+use crate::harness::process::ServerProcess;
 use crate::harness::value::Value;
 
 fn select(client: &mut Client, database: usize) {
@@ -216,5 +217,26 @@ fn a_crash_in_the_middle_of_swapdb_is_mended_at_the_start() {
         let mut client = node.connect();
         select(&mut client, empty);
         assert_eq!(client.command(&["DBSIZE"]), Value::Integer(4));
+    }
+}
+
+/// As a supervisor does that does not wait: the kernel may still be freeing the old process's memory, and the lock comes after.
+#[test]
+fn a_killed_server_may_be_started_again_at_once() {
+    const VALUES: usize = 16;
+    let mut node = Node::started("--shards 1");
+    let value = "x".repeat(8 << 20);
+    for number in 0..VALUES {
+        let reply = node.connect().command(&["SET", &format!("key:{number}"), &value]);
+        assert_eq!(reply.render(), "OK");
+    }
+    for _ in 0..3 {
+        node.process().signal(libc::SIGKILL);
+        let again = command(node.address(), &node.data_directory(), "--shards 1", "");
+        let killed = node.process.replace(ServerProcess::spawn(again));
+        let address = node.address();
+        node.process().wait_until_ready(address);
+        assert_eq!(node.connect().command(&["DBSIZE"]), Value::Integer(VALUES as i64));
+        drop(killed);
     }
 }
