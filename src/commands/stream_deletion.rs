@@ -172,7 +172,7 @@ fn delete_generic(context: &mut Context<'_>, options: &DeletionOptions<'_>, ackn
         };
         context.reply.integer(code);
     }
-    for (group, (_, before)) in groups.iter().zip(&found) {
+    for (group, (_, before)) in groups.iter_mut().zip(&found) {
         if group.numbers != *before {
             context.put_group(&stream, group)?;
         }

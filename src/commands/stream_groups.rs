@@ -30,6 +30,10 @@ pub(super) struct Group<'a> {
 /// What follows a prefix in members, and their values.
 type NamedMembers = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// After how many released pending entries a group looks for the first one that is left. What was deleted lies in the way of
+/// every scan until compaction drops it, so scans begin behind it; a thousand are passed in a fraction of a millisecond.
+const RELEASED_MAX: u64 = 1024;
+
 /// How many pending entries are held in memory at a time where a command looks through them.
 const PAGE: usize = 128;
 
@@ -43,10 +47,34 @@ impl Context<'_> {
         Ok(Some(Group { name, numbers }))
     }
 
-    /// Stages a group's numbers.
-    pub(super) fn put_group(&mut self, stream: &Stream, group: &Group<'_>) -> Outcome {
+    /// Stages a group's numbers, and from time to time finds its first pending entry anew.
+    pub(super) fn put_group(&mut self, stream: &Stream, group: &mut Group<'_>) -> Outcome {
+        if group.numbers.pending == 0 {
+            (group.numbers.pending_min, group.numbers.released) = (StreamId::MAX, 0);
+        } else if group.numbers.released >= RELEASED_MAX {
+            let from = (group.numbers.pending_min, StreamId::MAX);
+            let first = self.edge_of_pending(stream, group, from, Direction::Forward)?;
+            (group.numbers.pending_min, group.numbers.released) = (first, 0);
+        }
         let member = encoding::stream_group_member(group.name);
         self.put_member(&stream.collection, Column::Data, &member, group.numbers.encode())
+    }
+
+    /// The first or the last pending entry of a group that has some.
+    fn edge_of_pending(
+        &mut self,
+        stream: &Stream,
+        group: &Group<'_>,
+        range: (StreamId, StreamId),
+        direction: Direction,
+    ) -> Result<StreamId, CommandError> {
+        let mut edge = None;
+        let prefix = encoding::stream_pending_prefix(group.name);
+        self.visit_ids(stream, &prefix, range, direction, |id, _| {
+            edge = Some(id);
+            ControlFlow::Break(())
+        })?;
+        edge.ok_or_else(damaged)
     }
 
     fn consumer(
@@ -122,6 +150,7 @@ impl Context<'_> {
             self.put_member(&stream.collection, Column::Data, &member, value.clone())?;
             let member = with_id(in_consumer.clone(), *id);
             self.put_member(&stream.collection, Column::Data, &member, Vec::new())?;
+            group.numbers.pending_min = group.numbers.pending_min.min(*id);
             group.numbers.pending_max = group.numbers.pending_max.max(*id);
         }
         group.numbers.pending += ids.len() as u64;
@@ -137,6 +166,7 @@ impl Context<'_> {
         let member = with_id(encoding::stream_owned_prefix(group.name, consumer), id);
         self.delete_member(&stream.collection, Column::Data, &member)?;
         group.numbers.pending = group.numbers.pending.checked_sub(1).ok_or_else(damaged)?;
+        group.numbers.released += 1;
         self.change_consumer(stream, group, consumer, |consumer| {
             consumer.pending = consumer.pending.saturating_sub(1);
         })
@@ -172,6 +202,7 @@ impl Context<'_> {
             Some(consumer) => encoding::stream_owned_prefix(group.name, consumer),
             None => encoding::stream_pending_prefix(group.name),
         };
+        let range = (range.0.max(group.numbers.pending_min), range.1);
         let mut found = Vec::new();
         self.visit_ids(stream, &prefix, range, Direction::Forward, |id, value| {
             found.push((id, StreamPending::decode(value)));
@@ -350,7 +381,7 @@ pub fn xgroup_create(context: &mut Context<'_>) -> Outcome {
         entries_read: options.entries_read,
         ..StreamGroup::default()
     };
-    context.put_group(&stream, &Group { name, numbers })?;
+    context.put_group(&stream, &mut Group { name, numbers })?;
     stream.numbers.groups += 1;
     context.save_stream(&mut stream)?;
     context.reply.ok();
@@ -370,7 +401,7 @@ pub fn xgroup_setid(context: &mut Context<'_>) -> Outcome {
         id => any_id(id, 0)?,
     };
     group.numbers.entries_read = options.entries_read;
-    context.put_group(&stream, &group)?;
+    context.put_group(&stream, &mut group)?;
     context.reply.ok();
     Ok(())
 }
@@ -426,7 +457,7 @@ pub fn xgroup_delconsumer(context: &mut Context<'_>) -> Outcome {
     let member = encoding::stream_consumer_member(group.name, name);
     context.delete_member(&stream.collection, Column::Data, &member)?;
     group.numbers.consumers = group.numbers.consumers.saturating_sub(1);
-    context.put_group(&stream, &group)?;
+    context.put_group(&stream, &mut group)?;
     context.reply.integer(consumer.pending as i64);
     Ok(())
 }
@@ -641,7 +672,7 @@ pub fn xack(context: &mut Context<'_>) -> Outcome {
         acknowledged += i64::from(context.acknowledge(&stream, &mut group, id)?);
     }
     if acknowledged > 0 {
-        context.put_group(&stream, &group)?;
+        context.put_group(&stream, &mut group)?;
     }
     context.reply.integer(acknowledged);
     Ok(())
@@ -683,14 +714,10 @@ fn pending_summary(context: &mut Context<'_>, stream: &Stream, group: &Group<'_>
         context.reply.null_array();
         return Ok(());
     }
-    let prefix = encoding::stream_pending_prefix(group.name);
+    let range = (group.numbers.pending_min, group.numbers.pending_max);
     for direction in [Direction::Forward, Direction::Backward] {
-        let mut edge = None;
-        context.visit_ids(stream, &prefix, ALL_IDS, direction, |id, _| {
-            edge = Some(id);
-            ControlFlow::Break(())
-        })?;
-        reply_id(&mut context.reply, edge.ok_or_else(damaged)?);
+        let edge = context.edge_of_pending(stream, group, range, direction)?;
+        reply_id(&mut context.reply, edge);
     }
     let mut consumers = context.consumers(stream, group)?;
     consumers.retain(|(_, consumer)| consumer.pending > 0);
@@ -816,7 +843,7 @@ impl Claim<'_> {
     }
 
     /// What follows the last entry: the consumer was active, if it got any.
-    fn finish(&self, context: &mut Context<'_>, stream: &Stream, group: &Group<'_>, found: &Entries) -> Outcome {
+    fn finish(&self, context: &mut Context<'_>, stream: &Stream, group: &mut Group<'_>, found: &Entries) -> Outcome {
         let now_ms = context.now_ms;
         if !found.ids.is_empty() {
             context.change_consumer(stream, group, self.consumer, |consumer| consumer.active_ms = now_ms)?;
@@ -913,7 +940,7 @@ pub fn xclaim(context: &mut Context<'_>) -> Outcome {
             (None, _) => {}
         }
     }
-    claim.finish(context, &stream, &group, &found)?;
+    claim.finish(context, &stream, &mut group, &found)?;
     context.reply.array(found.ids.len());
     context.reply.raw(&found.replies);
     Ok(())
@@ -963,7 +990,7 @@ pub fn xautoclaim(context: &mut Context<'_>) -> Outcome {
             }
         }
     };
-    claim.finish(context, &stream, &group, &found)?;
+    claim.finish(context, &stream, &mut group, &found)?;
     let reply = &mut context.reply;
     reply.array(3);
     reply_id(reply, next.unwrap_or(StreamId::MIN));

@@ -86,6 +86,11 @@ impl Context<'_> {
     ) -> Result<Entries, CommandError> {
         let version = self.reply.version();
         let mut found = Entries::default();
+        if stream.collection.count == 0 {
+            return Ok(found);
+        }
+        // Entries that were deleted lie before the first one until compaction drops them: they are not walked over.
+        let from = from.max(stream.numbers.first);
         let mut all_read = true;
         self.visit_ids(
             stream,
@@ -104,6 +109,21 @@ impl Context<'_> {
         match all_read {
             true => Ok(found),
             false => Err(damaged()),
+        }
+    }
+
+    /// The entries after an id, at most `count_max`; nothing is looked for where there can be none.
+    pub(super) fn entries_after(
+        &mut self,
+        stream: &Stream,
+        id: StreamId,
+        count_max: u64,
+    ) -> Result<Entries, CommandError> {
+        match id.successor() {
+            Some(from) if stream.collection.count > 0 && id < stream.numbers.last => {
+                self.stream_entries(stream, (from, StreamId::MAX), Direction::Forward, count_max)
+            }
+            _ => Ok(Entries::default()),
         }
     }
 
@@ -713,23 +733,6 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
     }
     answer.finish(&mut context.reply);
     Ok(())
-}
-
-impl Context<'_> {
-    /// The entries after an id, at most `count_max`; nothing is looked for where there can be none.
-    pub(super) fn entries_after(
-        &mut self,
-        stream: &Stream,
-        id: StreamId,
-        count_max: u64,
-    ) -> Result<Entries, CommandError> {
-        match id.successor() {
-            Some(from) if stream.collection.count > 0 && id < stream.numbers.last => {
-                self.stream_entries(stream, (from, StreamId::MAX), Direction::Forward, count_max)
-            }
-            _ => Ok(Entries::default()),
-        }
-    }
 }
 
 /// XSETID key last-id [ENTRIESADDED entries-added] [MAXDELETEDID max-deleted-id]

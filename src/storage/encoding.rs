@@ -53,8 +53,9 @@
 //! ```text
 //! member                                                  value
 //! 0 ‖ id(16)                                              (length(LEB128) ‖ bytes) for each field and value by turns
-//! 1 ‖ group                                               last delivered id(16) ‖ greatest id ever pending(16) ‖
-//!                                                         entries read(8, all ones: unknown) ‖ pending(8) ‖ consumers(8)
+//! 1 ‖ group                                               last delivered id(16) ‖ bound below all pending ids(16) ‖
+//!                                                         greatest id ever pending(16) ‖ entries read(8, all ones: unknown) ‖
+//!                                                         pending(8) ‖ released since the bound was found(8) ‖ consumers(8)
 //! 2 ‖ length(4) ‖ group ‖ id(16)                          delivered at(8, Unix ms) ‖ deliveries(8) ‖ consumer
 //! 3 ‖ length(4) ‖ group ‖ consumer                        seen at(8, Unix ms) ‖ active at(8, Unix ms, 0: never) ‖ pending(8)
 //! 4 ‖ length(4) ‖ group ‖ length(4) ‖ consumer ‖ id(16)   nothing: the pending entries by consumer
@@ -952,12 +953,16 @@ impl StreamNumbers {
 pub struct StreamGroup {
     /// The last id that was delivered to a consumer.
     pub last: StreamId,
+    /// No pending entry has a smaller id: where to begin to look for them.
+    pub pending_min: StreamId,
     /// The greatest id that was ever pending: a greater one need not be looked up.
     pub pending_max: StreamId,
     /// How many entries of the stream the group has read; `None` when it cannot be known.
     pub entries_read: Option<u64>,
     /// The number of pending entries.
     pub pending: u64,
+    /// How many entries have ceased to be pending since `pending_min` was found.
+    pub released: u64,
     /// The number of consumers.
     pub consumers: u64,
 }
@@ -965,11 +970,12 @@ pub struct StreamGroup {
 impl StreamGroup {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(56);
-        for id in [self.last, self.pending_max] {
+        let mut out = Vec::with_capacity(80);
+        for id in [self.last, self.pending_min, self.pending_max] {
             out.extend_from_slice(&id.0.to_be_bytes());
         }
-        for number in [self.entries_read.unwrap_or(u64::MAX), self.pending, self.consumers] {
+        let read = self.entries_read.unwrap_or(u64::MAX);
+        for number in [read, self.pending, self.released, self.consumers] {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out
@@ -979,9 +985,11 @@ impl StreamGroup {
     pub fn decode(mut bytes: &[u8]) -> Option<StreamGroup> {
         let group = StreamGroup {
             last: take_id(&mut bytes)?,
+            pending_min: take_id(&mut bytes)?,
             pending_max: take_id(&mut bytes)?,
             entries_read: Some(take_number(&mut bytes)?).filter(|number| *number != u64::MAX),
             pending: take_number(&mut bytes)?,
+            released: take_number(&mut bytes)?,
             consumers: take_number(&mut bytes)?,
         };
         bytes.is_empty().then_some(group)
@@ -1221,13 +1229,15 @@ mod tests {
         );
         let group = StreamGroup {
             last: id,
-            pending_max: StreamId(1),
+            pending_min: StreamId(1),
+            pending_max: StreamId(2),
             entries_read: None,
             pending: 1,
-            consumers: 2,
+            released: 2,
+            consumers: 3,
         };
-        let counts = b"\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02";
-        assert_eq!(group.encode(), [&ids[..32], counts].concat());
+        let counts = [u64::MAX, 1, 2, 3].map(u64::to_be_bytes).concat();
+        assert_eq!(group.encode(), [&ids[..], &counts].concat());
         let consumer = StreamConsumer {
             seen_ms: 1,
             active_ms: 2,
@@ -1261,9 +1271,11 @@ mod tests {
             for entries_read in [None, Some(0), Some(i64::MAX as u64)] {
                 let group = StreamGroup {
                     last: id,
+                    pending_min: StreamId(8),
                     pending_max: StreamId(9),
                     entries_read,
                     pending: u64::MAX,
+                    released: 6,
                     consumers: 5,
                 };
                 assert_eq!(StreamGroup::decode(&group.encode()), Some(group));
