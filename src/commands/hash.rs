@@ -37,64 +37,6 @@ pub struct Place {
     pub deadline_ms: u64,
 }
 
-/// What a list of fields says of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteField {
-    /// Its name.
-    Name,
-    /// Its value.
-    Value,
-    /// Its name and then its value.
-    Both,
-    /// The same, as an array of the two.
-    Pair,
-}
-
-fn write_name(reply: &mut Reply<'_>, field: &[u8], _: &[u8]) {
-    reply.bulk(field);
-}
-
-fn write_value(reply: &mut Reply<'_>, _: &[u8], value: &[u8]) {
-    reply.bulk(value);
-}
-
-fn write_both(reply: &mut Reply<'_>, field: &[u8], value: &[u8]) {
-    reply.bulk(field);
-    reply.bulk(value);
-}
-
-fn write_pair(reply: &mut Reply<'_>, field: &[u8], value: &[u8]) {
-    reply.array(2);
-    write_both(reply, field, value);
-}
-
-/// The value of a field that is on its way to a client: a damaged one can no longer turn the reply into an error.
-fn value_of(stored: &[u8]) -> &[u8] {
-    HashField::decode(stored).map_or(b"", |field| field.value)
-}
-
-impl WriteField {
-    /// Writes a field, given its name and value.
-    pub fn of_value(self) -> WriteMember {
-        match self {
-            WriteField::Name => write_name,
-            WriteField::Value => write_value,
-            WriteField::Both => write_both,
-            WriteField::Pair => write_pair,
-        }
-    }
-
-    /// Writes a field, given its name and stored form.
-    fn of_stored(self) -> WriteMember {
-        match self {
-            WriteField::Name => write_name,
-            WriteField::Value => |reply, field, stored| write_value(reply, field, value_of(stored)),
-            WriteField::Both => |reply, field, stored| write_both(reply, field, value_of(stored)),
-            WriteField::Pair => |reply, field, stored| write_pair(reply, field, value_of(stored)),
-        }
-    }
-}
-
 fn damaged() -> CommandError {
     CommandError::text("ERR the stored members of this key are damaged")
 }
@@ -105,6 +47,22 @@ fn living(stored: Option<&[u8]>, now_ms: u64) -> Result<Option<HashField<'_>>, C
     match stored.map(HashField::decode) {
         None => Ok(None),
         Some(field) => Ok(Some(field.ok_or_else(damaged)?).filter(|field| field.is_alive(now_ms))),
+    }
+}
+
+/// Lets `write` answer with the value of a stored field, if the field is alive; returns whether it is.
+pub fn write_living(
+    reply: &mut Reply<'_>,
+    stored: &[u8],
+    now_ms: u64,
+    write: impl FnOnce(&mut Reply<'_>, &[u8]),
+) -> bool {
+    match HashField::decode(stored).filter(|field| field.is_alive(now_ms)) {
+        Some(field) => {
+            write(reply, field.value);
+            true
+        }
+        None => false,
     }
 }
 
@@ -375,62 +333,27 @@ impl Hash {
         Ok(self.find(context, &field)?.map(|_| field))
     }
 
-    /// Writes a list of all fields: `header` gets their number, then `each` name and value, small hashes in the order in
-    /// which fields were added, as far as none was removed, large ones in the order of their names. It must be the last thing
-    /// in the reply, which comes in pieces if it is long.
-    pub fn reply_fields(
-        &self,
-        context: &mut Context<'_>,
-        header: impl FnOnce(&mut Reply<'_>, u64),
-        each: WriteField,
-    ) -> Result<(), CommandError> {
-        let stored = self.collection.count;
-        if stored <= LISTED_BY_POSITION_MAX || self.has_expired_fields(context.now_ms) {
-            let fields = self.living_fields(context)?;
-            header(&mut context.reply, fields);
-            let each = each.of_value();
-            let written = match stored <= LISTED_BY_POSITION_MAX {
-                true => self.write_by_position(context, each)?,
-                false => self.write_living(context, each)?,
-            };
-            // The reply must be what its header says.
-            return (written == fields).then_some(()).ok_or_else(damaged);
+    /// Lets `write` answer with every field that is alive, of which there are `fields`: small hashes in the order in which
+    /// fields were added, as far as none was removed, large ones in the order of their names, and in pieces.
+    pub fn reply_fields(&self, context: &mut Context<'_>, fields: u64, write: WriteMember) -> Result<(), CommandError> {
+        if self.collection.count > LISTED_BY_POSITION_MAX {
+            let all = (&b""[..], None);
+            return context.reply_members(&self.collection, Column::Data, all, Direction::Forward, (fields, write));
         }
-        header(&mut context.reply, stored);
-        let all = (&b""[..], None);
-        let each = (stored, each.of_stored());
-        context.reply_members(&self.collection, Column::Data, all, Direction::Forward, each)
-    }
-
-    fn write_by_position(&self, context: &mut Context<'_>, each: WriteMember) -> Result<u64, CommandError> {
         let mut written = 0;
         for position in 0..self.collection.count {
             let field = context.member_at(&self.collection, position)?;
-            self.answer_with(context, &field, |reply, value| {
-                if let Some(value) = value {
-                    each(reply, &field, value);
-                    written += 1;
-                }
-            })?;
+            let Context {
+                view, reply, now_ms, ..
+            } = context;
+            let stored = view.member(&self.collection.owner, Column::Data, &field)?;
+            written += u64::from(write(reply, &field, stored.ok_or_else(damaged)?, *now_ms));
         }
-        Ok(written)
-    }
-
-    /// The same in the order of names, for a hash some of whose fields have expired.
-    fn write_living(&self, context: &mut Context<'_>, each: WriteMember) -> Result<u64, CommandError> {
-        let Context {
-            view, reply, now_ms, ..
-        } = context;
-        let (owner, range) = (&self.collection.owner, (&b""[..], None));
-        let mut written = 0;
-        view.scan_members(owner, Column::Data, range, Direction::Forward, |field, stored| {
-            if let Ok(Some(found)) = living(Some(stored), *now_ms) {
-                each(reply, field, found.value);
-                written += 1;
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(written)
+        match written == fields {
+            true => Ok(()),
+            // The reply would not be what its header says.
+            false => Err(damaged()),
+        }
     }
 }
 

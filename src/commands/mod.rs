@@ -1,15 +1,22 @@
 //! What each command means: [`table`] has one row each, the other files the handlers by data type.
 
 pub mod arguments;
+pub mod bits;
 pub mod collection;
 pub mod connection;
 pub mod field_expiry;
 pub mod glob;
 pub mod hash;
 pub mod hashes;
+pub mod hyperloglog;
 pub mod keys;
+pub mod lists;
 pub mod number;
+pub mod random;
 pub mod server;
+pub mod sets;
+pub mod sort;
+pub mod string_part;
 pub mod strings;
 pub mod table;
 
@@ -44,10 +51,16 @@ pub struct Context<'a> {
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 
 impl Context<'_> {
-    /// The record of a key of the selected database that is alive.
+    /// The record of a key of the selected database that is alive. A string has its bytes in it, however it is stored.
     #[inline]
     pub fn read(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         self.view.read(self.database, key)
+    }
+
+    /// The same, but of a string that lies in chunks the record as it is stored: for those who do not need its bytes.
+    #[inline]
+    pub fn read_header(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        self.view.read_header(self.database, key)
     }
 
     /// The string under a key of the selected database.

@@ -5,6 +5,7 @@ use super::arguments::{TimeUnit, integer, is_option};
 use super::number::{LongDouble, parse_integer};
 use crate::error::CommandError;
 use crate::storage::encoding::{Record, Type};
+use std::ops::{ControlFlow, Range};
 
 type Outcome = Result<(), CommandError>;
 
@@ -135,7 +136,7 @@ fn write_or_expire(context: &mut Context<'_>, key: &[u8], record: &Record<'_>) -
 /// SETNX key value
 pub fn setnx(context: &mut Context<'_>) -> Outcome {
     let (key, value) = (context.arguments.get(1), context.arguments.get(2));
-    let absent = context.read(key)?.is_none();
+    let absent = context.read_header(key)?.is_none();
     if absent {
         context.write(key, &Record::string(value, 0))?;
     }
@@ -199,7 +200,7 @@ pub fn getset(context: &mut Context<'_>) -> Outcome {
 pub fn getdel(context: &mut Context<'_>) -> Outcome {
     get(context)?;
     let key = context.arguments.get(1);
-    if context.read(key)?.is_some() {
+    if context.read_header(key)?.is_some() {
         context.delete(key)?;
     }
     Ok(())
@@ -214,7 +215,7 @@ pub fn getex(context: &mut Context<'_>) -> Outcome {
         4 => {
             let unit = TimeUnit::of_option(arguments.get(2)).ok_or(CommandError::Syntax)?;
             // The key is looked at before the time, as in Redis: an absent key answers nil to any amount.
-            match context.read_string(arguments.get(1))? {
+            match context.string_len(arguments.get(1))? {
                 Some(_) => Some(unit.future_deadline_ms(arguments.get(3), context.now_ms, "getex")?),
                 None => None,
             }
@@ -225,7 +226,7 @@ pub fn getex(context: &mut Context<'_>) -> Outcome {
     let Some(deadline_ms) = deadline_ms else { return Ok(()) };
     let key = arguments.get(1);
     let now_ms = context.now_ms;
-    let Some(record) = context.read_string(key)? else {
+    let Some(record) = context.read_header(key)? else {
         return Ok(());
     };
     let changed = Record { deadline_ms, ..record };
@@ -245,7 +246,7 @@ pub fn mset(context: &mut Context<'_>) -> Outcome {
 pub fn msetnx(context: &mut Context<'_>) -> Outcome {
     check_pairs(context, "msetnx")?;
     for key in context.arguments.iter().skip(1).step_by(2) {
-        if context.read(key)?.is_some() {
+        if context.read_header(key)?.is_some() {
             context.reply.integer(0);
             return Ok(());
         }
@@ -272,9 +273,7 @@ fn write_pairs(context: &mut Context<'_>) -> Outcome {
 
 /// STRLEN key
 pub fn strlen(context: &mut Context<'_>) -> Outcome {
-    let len = context
-        .read_string(context.arguments.get(1))?
-        .map_or(0, |record| record.payload.len());
+    let len = context.string_len(context.arguments.get(1))?.unwrap_or(0);
     context.reply.integer(len as i64);
     Ok(())
 }
@@ -282,22 +281,15 @@ pub fn strlen(context: &mut Context<'_>) -> Outcome {
 /// APPEND key value
 pub fn append(context: &mut Context<'_>) -> Outcome {
     let (key, tail) = (context.arguments.get(1), context.arguments.get(2));
-    let string_bytes_max = context.string_bytes_max;
-    let (value, deadline_ms, existed) = match context.read_string(key)? {
-        Some(record) => {
-            check_len(record.payload.len().saturating_add(tail.len()), string_bytes_max)?;
-            ([record.payload, tail].concat(), record.deadline_ms, true)
-        }
-        None => (tail.to_vec(), 0, false),
-    };
-    context.write(
-        key,
-        &Record {
-            edited: existed,
-            ..Record::string(&value, deadline_ms)
-        },
-    )?;
-    context.reply.integer(value.len() as i64);
+    let mut string = context.edit_string(key)?;
+    let existed = string.existed();
+    let len = string.len().saturating_add(tail.len());
+    if existed {
+        check_len(len, context.string_bytes_max)?;
+    }
+    string.write(context, len - tail.len(), tail)?;
+    string.save(context, existed)?;
+    context.reply.integer(len as i64);
     Ok(())
 }
 
@@ -314,71 +306,48 @@ pub fn setrange(context: &mut Context<'_>) -> Outcome {
     let (key, patch) = (context.arguments.get(1), context.arguments.get(3));
     let offset = integer(context.arguments.get(2))?;
     let offset = usize::try_from(offset).map_err(|_| CommandError::OffsetOutOfRange)?;
-    let string_bytes_max = context.string_bytes_max;
-    let (mut value, deadline_ms) = match context.read_string(key)? {
-        Some(record) if patch.is_empty() => {
-            let len = record.payload.len();
-            context.reply.integer(len as i64);
-            return Ok(());
-        }
-        None if patch.is_empty() => {
-            context.reply.integer(0);
-            return Ok(());
-        }
-        Some(record) => {
-            check_len(offset.saturating_add(patch.len()), string_bytes_max)?;
-            (record.payload.to_vec(), record.deadline_ms)
-        }
-        None => {
-            check_len(offset.saturating_add(patch.len()), string_bytes_max)?;
-            (Vec::new(), 0)
-        }
-    };
-    let end = offset + patch.len();
-    if value.len() < end {
-        value.resize(end, 0);
+    if patch.is_empty() {
+        let len = context.string_len(key)?.unwrap_or(0);
+        context.reply.integer(len as i64);
+        return Ok(());
     }
-    value[offset..end].copy_from_slice(patch);
-    context.write(
-        key,
-        &Record {
-            edited: true,
-            ..Record::string(&value, deadline_ms)
-        },
-    )?;
-    context.reply.integer(value.len() as i64);
+    let mut string = context.edit_string(key)?;
+    check_len(offset.saturating_add(patch.len()), context.string_bytes_max)?;
+    string.write(context, offset, patch)?;
+    let len = string.len();
+    string.save(context, true)?;
+    context.reply.integer(len as i64);
     Ok(())
 }
 
 /// GETRANGE key start end, and SUBSTR
 pub fn getrange(context: &mut Context<'_>) -> Outcome {
     let (start, end) = (integer(context.arguments.get(2))?, integer(context.arguments.get(3))?);
-    let key = context.arguments.get(1);
-    let Context {
-        view, reply, database, ..
-    } = context;
-    match view.read(*database, key)? {
-        None => reply.bulk(b""),
-        Some(record) => {
-            let payload = string_payload(&record)?;
-            reply.bulk(range_of(payload, start, end));
-        }
-    }
+    let mut bytes = Vec::new();
+    context.visit_string(
+        context.arguments.get(1),
+        |len| range_of(len, start, end),
+        |piece| {
+            bytes.extend_from_slice(piece);
+            ControlFlow::Continue(())
+        },
+    )?;
+    context.reply.bulk(&bytes);
     Ok(())
 }
 
-/// The bytes from `start` to `end` (inclusive), negative ones counting from the end.
-fn range_of(payload: &[u8], start: i64, end: i64) -> &[u8] {
-    let len = payload.len() as i64;
+/// The bytes from `start` to `end` (inclusive) of `len`, negative ones counting from the end.
+fn range_of(len: usize, start: i64, end: i64) -> Range<usize> {
+    let len = len as i64;
     if start < 0 && end < 0 && start > end {
-        return b"";
+        return 0..0;
     }
     let from_end = |index: i64| if index < 0 { (len + index).max(0) } else { index };
     let (start, end) = (from_end(start.max(-len)), from_end(end.max(-len)).min(len - 1));
     if start > end || len == 0 {
-        return b"";
+        return 0..0;
     }
-    &payload[start as usize..=end as usize]
+    start as usize..end as usize + 1
 }
 
 /// INCR key

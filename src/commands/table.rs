@@ -4,7 +4,7 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, connection, field_expiry, hashes, keys, server, strings};
+use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, lists, server, sets, sort, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -103,8 +103,10 @@ pub enum MoreKeys {
     Counted(usize),
     /// The first half of what follows the word STREAMS (XREAD, XREADGROUP).
     Streams,
-    /// Behind the last STORE or STOREDIST (SORT, GEORADIUS).
+    /// Behind the last STORE or STOREDIST (GEORADIUS).
     Store,
+    /// Behind the last STORE of SORT's options, of which some take operands.
+    SortStore,
 }
 
 impl MoreKeys {
@@ -127,6 +129,22 @@ impl MoreKeys {
                 Some(word) if word + 1 < count => word + 1..word + 2,
                 _ => 0..0,
             },
+            MoreKeys::SortStore => {
+                let (mut at, mut target) = (2, 0..0);
+                while at < count {
+                    at += match arguments.get(at) {
+                        option if is_option(option, "LIMIT") => 2,
+                        option if is_option(option, "GET") || is_option(option, "BY") => 1,
+                        option if is_option(option, "STORE") && at + 1 < count => {
+                            target = at + 1..at + 2;
+                            1
+                        }
+                        _ => 0,
+                    };
+                    at += 1;
+                }
+                target
+            }
         }
     }
 }
@@ -281,10 +299,8 @@ impl Command {
                 categories.push(name);
             }
         };
-        add(
-            self.group == "generic" && self.keys.are_some() || KEYSPACE_WITHOUT_KEYS.contains(&self.name),
-            "keyspace",
-        );
+        let is_keyspace = self.group == "generic" && self.keys.are_some() && !SORTS.contains(&self.name);
+        add(is_keyspace || KEYSPACE_WITHOUT_KEYS.contains(&self.name), "keyspace");
         add(self.flags.has(READ), "read");
         add(self.flags.has(WRITE), "write");
         for (group, category) in [
@@ -298,7 +314,8 @@ impl Command {
             ("geo", "geo"),
             ("stream", "stream"),
         ] {
-            add(self.group == group, category);
+            let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
+            add(self.group == group || sorts_it, category);
         }
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
@@ -313,6 +330,9 @@ impl Command {
         categories
     }
 }
+
+/// Commands that are in the families of what they sort.
+const SORTS: [&str; 2] = ["sort", "sort_ro"];
 
 const KEYSPACE_WITHOUT_KEYS: [&str; 8] = [
     "dbsize",
@@ -423,16 +443,62 @@ pub static COMMANDS: &[Command] = &[
     command("hvals",          2, READ,            Keys::at(1),          Shard(hashes::hvals),              ("hash", "2.0.0", "Returns all values in a hash.")),
 
     // Lists.
+    command("lindex",         3, READ,            Keys::at(1),          Shard(lists::lindex),              ("list", "1.0.0", "Returns an element from a list by its index.")),
+    command("linsert",        5, WRITE_OOM,       Keys::at(1),          Shard(lists::linsert),             ("list", "2.2.0", "Inserts an element before or after another element in a list.")),
+    command("llen",           2, READ_FAST,       Keys::at(1),          Shard(lists::llen),                ("list", "1.0.0", "Returns the length of a list.")),
+    command("lmove",          5, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(lists::lmove),         ("list", "6.2.0", "Returns an element after popping it from one list and pushing it to another. Deletes the list if the last element was moved.")),
+    command("lmpop",         -4, WRITE,           Keys::none().and(MoreKeys::Counted(1)), Transaction(lists::lmpop),         ("list", "7.0.0", "Returns multiple elements from a list after removing them. Deletes the list if the last element was popped.")),
+    command("lpop",          -2, WRITE_FAST,      Keys::at(1),          Shard(lists::lpop),                ("list", "1.0.0", "Returns the first elements in a list after removing it. Deletes the list if the last element was popped.")),
+    command("lpos",          -3, READ,            Keys::at(1),          Shard(lists::lpos),                ("list", "6.0.6", "Returns the index of matching elements in a list.")),
+    command("lpush",         -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::lpush),               ("list", "1.0.0", "Prepends one or more elements to a list. Creates the key if it doesn't exist.")),
+    command("lpushx",        -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::lpushx),              ("list", "2.2.0", "Prepends one or more elements to a list only when the list exists.")),
+    command("lrange",         4, READ,            Keys::at(1),          Shard(lists::lrange),              ("list", "1.0.0", "Returns a range of elements from a list.")),
+    command("lrem",           4, WRITE,           Keys::at(1),          Shard(lists::lrem),                ("list", "1.0.0", "Removes elements from a list. Deletes the list if the last element was removed.")),
+    command("lset",           4, WRITE_OOM,       Keys::at(1),          Shard(lists::lset),                ("list", "1.0.0", "Sets the value of an element in a list by its index.")),
+    command("ltrim",          4, WRITE,           Keys::at(1),          Shard(lists::ltrim),               ("list", "1.0.0", "Removes elements from both ends a list. Deletes the list if all elements were trimmed.")),
+    command("rpop",          -2, WRITE_FAST,      Keys::at(1),          Shard(lists::rpop),                ("list", "1.0.0", "Returns and removes the last elements of a list. Deletes the list if the last element was popped.")),
+    command("rpoplpush",      3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(lists::rpoplpush),     ("list", "1.2.0", "Returns the last element of a list after removing and pushing it to another list. Deletes the list if the last element was popped.")),
+    command("rpush",         -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::rpush),               ("list", "1.0.0", "Appends one or more elements to a list. Creates the key if it doesn't exist.")),
+    command("rpushx",        -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::rpushx),              ("list", "2.2.0", "Appends an element to a list only when the list exists.")),
 
     // Sets.
+    command("sadd",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(sets::sadd),                 ("set", "1.0.0", "Adds one or more members to a set. Creates the key if it doesn't exist.")),
+    command("scard",          2, READ_FAST,       Keys::at(1),          Shard(sets::scard),                ("set", "1.0.0", "Returns the number of members in a set.")),
+    command("sdiff",         -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sdiff),          ("set", "1.0.0", "Returns the difference of multiple sets.")),
+    command("sdiffstore",    -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sdiffstore),     ("set", "1.0.0", "Stores the difference of multiple sets in a key.")),
+    command("sinter",        -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sinter),         ("set", "1.0.0", "Returns the intersect of multiple sets.")),
+    command("sintercard",    -3, READ,            Keys::none().and(MoreKeys::Counted(1)), Transaction(sets::sintercard),     ("set", "7.0.0", "Returns the number of members of the intersect of multiple sets.")),
+    command("sinterstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sinterstore),    ("set", "1.0.0", "Stores the intersect of multiple sets in a key.")),
+    command("sismember",      3, READ_FAST,       Keys::at(1),          Shard(sets::sismember),            ("set", "1.0.0", "Determines whether a member belongs to a set.")),
+    command("smembers",       2, READ,            Keys::at(1),          Shard(sets::smembers),             ("set", "1.0.0", "Returns all members of a set.")),
+    command("smismember",    -3, READ_FAST,       Keys::at(1),          Shard(sets::smismember),           ("set", "6.2.0", "Determines whether multiple members belong to a set.")),
+    command("smove",          4, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(sets::smove),          ("set", "1.0.0", "Moves a member from one set to another.")),
+    command("spop",          -2, WRITE_FAST,      Keys::at(1),          Shard(sets::spop),                 ("set", "1.0.0", "Returns one or more random members from a set after removing them. Deletes the set if the last member was popped.")),
+    command("srandmember",   -2, READ,            Keys::at(1),          Shard(sets::srandmember),          ("set", "1.0.0", "Get one or multiple random members from a set")),
+    command("srem",          -3, WRITE_FAST,      Keys::at(1),          Shard(sets::srem),                 ("set", "1.0.0", "Removes one or more members from a set. Deletes the set if the last member was removed.")),
+    command("sscan",         -3, READ,            Keys::at(1),          Shard(sets::sscan),                ("set", "2.8.0", "Iterates over members of a set.")),
+    command("sunion",        -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sunion),         ("set", "1.0.0", "Returns the union of multiple sets.")),
+    command("sunionstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sunionstore),    ("set", "1.0.0", "Stores the union of multiple sets in a key.")),
 
     // Sorted sets.
 
     // Streams.
 
     // Bitmaps.
+    command("bitcount",        -2, READ,            Keys::at(1),          Shard(bits::bitcount),             ("bitmap", "2.6.0", "Counts the number of set bits (population counting) in a string.")),
+    command("bitfield",        -2, WRITE_OOM,       Keys::at(1),          Shard(bits::bitfield),             ("bitmap", "3.2.0", "Performs arbitrary bitfield integer operations on strings.")),
+    command("bitfield_ro",     -2, READ_FAST,       Keys::at(1),          Shard(bits::bitfield_ro),          ("bitmap", "6.0.0", "Performs arbitrary read-only bitfield integer operations on strings.")),
+    command("bitop",           -4, WRITE_OOM,       Keys::range(2, -1, 1), Transaction(bits::bitop),         ("bitmap", "2.6.0", "Performs bitwise operations on multiple strings, and stores the result.")),
+    command("bitpos",          -3, READ,            Keys::at(1),          Shard(bits::bitpos),               ("bitmap", "2.8.7", "Finds the first set (1) or clear (0) bit in a string.")),
+    command("getbit",           3, READ_FAST,       Keys::at(1),          Shard(bits::getbit),               ("bitmap", "2.2.0", "Returns a bit value by offset.")),
+    command("setbit",           4, WRITE_OOM,       Keys::at(1),          Shard(bits::setbit),               ("bitmap", "2.2.0", "Sets or clears the bit at offset of the string value. Creates the key if it doesn't exist.")),
 
     // HyperLogLogs.
+    command("pfadd",           -2, WRITE_OOM_FAST,  Keys::at(1),          Shard(hyperloglog::pfadd),         ("hyperloglog", "2.8.9", "Adds elements to a HyperLogLog key. Creates the key if it doesn't exist.")),
+    command("pfcount",         -2, READ,            Keys::range(1, -1, 1), Transaction(hyperloglog::pfcount), ("hyperloglog", "2.8.9", "Returns the approximated cardinality of the set(s) observed by the HyperLogLog key(s).")),
+    command("pfdebug",          3, or(WRITE_OOM, ADMIN), Keys::at(2),     Shard(hyperloglog::pfdebug),       ("hyperloglog", "2.8.9", "Internal commands for debugging HyperLogLog values.")),
+    command("pfmerge",         -2, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(hyperloglog::pfmerge), ("hyperloglog", "2.8.9", "Merges one or more HyperLogLog values into a single key.")),
+    command("pfselftest",       1, ADMIN,           Keys::none(),         Network(hyperloglog::pfselftest),  ("hyperloglog", "2.8.9", "An internal command for testing HyperLogLog values.")),
 
     // Geospatial indices.
 
@@ -463,6 +529,8 @@ pub static COMMANDS: &[Command] = &[
     command("rename",           3, WRITE,           Keys::range(1, 2, 1), Transaction(keys::rename),         ("generic", "1.0.0", "Renames a key and overwrites the destination.")),
     command("renamenx",         3, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(keys::renamenx),       ("generic", "1.0.0", "Renames a key only when the target key name doesn't exist.")),
     command("scan",            -2, or(READ, LOW_PRIORITY), Keys::none(),  Cursor(keys::scan),                ("generic", "2.8.0", "Iterates over the key names in the database.")),
+    command("sort",          -2, or(WRITE_OOM, DANGEROUS), Keys::at(1).and(MoreKeys::SortStore), Transaction(sort::sort),           ("generic", "1.0.0", "Sorts the elements in a list, a set, or a sorted set, optionally storing the result.")),
+    command("sort_ro",       -2, or(READ, DANGEROUS), Keys::at(1),          Shard(sort::sort_ro),              ("generic", "7.0.0", "Returns the sorted elements of a list, a set, or a sorted set.")),
     command("swapdb",           3, or(WRITE_FAST, DANGEROUS), Keys::none(), All(keys::swapdb, AllOk),        ("server", "4.0.0", "Swaps two Redis databases.")),
     command("touch",           -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed.")),
     command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),

@@ -21,15 +21,23 @@
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
-//! payload  a string's bytes; a collection's count(8) ‖ what its type adds
+//! payload  a string's bytes; a string in chunks: its length(8); a collection's count(8) ‖ what its type adds
 //!
+//! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
 //!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8)
 //!          in data,  field → position(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
 //!          in score, position(8) → field, for positions from 0 to the count
 //!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
+//!
+//! list     in meta, after the count: head(8), the position of the first element
+//!          in data,  position(8) → element, for positions from head to before head + count
+//! set      in data,  member → position(8)
+//!          in score, position(8) → member, for positions from 0 to the count
 //! ```
 //!
+//! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
+//! be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its record.
 //! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
@@ -48,6 +56,14 @@ pub const PREFIX_LEN: usize = 3;
 /// Bytes before the prefix in `expiry`: the deadline.
 pub const DEADLINE_LEN: usize = 8;
 
+/// Bytes of a chunk of a string: what setting one bit writes. Smaller ones would cost a reader of the whole string more,
+/// as each has a key of its own.
+pub const STRING_CHUNK_LEN: usize = 4096;
+
+/// The longest string that stays in its record when it is changed in place. Beyond, writing it again for each change costs
+/// more than reading it in chunks.
+pub const WHOLE_STRING_LEN_MAX: usize = 4 * STRING_CHUNK_LEN;
+
 const TYPE_MASK: u8 = 0x0f;
 const HAS_DEADLINE: u8 = 1 << 4;
 const HAS_VERSION: u8 = 1 << 5;
@@ -59,7 +75,7 @@ const RECORD_HEADER_LEN_MAX: usize = 1 + 8 + 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Type {
-    /// A string: the payload is its bytes.
+    /// A string: the payload is its bytes, or its length if it lies in chunks.
     String = 0,
     /// A hash.
     Hash = 1,
@@ -108,11 +124,11 @@ pub struct Record<'a> {
     pub kind: Type,
     /// When the key expires, in Unix milliseconds; 0 for never.
     pub deadline_ms: u64,
-    /// What tells a collection from an earlier one under the same name; 0 for strings.
+    /// What tells a collection from an earlier one under the same name; 0 for strings, unless they lie in chunks.
     pub version: u64,
     /// Whether a string was changed in place (APPEND, SETRANGE).
     pub edited: bool,
-    /// A string's bytes, a collection's counters.
+    /// A string's bytes (its length, if it lies in chunks), a collection's counters.
     pub payload: &'a [u8],
 }
 
@@ -126,6 +142,21 @@ impl<'a> Record<'a> {
             edited: false,
             payload,
         }
+    }
+
+    /// Whether this is a string whose bytes lie in chunks, and not in the payload.
+    #[inline]
+    pub fn is_in_chunks(&self) -> bool {
+        self.kind == Type::String && self.version != 0
+    }
+
+    /// A string's length in bytes; `None` if the record is damaged.
+    pub fn string_len(&self) -> Option<usize> {
+        if !self.is_in_chunks() {
+            return Some(self.payload.len());
+        }
+        let len = <[u8; 8]>::try_from(self.payload).ok()?;
+        usize::try_from(u64::from_be_bytes(len)).ok()
     }
 
     /// Reads a stored record; `None` if the bytes are not one (a damaged file, or a later version's type).
@@ -218,6 +249,25 @@ pub fn due_of(record: &[u8]) -> u64 {
         }),
         false => deadline_of(record),
     }
+}
+
+/// Whether a stored record is a string's whose bytes lie in chunks, without decoding it.
+#[inline]
+pub fn is_in_chunks(record: &[u8]) -> bool {
+    record
+        .first()
+        .is_some_and(|tag| tag & (TYPE_MASK | HAS_VERSION) == Type::String as u8 | HAS_VERSION)
+}
+
+/// The member under which a chunk of a string lies in `data`.
+#[inline]
+pub fn chunk_member(number: u32) -> [u8; 4] {
+    number.to_be_bytes()
+}
+
+/// The number of the chunk that lies under a member; `None` if it is not a chunk's.
+pub fn chunk_number(member: &[u8]) -> Option<u32> {
+    <[u8; 4]>::try_from(member).ok().map(u32::from_be_bytes)
 }
 
 /// Writes the key of `meta` for a user key into `out`, which is cleared first.
@@ -432,6 +482,39 @@ pub fn split_field_deadline_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (first == FIELD_DEADLINE_INDEX).then_some((u64::from_be_bytes(*deadline), field))
 }
 
+// ---- Lists ----
+
+/// The position of a new list's first element: the middle, so that LPUSH may count down and RPUSH up.
+pub const LIST_ORIGIN: u64 = 1 << 63;
+
+/// What a list's record holds behind the count: the position of the first element.
+pub fn list_extra(head: u64) -> [u8; 8] {
+    head.to_be_bytes()
+}
+
+/// Reads [`list_extra`]; `None` if the bytes are not one, or if `count` elements have no positions from there on.
+pub fn list_head(extra: &[u8], count: u64) -> Option<u64> {
+    let head = u64::from_be_bytes(<[u8; 8]>::try_from(extra).ok()?);
+    (head.checked_add(count).is_some() && i64::try_from(count).is_ok()).then_some(head)
+}
+
+/// The member under which `data` has a list's element.
+pub fn list_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+// ---- Sets ----
+
+/// The value in `data` of a set's member, which is at this position.
+pub fn set_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+/// The position in the value of a set's member; `None` if the bytes are not such a value.
+pub fn position_of_set_member(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -533,6 +616,13 @@ mod tests {
             payload: b"c",
         };
         assert_eq!(hash.encode(), b"\x31\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02c");
+        let chunked = Record {
+            version: 3,
+            payload: &0x0102_u64.to_be_bytes(),
+            ..edited
+        };
+        assert_eq!(chunked.encode(), b"\x60\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\x01\x02");
+        assert_eq!(chunk_member(0x0102), *b"\0\0\x01\x02");
         let mut key = Vec::new();
         meta_key(&mut key, 3, Slot(0x0405), b"user");
         assert_eq!(key, b"\x03\x04\x05user");
@@ -543,6 +633,9 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
+        assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -600,8 +693,28 @@ mod tests {
                 assert_eq!(deadline_of(&bytes), deadline_ms);
             }
         }
+        for (version, payload, len) in [
+            (0, &b"abc"[..], Some(3)),
+            (7, &[0, 0, 0, 0, 0, 0, 1, 1], Some(257)),
+            (7, b"abc", None),
+        ] {
+            let string = Record {
+                version,
+                ..Record::string(payload, 9)
+            };
+            assert_eq!((string.is_in_chunks(), string.string_len()), (version != 0, len));
+            assert_eq!(is_in_chunks(&string.encode()), version != 0);
+        }
+        assert_eq!(chunk_number(&chunk_member(u32::MAX)), Some(u32::MAX));
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
+        for head in [0, LIST_ORIGIN, u64::MAX] {
+            assert_eq!(list_head(&list_extra(head), 0), Some(head));
+        }
+        for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
+            assert_eq!(list_head(&list_extra(extra), count), None);
+        }
+        assert_eq!(position_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
         for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
@@ -688,10 +801,13 @@ mod tests {
             }
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let _ = (
-                Record::decode(&bytes),
+                Record::decode(&bytes).map(|record| record.string_len()),
+                (is_in_chunks(&bytes), chunk_number(&bytes)),
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                list_head(&bytes, state),
+                position_of_set_member(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
             let _ = (

@@ -17,8 +17,9 @@ const PIECE_BYTES_FULL: usize = 256 * 1024;
 /// not be many; a piece of one more is followed by all others at once.
 pub const REPLIES_BEGUN_MAX: usize = 1024;
 
-/// Writes what a reply says of one member: `fn(reply, member, value)`.
-pub type WriteMember = fn(&mut Reply<'_>, &[u8], &[u8]);
+/// Writes what a reply says of one member: `fn(reply, member, value, now_ms)`. Returns whether it is one of those that the
+/// reply's header counts (an expired field of a hash is not).
+pub type WriteMember = fn(&mut Reply<'_>, &[u8], &[u8], u64) -> bool;
 
 /// The rest of a reply.
 pub struct Pieces {
@@ -39,6 +40,7 @@ enum Plan {
         prefix_len: usize,
         left: u64,
         write: WriteMember,
+        now_ms: u64,
     },
     /// Those that are selected are counted, so that the header can be written...
     Count { select: Select, found: u64 },
@@ -58,8 +60,8 @@ pub enum Written {
 }
 
 impl Pieces {
-    /// `left` members, each with `prefix_len` bytes of its key before it.
-    pub fn of_members(cursor: Cursor, prefix_len: usize, left: u64, write: WriteMember) -> Pieces {
+    /// `left` members as they are at `now_ms`, each with `prefix_len` bytes of its key before it.
+    pub fn of_members(cursor: Cursor, prefix_len: usize, (left, write): (u64, WriteMember), now_ms: u64) -> Pieces {
         Pieces {
             cursors: vec![cursor],
             place: 0,
@@ -67,6 +69,7 @@ impl Pieces {
                 prefix_len,
                 left,
                 write,
+                now_ms,
             },
         }
     }
@@ -100,11 +103,11 @@ impl Pieces {
                         prefix_len,
                         left,
                         write,
+                        now_ms,
                     },
                     Some((key, value)),
                 ) => {
-                    write(&mut reply, &key[*prefix_len..], value);
-                    *left -= 1;
+                    *left -= u64::from(write(&mut reply, &key[*prefix_len..], value, *now_ms));
                 }
                 (Plan::Selected { select, left }, Some((key, value))) => {
                     if let Some(selected) = select(key, value) {
@@ -142,7 +145,8 @@ impl Pieces {
             Plan::Members {
                 prefix_len: 0,
                 left: 0,
-                write: |_, _, _| {},
+                write: |_, _, _, _| false,
+                now_ms: 0,
             },
         );
         if let Plan::Count { select, found } = counted {

@@ -7,7 +7,7 @@
 
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
-use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, deadline_of, due_of};
+use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold credits of
 /// their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
 const WRITES_WHILE_STALLED_MAX: usize = 4096;
+
+/// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
+const CHUNKS_LOOKED_UP_MAX: u32 = 64;
 
 /// SCAN cursors inside a slot that a shard remembers: that many scans at once make progress in one crowded slot.
 const SCAN_POSITIONS_MAX: usize = 256;
@@ -95,6 +98,7 @@ struct InFlight {
     first_epoch: u64,
     expiry_changes: Vec<ExpiryChange>,
     counts: CountsByDatabase,
+    last_version: u64,
 }
 
 /// What a failed write took back, for the executor to answer.
@@ -139,6 +143,8 @@ pub struct Shard {
     expiry_key: Vec<u8>,
     /// A record too large to keep in the table, while a command reads it.
     large: Vec<u8>,
+    /// A string put together from its chunks, while a command reads it.
+    joined: Vec<u8>,
     scan_positions: VecDeque<(u64, Vec<u8>)>,
     last_scan_position: u64,
 }
@@ -214,6 +220,7 @@ impl Shard {
             key: Vec::new(),
             expiry_key: Vec::new(),
             large: Vec::new(),
+            joined: Vec::new(),
             scan_positions: VecDeque::new(),
             // Positions of an earlier run of the server must not be taken for ours.
             last_scan_position: crate::clock::unix_ms() & 0x7fff_ffff_ffff,
@@ -259,6 +266,9 @@ impl Shard {
     pub fn begin_turn(&mut self, epoch: u64) {
         assert!(epoch > self.epoch, "turns are numbered upwards");
         self.epoch = epoch;
+        if self.joined.capacity() > RECORD_BYTES_KEPT_MAX {
+            self.joined = Vec::new();
+        }
     }
 
     /// The last turn whose writes here are committed and, as far as is asked by `durable_epoch`, on disk.
@@ -274,6 +284,21 @@ impl Shard {
         }
     }
 
+    /// The last turn of which everything is committed. A command that looks at the disk commits the first part of its turn,
+    /// so [`Shard::committed_epoch`] may be a turn whose second part is under way: a sync of that turn must come later.
+    pub fn settled_epoch(&self) -> u64 {
+        self.committed_epoch.min(self.released_epoch(None))
+    }
+
+    /// The turn that the newest writes will be committed in, for who has seen all of them; the last committed one if there
+    /// are none.
+    pub fn newest_epoch(&self) -> u64 {
+        match self.has_staged() {
+            true => self.epoch,
+            false => self.committed_epoch,
+        }
+    }
+
     /// What failed writes took back since the last call, whoever asked for them: a command that looks at the disk commits what
     /// others have staged before.
     pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
@@ -285,23 +310,129 @@ impl Shard {
         self.committed_epoch
     }
 
-    /// The record of a key, dead or alive, and the newest turn whose writes were seen in finding it.
+    /// The record of a key, dead or alive, and the newest turn whose writes were seen in finding it. A string that lies in
+    /// chunks is put together, so that whoever reads has its bytes, as if they were in its record.
     #[inline]
     pub fn read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<(Option<Record<'_>>, u64), CommandError> {
         self.check_readable()?;
         let physical = self.physical(database);
         encoding::meta_key(&mut self.key, physical, slot, key);
         let found = self.find()?;
-        let (bytes, epoch) = match found {
-            Found::Entry(index) => (self.records.value(index), self.records.epoch(index)),
-            Found::Large => (Some(&*self.large), self.records.forgotten_epoch()),
-            Found::Absent => (None, self.records.forgotten_epoch()),
+        if self.stored(&found).is_some_and(encoding::is_in_chunks) {
+            return self.read_in_chunks(database, slot, key);
+        }
+        self.decoded(&found)
+    }
+
+    /// The same, but of a string in chunks the record as it is stored: for those who do not need its bytes.
+    pub fn read_header(
+        &mut self,
+        database: u8,
+        slot: Slot,
+        key: &[u8],
+    ) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        self.check_readable()?;
+        let physical = self.physical(database);
+        encoding::meta_key(&mut self.key, physical, slot, key);
+        let found = self.find()?;
+        self.decoded(&found)
+    }
+
+    #[inline]
+    fn stored(&self, found: &Found) -> Option<&[u8]> {
+        match found {
+            Found::Entry(index) => self.records.value(*index),
+            Found::Large => Some(&self.large),
+            Found::Absent => None,
+        }
+    }
+
+    #[inline]
+    fn decoded(&self, found: &Found) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        let epoch = match found {
+            Found::Entry(index) => self.records.epoch(*index),
+            Found::Large | Found::Absent => self.records.forgotten_epoch(),
         };
-        match bytes.map(Record::decode) {
+        match self.stored(found).map(Record::decode) {
             None => Ok((None, epoch)),
             Some(Some(record)) => Ok((Some(record), epoch)),
-            Some(None) => Err(CommandError::text("ERR the stored record of this key is damaged")),
+            Some(None) => Err(damaged_record()),
         }
+    }
+
+    /// Reads a string that lies in chunks as if its bytes were in its record.
+    fn read_in_chunks(
+        &mut self,
+        database: u8,
+        slot: Slot,
+        key: &[u8],
+    ) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        let (header, mut epoch) = self.read_header(database, slot, key)?;
+        let header = header.ok_or_else(damaged_record)?;
+        let len = header.string_len().ok_or_else(damaged_record)?;
+        let (deadline_ms, edited) = (header.deadline_ms, header.edited);
+        let owner = Owner {
+            database,
+            key: key.to_vec(),
+            version: header.version,
+        };
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.clear();
+        joined.try_reserve(len).map_err(|_| damaged_record())?;
+        joined.resize(len, 0);
+        epoch = epoch.max(self.visit_chunks((&owner, slot), 0..len, |offset, bytes| {
+            joined[offset..][..bytes.len()].copy_from_slice(bytes);
+            ControlFlow::Continue(())
+        })?);
+        self.joined = joined;
+        let record = Record {
+            edited,
+            ..Record::string(&self.joined, deadline_ms)
+        };
+        Ok((Some(record), epoch))
+    }
+
+    /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin, in
+    /// order, until it breaks; what is not stored is zeros. Returns the newest turn whose writes were seen.
+    pub fn visit_chunks(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        part: std::ops::Range<usize>,
+        mut visit: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
+    ) -> Result<u64, CommandError> {
+        let mut give = |number: u32, chunk: &[u8]| {
+            let start = number as usize * STRING_CHUNK_LEN;
+            let from = part.start.max(start);
+            let to = part.end.min(start + chunk.len());
+            match from < to {
+                true => visit(from - part.start, &chunk[from - start..to - start]),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let too_long = |_| damaged_record();
+        let first = u32::try_from(part.start / STRING_CHUNK_LEN).map_err(too_long)?;
+        let end = u32::try_from(part.end.div_ceil(STRING_CHUNK_LEN)).map_err(too_long)?;
+        let mut epoch = 0;
+        if end.saturating_sub(first) > CHUNKS_LOOKED_UP_MAX {
+            let range = (
+                &encoding::chunk_member(first)[..],
+                Some(&encoding::chunk_member(end)[..]),
+            );
+            let mut visit = |member: &[u8], chunk: &[u8]| match encoding::chunk_number(member) {
+                Some(number) => give(number, chunk),
+                None => ControlFlow::Continue(()),
+            };
+            return self.scan_members((owner, slot), Column::Data, range, Direction::Forward, &mut visit);
+        }
+        for number in first..end {
+            let member = encoding::chunk_member(number);
+            let (chunk, chunk_epoch) = self.member((owner, slot), Column::Data, &member)?;
+            epoch = epoch.max(chunk_epoch);
+            if chunk.is_some_and(|chunk| give(number, chunk).is_break()) {
+                break;
+            }
+        }
+        Ok(epoch)
     }
 
     /// Stages a record (its stored form; `None` deletes). Returns the turn it will be committed in.
@@ -596,7 +727,6 @@ impl Shard {
         }
         stage_counts(&mut staging, &self.counts, &self.counts_committed);
         if self.last_version != self.last_version_stored {
-            self.last_version_stored = self.last_version;
             staging.put(
                 Column::System,
                 encoding::LAST_VERSION_KEY,
@@ -609,6 +739,7 @@ impl Shard {
             first_epoch: self.staged_epoch,
             expiry_changes: std::mem::take(&mut self.expiry_changes),
             counts: self.counts,
+            last_version: self.last_version,
         });
         self.expiry_changes_kept = 0;
         Some(staging.finish())
@@ -626,6 +757,7 @@ impl Shard {
                 };
                 self.records.committed();
                 self.counts_committed = in_flight.counts;
+                self.last_version_stored = in_flight.last_version;
                 self.committed_epoch = in_flight.epoch;
                 self.took_writes();
                 // The capacity is used again, unless something was staged meanwhile.
@@ -911,6 +1043,10 @@ impl Shard {
             Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
     }
+}
+
+fn damaged_record() -> CommandError {
+    CommandError::text("ERR the stored record of this key is damaged")
 }
 
 #[inline]

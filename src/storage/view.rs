@@ -134,6 +134,28 @@ impl Shards {
         }
     }
 
+    /// Reads a key's record with `read` from its shard, and notes whether it is alive.
+    #[inline]
+    fn look_up<'a>(
+        &'a mut self,
+        key: &[u8],
+        read: impl FnOnce(&'a mut Shard, Slot) -> Result<(Option<Record<'a>>, u64), CommandError>,
+    ) -> Result<Option<Record<'a>>, CommandError> {
+        let slot = Slot::of(key);
+        let place = self.place(slot)?;
+        let now_ms = self.now_ms;
+        // The turn is noted before the record is lent out; on a miss it is the same look-up's.
+        let Shards { list, touched, .. } = self;
+        let (record, epoch) = read(&mut list[place], slot)?;
+        touched.note(place, epoch);
+        let record = record.filter(|record| record.is_alive(now_ms));
+        match record {
+            Some(_) => touched.found += 1,
+            None => touched.missed += 1,
+        }
+        Ok(record)
+    }
+
     /// Runs `work` on the shard `id`, if this executor has it, and notes the turn that it returns.
     pub fn with_shard<T>(
         &mut self,
@@ -160,6 +182,17 @@ pub struct Gathered {
     pub now_ms: u64,
 }
 
+impl Gathered {
+    fn read(&self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        let found = self.records.get(&(database, key.to_vec())).ok_or_else(undeclared)?;
+        match found.as_deref().map(Record::decode) {
+            None => Ok(None),
+            Some(Some(record)) => Ok(Some(record).filter(|record| record.is_alive(self.now_ms))),
+            Some(None) => Err(CommandError::text("ERR the stored record of this key is damaged")),
+        }
+    }
+}
+
 /// What a handler sees of the data.
 pub enum View<'a> {
     /// All keys live on the executor that runs the handler.
@@ -169,34 +202,39 @@ pub enum View<'a> {
 }
 
 impl View<'_> {
-    /// The record of a key that is alive, `None` if there is none.
+    /// The record of a key that is alive, `None` if there is none. A string has its bytes in it, however it is stored.
     #[inline]
     pub fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
-            View::Local(shards) => {
-                let slot = Slot::of(key);
-                let place = shards.place(slot)?;
-                let now_ms = shards.now_ms;
-                // The turn is noted before the record is lent out; on a miss it is the same look-up's.
-                let Shards { list, touched, .. } = &mut **shards;
-                let (record, epoch) = list[place].read(database, slot, key)?;
-                touched.note(place, epoch);
-                let record = record.filter(|record| record.is_alive(now_ms));
-                match record {
-                    Some(_) => touched.found += 1,
-                    None => touched.missed += 1,
-                }
-                Ok(record)
-            }
-            View::Gathered(gathered) => {
-                let found = gathered.records.get(&(database, key.to_vec())).ok_or_else(undeclared)?;
-                match found.as_deref().map(Record::decode) {
-                    None => Ok(None),
-                    Some(Some(record)) => Ok(Some(record).filter(|record| record.is_alive(gathered.now_ms))),
-                    Some(None) => Err(CommandError::text("ERR the stored record of this key is damaged")),
-                }
-            }
+            View::Local(shards) => shards.look_up(key, |shard, slot| shard.read(database, slot, key)),
+            View::Gathered(gathered) => gathered.read(database, key),
         }
+    }
+
+    /// The same, but of a string that lies in chunks the record as it is stored: for those who do not need its bytes, or
+    /// only some of them.
+    pub fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        match self {
+            View::Local(shards) => shards.look_up(key, |shard, slot| shard.read_header(database, slot, key)),
+            // Strings are gathered whole.
+            View::Gathered(gathered) => gathered.read(database, key),
+        }
+    }
+
+    /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin, in
+    /// order, until it breaks; what is not stored is zeros.
+    pub fn visit_chunks(
+        &mut self,
+        owner: &Owner,
+        part: std::ops::Range<usize>,
+        visit: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shards = self.shards_of_collections()?;
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        let epoch = shards.list[place].visit_chunks((owner, slot), part, visit)?;
+        shards.touched.note(place, epoch);
+        Ok(())
     }
 
     /// Stages a record.
@@ -308,7 +346,7 @@ impl View<'_> {
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
-        (left, write): (u64, WriteMember),
+        counted: (u64, WriteMember),
     ) -> Result<Option<Pieces>, CommandError> {
         let shards = self.shards_of_collections()?;
         let slot = Slot::of(&owner.key);
@@ -316,7 +354,7 @@ impl View<'_> {
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
             Ok((cursor, prefix_len, epoch)) => {
                 shards.touched.note(place, epoch);
-                Ok(Some(Pieces::of_members(cursor, prefix_len, left, write)))
+                Ok(Some(Pieces::of_members(cursor, prefix_len, counted, shards.now_ms)))
             }
             Err(CommandError::Stalled) => Ok(None),
             Err(error) => Err(error),

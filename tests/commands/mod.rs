@@ -5,6 +5,7 @@
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
 mod hash_model;
+mod several_executors;
 
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,8 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    bits
+    collections
     connection
     counters
     databases
@@ -52,11 +55,16 @@ transcripts! {
     hash_counters
     hash_walks
     hashes
+    hyperloglog
     keys
     lcs
+    list_moves
+    lists
     resp3
     scan
     server
+    sets
+    sort
     strings
 }
 

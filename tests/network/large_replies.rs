@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 /// With [`VALUE_BYTES`] far more than a socket's buffers hold, so that a client which does not read is sent a part only.
-const FIELDS: usize = 60_000;
+const FIELDS: usize = 45_000;
 const VALUE_BYTES: usize = 300;
 
 fn value(round: char, field: usize) -> String {

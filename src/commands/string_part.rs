@@ -1,0 +1,307 @@
+//! Parts of strings: what the commands that read or change some bytes of a string work through, so that none of them has
+//! to read or write all of it.
+//!
+//! A string that is changed in place and has become long lies in chunks (see [`crate::storage::encoding`]); for everyone
+//! who reads a key's record as a whole it is put together, so only this file knows of chunks.
+
+use super::Context;
+use crate::error::CommandError;
+use crate::storage::database::Column;
+use crate::storage::encoding::{Record, STRING_CHUNK_LEN, Type, WHOLE_STRING_LEN_MAX, chunk_member};
+use crate::storage::view::Owner;
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+
+type Outcome = Result<(), CommandError>;
+
+/// What lies between the stored chunks of a string.
+static ZEROS: [u8; STRING_CHUNK_LEN] = [0; STRING_CHUNK_LEN];
+
+impl Context<'_> {
+    /// The length in bytes of the string under `key`; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    pub fn string_len(&mut self, key: &[u8]) -> Result<Option<usize>, CommandError> {
+        match self.read_header(key)? {
+            None => Ok(None),
+            Some(record) => string_len(&record).map(Some),
+        }
+    }
+
+    /// Calls `visit` with the bytes of a part of the string under `key`, in order and in one or more pieces, until it
+    /// breaks. `part` chooses the part by the string's length, within it. Returns the length; `None` if there is no such
+    /// key, and then neither is called.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    pub fn visit_string(
+        &mut self,
+        key: &[u8],
+        part: impl FnOnce(usize) -> Range<usize>,
+        mut visit: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<Option<usize>, CommandError> {
+        let Some(record) = self.read_header(key)? else {
+            return Ok(None);
+        };
+        let len = string_len(&record)?;
+        let part = part(len);
+        assert!(part.is_empty() || part.end <= len, "a part lies in its string");
+        if part.is_empty() {
+            return Ok(Some(len));
+        }
+        if !record.is_in_chunks() {
+            let _ = visit(&record.payload[part]);
+            return Ok(Some(len));
+        }
+        let version = record.version;
+        let owner = self.owner(key, version);
+        let part_len = part.len();
+        let (mut done, mut broken) = (0, false);
+        self.view.visit_chunks(&owner, part, |offset, bytes| {
+            broken = visit_zeros(&mut done, offset, &mut visit).is_break() || visit(bytes).is_break();
+            done = offset + bytes.len();
+            match broken {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
+        if !broken {
+            let _ = visit_zeros(&mut done, part_len, &mut visit);
+        }
+        Ok(Some(len))
+    }
+
+    /// The string under `key`, to be changed; an empty one if there is no such key.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    pub fn edit_string(&mut self, key: &[u8]) -> Result<StringEdit, CommandError> {
+        let owner = self.owner(key, 0);
+        let Some(record) = self.read_header(key)? else {
+            return Ok(StringEdit {
+                owner,
+                deadline_ms: 0,
+                stored: None,
+                content: Content::Whole(Vec::new()),
+                changed: true,
+            });
+        };
+        let len = string_len(&record)?;
+        Ok(StringEdit {
+            owner: Owner {
+                version: record.version,
+                ..owner
+            },
+            deadline_ms: record.deadline_ms,
+            stored: Some(len),
+            content: match record.is_in_chunks() {
+                true => Content::Chunks {
+                    len,
+                    touched: BTreeMap::new(),
+                },
+                false => Content::Whole(record.payload.to_vec()),
+            },
+            changed: !record.edited,
+        })
+    }
+
+    fn owner(&self, key: &[u8], version: u64) -> Owner {
+        Owner {
+            database: self.database,
+            key: key.to_vec(),
+            version,
+        }
+    }
+}
+
+fn string_len(record: &Record<'_>) -> Result<usize, CommandError> {
+    if record.kind != Type::String {
+        return Err(CommandError::WrongType);
+    }
+    let damaged = || CommandError::text("ERR the stored record of this key is damaged");
+    record.string_len().ok_or_else(damaged)
+}
+
+/// Visits zeros from `done` to `end`.
+fn visit_zeros(done: &mut usize, end: usize, visit: &mut impl FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+    while *done < end {
+        let len = (end - *done).min(ZEROS.len());
+        visit(&ZEROS[..len])?;
+        *done += len;
+    }
+    ControlFlow::Continue(())
+}
+
+/// A string that a command changes in place. Nothing is staged before [`StringEdit::save`].
+pub struct StringEdit {
+    owner: Owner,
+    deadline_ms: u64,
+    /// The length that is stored; `None` for a new key.
+    stored: Option<usize>,
+    content: Content,
+    /// The record must be written: its bytes have changed, or it does not say yet that it was changed in place.
+    changed: bool,
+}
+
+enum Content {
+    Whole(Vec<u8>),
+    /// The chunks that were changed; the others are as they are stored.
+    Chunks {
+        len: usize,
+        touched: BTreeMap<u32, Vec<u8>>,
+    },
+}
+
+impl StringEdit {
+    /// Whether the key is there already.
+    pub fn existed(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match &self.content {
+            Content::Whole(bytes) => bytes.len(),
+            Content::Chunks { len, .. } => *len,
+        }
+    }
+
+    /// Fills `out` with the bytes from `offset` on; what lies behind the end is zeros.
+    pub fn read(&self, context: &mut Context<'_>, offset: usize, out: &mut [u8]) -> Outcome {
+        out.fill(0);
+        let touched = match &self.content {
+            Content::Whole(bytes) => {
+                copy_overlap(bytes, 0, offset, out);
+                return Ok(());
+            }
+            Content::Chunks { touched, .. } => touched,
+        };
+        for number in chunks_of(offset, out.len()) {
+            let start = number as usize * STRING_CHUNK_LEN;
+            match touched.get(&number) {
+                Some(chunk) => copy_overlap(chunk, start, offset, out),
+                None => {
+                    let stored = context.view.member(&self.owner, Column::Data, &chunk_member(number))?;
+                    copy_overlap(stored.unwrap_or_default(), start, offset, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `bytes` at `offset`; the string grows with zeros up to there if it is shorter.
+    pub fn write(&mut self, context: &mut Context<'_>, offset: usize, bytes: &[u8]) -> Outcome {
+        let end = offset + bytes.len();
+        self.grow(context, end)?;
+        match &mut self.content {
+            Content::Whole(whole) => {
+                let place = &mut whole[offset..end];
+                if place != bytes {
+                    place.copy_from_slice(bytes);
+                    self.changed = true;
+                }
+            }
+            Content::Chunks { touched, .. } => {
+                for number in chunks_of(offset, bytes.len()) {
+                    let start = number as usize * STRING_CHUNK_LEN;
+                    let (from, to) = (offset.max(start), end.min(start + STRING_CHUNK_LEN));
+                    let chunk = match touched.entry(number) {
+                        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                        std::collections::btree_map::Entry::Vacant(entry) => {
+                            let stored = context.view.member(&self.owner, Column::Data, &chunk_member(number))?;
+                            entry.insert(stored.map_or(Vec::new(), <[u8]>::to_vec))
+                        }
+                    };
+                    if chunk.len() < to - start {
+                        chunk.resize(to - start, 0);
+                    }
+                    chunk[from - start..to - start].copy_from_slice(&bytes[from - offset..to - offset]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the string at least `len_min` bytes long, with zeros at its end.
+    pub fn grow(&mut self, context: &mut Context<'_>, len_min: usize) -> Outcome {
+        if len_min.max(self.len()) > WHOLE_STRING_LEN_MAX {
+            self.split(context)?;
+        }
+        match &mut self.content {
+            Content::Whole(bytes) if bytes.len() < len_min => {
+                bytes.resize(len_min, 0);
+                self.changed = true;
+            }
+            Content::Whole(_) => {}
+            Content::Chunks { len, .. } => *len = (*len).max(len_min),
+        }
+        Ok(())
+    }
+
+    /// Goes over to chunks, if the string is not in chunks already.
+    fn split(&mut self, context: &mut Context<'_>) -> Outcome {
+        let Content::Whole(bytes) = &self.content else {
+            return Ok(());
+        };
+        self.owner.version = context.view.new_version(&self.owner.key)?;
+        let chunks = bytes.chunks(STRING_CHUNK_LEN).enumerate();
+        let touched = chunks
+            .filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0))
+            .map(|(number, chunk)| (number as u32, chunk.to_vec()))
+            .collect();
+        self.content = Content::Chunks {
+            len: bytes.len(),
+            touched,
+        };
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Stages what has changed. `edited` is whether the string counts as changed in place from now on.
+    pub fn save(self, context: &mut Context<'_>, edited: bool) -> Outcome {
+        let Owner { database, key, version } = &self.owner;
+        let mut record = Record {
+            edited,
+            version: *version,
+            ..Record::string(&[], self.deadline_ms)
+        };
+        match self.content {
+            Content::Whole(bytes) if self.changed => {
+                record.payload = &bytes;
+                context.view.write(*database, key, &record)
+            }
+            Content::Whole(_) => Ok(()),
+            Content::Chunks { len, touched } => {
+                for (number, chunk) in touched {
+                    let member = chunk_member(number);
+                    context.view.put_member(&self.owner, Column::Data, &member, chunk)?;
+                }
+                if self.changed || self.stored != Some(len) {
+                    let stored_len = (len as u64).to_be_bytes();
+                    record.payload = &stored_len;
+                    context.view.write(*database, key, &record)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The numbers of the chunks that `len` bytes from `offset` on lie in.
+fn chunks_of(offset: usize, len: usize) -> Range<u32> {
+    // Strings end far below 2^32 chunks: those of 16 TB.
+    let number = |offset: usize| u32::try_from(offset).expect("an offset below 16 TB");
+    match len {
+        0 => 0..0,
+        _ => number(offset / STRING_CHUNK_LEN)..number((offset + len).div_ceil(STRING_CHUNK_LEN)),
+    }
+}
+
+/// Copies to `out`, which stands for the bytes from `offset` on, what `bytes` has of them, beginning at `start`.
+fn copy_overlap(bytes: &[u8], start: usize, offset: usize, out: &mut [u8]) {
+    let (from, to) = (offset.max(start), (offset + out.len()).min(start + bytes.len()));
+    if from < to {
+        out[from - offset..to - offset].copy_from_slice(&bytes[from - start..to - start]);
+    }
+}
