@@ -6,6 +6,7 @@
 
 mod hash_model;
 mod several_executors;
+mod sorted_set_ranks;
 
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,7 @@ transcripts! {
     databases
     expiry
     field_expiry
+    geo
     hash_counters
     hash_walks
     hashes
@@ -65,6 +67,12 @@ transcripts! {
     server
     sets
     sort
+    sorted_set_algebra
+    sorted_set_ranges
+    sorted_sets
+    stream_deletion
+    stream_groups
+    streams
     strings
 }
 
