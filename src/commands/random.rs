@@ -1,6 +1,6 @@
 //! Random numbers for handlers, drawn from the one seed that each command gets, so that a command run again draws the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// A generator of uniform 64-bit numbers.
 ///
@@ -45,9 +45,71 @@ impl Random {
     }
 }
 
+/// The numbers below a bound in random order, each once, for when it shows only later how many are needed: Fisher and
+/// Yates's shuffle, of which only what has moved is kept, so a few of many numbers cost no more than themselves.
+pub struct Shuffled {
+    bound: u64,
+    left: u64,
+    moved: HashMap<u64, u64, foldhash::fast::RandomState>,
+    random: Random,
+}
+
+impl Shuffled {
+    /// The numbers below `bound`, in an order that follows from [`super::Context::seed`].
+    pub fn new(bound: u64, seed: u64) -> Shuffled {
+        Shuffled {
+            bound,
+            left: bound,
+            moved: HashMap::default(),
+            random: Random::new(seed),
+        }
+    }
+
+    /// Puts back what was drawn; the next order is another one.
+    pub fn begin_again(&mut self) {
+        self.left = self.bound;
+        self.moved.clear();
+    }
+}
+
+impl Iterator for Shuffled {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let last = self.left.checked_sub(1)?;
+        let place = self.random.below(self.left);
+        let drawn = self.moved.get(&place).copied().unwrap_or(place);
+        let kept = self.moved.remove(&last).unwrap_or(last);
+        if place != last {
+            self.moved.insert(place, kept);
+        }
+        self.left = last;
+        Some(drawn)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shuffled_numbers_come_once_each_and_every_order_comes_as_often() {
+        let mut times: HashMap<Vec<u64>, u32> = HashMap::new();
+        let mut shuffled = Shuffled::new(4, 7);
+        for _ in 0..24_000 {
+            shuffled.begin_again();
+            *times.entry(shuffled.by_ref().collect()).or_default() += 1;
+        }
+        assert_eq!(times.len(), 24, "all orders of four numbers");
+        for (order, times) in times {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3]);
+            // Six standard deviations (of 31) around 1000.
+            assert!((814..1186).contains(&times), "{order:?} came {times} times");
+        }
+        assert_eq!(Shuffled::new(0, 7).next(), None);
+    }
 
     #[test]
     fn every_number_comes_up_about_as_often() {
