@@ -220,27 +220,36 @@ fn read_elements(
         })?;
         return Ok(elements);
     }
-    let (column, score_len) = match source.kind {
-        Type::SortedSet => (Column::Score, SCORE_LEN),
-        _ => (Column::Data, 0),
-    };
     let mut walked_over = 0;
-    context.scan_members(&source, column, (b"", None), direction, |member, _| {
+    let mut visit = |element: &[u8]| {
         if walked_over < range.start {
             walked_over += 1;
             return ControlFlow::Continue(());
         }
-        elements.push(member.get(score_len..).unwrap_or_default().to_vec());
+        elements.push(element.to_vec());
         match elements.len() < range.len() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
-    })?;
+    };
+    if source.kind == Type::SortedSet {
+        let (from, to) = &SCORE_MEMBERS;
+        context.scan_members(&source, Column::Score, (from, Some(to)), direction, |key, _| {
+            sorted_set_member(key).map_or(ControlFlow::Continue(()), &mut visit)
+        })?;
+    } else {
+        context.scan_members(&source, Column::Data, (b"", None), direction, |member, _| visit(member))?;
+    }
     Ok(elements)
 }
 
-/// Bytes before the member in the column `score` of a sorted set: its ordered score.
-const SCORE_LEN: usize = 8;
+/// The range of the column `score` that holds a sorted set's members in the order of their scores.
+const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([0], [1]);
+
+/// The member in a key of that range: 0(1) ‖ ordered score(8) ‖ member.
+fn sorted_set_member(key: &[u8]) -> Option<&[u8]> {
+    key.get(1 + 8..)
+}
 
 /// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave it
 /// open.

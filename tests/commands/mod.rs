@@ -64,6 +64,7 @@ transcripts! {
     server
     sets
     sort
+    sort_sets
     strings
 }
 
