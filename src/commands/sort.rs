@@ -172,7 +172,7 @@ fn sort_generic(context: &mut Context<'_>, mut options: Options<'_>) -> Outcome 
 /// The collection to be sorted; `None` if there is no such key.
 fn open(context: &mut Context<'_>, key: &[u8]) -> Result<Option<Collection>, CommandError> {
     let database = context.database;
-    match context.read(key)? {
+    match context.read_header(key)? {
         None => Ok(None),
         Some(record) => match record.kind {
             Type::List | Type::Set | Type::SortedSet => Collection::of_record(database, key, &record).map(Some),
