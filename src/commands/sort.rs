@@ -10,7 +10,7 @@ use super::lists::{End, List};
 use super::number::parse_double;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
-use crate::storage::encoding::{HashField, Type};
+use crate::storage::encoding::{HashField, SCORE_MEMBERS, Type, split_score_key};
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 
@@ -235,20 +235,12 @@ fn read_elements(
     if source.kind == Type::SortedSet {
         let (from, to) = &SCORE_MEMBERS;
         context.scan_members(&source, Column::Score, (from, Some(to)), direction, |key, _| {
-            sorted_set_member(key).map_or(ControlFlow::Continue(()), &mut visit)
+            split_score_key(key).map_or(ControlFlow::Continue(()), |(_, member)| visit(member))
         })?;
     } else {
         context.scan_members(&source, Column::Data, (b"", None), direction, |member, _| visit(member))?;
     }
     Ok(elements)
-}
-
-/// The range of the column `score` that holds a sorted set's members in the order of their scores.
-const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([0], [1]);
-
-/// The member in a key of that range: 0(1) ‖ ordered score(8) ‖ member.
-fn sorted_set_member(key: &[u8]) -> Option<&[u8]> {
-    key.get(1 + 8..)
 }
 
 /// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave it

@@ -5,6 +5,7 @@
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
 mod several_executors;
+mod sorted_set_ranks;
 
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,7 @@ transcripts! {
     databases
     expiry
     field_expiry
+    geo
     hash_counters
     hash_walks
     hashes
@@ -65,6 +67,12 @@ transcripts! {
     sets
     sort
     sort_sets
+    sorted_set_algebra
+    sorted_set_ranges
+    sorted_sets
+    stream_deletion
+    stream_groups
+    streams
     strings
 }
 
