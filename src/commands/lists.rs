@@ -89,7 +89,7 @@ impl List {
     }
 
     /// How many elements it has.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.collection.count
     }
 

@@ -10,7 +10,7 @@ use super::lists::{End, List};
 use super::number::parse_double;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
-use crate::storage::encoding::{HashField, Type};
+use crate::storage::encoding::{HashField, SCORE_MEMBERS, Type, split_score_key};
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 
@@ -172,7 +172,7 @@ fn sort_generic(context: &mut Context<'_>, mut options: Options<'_>) -> Outcome 
 /// The collection to be sorted; `None` if there is no such key.
 fn open(context: &mut Context<'_>, key: &[u8]) -> Result<Option<Collection>, CommandError> {
     let database = context.database;
-    match context.read(key)? {
+    match context.read_header(key)? {
         None => Ok(None),
         Some(record) => match record.kind {
             Type::List | Type::Set | Type::SortedSet => Collection::of_record(database, key, &record).map(Some),
@@ -220,27 +220,28 @@ fn read_elements(
         })?;
         return Ok(elements);
     }
-    let (column, score_len) = match source.kind {
-        Type::SortedSet => (Column::Score, SCORE_LEN),
-        _ => (Column::Data, 0),
-    };
     let mut walked_over = 0;
-    context.scan_members(&source, column, (b"", None), direction, |member, _| {
+    let mut visit = |element: &[u8]| {
         if walked_over < range.start {
             walked_over += 1;
             return ControlFlow::Continue(());
         }
-        elements.push(member.get(score_len..).unwrap_or_default().to_vec());
+        elements.push(element.to_vec());
         match elements.len() < range.len() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
-    })?;
+    };
+    if source.kind == Type::SortedSet {
+        let (from, to) = &SCORE_MEMBERS;
+        context.scan_members(&source, Column::Score, (from, Some(to)), direction, |key, _| {
+            split_score_key(key).map_or(ControlFlow::Continue(()), |(_, member)| visit(member))
+        })?;
+    } else {
+        context.scan_members(&source, Column::Data, (b"", None), direction, |member, _| visit(member))?;
+    }
     Ok(elements)
 }
-
-/// Bytes before the member in the column `score` of a sorted set: its ordered score.
-const SCORE_LEN: usize = 8;
 
 /// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave it
 /// open.

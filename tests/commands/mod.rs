@@ -69,6 +69,7 @@ transcripts! {
     server
     sets
     sort
+    sort_sets
     sorted_set_algebra
     sorted_set_ranges
     sorted_sets
