@@ -39,7 +39,8 @@
 //! set      in score, 0(1) ‖ ordered score(8) ‖ member → nothing
 //!                    1(1) ‖ node(8) → children: child(v) ‖ bound length(v) ‖ bound, for each
 //!                    2(1) ‖ node(8) → counts: members below(v), for each child
-//!          in meta, after the count: nothing, or levels(1) ‖ [root node(8) ‖ next new node(8)] ‖ lowest
+//!          in meta, after the count: nothing, or levels(1) ‖ [root node(8) ‖ next new node(8)] ‖ lowest length(1) ‖
+//!          lowest ‖ end
 //! ```
 //!
 //! A stream's record adds to the count of its entries
@@ -64,8 +65,9 @@
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
 //! be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its record.
 //! (v): seven bits a byte, the lowest first, bit 7 set in all but the last. The nodes are the counted tree of
-//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. `lowest` is where a walk from the lowest
-//! member may begin: no key of a member is below it.
+//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. Between `lowest` and before `end` (if
+//! it is not empty) lie all keys of members, so that walks need not look beyond.
+//!
 //! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
 //! number order from −∞ to +∞. −0 is stored as 0.
 //! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
@@ -680,8 +682,10 @@ pub fn node_counts(mut bytes: &[u8]) -> Option<Vec<u64>> {
 pub struct SortedSetHeader {
     /// Its counted tree, if it is large enough for one.
     pub tree: Option<TreeRoot>,
-    /// No member's key in `score` is below this.
+    /// No member's key in `score` is below this; at most 255 bytes.
     pub lowest: Vec<u8>,
+    /// All of them are below this, unless it is empty.
+    pub end: Vec<u8>,
 }
 
 /// Where a counted tree begins.
@@ -700,7 +704,7 @@ impl SortedSetHeader {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match &self.tree {
-            None if self.lowest.is_empty() => return out,
+            None if self.lowest.is_empty() && self.end.is_empty() => return out,
             None => out.push(0),
             Some(tree) => {
                 out.push(tree.levels);
@@ -708,29 +712,38 @@ impl SortedSetHeader {
                 out.extend_from_slice(&tree.next_node.to_be_bytes());
             }
         }
+        let lowest_len = u8::try_from(self.lowest.len()).expect("the lowest key is cut to fit");
+        out.push(lowest_len);
         out.extend_from_slice(&self.lowest);
+        out.extend_from_slice(&self.end);
         out
     }
 
     /// Reads the stored form; `None` if the bytes are not one.
     pub fn decode(bytes: &[u8]) -> Option<SortedSetHeader> {
-        let Some((&levels, rest)) = bytes.split_first() else {
+        let Some((&levels, mut rest)) = bytes.split_first() else {
             return Some(SortedSetHeader::default());
         };
-        if levels == 0 {
-            let lowest = rest.to_vec();
-            return Some(SortedSetHeader { tree: None, lowest });
-        }
-        let (node, rest) = rest.split_first_chunk::<8>()?;
-        let (next_node, rest) = rest.split_first_chunk::<8>()?;
-        let tree = TreeRoot {
-            levels,
-            node: u64::from_be_bytes(*node),
-            next_node: u64::from_be_bytes(*next_node),
+        let mut number = || {
+            let (head, tail) = rest.split_first_chunk::<8>()?;
+            rest = tail;
+            Some(u64::from_be_bytes(*head))
         };
-        (levels <= TREE_LEVELS_MAX).then(|| SortedSetHeader {
-            tree: Some(tree),
-            lowest: rest.to_vec(),
+        let tree = match levels {
+            0 => None,
+            1..=TREE_LEVELS_MAX => Some(TreeRoot {
+                levels,
+                node: number()?,
+                next_node: number()?,
+            }),
+            _ => return None,
+        };
+        let (&lowest_len, rest) = rest.split_first()?;
+        let (lowest, end) = rest.split_at_checked(usize::from(lowest_len))?;
+        Some(SortedSetHeader {
+            tree,
+            lowest: lowest.to_vec(),
+            end: end.to_vec(),
         })
     }
 }
@@ -1169,8 +1182,9 @@ mod tests {
         let header = SortedSetHeader {
             tree: Some(tree),
             lowest: b"\0k".to_vec(),
+            end: b"\0z".to_vec(),
         };
-        assert_eq!(header.encode(), b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0k");
+        assert_eq!(header.encode(), b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\x02\0k\0z");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -1370,8 +1384,11 @@ mod tests {
         };
         for tree in [None, Some(tree)] {
             for lowest in [b"".to_vec(), b"\0lowest".to_vec()] {
-                let header = SortedSetHeader { tree, lowest };
-                assert_eq!(SortedSetHeader::decode(&header.encode()), Some(header));
+                for end in [b"".to_vec(), b"\0end".to_vec()] {
+                    let lowest = lowest.clone();
+                    let header = SortedSetHeader { tree, lowest, end };
+                    assert_eq!(SortedSetHeader::decode(&header.encode()), Some(header));
+                }
             }
         }
         let member = member_key(1, Slot(2), b"key", 3, b"member");

@@ -130,7 +130,12 @@ fn ranks_are_those_of_a_model_whatever_comes_and_goes() {
     for round in 0..60 {
         let count = model.order.len();
         match round {
-            0..20 => add(&mut client, &mut model, &mut random, 400),
+            0..20 => add(
+                &mut client,
+                &mut model,
+                &mut random,
+                if round % 5 == 4 { 1200 } else { 300 },
+            ),
             20..30 if count > 10 => {
                 let first = random.below(count as u64 / 2) as usize;
                 let (from, to) = (first.to_string(), (first + 300).to_string());
@@ -154,9 +159,13 @@ fn ranks_are_those_of_a_model_whatever_comes_and_goes() {
             }
             _ => {
                 for _ in 0..150 {
-                    // A queue: the lowest goes, and sometimes another one comes.
-                    if let Some((score, member)) = model.order.first().cloned() {
-                        assert_eq!(ask(&mut client, &["ZPOPMIN", "z"]), [member.clone(), score.to_string()]);
+                    // A queue: the lowest goes, or the highest, and sometimes another one comes.
+                    let (pop, next) = match round % 2 {
+                        0 => ("ZPOPMIN", model.order.first().cloned()),
+                        _ => ("ZPOPMAX", model.order.last().cloned()),
+                    };
+                    if let Some((score, member)) = next {
+                        assert_eq!(ask(&mut client, &[pop, "z"]), [member.clone(), score.to_string()]);
                         model.remove(&member);
                     }
                     if random.below(3) == 0 {

@@ -116,12 +116,7 @@ impl<S: Store> CountedTree<S> {
             if count <= self.limits.block {
                 return Ok(());
             }
-            let mut keys = Vec::new();
-            self.store.walk(&SCORE_MEMBERS.0, &SCORE_MEMBERS.1, &mut |key| {
-                keys.push(key.to_vec());
-                ControlFlow::Continue(())
-            })?;
-            return self.build(&keys);
+            return self.build_from_store();
         };
         for step in &mut path {
             step.counts[step.place] += 1;
@@ -150,6 +145,24 @@ impl<S: Store> CountedTree<S> {
             self.merge(&path)?;
         }
         Ok(())
+    }
+
+    /// Makes the tree of all keys in the store, in place of none.
+    pub fn build_from_store(&mut self) -> Result<(), CommandError> {
+        let mut keys = Vec::new();
+        self.store.walk(&SCORE_MEMBERS.0, &SCORE_MEMBERS.1, &mut |key| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        self.build(&keys)
+    }
+
+    /// Deletes the tree.
+    pub fn clear(&mut self) -> Result<(), CommandError> {
+        match self.root.take() {
+            Some(root) => self.forget_below(root.node),
+            None => Ok(()),
+        }
     }
 
     /// Makes the tree of keys that are in order, in place of none.
@@ -371,7 +384,7 @@ impl<S: Store> CountedTree<S> {
         Ok(true)
     }
 
-    /// Deletes a node with nothing below it, and the empty nodes between.
+    /// Deletes a node and the nodes below it.
     fn forget_below(&mut self, node: u64) -> Result<(), CommandError> {
         if node == 0 {
             return Ok(());
@@ -580,7 +593,7 @@ mod tests {
                         if let Some(first) = first.map(|(key, _)| key.clone()) {
                             remove(&mut tree, &first);
                         }
-                        if number % 3 == 0 {
+                        if number.is_multiple_of(3) {
                             insert(&mut tree, &key(1500 + round));
                         }
                     }
@@ -612,6 +625,10 @@ mod tests {
             check(&mut tree);
             insert(&mut tree, &key(5000));
             remove(&mut tree, &key(1));
+            check(&mut tree);
+            tree.clear().expect("no tree");
+            assert_eq!(tree.store.0.len(), keys(&tree).len(), "nodes are left over");
+            tree.build_from_store().expect("a tree");
             check(&mut tree);
         }
     }

@@ -124,17 +124,28 @@ pub fn add_members(context: &mut Context<'_>, options: AddOptions, pairs: &[(f64
     };
     let (mut added, mut changed, mut last) = (0, 0, None);
     if let Some(mut set) = set {
+        let is_bulk = ranking::is_bulk(&set, pairs.len());
+        if is_bulk {
+            ranking::clear(context, &mut set)?;
+        }
         for (score, member) in pairs {
             let current = context.score(&set, member)?;
             last = options.new_score(current, *score)?;
             let Some(new) = last.filter(|new| current != Some(*new)) else {
                 continue;
             };
-            context.set_score(&mut set, member, current, new)?;
+            if is_bulk {
+                context.place_member(&mut set, member, current, new)?;
+            } else {
+                context.set_score(&mut set, member, current, new)?;
+            }
             added += i64::from(current.is_none());
             changed += 1;
         }
-        if changed > 0 {
+        if is_bulk {
+            ranking::rebuild(context, &mut set)?;
+        }
+        if changed > 0 || is_bulk {
             context.save(&set)?;
         }
     }
@@ -413,7 +424,7 @@ impl SplitMix {
 
     /// Uniform in `0..bound`: off by less than `bound` / 2^64.
     fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// `count` different ones, every choice of them being as likely (Bentley and Floyd, "A sample of brilliance", 1987).

@@ -79,26 +79,32 @@ impl Context<'_> {
 
     /// Gives a member a score; `old` is the one that it has.
     pub fn set_score(&mut self, set: &mut Collection, member: &[u8], old: Option<f64>, new: f64) -> Outcome {
+        self.place_member(set, member, old, new)?;
+        if let Some(old) = old {
+            ranking::removed(self, set, &score_key(ordered_score(old), member))?;
+        }
+        ranking::inserted(self, set, &score_key(ordered_score(new), member))
+    }
+
+    /// The same, but for the ranks, which the caller keeps.
+    fn place_member(&mut self, set: &mut Collection, member: &[u8], old: Option<f64>, new: f64) -> Outcome {
         match old {
-            Some(old) => self.remove_from_order(set, &score_key(ordered_score(old), member))?,
+            Some(old) => self.delete_member(set, Column::Score, &score_key(ordered_score(old), member))?,
             None => set.count += 1,
         }
         let key = score_key(ordered_score(new), member);
+        ranking::widen(set, &key)?;
         self.put_member(set, Column::Data, member, score_value(new))?;
-        self.put_member(set, Column::Score, &key, Vec::new())?;
-        ranking::inserted(self, set, &key)
+        self.put_member(set, Column::Score, &key, Vec::new())
     }
 
     /// Takes a member away that has the score `score`.
     pub fn remove_scored(&mut self, set: &mut Collection, member: &[u8], score: f64) -> Outcome {
         self.delete_member(set, Column::Data, member)?;
         set.count = set.count.checked_sub(1).ok_or_else(damaged)?;
-        self.remove_from_order(set, &score_key(ordered_score(score), member))
-    }
-
-    fn remove_from_order(&mut self, set: &mut Collection, key: &[u8]) -> Outcome {
-        self.delete_member(set, Column::Score, key)?;
-        ranking::removed(self, set, key)
+        let key = score_key(ordered_score(score), member);
+        self.delete_member(set, Column::Score, &key)?;
+        ranking::removed(self, set, &key)
     }
 
     /// Takes the members of a stretch away, and saves the set. They are collected first: they will all be staged.
@@ -114,9 +120,14 @@ impl Context<'_> {
         for Entry { score, member } in &entries {
             self.remove_scored(set, member, *score)?;
         }
-        let were_lowest = stretch.direction == Direction::Forward && stretch.skip == 0;
-        if were_lowest && stretch.from <= ranking::lowest(set)? {
-            ranking::set_lowest(set, &score_key(ordered_score(last.score), &last.member))?;
+        let (lowest, end) = ranking::ends(set)?;
+        let at_end = match stretch.direction {
+            Direction::Forward => stretch.from <= lowest,
+            Direction::Backward => stretch.to >= end,
+        };
+        if at_end && stretch.skip == 0 {
+            let key = score_key(ordered_score(last.score), &last.member);
+            ranking::removed_end(set, stretch.direction, &key)?;
         }
         self.save(set)?;
         Ok(entries)
@@ -154,8 +165,8 @@ impl Context<'_> {
         if take == 0 {
             return Ok(());
         }
-        let (lowest, mut is_damaged) = (ranking::lowest(set)?, false);
-        let range = (from.max(&lowest).as_slice(), Some(to.as_slice()));
+        let ((lowest, end), mut is_damaged) = (ranking::ends(set)?, false);
+        let range = (from.max(&lowest).as_slice(), Some(to.min(&end).as_slice()));
         view.scan_members(&set.owner, Column::Score, range, *direction, |key, _| {
             if skip > 0 {
                 skip -= 1;

@@ -1,26 +1,32 @@
 //! Ranks: how many members of a sorted set come before one, and which member is at a rank.
 //!
 //! A set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same column.
-//! A rank costs one read per level and then a walk along part of one block: for a million members three levels, and about 20 µs
-//! in all. A member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one or so
-//! also splits a block (a walk along half of it).
+//! A rank costs two small reads per level (a million members make three levels) and then one walk along part of a block. A
+//! member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one or so also
+//! splits a block (a walk along half of it).
 
 use super::counted_tree::{Block, CountedTree, Limits, Store};
 use super::{Outcome, Stretch, damaged};
 use crate::commands::Context;
 use crate::commands::collection::{Collection, Column, Direction};
 use crate::error::CommandError;
-use crate::storage::encoding::{SCORE_MEMBERS, SortedSetHeader};
+use crate::storage::encoding::{SCORE_MEMBERS, SortedSetHeader, after_prefix};
 use std::ops::ControlFlow;
 
-/// Members that are walked along one by one: about 10 µs, as much as to begin a walk.
+/// Members that are walked along one by one, which then costs about as much as to begin a walk.
 pub const BLOCK_MEMBERS_MAX: u64 = 128;
 
 /// Children of a node: their counts are written with every member, and they are read one after the other.
 const FAN_OUT_MAX: usize = 64;
 
-/// The bytes of a key that are kept as the lowest: its score, and enough to tell a queue's members from each other.
-const LOWEST_LEN_MAX: usize = 32;
+/// The bytes that are kept of the keys at the ends: the score, and enough to tell a queue's members from each other.
+const END_LEN_MAX: usize = 32;
+
+/// Members that one command adds to make a tree anew: with fewer, what is staged is soon walked past.
+const BULK_MEMBERS_MIN: usize = 1000;
+
+/// The set may be so many times as large: to walk along that many members costs as much as to add one to a tree.
+const BULK_SHARE: u64 = 20;
 
 /// A set's part of the column `score`.
 struct Members<'a, 'b> {
@@ -42,8 +48,8 @@ impl Store for Members<'_, '_> {
     }
 
     fn walk(&mut self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Outcome {
-        let lowest = lowest(self.set)?;
-        let range = (from.max(&lowest), Some(to));
+        let (lowest, end) = ends(self.set)?;
+        let range = (from.max(&lowest), Some(to.min(&end)));
         let visit = |key: &[u8], _: &[u8]| visit(key);
         self.context
             .scan_members(self.set, Column::Score, range, Direction::Forward, visit)
@@ -86,11 +92,22 @@ fn tree<'a, 'b>(
     }
 }
 
+/// A member's key comes into `score`: walks must reach it.
+pub fn widen(set: &mut Collection, key: &[u8]) -> Outcome {
+    let mut header = header(set)?;
+    if *key < *header.lowest {
+        header.lowest = not_above(key);
+    } else if !header.end.is_empty() && *key >= *header.end {
+        header.end = above(key);
+    } else {
+        return Ok(());
+    }
+    set.extra = header.encode();
+    Ok(())
+}
+
 /// A member's key has come into `score`; it is counted already.
 pub fn inserted(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
-    if *key < *header(set)?.lowest {
-        set_lowest(set, key)?;
-    }
     let count = set.count;
     with_tree(context, set, |tree| tree.inserted(key, count))
 }
@@ -100,19 +117,53 @@ pub fn removed(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> O
     with_tree(context, set, |tree| tree.removed(key))
 }
 
-/// No key of a member is below `key`: walks from the lowest one begin there. (What was deleted stays in RocksDB until a
-/// compaction, and a queue would read all of it again for each of its next members.)
-pub fn set_lowest(set: &mut Collection, key: &[u8]) -> Outcome {
+/// The members with keys from `key` on have gone, all of them (`Backward`), or those up to it (`Forward`): walks need not
+/// look for them again. (What was deleted stays in RocksDB until a compaction, and a queue would read all of it again for
+/// each of its next members.)
+pub fn removed_end(set: &mut Collection, end: Direction, key: &[u8]) -> Outcome {
     let mut header = header(set)?;
-    header.lowest = key[..key.len().min(LOWEST_LEN_MAX)].to_vec();
+    match end {
+        Direction::Forward => header.lowest = not_above(key),
+        Direction::Backward => header.end = above(key),
+    }
     set.extra = header.encode();
     Ok(())
 }
 
-/// Where a walk from the lowest member may begin.
-pub fn lowest(set: &Collection) -> Result<Vec<u8>, CommandError> {
-    let lowest = header(set)?.lowest;
-    Ok(lowest.max(SCORE_MEMBERS.0.to_vec()))
+/// The beginning of a key, which is not above it.
+fn not_above(key: &[u8]) -> Vec<u8> {
+    key[..key.len().min(END_LEN_MAX)].to_vec()
+}
+
+/// About as long a text that is above a key.
+fn above(key: &[u8]) -> Vec<u8> {
+    match key.get(..END_LEN_MAX) {
+        Some(beginning) => after_prefix(beginning.to_vec()),
+        None => [key, &[0]].concat(),
+    }
+}
+
+/// Where the keys of a set's members lie: from the first to before the second.
+pub fn ends(set: &Collection) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
+    let SortedSetHeader { lowest, end, .. } = header(set)?;
+    let end = if end.is_empty() { SCORE_MEMBERS.1.to_vec() } else { end };
+    Ok((lowest.max(SCORE_MEMBERS.0.to_vec()), end))
+}
+
+/// Whether so many members at once are better added without a tree, which is then made anew. (A block that splits is walked
+/// along, past all that is staged, so that the cost of many splits in one command grows with its square.)
+pub fn is_bulk(set: &Collection, members: usize) -> bool {
+    members >= BULK_MEMBERS_MIN && members as u64 * BULK_SHARE >= set.count
+}
+
+/// Deletes the tree, if there is one.
+pub fn clear(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
+    with_tree(context, set, |tree| tree.clear())
+}
+
+/// Makes the tree anew, after [`clear`].
+pub fn rebuild(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
+    with_tree(context, set, |tree| tree.build_from_store())
 }
 
 /// A new set has got these keys, which are in order.
