@@ -87,6 +87,8 @@ pub struct Response {
     pub commit_epoch: u64,
     /// The executor's own number of that shard, or [`SEVERAL_SHARDS`].
     pub shard: u16,
+    /// The number by which the executor keeps the rest of the reply; 0 if this is all of it.
+    pub more: u64,
 }
 
 /// Requests to one storage executor, later their responses.
@@ -265,6 +267,7 @@ impl Batch {
                 failed: true,
                 commit_epoch: 0,
                 shard: 0,
+                more: 0,
             });
         }
     }

@@ -7,6 +7,7 @@ use super::Context;
 use crate::error::CommandError;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
+use crate::storage::pieces::{PIECE_MEMBERS_MAX, WriteMember};
 use crate::storage::view::Owner;
 use std::ops::ControlFlow;
 
@@ -127,6 +128,43 @@ impl Context<'_> {
     ) -> Result<(), CommandError> {
         self.view
             .scan_members(&collection.owner, column, range, direction, visit)
+    }
+}
+
+impl Context<'_> {
+    /// Writes what `write` says of the members of a range until it has counted `count`, which are there: in pieces, if they are
+    /// many. It must be the last thing in the reply; its array's or map's header comes before.
+    pub fn reply_members(
+        &mut self,
+        collection: &Collection,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        (count, write): (u64, WriteMember),
+    ) -> Result<(), CommandError> {
+        if count > PIECE_MEMBERS_MAX {
+            self.pieces = self
+                .view
+                .pieces(&collection.owner, column, range, direction, (count, write))?;
+            if self.pieces.is_some() {
+                return Ok(());
+            }
+        }
+        let mut left = count;
+        let Context {
+            view, reply, now_ms, ..
+        } = self;
+        view.scan_members(&collection.owner, column, range, direction, |member, value| {
+            if left == 0 {
+                return ControlFlow::Break(());
+            }
+            left -= u64::from(write(reply, member, value, *now_ms));
+            ControlFlow::Continue(())
+        })?;
+        match left {
+            0 => Ok(()),
+            _ => Err(CommandError::text("ERR the stored members of this key are damaged")),
+        }
     }
 }
 

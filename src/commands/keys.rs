@@ -6,7 +6,8 @@ use super::glob;
 use super::number::{parse_integer, parse_unsigned};
 use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::error::CommandError;
-use crate::storage::encoding::{DatabaseMap, Record, Type};
+use crate::storage::encoding::{DatabaseMap, Record, Type, split_meta_key};
+use crate::storage::pieces::{Pieces, Select};
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;
@@ -469,30 +470,25 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// KEYS pattern, on the shards of one executor.
+/// KEYS pattern, on the shards of one executor: in pieces, counted first, since the number of keys comes before the keys.
 pub fn keys(context: &mut Context<'_>) -> Outcome {
-    let (pattern, database, now_ms) = (context.arguments.get(1), context.database, context.now_ms);
-    let mut found: Vec<Vec<u8>> = Vec::new();
+    let (pattern, database, now_ms) = (context.arguments.get(1).to_vec(), context.database, context.now_ms);
+    let mut cursors = Vec::new();
     for id in shard_ids(context)? {
         let shards = context.view.shards()?;
-        let slots = slots_of(id, shards.shard_count());
-        shards.with_shard(id, |shard| {
-            let epoch = shard.scan(database, slots, None, |_, key, record| {
-                if record.is_alive(now_ms) && matches_key(pattern, key) {
-                    found.push(key.to_vec());
-                }
-                ControlFlow::Continue(())
-            })?;
-            Ok(((), epoch))
-        })?;
+        cursors.push(shards.with_shard(id, |shard| shard.key_cursor(database))?);
     }
-    context.reply.array(found.len());
-    found.iter().for_each(|key| context.reply.bulk(key));
+    let select: Select = Box::new(move |meta_key, stored| {
+        let (_, _, key) = split_meta_key(meta_key)?;
+        let is_alive = Record::decode(stored).is_some_and(|record| record.is_alive(now_ms));
+        (is_alive && matches_key(&pattern, key)).then_some(key)
+    });
+    context.pieces = Some(Pieces::of_selected(cursors, select));
     Ok(())
 }
 
 /// Whether KEYS and SCAN's MATCH select a key; a lone `*` selects the empty key too.
-fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
+pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
 
@@ -553,7 +549,7 @@ pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
 }
 
 /// A cursor's number; unlike other numbers that Redis reads so, it must not begin with a blank.
-fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
+pub fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
     let begins_blank = matches!(argument.first(), Some(b' ' | b'\t'..=b'\r'));
     parse_unsigned(argument)
         .filter(|_| !begins_blank)
@@ -686,6 +682,27 @@ pub fn gather_fetch(context: &mut Context<'_>) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// The next piece of a large reply, by its number(8).
+pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
+    context.pieces = take_pieces(context)?;
+    match context.pieces.is_some() {
+        true => Ok(()),
+        false => Err(CommandError::Internal),
+    }
+}
+
+/// The rest of a large reply is not wanted any more.
+pub fn pieces_drop(context: &mut Context<'_>) -> Outcome {
+    take_pieces(context)?;
+    context.reply.ok();
+    Ok(())
+}
+
+fn take_pieces(context: &mut Context<'_>) -> Result<Option<Pieces>, CommandError> {
+    let number = context.arguments.get(1).first_chunk().ok_or(CommandError::Internal)?;
+    Ok(context.view.shards()?.replies_begun.take(u64::from_be_bytes(*number)))
 }
 
 /// How what such a command staged is written: triples of database, key and stored record (empty for a deletion).

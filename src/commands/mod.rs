@@ -4,7 +4,10 @@ pub mod arguments;
 pub mod bits;
 pub mod collection;
 pub mod connection;
+pub mod field_expiry;
 pub mod glob;
+pub mod hash;
+pub mod hashes;
 pub mod hyperloglog;
 pub mod keys;
 pub mod number;
@@ -16,6 +19,7 @@ pub mod table;
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
+use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
@@ -35,6 +39,8 @@ pub struct Context<'a> {
     pub seed: u64,
     /// The longest string that may be made, in bytes (`proto-max-bulk-len`).
     pub string_bytes_max: usize,
+    /// The rest of a large reply, which is written when the client has taken the first part.
+    pub pieces: Option<Pieces>,
 }
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.

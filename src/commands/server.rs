@@ -43,6 +43,8 @@ fn tips(row: &Command) -> &'static [&'static str] {
             "request_policy:all_shards",
             "response_policy:special",
         ],
+        ("hgetall" | "hkeys" | "hvals", _) => &["nondeterministic_output_order"],
+        ("hrandfield" | "hscan" | "httl" | "hpttl", _) => &["nondeterministic_output"],
         ("ttl" | "pttl" | "time" | "client|info" | "client|list", _) => &["nondeterministic_output"],
         ("object|encoding" | "object|freq" | "object|idletime" | "object|refcount", _) => &["nondeterministic_output"],
         ("command" | "command|docs" | "command|info" | "command|list", _) => &["nondeterministic_output_order"],

@@ -4,7 +4,7 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, bits, connection, hyperloglog, keys, server, strings};
+use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, server, strings};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -393,6 +393,34 @@ pub static COMMANDS: &[Command] = &[
     command("substr",           4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "1.0.0", "Returns a substring from a string value.")),
 
     // Hashes.
+    command("hdel",          -3, WRITE_FAST,      Keys::at(1),          Shard(hashes::hdel),               ("hash", "2.0.0", "Deletes one or more fields and their values from a hash. Deletes the hash if no fields remain.")),
+    command("hexists",        3, READ_FAST,       Keys::at(1),          Shard(hashes::hexists),            ("hash", "2.0.0", "Determines whether a field exists in a hash.")),
+    command("hexpire",       -6, WRITE_OOM_FAST,  Keys::at(1),          Shard(field_expiry::hexpire),      ("hash", "7.4.0", "Set expiry for hash field using relative time to expire (seconds)")),
+    command("hexpireat",     -6, WRITE_OOM_FAST,  Keys::at(1),          Shard(field_expiry::hexpireat),    ("hash", "7.4.0", "Set expiry for hash field using an absolute Unix timestamp (seconds)")),
+    command("hexpiretime",   -5, READ_FAST,       Keys::at(1),          Shard(field_expiry::hexpiretime),  ("hash", "7.4.0", "Returns the expiration time of a hash field as a Unix timestamp, in seconds.")),
+    command("hget",           3, READ_FAST,       Keys::at(1),          Shard(hashes::hget),               ("hash", "2.0.0", "Returns the value of a field in a hash.")),
+    command("hgetall",        2, READ,            Keys::at(1),          Shard(hashes::hgetall),            ("hash", "2.0.0", "Returns all fields and values in a hash.")),
+    command("hgetdel",       -5, WRITE_FAST,      Keys::at(1),          Shard(field_expiry::hgetdel),      ("hash", "8.0.0", "Returns the value of a field and deletes it from the hash.")),
+    command("hgetex",        -5, WRITE_FAST,      Keys::at(1),          Shard(field_expiry::hgetex),       ("hash", "8.0.0", "Get the value of one or more fields of a given hash key, and optionally set their expiration.")),
+    command("hincrby",        4, WRITE_OOM_FAST,  Keys::at(1),          Shard(hashes::hincrby),            ("hash", "2.0.0", "Increments the integer value of a field in a hash by a number. Uses 0 as initial value if the field doesn't exist.")),
+    command("hincrbyfloat",   4, WRITE_OOM_FAST,  Keys::at(1),          Shard(hashes::hincrbyfloat),       ("hash", "2.6.0", "Increments the floating point value of a field by a number. Uses 0 as initial value if the field doesn't exist.")),
+    command("hkeys",          2, READ,            Keys::at(1),          Shard(hashes::hkeys),              ("hash", "2.0.0", "Returns all fields in a hash.")),
+    command("hlen",           2, READ_FAST,       Keys::at(1),          Shard(hashes::hlen),               ("hash", "2.0.0", "Returns the number of fields in a hash.")),
+    command("hmget",         -3, READ_FAST,       Keys::at(1),          Shard(hashes::hmget),              ("hash", "2.0.0", "Returns the values of all fields in a hash.")),
+    command("hmset",         -4, WRITE_OOM_FAST,  Keys::at(1),          Shard(hashes::hmset),              ("hash", "2.0.0", "Sets the values of multiple fields.")),
+    command("hpersist",      -5, WRITE_FAST,      Keys::at(1),          Shard(field_expiry::hpersist),     ("hash", "7.4.0", "Removes the expiration time for each specified field")),
+    command("hpexpire",      -6, WRITE_OOM_FAST,  Keys::at(1),          Shard(field_expiry::hpexpire),     ("hash", "7.4.0", "Set expiry for hash field using relative time to expire (milliseconds)")),
+    command("hpexpireat",    -6, WRITE_OOM_FAST,  Keys::at(1),          Shard(field_expiry::hpexpireat),   ("hash", "7.4.0", "Set expiry for hash field using an absolute Unix timestamp (milliseconds)")),
+    command("hpexpiretime",  -5, READ_FAST,       Keys::at(1),          Shard(field_expiry::hpexpiretime), ("hash", "7.4.0", "Returns the expiration time of a hash field as a Unix timestamp, in msec.")),
+    command("hpttl",         -5, READ_FAST,       Keys::at(1),          Shard(field_expiry::hpttl),        ("hash", "7.4.0", "Returns the TTL in milliseconds of a hash field.")),
+    command("hrandfield",    -2, READ,            Keys::at(1),          Shard(hashes::hrandfield),         ("hash", "6.2.0", "Returns one or more random fields from a hash.")),
+    command("hscan",         -3, READ,            Keys::at(1),          Shard(hashes::hscan),              ("hash", "2.8.0", "Iterates over fields and values of a hash.")),
+    command("hset",          -4, WRITE_OOM_FAST,  Keys::at(1),          Shard(hashes::hset),               ("hash", "2.0.0", "Creates or modifies the value of a field in a hash.")),
+    command("hsetex",        -6, WRITE_OOM_FAST,  Keys::at(1),          Shard(field_expiry::hsetex),       ("hash", "8.0.0", "Set the value of one or more fields of a given hash key, and optionally set their expiration.")),
+    command("hsetnx",         4, WRITE_OOM_FAST,  Keys::at(1),          Shard(hashes::hsetnx),             ("hash", "2.0.0", "Sets the value of a field in a hash only when the field doesn't exist.")),
+    command("hstrlen",        3, READ_FAST,       Keys::at(1),          Shard(hashes::hstrlen),            ("hash", "3.2.0", "Returns the length of the value of a field.")),
+    command("httl",          -5, READ_FAST,       Keys::at(1),          Shard(field_expiry::httl),         ("hash", "7.4.0", "Returns the TTL in seconds of a hash field.")),
+    command("hvals",          2, READ,            Keys::at(1),          Shard(hashes::hvals),              ("hash", "2.0.0", "Returns all values in a hash.")),
 
     // Lists.
 
@@ -506,6 +534,24 @@ pub static GATHER_FETCH: Command = command(
     or(READ, INTERNAL),
     Keys::none(),
     Shard(keys::gather_fetch),
+    ("", "", ""),
+);
+/// What a network executor asks for when the client has taken most of what it was sent of a large reply.
+pub static PIECES_NEXT: Command = command(
+    "pieces|next",
+    2,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(keys::pieces_next),
+    ("", "", ""),
+);
+/// What it says when the client is gone.
+pub static PIECES_DROP: Command = command(
+    "pieces|drop",
+    2,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(keys::pieces_drop),
     ("", "", ""),
 );
 /// The second half: what the handler staged.

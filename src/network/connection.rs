@@ -39,6 +39,20 @@ pub(super) enum Awaited {
     Merge(Box<Merging>),
     /// Several, to be gathered for a handler that runs here.
     Gather(Box<Gathering>),
+    /// One storage executor, a piece at a time.
+    Pieces(PiecesOut),
+}
+
+/// A large reply that comes in pieces.
+pub(super) struct PiecesOut {
+    /// Where the rest is.
+    pub(super) link: usize,
+    /// Its number there; 0 when the last piece is here.
+    pub(super) number: u64,
+    /// The next piece is under way.
+    pub(super) is_asked: bool,
+    /// What is here and cannot be sent yet, because earlier replies are not.
+    pub(super) waiting: Vec<u8>,
 }
 
 /// One command that was read and not answered.
@@ -65,6 +79,23 @@ impl Replies {
     /// The entry of a command that was not answered yet.
     pub(super) fn slot(&mut self, sequence: u32) -> Option<&mut Slot> {
         self.slots.get_mut(sequence.wrapping_sub(self.head) as usize)
+    }
+
+    /// The oldest entry's number, whether it is suppressed, and its pieces, if it comes in pieces.
+    pub(super) fn first_in_pieces(&mut self) -> Option<(u32, bool, &mut PiecesOut)> {
+        let head = self.head;
+        match self.slots.front_mut()? {
+            Slot {
+                awaited: Awaited::Pieces(pieces),
+                suppressed,
+            } => Some((head, *suppressed, pieces)),
+            _ => None,
+        }
+    }
+
+    /// Takes all entries out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Slot> + '_ {
+        self.slots.drain(..)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -196,6 +227,8 @@ pub(super) struct Connection {
     /// Whether it is in the list of connections to be flushed at the end of the turn.
     pub(super) touched: Cell<bool>,
     pub(super) closed: Cell<bool>,
+    /// Replies that come in pieces.
+    pub(super) in_pieces: Cell<u32>,
     /// The last command is being gathered: the next must wait.
     pub(super) gathering: Cell<bool>,
     /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.

@@ -1,11 +1,13 @@
 //! From a command to where it runs, and from its parts' replies back to one.
 
-use super::connection::{Awaited, Connection};
+use super::connection::{Awaited, Connection, PiecesOut};
 use super::executor::NetworkExecutor;
 use super::session::{NetworkContext, NetworkHandler, ReplyMode};
 use crate::channel::message::{Batch, Priority, RequestId, Response};
 use crate::channel::router::Slot;
-use crate::commands::table::{self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, Runs, WRITE};
+use crate::commands::table::{
+    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+};
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
@@ -19,6 +21,10 @@ const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 
 /// The deadline of the second half of a gathered command: what was decided must be written, however long it waits.
 const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for the
+/// time that takes.
+const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 /// A database and a key.
 type Place = (u8, Vec<u8>);
@@ -81,7 +87,7 @@ impl Merging {
             }
             (_, Merge::Sum) => self.sum += read_integer(reply).unwrap_or(0),
             (_, Merge::AllOk) => {}
-            _ => self.replies[part] = reply.to_vec(),
+            _ => self.replies[part].extend_from_slice(reply),
         }
         self.parts_left == 0
     }
@@ -506,20 +512,21 @@ impl NetworkExecutor {
     #[inline]
     pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
         let connections = self.connections.borrow();
-        let Some(connection) = connections.get(response.id.connection as usize) else {
-            return;
+        let connection = connections
+            .get(response.id.connection as usize)
+            .filter(|connection| connection.generation == response.id.generation && !connection.closed.get());
+        let Some(connection) = connection.map(Rc::clone) else {
+            drop(connections);
+            return self.drop_pieces(batch.link, response.more);
         };
-        if connection.generation != response.id.generation || connection.closed.get() {
-            return;
-        }
-        let connection = Rc::clone(connection);
         drop(connections);
         if batch.priority == Priority::Low {
             connection.low_out.set(connection.low_out.get().saturating_sub(1));
         }
         let bytes = batch.reply(response);
-        if bytes.is_empty() {
-            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true.
+        if bytes.is_empty() && response.more == 0 {
+            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true. Or the
+            // rest of a large reply is missing.
             connection.abort();
             return;
         }
@@ -528,9 +535,32 @@ impl NetworkExecutor {
         let Some(slot) = replies.slot(sequence) else { return };
         match &mut slot.awaited {
             Awaited::Ready(_) => {}
+            Awaited::Response if response.more != 0 => {
+                self.count(response.command, u64::from(response.took_ns), bytes);
+                connection.in_pieces.set(connection.in_pieces.get() + 1);
+                slot.awaited = Awaited::Pieces(PiecesOut {
+                    link: batch.link,
+                    number: response.more,
+                    is_asked: false,
+                    waiting: bytes.to_vec(),
+                });
+            }
+            // An error in the middle of a reply could not be told from its content.
+            Awaited::Pieces(_) if response.failed => connection.abort(),
+            Awaited::Pieces(pieces) => {
+                pieces.waiting.extend_from_slice(bytes);
+                (pieces.number, pieces.is_asked) = (response.more, false);
+            }
             Awaited::Response => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 replies.complete(sequence, bytes, &mut connection.output.borrow_mut().bytes);
+            }
+            Awaited::Merge(merging) if response.more != 0 => {
+                // The other parts are needed before any of it can be sent, so it is collected here.
+                merging.replies[response.id.part as usize].extend_from_slice(bytes);
+                drop(replies);
+                let number = response.more.to_be_bytes();
+                self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), &number);
             }
             Awaited::Merge(merging) => {
                 if merging.add(response.id.part as usize, bytes, u64::from(response.took_ns)) {
@@ -567,6 +597,69 @@ impl NetworkExecutor {
             }
         }
         self.touch(&connection);
+    }
+
+    /// Moves the piece of a large reply that is next in line to the output, and asks for the one after it if the client has
+    /// taken most of what is there.
+    pub(super) fn advance_pieces(&self, connection: &Rc<Connection>) {
+        while connection.in_pieces.get() > 0 && !connection.closed.get() {
+            let mut replies = connection.replies.borrow_mut();
+            let Some((sequence, suppressed, pieces)) = replies.first_in_pieces() else {
+                return;
+            };
+            let mut output = connection.output.borrow_mut();
+            if !suppressed {
+                output.bytes.append(&mut pieces.waiting);
+            }
+            pieces.waiting = Vec::new();
+            if pieces.number == 0 {
+                connection.in_pieces.set(connection.in_pieces.get() - 1);
+                replies.complete(sequence, b"", &mut output.bytes);
+                continue;
+            }
+            if pieces.is_asked || output.len() > PIECES_AHEAD_BYTES {
+                return;
+            }
+            pieces.is_asked = true;
+            let (link, number) = (pieces.link, pieces.number.to_be_bytes());
+            drop((replies, output));
+            return self.ask_for_piece(connection, link, (sequence, 0), &number);
+        }
+    }
+
+    fn ask_for_piece(&self, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: &[u8; 8]) {
+        let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        self.send_part(connection, &PIECES_NEXT, link, part, arguments, deadline);
+    }
+
+    /// The client is gone: what is kept of its large replies may go.
+    pub(super) fn drop_all_pieces(&self, connection: &Connection) {
+        for slot in connection.replies.borrow_mut().drain() {
+            // One that was asked for comes, finds nobody, and is dropped then.
+            if let Awaited::Pieces(pieces) = slot.awaited
+                && !pieces.is_asked
+            {
+                self.drop_pieces(pieces.link, pieces.number);
+            }
+        }
+    }
+
+    fn drop_pieces(&self, link: usize, number: u64) {
+        if number == 0 {
+            return;
+        }
+        let nobody = RequestId {
+            connection: u32::MAX,
+            ..RequestId::default()
+        };
+        let arguments = [PIECES_DROP.name.as_bytes(), &number.to_be_bytes()];
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let (target, session) = ((link, Priority::Normal), (Version::Resp2, 0));
+        self.links
+            .borrow_mut()
+            .push(target, nobody, &PIECES_DROP, session, deadline, arguments);
+        self.flush_wanted.notify();
     }
 
     /// Sends what a gathered command's handler staged to the executors that own the keys.
@@ -672,6 +765,7 @@ impl Gathering {
             database: self.database,
             seed: crate::clock::unix_us(),
             string_bytes_max: self.string_bytes_max,
+            pieces: None,
         };
         let handler = self.handler;
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));

@@ -370,7 +370,9 @@ impl NetworkExecutor {
         if connection.closed.get() {
             return;
         }
+        self.advance_pieces(connection);
         let (sent, outcome) = connection.flush();
+        self.advance_pieces(connection);
         self.metrics.bytes_out.add(sent as u64);
         connection.client.bytes_out.add(sent as u64);
         connection
@@ -418,6 +420,7 @@ impl NetworkExecutor {
                 Ok(count) => {
                     connection.output.borrow_mut().advance(count);
                     let (sent, outcome) = connection.flush();
+                    self.advance_pieces(&connection);
                     if sent >= SENT_BYTES_PER_TURN {
                         // The client reads as fast as we send: the others get their turn.
                         reactor_turn().await;
@@ -524,6 +527,7 @@ impl NetworkExecutor {
             replies: RefCell::new(Replies::default()),
             output: RefCell::new(Output::default()),
             low_out: Cell::new(0),
+            in_pieces: Cell::new(0),
             gathering: Cell::new(false),
             is_full: Cell::new(false),
             touched: Cell::new(false),
@@ -558,6 +562,7 @@ impl NetworkExecutor {
             }
         }
         connection.closed.set(true);
+        self.drop_all_pieces(&connection);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();
         connections.remove(connection.index as usize);

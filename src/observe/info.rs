@@ -564,13 +564,14 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
-                 held={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                 held={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),
                 Quantiles("queue", &storage.queue_ns),
                 Quantiles("turn", &storage.turn_ns),
                 storage.held.get(),
+                storage.replies_begun.get(),
                 mean(storage.sync_ns.get(), syncs) / 1000.0,
                 storage.panics.get(),
             );

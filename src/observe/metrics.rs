@@ -205,6 +205,8 @@ pub struct StorageMetrics {
     pub panics: Counter,
     /// Batches whose replies wait for a commit or a sync.
     pub held: Counter,
+    /// Large replies of which a part has not been asked for yet.
+    pub replies_begun: Counter,
     /// Syncs of logs.
     pub syncs: Counter,
     /// Time spent in them, nanoseconds.

@@ -1,9 +1,10 @@
 //! Bytes to commands and values to bytes; no sockets and no storage.
 //!
 //! [`request`] finds the commands in what a client sent (RESP arrays of bulk strings, or inline lines) and [`reply`]
-//! writes what it gets back (RESP2 or RESP3). A command's arguments are never copied here: they are [`Span`]s in the
+//! writes what it gets back (RESP2 or RESP3); [`rdb`] is the encoding of DUMP and RESTORE. A command's arguments are never copied here: they are [`Span`]s in the
 //! bytes that were read, seen through [`Arguments`].
 
+pub mod rdb;
 pub mod reply;
 pub mod request;
 

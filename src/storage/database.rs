@@ -314,6 +314,22 @@ impl Database {
         Ok(entries.status()?)
     }
 
+    /// A range to be read little by little, as it is now: from `from` (inclusive) to `to` (exclusive), or backwards.
+    pub fn cursor(self: &Arc<Database>, column: Column, (from, to): (&[u8], &[u8]), direction: Direction) -> Cursor {
+        let entries = EntriesOf::new(Arc::clone(self), |database| {
+            let mut options = ReadOptions::default();
+            options.set_iterate_upper_bound(to);
+            options.set_iterate_lower_bound(from);
+            let mut entries = database.db.raw_iterator_cf_opt(database.family(column), options);
+            match direction {
+                Direction::Forward => entries.seek_to_first(),
+                Direction::Backward => entries.seek_to_last(),
+            }
+            entries
+        });
+        Cursor { entries, direction }
+    }
+
     /// An integer property, such as `rocksdb.estimate-num-keys`, summed over the columns.
     pub fn property_sum(&self, name: &CStr) -> u64 {
         let of = |column| {
@@ -370,6 +386,53 @@ impl Database {
         self.db
             .cf_handle(column.name())
             .expect("open creates every column family")
+    }
+}
+
+type Entries<'a> = rocksdb::DBRawIteratorWithThreadMode<'a, DB>;
+
+self_cell::self_cell!(
+    struct EntriesOf {
+        owner: Arc<Database>,
+        #[covariant]
+        dependent: Entries,
+    }
+);
+
+/// A place in a range of keys that is read as it was when the cursor was made. What it has still to read is not deleted from
+/// the disk before the cursor is dropped.
+pub struct Cursor {
+    entries: EntriesOf,
+    direction: Direction,
+}
+
+impl Cursor {
+    /// The entry at the cursor; `None` at the end, or if it cannot be read.
+    pub fn item(&self) -> Option<(&[u8], &[u8])> {
+        self.entries.borrow_dependent().item()
+    }
+
+    /// Whether there is no entry because it was the last, and not because it could not be read.
+    pub fn has_ended(&self) -> bool {
+        self.entries.borrow_dependent().status().is_ok()
+    }
+
+    /// Goes back to the first entry; all are as they were.
+    pub fn rewind(&mut self) {
+        let direction = self.direction;
+        self.entries.with_dependent_mut(|_, entries| match direction {
+            Direction::Forward => entries.seek_to_first(),
+            Direction::Backward => entries.seek_to_last(),
+        });
+    }
+
+    /// Goes on to the next entry.
+    pub fn advance(&mut self) {
+        let direction = self.direction;
+        self.entries.with_dependent_mut(|_, entries| match direction {
+            Direction::Forward => entries.next(),
+            Direction::Backward => entries.prev(),
+        });
     }
 }
 

@@ -13,7 +13,7 @@
 //! meta     prefix ‖ user key                              record (below)
 //! data     prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ member
 //! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ ordered score(8) ‖ member
-//! expiry   deadline(8, Unix ms) ‖ prefix ‖ user key       version(8)
+//! expiry   when due(8, Unix ms) ‖ prefix ‖ user key       version(8)
 //! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
@@ -23,12 +23,17 @@
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
 //! payload  a string's bytes; a string in chunks: its length(8); a collection's count(8) ‖ what its type adds
 //!
-//! data of  member                                        value
-//! string   chunk number(4)                                up to 4096 bytes: what is missing at its end is zeros
+//! string   in chunks: in data, chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
+//! hash     in meta, after the count: nothing while no field has a deadline, else
+//!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8)
+//!          in data,  field → position(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
+//!          in score, position(8) → field, for positions from 0 to the count
+//!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
 //! ```
 //!
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
 //! be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its record.
+//! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
@@ -197,9 +202,22 @@ impl<'a> Record<'a> {
     }
 
     /// Whether the key is still there at `now_ms` (Unix milliseconds); Redis expires a key once now is past its deadline.
+    /// A hash is gone with its last field, too.
     #[inline]
     pub fn is_alive(&self, now_ms: u64) -> bool {
-        self.deadline_ms == 0 || now_ms <= self.deadline_ms
+        (self.deadline_ms == 0 || now_ms <= self.deadline_ms)
+            && (self.kind != Type::Hash || self.has_living_field(now_ms))
+    }
+
+    fn first_field_deadline(&self) -> u64 {
+        let extra = self.payload.split_first_chunk::<8>().map(|(_, extra)| extra);
+        let deadlines = extra.and_then(FieldDeadlines::decode).unwrap_or_default();
+        deadlines.earliest_ms
+    }
+
+    fn has_living_field(&self, now_ms: u64) -> bool {
+        let end_ms = FieldDeadlines::end_of_hash(self.payload);
+        end_ms == 0 || now_ms <= end_ms
     }
 }
 
@@ -231,6 +249,20 @@ pub fn chunk_member(number: u32) -> [u8; 4] {
 /// The number of the chunk that lies under a member; `None` if it is not a chunk's.
 pub fn chunk_number(member: &[u8]) -> Option<u32> {
     <[u8; 4]>::try_from(member).ok().map(u32::from_be_bytes)
+}
+
+/// When the sweep has to look at a stored record: at its deadline or at the first one of a hash's fields, whichever
+/// comes first; 0 for never (or for bytes that are no record).
+#[inline]
+pub fn due_of(record: &[u8]) -> u64 {
+    let is_hash = record.first().is_some_and(|tag| tag & TYPE_MASK == Type::Hash as u8);
+    match is_hash {
+        true => Record::decode(record).map_or(0, |record| match (record.deadline_ms, record.first_field_deadline()) {
+            (deadline_ms, 0) | (0, deadline_ms) => deadline_ms,
+            (of_key, of_field) => of_key.min(of_field),
+        }),
+        false => deadline_of(record),
+    }
 }
 
 /// Writes the key of `meta` for a user key into `out`, which is cleared first.
@@ -315,6 +347,134 @@ pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
         }
     }
     unreachable!("a database's number is below 16")
+}
+
+// ---- Hashes ----
+
+/// Flag of a hash's field: a deadline follows.
+const FIELD_HAS_DEADLINE: u8 = 1;
+
+/// What the index of a hash's field deadlines begins with, behind all positions.
+const FIELD_DEADLINE_INDEX: u8 = 0xff;
+
+/// The stored form of a hash's field in `data`, read in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashField<'a> {
+    /// Its place among the hash's fields, from 0 to before their count.
+    pub position: u64,
+    /// When it expires, in Unix milliseconds; 0 for never.
+    pub deadline_ms: u64,
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+impl<'a> HashField<'a> {
+    /// Reads the stored form; `None` if the bytes are not one.
+    #[inline]
+    pub fn decode(bytes: &'a [u8]) -> Option<HashField<'a>> {
+        let (position, rest) = bytes.split_first_chunk::<8>()?;
+        let (deadline_ms, value) = match rest.split_first()? {
+            (0, value) => (0, value),
+            (&FIELD_HAS_DEADLINE, rest) => {
+                let (deadline, value) = rest.split_first_chunk::<8>()?;
+                (u64::from_be_bytes(*deadline), value)
+            }
+            _ => return None,
+        };
+        Some(HashField {
+            position: u64::from_be_bytes(*position),
+            deadline_ms,
+            value,
+        })
+    }
+
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + 1 + 8 + self.value.len());
+        out.extend_from_slice(&self.position.to_be_bytes());
+        if self.deadline_ms == 0 {
+            out.push(0);
+        } else {
+            out.push(FIELD_HAS_DEADLINE);
+            out.extend_from_slice(&self.deadline_ms.to_be_bytes());
+        }
+        out.extend_from_slice(self.value);
+        out
+    }
+
+    /// Whether the field is still there at `now_ms` (Unix milliseconds).
+    #[inline]
+    pub fn is_alive(&self, now_ms: u64) -> bool {
+        self.deadline_ms == 0 || now_ms <= self.deadline_ms
+    }
+}
+
+/// What a hash's record says of its fields' deadlines; all 0 while no field has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FieldDeadlines {
+    /// The first deadline, in Unix milliseconds.
+    pub earliest_ms: u64,
+    /// The last deadline, in Unix milliseconds.
+    pub latest_ms: u64,
+    /// How many fields have one.
+    pub fields: u64,
+}
+
+impl FieldDeadlines {
+    /// Reads what follows the count in a hash's record; `None` if the bytes are not that.
+    #[inline]
+    pub fn decode(bytes: &[u8]) -> Option<FieldDeadlines> {
+        if bytes.is_empty() {
+            return Some(FieldDeadlines::default());
+        }
+        let (earliest, rest) = bytes.split_first_chunk::<8>()?;
+        let (latest, fields) = rest.split_first_chunk::<8>()?;
+        Some(FieldDeadlines {
+            earliest_ms: u64::from_be_bytes(*earliest),
+            latest_ms: u64::from_be_bytes(*latest),
+            fields: u64::from_be_bytes(<[u8; 8]>::try_from(fields).ok()?),
+        })
+    }
+
+    /// The stored form: empty while no field has a deadline.
+    pub fn encode(&self) -> Vec<u8> {
+        if self.fields == 0 {
+            return Vec::new();
+        }
+        [self.earliest_ms, self.latest_ms, self.fields]
+            .map(u64::to_be_bytes)
+            .concat()
+    }
+
+    /// When the last field of a hash expires, by what follows the tag's numbers in its record; 0 if one never does.
+    fn end_of_hash(payload: &[u8]) -> u64 {
+        let Some((count, extra)) = payload.split_first_chunk::<8>() else {
+            return 0;
+        };
+        match FieldDeadlines::decode(extra) {
+            Some(deadlines) if deadlines.fields != 0 && deadlines.fields == u64::from_be_bytes(*count) => {
+                deadlines.latest_ms
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// The key in `score`, below its hash, of a field's deadline. Fields in the order of their deadlines lie from
+/// `field_deadline_key(0, b"")` on.
+pub fn field_deadline_key(deadline_ms: u64, field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + 8 + field.len());
+    out.push(FIELD_DEADLINE_INDEX);
+    out.extend_from_slice(&deadline_ms.to_be_bytes());
+    out.extend_from_slice(field);
+    out
+}
+
+/// The deadline (Unix milliseconds) and the field that such a key names; `None` for another key of `score`.
+pub fn split_field_deadline_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (&first, rest) = bytes.split_first()?;
+    let (deadline, field) = rest.split_first_chunk::<8>()?;
+    (first == FIELD_DEADLINE_INDEX).then_some((u64::from_be_bytes(*deadline), field))
 }
 
 /// The key in `system` of the newest version that a collection was given.
@@ -439,6 +599,28 @@ mod tests {
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
         );
+        let field = HashField {
+            position: 1,
+            deadline_ms: 0,
+            value: b"v",
+        };
+        assert_eq!(field.encode(), b"\0\0\0\0\0\0\0\x01\0v");
+        let expiring = HashField {
+            deadline_ms: 2,
+            ..field
+        };
+        assert_eq!(expiring.encode(), b"\0\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0\0\x02v");
+        assert_eq!(FieldDeadlines::default().encode(), b"");
+        let deadlines = FieldDeadlines {
+            earliest_ms: 1,
+            latest_ms: 2,
+            fields: 3,
+        };
+        assert_eq!(
+            deadlines.encode(),
+            b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
+        );
+        assert_eq!(field_deadline_key(4, b"f"), b"\xff\0\0\0\0\0\0\0\x04f");
         assert_eq!(
             DatabaseMap::default().encode(),
             b"\0\0\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
@@ -487,6 +669,75 @@ mod tests {
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
+        for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
+            let field = HashField {
+                position,
+                deadline_ms,
+                value,
+            };
+            assert_eq!(HashField::decode(&field.encode()), Some(field));
+        }
+        for (earliest_ms, latest_ms, fields) in [(0, 0, 0), (1, u64::MAX, 2)] {
+            let deadlines = FieldDeadlines {
+                earliest_ms,
+                latest_ms,
+                fields,
+            };
+            assert_eq!(FieldDeadlines::decode(&deadlines.encode()), Some(deadlines));
+        }
+        for field in [&b""[..], b"\xff\0"] {
+            assert_eq!(
+                split_field_deadline_key(&field_deadline_key(9, field)),
+                Some((9, field))
+            );
+        }
+        assert_eq!(split_field_deadline_key(&5_u64.to_be_bytes()), None);
+    }
+
+    #[test]
+    fn a_hash_lives_as_long_as_its_last_field() {
+        let payload = |count: u64, deadlines: FieldDeadlines| [&count.to_be_bytes()[..], &deadlines.encode()].concat();
+        let alive = |payload: &[u8], now_ms| {
+            Record {
+                kind: Type::Hash,
+                deadline_ms: 0,
+                version: 1,
+                edited: false,
+                payload,
+            }
+            .is_alive(now_ms)
+        };
+        let deadlines = FieldDeadlines {
+            earliest_ms: 10,
+            latest_ms: 20,
+            fields: 2,
+        };
+        assert!(alive(&payload(2, deadlines), 20));
+        assert!(!alive(&payload(2, deadlines), 21));
+        assert!(alive(&payload(3, deadlines), 21), "one field has no deadline");
+        assert!(alive(&payload(1, FieldDeadlines::default()), u64::MAX));
+        let due = |deadline_ms, deadlines: FieldDeadlines| {
+            let hash = Record {
+                kind: Type::Hash,
+                deadline_ms,
+                version: 1,
+                edited: false,
+                payload: &payload(2, deadlines),
+            };
+            due_of(&hash.encode())
+        };
+        let none = FieldDeadlines::default();
+        assert_eq!(
+            [
+                due(0, none),
+                due(5, none),
+                due(0, deadlines),
+                due(5, deadlines),
+                due(15, deadlines)
+            ],
+            [0, 5, 10, 5, 10]
+        );
+        assert_eq!(due_of(&Record::string(b"v", 7).encode()), 7);
     }
 
     #[test]
@@ -509,6 +760,13 @@ mod tests {
                 owner_of_member(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
+            let _ = (
+                HashField::decode(&bytes),
+                FieldDeadlines::decode(&bytes),
+                split_field_deadline_key(&bytes),
+                due_of(&bytes),
+                Record::decode(&bytes).map(|record| record.is_alive(1)),
+            );
         }
     }
 }

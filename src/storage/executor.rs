@@ -8,19 +8,20 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
+use super::pieces::{Pieces, RepliesBegun, Written};
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::view::{Shards, View};
 use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
-use crate::commands::Context;
 use crate::commands::table::{Command, READ, Runs, WRITE};
+use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
-use crate::protocol::{Reply, Span, Version};
+use crate::protocol::{Arguments, Reply, Span, Version};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -303,6 +304,8 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
+        let mut pieces = None;
+        let mut more = 0;
         let outcome = if began > request.deadline {
             self.metrics.timeouts.add(1);
             Err(CommandError::Timeout)
@@ -317,14 +320,22 @@ impl StorageExecutor {
                 database: request.database,
                 seed: self.random,
                 string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+                pieces: None,
             };
             let outcome = run_contained(request.command, &mut context, &self.metrics);
+            pieces = context.pieces.take().filter(|_| outcome.is_ok());
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
                 false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
             }
         };
         let failed = outcome.is_err();
+        if let Some(rest) = pieces.filter(|_| !failed) {
+            match self.write_pieces(rest, &mut batch.replies, request.version) {
+                Some(number) => more = number,
+                None => batch.replies.truncate(start),
+            }
+        }
         match outcome {
             Ok(()) => self.shards.keep_command(),
             Err(error) => {
@@ -354,8 +365,24 @@ impl StorageExecutor {
             failed,
             commit_epoch: touched.epoch,
             shard: touched.shard.unwrap_or(0),
+            more,
         });
         ended
+    }
+
+    /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
+    /// nothing. `None` if it cannot be read to its end: an empty reply, with no more to come, closes the connection.
+    fn write_pieces(&mut self, mut rest: Pieces, replies: &mut Vec<u8>, version: Version) -> Option<u64> {
+        loop {
+            match rest.write_next(replies, version) {
+                Written::Piece if self.shards.replies_begun.has_room() => {
+                    return Some(self.shards.replies_begun.keep(rest));
+                }
+                Written::Piece => {}
+                Written::All => return Some(0),
+                Written::Broken => return None,
+            }
+        }
     }
 
     /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the committer).
@@ -378,7 +405,7 @@ impl StorageExecutor {
             let shard = &mut self.shards.list_mut()[place];
             if let Some(rolled_back) = shard.take_rolled_back() {
                 for batch in done.iter_mut().chain(self.held.iter_mut()) {
-                    answer_rolled_back(batch, place, &rolled_back);
+                    answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
                 }
             }
             let committed_epoch = self.shards.list()[place].committed_epoch();
@@ -455,6 +482,8 @@ impl StorageExecutor {
                     if bound_to(response, report.place, durable_epoch + 1) {
                         response.reply.len = 0;
                         response.commit_epoch = 0;
+                        let begun = &mut self.shards.replies_begun;
+                        begun.take(std::mem::take(&mut response.more));
                     }
                 }
             }
@@ -474,14 +503,16 @@ impl StorageExecutor {
         self.turn += 1;
         self.shards.begin_turn(self.turn, now_ms);
         let budget = self.current.expire_keys_per_turn;
+        let mut hashes = Vec::new();
         for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
-            match expiry::sweep(shard, now_ms, budget) {
+            match expiry::sweep(shard, now_ms, budget, &mut hashes) {
                 Ok(expired) => metrics.expired_keys.add(expired as u64),
                 // A shard that takes no writes keeps its expired keys, invisible as they are.
                 Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => {}
                 Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
             }
         }
+        self.expire_fields(&hashes, now_ms, budget);
         self.commit(&mut []);
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
@@ -489,6 +520,37 @@ impl StorageExecutor {
         }
         self.release_held();
         self.update_metrics();
+    }
+
+    /// Removes at most `budget` expired fields of the hashes that a sweep has named.
+    fn expire_fields(&mut self, hashes: &[expiry::DueHash], now_ms: u64, mut budget: usize) {
+        for (database, key) in hashes {
+            if budget == 0 {
+                return;
+            }
+            self.shards.begin_command();
+            let mut no_reply = Vec::new();
+            let mut context = Context {
+                arguments: Arguments::new(&[], &[]),
+                reply: Reply::new(&mut no_reply, Version::Resp2),
+                view: View::Local(&mut self.shards),
+                now_ms,
+                database: *database,
+                seed: 0,
+                string_bytes_max: 0,
+                pieces: None,
+            };
+            match hash::expire_fields(&mut context, key, budget) {
+                Ok(expired) => {
+                    self.shards.keep_command();
+                    budget -= expired.min(budget);
+                }
+                Err(error) => {
+                    self.shards.roll_back_command();
+                    tracing::debug!(%error, "fields of a hash stay for the next sweep");
+                }
+            }
+        }
     }
 
     fn publish_all(&mut self) {
@@ -507,6 +569,7 @@ impl StorageExecutor {
 
     fn update_metrics(&mut self) {
         self.metrics.held.set(self.held.len() as u64);
+        self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.syncer.totals();
         self.metrics.syncs.set(syncs);
         self.metrics.sync_ns.set(sync_ns);
@@ -607,7 +670,7 @@ fn bound_to(response: &Response, place: usize, from: u64) -> bool {
 /// Replaces the replies that speak of writes which were rolled back. Where a part of a command's writes may stand, on another
 /// shard or by an earlier commit of the turn, neither OK nor an error would be true: an empty reply makes the network executor
 /// close the connection.
-fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack) {
+fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack, begun: &mut RepliesBegun) {
     for response in &mut batch.responses {
         if bound_to(response, place, rolled_back.from_epoch) {
             let start = batch.replies.len();
@@ -620,6 +683,7 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack)
                 len: (batch.replies.len() - start) as u32,
             };
             (response.commit_epoch, response.failed) = (0, true);
+            begun.take(std::mem::take(&mut response.more));
         }
     }
 }

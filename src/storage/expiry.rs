@@ -1,15 +1,20 @@
 //! The sweep: keys whose deadline has passed are deleted in the order of their deadlines, a bounded number per turn.
 //!
-//! An expired key is never visible, swept or not; the sweep gives its space back and lets DBSIZE shrink.
+//! An expired key is never visible, swept or not; the sweep gives its space back and lets DBSIZE shrink. Hashes of which
+//! some fields have expired are named to the caller, since it takes a command to remove fields.
 
 use super::database::Column;
-use super::encoding::{self, deadline_of};
+use super::encoding::{self, Record, due_of};
 use super::shard::Shard;
 use crate::error::CommandError;
 use std::ops::ControlFlow;
 
-/// Stages the deletion of at most `budget` expired keys of a shard; returns how many were expired.
-pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize) -> Result<usize, CommandError> {
+/// A hash with fields that have expired: the number of its database, and its key.
+pub type DueHash = (u8, Vec<u8>);
+
+/// Stages the deletion of at most `budget` expired keys of a shard; returns how many were expired. Hashes that are due
+/// for their fields are added to `hashes`, and stay due until they are written anew.
+pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize, hashes: &mut Vec<DueHash>) -> Result<usize, CommandError> {
     if shard.next_deadline_ms() >= now_ms {
         return Ok(0);
     }
@@ -38,14 +43,23 @@ pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize) -> Result<usize, Com
     let mut expired = 0;
     let mut stale = Vec::new();
     for (index_key, meta_key, deadline_ms) in due {
-        let current = shard.database().get(Column::Meta, &meta_key, deadline_of)?;
-        if current == Some(deadline_ms) {
-            shard.delete_meta_key(&meta_key)?;
-            shard.keep_command();
-            expired += 1;
-        } else {
+        let current = shard.database().get(Column::Meta, &meta_key, |record| {
+            let is_alive = Record::decode(record).is_some_and(|record| record.is_alive(now_ms));
+            (due_of(record), is_alive)
+        })?;
+        match current {
+            Some((due_ms, false)) if due_ms == deadline_ms => {
+                shard.delete_meta_key(&meta_key)?;
+                shard.keep_command();
+                expired += 1;
+            }
+            Some((due_ms, true)) if due_ms == deadline_ms => {
+                let place = encoding::split_meta_key(&meta_key);
+                hashes.extend(place.and_then(|(physical, _, key)| Some((shard.number_of(physical)?, key.to_vec()))));
+                next_deadline_ms = next_deadline_ms.min(deadline_ms);
+            }
             // FLUSHDB deletes keys by range and leaves their index entries to be found here.
-            stale.push(index_key);
+            _ => stale.push(index_key),
         }
     }
     shard.delete_stale_index_entries(&stale)?;

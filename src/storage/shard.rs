@@ -6,8 +6,8 @@
 //! passes through these two.
 
 use super::committer::Committer;
-use super::database::{Column, Database, DatabaseError, Direction, Staging, Writes};
-use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of};
+use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
+use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
@@ -450,7 +450,7 @@ impl Shard {
             return Ok(index.map_or(self.records.forgotten_epoch(), |index| self.records.epoch(index)));
         }
         let new = value.as_deref();
-        let (old_deadline, new_deadline) = (old.map_or(0, deadline_of), new.map_or(0, deadline_of));
+        let (old_deadline, new_deadline) = (old.map_or(0, due_of), new.map_or(0, due_of));
         if old_deadline != new_deadline {
             for (deadline_ms, insert, record) in [(old_deadline, false, old), (new_deadline, true, new)] {
                 if deadline_ms != 0 {
@@ -523,21 +523,14 @@ impl Shard {
     /// their values, in their order or backwards, until it breaks. Returns the newest turn whose writes were seen.
     pub fn scan_members(
         &mut self,
-        (owner, slot): (&Owner, Slot),
+        owner: (&Owner, Slot),
         column: Column,
-        (from, to): (&[u8], Option<&[u8]>),
+        range: (&[u8], Option<&[u8]>),
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
         self.check_readable()?;
-        let physical = self.physical(owner.database);
-        let member_key = |member| encoding::member_key(physical, slot, &owner.key, owner.version, member);
-        let prefix_len = member_key(b"").len();
-        let from = member_key(from);
-        let to = match to {
-            Some(to) => member_key(to),
-            None => encoding::after_prefix(member_key(b"")),
-        };
+        let (from, to, prefix_len) = self.member_range(owner, range);
         let mut epoch = self.committed_epoch.max(self.records.forgotten_epoch());
         if from >= to {
             return Ok(epoch);
@@ -587,6 +580,46 @@ impl Shard {
             }
         }
         Ok(epoch)
+    }
+
+    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest turn whose writes are
+    /// among them. Commits first, so that the disk has everything.
+    pub fn member_cursor(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+    ) -> Result<(Cursor, usize, u64), CommandError> {
+        self.check_readable()?;
+        self.commit()?;
+        let (from, to, prefix_len) = self.member_range((owner, slot), range);
+        let cursor = self.database.cursor(column, (&from, &to), direction);
+        Ok((cursor, prefix_len, self.committed_epoch))
+    }
+
+    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest turn whose writes are
+    /// among them. Commits first, so that the disk has everything.
+    pub fn key_cursor(&mut self, database: u8) -> Result<(Cursor, u64), CommandError> {
+        self.check_readable()?;
+        self.commit()?;
+        let (from, to) = encoding::database_range(self.physical(database));
+        let cursor = self.database.cursor(Column::Meta, (&from, &to), Direction::Forward);
+        Ok((cursor, self.committed_epoch))
+    }
+
+    /// The keys of a range of members, and how many of their bytes come before the member.
+    fn member_range(
+        &self,
+        (owner, slot): (&Owner, Slot),
+        (from, to): (&[u8], Option<&[u8]>),
+    ) -> (Vec<u8>, Vec<u8>, usize) {
+        let physical = self.physical(owner.database);
+        let member_key = |member| encoding::member_key(physical, slot, &owner.key, owner.version, member);
+        let all = member_key(b"");
+        let prefix_len = all.len();
+        let to = to.map_or_else(|| encoding::after_prefix(all), member_key);
+        (member_key(from), to, prefix_len)
     }
 
     fn set_member_key(&mut self, owner: &Owner, slot: Slot, member: &[u8]) {
@@ -925,6 +958,16 @@ impl Shard {
     /// Says that no key expires before `deadline_ms`: what a sweep found out.
     pub fn set_next_deadline_ms(&mut self, deadline_ms: u64) {
         self.next_deadline_ms = deadline_ms;
+    }
+
+    /// The number under which SELECT finds a physical database.
+    pub fn number_of(&self, physical: u8) -> Option<u8> {
+        let place = self
+            .databases
+            .physical
+            .iter()
+            .position(|of_number| *of_number == physical);
+        place.map(|number| number as u8)
     }
 
     fn physical(&self, database: u8) -> u8 {

@@ -5,6 +5,7 @@
 
 use super::database::{Column, Direction};
 use super::encoding::Record;
+use super::pieces::{Pieces, RepliesBegun, WriteMember};
 pub use super::shard::Owner;
 use super::shard::Shard;
 use crate::channel::message::SEVERAL_SHARDS;
@@ -20,6 +21,8 @@ pub struct Shards {
     places: Vec<Option<u16>>,
     now_ms: u64,
     touched: Touched,
+    /// Large replies that wait for their clients.
+    pub replies_begun: RepliesBegun,
 }
 
 /// What the running command has read and written.
@@ -60,6 +63,7 @@ impl Shards {
             places,
             now_ms: 0,
             touched: Touched::default(),
+            replies_begun: RepliesBegun::default(),
         }
     }
 
@@ -332,6 +336,29 @@ impl View<'_> {
         let epoch = shards.list[place].scan_members((owner, slot), column, range, direction, &mut visit)?;
         shards.touched.note(place, epoch);
         Ok(())
+    }
+
+    /// The rest of a reply that says something of `left` members of a range; `None` if it must be written whole, because the
+    /// shard is stalled and what is staged cannot be written first.
+    pub fn pieces(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        counted: (u64, WriteMember),
+    ) -> Result<Option<Pieces>, CommandError> {
+        let shards = self.shards_of_collections()?;
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        match shards.list[place].member_cursor((owner, slot), column, range, direction) {
+            Ok((cursor, prefix_len, epoch)) => {
+                shards.touched.note(place, epoch);
+                Ok(Some(Pieces::of_members(cursor, prefix_len, counted, shards.now_ms)))
+            }
+            Err(CommandError::Stalled) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The executor's shards, for what has members: those are not gathered from other executors.

@@ -4,6 +4,8 @@
 //! By hand, against any running server (it is emptied first!):
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
+mod random_strings;
+
 use std::path::{Path, PathBuf};
 
 use crate::harness::redis::RedisOracle;
@@ -47,6 +49,10 @@ transcripts! {
     counters
     databases
     expiry
+    field_expiry
+    hash_counters
+    hash_walks
+    hashes
     hyperloglog
     keys
     lcs

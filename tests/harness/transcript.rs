@@ -22,8 +22,8 @@
 //! - `@match`: each expected line is a regular expression for the whole line; a last line `...` stands for all lines
 //!   that follow, if any.
 //! - `@unordered`: the lines are compared without their numbers and their order.
-//! - `@scan`: the command is a SCAN from cursor 0; it is repeated until the cursor is 0 again, and the keys that were
-//!   returned, sorted, each once, are the reply.
+//! - `@scan`: the command is a SCAN, HSCAN, SSCAN or ZSCAN from cursor 0; it is repeated until the cursor is 0 again, and
+//!   the elements that were returned, sorted, each once, are the reply.
 //! - `@until MS > COMMAND`: the command is repeated until the reply is the expected one, for at most that long.
 //! - `@save NAME`: the reply's text replaces `${NAME}` in the commands and replies that follow.
 //! - `@redis >= 7.2`, `@redis < 7.2`: an oracle of another version skips the command. Corelane behaves as
@@ -363,6 +363,12 @@ impl Player {
     fn scan(&mut self, mut arguments: Vec<Vec<u8>>) -> Vec<String> {
         /// More rounds than any transcript's keys can need: a cursor that never returns to 0 is an error.
         const ROUNDS_MAX: usize = 100_000;
+        // Behind the name, or behind the key whose members are scanned.
+        let cursor_place = if arguments[0].eq_ignore_ascii_case(b"SCAN") {
+            1
+        } else {
+            2
+        };
         let mut keys = BTreeSet::new();
         for _ in 0..ROUNDS_MAX {
             let reply = self.reply(&arguments);
@@ -383,7 +389,7 @@ impl Player {
                     number(keys)
                 };
             }
-            arguments[1] = next.into_bytes();
+            arguments[cursor_place] = next.into_bytes();
         }
         vec![format!("the cursor was not 0 after {ROUNDS_MAX} rounds")]
     }

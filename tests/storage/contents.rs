@@ -52,10 +52,10 @@ impl Contents {
         contents
     }
 
-    /// What the index must hold: every key that has a deadline.
+    /// What the index must hold: every key that has a deadline, or a field with one.
     pub(crate) fn deadlines(&self) -> BTreeSet<(u64, Vec<u8>)> {
         let with_deadline = self.records.iter().filter_map(|(key, record)| {
-            let deadline_ms = encoding::deadline_of(record);
+            let deadline_ms = encoding::due_of(record);
             (deadline_ms != 0).then(|| (deadline_ms, key.clone()))
         });
         with_deadline.collect()

@@ -1,0 +1,494 @@
+//! Hashes: HSET, HGET and their relatives, counters in fields, random fields, HSCAN. What gives fields a deadline is in
+//! [`super::field_expiry`].
+
+use super::Context;
+use super::arguments::{integer, is_option};
+use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
+use super::keys::{matches_key, parse_cursor};
+use super::number::{LongDouble, parse_integer};
+use crate::error::CommandError;
+use crate::protocol::{Arguments, Reply, Version};
+use crate::storage::pieces::WriteMember;
+use std::collections::HashMap;
+
+type Outcome = Result<(), CommandError>;
+
+/// HSET key field value [field value …]
+pub fn hset(context: &mut Context<'_>) -> Outcome {
+    let created = hset_generic(context, "hset")?;
+    context.reply.integer(created);
+    Ok(())
+}
+
+/// HMSET key field value [field value …]
+pub fn hmset(context: &mut Context<'_>) -> Outcome {
+    hset_generic(context, "hmset")?;
+    context.reply.ok();
+    Ok(())
+}
+
+/// HSET and HMSET: sets the fields, which lose their deadlines; returns how many are new.
+fn hset_generic(context: &mut Context<'_>, command: &str) -> Result<i64, CommandError> {
+    let arguments = context.arguments;
+    if arguments.len() % 2 == 1 {
+        return Err(CommandError::Arity(command.to_owned()));
+    }
+    let mut hash = Hash::open_or_new(context, arguments.get(1))?;
+    let mut created = 0;
+    for pair in (2..arguments.len()).step_by(2) {
+        let (field, value) = (arguments.get(pair), arguments.get(pair + 1));
+        created += i64::from(hash.put(context, field, value, 0)?);
+    }
+    hash.save(context)?;
+    Ok(created)
+}
+
+/// HSETNX key field value
+pub fn hsetnx(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let mut hash = Hash::open_or_new(context, arguments.get(1))?;
+    let field = arguments.get(2);
+    let absent = hash.find(context, field)?.is_none();
+    if absent {
+        hash.put(context, field, arguments.get(3), 0)?;
+    }
+    hash.save(context)?;
+    context.reply.integer(i64::from(absent));
+    Ok(())
+}
+
+/// HGET key field
+pub fn hget(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    match Hash::open(context, arguments.get(1))? {
+        None => context.reply.null(),
+        Some(hash) => hash.answer_with(context, arguments.get(2), bulk_or_null)?,
+    }
+    Ok(())
+}
+
+pub(super) fn bulk_or_null(reply: &mut Reply<'_>, value: Option<&[u8]>) {
+    match value {
+        Some(value) => reply.bulk(value),
+        None => reply.null(),
+    }
+}
+
+/// HMGET key field [field …]
+pub fn hmget(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let hash = Hash::open(context, arguments.get(1))?;
+    context.reply.array(arguments.len() - 2);
+    for field in arguments.iter().skip(2) {
+        match &hash {
+            None => context.reply.null(),
+            Some(hash) => hash.answer_with(context, field, bulk_or_null)?,
+        }
+    }
+    Ok(())
+}
+
+/// HGETALL key
+pub fn hgetall(context: &mut Context<'_>) -> Outcome {
+    hgetall_generic(
+        context,
+        |reply, fields| reply.map(fields),
+        |reply, field, stored, now_ms| {
+            write_living(reply, stored, now_ms, |reply, value| {
+                reply.bulk(field);
+                reply.bulk(value);
+            })
+        },
+    )
+}
+
+/// HKEYS key
+pub fn hkeys(context: &mut Context<'_>) -> Outcome {
+    hgetall_generic(
+        context,
+        |reply, fields| reply.array(fields),
+        |reply, field, stored, now_ms| write_living(reply, stored, now_ms, |reply, _| reply.bulk(field)),
+    )
+}
+
+/// HVALS key
+pub fn hvals(context: &mut Context<'_>) -> Outcome {
+    hgetall_generic(
+        context,
+        |reply, fields| reply.array(fields),
+        |reply, _, stored, now_ms| write_living(reply, stored, now_ms, |reply, value| reply.bulk(value)),
+    )
+}
+
+/// HGETALL, HKEYS and HVALS.
+fn hgetall_generic(
+    context: &mut Context<'_>,
+    header: impl FnOnce(&mut Reply<'_>, usize),
+    write: WriteMember,
+) -> Outcome {
+    let key = context.arguments.get(1);
+    let Some(hash) = Hash::open(context, key)? else {
+        header(&mut context.reply, 0);
+        return Ok(());
+    };
+    let fields = hash.living_fields(context)?;
+    header(&mut context.reply, fields as usize);
+    hash.reply_fields(context, fields, write)
+}
+
+/// HDEL key field [field …]
+pub fn hdel(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let mut deleted = 0;
+    if let Some(mut hash) = Hash::open_to_write(context, arguments.get(1))? {
+        for field in arguments.iter().skip(2) {
+            if let Some(place) = hash.find(context, field)? {
+                hash.remove(context, field, place)?;
+                deleted += 1;
+            }
+        }
+        hash.save(context)?;
+    }
+    context.reply.integer(deleted);
+    Ok(())
+}
+
+/// HLEN key
+pub fn hlen(context: &mut Context<'_>) -> Outcome {
+    let key = context.arguments.get(1);
+    let fields = match Hash::open(context, key)? {
+        None => 0,
+        Some(hash) => hash.living_fields(context)?,
+    };
+    context.reply.integer(fields as i64);
+    Ok(())
+}
+
+/// HEXISTS key field
+pub fn hexists(context: &mut Context<'_>) -> Outcome {
+    answer_about_value(context, |value| i64::from(value.is_some()))
+}
+
+/// HSTRLEN key field
+pub fn hstrlen(context: &mut Context<'_>) -> Outcome {
+    answer_about_value(context, |value| value.map_or(0, <[u8]>::len) as i64)
+}
+
+/// HEXISTS and HSTRLEN.
+fn answer_about_value(context: &mut Context<'_>, answer: impl FnOnce(Option<&[u8]>) -> i64) -> Outcome {
+    let arguments = context.arguments;
+    match Hash::open(context, arguments.get(1))? {
+        None => context.reply.integer(answer(None)),
+        Some(hash) => {
+            hash.answer_with(context, arguments.get(2), |reply, value| reply.integer(answer(value)))?;
+        }
+    }
+    Ok(())
+}
+
+/// HINCRBY key field increment
+pub fn hincrby(context: &mut Context<'_>) -> Outcome {
+    let increment = integer(context.arguments.get(3))?;
+    let mut sum = 0;
+    change_value(context, |old| {
+        let not_an_integer = || CommandError::text("ERR hash value is not an integer");
+        let old = old.map_or(Ok(0), |old| parse_integer(old).ok_or_else(not_an_integer))?;
+        sum = old.checked_add(increment).ok_or(CommandError::Overflow)?;
+        Ok(itoa::Buffer::new().format(sum).to_owned())
+    })?;
+    context.reply.integer(sum);
+    Ok(())
+}
+
+/// HINCRBYFLOAT key field increment
+pub fn hincrbyfloat(context: &mut Context<'_>) -> Outcome {
+    let increment = LongDouble::parse(context.arguments.get(3)).ok_or(CommandError::NotAFloat)?;
+    if increment.is_nan_or_infinite() {
+        return Err(CommandError::text("ERR value is NaN or Infinity"));
+    }
+    let sum = change_value(context, |old| {
+        let not_a_float = || CommandError::text("ERR hash value is not a float");
+        let old = LongDouble::parse(old.unwrap_or(b"0")).ok_or_else(not_a_float)?;
+        let sum = old + increment;
+        match sum.is_nan_or_infinite() {
+            true => Err(CommandError::NotFinite),
+            false => Ok(sum.format_human()),
+        }
+    })?;
+    context.reply.text(&sum);
+    Ok(())
+}
+
+/// HINCRBY and HINCRBYFLOAT: puts what `change` makes of a field's value in its place. The field keeps its deadline.
+fn change_value(
+    context: &mut Context<'_>,
+    change: impl FnOnce(Option<&[u8]>) -> Result<String, CommandError>,
+) -> Result<String, CommandError> {
+    let arguments = context.arguments;
+    let mut hash = Hash::open_or_new(context, arguments.get(1))?;
+    let field = arguments.get(2);
+    let deadline_ms = hash.find(context, field)?.map_or(0, |place| place.deadline_ms);
+    let new = hash.answer_with(context, field, |_, old| change(old))??;
+    hash.put(context, field, new.as_bytes(), deadline_ms)?;
+    hash.save(context)?;
+    Ok(new)
+}
+
+/// Fields that HRANDFIELD returns at most where they may repeat, so that a reply has a bound: Redis has none there, and
+/// runs out of memory.
+const REPEATED_FIELDS_MAX: u64 = 1 << 24;
+
+/// HRANDFIELD key [count [WITHVALUES]]
+pub fn hrandfield(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    if arguments.len() == 2 {
+        return random_field(context);
+    }
+    let (count, with_values) = hrandfield_count(arguments)?;
+    let Some(hash) = Hash::open(context, arguments.get(1))?.filter(|_| count != 0) else {
+        context.reply.array(0);
+        return Ok(());
+    };
+    let mut random = Random(context.seed);
+    if count < 0 {
+        let repeated = count.unsigned_abs();
+        if repeated > REPEATED_FIELDS_MAX {
+            return Err(CommandError::OutOfRange);
+        }
+        field_list_header(&mut context.reply, repeated, with_values);
+        for _ in 0..repeated {
+            let positions = &mut Shuffled::new(hash.stored_fields(), &mut random);
+            let field = next_field(context, &hash, positions)?;
+            answer_field(context, &hash, &field, with_values)?;
+        }
+        return Ok(());
+    }
+    let (wanted, fields) = (count.unsigned_abs(), hash.living_fields(context)?);
+    field_list_header(&mut context.reply, wanted.min(fields), with_values);
+    if wanted >= fields {
+        let write: WriteMember = match with_values {
+            true => |reply, field, stored, now_ms| {
+                write_living(reply, stored, now_ms, |reply, value| {
+                    write_field(reply, field, Some(value))
+                })
+            },
+            false => |reply, field, stored, now_ms| {
+                write_living(reply, stored, now_ms, |reply, _| write_field(reply, field, None))
+            },
+        };
+        return hash.reply_fields(context, fields, write);
+    }
+    let positions = &mut Shuffled::new(hash.stored_fields(), &mut random);
+    for _ in 0..wanted {
+        let field = next_field(context, &hash, positions)?;
+        answer_field(context, &hash, &field, with_values)?;
+    }
+    Ok(())
+}
+
+/// HRANDFIELD without a count.
+fn random_field(context: &mut Context<'_>) -> Outcome {
+    let key = context.arguments.get(1);
+    let Some(hash) = Hash::open(context, key)? else {
+        context.reply.null();
+        return Ok(());
+    };
+    let mut random = Random(context.seed);
+    let field = next_field(context, &hash, &mut Shuffled::new(hash.stored_fields(), &mut random))?;
+    context.reply.bulk(&field);
+    Ok(())
+}
+
+/// HRANDFIELD's count, and whether it is to answer values too.
+fn hrandfield_count(arguments: Arguments<'_>) -> Result<(i64, bool), CommandError> {
+    let count = integer(arguments.get(2))?;
+    if count == i64::MIN {
+        return Err(CommandError::text(
+            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        ));
+    }
+    let with_values = match arguments.len() {
+        3 => false,
+        4 if is_option(arguments.get(3), "WITHVALUES") => true,
+        _ => return Err(CommandError::Syntax),
+    };
+    // The reply has twice as many elements.
+    match with_values && count.unsigned_abs() > i64::MAX as u64 / 2 {
+        true => Err(CommandError::OutOfRange),
+        false => Ok((count, with_values)),
+    }
+}
+
+/// The next field that is there, of those at random positions.
+fn next_field(context: &mut Context<'_>, hash: &Hash, positions: &mut Shuffled<'_>) -> Result<Vec<u8>, CommandError> {
+    for position in positions {
+        if let Some(field) = hash.field_at(context, position)? {
+            return Ok(field);
+        }
+    }
+    // A hash that is there has a field that is there, and no more are drawn than that.
+    Err(CommandError::Internal)
+}
+
+fn field_list_header(reply: &mut Reply<'_>, fields: u64, with_values: bool) {
+    let elements = match (reply.version(), with_values) {
+        (Version::Resp2, true) => fields * 2,
+        _ => fields,
+    };
+    reply.array(elements as usize);
+}
+
+fn answer_field(context: &mut Context<'_>, hash: &Hash, field: &[u8], with_values: bool) -> Outcome {
+    match with_values {
+        true => hash.answer_with(context, field, |reply, value| write_field(reply, field, value)),
+        false => {
+            write_field(&mut context.reply, field, None);
+            Ok(())
+        }
+    }
+}
+
+/// One field of HRANDFIELD's list; in RESP3 a field and its value are an array of two.
+fn write_field(reply: &mut Reply<'_>, field: &[u8], value: Option<&[u8]>) {
+    if value.is_some() && reply.version() == Version::Resp3 {
+        reply.array(2);
+    }
+    reply.bulk(field);
+    if let Some(value) = value {
+        reply.bulk(value);
+    }
+}
+
+/// Random numbers that follow from a command's seed. Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+struct Random(u64);
+
+impl Random {
+    /// A number below `end`; uniform but for one part in 2^64 / `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        (u128::from(bits) * u128::from(end) >> 64) as u64
+    }
+}
+
+/// The numbers below a bound in random order, each once: Fisher and Yates's shuffle, of which only what has moved is
+/// kept, so a few of many numbers cost no more than themselves.
+struct Shuffled<'a> {
+    left: u64,
+    moved: HashMap<u64, u64, foldhash::fast::RandomState>,
+    random: &'a mut Random,
+}
+
+impl<'a> Shuffled<'a> {
+    fn new(end: u64, random: &'a mut Random) -> Shuffled<'a> {
+        Shuffled {
+            left: end,
+            moved: HashMap::default(),
+            random,
+        }
+    }
+}
+
+impl Iterator for Shuffled<'_> {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let last = self.left.checked_sub(1)?;
+        let place = self.random.below(self.left);
+        let drawn = self.moved.get(&place).copied().unwrap_or(place);
+        let kept = self.moved.remove(&last).unwrap_or(last);
+        if place != last {
+            self.moved.insert(place, kept);
+        }
+        self.left = last;
+        Some(drawn)
+    }
+}
+
+/// What HSCAN was asked for.
+struct ScanOptions<'a> {
+    pattern: Option<&'a [u8]>,
+    count: u64,
+    values: bool,
+}
+
+impl<'a> ScanOptions<'a> {
+    fn parse(arguments: Arguments<'a>) -> Result<ScanOptions<'a>, CommandError> {
+        let mut options = ScanOptions {
+            pattern: None,
+            count: 10,
+            values: true,
+        };
+        let mut rest = arguments.iter().skip(3);
+        while let Some(option) = rest.next() {
+            match option {
+                _ if is_option(option, "COUNT") => {
+                    let count = integer(rest.next().ok_or(CommandError::Syntax)?)?;
+                    options.count = u64::try_from(count).unwrap_or(0);
+                    if options.count == 0 {
+                        return Err(CommandError::Syntax);
+                    }
+                }
+                _ if is_option(option, "MATCH") => options.pattern = Some(rest.next().ok_or(CommandError::Syntax)?),
+                _ if is_option(option, "NOVALUES") => options.values = false,
+                _ => return Err(CommandError::Syntax),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Fields that one HSCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
+const SCAN_COUNT_MAX: u64 = 10_000;
+
+/// HSCAN key cursor [MATCH pattern] [COUNT count] [NOVALUES]
+///
+/// The cursor is how many positions are left, from which the fields are listed downwards. A field never moves up: when
+/// one is removed, the last takes its place. So none is missed that is there all along, and some may come twice.
+/// A small hash is listed at once, as in Redis.
+pub fn hscan(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let cursor = parse_cursor(arguments.get(2))?;
+    let Some(hash) = Hash::open(context, arguments.get(1))? else {
+        context.reply.array(2);
+        context.reply.text("0");
+        context.reply.array(0);
+        return Ok(());
+    };
+    let options = ScanOptions::parse(arguments)?;
+    let fields = hash.stored_fields();
+    let positions: Vec<u64> = match cursor {
+        _ if fields <= LISTED_BY_POSITION_MAX => (0..fields).collect(),
+        _ => {
+            let top = if cursor == 0 { fields } else { cursor.min(fields) };
+            let bottom = top.saturating_sub(options.count.min(SCAN_COUNT_MAX));
+            (bottom..top).rev().collect()
+        }
+    };
+    let next = match fields <= LISTED_BY_POSITION_MAX {
+        true => 0,
+        false => positions.last().copied().unwrap_or(0),
+    };
+    let mut found = Vec::new();
+    for position in positions {
+        let Some(field) = hash.field_at(context, position)? else {
+            continue;
+        };
+        if options.pattern.is_some_and(|pattern| !matches_key(pattern, &field)) {
+            continue;
+        }
+        let value = match options.values {
+            true => hash.value(context, &field)?,
+            false => None,
+        };
+        found.extend(std::iter::once(field).chain(value));
+    }
+    context.reply.array(2);
+    context.reply.text(itoa::Buffer::new().format(next));
+    context.reply.array(found.len());
+    found.iter().for_each(|text| context.reply.bulk(text));
+    Ok(())
+}
