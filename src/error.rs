@@ -13,6 +13,8 @@ pub enum CommandError {
     Syntax,
     #[error("ERR value is not an integer or out of range")]
     NotAnInteger,
+    #[error("ERR value is out of range, value must between -2147483648 and 2147483647")]
+    NotASmallInteger,
     #[error("ERR value is not a valid float")]
     NotAFloat,
     #[error("ERR increment or decrement would overflow")]
@@ -59,6 +61,12 @@ impl CommandError {
     /// An error whose text no other command shares.
     pub fn text(text: impl Into<Cow<'static, str>>) -> CommandError {
         CommandError::Other(text.into())
+    }
+
+    /// What a text quotes of a client's word: all of it or, as C's `%s` has it, what stands before a NUL.
+    pub fn quoted(word: &[u8]) -> Cow<'_, str> {
+        let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
+        String::from_utf8_lossy(&word[..end])
     }
 }
 

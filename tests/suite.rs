@@ -2,6 +2,7 @@
 
 mod commands;
 mod config;
+mod differential;
 mod harness;
 mod network;
 mod protocol;

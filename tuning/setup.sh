@@ -34,6 +34,8 @@ has_libclang() {
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null &&
         compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null
 }
+# The system's Python, where Debian puts its packages, even if another python3 comes first on PATH.
+has_redis_py() { /usr/bin/python3 -c 'import redis' 2>/dev/null; }
 has_compiler() { has gcc && has g++ && has make; }
 
 as_root() {
@@ -95,6 +97,7 @@ need libclang-dev 'libclang: bindgen reads the C headers of RocksDB with it' has
 need git "glommio's build script calls it" has git
 need redis-tools 'redis-cli and redis-benchmark' has redis-benchmark
 need redis-server 'the tests compare replies with it' has redis-server
+need python3-redis 'redis-py: one of the clients that the tests try' has_redis_py
 need bzip2 'the tests unpack recorded machines with it' has bzip2
 if [[ $rust_is_missing == yes ]] && ! has rustup; then
     need curl 'fetches rustup' has curl

@@ -15,11 +15,18 @@ pub fn integer(argument: &[u8]) -> Result<i64, CommandError> {
     parse_integer(argument).ok_or(CommandError::NotAnInteger)
 }
 
-/// A database number as SELECT, COPY, MOVE and SWAPDB take it; `not_a_number` is the error for what is no integer.
-pub fn database(argument: &[u8], not_a_number: CommandError) -> Result<u8, CommandError> {
-    let number = parse_integer(argument)
-        .filter(|number| i32::try_from(*number).is_ok())
-        .ok_or(not_a_number)?;
+/// An argument as what C calls an int.
+pub fn small_integer(argument: &[u8]) -> Result<i32, CommandError> {
+    i32::try_from(integer(argument)?).map_err(|_| CommandError::NotASmallInteger)
+}
+
+/// A database number as SELECT, COPY and MOVE take it.
+pub fn database(argument: &[u8]) -> Result<u8, CommandError> {
+    database_of(small_integer(argument)?)
+}
+
+/// The database with a number.
+pub fn database_of(number: i32) -> Result<u8, CommandError> {
     match usize::try_from(number) {
         Ok(number) if number < DATABASE_COUNT => Ok(number as u8),
         _ => Err(CommandError::DatabaseOutOfRange),

@@ -1,6 +1,6 @@
 //! Commands about the connection: PING, ECHO, HELLO, AUTH, SELECT, QUIT, RESET and CLIENT.
 
-use super::arguments::{database, integer, is_option};
+use super::arguments::{database, is_option};
 use super::number::parse_integer;
 use super::server::REDIS_VERSION;
 use super::table::COMMANDS;
@@ -93,7 +93,7 @@ impl<'a> HelloOptions<'a> {
         });
         while let Some(option) = arguments.next() {
             let invalid = || {
-                let option = String::from_utf8_lossy(option);
+                let option = CommandError::quoted(option);
                 CommandError::text(format!("ERR Syntax error in HELLO option '{option}'"))
             };
             if is_option(option, "AUTH") {
@@ -158,11 +158,7 @@ fn version_number(version: Version) -> i64 {
 
 /// SELECT index
 pub fn select(context: &mut NetworkContext<'_>) -> Outcome {
-    let argument = context.arguments.get(1);
-    let number = integer(argument)?;
-    let not_an_int = CommandError::text("ERR value is out of range, value must between -2147483648 and 2147483647");
-    i32::try_from(number).map_err(|_| not_an_int)?;
-    context.session.database = database(argument, CommandError::NotAnInteger)?;
+    context.session.database = database(context.arguments.get(1))?;
     context.reply.ok();
     Ok(())
 }

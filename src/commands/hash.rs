@@ -11,9 +11,9 @@ use crate::storage::encoding::{self, FieldDeadlines, HashField, Type};
 use crate::storage::pieces::WriteMember;
 use std::ops::ControlFlow;
 
-/// Up to so many fields are listed in the order in which they were added, which is what Redis does with hashes of up to
-/// 128 fields (hash-max-listpack-entries), and clients have come to like. Each costs two look-ups in memory; beginning
-/// to read larger ones from disk costs as much as 50 of those, and so is no loss.
+/// Up to so many fields are listed in the order in which they were added, as Redis does (hash-max-listpack-entries), and
+/// clients have come to like. Each field takes two look-ups, in memory if the hash is in use; larger hashes are read from
+/// disk in one go.
 pub const LISTED_BY_POSITION_MAX: u64 = 128;
 
 /// Expired fields that a command which writes removes beside its own work, so that what it costs has a bound.
@@ -37,6 +37,65 @@ pub struct Place {
     pub deadline_ms: u64,
 }
 
+/// What a list of fields says of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteField {
+    /// Its name.
+    Name,
+    /// Its value.
+    Value,
+    /// Its name and then its value.
+    Both,
+    /// The same, as an array of the two.
+    Pair,
+}
+
+impl WriteField {
+    /// Writes a field that is alive.
+    pub fn write(self, reply: &mut Reply<'_>, field: &[u8], value: &[u8]) {
+        match self {
+            WriteField::Name => reply.bulk(field),
+            WriteField::Value => reply.bulk(value),
+            WriteField::Both => {
+                reply.bulk(field);
+                reply.bulk(value);
+            }
+            WriteField::Pair => {
+                reply.array(2);
+                reply.bulk(field);
+                reply.bulk(value);
+            }
+        }
+    }
+
+    /// Writes a field, given its name and stored form, if it is alive. (A function without a state of its own, for replies
+    /// that come in pieces.)
+    fn of_stored(self) -> WriteMember {
+        match self {
+            WriteField::Name => {
+                |reply, field, stored, now_ms| WriteField::Name.write_living(reply, field, stored, now_ms)
+            }
+            WriteField::Value => {
+                |reply, field, stored, now_ms| WriteField::Value.write_living(reply, field, stored, now_ms)
+            }
+            WriteField::Both => {
+                |reply, field, stored, now_ms| WriteField::Both.write_living(reply, field, stored, now_ms)
+            }
+            WriteField::Pair => {
+                |reply, field, stored, now_ms| WriteField::Pair.write_living(reply, field, stored, now_ms)
+            }
+        }
+    }
+
+    fn write_living(self, reply: &mut Reply<'_>, field: &[u8], stored: &[u8], now_ms: u64) -> bool {
+        let living = HashField::decode(stored).filter(|stored| stored.is_alive(now_ms));
+        if let Some(living) = &living {
+            self.write(reply, field, living.value);
+        }
+        living.is_some()
+    }
+}
+
 fn damaged() -> CommandError {
     CommandError::text("ERR the stored members of this key are damaged")
 }
@@ -47,22 +106,6 @@ fn living(stored: Option<&[u8]>, now_ms: u64) -> Result<Option<HashField<'_>>, C
     match stored.map(HashField::decode) {
         None => Ok(None),
         Some(field) => Ok(Some(field.ok_or_else(damaged)?).filter(|field| field.is_alive(now_ms))),
-    }
-}
-
-/// Lets `write` answer with the value of a stored field, if the field is alive; returns whether it is.
-pub fn write_living(
-    reply: &mut Reply<'_>,
-    stored: &[u8],
-    now_ms: u64,
-    write: impl FnOnce(&mut Reply<'_>, &[u8]),
-) -> bool {
-    match HashField::decode(stored).filter(|field| field.is_alive(now_ms)) {
-        Some(field) => {
-            write(reply, field.value);
-            true
-        }
-        None => false,
     }
 }
 
@@ -333,9 +376,17 @@ impl Hash {
         Ok(self.find(context, &field)?.map(|_| field))
     }
 
-    /// Lets `write` answer with every field that is alive, of which there are `fields`: small hashes in the order in which
-    /// fields were added, as far as none was removed, large ones in the order of their names, and in pieces.
-    pub fn reply_fields(&self, context: &mut Context<'_>, fields: u64, write: WriteMember) -> Result<(), CommandError> {
+    /// Writes a list of all fields: `header` gets their number, then `each` writes small hashes in the order in which fields
+    /// were added, as far as none was removed, large ones in the order of their names. It must be the last thing in the
+    /// reply, which comes in pieces if it is long.
+    pub fn reply_fields(
+        &self,
+        context: &mut Context<'_>,
+        header: impl FnOnce(&mut Reply<'_>, u64),
+        each: WriteField,
+    ) -> Result<(), CommandError> {
+        let (fields, write) = (self.living_fields(context)?, each.of_stored());
+        header(&mut context.reply, fields);
         if self.collection.count > LISTED_BY_POSITION_MAX {
             let all = (&b""[..], None);
             return context.reply_members(&self.collection, Column::Data, all, Direction::Forward, (fields, write));
@@ -349,11 +400,8 @@ impl Hash {
             let stored = view.member(&self.collection.owner, Column::Data, &field)?;
             written += u64::from(write(reply, &field, stored.ok_or_else(damaged)?, *now_ms));
         }
-        match written == fields {
-            true => Ok(()),
-            // The reply would not be what its header says.
-            false => Err(damaged()),
-        }
+        // The reply must be what its header says.
+        (written == fields).then_some(()).ok_or_else(damaged)
     }
 }
 

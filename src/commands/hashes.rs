@@ -3,12 +3,11 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
+use super::hash::{Hash, LISTED_BY_POSITION_MAX, WriteField};
 use super::keys::{matches_key, parse_cursor};
 use super::number::{LongDouble, parse_integer};
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply, Version};
-use crate::storage::pieces::WriteMember;
 use std::collections::HashMap;
 
 type Outcome = Result<(), CommandError>;
@@ -90,50 +89,33 @@ pub fn hmget(context: &mut Context<'_>) -> Outcome {
 
 /// HGETALL key
 pub fn hgetall(context: &mut Context<'_>) -> Outcome {
-    hgetall_generic(
-        context,
-        |reply, fields| reply.map(fields),
-        |reply, field, stored, now_ms| {
-            write_living(reply, stored, now_ms, |reply, value| {
-                reply.bulk(field);
-                reply.bulk(value);
-            })
-        },
-    )
+    hgetall_generic(context, WriteField::Both)
 }
 
 /// HKEYS key
 pub fn hkeys(context: &mut Context<'_>) -> Outcome {
-    hgetall_generic(
-        context,
-        |reply, fields| reply.array(fields),
-        |reply, field, stored, now_ms| write_living(reply, stored, now_ms, |reply, _| reply.bulk(field)),
-    )
+    hgetall_generic(context, WriteField::Name)
 }
 
 /// HVALS key
 pub fn hvals(context: &mut Context<'_>) -> Outcome {
-    hgetall_generic(
-        context,
-        |reply, fields| reply.array(fields),
-        |reply, _, stored, now_ms| write_living(reply, stored, now_ms, |reply, value| reply.bulk(value)),
-    )
+    hgetall_generic(context, WriteField::Value)
 }
 
 /// HGETALL, HKEYS and HVALS.
-fn hgetall_generic(
-    context: &mut Context<'_>,
-    header: impl FnOnce(&mut Reply<'_>, usize),
-    write: WriteMember,
-) -> Outcome {
-    let key = context.arguments.get(1);
-    let Some(hash) = Hash::open(context, key)? else {
-        header(&mut context.reply, 0);
-        return Ok(());
+fn hgetall_generic(context: &mut Context<'_>, each: WriteField) -> Outcome {
+    let header = |reply: &mut Reply<'_>, fields: u64| match each {
+        WriteField::Both => reply.map(fields as usize),
+        _ => reply.array(fields as usize),
     };
-    let fields = hash.living_fields(context)?;
-    header(&mut context.reply, fields as usize);
-    hash.reply_fields(context, fields, write)
+    let key = context.arguments.get(1);
+    match Hash::open(context, key)? {
+        Some(hash) => hash.reply_fields(context, header, each),
+        None => {
+            header(&mut context.reply, 0);
+            Ok(())
+        }
+    }
 }
 
 /// HDEL key field [field …]
@@ -249,39 +231,32 @@ pub fn hrandfield(context: &mut Context<'_>) -> Outcome {
         context.reply.array(0);
         return Ok(());
     };
-    let mut random = Random(context.seed);
-    if count < 0 {
-        let repeated = count.unsigned_abs();
-        if repeated > REPEATED_FIELDS_MAX {
-            return Err(CommandError::OutOfRange);
-        }
-        field_list_header(&mut context.reply, repeated, with_values);
-        for _ in 0..repeated {
-            let positions = &mut Shuffled::new(hash.stored_fields(), &mut random);
-            let field = next_field(context, &hash, positions)?;
-            answer_field(context, &hash, &field, with_values)?;
-        }
-        return Ok(());
+    let each = match (with_values, context.reply.version()) {
+        (false, _) => WriteField::Name,
+        (true, Version::Resp2) => WriteField::Both,
+        (true, Version::Resp3) => WriteField::Pair,
+    };
+    let header = |reply: &mut Reply<'_>, fields: u64| match each {
+        WriteField::Both => reply.array(fields as usize * 2),
+        _ => reply.array(fields as usize),
+    };
+    let (wanted, may_repeat) = (count.unsigned_abs(), count < 0);
+    if may_repeat && wanted > REPEATED_FIELDS_MAX {
+        return Err(CommandError::OutOfRange);
     }
-    let (wanted, fields) = (count.unsigned_abs(), hash.living_fields(context)?);
-    field_list_header(&mut context.reply, wanted.min(fields), with_values);
-    if wanted >= fields {
-        let write: WriteMember = match with_values {
-            true => |reply, field, stored, now_ms| {
-                write_living(reply, stored, now_ms, |reply, value| {
-                    write_field(reply, field, Some(value))
-                })
-            },
-            false => |reply, field, stored, now_ms| {
-                write_living(reply, stored, now_ms, |reply, _| write_field(reply, field, None))
-            },
-        };
-        return hash.reply_fields(context, fields, write);
+    if !may_repeat && wanted >= hash.living_fields(context)? {
+        return hash.reply_fields(context, header, each);
     }
-    let positions = &mut Shuffled::new(hash.stored_fields(), &mut random);
+    header(&mut context.reply, wanted);
+    let mut positions = Shuffled::new(hash.stored_fields(), context.seed);
     for _ in 0..wanted {
-        let field = next_field(context, &hash, positions)?;
-        answer_field(context, &hash, &field, with_values)?;
+        if may_repeat {
+            positions.begin_again();
+        }
+        let field = next_field(context, &hash, &mut positions)?;
+        hash.answer_with(context, &field, |reply, value| {
+            each.write(reply, &field, value.unwrap_or_default());
+        })?;
     }
     Ok(())
 }
@@ -293,8 +268,7 @@ fn random_field(context: &mut Context<'_>) -> Outcome {
         context.reply.null();
         return Ok(());
     };
-    let mut random = Random(context.seed);
-    let field = next_field(context, &hash, &mut Shuffled::new(hash.stored_fields(), &mut random))?;
+    let field = next_field(context, &hash, &mut Shuffled::new(hash.stored_fields(), context.seed))?;
     context.reply.bulk(&field);
     Ok(())
 }
@@ -320,7 +294,7 @@ fn hrandfield_count(arguments: Arguments<'_>) -> Result<(i64, bool), CommandErro
 }
 
 /// The next field that is there, of those at random positions.
-fn next_field(context: &mut Context<'_>, hash: &Hash, positions: &mut Shuffled<'_>) -> Result<Vec<u8>, CommandError> {
+fn next_field(context: &mut Context<'_>, hash: &Hash, positions: &mut Shuffled) -> Result<Vec<u8>, CommandError> {
     for position in positions {
         if let Some(field) = hash.field_at(context, position)? {
             return Ok(field);
@@ -328,35 +302,6 @@ fn next_field(context: &mut Context<'_>, hash: &Hash, positions: &mut Shuffled<'
     }
     // A hash that is there has a field that is there, and no more are drawn than that.
     Err(CommandError::Internal)
-}
-
-fn field_list_header(reply: &mut Reply<'_>, fields: u64, with_values: bool) {
-    let elements = match (reply.version(), with_values) {
-        (Version::Resp2, true) => fields * 2,
-        _ => fields,
-    };
-    reply.array(elements as usize);
-}
-
-fn answer_field(context: &mut Context<'_>, hash: &Hash, field: &[u8], with_values: bool) -> Outcome {
-    match with_values {
-        true => hash.answer_with(context, field, |reply, value| write_field(reply, field, value)),
-        false => {
-            write_field(&mut context.reply, field, None);
-            Ok(())
-        }
-    }
-}
-
-/// One field of HRANDFIELD's list; in RESP3 a field and its value are an array of two.
-fn write_field(reply: &mut Reply<'_>, field: &[u8], value: Option<&[u8]>) {
-    if value.is_some() && reply.version() == Version::Resp3 {
-        reply.array(2);
-    }
-    reply.bulk(field);
-    if let Some(value) = value {
-        reply.bulk(value);
-    }
 }
 
 /// Random numbers that follow from a command's seed. Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -370,29 +315,37 @@ impl Random {
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
-        (u128::from(bits) * u128::from(end) >> 64) as u64
+        ((u128::from(bits) * u128::from(end)) >> 64) as u64
     }
 }
 
 /// The numbers below a bound in random order, each once: Fisher and Yates's shuffle, of which only what has moved is
 /// kept, so a few of many numbers cost no more than themselves.
-struct Shuffled<'a> {
+struct Shuffled {
+    end: u64,
     left: u64,
     moved: HashMap<u64, u64, foldhash::fast::RandomState>,
-    random: &'a mut Random,
+    random: Random,
 }
 
-impl<'a> Shuffled<'a> {
-    fn new(end: u64, random: &'a mut Random) -> Shuffled<'a> {
+impl Shuffled {
+    fn new(end: u64, seed: u64) -> Shuffled {
         Shuffled {
+            end,
             left: end,
             moved: HashMap::default(),
-            random,
+            random: Random(seed),
         }
+    }
+
+    /// Puts back what was drawn.
+    fn begin_again(&mut self) {
+        self.left = self.end;
+        self.moved.clear();
     }
 }
 
-impl Iterator for Shuffled<'_> {
+impl Iterator for Shuffled {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
@@ -491,4 +444,28 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
     context.reply.array(found.len());
     found.iter().for_each(|text| context.reply.bulk(text));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shuffled_numbers_come_once_each_and_every_order_comes_as_often() {
+        let mut times: HashMap<Vec<u64>, u32> = HashMap::new();
+        let mut positions = Shuffled::new(4, 7);
+        for _ in 0..24_000 {
+            positions.begin_again();
+            *times.entry(positions.by_ref().collect()).or_default() += 1;
+        }
+        assert_eq!(times.len(), 24, "all orders of four numbers");
+        for (order, times) in times {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3]);
+            // Six standard deviations (of 31) around 1000.
+            assert!((814..1186).contains(&times), "{order:?} came {times} times");
+        }
+        assert_eq!(Shuffled::new(0, 7).next(), None);
+    }
 }

@@ -1,13 +1,15 @@
 //! Keys of any type: DEL, EXISTS, expiry, RENAME, COPY, SCAN and their relatives, and commands about whole databases.
 
 use super::Context;
-use super::arguments::{TimeUnit, database, integer, is_option};
+use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
+use super::collection::{Collection, Column, Direction};
 use super::glob;
 use super::number::{parse_integer, parse_unsigned};
 use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::error::CommandError;
-use crate::storage::encoding::{DatabaseMap, Record, Type, split_meta_key};
+use crate::storage::encoding::{DatabaseMap, HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Pieces, Select};
+use crate::storage::view::{Owner, View};
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;
@@ -111,7 +113,7 @@ impl ExpireCondition {
                 _ if is_option(option, "GT") => condition.if_later = true,
                 _ if is_option(option, "LT") => condition.if_earlier = true,
                 _ => {
-                    let option = String::from_utf8_lossy(option);
+                    let option = CommandError::quoted(option);
                     return Err(CommandError::text(format!("ERR Unsupported option {option}")));
                 }
             }
@@ -240,13 +242,77 @@ pub fn renamenx(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// RENAME and RENAMENX: moves the record with its deadline.
+/// RENAME and RENAMENX: the value moves with its deadline.
 fn rename_generic(context: &mut Context<'_>) -> Outcome {
     let (from, to) = (context.arguments.get(1), context.arguments.get(2));
-    let stored = context.read(from)?.ok_or(CommandError::NoSuchKey)?.encode();
-    if from != to {
-        context.delete(from)?;
-        context.view.write_stored(context.database, to, Some(stored))?;
+    if from == to {
+        return context.read(from)?.map(|_| ()).ok_or(CommandError::NoSuchKey);
+    }
+    match duplicate(context, from, (context.database, to))? {
+        true => context.delete(from),
+        false => Err(CommandError::NoSuchKey),
+    }
+}
+
+/// Stages under another key what is under `from`, with its deadline; whether there is anything. RENAME, RENAMENX, COPY and
+/// MOVE.
+///
+/// Members are stored under their key's name, so they are copied, and the new ones get a version of their own: that takes
+/// time and memory in proportion to the collection. On several executors it is refused.
+fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) -> Result<bool, CommandError> {
+    let Some(stored) = context.read(from)?.map(|record| record.encode()) else {
+        return Ok(false);
+    };
+    let Some(record) = Record::decode(&stored) else {
+        unreachable!("a record that was just encoded can be decoded");
+    };
+    if record.version == 0 {
+        context.view.write_stored(target, to, Some(stored))?;
+        return Ok(true);
+    }
+    let version = context.view.new_version(to)?;
+    let copy = Record { version, ..record };
+    context.view.write(target, to, &copy)?;
+    let owner = |database, key: &[u8], version| Owner {
+        database,
+        key: key.to_vec(),
+        version,
+    };
+    let (from, to) = (
+        owner(context.database, from, record.version),
+        owner(target, to, version),
+    );
+    for column in [Column::Data, Column::Score] {
+        copy_members(&mut context.view, column, &from, &to)?;
+    }
+    Ok(true)
+}
+
+/// Members that are copied at a time. Every piece begins a scan, which looks at all that is staged, the copies among it: with
+/// this many that is a small part of the work up to collections that would fill the memory.
+const COPIED_MEMBERS_MAX: usize = 64 * 1024;
+
+/// Bytes of members that are copied at a time: beside the copies, which stay in memory until they are committed.
+const COPIED_BYTES_MAX: usize = 16 << 20;
+
+fn copy_members(view: &mut View<'_>, column: Column, from: &Owner, to: &Owner) -> Outcome {
+    let mut next = Some(Vec::new());
+    while let Some(start) = next.take() {
+        let mut piece: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut bytes = 0;
+        view.scan_members(from, column, (&start, None), Direction::Forward, |member, value| {
+            piece.push((member.to_vec(), value.to_vec()));
+            bytes += member.len() + value.len();
+            if piece.len() < COPIED_MEMBERS_MAX && bytes < COPIED_BYTES_MAX {
+                return ControlFlow::Continue(());
+            }
+            // The first member that is greater: this one with a zero byte more.
+            next = Some([member, b"\0"].concat());
+            ControlFlow::Break(())
+        })?;
+        for (member, value) in piece {
+            view.put_member(to, column, &member, value)?;
+        }
     }
     Ok(())
 }
@@ -261,7 +327,7 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
         match option {
             _ if is_option(option, "REPLACE") => replace = true,
             _ if is_option(option, "DB") => {
-                target = database(rest.next().ok_or(CommandError::Syntax)?, CommandError::NotAnInteger)?;
+                target = database(rest.next().ok_or(CommandError::Syntax)?)?;
             }
             _ => return Err(CommandError::Syntax),
         }
@@ -270,14 +336,8 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
     if target == context.database && from == to {
         return Err(CommandError::SameObject);
     }
-    let stored = context.read(from)?.map(|record| record.encode());
-    let copied = match stored {
-        Some(stored) if replace || context.view.read_header(target, to)?.is_none() => {
-            context.view.write_stored(target, to, Some(stored))?;
-            true
-        }
-        _ => false,
-    };
+    let may_copy = replace || context.view.read_header(target, to)?.is_none();
+    let copied = may_copy && duplicate(context, from, (target, to))?;
     context.reply.integer(i64::from(copied));
     Ok(())
 }
@@ -289,59 +349,141 @@ pub fn second_database(arguments: crate::protocol::Arguments<'_>) -> Option<u8> 
         .skip(3)
         .skip_while(|argument| !is_option(argument, "DB"))
         .nth(1)?;
-    database(after, CommandError::NotAnInteger).ok()
+    database(after).ok()
 }
 
 /// MOVE key database
 pub fn move_key(context: &mut Context<'_>) -> Outcome {
     let key = context.arguments.get(1);
-    let target = database(context.arguments.get(2), CommandError::NotAnInteger)?;
+    let target = database(context.arguments.get(2))?;
     if target == context.database {
         return Err(CommandError::SameObject);
     }
-    let stored = context.read(key)?.map(|record| record.encode());
-    let moved = match stored {
-        Some(stored) if context.view.read_header(target, key)?.is_none() => {
-            context.view.write_stored(target, key, Some(stored))?;
-            context.delete(key)?;
-            true
-        }
-        _ => false,
-    };
+    let is_free = context.view.read_header(target, key)?.is_none();
+    let moved = is_free && duplicate(context, key, (target, key))?;
+    if moved {
+        context.delete(key)?;
+    }
     context.reply.integer(i64::from(moved));
     Ok(())
 }
 
-/// OBJECT ENCODING key
+/// OBJECT ENCODING key: what Redis 7.2 would keep the value in by its default settings, told from the value alone. (Redis
+/// does not go back to a compact form when a collection shrinks.)
 pub fn object_encoding(context: &mut Context<'_>) -> Outcome {
-    let Context {
-        view,
-        reply,
-        database,
-        arguments,
-        ..
-    } = context;
-    match view.read_header(*database, arguments.get(2))? {
-        Some(record) => reply.text(encoding_name(&record)),
-        None => reply.null(),
-    }
+    let key = context.arguments.get(2);
+    let database = context.database;
+    let Some(record) = context.read_header(key)? else {
+        context.reply.null();
+        return Ok(());
+    };
+    let name = match record.kind {
+        Type::String => string_encoding(&record),
+        _ => {
+            let collection = Collection::of_record(database, key, &record)?;
+            collection_encoding(context, &collection)?
+        }
+    };
+    context.reply.text(name);
     Ok(())
 }
 
 /// The longest string that Redis embeds in its object.
 const EMBEDDED_LEN_MAX: usize = 44;
 
-fn encoding_name(record: &Record<'_>) -> &'static str {
-    match record.kind {
-        Type::String if record.edited || record.is_in_chunks() => "raw",
-        Type::String if record.payload.len() <= 20 && parse_integer(record.payload).is_some() => "int",
-        Type::String if record.payload.len() <= EMBEDDED_LEN_MAX => "embstr",
-        Type::String => "raw",
-        Type::Hash | Type::Set => "hashtable",
-        Type::List => "quicklist",
-        Type::SortedSet => "skiplist",
-        Type::Stream => "stream",
+fn string_encoding(record: &Record<'_>) -> &'static str {
+    match record.payload {
+        _ if record.edited || record.is_in_chunks() => "raw",
+        payload if payload.len() <= 20 && parse_integer(payload).is_some() => "int",
+        payload if payload.len() <= EMBEDDED_LEN_MAX => "embstr",
+        _ => "raw",
     }
+}
+
+/// `set-max-intset-entries`
+const INTSET_ENTRIES_MAX: u64 = 512;
+
+/// `set-max-listpack-entries` and `zset-max-listpack-entries`
+const LISTPACK_MEMBERS_MAX: u64 = 128;
+
+/// `hash-max-listpack-entries`
+const LISTPACK_FIELDS_MAX: u64 = 512;
+
+/// `set-max-listpack-value`, `hash-max-listpack-value` and `zset-max-listpack-value`, in bytes
+const LISTPACK_VALUE_LEN_MAX: usize = 64;
+
+/// `list-max-listpack-size`: −2, which is this many bytes
+const LISTPACK_BYTES_MAX: usize = 8192;
+
+/// Bytes of an element in a listpack beside its own: its length before it and behind it.
+const LISTPACK_ELEMENT_OVERHEAD: usize = 2;
+
+/// Looks at 512 members at most, or 4096 elements of a list.
+fn collection_encoding(context: &mut Context<'_>, collection: &Collection) -> Result<&'static str, CommandError> {
+    let is_short = |member: &[u8], _: &[u8]| member.len() <= LISTPACK_VALUE_LEN_MAX;
+    match collection.kind {
+        Type::Set => {
+            let names = ("listpack", "hashtable");
+            let without_integers = encoding_by_members(context, collection, LISTPACK_MEMBERS_MAX, names, is_short)?;
+            let is_integer = |member: &[u8], _: &[u8]| parse_integer(member).is_some();
+            let names = ("intset", without_integers);
+            encoding_by_members(context, collection, INTSET_ENTRIES_MAX, names, is_integer)
+        }
+        Type::Hash => {
+            let names = ("listpack", "hashtable");
+            let are_short = |field: &[u8], stored: &[u8]| {
+                let value = HashField::decode(stored).map_or(stored, |field| field.value);
+                is_short(field, stored) && value.len() <= LISTPACK_VALUE_LEN_MAX
+            };
+            encoding_by_members(context, collection, LISTPACK_FIELDS_MAX, names, are_short)
+        }
+        Type::SortedSet => {
+            let names = ("listpack", "skiplist");
+            encoding_by_members(context, collection, LISTPACK_MEMBERS_MAX, names, is_short)
+        }
+        Type::List => {
+            let mut bytes = 0;
+            encoding_by_members(
+                context,
+                collection,
+                u64::MAX,
+                ("listpack", "quicklist"),
+                |_, element| {
+                    bytes += element.len() + LISTPACK_ELEMENT_OVERHEAD;
+                    bytes <= LISTPACK_BYTES_MAX
+                },
+            )
+        }
+        Type::String | Type::Stream => Ok(collection.kind.name()),
+    }
+}
+
+/// The compact form's name if there are few enough members and all of them fit, or else the other one.
+fn encoding_by_members(
+    context: &mut Context<'_>,
+    collection: &Collection,
+    count_max: u64,
+    (compact, other): (&'static str, &'static str),
+    mut fits: impl FnMut(&[u8], &[u8]) -> bool,
+) -> Result<&'static str, CommandError> {
+    if collection.count > count_max {
+        return Ok(other);
+    }
+    let mut name = compact;
+    context.scan_members(
+        collection,
+        Column::Data,
+        (b"", None),
+        Direction::Forward,
+        |member, value| {
+            if fits(member, value) {
+                return ControlFlow::Continue(());
+            }
+            name = other;
+            ControlFlow::Break(())
+        },
+    )?;
+    Ok(name)
 }
 
 /// OBJECT REFCOUNT key: values are not shared.
@@ -376,35 +518,61 @@ pub fn object_freq(context: &mut Context<'_>) -> Outcome {
     }
 }
 
-/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record, on disk and in the table of hot records alike; of a
-/// string in chunks, as many as if all of them were stored.
+/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record and, about, of its members, as on disk before they are
+/// compressed. All members count as much as the first ones do on average: five of them, as in Redis; all for 0.
 pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
-    match arguments.len() {
-        3 => {}
+    let samples = match arguments.len() {
+        3 => 5,
         5 if is_option(arguments.get(3), "SAMPLES") => {
-            if integer(arguments.get(4))? < 0 {
-                return Err(CommandError::Syntax);
-            }
+            let samples = integer(arguments.get(4))?;
+            u64::try_from(samples).map_err(|_| CommandError::Syntax)?
         }
         _ => return Err(CommandError::Syntax),
-    }
-    let key = arguments.get(2);
-    let Context {
-        view, reply, database, ..
-    } = context;
-    match view.read_header(*database, key)? {
-        Some(record) => {
-            let chunks_len = match record.is_in_chunks() {
-                true => record.string_len().unwrap_or(0),
-                false => 0,
-            };
-            let record_len = crate::storage::encoding::PREFIX_LEN + key.len() + record.encode().len();
-            reply.integer((record_len + chunks_len) as i64)
+    };
+    let (key, database) = (arguments.get(2), context.database);
+    let Some(record) = context.read_header(key)? else {
+        context.reply.null();
+        return Ok(());
+    };
+    let mut bytes = (PREFIX_LEN + key.len() + record.encode().len()) as u64;
+    if record.is_in_chunks() {
+        // As many as if all chunks were stored.
+        bytes += record.string_len().unwrap_or(0) as u64;
+    } else if record.kind != Type::String {
+        let collection = Collection::of_record(database, key, &record)?;
+        for column in [Column::Data, Column::Score] {
+            bytes += member_bytes(context, &collection, column, samples)?;
         }
-        None => reply.null(),
     }
+    context.reply.integer(bytes as i64);
     Ok(())
+}
+
+/// The bytes of a collection's members in a column: exactly if there are no more than `samples` (0: however many), or else
+/// as if all were like the first ones.
+fn member_bytes(
+    context: &mut Context<'_>,
+    collection: &Collection,
+    column: Column,
+    samples: u64,
+) -> Result<u64, CommandError> {
+    let owner = &collection.owner;
+    let prefix_len = member_key(0, Slot(0), &owner.key, owner.version, b"").len();
+    let (mut seen, mut bytes, mut is_exact) = (0, 0, true);
+    context.scan_members(collection, column, (b"", None), Direction::Forward, |member, value| {
+        if samples != 0 && seen == samples {
+            is_exact = false;
+            return ControlFlow::Break(());
+        }
+        seen += 1;
+        bytes += (prefix_len + member.len() + value.len()) as u64;
+        ControlFlow::Continue(())
+    })?;
+    match is_exact {
+        true => Ok(bytes),
+        false => Ok((u128::from(bytes) * u128::from(collection.count.max(seen)) / u128::from(seen)) as u64),
+    }
 }
 
 /// DBSIZE, of the shards of one executor.
@@ -413,7 +581,8 @@ pub fn dbsize(context: &mut Context<'_>) -> Outcome {
     let mut keys = 0;
     for place in shard_ids(context)? {
         keys += context.view.shards()?.with_shard(place, |shard| {
-            Ok((shard.counts(database).keys, shard.committed_epoch()))
+            // It counts what is not committed yet.
+            Ok((shard.counts(database).keys, shard.newest_epoch()))
         })?;
     }
     context.reply.integer(keys as i64);
@@ -453,11 +622,12 @@ fn flush_generic(context: &mut Context<'_>, database: Option<u8>) -> Outcome {
 
 /// SWAPDB index1 index2, on the shards of one executor.
 pub fn swapdb(context: &mut Context<'_>) -> Outcome {
-    let index = |place, name| {
-        let invalid = CommandError::text(format!("ERR invalid {name} DB index"));
-        database(context.arguments.get(place), invalid)
+    let number = |place, name| {
+        let invalid = |_| CommandError::text(format!("ERR invalid {name} DB index"));
+        small_integer(context.arguments.get(place)).map_err(invalid)
     };
-    let (first, second) = (index(1, "first")?, index(2, "second")?);
+    let (first, second) = (number(1, "first")?, number(2, "second")?);
+    let (first, second) = (database_of(first)?, database_of(second)?);
     for id in shard_ids(context)? {
         context.view.shards()?.with_shard(id, |shard| {
             let mut map = shard.database_map();
@@ -487,7 +657,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// Whether KEYS and SCAN's MATCH select a key; a lone `*` selects the empty key too.
+/// Whether KEYS, and MATCH of SCAN and its relatives, select a key or member; a lone `*` selects the empty key too.
 pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
@@ -556,22 +726,26 @@ pub fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
         .ok_or(CommandError::InvalidCursor)
 }
 
-/// What SCAN was asked for.
-struct ScanOptions<'a> {
-    pattern: Option<&'a [u8]>,
-    count: usize,
+/// What SCAN or one of its relatives was asked for.
+pub(super) struct ScanOptions<'a> {
+    pub(super) pattern: Option<&'a [u8]>,
+    pub(super) count: usize,
     /// `Some(None)`: a type that no key can have.
     kind: Option<Option<Type>>,
 }
 
 impl<'a> ScanOptions<'a> {
-    fn parse(arguments: crate::protocol::Arguments<'a>) -> Result<ScanOptions<'a>, CommandError> {
+    /// Reads the options from the place `first` on: 2 for SCAN itself, which alone knows TYPE, 3 for SSCAN and the like.
+    pub(super) fn parse(
+        arguments: crate::protocol::Arguments<'a>,
+        first: usize,
+    ) -> Result<ScanOptions<'a>, CommandError> {
         let mut options = ScanOptions {
             pattern: None,
             count: 10,
             kind: None,
         };
-        let mut rest = arguments.iter().skip(2);
+        let mut rest = arguments.iter().skip(first);
         while let Some(option) = rest.next() {
             let value = rest.next().ok_or(CommandError::Syntax)?;
             match option {
@@ -583,7 +757,7 @@ impl<'a> ScanOptions<'a> {
                         .ok_or(CommandError::Syntax)?;
                 }
                 _ if is_option(option, "MATCH") => options.pattern = Some(value),
-                _ if is_option(option, "TYPE") => {
+                _ if is_option(option, "TYPE") && first == 2 => {
                     let types = (0..=u8::MAX).map_while(Type::from_code);
                     options.kind = Some(
                         types
@@ -598,8 +772,8 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
-/// Keys that one SCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
-const SCAN_COUNT_MAX: usize = 10_000;
+/// Keys or members that one SCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
+pub(super) const SCAN_COUNT_MAX: usize = 10_000;
 
 /// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type], on the shard that the cursor points into.
 pub fn scan(context: &mut Context<'_>) -> Outcome {
@@ -607,7 +781,7 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
     let slot = cursor_slot(arguments.get(1))?;
     let cursor = parse_cursor(arguments.get(1))?;
     let position = cursor & ((1 << CURSOR_POSITION_BITS) - 1);
-    let options = ScanOptions::parse(arguments)?;
+    let options = ScanOptions::parse(arguments, 2)?;
     let (database, now_ms) = (context.database, context.now_ms);
     let shards = context.view.shards()?;
     let shard_count = shards.shard_count();

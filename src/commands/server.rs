@@ -80,19 +80,22 @@ fn key_specifications(row: &Command) -> Vec<KeySpecification> {
     let second = match row.name {
         "copy" | "rename" => Some(["OW", "update"].as_slice()),
         "renamenx" => Some(["OW", "insert"].as_slice()),
+        "lmove" | "rpoplpush" => Some(["RW", "insert"].as_slice()),
         _ => None,
     };
     let flags: &[&str] = match row.name {
-        "exists" | "touch" | "type" | "strlen" | "memory|usage" => &["RO"],
+        "exists" | "touch" | "type" | "strlen" | "llen" | "memory|usage" => &["RO"],
         "object|encoding" | "object|freq" | "object|idletime" | "object|refcount" => &["RO"],
         "copy" => &["RO", "access"],
         "rename" | "renamenx" | "getdel" => &["RW", "access", "delete"],
-        "append" => &["RW", "insert"],
+        "lpop" | "rpop" | "lmove" | "rpoplpush" => &["RW", "access", "delete"],
+        "append" | "lpush" | "rpush" | "lpushx" | "rpushx" | "linsert" => &["RW", "insert"],
+        "lrem" | "ltrim" => &["RW", "delete"],
         "setnx" | "msetnx" => &["OW", "insert"],
         "mset" | "psetex" | "setex" => &["OW", "update"],
         "del" | "unlink" => &["RM", "delete"],
         "set" => &["RW", "access", "update", "variable_flags"],
-        "setrange" | "expire" | "expireat" | "pexpire" | "pexpireat" | "persist" => &["RW", "update"],
+        "setrange" | "lset" | "expire" | "expireat" | "pexpire" | "pexpireat" | "persist" => &["RW", "update"],
         _ if row.flags.has(READ) => &["RO", "access"],
         _ => &["RW", "access", "update"],
     };

@@ -4,6 +4,7 @@ use super::Context;
 use super::arguments::{TimeUnit, integer, is_option};
 use super::number::{LongDouble, parse_integer};
 use crate::error::CommandError;
+use crate::protocol::Arguments;
 use crate::storage::encoding::{Record, Type};
 use std::ops::{ControlFlow, Range};
 
@@ -208,30 +209,50 @@ pub fn getdel(context: &mut Context<'_>) -> Outcome {
 
 /// GETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST]
 pub fn getex(context: &mut Context<'_>) -> Outcome {
-    let arguments = context.arguments;
-    let deadline_ms = match arguments.len() {
-        2 => None,
-        3 if is_option(arguments.get(2), "PERSIST") => Some(0),
-        4 => {
-            let unit = TimeUnit::of_option(arguments.get(2)).ok_or(CommandError::Syntax)?;
-            // The key is looked at before the time, as in Redis: an absent key answers nil to any amount.
-            match context.string_len(arguments.get(1))? {
-                Some(_) => Some(unit.future_deadline_ms(arguments.get(3), context.now_ms, "getex")?),
-                None => None,
-            }
-        }
-        _ => return Err(CommandError::Syntax),
-    };
+    let change = deadline_change(context.arguments)?;
     get(context)?;
-    let Some(deadline_ms) = deadline_ms else { return Ok(()) };
-    let key = arguments.get(1);
-    let now_ms = context.now_ms;
+    let (key, now_ms) = (context.arguments.get(1), context.now_ms);
+    // The key is looked at before the time, as in Redis: an absent key answers nil to any amount.
     let Some(record) = context.read_header(key)? else {
         return Ok(());
+    };
+    let deadline_ms = match change {
+        DeadlineChange::None => return Ok(()),
+        DeadlineChange::Persist => 0,
+        DeadlineChange::Expire(unit, amount) => unit.future_deadline_ms(amount, now_ms, "getex")?,
     };
     let changed = Record { deadline_ms, ..record };
     let stored = changed.is_alive(now_ms).then(|| changed.encode());
     context.view.write_stored(context.database, key, stored)
+}
+
+/// What GETEX was asked to do beside getting.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DeadlineChange<'a> {
+    None,
+    Persist,
+    Expire(TimeUnit, &'a [u8]),
+}
+
+/// GETEX's options: the same one may be given again, and the last amount counts.
+fn deadline_change(arguments: Arguments<'_>) -> Result<DeadlineChange<'_>, CommandError> {
+    let mut change = DeadlineChange::None;
+    let mut rest = arguments.iter().skip(2);
+    while let Some(option) = rest.next() {
+        change = match (TimeUnit::of_option(option), change) {
+            (None, DeadlineChange::None | DeadlineChange::Persist) if is_option(option, "PERSIST") => {
+                DeadlineChange::Persist
+            }
+            (Some(unit), DeadlineChange::None) => {
+                DeadlineChange::Expire(unit, rest.next().ok_or(CommandError::Syntax)?)
+            }
+            (Some(unit), DeadlineChange::Expire(earlier, _)) if unit == earlier => {
+                DeadlineChange::Expire(unit, rest.next().ok_or(CommandError::Syntax)?)
+            }
+            _ => return Err(CommandError::Syntax),
+        };
+    }
+    Ok(change)
 }
 
 /// MSET key value [key value …]

@@ -4,7 +4,11 @@
 
 use super::arguments::is_option;
 use super::number::parse_integer;
-use super::{Handler, bits, connection, field_expiry, hashes, hyperloglog, keys, server, strings};
+use super::sorted_sets::{algebra, members, ranges};
+use super::{
+    Handler, bits, connection, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
+    stream_deletion, stream_groups, streams, strings,
+};
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
 use std::collections::HashMap;
@@ -40,14 +44,17 @@ pub const NO_MULTI: Flags = Flags(1 << 10);
 pub const INTERNAL: Flags = Flags(1 << 11);
 /// Dangerous, says its ACL category.
 pub const DANGEROUS: Flags = Flags(1 << 12);
+/// May wait for something to happen.
+pub const BLOCKING: Flags = Flags(1 << 13);
 
 /// The flags that COMMAND shows, with Redis's names.
-const SHOWN: [(Flags, &str); 10] = [
+const SHOWN: [(Flags, &str); 11] = [
     (WRITE, "write"),
     (READ, "readonly"),
     (DENY_OOM, "denyoom"),
     (ADMIN, "admin"),
     (NO_SCRIPT, "noscript"),
+    (BLOCKING, "blocking"),
     (LOADING, "loading"),
     (STALE, "stale"),
     (FAST, "fast"),
@@ -103,8 +110,10 @@ pub enum MoreKeys {
     Counted(usize),
     /// The first half of what follows the word STREAMS (XREAD, XREADGROUP).
     Streams,
-    /// Behind the last STORE or STOREDIST (SORT, GEORADIUS).
+    /// Behind the last STORE or STOREDIST (GEORADIUS).
     Store,
+    /// Behind the last STORE of SORT's options, of which some take operands.
+    SortStore,
 }
 
 impl MoreKeys {
@@ -120,13 +129,39 @@ impl MoreKeys {
             }
             MoreKeys::Counted(_) => 0..0,
             MoreKeys::Streams => {
-                let word = (1..count).find(|place| is_option(arguments.get(*place), "STREAMS"));
-                word.map_or(0..0, |word| word + 1..word + 1 + (count - word - 1) / 2)
+                let mut word = 1;
+                while word < count && !is_option(arguments.get(word), "STREAMS") {
+                    // A group may be called "streams".
+                    word += match arguments.get(word) {
+                        option if is_option(option, "GROUP") => 3,
+                        option if is_option(option, "BLOCK") || is_option(option, "COUNT") => 2,
+                        option if is_option(option, "NOACK") => 1,
+                        _ => return 0..0,
+                    };
+                }
+                let keys = count.saturating_sub(word + 1) / 2;
+                word + 1..word + 1 + keys
             }
             MoreKeys::Store => match find("STORE").max(find("STOREDIST")) {
                 Some(word) if word + 1 < count => word + 1..word + 2,
                 _ => 0..0,
             },
+            MoreKeys::SortStore => {
+                let (mut at, mut target) = (2, 0..0);
+                while at < count {
+                    at += match arguments.get(at) {
+                        option if is_option(option, "LIMIT") => 2,
+                        option if is_option(option, "GET") || is_option(option, "BY") => 1,
+                        option if is_option(option, "STORE") && at + 1 < count => {
+                            target = at + 1..at + 2;
+                            1
+                        }
+                        _ => 0,
+                    };
+                    at += 1;
+                }
+                target
+            }
         }
     }
 }
@@ -276,15 +311,15 @@ impl Command {
     /// Its ACL categories without the `@`, in Redis's order.
     pub fn categories(&self) -> Vec<&'static str> {
         let mut categories = Vec::new();
+        // A container is in no family: permission is given for its subcommands.
+        let is_container = matches!(self.runs, Runs::Container);
         let mut add = |condition: bool, name| {
             if condition {
                 categories.push(name);
             }
         };
-        add(
-            self.group == "generic" && self.keys.are_some() || KEYSPACE_WITHOUT_KEYS.contains(&self.name),
-            "keyspace",
-        );
+        let is_keyspace = self.group == "generic" && self.keys.are_some() && !SORTS.contains(&self.name);
+        add(is_keyspace || KEYSPACE_WITHOUT_KEYS.contains(&self.name), "keyspace");
         add(self.flags.has(READ), "read");
         add(self.flags.has(WRITE), "write");
         for (group, category) in [
@@ -298,14 +333,15 @@ impl Command {
             ("geo", "geo"),
             ("stream", "stream"),
         ] {
-            add(self.group == group, category);
+            let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
+            add(self.group == group && !is_container || sorts_it, category);
         }
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
+        add(self.flags.has(BLOCKING), "blocking");
         add(self.flags.has(ADMIN) || self.flags.has(DANGEROUS), "dangerous");
-        // A container is in no family: permission is given for its subcommands. COMMAND is about the connection, says Redis.
-        let is_container = matches!(self.runs, Runs::Container);
+        // COMMAND is about the connection, says Redis.
         add(
             self.group == "connection" && !is_container || self.name.starts_with("command"),
             "connection",
@@ -313,6 +349,9 @@ impl Command {
         categories
     }
 }
+
+/// Commands that are in the families of what they sort.
+const SORTS: [&str; 2] = ["sort", "sort_ro"];
 
 const KEYSPACE_WITHOUT_KEYS: [&str; 8] = [
     "dbsize",
@@ -423,12 +462,105 @@ pub static COMMANDS: &[Command] = &[
     command("hvals",          2, READ,            Keys::at(1),          Shard(hashes::hvals),              ("hash", "2.0.0", "Returns all values in a hash.")),
 
     // Lists.
+    command("lindex",         3, READ,            Keys::at(1),          Shard(lists::lindex),              ("list", "1.0.0", "Returns an element from a list by its index.")),
+    command("linsert",        5, WRITE_OOM,       Keys::at(1),          Shard(lists::linsert),             ("list", "2.2.0", "Inserts an element before or after another element in a list.")),
+    command("llen",           2, READ_FAST,       Keys::at(1),          Shard(lists::llen),                ("list", "1.0.0", "Returns the length of a list.")),
+    command("lmove",          5, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(lists::lmove),         ("list", "6.2.0", "Returns an element after popping it from one list and pushing it to another. Deletes the list if the last element was moved.")),
+    command("lmpop",         -4, WRITE,           Keys::none().and(MoreKeys::Counted(1)), Transaction(lists::lmpop),         ("list", "7.0.0", "Returns multiple elements from a list after removing them. Deletes the list if the last element was popped.")),
+    command("lpop",          -2, WRITE_FAST,      Keys::at(1),          Shard(lists::lpop),                ("list", "1.0.0", "Returns the first elements in a list after removing it. Deletes the list if the last element was popped.")),
+    command("lpos",          -3, READ,            Keys::at(1),          Shard(lists::lpos),                ("list", "6.0.6", "Returns the index of matching elements in a list.")),
+    command("lpush",         -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::lpush),               ("list", "1.0.0", "Prepends one or more elements to a list. Creates the key if it doesn't exist.")),
+    command("lpushx",        -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::lpushx),              ("list", "2.2.0", "Prepends one or more elements to a list only when the list exists.")),
+    command("lrange",         4, READ,            Keys::at(1),          Shard(lists::lrange),              ("list", "1.0.0", "Returns a range of elements from a list.")),
+    command("lrem",           4, WRITE,           Keys::at(1),          Shard(lists::lrem),                ("list", "1.0.0", "Removes elements from a list. Deletes the list if the last element was removed.")),
+    command("lset",           4, WRITE_OOM,       Keys::at(1),          Shard(lists::lset),                ("list", "1.0.0", "Sets the value of an element in a list by its index.")),
+    command("ltrim",          4, WRITE,           Keys::at(1),          Shard(lists::ltrim),               ("list", "1.0.0", "Removes elements from both ends a list. Deletes the list if all elements were trimmed.")),
+    command("rpop",          -2, WRITE_FAST,      Keys::at(1),          Shard(lists::rpop),                ("list", "1.0.0", "Returns and removes the last elements of a list. Deletes the list if the last element was popped.")),
+    command("rpoplpush",      3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(lists::rpoplpush),     ("list", "1.2.0", "Returns the last element of a list after removing and pushing it to another list. Deletes the list if the last element was popped.")),
+    command("rpush",         -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::rpush),               ("list", "1.0.0", "Appends one or more elements to a list. Creates the key if it doesn't exist.")),
+    command("rpushx",        -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(lists::rpushx),              ("list", "2.2.0", "Appends an element to a list only when the list exists.")),
 
     // Sets.
+    command("sadd",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(sets::sadd),                 ("set", "1.0.0", "Adds one or more members to a set. Creates the key if it doesn't exist.")),
+    command("scard",          2, READ_FAST,       Keys::at(1),          Shard(sets::scard),                ("set", "1.0.0", "Returns the number of members in a set.")),
+    command("sdiff",         -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sdiff),          ("set", "1.0.0", "Returns the difference of multiple sets.")),
+    command("sdiffstore",    -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sdiffstore),     ("set", "1.0.0", "Stores the difference of multiple sets in a key.")),
+    command("sinter",        -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sinter),         ("set", "1.0.0", "Returns the intersect of multiple sets.")),
+    command("sintercard",    -3, READ,            Keys::none().and(MoreKeys::Counted(1)), Transaction(sets::sintercard),     ("set", "7.0.0", "Returns the number of members of the intersect of multiple sets.")),
+    command("sinterstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sinterstore),    ("set", "1.0.0", "Stores the intersect of multiple sets in a key.")),
+    command("sismember",      3, READ_FAST,       Keys::at(1),          Shard(sets::sismember),            ("set", "1.0.0", "Determines whether a member belongs to a set.")),
+    command("smembers",       2, READ,            Keys::at(1),          Shard(sets::smembers),             ("set", "1.0.0", "Returns all members of a set.")),
+    command("smismember",    -3, READ_FAST,       Keys::at(1),          Shard(sets::smismember),           ("set", "6.2.0", "Determines whether multiple members belong to a set.")),
+    command("smove",          4, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(sets::smove),          ("set", "1.0.0", "Moves a member from one set to another.")),
+    command("spop",          -2, WRITE_FAST,      Keys::at(1),          Shard(sets::spop),                 ("set", "1.0.0", "Returns one or more random members from a set after removing them. Deletes the set if the last member was popped.")),
+    command("srandmember",   -2, READ,            Keys::at(1),          Shard(sets::srandmember),          ("set", "1.0.0", "Get one or multiple random members from a set")),
+    command("srem",          -3, WRITE_FAST,      Keys::at(1),          Shard(sets::srem),                 ("set", "1.0.0", "Removes one or more members from a set. Deletes the set if the last member was removed.")),
+    command("sscan",         -3, READ,            Keys::at(1),          Shard(sets::sscan),                ("set", "2.8.0", "Iterates over members of a set.")),
+    command("sunion",        -2, READ,            Keys::range(1, -1, 1), Transaction(sets::sunion),         ("set", "1.0.0", "Returns the union of multiple sets.")),
+    command("sunionstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sunionstore),    ("set", "1.0.0", "Stores the union of multiple sets in a key.")),
 
     // Sorted sets.
+    command("zadd",            -4, WRITE_OOM_FAST, Keys::at(1),          Shard(members::zadd),              ("sorted-set", "1.2.0", "Adds one or more members to a sorted set, or updates their scores. Creates the key if it doesn't exist.")),
+    command("zcard",            2, READ_FAST,      Keys::at(1),          Shard(members::zcard),             ("sorted-set", "1.2.0", "Returns the number of members in a sorted set.")),
+    command("zcount",           4, READ_FAST,      Keys::at(1),          Shard(ranges::zcount),             ("sorted-set", "2.0.0", "Returns the count of members in a sorted set that have scores within a range.")),
+    command("zdiff",           -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zdiff),       ("sorted-set", "6.2.0", "Returns the difference between multiple sorted sets.")),
+    command("zdiffstore",      -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zdiffstore),  ("sorted-set", "6.2.0", "Stores the difference of multiple sorted sets in a key.")),
+    command("zincrby",          4, WRITE_OOM_FAST, Keys::at(1),          Shard(members::zincrby),           ("sorted-set", "1.2.0", "Increments the score of a member in a sorted set.")),
+    command("zinter",          -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zinter),      ("sorted-set", "6.2.0", "Returns the intersect of multiple sorted sets.")),
+    command("zintercard",      -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zintercard),  ("sorted-set", "7.0.0", "Returns the number of members of the intersect of multiple sorted sets.")),
+    command("zinterstore",     -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zinterstore), ("sorted-set", "2.0.0", "Stores the intersect of multiple sorted sets in a key.")),
+    command("zlexcount",        4, READ_FAST,      Keys::at(1),          Shard(ranges::zlexcount),          ("sorted-set", "2.8.9", "Returns the number of members in a sorted set within a lexicographical range.")),
+    command("zmpop",           -4, WRITE,          Keys::none().and(MoreKeys::Counted(1)),Transaction(members::zmpop),       ("sorted-set", "7.0.0", "Returns the highest- or lowest-scoring members from one or more sorted sets after removing them. Deletes the sorted set if the last member was popped.")),
+    command("zmscore",         -3, READ_FAST,      Keys::at(1),          Shard(members::zmscore),           ("sorted-set", "6.2.0", "Returns the score of one or more members in a sorted set.")),
+    command("zpopmax",         -2, WRITE_FAST,     Keys::at(1),          Shard(members::zpopmax),           ("sorted-set", "5.0.0", "Returns the highest-scoring members from a sorted set after removing them. Deletes the sorted set if the last member was popped.")),
+    command("zpopmin",         -2, WRITE_FAST,     Keys::at(1),          Shard(members::zpopmin),           ("sorted-set", "5.0.0", "Returns the lowest-scoring members from a sorted set after removing them. Deletes the sorted set if the last member was popped.")),
+    command("zrandmember",     -2, READ,           Keys::at(1),          Shard(members::zrandmember),       ("sorted-set", "6.2.0", "Returns one or more random members from a sorted set.")),
+    command("zrange",          -4, READ,           Keys::at(1),          Shard(ranges::zrange),             ("sorted-set", "1.2.0", "Returns members in a sorted set within a range of indexes.")),
+    command("zrangebylex",     -4, READ,           Keys::at(1),          Shard(ranges::zrangebylex),        ("sorted-set", "2.8.9", "Returns members in a sorted set within a lexicographical range.")),
+    command("zrangebyscore",   -4, READ,           Keys::at(1),          Shard(ranges::zrangebyscore),      ("sorted-set", "1.0.5", "Returns members in a sorted set within a range of scores.")),
+    command("zrangestore",     -5, WRITE_OOM,      Keys::range(1, 2, 1), Transaction(ranges::zrangestore),  ("sorted-set", "6.2.0", "Stores a range of members from sorted set in a key.")),
+    command("zrank",           -3, READ_FAST,      Keys::at(1),          Shard(members::zrank),             ("sorted-set", "2.0.0", "Returns the index of a member in a sorted set ordered by ascending scores.")),
+    command("zrem",            -3, WRITE_FAST,     Keys::at(1),          Shard(members::zrem),              ("sorted-set", "1.2.0", "Removes one or more members from a sorted set. Deletes the sorted set if all members were removed.")),
+    command("zremrangebylex",   4, WRITE,          Keys::at(1),          Shard(ranges::zremrangebylex),     ("sorted-set", "2.8.9", "Removes members in a sorted set within a lexicographical range. Deletes the sorted set if all members were removed.")),
+    command("zremrangebyrank",  4, WRITE,          Keys::at(1),          Shard(ranges::zremrangebyrank),    ("sorted-set", "2.0.0", "Removes members in a sorted set within a range of indexes. Deletes the sorted set if all members were removed.")),
+    command("zremrangebyscore",  4, WRITE,          Keys::at(1),          Shard(ranges::zremrangebyscore),   ("sorted-set", "1.2.0", "Removes members in a sorted set within a range of scores. Deletes the sorted set if all members were removed.")),
+    command("zrevrange",       -4, READ,           Keys::at(1),          Shard(ranges::zrevrange),          ("sorted-set", "1.2.0", "Returns members in a sorted set within a range of indexes in reverse order.")),
+    command("zrevrangebylex",  -4, READ,           Keys::at(1),          Shard(ranges::zrevrangebylex),     ("sorted-set", "2.8.9", "Returns members in a sorted set within a lexicographical range in reverse order.")),
+    command("zrevrangebyscore", -4, READ,           Keys::at(1),          Shard(ranges::zrevrangebyscore),   ("sorted-set", "2.2.0", "Returns members in a sorted set within a range of scores in reverse order.")),
+    command("zrevrank",        -3, READ_FAST,      Keys::at(1),          Shard(members::zrevrank),          ("sorted-set", "2.0.0", "Returns the index of a member in a sorted set ordered by descending scores.")),
+    command("zscan",           -3, READ,           Keys::at(1),          Shard(members::zscan),             ("sorted-set", "2.8.0", "Iterates over members and scores of a sorted set.")),
+    command("zscore",           3, READ_FAST,      Keys::at(1),          Shard(members::zscore),            ("sorted-set", "1.2.0", "Returns the score of a member in a sorted set.")),
+    command("zunion",          -3, READ,           Keys::none().and(MoreKeys::Counted(1)),Transaction(algebra::zunion),      ("sorted-set", "6.2.0", "Returns the union of multiple sorted sets.")),
+    command("zunionstore",     -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zunionstore), ("sorted-set", "2.0.0", "Stores the union of multiple sorted sets in a key.")),
 
     // Streams.
+    command("xack",            -4, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xack),        ("stream", "5.0.0", "Returns the number of messages that were successfully acknowledged by the consumer group member of a stream.")),
+    command("xackdel",         -6, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xackdel),   ("stream", "8.2.0", "Acknowledges and conditionally deletes one or multiple entries for a stream consumer group.")),
+    command("xadd",            -5, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xadd),              ("stream", "5.0.0", "Appends a new message to a stream. Creates the key if it doesn't exist.")),
+    command("xautoclaim",      -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xautoclaim),  ("stream", "6.2.0", "Changes, or acquires, ownership of messages in a consumer group, as if the messages were delivered to as consumer group member.")),
+    command("xclaim",          -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xclaim),      ("stream", "5.0.0", "Changes, or acquires, ownership of a message in a consumer group, as if the message was delivered a consumer group member.")),
+    command("xdel",            -3, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdel),      ("stream", "5.0.0", "Returns the number of messages after removing them from a stream.")),
+    command("xdelex",          -5, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdelex),    ("stream", "8.2.0", "Deletes one or multiple entries from the stream.")),
+    command("xgroup",          -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for consumer groups commands.")),
+    command("xgroup|create",   -5, WRITE_OOM,       Keys::at(2),          Shard(stream_groups::xgroup_create), ("stream", "5.0.0", "Creates a consumer group.")),
+    command("xgroup|createconsumer", 5, WRITE_OOM,  Keys::at(2),          Shard(stream_groups::xgroup_createconsumer), ("stream", "6.2.0", "Creates a consumer in a consumer group.")),
+    command("xgroup|delconsumer", 5, WRITE,         Keys::at(2),          Shard(stream_groups::xgroup_delconsumer), ("stream", "5.0.0", "Deletes a consumer from a consumer group.")),
+    command("xgroup|destroy",   4, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_destroy), ("stream", "5.0.0", "Destroys a consumer group.")),
+    command("xgroup|help",      2, INFORMATION,     Keys::none(),         Network(stream_groups::xgroup_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("xgroup|setid",    -5, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_setid), ("stream", "5.0.0", "Sets the last-delivered ID of a consumer group.")),
+    command("xinfo",           -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for stream introspection commands.")),
+    command("xinfo|consumers",  4, READ,            Keys::at(2),          Shard(stream_groups::xinfo_consumers), ("stream", "5.0.0", "Returns a list of the consumers in a consumer group.")),
+    command("xinfo|groups",     3, READ,            Keys::at(2),          Shard(stream_groups::xinfo_groups), ("stream", "5.0.0", "Returns a list of the consumer groups of a stream.")),
+    command("xinfo|help",       2, INFORMATION,     Keys::none(),         Network(stream_groups::xinfo_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("xinfo|stream",    -3, READ,            Keys::at(2),          Shard(streams::xinfo_stream),      ("stream", "5.0.0", "Returns information about a stream.")),
+    command("xlen",             2, READ_FAST,       Keys::at(1),          Shard(streams::xlen),              ("stream", "5.0.0", "Return the number of messages in a stream.")),
+    command("xpending",        -3, READ,            Keys::at(1),          Shard(stream_groups::xpending),    ("stream", "5.0.0", "Returns the information and entries from a stream consumer group's pending entries list.")),
+    command("xrange",          -4, READ,            Keys::at(1),          Shard(streams::xrange),            ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs.")),
+    command("xread",           -4, or(READ, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(streams::xread), ("stream", "5.0.0", "Returns messages from multiple streams with IDs greater than the ones requested. Blocks until a message is available otherwise.")),
+    command("xreadgroup",      -7, or(WRITE, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(stream_groups::xreadgroup), ("stream", "5.0.0", "Returns new or historical messages from a stream for a consumer in a group. Blocks until a message is available otherwise.")),
+    command("xrevrange",       -4, READ,            Keys::at(1),          Shard(streams::xrevrange),         ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs in reverse order.")),
+    command("xsetid",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xsetid),            ("stream", "5.0.0", "An internal command for replicating stream values.")),
+    command("xtrim",           -4, WRITE,           Keys::at(1),          Shard(streams::xtrim),             ("stream", "5.0.0", "Deletes messages from the beginning of a stream.")),
 
     // Bitmaps.
     command("bitcount",        -2, READ,            Keys::at(1),          Shard(bits::bitcount),             ("bitmap", "2.6.0", "Counts the number of set bits (population counting) in a string.")),
@@ -447,6 +579,16 @@ pub static COMMANDS: &[Command] = &[
     command("pfselftest",       1, ADMIN,           Keys::none(),         Network(hyperloglog::pfselftest),  ("hyperloglog", "2.8.9", "An internal command for testing HyperLogLog values.")),
 
     // Geospatial indices.
+    command("geoadd",          -5, WRITE_OOM,      Keys::at(1),          Shard(geo::geoadd),                ("geo", "3.2.0", "Adds one or more members to a geospatial index. The key is created if it doesn't exist.")),
+    command("geodist",         -4, READ,           Keys::at(1),          Shard(geo::geodist),               ("geo", "3.2.0", "Returns the distance between two members of a geospatial index.")),
+    command("geohash",         -2, READ,           Keys::at(1),          Shard(geo::geohash),               ("geo", "3.2.0", "Returns members from a geospatial index as geohash strings.")),
+    command("geopos",          -2, READ,           Keys::at(1),          Shard(geo::geopos),                ("geo", "3.2.0", "Returns the longitude and latitude of members from a geospatial index.")),
+    command("georadius",       -6, WRITE_OOM,      Keys::at(1).and(MoreKeys::Store),Transaction(geo::georadius),       ("geo", "3.2.0", "Queries a geospatial index for members within a distance from a coordinate, optionally stores the result.")),
+    command("georadius_ro",    -6, READ,           Keys::at(1),          Shard(geo::georadius_ro),          ("geo", "3.2.10", "Returns members from a geospatial index that are within a distance from a coordinate.")),
+    command("georadiusbymember", -5, WRITE_OOM,      Keys::at(1).and(MoreKeys::Store),Transaction(geo::georadiusbymember),("geo", "3.2.0", "Queries a geospatial index for members within a distance from a member, optionally stores the result.")),
+    command("georadiusbymember_ro", -5, READ,           Keys::at(1),          Shard(geo::georadiusbymember_ro),  ("geo", "3.2.10", "Returns members from a geospatial index that are within a distance from a member.")),
+    command("geosearch",       -7, READ,           Keys::at(1),          Shard(geo::geosearch),             ("geo", "6.2.0", "Queries a geospatial index for members inside an area of a box or a circle.")),
+    command("geosearchstore",  -8, WRITE_OOM,      Keys::range(1, 2, 1), Transaction(geo::geosearchstore),  ("geo", "6.2.0", "Queries a geospatial index for members inside an area of a box or a circle, optionally stores the result.")),
 
     // Keys of any type.
     command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),
@@ -475,6 +617,8 @@ pub static COMMANDS: &[Command] = &[
     command("rename",           3, WRITE,           Keys::range(1, 2, 1), Transaction(keys::rename),         ("generic", "1.0.0", "Renames a key and overwrites the destination.")),
     command("renamenx",         3, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(keys::renamenx),       ("generic", "1.0.0", "Renames a key only when the target key name doesn't exist.")),
     command("scan",            -2, or(READ, LOW_PRIORITY), Keys::none(),  Cursor(keys::scan),                ("generic", "2.8.0", "Iterates over the key names in the database.")),
+    command("sort",          -2, or(WRITE_OOM, DANGEROUS), Keys::at(1).and(MoreKeys::SortStore), Transaction(sort::sort),           ("generic", "1.0.0", "Sorts the elements in a list, a set, or a sorted set, optionally storing the result.")),
+    command("sort_ro",       -2, or(READ, DANGEROUS), Keys::at(1),          Shard(sort::sort_ro),              ("generic", "7.0.0", "Returns the sorted elements of a list, a set, or a sorted set.")),
     command("swapdb",           3, or(WRITE_FAST, DANGEROUS), Keys::none(), All(keys::swapdb, AllOk),        ("server", "4.0.0", "Swaps two Redis databases.")),
     command("touch",           -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed.")),
     command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),

@@ -817,7 +817,7 @@ fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'
     if has_subcommands && arguments.len() > 1 {
         let name = arguments.get(1);
         command = table::find_subcommand(command, name).ok_or_else(|| {
-            let shown = String::from_utf8_lossy(&name[..name.len().min(UNKNOWN_COMMAND_SHOWN_MAX)]).into_owned();
+            let shown = CommandError::quoted(&name[..name.len().min(UNKNOWN_COMMAND_SHOWN_MAX)]);
             let help = command.name.to_ascii_uppercase();
             (
                 Some(command),
@@ -832,7 +832,7 @@ fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'
 }
 
 fn unknown_command(arguments: Arguments<'_>) -> CommandError {
-    let shown = |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
+    let shown = |bytes: &[u8], max: usize| CommandError::quoted(&bytes[..bytes.len().min(max)]).into_owned();
     let name = shown(arguments.get(0), UNKNOWN_COMMAND_SHOWN_MAX);
     let mut rest = String::new();
     for argument in arguments.iter().skip(1) {

@@ -155,10 +155,14 @@ impl<'a> Reply<'a> {
 
     /// A double, written by [`format_double`]; RESP2 has it in a bulk string.
     pub fn double(&mut self, value: f64) {
-        let text = format_double(value);
+        self.decimal(&format_double(value));
+    }
+
+    /// A double whose text the caller has made; RESP2 has it in a bulk string.
+    pub fn decimal(&mut self, text: &str) {
         match self.version {
-            Version::Resp2 => self.text(&text),
-            Version::Resp3 => self.line(b',', &text),
+            Version::Resp2 => self.text(text),
+            Version::Resp3 => self.line(b',', text),
         }
     }
 

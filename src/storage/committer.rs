@@ -74,7 +74,7 @@ impl Committer {
     }
 
     /// Waits for the batch of the shard at `place`, which must be here: blocks the executor for as long as it takes to
-    /// write what is queued, so only for commands on a whole shard.
+    /// write what is queued, so only for commands on a whole shard (and when it stops).
     pub fn wait_for(&self, place: usize) -> Result<(), DatabaseError> {
         let mut state = self.lock();
         loop {

@@ -12,7 +12,7 @@
 //! column   key                                            value
 //! meta     prefix ‖ user key                              record (below)
 //! data     prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ member
-//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ ordered score(8) ‖ member
+//! score    prefix ‖ key length(4) ‖ user key ‖ version(8) ‖ what the type keeps in an order of its own
 //! expiry   when due(8, Unix ms) ‖ prefix ‖ user key       version(8)
 //! system   "counts" ‖ database(1)                         keys(8) ‖ keys with an expiry(8)
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
@@ -23,21 +23,56 @@
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
 //! payload  a string's bytes; a string in chunks: its length(8); a collection's count(8) ‖ what its type adds
 //!
-//! string   in chunks: in data, chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
+//! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
 //!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8)
 //!          in data,  field → position(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
 //!          in score, position(8) → field, for positions from 0 to the count
 //!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
+//!
+//! list     in meta, after the count: head(8), the position of the first element
+//!          in data,  position(8) → element, for positions from head to before head + count
+//! set      in data,  member → position(8)
+//!          in score, position(8) → member, for positions from 0 to the count
+//!
+//! sorted   in data,  member → score(8, IEEE 754 bits)
+//! set      in score, 0(1) ‖ ordered score(8) ‖ member → nothing
+//!                    1(1) ‖ node(8) → children: child(v) ‖ bound length(v) ‖ bound, for each
+//!                    2(1) ‖ node(8) → counts: members below(v), for each child
+//!          in meta, after the count: nothing, or levels(1) ‖ [root node(8) ‖ next new node(8)] ‖ lowest
+//! ```
+//!
+//! A stream's record adds to the count of its entries
+//!
+//! ```text
+//! last id(16) ‖ first id(16) ‖ greatest deleted id(16) ‖ entries ever added(8) ‖ consumer groups(8)
+//! ```
+//!
+//! an id being milliseconds(8) ‖ sequence(8). Its members are all in `data` and begin with a tag:
+//!
+//! ```text
+//! member                                                  value
+//! 0 ‖ id(16)                                              (length(LEB128) ‖ bytes) for each field and value by turns
+//! 1 ‖ group                                               last delivered id(16) ‖ greatest id ever pending(16) ‖
+//!                                                         entries read(8, all ones: unknown) ‖ pending(8) ‖ consumers(8)
+//! 2 ‖ length(4) ‖ group ‖ id(16)                          delivered at(8, Unix ms) ‖ deliveries(8) ‖ consumer
+//! 3 ‖ length(4) ‖ group ‖ consumer                        seen at(8, Unix ms) ‖ active at(8, Unix ms, 0: never) ‖ pending(8)
+//! 4 ‖ length(4) ‖ group ‖ length(4) ‖ consumer ‖ id(16)   nothing: the pending entries by consumer
 //! ```
 //!
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
 //! be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its record.
+//! (v): seven bits a byte, the lowest first, bit 7 set in all but the last. The nodes are the counted tree of
+//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. `lowest` is where a walk from the lowest
+//! member may begin: no key of a member is below it.
+//! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
+//! number order from −∞ to +∞. −0 is stored as 0.
 //! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
 use crate::channel::router::Slot;
+use std::fmt;
 
 /// The version of this layout, written to the manifest; another one is refused at start.
 pub const FORMAT_VERSION: u32 = 1;
@@ -232,6 +267,20 @@ pub fn deadline_of(record: &[u8]) -> u64 {
     }
 }
 
+/// When the sweep has to look at a stored record: at its deadline or at the first one of a hash's fields, whichever
+/// comes first; 0 for never (or for bytes that are no record).
+#[inline]
+pub fn due_of(record: &[u8]) -> u64 {
+    let is_hash = record.first().is_some_and(|tag| tag & TYPE_MASK == Type::Hash as u8);
+    match is_hash {
+        true => Record::decode(record).map_or(0, |record| match (record.deadline_ms, record.first_field_deadline()) {
+            (deadline_ms, 0) | (0, deadline_ms) => deadline_ms,
+            (of_key, of_field) => of_key.min(of_field),
+        }),
+        false => deadline_of(record),
+    }
+}
+
 /// Whether a stored record is a string's whose bytes lie in chunks, without decoding it.
 #[inline]
 pub fn is_in_chunks(record: &[u8]) -> bool {
@@ -249,20 +298,6 @@ pub fn chunk_member(number: u32) -> [u8; 4] {
 /// The number of the chunk that lies under a member; `None` if it is not a chunk's.
 pub fn chunk_number(member: &[u8]) -> Option<u32> {
     <[u8; 4]>::try_from(member).ok().map(u32::from_be_bytes)
-}
-
-/// When the sweep has to look at a stored record: at its deadline or at the first one of a hash's fields, whichever
-/// comes first; 0 for never (or for bytes that are no record).
-#[inline]
-pub fn due_of(record: &[u8]) -> u64 {
-    let is_hash = record.first().is_some_and(|tag| tag & TYPE_MASK == Type::Hash as u8);
-    match is_hash {
-        true => Record::decode(record).map_or(0, |record| match (record.deadline_ms, record.first_field_deadline()) {
-            (deadline_ms, 0) | (0, deadline_ms) => deadline_ms,
-            (of_key, of_field) => of_key.min(of_field),
-        }),
-        false => deadline_of(record),
-    }
 }
 
 /// Writes the key of `meta` for a user key into `out`, which is cleared first.
@@ -477,6 +512,228 @@ pub fn split_field_deadline_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (first == FIELD_DEADLINE_INDEX).then_some((u64::from_be_bytes(*deadline), field))
 }
 
+// ---- Lists ----
+
+/// The position of a new list's first element: the middle, so that LPUSH may count down and RPUSH up.
+pub const LIST_ORIGIN: u64 = 1 << 63;
+
+/// What a list's record holds behind the count: the position of the first element.
+pub fn list_extra(head: u64) -> [u8; 8] {
+    head.to_be_bytes()
+}
+
+/// Reads [`list_extra`]; `None` if the bytes are not one, or if `count` elements have no positions from there on.
+pub fn list_head(extra: &[u8], count: u64) -> Option<u64> {
+    let head = u64::from_be_bytes(<[u8; 8]>::try_from(extra).ok()?);
+    (head.checked_add(count).is_some() && i64::try_from(count).is_ok()).then_some(head)
+}
+
+/// The member under which `data` has a list's element.
+pub fn list_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+// ---- Sets ----
+
+/// The value in `data` of a set's member, which is at this position.
+pub fn set_member(position: u64) -> [u8; 8] {
+    position.to_be_bytes()
+}
+
+/// The position in the value of a set's member; `None` if the bytes are not such a value.
+pub fn position_of_set_member(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// What begins a sorted set's keys in `score` that stand for members.
+const SCORE_MEMBER: u8 = 0;
+
+/// The range of `score` that holds a sorted set's members: from the first key to before the second.
+pub const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([SCORE_MEMBER], [SCORE_MEMBER + 1]);
+
+/// A score as a number whose order is that of the scores.
+pub fn ordered_score(score: f64) -> u64 {
+    // −0 + 0 is 0.
+    let bits = (score + 0.0).to_bits();
+    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+}
+
+/// The score that an ordered one stands for.
+pub fn score_of_ordered(ordered: u64) -> f64 {
+    f64::from_bits(if ordered >> 63 == 1 {
+        ordered ^ 1 << 63
+    } else {
+        !ordered
+    })
+}
+
+/// The key in `score` of a sorted set's member, or where the members with an ordered score begin (an empty member).
+pub fn score_key(ordered: u64, member: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + 8 + member.len());
+    key.push(SCORE_MEMBER);
+    key.extend_from_slice(&ordered.to_be_bytes());
+    key.extend_from_slice(member);
+    key
+}
+
+/// The score and the member of a key in `score`; `None` if the bytes are not such a key.
+pub fn split_score_key(key: &[u8]) -> Option<(f64, &[u8])> {
+    let (ordered, member) = key.strip_prefix(&[SCORE_MEMBER])?.split_first_chunk::<8>()?;
+    Some((score_of_ordered(u64::from_be_bytes(*ordered)), member))
+}
+
+/// The value in `data` of a sorted set's member.
+pub fn score_value(score: f64) -> Vec<u8> {
+    (score + 0.0).to_bits().to_be_bytes().to_vec()
+}
+
+/// The score in such a value; `None` if the bytes are not one.
+pub fn split_score_value(value: &[u8]) -> Option<f64> {
+    let bits = <[u8; 8]>::try_from(value).ok()?;
+    Some(f64::from_bits(u64::from_be_bytes(bits)))
+}
+
+/// What begins the keys in `score` that stand for a node's children, and for their counts.
+const SCORE_CHILDREN: u8 = 1;
+const SCORE_COUNTS: u8 = 2;
+
+/// The most levels of a sorted set's tree: with blocks that are a quarter full and nodes that have four children, more than
+/// 2^64 members.
+pub const TREE_LEVELS_MAX: u8 = 32;
+
+/// The keys in `score` of a node's children and of their counts.
+pub fn node_keys(node: u64) -> ([u8; 9], [u8; 9]) {
+    let key = |tag| {
+        let mut key = [tag; 9];
+        key[1..].copy_from_slice(&node.to_be_bytes());
+        key
+    };
+    (key(SCORE_CHILDREN), key(SCORE_COUNTS))
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The stored form of a node's children: numbers of nodes, and the keys where they begin.
+pub fn encode_children<'a>(children: impl Iterator<Item = (u64, &'a [u8])>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (node, bound) in children {
+        put_varint(&mut out, node);
+        put_varint(&mut out, bound.len() as u64);
+        out.extend_from_slice(bound);
+    }
+    out
+}
+
+/// The children in such a form, one after the other; damaged bytes end it, so the caller knows by their number.
+pub fn children(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        let node = take_varint(&mut bytes)?;
+        let len = usize::try_from(take_varint(&mut bytes)?).ok()?;
+        let (bound, rest) = bytes.split_at_checked(len)?;
+        bytes = rest;
+        Some((node, bound))
+    })
+}
+
+/// The stored form of the counts of a node's children.
+pub fn encode_node_counts(counts: &[u64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * counts.len());
+    counts.iter().for_each(|count| put_varint(&mut out, *count));
+    out
+}
+
+/// The counts in such a form; `None` if the bytes are not one.
+pub fn node_counts(mut bytes: &[u8]) -> Option<Vec<u64>> {
+    let mut counts = Vec::with_capacity(bytes.len() / 2 + 1);
+    while !bytes.is_empty() {
+        counts.push(take_varint(&mut bytes)?);
+    }
+    Some(counts)
+}
+
+/// What a sorted set's record has beside the count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SortedSetHeader {
+    /// Its counted tree, if it is large enough for one.
+    pub tree: Option<TreeRoot>,
+    /// No member's key in `score` is below this.
+    pub lowest: Vec<u8>,
+}
+
+/// Where a counted tree begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeRoot {
+    /// Nodes from the root to a block of members, at least 1.
+    pub levels: u8,
+    /// The root's number.
+    pub node: u64,
+    /// The number that the next new node gets.
+    pub next_node: u64,
+}
+
+impl SortedSetHeader {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match &self.tree {
+            None if self.lowest.is_empty() => return out,
+            None => out.push(0),
+            Some(tree) => {
+                out.push(tree.levels);
+                out.extend_from_slice(&tree.node.to_be_bytes());
+                out.extend_from_slice(&tree.next_node.to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&self.lowest);
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Option<SortedSetHeader> {
+        let Some((&levels, rest)) = bytes.split_first() else {
+            return Some(SortedSetHeader::default());
+        };
+        if levels == 0 {
+            let lowest = rest.to_vec();
+            return Some(SortedSetHeader { tree: None, lowest });
+        }
+        let (node, rest) = rest.split_first_chunk::<8>()?;
+        let (next_node, rest) = rest.split_first_chunk::<8>()?;
+        let tree = TreeRoot {
+            levels,
+            node: u64::from_be_bytes(*node),
+            next_node: u64::from_be_bytes(*next_node),
+        };
+        (levels <= TREE_LEVELS_MAX).then(|| SortedSetHeader {
+            tree: Some(tree),
+            lowest: rest.to_vec(),
+        })
+    }
+}
+
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
@@ -557,6 +814,292 @@ impl DatabaseMap {
     }
 }
 
+/// The id of a stream's entry: Unix milliseconds ‖ sequence, compared and counted as one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId(pub u128);
+
+impl StreamId {
+    /// `0-0`, which no entry has.
+    pub const MIN: StreamId = StreamId(0);
+    /// The last possible id.
+    pub const MAX: StreamId = StreamId(u128::MAX);
+
+    /// The id `ms-sequence`.
+    pub fn new(ms: u64, sequence: u64) -> StreamId {
+        StreamId(u128::from(ms) << 64 | u128::from(sequence))
+    }
+
+    /// Its first part, Unix milliseconds if the server made it.
+    pub fn ms(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    /// Its second part, which tells entries of one millisecond apart.
+    pub fn sequence(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The next possible id.
+    pub fn successor(self) -> Option<StreamId> {
+        self.0.checked_add(1).map(StreamId)
+    }
+
+    /// The possible id before.
+    pub fn predecessor(self) -> Option<StreamId> {
+        self.0.checked_sub(1).map(StreamId)
+    }
+
+    /// The id at the end of a member of a stream (an entry's, a pending entry's…); `None` if it is too short.
+    pub fn of_member(member: &[u8]) -> Option<StreamId> {
+        let id = member.last_chunk::<16>()?;
+        Some(StreamId(u128::from_be_bytes(*id)))
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.ms(), self.sequence())
+    }
+}
+
+/// What the members of a stream's entries begin with; the id follows.
+pub const STREAM_ENTRY_PREFIX: &[u8] = &[0];
+
+/// The member of an entry of a stream.
+pub fn stream_entry_member(id: StreamId) -> Vec<u8> {
+    [STREAM_ENTRY_PREFIX, &id.0.to_be_bytes()].concat()
+}
+
+/// The member of a consumer group; without a name, what all groups' members begin with.
+pub fn stream_group_member(group: &[u8]) -> Vec<u8> {
+    [&[STREAM_GROUP][..], group].concat()
+}
+
+/// What the members of a group's pending entries begin with; an entry's id follows.
+pub fn stream_pending_prefix(group: &[u8]) -> Vec<u8> {
+    [&[STREAM_PENDING][..], &counted(group)].concat()
+}
+
+/// The member of a group's consumer; without a name, what all of them begin with.
+pub fn stream_consumer_member(group: &[u8], consumer: &[u8]) -> Vec<u8> {
+    [&[STREAM_CONSUMER][..], &counted(group), consumer].concat()
+}
+
+/// What the members of a consumer's own pending entries begin with; an entry's id follows.
+pub fn stream_owned_prefix(group: &[u8], consumer: &[u8]) -> Vec<u8> {
+    [&[STREAM_OWNED][..], &counted(group), &counted(consumer)].concat()
+}
+
+/// What all members of a group's consumers' own pending entries begin with.
+pub fn stream_owned_by_group_prefix(group: &[u8]) -> Vec<u8> {
+    [&[STREAM_OWNED][..], &counted(group)].concat()
+}
+
+const STREAM_GROUP: u8 = 1;
+const STREAM_PENDING: u8 = 2;
+const STREAM_CONSUMER: u8 = 3;
+const STREAM_OWNED: u8 = 4;
+
+/// A name behind its length, which lets no name be the beginning of another one.
+fn counted(name: &[u8]) -> Vec<u8> {
+    // An argument is at most 512 MB long (the protocol's limit), so its length fits.
+    [&(name.len() as u32).to_be_bytes()[..], name].concat()
+}
+
+/// What a stream's record has beside the number of its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamNumbers {
+    /// The id that the next entry's must exceed.
+    pub last: StreamId,
+    /// The id of the first entry; `0-0` without entries.
+    pub first: StreamId,
+    /// The greatest id that XDEL has deleted; `0-0` for none.
+    pub deleted_max: StreamId,
+    /// How many entries there have ever been.
+    pub entries_added: u64,
+    /// The number of consumer groups.
+    pub groups: u64,
+}
+
+impl StreamNumbers {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        for id in [self.last, self.first, self.deleted_max] {
+            out.extend_from_slice(&id.0.to_be_bytes());
+        }
+        for number in [self.entries_added, self.groups] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<StreamNumbers> {
+        let numbers = StreamNumbers {
+            last: take_id(&mut bytes)?,
+            first: take_id(&mut bytes)?,
+            deleted_max: take_id(&mut bytes)?,
+            entries_added: take_number(&mut bytes)?,
+            groups: take_number(&mut bytes)?,
+        };
+        bytes.is_empty().then_some(numbers)
+    }
+}
+
+/// The value of a consumer group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamGroup {
+    /// The last id that was delivered to a consumer.
+    pub last: StreamId,
+    /// The greatest id that was ever pending: a greater one need not be looked up.
+    pub pending_max: StreamId,
+    /// How many entries of the stream the group has read; `None` when it cannot be known.
+    pub entries_read: Option<u64>,
+    /// The number of pending entries.
+    pub pending: u64,
+    /// The number of consumers.
+    pub consumers: u64,
+}
+
+impl StreamGroup {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(56);
+        for id in [self.last, self.pending_max] {
+            out.extend_from_slice(&id.0.to_be_bytes());
+        }
+        for number in [self.entries_read.unwrap_or(u64::MAX), self.pending, self.consumers] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<StreamGroup> {
+        let group = StreamGroup {
+            last: take_id(&mut bytes)?,
+            pending_max: take_id(&mut bytes)?,
+            entries_read: Some(take_number(&mut bytes)?).filter(|number| *number != u64::MAX),
+            pending: take_number(&mut bytes)?,
+            consumers: take_number(&mut bytes)?,
+        };
+        bytes.is_empty().then_some(group)
+    }
+}
+
+/// The value of a consumer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamConsumer {
+    /// When it last asked for something, in Unix milliseconds.
+    pub seen_ms: u64,
+    /// When it last got something, in Unix milliseconds; 0 for never.
+    pub active_ms: u64,
+    /// The number of its pending entries.
+    pub pending: u64,
+}
+
+impl StreamConsumer {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        [self.seen_ms, self.active_ms, self.pending]
+            .map(u64::to_be_bytes)
+            .concat()
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<StreamConsumer> {
+        let consumer = StreamConsumer {
+            seen_ms: take_number(&mut bytes)?,
+            active_ms: take_number(&mut bytes)?,
+            pending: take_number(&mut bytes)?,
+        };
+        bytes.is_empty().then_some(consumer)
+    }
+}
+
+/// The value of a pending entry: one that was delivered and is not acknowledged yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamPending {
+    /// When it was last delivered, in Unix milliseconds.
+    pub delivered_ms: u64,
+    /// How often it was delivered.
+    pub deliveries: u64,
+    /// The consumer that has it.
+    pub consumer: Vec<u8>,
+}
+
+impl StreamPending {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = [self.delivered_ms, self.deliveries].map(u64::to_be_bytes).concat();
+        out.extend_from_slice(&self.consumer);
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(mut bytes: &[u8]) -> Option<StreamPending> {
+        Some(StreamPending {
+            delivered_ms: take_number(&mut bytes)?,
+            deliveries: take_number(&mut bytes)?,
+            consumer: bytes.to_vec(),
+        })
+    }
+}
+
+/// The stored form of an entry's fields and values, by turns.
+pub fn encode_stream_entry<'a>(fields_and_values: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    let mut out = Vec::with_capacity(fields_and_values.clone().map(|text| text.len() + 2).sum());
+    for text in fields_and_values {
+        let mut len = text.len();
+        while len >= 0x80 {
+            out.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        out.push(len as u8);
+        out.extend_from_slice(text);
+    }
+    out
+}
+
+/// Reads an entry's fields and values, by turns; `None` if the bytes are not the stored form.
+pub fn decode_stream_entry(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut fields_and_values = Vec::new();
+    while !bytes.is_empty() {
+        let mut len = 0_usize;
+        let mut shift = 0;
+        loop {
+            let (byte, rest) = bytes.split_first()?;
+            bytes = rest;
+            // Four groups of seven bits are 256 MB, five 32 GB: more than any argument has.
+            if shift > 28 {
+                return None;
+            }
+            len |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let (text, rest) = bytes.split_at_checked(len)?;
+        bytes = rest;
+        fields_and_values.push(text);
+    }
+    fields_and_values.len().is_multiple_of(2).then_some(fields_and_values)
+}
+
+fn take_id(bytes: &mut &[u8]) -> Option<StreamId> {
+    let (id, rest) = bytes.split_first_chunk::<16>()?;
+    *bytes = rest;
+    Some(StreamId(u128::from_be_bytes(*id)))
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    *bytes = rest;
+    Some(u64::from_be_bytes(*number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,6 +1138,31 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
+        assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
+        assert_eq!(score_key(ordered_score(1.0), b"m"), b"\0\xbf\xf0\0\0\0\0\0\0m");
+        assert_eq!(
+            score_key(ordered_score(-1.0), b""),
+            b"\0\x40\x0f\xff\xff\xff\xff\xff\xff"
+        );
+        assert_eq!(score_value(-1.0), b"\xbf\xf0\0\0\0\0\0\0");
+        let (children_key, counts_key) = node_keys(0x0102);
+        assert_eq!(&children_key, b"\x01\0\0\0\0\0\0\x01\x02");
+        assert_eq!(&counts_key, b"\x02\0\0\0\0\0\0\x01\x02");
+        let stored = encode_children([(0, &b""[..]), (300, b"\0ab")].into_iter());
+        assert_eq!(stored, b"\0\0\xac\x02\x03\0ab");
+        assert_eq!(encode_node_counts(&[5, 128]), b"\x05\x80\x01");
+        let tree = TreeRoot {
+            levels: 2,
+            node: 3,
+            next_node: 4,
+        };
+        let header = SortedSetHeader {
+            tree: Some(tree),
+            lowest: b"\0k".to_vec(),
+        };
+        assert_eq!(header.encode(), b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0k");
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -625,6 +1193,100 @@ mod tests {
             DatabaseMap::default().encode(),
             b"\0\0\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
         );
+    }
+
+    #[test]
+    fn golden_bytes_of_streams() {
+        let id = StreamId::new(1, 2);
+        assert_eq!(stream_entry_member(id), b"\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02");
+        assert_eq!(stream_group_member(b"g"), b"\x01g");
+        assert_eq!(stream_pending_prefix(b"g"), b"\x02\0\0\0\x01g");
+        assert_eq!(stream_consumer_member(b"g", b"c"), b"\x03\0\0\0\x01gc");
+        assert_eq!(stream_owned_by_group_prefix(b"g"), b"\x04\0\0\0\x01g");
+        assert_eq!(stream_owned_prefix(b"g", b"c"), b"\x04\0\0\0\x01g\0\0\0\x01c");
+        let long = [b'x'; 300];
+        let entry = encode_stream_entry([&b"f"[..], &long].into_iter());
+        assert_eq!(entry, [b"\x01f\xac\x02", &long[..]].concat());
+        let numbers = StreamNumbers {
+            last: id,
+            first: StreamId(1),
+            deleted_max: StreamId(2),
+            entries_added: 3,
+            groups: 4,
+        };
+        let ids = [u128::from(1_u8) << 64 | 2, 1, 2].map(u128::to_be_bytes).concat();
+        assert_eq!(
+            numbers.encode(),
+            [&ids[..], b"\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04"].concat()
+        );
+        let group = StreamGroup {
+            last: id,
+            pending_max: StreamId(1),
+            entries_read: None,
+            pending: 1,
+            consumers: 2,
+        };
+        let counts = b"\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02";
+        assert_eq!(group.encode(), [&ids[..32], counts].concat());
+        let consumer = StreamConsumer {
+            seen_ms: 1,
+            active_ms: 2,
+            pending: 3,
+        };
+        assert_eq!(
+            consumer.encode(),
+            b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
+        );
+        let pending = StreamPending {
+            delivered_ms: 1,
+            deliveries: 2,
+            consumer: b"c".to_vec(),
+        };
+        assert_eq!(pending.encode(), b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02c");
+    }
+
+    #[test]
+    fn what_is_written_of_a_stream_is_read_back() {
+        for id in [StreamId::MIN, StreamId::MAX, StreamId::new(u64::MAX, 0)] {
+            assert_eq!(StreamId::new(id.ms(), id.sequence()), id);
+            assert_eq!(StreamId::of_member(&stream_entry_member(id)), Some(id));
+            let numbers = StreamNumbers {
+                last: id,
+                first: id,
+                deleted_max: StreamId(7),
+                entries_added: u64::MAX,
+                groups: 1,
+            };
+            assert_eq!(StreamNumbers::decode(&numbers.encode()), Some(numbers));
+            for entries_read in [None, Some(0), Some(i64::MAX as u64)] {
+                let group = StreamGroup {
+                    last: id,
+                    pending_max: StreamId(9),
+                    entries_read,
+                    pending: u64::MAX,
+                    consumers: 5,
+                };
+                assert_eq!(StreamGroup::decode(&group.encode()), Some(group));
+            }
+        }
+        let consumer = StreamConsumer {
+            seen_ms: u64::MAX,
+            active_ms: 0,
+            pending: 1,
+        };
+        assert_eq!(StreamConsumer::decode(&consumer.encode()), Some(consumer));
+        let pending = StreamPending {
+            delivered_ms: 3,
+            deliveries: u64::MAX,
+            consumer: Vec::new(),
+        };
+        assert_eq!(StreamPending::decode(&pending.encode()), Some(pending));
+        for len in [0, 1, 127, 128, 16_383, 16_384] {
+            let text = vec![0xff; len];
+            let entry = encode_stream_entry([&text[..], b""].into_iter());
+            assert_eq!(decode_stream_entry(&entry), Some(vec![&text[..], b""]));
+        }
+        assert_eq!(StreamId::MAX.to_string(), "18446744073709551615-18446744073709551615");
     }
 
     #[test]
@@ -665,8 +1327,50 @@ mod tests {
             assert_eq!(is_in_chunks(&string.encode()), version != 0);
         }
         assert_eq!(chunk_number(&chunk_member(u32::MAX)), Some(u32::MAX));
+        let mut before = None;
+        for score in [
+            f64::NEG_INFINITY,
+            -1.5,
+            -1.0,
+            -5e-324,
+            -0.0,
+            5e-324,
+            1.0,
+            f64::MAX,
+            f64::INFINITY,
+        ] {
+            let key = score_key(ordered_score(score), b"m");
+            assert_eq!(split_score_key(&key), Some((score, &b"m"[..])));
+            assert_eq!(split_score_value(&score_value(score)), Some(score));
+            assert!(before < Some(key.clone()), "{score} comes after smaller numbers");
+            before = Some(key);
+        }
+        assert_eq!(score_key(ordered_score(-0.0), b""), score_key(ordered_score(0.0), b""));
+        let nodes = [(0, &b""[..]), (u64::MAX, b"\0bound"), (127, b"x")];
+        let stored = encode_children(nodes.into_iter());
+        assert!(children(&stored).eq(nodes));
+        let counts = [0, 127, 128, 1 << 40, u64::MAX];
+        assert_eq!(node_counts(&encode_node_counts(&counts)).as_deref(), Some(&counts[..]));
+        let tree = TreeRoot {
+            levels: TREE_LEVELS_MAX,
+            node: u64::MAX,
+            next_node: 7,
+        };
+        for tree in [None, Some(tree)] {
+            for lowest in [b"".to_vec(), b"\0lowest".to_vec()] {
+                let header = SortedSetHeader { tree, lowest };
+                assert_eq!(SortedSetHeader::decode(&header.encode()), Some(header));
+            }
+        }
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
+        for head in [0, LIST_ORIGIN, u64::MAX] {
+            assert_eq!(list_head(&list_extra(head), 0), Some(head));
+        }
+        for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
+            assert_eq!(list_head(&list_extra(extra), count), None);
+        }
+        assert_eq!(position_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
         for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
@@ -758,6 +1462,13 @@ mod tests {
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                list_head(&bytes, state),
+                position_of_set_member(&bytes),
+                split_score_key(&bytes).map(|(_, member)| member.len()),
+                split_score_value(&bytes),
+                children(&bytes).count(),
+                node_counts(&bytes),
+                SortedSetHeader::decode(&bytes),
             );
             let _ = (Counts::decode(&bytes), DatabaseMap::decode(&bytes), deadline_of(&bytes));
             let _ = (
@@ -767,6 +1478,9 @@ mod tests {
                 due_of(&bytes),
                 Record::decode(&bytes).map(|record| record.is_alive(1)),
             );
+            let _ = (StreamNumbers::decode(&bytes), StreamGroup::decode(&bytes));
+            let _ = (StreamConsumer::decode(&bytes), StreamPending::decode(&bytes));
+            let _ = (decode_stream_entry(&bytes), StreamId::of_member(&bytes));
         }
     }
 }

@@ -78,8 +78,10 @@ pub struct StorageExecutor {
     full_home: Option<flume::Sender<Box<Batch>>>,
     /// The number of the turn; also the epoch of what it writes.
     turn: u64,
-    /// By shard: the last turn whose commit the syncer and the metrics know of.
+    /// By shard: the last turn of which the syncer and the metrics know that all of it is committed.
     published_epochs: Vec<u64>,
+    /// A sweep found a batch with the committer.
+    sweep_waits: bool,
     random: u64,
     slow_figures_at: Instant,
 }
@@ -183,6 +185,7 @@ impl StorageExecutor {
             full_home: None,
             turn,
             published_epochs,
+            sweep_waits: false,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
         }
@@ -402,23 +405,27 @@ impl StorageExecutor {
                 // back tells what failed; after a stall what is staged waits for the next call.
                 let _ = shard.commit();
             }
-            let shard = &mut self.shards.list_mut()[place];
-            if let Some(rolled_back) = shard.take_rolled_back() {
-                for batch in done.iter_mut().chain(self.held.iter_mut()) {
-                    answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
-                }
-            }
-            let committed_epoch = self.shards.list()[place].committed_epoch();
-            if committed_epoch != self.published_epochs[place] {
+            self.answer_rolled_back(place, done);
+            let settled_epoch = self.shards.list()[place].settled_epoch();
+            if settled_epoch != self.published_epochs[place] {
                 any = true;
-                self.published_epochs[place] = committed_epoch;
+                self.published_epochs[place] = settled_epoch;
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
                 self.publish_counts(place);
-                self.syncer.committed(place, committed_epoch);
+                self.syncer.committed(place, settled_epoch);
             }
         }
         if any && self.current.durability == Durability::Always {
             self.syncer.sync_soon();
+        }
+    }
+
+    /// Answers those who wait for writes of the shard at `place` that were rolled back, if any were.
+    fn answer_rolled_back(&mut self, place: usize, done: &mut [Box<Batch>]) {
+        if let Some(rolled_back) = self.shards.list_mut()[place].take_rolled_back() {
+            for batch in done.iter_mut().chain(self.held.iter_mut()) {
+                answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
+            }
         }
     }
 
@@ -465,10 +472,41 @@ impl StorageExecutor {
         if !self.shards.list().iter().any(Shard::is_committing) {
             return;
         }
+        let mut any = false;
         while let Some((place, written)) = self.committer.committer.take_done() {
             // What failed shows in the shard's state and in what it has rolled back.
             let _ = self.shards.list_mut()[place].finish_commit(written);
+            // Now, because a turn that begins after this sees nothing of it.
+            self.answer_rolled_back(place, &mut []);
+            any = true;
         }
+        if any && self.sweep_waits {
+            self.sweep();
+        }
+    }
+
+    /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard whose batch
+    /// is with the committer, and is called again when that is written.
+    fn sweep(&mut self) {
+        let now_ms = crate::clock::unix_ms();
+        self.turn += 1;
+        self.shards.begin_turn(self.turn, now_ms);
+        self.sweep_waits = false;
+        let budget = self.current.expire_keys_per_turn;
+        let mut hashes = Vec::new();
+        for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
+            if shard.is_committing() {
+                self.sweep_waits = true;
+                continue;
+            }
+            match expiry::sweep(shard, now_ms, budget, &mut hashes) {
+                Ok(expired) => metrics.expired_keys.add(expired as u64),
+                // A shard that takes no writes keeps its expired keys, invisible as they are.
+                Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => {}
+                Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
+            }
+        }
+        self.expire_fields(&hashes, now_ms, budget);
     }
 
     /// A sync ended: replies leave, or the shard stops.
@@ -499,20 +537,7 @@ impl StorageExecutor {
     /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
     fn keep_house(&mut self) {
         self.settings_are_current();
-        let now_ms = crate::clock::unix_ms();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, now_ms);
-        let budget = self.current.expire_keys_per_turn;
-        let mut hashes = Vec::new();
-        for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
-            match expiry::sweep(shard, now_ms, budget, &mut hashes) {
-                Ok(expired) => metrics.expired_keys.add(expired as u64),
-                // A shard that takes no writes keeps its expired keys, invisible as they are.
-                Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => {}
-                Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
-            }
-        }
-        self.expire_fields(&hashes, now_ms, budget);
+        self.sweep();
         self.commit(&mut []);
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.

@@ -9,6 +9,8 @@
 //! fail-sync=WHEN           a sync of a log fails
 //! delay-sync-ms=N          each sync of a log takes that much longer
 //! fail-write=WHEN          a write fails, and nothing of it is written
+//! delay-write-ms=N         each write takes that much longer, from its beginning on
+//! hold-writes=WHEN         a write waits, a millisecond at each time, before anything else becomes of it
 //! disk-full=WHEN           the same with "No space left on device"
 //! stall-writes=WHEN        the same with RocksDB's "Incomplete": write again later
 //! low-disk=WHEN            a look at the disk's free space finds none
@@ -102,6 +104,7 @@ mod hooks {
     enum Fault {
         FailSync,
         FailWrite,
+        HoldWrites,
         DiskFull,
         StallWrites,
         LowDisk,
@@ -111,9 +114,10 @@ mod hooks {
         RefuseSend,
     }
 
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "fail-sync",
         "fail-write",
+        "hold-writes",
         "disk-full",
         "stall-writes",
         "low-disk",
@@ -156,6 +160,7 @@ mod hooks {
         /// How often each could have happened.
         counts: [AtomicU64; NAMES.len()],
         sync_delay_ms: u64,
+        write_delay_ms: u64,
         send_delay_ms: u64,
         records_synced_log: bool,
     }
@@ -169,6 +174,7 @@ mod hooks {
                 let number = || value.parse().map_err(|_| wrong());
                 match name {
                     "delay-sync-ms" => plan.sync_delay_ms = number()?,
+                    "delay-write-ms" => plan.write_delay_ms = number()?,
                     "delay-send-ms" => plan.send_delay_ms = number()?,
                     "record-synced-log" => plan.records_synced_log = number()? > 0,
                     _ => {
@@ -225,6 +231,10 @@ mod hooks {
     /// What `fail-write`, `disk-full` or `stall-writes` ask for.
     pub fn before_write() -> Result<(), DatabaseError> {
         let Some(plan) = plan() else { return Ok(()) };
+        std::thread::sleep(Duration::from_millis(plan.write_delay_ms));
+        while plan.happens(Fault::HoldWrites) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         plan.kills(Fault::KillBeforeCommit);
         if plan.happens(Fault::StallWrites) {
             return Err(DatabaseError::Stalled);

@@ -98,6 +98,7 @@ struct InFlight {
     first_epoch: u64,
     expiry_changes: Vec<ExpiryChange>,
     counts: CountsByDatabase,
+    last_version: u64,
 }
 
 /// What a failed write took back, for the executor to answer.
@@ -280,6 +281,21 @@ impl Shard {
                 (None, true) => self.staged_epoch - 1,
                 (None, false) => u64::MAX,
             },
+        }
+    }
+
+    /// The last turn of which everything is committed. A command that looks at the disk commits the first part of its turn,
+    /// so [`Shard::committed_epoch`] may be a turn whose second part is under way: a sync of that turn must come later.
+    pub fn settled_epoch(&self) -> u64 {
+        self.committed_epoch.min(self.released_epoch(None))
+    }
+
+    /// The turn that the newest writes will be committed in, for who has seen all of them; the last committed one if there
+    /// are none.
+    pub fn newest_epoch(&self) -> u64 {
+        match self.has_staged() {
+            true => self.epoch,
+            false => self.committed_epoch,
         }
     }
 
@@ -711,7 +727,6 @@ impl Shard {
         }
         stage_counts(&mut staging, &self.counts, &self.counts_committed);
         if self.last_version != self.last_version_stored {
-            self.last_version_stored = self.last_version;
             staging.put(
                 Column::System,
                 encoding::LAST_VERSION_KEY,
@@ -724,6 +739,7 @@ impl Shard {
             first_epoch: self.staged_epoch,
             expiry_changes: std::mem::take(&mut self.expiry_changes),
             counts: self.counts,
+            last_version: self.last_version,
         });
         self.expiry_changes_kept = 0;
         Some(staging.finish())
@@ -741,6 +757,7 @@ impl Shard {
                 };
                 self.records.committed();
                 self.counts_committed = in_flight.counts;
+                self.last_version_stored = in_flight.last_version;
                 self.committed_epoch = in_flight.epoch;
                 self.took_writes();
                 // The capacity is used again, unless something was staged meanwhile.

@@ -361,6 +361,20 @@ impl View<'_> {
         }
     }
 
+    /// The name that the cursor of an unfinished scan inside a collection stands for: [`Shard::scan_position`].
+    pub fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        let shards = self.shards_of_collections()?;
+        let place = shards.place(Slot::of(key))?;
+        Ok(shards.list[place].scan_position(position))
+    }
+
+    /// Remembers where a scan inside a collection stopped; returns its cursor, which is not 0.
+    pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
+        let shards = self.shards_of_collections()?;
+        let place = shards.place(Slot::of(key))?;
+        Ok(shards.list[place].remember_scan_position(name))
+    }
+
     /// The executor's shards, for what has members: those are not gathered from other executors.
     fn shards_of_collections(&mut self) -> Result<&mut Shards, CommandError> {
         match self {

@@ -4,7 +4,10 @@
 //! By hand, against any running server (it is emptied first!):
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
+mod hash_model;
 mod random_strings;
+mod several_executors;
+mod sorted_set_ranks;
 
 use std::path::{Path, PathBuf};
 
@@ -45,33 +48,45 @@ macro_rules! transcripts {
 
 transcripts! {
     bits
+    collections
     connection
     counters
     databases
     expiry
     field_expiry
+    geo
     hash_counters
     hash_walks
     hashes
     hyperloglog
     keys
     lcs
+    list_moves
+    lists
     resp3
     scan
     server
+    sets
+    sort
+    sorted_set_algebra
+    sorted_set_ranges
+    sorted_sets
+    stream_deletion
+    stream_groups
+    streams
     strings
 }
 
 /// How the cores and shards of a Corelane under test are laid out.
 #[derive(Debug, Clone, Copy)]
-enum Shape {
+pub(crate) enum Shape {
     OneShard,
     FourShardsBothRoles,
     FourShardsSeparateRoles,
 }
 
 impl Shape {
-    fn flags(self) -> Vec<String> {
+    pub(crate) fn flags(self) -> Vec<String> {
         let cpus = allowed_cpus();
         // On one CPU the last is also the first, and all roles meet on it.
         let (first, last) = (cpus[0], cpus[cpus.len() - 1]);

@@ -89,6 +89,14 @@ impl Client {
         }
     }
 
+    /// Whether nothing has arrived: a look, without waiting.
+    pub(crate) fn has_no_reply(&mut self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket has the option");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket has the option");
+        self.received.is_empty() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Sends one command and returns its reply. Panics when there is none.
     pub(crate) fn command(&mut self, arguments: &[impl AsRef<[u8]>]) -> Value {
         let reply = self.send(arguments).and_then(|()| self.read());

@@ -26,12 +26,15 @@ const PORT_FIRST: u16 = 15_000;
 const PORT_COUNT: u16 = 17_000;
 const _: () = assert!(PORT_FIRST + PORT_COUNT < 32_768);
 
+/// A prime: ports between those that processes with neighbouring numbers begin at.
+const PROCESS_SPREAD: u32 = 1_009;
+
 /// An address on loopback that nothing listens on. No two calls in one process return the same one: servers that
 /// listen with SO_REUSEPORT would share a port without a word.
 pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Two test processes at once begin at different places.
-    let start = (std::process::id() % u32::from(PORT_COUNT)) as u16;
+    // Two test processes at once begin at different places, far apart even where their numbers are not.
+    let start = (std::process::id().wrapping_mul(PROCESS_SPREAD) % u32::from(PORT_COUNT)) as u16;
     for _ in 0..PORT_COUNT {
         let offset = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = PORT_FIRST + (start + offset % PORT_COUNT) % PORT_COUNT;

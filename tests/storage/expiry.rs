@@ -242,7 +242,7 @@ fn expired_keys_are_swept_and_dbsize_follows_although_nobody_asks_for_them() {
 fn flushing_leaves_nothing_in_the_index_once_the_sweep_has_passed() {
     let mut node = Node::started(&four_shards_on_two_executors());
     let mut client = node.connect();
-    let at = (now_ms() + 300).to_string();
+    let at = (now_ms() + 1_500).to_string();
     for number in 0..100 {
         let key = format!("key:{number}");
         assert_eq!(client.command(&["SET", &key, "1", "PXAT", &at]).render(), "OK");

@@ -8,6 +8,8 @@
 
 #[cfg(feature = "fault-injection")]
 mod acknowledged;
+#[cfg(feature = "fault-injection")]
+mod background;
 pub(crate) mod contents;
 mod directory;
 #[cfg(feature = "fault-injection")]
@@ -15,6 +17,7 @@ mod durability;
 mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
+mod shard;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

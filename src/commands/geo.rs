@@ -1,0 +1,511 @@
+//! Geospatial indices: sorted sets whose scores are [geohashes](super::geohash).
+
+use super::Context;
+use super::arguments::{integer, is_option};
+use super::collection::{Collection, Direction};
+use super::geohash::{self, LATITUDES, LONGITUDES, Place, STEPS_MAX, Shape, place_of_score};
+use super::number::parse_double;
+use super::sorted_sets::members::{AddOptions, add_members};
+use super::sorted_sets::{Entry, Stretch};
+use crate::error::CommandError;
+use crate::protocol::{Arguments, Reply};
+use crate::storage::encoding::{ordered_score, score_key};
+use std::ops::ControlFlow;
+
+type Outcome = Result<(), CommandError>;
+
+fn float(argument: &[u8]) -> Result<f64, CommandError> {
+    parse_double(argument).ok_or(CommandError::NotAFloat)
+}
+
+/// The place that a longitude and a latitude name.
+fn parse_place(longitude: &[u8], latitude: &[u8]) -> Result<Place, CommandError> {
+    let place = Place {
+        longitude: float(longitude)?,
+        latitude: float(latitude)?,
+    };
+    let Place { longitude, latitude } = place;
+    let is_valid =
+        (LONGITUDES.min..=LONGITUDES.max).contains(&longitude) && (LATITUDES.min..=LATITUDES.max).contains(&latitude);
+    match is_valid {
+        true => Ok(place),
+        false => Err(CommandError::text(format!(
+            "ERR invalid longitude,latitude pair {longitude:.6},{latitude:.6}"
+        ))),
+    }
+}
+
+/// The meters of a unit.
+fn parse_unit(argument: &[u8]) -> Result<f64, CommandError> {
+    match argument {
+        _ if is_option(argument, "M") => Ok(1.0),
+        _ if is_option(argument, "KM") => Ok(1000.0),
+        _ if is_option(argument, "FT") => Ok(0.3048),
+        _ if is_option(argument, "MI") => Ok(1609.34),
+        _ => Err(CommandError::text(
+            "ERR unsupported unit provided. please use M, KM, FT, MI",
+        )),
+    }
+}
+
+/// GEOADD key [NX | XX] [CH] longitude latitude member [longitude latitude member …]
+pub fn geoadd(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let mut options = AddOptions::default();
+    let mut first = 2;
+    for argument in arguments.iter().skip(2) {
+        match argument {
+            _ if is_option(argument, "NX") => options.if_absent = true,
+            _ if is_option(argument, "XX") => options.if_present = true,
+            _ if is_option(argument, "CH") => options.count_changed = true,
+            _ => break,
+        }
+        first += 1;
+    }
+    let places = arguments.from(first);
+    if places.is_empty() || !places.len().is_multiple_of(3) || options.if_absent && options.if_present {
+        return Err(CommandError::Syntax);
+    }
+    let mut pairs = Vec::with_capacity(places.len() / 3);
+    for at in (0..places.len()).step_by(3) {
+        let place = parse_place(places.get(at), places.get(at + 1))?;
+        let score = geohash::encode(place, LATITUDES, STEPS_MAX) as f64;
+        pairs.push((score, places.get(at + 2)));
+    }
+    add_members(context, options, &pairs)
+}
+
+/// The places of members, `None` for those that are not there.
+fn places(context: &mut Context<'_>, members: Arguments<'_>) -> Result<Vec<Option<Place>>, CommandError> {
+    let Some(set) = context.sorted_set(context.arguments.get(1))? else {
+        return Ok(vec![None; members.len()]);
+    };
+    let scores = members.iter().map(|member| context.score(&set, member));
+    scores.map(|score| Ok(score?.map(place_of_score))).collect()
+}
+
+/// GEOPOS key [member …]
+pub fn geopos(context: &mut Context<'_>) -> Outcome {
+    let places = places(context, context.arguments.from(2))?;
+    context.reply.array(places.len());
+    for place in places {
+        match place {
+            Some(place) => reply_place(&mut context.reply, place),
+            None => context.reply.null_array(),
+        }
+    }
+    Ok(())
+}
+
+/// A place as two doubles with all of their decimals, up to 17.
+fn reply_place(reply: &mut Reply<'_>, place: Place) {
+    reply.array(2);
+    for degrees in [place.longitude, place.latitude] {
+        let text = format!("{degrees:.17}");
+        reply.decimal(text.trim_end_matches('0').trim_end_matches('.'));
+    }
+}
+
+/// GEOHASH key [member …]
+pub fn geohash(context: &mut Context<'_>) -> Outcome {
+    let places = places(context, context.arguments.from(2))?;
+    context.reply.array(places.len());
+    for place in places {
+        match place {
+            Some(place) => context.reply.bulk(&geohash::text(place)),
+            None => context.reply.null(),
+        }
+    }
+    Ok(())
+}
+
+/// GEODIST key member1 member2 [M | KM | FT | MI]
+pub fn geodist(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let unit = match arguments.len() {
+        4 => 1.0,
+        5 => parse_unit(arguments.get(4))?,
+        _ => return Err(CommandError::Syntax),
+    };
+    let Some(set) = context.sorted_set(arguments.get(1))? else {
+        context.reply.null();
+        return Ok(());
+    };
+    let first = context.score(&set, arguments.get(2))?;
+    let second = context.score(&set, arguments.get(3))?;
+    match (first, second) {
+        (Some(first), Some(second)) => {
+            let meters = geohash::distance_meters(place_of_score(first), place_of_score(second));
+            reply_distance(&mut context.reply, meters / unit);
+        }
+        _ => context.reply.null(),
+    }
+    Ok(())
+}
+
+/// A distance with four decimals; a string in RESP3 too.
+fn reply_distance(reply: &mut Reply<'_>, distance: f64) {
+    let tenths_of_thousandths = (distance * 10_000.0).round_ties_even() as u64;
+    reply.text(&format!(
+        "{}.{:04}",
+        tenths_of_thousandths / 10_000,
+        tenths_of_thousandths % 10_000
+    ));
+}
+
+/// Which of the commands searches, as far as its arguments differ.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// GEORADIUS: longitude, latitude, radius and unit come first. `stores`: STORE and STOREDIST are options.
+    Radius { stores: bool },
+    /// GEORADIUSBYMEMBER: a member, radius and unit come first.
+    RadiusByMember { stores: bool },
+    /// GEOSEARCH: options say all.
+    Search,
+    /// GEOSEARCHSTORE: the same, behind a destination.
+    SearchStore,
+}
+
+/// What a search was asked for.
+#[derive(Default)]
+struct Search<'a> {
+    center: Option<Place>,
+    /// FROMMEMBER or FROMLONLAT was given.
+    has_center: bool,
+    by_member: bool,
+    shape: Option<Shape>,
+    /// Meters of the unit that distances are answered in.
+    unit: f64,
+    with_distance: bool,
+    with_hash: bool,
+    with_place: bool,
+    /// COUNT; 0 for all.
+    count: usize,
+    any: bool,
+    order: Option<Direction>,
+    destination: Option<&'a [u8]>,
+    store_distances: bool,
+}
+
+/// A member that was found.
+struct Found {
+    entry: Entry,
+    place: Place,
+    distance_meters: f64,
+}
+
+/// GEORADIUS key longitude latitude radius M | KM | FT | MI [WITHCOORD] [WITHDIST] [WITHHASH] [COUNT count [ANY]]
+/// [ASC | DESC] [STORE key | STOREDIST key]
+pub fn georadius(context: &mut Context<'_>) -> Outcome {
+    search_generic(context, Kind::Radius { stores: true })
+}
+
+/// GEORADIUS_RO: GEORADIUS without STORE and STOREDIST
+pub fn georadius_ro(context: &mut Context<'_>) -> Outcome {
+    search_generic(context, Kind::Radius { stores: false })
+}
+
+/// GEORADIUSBYMEMBER key member radius M | KM | FT | MI, and the options of GEORADIUS
+pub fn georadiusbymember(context: &mut Context<'_>) -> Outcome {
+    search_generic(context, Kind::RadiusByMember { stores: true })
+}
+
+/// GEORADIUSBYMEMBER_RO: GEORADIUSBYMEMBER without STORE and STOREDIST
+pub fn georadiusbymember_ro(context: &mut Context<'_>) -> Outcome {
+    search_generic(context, Kind::RadiusByMember { stores: false })
+}
+
+/// GEOSEARCH key FROMMEMBER member | FROMLONLAT longitude latitude BYRADIUS radius unit | BYBOX width height unit
+/// [ASC | DESC] [COUNT count [ANY]] [WITHCOORD] [WITHDIST] [WITHHASH]
+pub fn geosearch(context: &mut Context<'_>) -> Outcome {
+    search_generic(context, Kind::Search)
+}
+
+/// GEOSEARCHSTORE destination source, and the options of GEOSEARCH, with STOREDIST in place of what is to be returned
+pub fn geosearchstore(context: &mut Context<'_>) -> Outcome {
+    search_generic(context, Kind::SearchStore)
+}
+
+/// GEORADIUS, GEORADIUSBYMEMBER, their read-only forms, GEOSEARCH and GEOSEARCHSTORE.
+fn search_generic(context: &mut Context<'_>, kind: Kind) -> Outcome {
+    let arguments = context.arguments;
+    let source = if kind == Kind::SearchStore { 2 } else { 1 };
+    let set = context.sorted_set(arguments.get(source))?;
+    let search = Search::parse(context, set.as_ref(), kind)?;
+    let found = match &set {
+        Some(set) => search.found(context, set)?,
+        None => Vec::new(),
+    };
+    match search.destination {
+        Some(destination) => search.store(context, destination, found),
+        None => {
+            search.reply(&mut context.reply, &found);
+            Ok(())
+        }
+    }
+}
+
+/// The place of the member that a search begins at.
+fn member_place(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Result<Place, CommandError> {
+    let score = context.score(set, member)?;
+    let unknown = || CommandError::text("ERR could not decode requested zset member");
+    score.map(place_of_score).ok_or_else(unknown)
+}
+
+/// A size that is not negative.
+fn parse_size(argument: &[u8], not_a_number: &'static str) -> Result<f64, CommandError> {
+    parse_double(argument).ok_or(CommandError::text(not_a_number))
+}
+
+impl<'a> Search<'a> {
+    fn parse(context: &mut Context<'a>, set: Option<&Collection>, kind: Kind) -> Result<Search<'a>, CommandError> {
+        let arguments = context.arguments;
+        let mut search = Search {
+            unit: 1.0,
+            ..Search::default()
+        };
+        let first_option = match kind {
+            Kind::Radius { .. } => {
+                search.center = Some(parse_place(arguments.get(2), arguments.get(3))?);
+                search.parse_circle(arguments.get(4), arguments.get(5))?;
+                6
+            }
+            Kind::RadiusByMember { .. } => {
+                if let Some(set) = set {
+                    search.center = Some(member_place(context, set, arguments.get(2))?);
+                    search.parse_circle(arguments.get(3), arguments.get(4))?;
+                }
+                5
+            }
+            Kind::Search => 2,
+            Kind::SearchStore => {
+                search.destination = Some(arguments.get(1));
+                3
+            }
+        };
+        let mut rest = arguments.from(first_option);
+        while !rest.is_empty() {
+            let taken = match search.parse_output(rest)? {
+                0 => search.parse_destination(rest, kind),
+                taken => taken,
+            };
+            let taken = match taken {
+                0 if matches!(kind, Kind::Search | Kind::SearchStore) => search.parse_area(context, set, rest)?,
+                taken => taken,
+            };
+            if taken == 0 {
+                return Err(CommandError::Syntax);
+            }
+            rest = rest.from(taken);
+        }
+        search.check(kind, arguments.get(0))?;
+        Ok(search)
+    }
+
+    /// Options about what is returned. All of these return how many arguments the option takes, 0 if it is another one.
+    fn parse_output(&mut self, rest: Arguments<'a>) -> Result<usize, CommandError> {
+        let option = rest.get(0);
+        match option {
+            _ if is_option(option, "WITHDIST") => self.with_distance = true,
+            _ if is_option(option, "WITHHASH") => self.with_hash = true,
+            _ if is_option(option, "WITHCOORD") => self.with_place = true,
+            _ if is_option(option, "ANY") => self.any = true,
+            _ if is_option(option, "ASC") => self.order = Some(Direction::Forward),
+            _ if is_option(option, "DESC") => self.order = Some(Direction::Backward),
+            _ if is_option(option, "COUNT") && rest.len() > 1 => {
+                let count = usize::try_from(integer(rest.get(1))?).ok().filter(|count| *count > 0);
+                self.count = count.ok_or(CommandError::text("ERR COUNT must be > 0"))?;
+                return Ok(2);
+            }
+            _ => return Ok(0),
+        }
+        Ok(1)
+    }
+
+    fn parse_destination(&mut self, rest: Arguments<'a>, kind: Kind) -> usize {
+        let option = rest.get(0);
+        let distances = is_option(option, "STOREDIST");
+        match kind {
+            Kind::SearchStore if distances => {
+                self.store_distances = true;
+                1
+            }
+            Kind::Radius { stores: true } | Kind::RadiusByMember { stores: true }
+                if rest.len() > 1 && (distances || is_option(option, "STORE")) =>
+            {
+                self.destination = Some(rest.get(1));
+                self.store_distances = distances;
+                2
+            }
+            _ => 0,
+        }
+    }
+
+    /// Options about where to search.
+    fn parse_area(
+        &mut self,
+        context: &mut Context<'_>,
+        set: Option<&Collection>,
+        rest: Arguments<'a>,
+    ) -> Result<usize, CommandError> {
+        let (option, values) = (rest.get(0), rest.len() - 1);
+        if is_option(option, "FROMMEMBER") && values >= 1 && (!self.has_center || self.by_member) {
+            if let Some(set) = set {
+                self.center = Some(member_place(context, set, rest.get(1))?);
+            }
+            (self.has_center, self.by_member) = (true, true);
+            Ok(2)
+        } else if is_option(option, "FROMLONLAT") && values >= 2 && !self.by_member {
+            self.center = Some(parse_place(rest.get(1), rest.get(2))?);
+            self.has_center = true;
+            Ok(3)
+        } else if is_option(option, "BYRADIUS") && values >= 2 && !matches!(self.shape, Some(Shape::Box { .. })) {
+            self.parse_circle(rest.get(1), rest.get(2))?;
+            Ok(3)
+        } else if is_option(option, "BYBOX") && values >= 3 && !matches!(self.shape, Some(Shape::Circle { .. })) {
+            self.parse_box(rest.get(1), rest.get(2), rest.get(3))?;
+            Ok(4)
+        } else {
+            Ok(0)
+        }
+    }
+
+    fn parse_circle(&mut self, radius: &[u8], unit: &[u8]) -> Outcome {
+        let radius = parse_size(radius, "ERR need numeric radius")?;
+        if radius < 0.0 {
+            return Err(CommandError::text("ERR radius cannot be negative"));
+        }
+        self.unit = parse_unit(unit)?;
+        self.shape = Some(Shape::Circle {
+            radius: radius * self.unit,
+        });
+        Ok(())
+    }
+
+    fn parse_box(&mut self, width: &[u8], height: &[u8], unit: &[u8]) -> Outcome {
+        let width = parse_size(width, "ERR need numeric width")?;
+        let height = parse_size(height, "ERR need numeric height")?;
+        if width < 0.0 || height < 0.0 {
+            return Err(CommandError::text("ERR height or width cannot be negative"));
+        }
+        self.unit = parse_unit(unit)?;
+        self.shape = Some(Shape::Box {
+            width: width * self.unit,
+            height: height * self.unit,
+        });
+        Ok(())
+    }
+
+    /// What no option alone can be blamed for; `name` is the command's as the client wrote it.
+    fn check(&self, kind: Kind, name: &[u8]) -> Outcome {
+        let searches = matches!(kind, Kind::Search | Kind::SearchStore);
+        let name = String::from_utf8_lossy(name);
+        let returns_more = self.with_distance || self.with_hash || self.with_place;
+        if self.destination.is_some() && returns_more {
+            let what = match kind {
+                Kind::SearchStore => "GEOSEARCHSTORE",
+                _ => "STORE option in GEORADIUS",
+            };
+            let text = format!("ERR {what} is not compatible with WITHDIST, WITHHASH and WITHCOORD options");
+            return Err(CommandError::text(text));
+        }
+        let missing = if searches && !self.has_center {
+            format!("ERR exactly one of FROMMEMBER or FROMLONLAT can be specified for {name}")
+        } else if searches && self.shape.is_none() {
+            format!("ERR exactly one of BYRADIUS and BYBOX can be specified for {name}")
+        } else if self.any && self.count == 0 {
+            "ERR the ANY argument requires COUNT argument".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(CommandError::text(missing))
+    }
+
+    /// The members that lie in the area, in the order asked for; at most COUNT.
+    fn found(&self, context: &mut Context<'_>, set: &Collection) -> Result<Vec<Found>, CommandError> {
+        let (Some(center), Some(shape)) = (self.center, self.shape) else {
+            return Err(CommandError::Internal);
+        };
+        let enough = if self.any { self.count } else { usize::MAX };
+        let mut found: Vec<Found> = Vec::new();
+        for (from, to) in shape.score_ranges(center) {
+            if found.len() >= enough {
+                break;
+            }
+            let stretch = Stretch {
+                from: score_key(ordered_score(from), b""),
+                to: score_key(ordered_score(to), b""),
+                ..Stretch::from_end(Direction::Forward, u64::MAX)
+            };
+            context.walk(set, &stretch, |_, score, member| {
+                let place = place_of_score(score);
+                if let Some(distance_meters) = shape.distance_meters(center, place) {
+                    let member = member.to_vec();
+                    found.push(Found {
+                        entry: Entry { score, member },
+                        place,
+                        distance_meters,
+                    });
+                }
+                match found.len() < enough {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+        }
+        // The nearest ones are meant by a COUNT, unless ANY will do.
+        let nearest = (self.count > 0 && !self.any).then_some(Direction::Forward);
+        match self.order.or(nearest) {
+            Some(Direction::Forward) => found.sort_by(|a, b| a.distance_meters.total_cmp(&b.distance_meters)),
+            Some(Direction::Backward) => found.sort_by(|a, b| b.distance_meters.total_cmp(&a.distance_meters)),
+            None => {}
+        }
+        if self.count > 0 {
+            found.truncate(self.count);
+        }
+        Ok(found)
+    }
+
+    fn reply(&self, reply: &mut Reply<'_>, found: &[Found]) {
+        let extras = [self.with_distance, self.with_hash, self.with_place];
+        let extras = extras.into_iter().filter(|is_wanted| *is_wanted).count();
+        reply.array(found.len());
+        for Found {
+            entry,
+            place,
+            distance_meters,
+        } in found
+        {
+            if extras > 0 {
+                reply.array(extras + 1);
+            }
+            reply.bulk(&entry.member);
+            if self.with_distance {
+                reply_distance(reply, distance_meters / self.unit);
+            }
+            if self.with_hash {
+                reply.integer(entry.score as i64);
+            }
+            if self.with_place {
+                reply_place(reply, *place);
+            }
+        }
+    }
+
+    fn store(&self, context: &mut Context<'_>, destination: &[u8], found: Vec<Found>) -> Outcome {
+        let entries = found.into_iter().map(|found| {
+            let distance = found.distance_meters / self.unit;
+            Entry {
+                score: if self.store_distances {
+                    distance
+                } else {
+                    found.entry.score
+                },
+                ..found.entry
+            }
+        });
+        let entries: Vec<Entry> = entries.collect();
+        context.reply.integer(entries.len() as i64);
+        context.store_sorted_set(destination, entries)
+    }
+}

@@ -1,0 +1,746 @@
+//! Lists: LPUSH, LPOP and their relatives, reading and changing by index, and moves between lists.
+//!
+//! An element's key is its position, counted from the middle of the 64-bit numbers, and the record keeps the position of
+//! the first one: both ends grow and shrink at the cost of one element, and any index is found at the cost of one.
+//! LINSERT and LREM keep the positions without gaps by moving the shorter side (see [`List::insert`] and
+//! [`List::remove`]).
+
+use super::Context;
+use super::arguments::{integer, is_option};
+use super::collection::{Collection, Column, Direction};
+use super::number::parse_integer;
+use crate::error::CommandError;
+use crate::storage::encoding::{LIST_ORIGIN, Type, list_extra, list_head, list_member};
+use crate::storage::view::View;
+use std::ops::{ControlFlow, Range};
+
+type Outcome = Result<(), CommandError>;
+
+/// Elements that are read one by one, and not by a scan: each is in memory if it is hot, and beginning a scan costs as
+/// much as reading dozens.
+const READ_SINGLY_MAX: u64 = 32;
+
+/// One end of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The head, where index 0 is.
+    Left,
+    /// The tail.
+    Right,
+}
+
+impl End {
+    fn parse(argument: &[u8]) -> Result<End, CommandError> {
+        match argument {
+            _ if is_option(argument, "LEFT") => Ok(End::Left),
+            _ if is_option(argument, "RIGHT") => Ok(End::Right),
+            _ => Err(CommandError::Syntax),
+        }
+    }
+}
+
+/// A list that a command works on.
+#[derive(Clone, Debug)]
+pub struct List {
+    collection: Collection,
+    /// The position of the first element.
+    head: u64,
+}
+
+impl List {
+    /// The list under a key of the selected database; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// [`CommandError::WrongType`] if something else is there.
+    pub fn open(context: &mut Context<'_>, key: &[u8]) -> Result<Option<List>, CommandError> {
+        context
+            .collection(key, Type::List)?
+            .map(List::of_collection)
+            .transpose()
+    }
+
+    /// The same, or a new empty list, which is there once it is saved.
+    fn open_or_new(context: &mut Context<'_>, key: &[u8]) -> Result<List, CommandError> {
+        match List::open(context, key)? {
+            Some(list) => Ok(list),
+            None => List::create(context, key),
+        }
+    }
+
+    /// A new empty list in place of whatever is under a key: there once it is saved.
+    pub fn create(context: &mut Context<'_>, key: &[u8]) -> Result<List, CommandError> {
+        Ok(List {
+            collection: context.new_collection(key, Type::List)?,
+            head: LIST_ORIGIN,
+        })
+    }
+
+    /// The list whose record was read already.
+    pub fn of_collection(collection: Collection) -> Result<List, CommandError> {
+        let head = list_head(&collection.extra, collection.count).ok_or_else(damaged)?;
+        Ok(List { collection, head })
+    }
+
+    /// Stages the list's record, or the deletion of its key if it has become empty.
+    pub fn save(&mut self, context: &mut Context<'_>) -> Outcome {
+        self.collection.extra.clear();
+        self.collection.extra.extend_from_slice(&list_extra(self.head));
+        context.save(&self.collection)
+    }
+
+    /// How many elements it has.
+    pub fn len(&self) -> u64 {
+        self.collection.count
+    }
+
+    /// The key in `data` of the element at an index.
+    fn member(&self, index: u64) -> [u8; 8] {
+        list_member(self.head.wrapping_add(index))
+    }
+
+    /// The index that a command's argument means, negative ones counting from the end; `None` beyond the list.
+    fn index(&self, argument: i64) -> Option<u64> {
+        let len = self.len() as i64;
+        let index = if argument < 0 {
+            len.checked_add(argument)?
+        } else {
+            argument
+        };
+        (0..len).contains(&index).then_some(index as u64)
+    }
+
+    /// The indices from `start` to `end` (inclusive), negative ones counting from the end.
+    fn range(&self, start: i64, end: i64) -> Range<u64> {
+        let len = self.len() as i64;
+        let from_end = |index: i64| if index < 0 { index + len } else { index };
+        let (start, end) = (from_end(start).max(0), from_end(end).min(len - 1));
+        if start > end {
+            0..0
+        } else {
+            start as u64..end as u64 + 1
+        }
+    }
+
+    /// The `count` indices next to an end; `count` is at most the length.
+    fn outermost(&self, end: End, count: u64) -> Range<u64> {
+        match end {
+            End::Left => 0..count,
+            End::Right => self.len() - count..self.len(),
+        }
+    }
+
+    /// The element at an index.
+    fn element(&self, context: &mut Context<'_>, index: u64) -> Result<Vec<u8>, CommandError> {
+        let element = context.member(&self.collection, Column::Data, &self.member(index))?;
+        element.map(<[u8]>::to_vec).ok_or_else(damaged)
+    }
+
+    /// Stages the element at an index, whatever is there.
+    fn put(&self, context: &mut Context<'_>, index: u64, element: Vec<u8>) -> Outcome {
+        context.put_member(&self.collection, Column::Data, &self.member(index), element)
+    }
+
+    /// Calls `visit` with the indices of a range and their elements, forward or backward, until it breaks. Nothing outside
+    /// of the range is read.
+    pub fn walk(
+        &self,
+        view: &mut View<'_>,
+        range: Range<u64>,
+        direction: Direction,
+        mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
+    ) -> Outcome {
+        let owner = &self.collection.owner;
+        let mut left = range.clone();
+        let next = |left: &mut Range<u64>| match direction {
+            Direction::Forward => left.next(),
+            Direction::Backward => left.next_back(),
+        };
+        if range.end.saturating_sub(range.start) <= READ_SINGLY_MAX {
+            while let Some(index) = next(&mut left) {
+                let element = view.member(owner, Column::Data, &self.member(index))?;
+                if visit(index, element.ok_or_else(damaged)?).is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let (from, to) = (self.member(range.start), self.member(range.end));
+        let mut ended = false;
+        view.scan_members(owner, Column::Data, (&from, Some(&to)), direction, |member, element| {
+            match next(&mut left) {
+                Some(index) if self.member(index) == *member => {
+                    let flow = visit(index, element);
+                    ended = flow.is_break();
+                    flow
+                }
+                // An element is missing, or there is one too many.
+                _ => ControlFlow::Break(()),
+            }
+        })?;
+        if ended || left.is_empty() {
+            Ok(())
+        } else {
+            Err(damaged())
+        }
+    }
+
+    /// Adds an element at an end.
+    pub fn push(&mut self, context: &mut Context<'_>, end: End, element: Vec<u8>) -> Outcome {
+        let index = match end {
+            End::Left => {
+                self.head = self.head.checked_sub(1).ok_or_else(damaged)?;
+                0
+            }
+            End::Right => self.len(),
+        };
+        self.collection.count += 1;
+        self.put(context, index, element)
+    }
+
+    /// Takes the element at an end out; there must be one.
+    fn pop(&mut self, context: &mut Context<'_>, end: End) -> Result<Vec<u8>, CommandError> {
+        let index = match end {
+            End::Left => 0,
+            End::Right => self.len().checked_sub(1).ok_or(CommandError::Internal)?,
+        };
+        let element = self.element(context, index)?;
+        self.drop_outermost(context, end, 1)?;
+        Ok(element)
+    }
+
+    /// Deletes `count` elements, at most all, from an end.
+    fn drop_outermost(&mut self, context: &mut Context<'_>, end: End, count: u64) -> Outcome {
+        for index in self.outermost(end, count) {
+            context.delete_member(&self.collection, Column::Data, &self.member(index))?;
+        }
+        self.collection.count -= count;
+        if end == End::Left {
+            self.head = self.head.wrapping_add(count);
+        }
+        Ok(())
+    }
+
+    /// Puts an element before the one at `index`, at most the length. The elements of the shorter side move by one
+    /// position: as many are read and written.
+    fn insert(&mut self, context: &mut Context<'_>, index: u64, element: Vec<u8>) -> Outcome {
+        let len = self.len();
+        let moved = match index <= len / 2 {
+            true => 0..index,
+            false => index..len,
+        };
+        let elements = self.without(context, moved.clone(), &[], Direction::Forward)?;
+        let first = match moved.start {
+            0 => {
+                self.head = self.head.checked_sub(1).ok_or_else(damaged)?;
+                0
+            }
+            start => start + 1,
+        };
+        self.collection.count += 1;
+        for (index, element) in (first..).zip(elements) {
+            self.put(context, index, element)?;
+        }
+        self.put(context, index, element)
+    }
+
+    /// Takes the elements at the indices `removed` (ascending) out. The longest run of others stays where it is; what is
+    /// left of it moves right and what is right of it moves left: that many are read and written, at most all but the run.
+    fn remove(&mut self, context: &mut Context<'_>, removed: &[u64]) -> Outcome {
+        let len = self.len();
+        // Run k lies before the k-th that is removed, and the last one behind all.
+        let run_len = |run: &usize| {
+            let start = run.checked_sub(1).map_or(0, |before| removed[before] + 1);
+            removed.get(*run).copied().unwrap_or(len) - start
+        };
+        let longest = (0..=removed.len()).max_by_key(run_len).unwrap_or(0);
+        let (left, right) = removed.split_at(longest);
+        if let Some(first) = right.first().copied() {
+            let moved = self.without(context, first..len, right, Direction::Forward)?;
+            for (index, element) in (first..).zip(moved) {
+                self.put(context, index, element)?;
+            }
+        }
+        if let Some(last) = left.last().copied() {
+            let moved = self.without(context, 0..last + 1, left, Direction::Backward)?;
+            for (index, element) in (0..=last).rev().zip(moved) {
+                self.put(context, index, element)?;
+            }
+        }
+        self.drop_outermost(context, End::Right, right.len() as u64)?;
+        self.drop_outermost(context, End::Left, left.len() as u64)
+    }
+
+    /// The elements of a range without those at the indices `removed` (ascending): they are about to be staged, which
+    /// holds them in memory anyway.
+    fn without(
+        &self,
+        context: &mut Context<'_>,
+        range: Range<u64>,
+        removed: &[u64],
+        direction: Direction,
+    ) -> Result<Vec<Vec<u8>>, CommandError> {
+        let mut elements = Vec::new();
+        self.walk(&mut context.view, range, direction, |index, element| {
+            if removed.binary_search(&index).is_err() {
+                elements.push(element.to_vec());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(elements)
+    }
+
+    /// Keeps the elements of a range only, at the cost of those that leave or of those that stay, whichever are fewer: if
+    /// few stay, they are written under a new version, which hides the old one at once.
+    fn keep(&mut self, context: &mut Context<'_>, range: Range<u64>) -> Outcome {
+        let stay = range.end - range.start;
+        if stay >= self.len() - stay {
+            self.drop_outermost(context, End::Right, self.len() - range.end)?;
+            return self.drop_outermost(context, End::Left, range.start);
+        }
+        let elements = self.without(context, range, &[], Direction::Forward)?;
+        let deadline_ms = self.collection.deadline_ms;
+        let key = std::mem::take(&mut self.collection.owner.key);
+        *self = List::create(context, &key)?;
+        self.collection.deadline_ms = deadline_ms;
+        for element in elements {
+            self.push(context, End::Right, element)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the `count` elements next to an end into the reply, the outermost first, and takes them out.
+    fn pop_into_reply(&mut self, context: &mut Context<'_>, end: End, count: u64) -> Outcome {
+        let direction = match end {
+            End::Left => Direction::Forward,
+            End::Right => Direction::Backward,
+        };
+        context.reply.array(count as usize);
+        self.walk_into_reply(context, self.outermost(end, count), direction)?;
+        self.drop_outermost(context, end, count)?;
+        self.save(context)
+    }
+
+    fn walk_into_reply(&self, context: &mut Context<'_>, range: Range<u64>, direction: Direction) -> Outcome {
+        let Context { view, reply, .. } = context;
+        self.walk(view, range, direction, |_, element| {
+            reply.bulk(element);
+            ControlFlow::Continue(())
+        })
+    }
+}
+
+fn damaged() -> CommandError {
+    CommandError::text("ERR the stored elements of this list are damaged")
+}
+
+/// LPUSH key element [element …]
+pub fn lpush(context: &mut Context<'_>) -> Outcome {
+    push_generic(context, End::Left, false)
+}
+
+/// RPUSH key element [element …]
+pub fn rpush(context: &mut Context<'_>) -> Outcome {
+    push_generic(context, End::Right, false)
+}
+
+/// LPUSHX key element [element …]
+pub fn lpushx(context: &mut Context<'_>) -> Outcome {
+    push_generic(context, End::Left, true)
+}
+
+/// RPUSHX key element [element …]
+pub fn rpushx(context: &mut Context<'_>) -> Outcome {
+    push_generic(context, End::Right, true)
+}
+
+/// LPUSH, RPUSH, LPUSHX and RPUSHX.
+fn push_generic(context: &mut Context<'_>, end: End, must_exist: bool) -> Outcome {
+    let arguments = context.arguments;
+    let key = arguments.get(1);
+    let mut list = match List::open(context, key)? {
+        Some(list) => list,
+        None if must_exist => {
+            context.reply.integer(0);
+            return Ok(());
+        }
+        None => List::create(context, key)?,
+    };
+    for element in arguments.iter().skip(2) {
+        list.push(context, end, element.to_vec())?;
+    }
+    list.save(context)?;
+    context.reply.integer(list.len() as i64);
+    Ok(())
+}
+
+/// LPOP key [count]
+pub fn lpop(context: &mut Context<'_>) -> Outcome {
+    pop_generic(context, End::Left, "lpop")
+}
+
+/// RPOP key [count]
+pub fn rpop(context: &mut Context<'_>) -> Outcome {
+    pop_generic(context, End::Right, "rpop")
+}
+
+/// LPOP and RPOP; `command` is for the error's text.
+fn pop_generic(context: &mut Context<'_>, end: End, command: &str) -> Outcome {
+    let arguments = context.arguments;
+    let count = match arguments.len() {
+        2 => None,
+        3 => Some(at_least(
+            arguments.get(2),
+            0,
+            "ERR value is out of range, must be positive",
+        )?),
+        _ => return Err(CommandError::Arity(command.to_owned())),
+    };
+    match (List::open(context, arguments.get(1))?, count) {
+        (None, None) => context.reply.null(),
+        (None, Some(_)) => context.reply.null_array(),
+        (Some(_), Some(0)) => context.reply.array(0),
+        (Some(mut list), Some(count)) => {
+            let count = count.min(list.len());
+            list.pop_into_reply(context, end, count)?;
+        }
+        (Some(mut list), None) => {
+            let element = list.pop(context, end)?;
+            list.save(context)?;
+            context.reply.bulk(&element);
+        }
+    }
+    Ok(())
+}
+
+/// An argument as an integer of at least `min`, which is not negative; `otherwise` is the error's text.
+fn at_least(argument: &[u8], min: u64, otherwise: &'static str) -> Result<u64, CommandError> {
+    parse_integer(argument)
+        .and_then(|number| u64::try_from(number).ok())
+        .filter(|number| *number >= min)
+        .ok_or(CommandError::text(otherwise))
+}
+
+/// LLEN key
+pub fn llen(context: &mut Context<'_>) -> Outcome {
+    let list = List::open(context, context.arguments.get(1))?;
+    context.reply.integer(list.map_or(0, |list| list.len() as i64));
+    Ok(())
+}
+
+/// LRANGE key start stop
+pub fn lrange(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let (start, stop) = (integer(arguments.get(2))?, integer(arguments.get(3))?);
+    let Some(list) = List::open(context, arguments.get(1))? else {
+        context.reply.array(0);
+        return Ok(());
+    };
+    let range = list.range(start, stop);
+    let count = range.end - range.start;
+    context.reply.array(count as usize);
+    if count <= READ_SINGLY_MAX {
+        return list.walk_into_reply(context, range, Direction::Forward);
+    }
+    let (from, to) = (list.member(range.start), list.member(range.end));
+    context.reply_members(
+        &list.collection,
+        Column::Data,
+        (&from, Some(&to)),
+        Direction::Forward,
+        (count, |reply, _, element, _| {
+            reply.bulk(element);
+            true
+        }),
+    )
+}
+
+/// LINDEX key index
+pub fn lindex(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let Some(list) = List::open(context, arguments.get(1))? else {
+        context.reply.null();
+        return Ok(());
+    };
+    match list.index(integer(arguments.get(2))?) {
+        Some(index) => list.walk_into_reply(context, index..index + 1, Direction::Forward)?,
+        None => context.reply.null(),
+    }
+    Ok(())
+}
+
+/// LSET key index element
+pub fn lset(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let list = List::open(context, arguments.get(1))?.ok_or(CommandError::NoSuchKey)?;
+    let index = list
+        .index(integer(arguments.get(2))?)
+        .ok_or(CommandError::text("ERR index out of range"))?;
+    list.put(context, index, arguments.get(3).to_vec())?;
+    context.reply.ok();
+    Ok(())
+}
+
+/// LINSERT key BEFORE | AFTER pivot element
+pub fn linsert(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let after = match arguments.get(2) {
+        side if is_option(side, "BEFORE") => 0,
+        side if is_option(side, "AFTER") => 1,
+        _ => return Err(CommandError::Syntax),
+    };
+    let Some(mut list) = List::open(context, arguments.get(1))? else {
+        context.reply.integer(0);
+        return Ok(());
+    };
+    let sought = Sought {
+        element: arguments.get(3),
+        skipped: 0,
+        matches_max: 1,
+        looked_at_max: list.len(),
+        direction: Direction::Forward,
+    };
+    match sought.find(context, &list)?.first() {
+        Some(pivot) => {
+            list.insert(context, pivot + after, arguments.get(4).to_vec())?;
+            list.save(context)?;
+            context.reply.integer(list.len() as i64);
+        }
+        None => context.reply.integer(-1),
+    }
+    Ok(())
+}
+
+/// What LINSERT, LREM and LPOS look for: elements that equal one.
+struct Sought<'a> {
+    element: &'a [u8],
+    /// Matches that do not count.
+    skipped: u64,
+    /// How many matches are wanted.
+    matches_max: u64,
+    /// How many elements are looked at.
+    looked_at_max: u64,
+    direction: Direction,
+}
+
+impl Sought<'_> {
+    /// The indices of the matches in the order in which they are found.
+    fn find(&self, context: &mut Context<'_>, list: &List) -> Result<Vec<u64>, CommandError> {
+        let looked_at = self.looked_at_max.min(list.len());
+        let range = match self.direction {
+            Direction::Forward => list.outermost(End::Left, looked_at),
+            Direction::Backward => list.outermost(End::Right, looked_at),
+        };
+        let (mut matches, mut left_to_skip) = (Vec::new(), self.skipped);
+        list.walk(&mut context.view, range, self.direction, |index, element| {
+            if element == self.element {
+                match left_to_skip {
+                    0 => matches.push(index),
+                    _ => left_to_skip -= 1,
+                }
+            }
+            match (matches.len() as u64) < self.matches_max {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(matches)
+    }
+}
+
+/// LREM key count element
+pub fn lrem(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let count = integer(arguments.get(2))?;
+    let Some(mut list) = List::open(context, arguments.get(1))? else {
+        context.reply.integer(0);
+        return Ok(());
+    };
+    let sought = Sought {
+        element: arguments.get(3),
+        skipped: 0,
+        matches_max: match count {
+            0 => u64::MAX,
+            count => count.unsigned_abs(),
+        },
+        looked_at_max: list.len(),
+        direction: match count < 0 {
+            true => Direction::Backward,
+            false => Direction::Forward,
+        },
+    };
+    let mut removed = sought.find(context, &list)?;
+    removed.sort_unstable();
+    if !removed.is_empty() {
+        list.remove(context, &removed)?;
+        list.save(context)?;
+    }
+    context.reply.integer(removed.len() as i64);
+    Ok(())
+}
+
+/// LTRIM key start stop
+pub fn ltrim(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let (start, stop) = (integer(arguments.get(2))?, integer(arguments.get(3))?);
+    if let Some(mut list) = List::open(context, arguments.get(1))? {
+        let range = list.range(start, stop);
+        if range != (0..list.len()) {
+            list.keep(context, range)?;
+            list.save(context)?;
+        }
+    }
+    context.reply.ok();
+    Ok(())
+}
+
+/// LPOS's options.
+struct PositionOptions {
+    rank: i64,
+    count: Option<u64>,
+    looked_at_max: u64,
+}
+
+impl PositionOptions {
+    fn parse<'a>(mut rest: impl Iterator<Item = &'a [u8]>) -> Result<PositionOptions, CommandError> {
+        let mut options = PositionOptions {
+            rank: 1,
+            count: None,
+            looked_at_max: u64::MAX,
+        };
+        while let Some(option) = rest.next() {
+            let argument = rest.next().ok_or(CommandError::Syntax)?;
+            match option {
+                _ if is_option(option, "RANK") => options.rank = rank(argument)?,
+                _ if is_option(option, "COUNT") => {
+                    options.count = Some(at_least(argument, 0, "ERR COUNT can't be negative")?);
+                }
+                _ if is_option(option, "MAXLEN") => {
+                    options.looked_at_max = match at_least(argument, 0, "ERR MAXLEN can't be negative")? {
+                        0 => u64::MAX,
+                        count => count,
+                    };
+                }
+                _ => return Err(CommandError::Syntax),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn rank(argument: &[u8]) -> Result<i64, CommandError> {
+    match integer(argument)? {
+        i64::MIN => Err(CommandError::text(format!(
+            "ERR value is out of range, value must between {} and {}",
+            -i64::MAX,
+            i64::MAX
+        ))),
+        0 => Err(CommandError::text(
+            "ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to \
+             start from the end of the list",
+        )),
+        rank => Ok(rank),
+    }
+}
+
+/// LPOS key element [RANK rank] [COUNT matches] [MAXLEN elements]
+pub fn lpos(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let options = PositionOptions::parse(arguments.iter().skip(3))?;
+    let found = match List::open(context, arguments.get(1))? {
+        Some(list) => {
+            let sought = Sought {
+                element: arguments.get(2),
+                skipped: options.rank.unsigned_abs() - 1,
+                matches_max: match options.count {
+                    None => 1,
+                    Some(0) => u64::MAX,
+                    Some(count) => count,
+                },
+                looked_at_max: options.looked_at_max,
+                direction: match options.rank < 0 {
+                    true => Direction::Backward,
+                    false => Direction::Forward,
+                },
+            };
+            sought.find(context, &list)?
+        }
+        None => Vec::new(),
+    };
+    match (options.count, found.first()) {
+        (None, None) => context.reply.null(),
+        (None, Some(index)) => context.reply.integer(*index as i64),
+        (Some(_), _) => {
+            context.reply.array(found.len());
+            found.iter().for_each(|index| context.reply.integer(*index as i64));
+        }
+    }
+    Ok(())
+}
+
+/// LMOVE source destination LEFT | RIGHT LEFT | RIGHT
+pub fn lmove(context: &mut Context<'_>) -> Outcome {
+    let (from, to) = (
+        End::parse(context.arguments.get(3))?,
+        End::parse(context.arguments.get(4))?,
+    );
+    move_generic(context, from, to)
+}
+
+/// RPOPLPUSH source destination
+pub fn rpoplpush(context: &mut Context<'_>) -> Outcome {
+    move_generic(context, End::Right, End::Left)
+}
+
+/// LMOVE and RPOPLPUSH.
+fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Outcome {
+    let (source_key, target_key) = (context.arguments.get(1), context.arguments.get(2));
+    let Some(mut source) = List::open(context, source_key)? else {
+        context.reply.null();
+        return Ok(());
+    };
+    let element = if source_key == target_key {
+        // Within one list, which is never empty meanwhile, so that it keeps its deadline.
+        let element = source.pop(context, from)?;
+        source.push(context, to, element.clone())?;
+        element
+    } else {
+        let mut target = List::open_or_new(context, target_key)?;
+        let element = source.pop(context, from)?;
+        target.push(context, to, element.clone())?;
+        target.save(context)?;
+        element
+    };
+    source.save(context)?;
+    context.reply.bulk(&element);
+    Ok(())
+}
+
+/// LMPOP numkeys key [key …] LEFT | RIGHT [COUNT count]
+pub fn lmpop(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let key_count = at_least(arguments.get(1), 1, "ERR numkeys should be greater than 0")?;
+    let key_count = usize::try_from(key_count).map_err(|_| CommandError::Syntax)?;
+    if key_count >= arguments.len() - 2 {
+        return Err(CommandError::Syntax);
+    }
+    let end = End::parse(arguments.get(2 + key_count))?;
+    let mut count = None;
+    let mut rest = arguments.iter().skip(3 + key_count);
+    while let Some(option) = rest.next() {
+        let argument = rest.next().ok_or(CommandError::Syntax)?;
+        if count.is_some() || !is_option(option, "COUNT") {
+            return Err(CommandError::Syntax);
+        }
+        count = Some(at_least(argument, 1, "ERR count should be greater than 0")?);
+    }
+    for key in arguments.iter().skip(2).take(key_count) {
+        if let Some(mut list) = List::open(context, key)? {
+            context.reply.array(2);
+            context.reply.bulk(key);
+            let count = count.unwrap_or(1).min(list.len());
+            return list.pop_into_reply(context, end, count);
+        }
+    }
+    context.reply.null_array();
+    Ok(())
+}

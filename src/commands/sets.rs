@@ -1,0 +1,569 @@
+//! Sets: SADD, SREM, random members, SINTER, SUNION and SDIFF, SSCAN.
+//!
+//! A member is stored twice: in `data` by its name, with its position, and in `score` by its position.
+
+use super::Context;
+use super::arguments::{integer, is_option};
+use super::collection::{Collection, Column, Direction, READ_SINGLY_MAX, damaged_members};
+use super::keys::{SCAN_COUNT_MAX, ScanOptions, matches_key, parse_cursor};
+use super::number::parse_integer;
+use super::random::Random;
+use crate::error::CommandError;
+use crate::storage::encoding::{Type, position_of_set_member, set_member};
+use crate::storage::pieces::WriteMember;
+use hashbrown::HashTable;
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+use std::ops::{ControlFlow, Range};
+
+type Outcome = Result<(), CommandError>;
+
+/// SADD key member [member …]
+pub fn sadd(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let mut set = context.collection_or_new(arguments.get(1), Type::Set)?;
+    let before = set.count;
+    for member in arguments.iter().skip(2) {
+        add(context, &mut set, member)?;
+    }
+    let added = set.count - before;
+    if added > 0 {
+        context.save(&set)?;
+    }
+    context.reply.integer(added as i64);
+    Ok(())
+}
+
+/// Adds a member; whether it is new. The caller saves the set.
+fn add(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Result<bool, CommandError> {
+    if is_member(context, set, member)? {
+        return Ok(false);
+    }
+    add_new(context, set, member)?;
+    Ok(true)
+}
+
+fn is_member(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Result<bool, CommandError> {
+    Ok(context.member(set, Column::Data, member)?.is_some())
+}
+
+/// Adds a member that is not there.
+fn add_new(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Outcome {
+    let position = context.append_position(set, member)?;
+    context.put_member(set, Column::Data, member, set_member(position).to_vec())
+}
+
+/// SREM key member [member …]
+pub fn srem(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let Some(mut set) = context.collection(arguments.get(1), Type::Set)? else {
+        context.reply.integer(0);
+        return Ok(());
+    };
+    let before = set.count;
+    for member in arguments.iter().skip(2) {
+        remove(context, &mut set, member)?;
+    }
+    let removed = before - set.count;
+    if removed > 0 {
+        context.save(&set)?;
+    }
+    context.reply.integer(removed as i64);
+    Ok(())
+}
+
+/// Removes a member; whether it was there. The caller saves the set.
+fn remove(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Result<bool, CommandError> {
+    let Some(value) = context.member(set, Column::Data, member)? else {
+        return Ok(false);
+    };
+    let position = position_of_set_member(value).ok_or_else(damaged_members)?;
+    remove_at(context, set, position, member)?;
+    Ok(true)
+}
+
+/// Removes the member that has a position.
+fn remove_at(context: &mut Context<'_>, set: &mut Collection, position: u64, member: &[u8]) -> Outcome {
+    context.delete_member(set, Column::Data, member)?;
+    match context.remove_position(set, position)? {
+        Some(moved) => context.put_member(set, Column::Data, &moved, set_member(position).to_vec()),
+        None => Ok(()),
+    }
+}
+
+/// SMOVE source destination member
+pub fn smove(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let (from_key, to_key, member) = (arguments.get(1), arguments.get(2), arguments.get(3));
+    let moved = match context.collection(from_key, Type::Set)? {
+        None => false,
+        Some(from) => match context.collection(to_key, Type::Set)? {
+            Some(_) if from_key == to_key => is_member(context, &from, member)?,
+            to => move_member(context, from, to, member)?,
+        },
+    };
+    context.reply.integer(i64::from(moved));
+    Ok(())
+}
+
+fn move_member(
+    context: &mut Context<'_>,
+    mut from: Collection,
+    to: Option<Collection>,
+    member: &[u8],
+) -> Result<bool, CommandError> {
+    if !remove(context, &mut from, member)? {
+        return Ok(false);
+    }
+    context.save(&from)?;
+    let mut to = match to {
+        Some(to) => to,
+        None => context.new_collection(context.arguments.get(2), Type::Set)?,
+    };
+    if add(context, &mut to, member)? {
+        context.save(&to)?;
+    }
+    Ok(true)
+}
+
+/// SCARD key
+pub fn scard(context: &mut Context<'_>) -> Outcome {
+    let set = context.collection(context.arguments.get(1), Type::Set)?;
+    context.reply.integer(set.map_or(0, |set| set.count as i64));
+    Ok(())
+}
+
+/// SISMEMBER key member
+pub fn sismember(context: &mut Context<'_>) -> Outcome {
+    let set = context.collection(context.arguments.get(1), Type::Set)?;
+    reply_membership(context, set.as_ref(), context.arguments.get(2))
+}
+
+/// SMISMEMBER key member [member …]
+pub fn smismember(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let set = context.collection(arguments.get(1), Type::Set)?;
+    context.reply.array(arguments.len() - 2);
+    for member in arguments.iter().skip(2) {
+        reply_membership(context, set.as_ref(), member)?;
+    }
+    Ok(())
+}
+
+fn reply_membership(context: &mut Context<'_>, set: Option<&Collection>, member: &[u8]) -> Outcome {
+    let found = match set {
+        Some(set) => is_member(context, set, member)?,
+        None => false,
+    };
+    context.reply.integer(i64::from(found));
+    Ok(())
+}
+
+/// SMEMBERS key
+pub fn smembers(context: &mut Context<'_>) -> Outcome {
+    match context.collection(context.arguments.get(1), Type::Set)? {
+        Some(set) => {
+            context.reply.set(set.count as usize);
+            if set.count <= READ_SINGLY_MAX {
+                return reply_all(context, &set);
+            }
+            let everything = (&b""[..], None);
+            let write: WriteMember = |reply, _position, member, _now_ms| {
+                reply.bulk(member);
+                true
+            };
+            context.reply_members(&set, Column::Score, everything, Direction::Forward, (set.count, write))
+        }
+        None => {
+            context.reply.set(0);
+            Ok(())
+        }
+    }
+}
+
+fn reply_all(context: &mut Context<'_>, set: &Collection) -> Outcome {
+    let Context { view, reply, .. } = context;
+    set.visit_positions(view, 0..set.count, |member| reply.bulk(member))
+}
+
+/// SPOP key [count]
+pub fn spop(context: &mut Context<'_>) -> Outcome {
+    match context.arguments.len() {
+        2 => spop_one(context),
+        3 => spop_several(context),
+        _ => Err(CommandError::Syntax),
+    }
+}
+
+fn spop_one(context: &mut Context<'_>) -> Outcome {
+    let Some(mut set) = context.collection(context.arguments.get(1), Type::Set)? else {
+        context.reply.null();
+        return Ok(());
+    };
+    let mut random = Random::new(context.seed);
+    let member = pop(context, &mut set, &mut random)?;
+    context.save(&set)?;
+    context.reply.bulk(&member);
+    Ok(())
+}
+
+fn spop_several(context: &mut Context<'_>) -> Outcome {
+    let key = context.arguments.get(1);
+    let count = parse_integer(context.arguments.get(2))
+        .and_then(|count| u64::try_from(count).ok())
+        .ok_or_else(|| CommandError::text("ERR value is out of range, must be positive"))?;
+    let Some(mut set) = context.collection(key, Type::Set)? else {
+        context.reply.set(0);
+        return Ok(());
+    };
+    context.reply.set(count.min(set.count) as usize);
+    if count >= set.count {
+        reply_all(context, &set)?;
+        return context.delete(key);
+    }
+    let mut random = Random::new(context.seed);
+    for _ in 0..count {
+        let member = pop(context, &mut set, &mut random)?;
+        context.reply.bulk(&member);
+    }
+    if count > 0 {
+        context.save(&set)?;
+    }
+    Ok(())
+}
+
+/// Removes a random member of a set that is not empty.
+fn pop(context: &mut Context<'_>, set: &mut Collection, random: &mut Random) -> Result<Vec<u8>, CommandError> {
+    let position = random.below(set.count);
+    let member = context.member_at(set, position)?;
+    remove_at(context, set, position, &member)?;
+    Ok(member)
+}
+
+/// SRANDMEMBER key [count]
+pub fn srandmember(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let key = arguments.get(1);
+    match arguments.len() {
+        2 => match context.collection(key, Type::Set)? {
+            Some(set) => {
+                let position = Random::new(context.seed).below(set.count);
+                let member = context.member_at(&set, position)?;
+                context.reply.bulk(&member);
+                Ok(())
+            }
+            None => {
+                context.reply.null();
+                Ok(())
+            }
+        },
+        3 => {
+            let count = random_count(arguments.get(2))?;
+            match context.collection(key, Type::Set)? {
+                Some(set) if count < 0 => repeated_random_members(context, &set, count.unsigned_abs()),
+                Some(set) => different_random_members(context, &set, count.unsigned_abs()),
+                None => {
+                    context.reply.array(0);
+                    Ok(())
+                }
+            }
+        }
+        _ => Err(CommandError::Syntax),
+    }
+}
+
+fn random_count(argument: &[u8]) -> Result<i64, CommandError> {
+    match integer(argument)? {
+        i64::MIN => Err(CommandError::text(
+            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        )),
+        count => Ok(count),
+    }
+}
+
+/// What a repeated random member counts for beside its own bytes, so that many short ones are bounded too: with the default
+/// `proto-max-bulk-len` there can be 8 million, which take the shard a few seconds.
+const REPEATED_MEMBER_BYTES: usize = 64;
+
+/// SRANDMEMBER with a negative count: the same member may come again. There is no telling from the set how long the reply
+/// gets, so it is bounded like a string.
+fn repeated_random_members(context: &mut Context<'_>, set: &Collection, count: u64) -> Outcome {
+    let mut room = context.string_bytes_max;
+    let too_long = || CommandError::text("ERR value is out of range");
+    let count = usize::try_from(count).map_err(|_| too_long())?;
+    if count > room / REPEATED_MEMBER_BYTES {
+        return Err(too_long());
+    }
+    let mut random = Random::new(context.seed);
+    context.reply.array(count);
+    for _ in 0..count {
+        let member = context.member_at(set, random.below(set.count))?;
+        room = room
+            .checked_sub(member.len() + REPEATED_MEMBER_BYTES)
+            .ok_or_else(too_long)?;
+        context.reply.bulk(&member);
+    }
+    Ok(())
+}
+
+/// Reading one member by itself costs about as much as going past that many in a walk.
+const MEMBERS_WALKED_PER_READ: u64 = 8;
+
+/// SRANDMEMBER with a positive count.
+fn different_random_members(context: &mut Context<'_>, set: &Collection, count: u64) -> Outcome {
+    let count = count.min(set.count);
+    context.reply.array(count as usize);
+    if count == set.count {
+        return reply_all(context, set);
+    }
+    let chosen = Random::new(context.seed).sample(count, set.count);
+    if count < set.count / MEMBERS_WALKED_PER_READ {
+        for position in chosen {
+            let member = context.member_at(set, position)?;
+            context.reply.bulk(&member);
+        }
+        return Ok(());
+    }
+    let Context { view, reply, .. } = context;
+    let mut chosen = chosen.into_iter().peekable();
+    let mut position = 0;
+    set.visit_positions(view, 0..set.count, |member| {
+        if chosen.next_if_eq(&position).is_some() {
+            reply.bulk(member);
+        }
+        position += 1;
+    })
+}
+
+/// How SINTER, SUNION and SDIFF make one list of different members out of sets, of which some may be missing.
+type Combine = fn(&mut Context<'_>, Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError>;
+
+/// SINTER key [key …]
+pub fn sinter(context: &mut Context<'_>) -> Outcome {
+    reply_combined(context, intersection)
+}
+
+/// SUNION key [key …]
+pub fn sunion(context: &mut Context<'_>) -> Outcome {
+    reply_combined(context, union)
+}
+
+/// SDIFF key [key …]
+pub fn sdiff(context: &mut Context<'_>) -> Outcome {
+    reply_combined(context, difference)
+}
+
+/// SINTERSTORE destination key [key …]
+pub fn sinterstore(context: &mut Context<'_>) -> Outcome {
+    store_combined(context, intersection)
+}
+
+/// SUNIONSTORE destination key [key …]
+pub fn sunionstore(context: &mut Context<'_>) -> Outcome {
+    store_combined(context, union)
+}
+
+/// SDIFFSTORE destination key [key …]
+pub fn sdiffstore(context: &mut Context<'_>) -> Outcome {
+    store_combined(context, difference)
+}
+
+/// SINTER, SUNION and SDIFF.
+fn reply_combined(context: &mut Context<'_>, combine: Combine) -> Outcome {
+    let sets = sets_at(context, 1..context.arguments.len())?;
+    let found = combine(context, sets)?;
+    context.reply.set(found.len());
+    found.iter().for_each(|member| context.reply.bulk(member));
+    Ok(())
+}
+
+/// SINTERSTORE, SUNIONSTORE and SDIFFSTORE: what was at the destination goes, whatever it is, and its deadline too.
+fn store_combined(context: &mut Context<'_>, combine: Combine) -> Outcome {
+    let destination = context.arguments.get(1);
+    let sets = sets_at(context, 2..context.arguments.len())?;
+    let found = combine(context, sets)?;
+    if found.is_empty() {
+        context.delete(destination)?;
+    } else {
+        let mut set = context.new_collection(destination, Type::Set)?;
+        for member in &found {
+            add_new(context, &mut set, member)?;
+        }
+        context.save(&set)?;
+    }
+    context.reply.integer(found.len() as i64);
+    Ok(())
+}
+
+/// The sets under the keys at these places, all looked at, so that one of another type is an error wherever it stands.
+fn sets_at(context: &mut Context<'_>, places: Range<usize>) -> Result<Vec<Option<Collection>>, CommandError> {
+    let arguments = context.arguments;
+    places
+        .map(|place| context.collection(arguments.get(place), Type::Set))
+        .collect()
+}
+
+fn intersection(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
+    let mut found = Vec::new();
+    visit_intersection(context, sets, |member| {
+        found.push(member);
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// Members that are read from a set at a time, before other sets are asked for them.
+const PIECE_MEMBERS: u64 = 1024;
+
+/// Calls `visit` with the members that are in all sets until it breaks: those of the smallest that the others have.
+fn visit_intersection(
+    context: &mut Context<'_>,
+    sets: Vec<Option<Collection>>,
+    mut visit: impl FnMut(Vec<u8>) -> ControlFlow<()>,
+) -> Outcome {
+    let Some(mut sets) = sets.into_iter().collect::<Option<Vec<_>>>() else {
+        return Ok(());
+    };
+    sets.sort_by_key(|set| set.count);
+    let Some((smallest, others)) = sets.split_first() else {
+        return Ok(());
+    };
+    for start in (0..smallest.count).step_by(PIECE_MEMBERS as usize) {
+        for member in piece(context, smallest, start)? {
+            if are_all(others, |other| is_member(context, other, &member))? && visit(member).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The members from a position on, [`PIECE_MEMBERS`] at most.
+fn piece(context: &mut Context<'_>, set: &Collection, start: u64) -> Result<Vec<Vec<u8>>, CommandError> {
+    let end = set.count.min(start + PIECE_MEMBERS);
+    let mut members = Vec::with_capacity((end - start) as usize);
+    set.visit_positions(&mut context.view, start..end, |member| members.push(member.to_vec()))?;
+    Ok(members)
+}
+
+fn are_all(
+    sets: &[Collection],
+    mut has: impl FnMut(&Collection) -> Result<bool, CommandError>,
+) -> Result<bool, CommandError> {
+    for set in sets {
+        if !has(set)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn union(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
+    let hasher = foldhash::fast::RandomState::default();
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    // By the hash of a member, its place in `found`.
+    let mut places: HashTable<usize> = HashTable::new();
+    for set in sets.iter().flatten() {
+        set.visit_positions(&mut context.view, 0..set.count, |member| {
+            let hash = hasher.hash_one(member);
+            if places.find(hash, |place| found[*place] == member).is_none() {
+                places.insert_unique(hash, found.len(), |place| hasher.hash_one(&*found[*place]));
+                found.push(member.to_vec());
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// The members of the first set that no other has. Others are read into memory if they are no larger than it is, in effect;
+/// the larger ones are asked for each member.
+fn difference(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
+    let mut sets = sets.into_iter();
+    let Some(first) = sets.next().flatten() else {
+        return Ok(Vec::new());
+    };
+    let (small, large): (Vec<_>, Vec<_>) = sets.flatten().partition(|other| other.count <= first.count);
+    let mut excluded: HashSet<Vec<u8>, foldhash::fast::RandomState> = HashSet::default();
+    for other in &small {
+        other.visit_positions(&mut context.view, 0..other.count, |member| {
+            excluded.insert(member.to_vec());
+        })?;
+    }
+    let mut found = Vec::new();
+    for start in (0..first.count).step_by(PIECE_MEMBERS as usize) {
+        for member in piece(context, &first, start)? {
+            if !excluded.contains(&member) && are_all(&large, |other| Ok(!is_member(context, other, &member)?))? {
+                found.push(member);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// SINTERCARD numkeys key [key …] [LIMIT limit]
+pub fn sintercard(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let key_count = parse_integer(arguments.get(1))
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|count| *count > 0)
+        .ok_or_else(|| CommandError::text("ERR numkeys should be greater than 0"))?;
+    if key_count > arguments.len() - 2 {
+        return Err(CommandError::text(
+            "ERR Number of keys can't be greater than number of args",
+        ));
+    }
+    let mut limit = 0;
+    let mut rest = arguments.iter().skip(2 + key_count);
+    while let Some(option) = rest.next() {
+        let value = rest.next().ok_or(CommandError::Syntax)?;
+        if !is_option(option, "LIMIT") {
+            return Err(CommandError::Syntax);
+        }
+        limit = parse_integer(value)
+            .filter(|limit| *limit >= 0)
+            .ok_or_else(|| CommandError::text("ERR LIMIT can't be negative"))?;
+    }
+    let sets = sets_at(context, 2..2 + key_count)?;
+    let mut found = 0;
+    visit_intersection(context, sets, |_| {
+        found += 1;
+        match found == limit {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    context.reply.integer(found);
+    Ok(())
+}
+
+/// A set of so many members is answered by one SSCAN, as Redis answers what it keeps in a listpack.
+const SCANNED_AT_ONCE_MAX: u64 = 128;
+
+/// SSCAN key cursor [MATCH pattern] [COUNT count]
+///
+/// Members are given from the last position down, and a cursor is the position above the next one: what a removal moves goes
+/// to a lower position, so nothing that is there all along is missed.
+pub fn sscan(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let cursor = parse_cursor(arguments.get(2))?;
+    let mut start = 0;
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    if let Some(set) = context.collection(arguments.get(1), Type::Set)? {
+        let options = ScanOptions::parse(arguments, 3)?;
+        let end = if cursor == 0 { set.count } else { cursor.min(set.count) };
+        let count = options.count.min(SCAN_COUNT_MAX) as u64;
+        if set.count > SCANNED_AT_ONCE_MAX {
+            start = end.saturating_sub(count);
+        }
+        set.visit_positions(&mut context.view, start..end, |member| {
+            if options.pattern.is_none_or(|pattern| matches_key(pattern, member)) {
+                found.push(member.to_vec());
+            }
+        })?;
+    }
+    context.reply.array(2);
+    context.reply.text(itoa::Buffer::new().format(start));
+    context.reply.array(found.len());
+    found.iter().for_each(|member| context.reply.bulk(member));
+    Ok(())
+}

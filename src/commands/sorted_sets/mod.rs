@@ -1,0 +1,251 @@
+//! Sorted sets: every member has a score, and the set is in the order of scores, members with one score in byte order.
+//!
+//! A member is kept twice, in the column `data` by name and in `score` by order (see [`crate::storage::encoding`]);
+//! what keeps the two together is here. [`members`] are the commands on single members, [`ranges`] those on stretches of
+//! the order, [`algebra`] those that combine sets, and [`ranking`] counts members without walking along all of them.
+
+pub mod algebra;
+pub mod counted_tree;
+pub mod members;
+pub mod ranges;
+pub mod ranking;
+
+use super::Context;
+use super::collection::{Collection, Column, Direction};
+use crate::error::CommandError;
+use crate::protocol::{Reply, Version};
+use crate::storage::encoding::{
+    SCORE_MEMBERS, Type, ordered_score, score_key, score_value, split_score_key, split_score_value,
+};
+use std::ops::ControlFlow;
+
+type Outcome = Result<(), CommandError>;
+
+/// A member with its score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its place in the order.
+    pub score: f64,
+    /// Its name.
+    pub member: Vec<u8>,
+}
+
+/// A stretch of a set's order: keys of `score` from `from` (inclusive) to `to` (exclusive), read in a direction, of which
+/// `skip` are passed over and `take` given at most.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// The first key.
+    pub from: Vec<u8>,
+    /// The key after the last.
+    pub to: Vec<u8>,
+    /// From which end.
+    pub direction: Direction,
+    /// How many come before the first that is wanted.
+    pub skip: u64,
+    /// How many are wanted.
+    pub take: u64,
+}
+
+impl Stretch {
+    /// `take` members from the lowest on, or from the highest down.
+    pub fn from_end(direction: Direction, take: u64) -> Stretch {
+        Stretch {
+            from: SCORE_MEMBERS.0.to_vec(),
+            to: SCORE_MEMBERS.1.to_vec(),
+            direction,
+            skip: 0,
+            take,
+        }
+    }
+}
+
+fn damaged() -> CommandError {
+    CommandError::text("ERR the stored members of this key are damaged")
+}
+
+impl Context<'_> {
+    /// The sorted set under a key.
+    pub fn sorted_set(&mut self, key: &[u8]) -> Result<Option<Collection>, CommandError> {
+        self.collection(key, Type::SortedSet)
+    }
+
+    /// The score of a member.
+    pub fn score(&mut self, set: &Collection, member: &[u8]) -> Result<Option<f64>, CommandError> {
+        match self.member(set, Column::Data, member)? {
+            Some(value) => split_score_value(value).map(Some).ok_or_else(damaged),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives a member a score; `old` is the one that it has.
+    pub fn set_score(&mut self, set: &mut Collection, member: &[u8], old: Option<f64>, new: f64) -> Outcome {
+        match old {
+            Some(old) => self.remove_from_order(set, &score_key(ordered_score(old), member))?,
+            None => set.count += 1,
+        }
+        let key = score_key(ordered_score(new), member);
+        self.put_member(set, Column::Data, member, score_value(new))?;
+        self.put_member(set, Column::Score, &key, Vec::new())?;
+        ranking::inserted(self, set, &key)
+    }
+
+    /// Takes a member away that has the score `score`.
+    pub fn remove_scored(&mut self, set: &mut Collection, member: &[u8], score: f64) -> Outcome {
+        self.delete_member(set, Column::Data, member)?;
+        set.count = set.count.checked_sub(1).ok_or_else(damaged)?;
+        self.remove_from_order(set, &score_key(ordered_score(score), member))
+    }
+
+    fn remove_from_order(&mut self, set: &mut Collection, key: &[u8]) -> Outcome {
+        self.delete_member(set, Column::Score, key)?;
+        ranking::removed(self, set, key)
+    }
+
+    /// Takes the members of a stretch away, and saves the set. They are collected first: they will all be staged.
+    pub fn remove_stretch(&mut self, set: &mut Collection, stretch: &Stretch) -> Result<Vec<Entry>, CommandError> {
+        let entries = self.entries(set, stretch)?;
+        if entries.len() as u64 == set.count {
+            // The key goes, whatever its size.
+            set.count = 0;
+            self.save(set)?;
+            return Ok(entries);
+        }
+        let Some(last) = entries.last() else { return Ok(entries) };
+        for Entry { score, member } in &entries {
+            self.remove_scored(set, member, *score)?;
+        }
+        let were_lowest = stretch.direction == Direction::Forward && stretch.skip == 0;
+        if were_lowest && stretch.from <= ranking::lowest(set)? {
+            ranking::set_lowest(set, &score_key(ordered_score(last.score), &last.member))?;
+        }
+        self.save(set)?;
+        Ok(entries)
+    }
+
+    /// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; none: the key
+    /// is deleted.
+    pub fn store_sorted_set(&mut self, key: &[u8], mut entries: Vec<Entry>) -> Outcome {
+        sort(&mut entries);
+        let mut set = self.new_collection(key, Type::SortedSet)?;
+        set.count = entries.len() as u64;
+        let mut keys = Vec::with_capacity(entries.len());
+        for Entry { score, member } in &entries {
+            let key = score_key(ordered_score(*score), member);
+            self.put_member(&set, Column::Data, member, score_value(*score))?;
+            self.put_member(&set, Column::Score, &key, Vec::new())?;
+            keys.push(key);
+        }
+        ranking::build(self, &mut set, &keys)?;
+        self.save(&set)
+    }
+
+    /// Calls `visit` with the builder of replies and each member of a stretch and its score, until it breaks.
+    pub fn walk(
+        &mut self,
+        set: &Collection,
+        stretch: &Stretch,
+        mut visit: impl FnMut(&mut Reply<'_>, f64, &[u8]) -> ControlFlow<()>,
+    ) -> Outcome {
+        let Context { view, reply, .. } = self;
+        let Stretch {
+            from, to, direction, ..
+        } = stretch;
+        let (mut skip, mut take) = (stretch.skip, stretch.take);
+        if take == 0 {
+            return Ok(());
+        }
+        let (lowest, mut is_damaged) = (ranking::lowest(set)?, false);
+        let range = (from.max(&lowest).as_slice(), Some(to.as_slice()));
+        view.scan_members(&set.owner, Column::Score, range, *direction, |key, _| {
+            if skip > 0 {
+                skip -= 1;
+                return ControlFlow::Continue(());
+            }
+            let Some((score, member)) = split_score_key(key) else {
+                is_damaged = true;
+                return ControlFlow::Break(());
+            };
+            take -= 1;
+            visit(reply, score, member)?;
+            match take {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        })?;
+        if is_damaged { Err(damaged()) } else { Ok(()) }
+    }
+
+    /// The members of a stretch.
+    pub fn entries(&mut self, set: &Collection, stretch: &Stretch) -> Result<Vec<Entry>, CommandError> {
+        let mut entries = Vec::new();
+        self.walk(set, stretch, |_, score, member| {
+            let member = member.to_vec();
+            entries.push(Entry { score, member });
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
+    }
+
+    /// The members at some ranks, which are below the count, in the order of `ranks`.
+    fn entries_at(&mut self, set: &Collection, ranks: &[u64]) -> Result<Vec<Entry>, CommandError> {
+        let mut places: Vec<usize> = (0..ranks.len()).collect();
+        places.sort_unstable_by_key(|place| ranks[*place]);
+        let mut found: Vec<Option<Entry>> = vec![None; ranks.len()];
+        let walk_all = set.count / ranking::BLOCK_MEMBERS_MAX <= ranks.len() as u64;
+        let mut next = 0;
+        while let Some(place) = places.get(next) {
+            let mut rank = ranks[*place];
+            let take = if walk_all { u64::MAX } else { 1 };
+            let stretch = ranking::stretch_at(self, set, rank, take, Direction::Forward)?;
+            let before = next;
+            self.walk(set, &stretch, |_, score, member| {
+                while let Some(place) = places.get(next).filter(|place| ranks[**place] == rank) {
+                    let member = member.to_vec();
+                    found[*place] = Some(Entry { score, member });
+                    next += 1;
+                }
+                rank += 1;
+                match next < places.len() {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            if next == before {
+                return Err(damaged());
+            }
+        }
+        found.into_iter().collect::<Option<Vec<Entry>>>().ok_or_else(damaged)
+    }
+}
+
+/// Sorts members as a set has them.
+fn sort(entries: &mut [Entry]) {
+    entries.sort_unstable_by(|a, b| {
+        let scores = ordered_score(a.score).cmp(&ordered_score(b.score));
+        scores.then_with(|| a.member.cmp(&b.member))
+    });
+}
+
+/// The header of members that follow by [`reply_entry`].
+fn reply_header(reply: &mut Reply<'_>, entries: usize, with_scores: bool) {
+    let flat = with_scores && reply.version() == Version::Resp2;
+    reply.array(if flat { entries * 2 } else { entries });
+}
+
+/// One of them: RESP3 has a pair for each.
+fn reply_entry(reply: &mut Reply<'_>, score: f64, member: &[u8], with_scores: bool) {
+    if with_scores && reply.version() == Version::Resp3 {
+        reply.array(2);
+    }
+    reply.bulk(member);
+    if with_scores {
+        reply.double(score);
+    }
+}
+
+fn reply_entries(reply: &mut Reply<'_>, entries: &[Entry], with_scores: bool) {
+    reply_header(reply, entries.len(), with_scores);
+    for Entry { score, member } in entries {
+        reply_entry(reply, *score, member, with_scores);
+    }
+}

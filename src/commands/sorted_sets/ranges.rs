@@ -1,0 +1,424 @@
+//! Commands on stretches of a sorted set: by ranks, by scores, or by names among members with one score.
+
+use super::{Entry, Outcome, Stretch, ranking, reply_entry, reply_header};
+use crate::commands::Context;
+use crate::commands::arguments::{integer, is_option};
+use crate::commands::collection::{Collection, Direction};
+use crate::commands::number::parse_double;
+use crate::error::CommandError;
+use crate::protocol::{Arguments, Reply};
+use crate::storage::encoding::{SCORE_MEMBERS, ordered_score, score_key};
+use std::ops::ControlFlow;
+
+/// What a range's ends are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Rank,
+    Score,
+    Name,
+}
+
+/// A range as ZRANGE and its relatives are given it.
+struct Request {
+    bounds: Bounds,
+    direction: Direction,
+    /// Passed over first, and given at most; negative: nothing is found, and no limit.
+    limit: Option<(i64, i64)>,
+    with_scores: bool,
+}
+
+/// A range's ends.
+enum Bounds {
+    /// From the first rank to the last, negative ones counted from the end.
+    Ranks(i64, i64),
+    /// Keys of `score`, from the first to before the second.
+    Keys(Vec<u8>, Vec<u8>),
+    /// Names, among members with one score.
+    Names(NameBound, NameBound),
+}
+
+/// One end of a range of names.
+enum NameBound {
+    Lowest,
+    Highest,
+    Inclusive(Vec<u8>),
+    Exclusive(Vec<u8>),
+}
+
+/// What a command of the family lets its options say.
+#[derive(Clone, Copy)]
+struct Grammar {
+    /// What the range is by; `None`: BYSCORE and BYLEX may say it.
+    by: Option<By>,
+    /// The direction; `None`: REV may say it.
+    direction: Option<Direction>,
+    /// It stores what it finds: no WITHSCORES.
+    stores: bool,
+}
+
+impl Request {
+    /// Reads `min max [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`.
+    fn parse(arguments: Arguments<'_>, grammar: Grammar) -> Result<Request, CommandError> {
+        let (mut by, mut direction) = (grammar.by, grammar.direction);
+        let (mut limit, mut with_scores) = (None, false);
+        let mut rest = arguments.iter().skip(2);
+        while let Some(option) = rest.next() {
+            match option {
+                _ if is_option(option, "WITHSCORES") && !grammar.stores => with_scores = true,
+                _ if is_option(option, "LIMIT") && rest.len() >= 2 => {
+                    let mut number = || integer(rest.next().unwrap_or_default());
+                    limit = Some((number()?, number()?));
+                }
+                _ if is_option(option, "REV") && direction.is_none() => direction = Some(Direction::Backward),
+                _ if is_option(option, "BYLEX") && by.is_none() => by = Some(By::Name),
+                _ if is_option(option, "BYSCORE") && by.is_none() => by = Some(By::Score),
+                _ => return Err(CommandError::Syntax),
+            }
+        }
+        let by = by.unwrap_or(By::Rank);
+        // LIMIT with a count of -1 is as good as none, says Redis.
+        if by == By::Rank && limit.is_some_and(|(_, count)| count != -1) {
+            return Err(CommandError::text(
+                "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
+            ));
+        }
+        if by == By::Name && with_scores {
+            return Err(CommandError::text(
+                "ERR syntax error, WITHSCORES not supported in combination with BYLEX",
+            ));
+        }
+        let direction = direction.unwrap_or(Direction::Forward);
+        let (mut min, mut max) = (arguments.get(0), arguments.get(1));
+        if direction == Direction::Backward && by != By::Rank {
+            std::mem::swap(&mut min, &mut max);
+        }
+        Ok(Request {
+            bounds: Bounds::parse(by, min, max)?,
+            direction,
+            limit: limit.filter(|_| by != By::Rank),
+            with_scores,
+        })
+    }
+
+    /// Where the range lies in a set; `None` if it is empty.
+    fn stretch(&self, context: &mut Context<'_>, set: &Collection) -> Result<Option<Stretch>, CommandError> {
+        let Request { direction, limit, .. } = *self;
+        if let Bounds::Ranks(first, last) = self.bounds {
+            return match rank_range(first, last, set.count) {
+                // Seen from the end, the first rank is the highest.
+                Some((first, take)) if direction == Direction::Backward => {
+                    ranking::stretch_at(context, set, set.count - 1 - first, take, direction).map(Some)
+                }
+                Some((first, take)) => ranking::stretch_at(context, set, first, take, direction).map(Some),
+                None => Ok(None),
+            };
+        }
+        let (from, to) = self.bounds.keys(context, set)?;
+        let (offset, take) = limit.unwrap_or((0, -1));
+        let (Ok(skip), take) = (u64::try_from(offset), u64::try_from(take).unwrap_or(u64::MAX)) else {
+            return Ok(None);
+        };
+        if skip > ranking::BLOCK_MEMBERS_MAX {
+            return far_stretch(context, set, (&from, &to), (skip, take), direction);
+        }
+        Ok(Some(Stretch {
+            from,
+            to,
+            direction,
+            skip,
+            take,
+        }))
+    }
+}
+
+/// A stretch that begins far from its range's end: found by rank, so that nobody walks there.
+fn far_stretch(
+    context: &mut Context<'_>,
+    set: &Collection,
+    (from, to): (&[u8], &[u8]),
+    (skip, take): (u64, u64),
+    direction: Direction,
+) -> Result<Option<Stretch>, CommandError> {
+    if from >= to {
+        return Ok(None);
+    }
+    let low = ranking::rank(context, set, from)?;
+    let found = ranking::rank(context, set, to)?.saturating_sub(low);
+    if skip >= found {
+        return Ok(None);
+    }
+    let rank = match direction {
+        Direction::Forward => low + skip,
+        Direction::Backward => low + found - 1 - skip,
+    };
+    ranking::stretch_at(context, set, rank, take.min(found - skip), direction).map(Some)
+}
+
+/// The first rank of a range, and how many there are from it on; `None` for an empty range.
+fn rank_range(first: i64, last: i64, count: u64) -> Option<(u64, u64)> {
+    let count = count as i64;
+    let from_start = |rank: i64| if rank < 0 { count.saturating_add(rank) } else { rank };
+    let first = from_start(first).max(0);
+    let last = from_start(last).min(count - 1);
+    (first <= last).then(|| (first as u64, (last - first + 1) as u64))
+}
+
+impl Bounds {
+    fn parse(by: By, min: &[u8], max: &[u8]) -> Result<Bounds, CommandError> {
+        match by {
+            By::Rank => Ok(Bounds::Ranks(integer(min)?, integer(max)?)),
+            By::Score => Bounds::parse_scores(min, max),
+            By::Name => Bounds::parse_names(min, max),
+        }
+    }
+
+    fn parse_scores(min: &[u8], max: &[u8]) -> Result<Bounds, CommandError> {
+        let (Some((min, min_excluded)), Some((max, max_excluded))) = (parse_score(min), parse_score(max)) else {
+            return Err(CommandError::text("ERR min or max is not a float"));
+        };
+        // No number is ordered last, so there is always a next one.
+        let to = score_key(ordered_score(max) + u64::from(!max_excluded), b"");
+        let from = match (min, min_excluded) {
+            (f64::NEG_INFINITY, false) => SCORE_MEMBERS.0.to_vec(),
+            _ => score_key(ordered_score(min) + u64::from(min_excluded), b""),
+        };
+        Ok(Bounds::Keys(from, to))
+    }
+
+    fn parse_names(min: &[u8], max: &[u8]) -> Result<Bounds, CommandError> {
+        match (NameBound::parse(min), NameBound::parse(max)) {
+            (Some(min), Some(max)) => Ok(Bounds::Names(min, max)),
+            _ => Err(CommandError::text("ERR min or max not valid string range item")),
+        }
+    }
+
+    /// The keys of `score` from the first to before the second. Names are those of the lowest score at the one end and
+    /// of the highest at the other; when scores differ, what a range of names holds is not specified by Redis either.
+    fn keys(&self, context: &mut Context<'_>, set: &Collection) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
+        let (min, max) = match self {
+            Bounds::Keys(from, to) => return Ok((from.clone(), to.clone())),
+            Bounds::Names(min, max) => (min, max),
+            Bounds::Ranks(..) => return Err(CommandError::Internal),
+        };
+        let [all_from, all_to] = [SCORE_MEMBERS.0.to_vec(), SCORE_MEMBERS.1.to_vec()];
+        if matches!(min, NameBound::Highest) || matches!(max, NameBound::Lowest) {
+            return Ok((all_from.clone(), all_from));
+        }
+        let from = match min.after_name(false) {
+            Some(name) => score_key(end_score(context, set, Direction::Forward)?, &name),
+            None => all_from,
+        };
+        let to = match max.after_name(true) {
+            Some(name) => score_key(end_score(context, set, Direction::Backward)?, &name),
+            None => all_to,
+        };
+        Ok((from, to))
+    }
+
+    /// How many members of a set they hold.
+    fn count(&self, context: &mut Context<'_>, set: &Collection) -> Result<u64, CommandError> {
+        let (from, to) = self.keys(context, set)?;
+        if from >= to {
+            return Ok(0);
+        }
+        let below = ranking::rank(context, set, &from)?;
+        Ok(ranking::rank(context, set, &to)?.saturating_sub(below))
+    }
+}
+
+impl NameBound {
+    fn parse(text: &[u8]) -> Option<NameBound> {
+        match text {
+            b"-" => Some(NameBound::Lowest),
+            b"+" => Some(NameBound::Highest),
+            [b'[', name @ ..] => Some(NameBound::Inclusive(name.to_vec())),
+            [b'(', name @ ..] => Some(NameBound::Exclusive(name.to_vec())),
+            _ => None,
+        }
+    }
+
+    /// The name where a range begins, or before which it ends (`is_end`); `None` if it has no such end.
+    fn after_name(&self, is_end: bool) -> Option<Vec<u8>> {
+        let (name, included) = match self {
+            NameBound::Lowest | NameBound::Highest => return None,
+            NameBound::Inclusive(name) => (name, true),
+            NameBound::Exclusive(name) => (name, false),
+        };
+        let mut name = name.clone();
+        if included == is_end {
+            // The first name that is greater.
+            name.push(0);
+        }
+        Some(name)
+    }
+}
+
+/// The lowest or the highest score of a set, in ordered form.
+fn end_score(context: &mut Context<'_>, set: &Collection, end: Direction) -> Result<u64, CommandError> {
+    let entries = context.entries(set, &Stretch::from_end(end, 1))?;
+    let entry = entries.first().ok_or_else(super::damaged)?;
+    Ok(ordered_score(entry.score))
+}
+
+/// One end of a range of scores, and whether it is excluded. As Redis reads it, with C's `strtod` alone: blanks in front
+/// are allowed, the text ends at a zero byte, an empty one is 0, and what is too large is infinite.
+fn parse_score(text: &[u8]) -> Option<(f64, bool)> {
+    let (text, excluded) = match text {
+        [b'(', text @ ..] => (text, true),
+        text => (text, false),
+    };
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    if text.is_empty() {
+        return Some((0.0, excluded));
+    }
+    let blanks = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r'));
+    let text = &text[blanks.count()..];
+    let out_of_range = || {
+        std::str::from_utf8(text)
+            .ok()?
+            .parse()
+            .ok()
+            .filter(|value: &f64| !value.is_nan())
+    };
+    let value = parse_double(text).or_else(out_of_range)?;
+    Some((value, excluded))
+}
+
+/// ZRANGE key start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]
+pub fn zrange(context: &mut Context<'_>) -> Outcome {
+    zrange_generic(context, None, None)
+}
+
+/// ZREVRANGE key start stop [WITHSCORES]
+pub fn zrevrange(context: &mut Context<'_>) -> Outcome {
+    zrange_generic(context, Some(By::Rank), Some(Direction::Backward))
+}
+
+/// ZRANGEBYSCORE key min max [WITHSCORES] [LIMIT offset count]
+pub fn zrangebyscore(context: &mut Context<'_>) -> Outcome {
+    zrange_generic(context, Some(By::Score), Some(Direction::Forward))
+}
+
+/// ZREVRANGEBYSCORE key max min [WITHSCORES] [LIMIT offset count]
+pub fn zrevrangebyscore(context: &mut Context<'_>) -> Outcome {
+    zrange_generic(context, Some(By::Score), Some(Direction::Backward))
+}
+
+/// ZRANGEBYLEX key min max [LIMIT offset count]
+pub fn zrangebylex(context: &mut Context<'_>) -> Outcome {
+    zrange_generic(context, Some(By::Name), Some(Direction::Forward))
+}
+
+/// ZREVRANGEBYLEX key max min [LIMIT offset count]
+pub fn zrevrangebylex(context: &mut Context<'_>) -> Outcome {
+    zrange_generic(context, Some(By::Name), Some(Direction::Backward))
+}
+
+/// ZRANGE, ZREVRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE, ZRANGEBYLEX and ZREVRANGEBYLEX.
+fn zrange_generic(context: &mut Context<'_>, by: Option<By>, direction: Option<Direction>) -> Outcome {
+    let arguments = context.arguments;
+    let grammar = Grammar {
+        by,
+        direction,
+        stores: false,
+    };
+    let request = Request::parse(arguments.from(2), grammar)?;
+    let stretch = match context.sorted_set(arguments.get(1))? {
+        Some(set) => request.stretch(context, &set)?.map(|stretch| (set, stretch)),
+        None => None,
+    };
+    let Some((set, stretch)) = stretch else {
+        context.reply.array(0);
+        return Ok(());
+    };
+    // The header says how many there are, which is only known behind them.
+    let (mut body, mut count, version) = (Vec::new(), 0, context.reply.version());
+    context.walk(&set, &stretch, |_, score, member| {
+        reply_entry(&mut Reply::new(&mut body, version), score, member, request.with_scores);
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
+    reply_header(&mut context.reply, count, request.with_scores);
+    context.reply.raw(&body);
+    Ok(())
+}
+
+/// ZRANGESTORE destination source min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]
+pub fn zrangestore(context: &mut Context<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let grammar = Grammar {
+        by: None,
+        direction: None,
+        stores: true,
+    };
+    let request = Request::parse(arguments.from(3), grammar)?;
+    let entries = match context.sorted_set(arguments.get(2))? {
+        Some(set) => entries_of(context, &set, &request)?,
+        None => Vec::new(),
+    };
+    context.reply.integer(entries.len() as i64);
+    context.store_sorted_set(arguments.get(1), entries)
+}
+
+fn entries_of(context: &mut Context<'_>, set: &Collection, request: &Request) -> Result<Vec<Entry>, CommandError> {
+    match request.stretch(context, set)? {
+        Some(stretch) => context.entries(set, &stretch),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// ZCOUNT key min max
+pub fn zcount(context: &mut Context<'_>) -> Outcome {
+    zcount_generic(context, By::Score)
+}
+
+/// ZLEXCOUNT key min max
+pub fn zlexcount(context: &mut Context<'_>) -> Outcome {
+    zcount_generic(context, By::Name)
+}
+
+/// ZCOUNT and ZLEXCOUNT: the difference of two ranks.
+fn zcount_generic(context: &mut Context<'_>, by: By) -> Outcome {
+    let arguments = context.arguments;
+    let bounds = Bounds::parse(by, arguments.get(2), arguments.get(3))?;
+    let count = match context.sorted_set(arguments.get(1))? {
+        Some(set) => bounds.count(context, &set)?,
+        None => 0,
+    };
+    context.reply.integer(count as i64);
+    Ok(())
+}
+
+/// ZREMRANGEBYRANK key start stop
+pub fn zremrangebyrank(context: &mut Context<'_>) -> Outcome {
+    zremrange_generic(context, By::Rank)
+}
+
+/// ZREMRANGEBYSCORE key min max
+pub fn zremrangebyscore(context: &mut Context<'_>) -> Outcome {
+    zremrange_generic(context, By::Score)
+}
+
+/// ZREMRANGEBYLEX key min max
+pub fn zremrangebylex(context: &mut Context<'_>) -> Outcome {
+    zremrange_generic(context, By::Name)
+}
+
+/// ZREMRANGEBYRANK, ZREMRANGEBYSCORE and ZREMRANGEBYLEX.
+fn zremrange_generic(context: &mut Context<'_>, by: By) -> Outcome {
+    let arguments = context.arguments;
+    let request = Request {
+        bounds: Bounds::parse(by, arguments.get(2), arguments.get(3))?,
+        direction: Direction::Forward,
+        limit: None,
+        with_scores: false,
+    };
+    let mut removed = 0;
+    if let Some(mut set) = context.sorted_set(arguments.get(1))?
+        && let Some(stretch) = request.stretch(context, &set)?
+    {
+        removed = context.remove_stretch(&mut set, &stretch)?.len();
+    }
+    context.reply.integer(removed as i64);
+    Ok(())
+}

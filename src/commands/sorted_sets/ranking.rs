@@ -1,0 +1,171 @@
+//! Ranks: how many members of a sorted set come before one, and which member is at a rank.
+//!
+//! A set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same column.
+//! A rank costs one read per level and then a walk along part of one block: for a million members three levels, and about 20 µs
+//! in all. A member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one or so
+//! also splits a block (a walk along half of it).
+
+use super::counted_tree::{Block, CountedTree, Limits, Store};
+use super::{Outcome, Stretch, damaged};
+use crate::commands::Context;
+use crate::commands::collection::{Collection, Column, Direction};
+use crate::error::CommandError;
+use crate::storage::encoding::{SCORE_MEMBERS, SortedSetHeader};
+use std::ops::ControlFlow;
+
+/// Members that are walked along one by one: about 10 µs, as much as to begin a walk.
+pub const BLOCK_MEMBERS_MAX: u64 = 128;
+
+/// Children of a node: their counts are written with every member, and they are read one after the other.
+const FAN_OUT_MAX: usize = 64;
+
+/// The bytes of a key that are kept as the lowest: its score, and enough to tell a queue's members from each other.
+const LOWEST_LEN_MAX: usize = 32;
+
+/// A set's part of the column `score`.
+struct Members<'a, 'b> {
+    context: &'a mut Context<'b>,
+    set: &'a Collection,
+}
+
+impl Store for Members<'_, '_> {
+    fn read(&mut self, key: &[u8]) -> Result<Option<&[u8]>, CommandError> {
+        self.context.member(self.set, Column::Score, key)
+    }
+
+    fn put(&mut self, key: &[u8], value: Vec<u8>) -> Outcome {
+        self.context.put_member(self.set, Column::Score, key, value)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Outcome {
+        self.context.delete_member(self.set, Column::Score, key)
+    }
+
+    fn walk(&mut self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Outcome {
+        let lowest = lowest(self.set)?;
+        let range = (from.max(&lowest), Some(to));
+        let visit = |key: &[u8], _: &[u8]| visit(key);
+        self.context
+            .scan_members(self.set, Column::Score, range, Direction::Forward, visit)
+    }
+}
+
+fn header(set: &Collection) -> Result<SortedSetHeader, CommandError> {
+    SortedSetHeader::decode(&set.extra).ok_or_else(damaged)
+}
+
+/// Works on a set's tree; keeps its root in the set's header.
+fn with_tree<'b, T>(
+    context: &mut Context<'b>,
+    set: &mut Collection,
+    work: impl FnOnce(&mut CountedTree<Members<'_, 'b>>) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let mut header = header(set)?;
+    let mut tree = tree(context, set, &header);
+    let result = work(&mut tree)?;
+    let root = tree.root;
+    if root != header.tree {
+        header.tree = root;
+        set.extra = header.encode();
+    }
+    Ok(result)
+}
+
+fn tree<'a, 'b>(
+    context: &'a mut Context<'b>,
+    set: &'a Collection,
+    header: &SortedSetHeader,
+) -> CountedTree<Members<'a, 'b>> {
+    CountedTree {
+        store: Members { context, set },
+        root: header.tree,
+        limits: Limits {
+            block: BLOCK_MEMBERS_MAX,
+            fan_out: FAN_OUT_MAX,
+        },
+    }
+}
+
+/// A member's key has come into `score`; it is counted already.
+pub fn inserted(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
+    if *key < *header(set)?.lowest {
+        set_lowest(set, key)?;
+    }
+    let count = set.count;
+    with_tree(context, set, |tree| tree.inserted(key, count))
+}
+
+/// A member's key has gone from `score`.
+pub fn removed(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
+    with_tree(context, set, |tree| tree.removed(key))
+}
+
+/// No key of a member is below `key`: walks from the lowest one begin there. (What was deleted stays in RocksDB until a
+/// compaction, and a queue would read all of it again for each of its next members.)
+pub fn set_lowest(set: &mut Collection, key: &[u8]) -> Outcome {
+    let mut header = header(set)?;
+    header.lowest = key[..key.len().min(LOWEST_LEN_MAX)].to_vec();
+    set.extra = header.encode();
+    Ok(())
+}
+
+/// Where a walk from the lowest member may begin.
+pub fn lowest(set: &Collection) -> Result<Vec<u8>, CommandError> {
+    let lowest = header(set)?.lowest;
+    Ok(lowest.max(SCORE_MEMBERS.0.to_vec()))
+}
+
+/// A new set has got these keys, which are in order.
+pub fn build(context: &mut Context<'_>, set: &mut Collection, keys: &[Vec<u8>]) -> Outcome {
+    with_tree(context, set, |tree| tree.build(keys))
+}
+
+/// A set without a tree is one block.
+fn whole(set: &Collection) -> Block {
+    Block {
+        from: SCORE_MEMBERS.0.to_vec(),
+        to: SCORE_MEMBERS.1.to_vec(),
+        before: 0,
+        count: set.count,
+    }
+}
+
+/// How many members have keys below `key`.
+pub fn rank(context: &mut Context<'_>, set: &Collection, key: &[u8]) -> Result<u64, CommandError> {
+    let mut tree = tree(context, set, &header(set)?);
+    let block = tree.block_of_key(key)?.unwrap_or_else(|| whole(set));
+    if *key >= *block.to {
+        return Ok(block.before + block.count);
+    }
+    let mut rank = block.before;
+    tree.store.walk(&block.from, key, &mut |_| {
+        rank += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(rank)
+}
+
+/// `take` members from the rank `rank` on or down; it is below the count.
+pub fn stretch_at(
+    context: &mut Context<'_>,
+    set: &Collection,
+    rank: u64,
+    take: u64,
+    direction: Direction,
+) -> Result<Stretch, CommandError> {
+    let mut tree = tree(context, set, &header(set)?);
+    let block = tree.block_of_rank(rank)?.unwrap_or_else(|| whole(set));
+    let into = rank.saturating_sub(block.before);
+    Ok(match direction {
+        Direction::Forward => Stretch {
+            from: block.from,
+            skip: into,
+            ..Stretch::from_end(direction, take)
+        },
+        Direction::Backward => Stretch {
+            to: block.to,
+            skip: block.count.saturating_sub(into + 1),
+            ..Stretch::from_end(direction, take)
+        },
+    })
+}

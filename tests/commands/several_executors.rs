@@ -1,0 +1,57 @@
+//! Collections whose keys lie on several storage executors: no command loses any of them.
+
+use super::Shape;
+use crate::harness::client::Client;
+use crate::harness::server::Server;
+use crate::harness::value::Value;
+
+const REFUSED: &str = "ERR collections on several storage executors cannot be used in one command yet; give their keys one \
+                       {hash tag}";
+
+/// Keys that lie on four different shards of four, and so on two executors; on one if the machine has one CPU.
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+
+fn run(client: &mut Client, line: &str) -> Value {
+    client.command(&line.split_whitespace().collect::<Vec<_>>())
+}
+
+#[test]
+fn what_cannot_be_done_across_executors_is_refused_and_changes_nothing() {
+    let server = Server::builder().flags(&Shape::FourShardsBothRoles.flags()).start();
+    let mut client = server.connect();
+    for from in KEYS {
+        for to in KEYS.into_iter().filter(|to| *to != from) {
+            for command in ["RENAME", "RENAMENX", "COPY", "SMOVE", "SUNIONSTORE", "SINTERSTORE"] {
+                one_member_is_somewhere_after(command, (from, to), &mut client);
+            }
+        }
+    }
+}
+
+/// Moves or copies a set of one member from key to key: it is at both places or one, or nothing has changed.
+fn one_member_is_somewhere_after(command: &str, (from, to): (&str, &str), client: &mut Client) {
+    run(client, "FLUSHALL");
+    run(client, &format!("SADD {from} member"));
+    run(client, &format!("EXPIRE {from} 1000"));
+    let line = match command {
+        "SMOVE" => format!("SMOVE {from} {to} member"),
+        "SUNIONSTORE" | "SINTERSTORE" => format!("{command} {to} {from}"),
+        _ => format!("{command} {from} {to}"),
+    };
+    let refused = match run(client, &line) {
+        Value::Error(text) => {
+            assert_eq!(text, REFUSED, "{line}");
+            true
+        }
+        _ => false,
+    };
+    let at_from = run(client, &format!("SISMEMBER {from} member")) == Value::Integer(1);
+    let at_to = run(client, &format!("SISMEMBER {to} member")) == Value::Integer(1);
+    let stays = refused || !matches!(command, "RENAME" | "RENAMENX" | "SMOVE");
+    assert_eq!((at_from, at_to), (stays, !refused), "{line}");
+    let keys = Value::Integer(i64::from(at_from) + i64::from(at_to));
+    assert_eq!(run(client, "DBSIZE"), keys, "{line}");
+    if refused {
+        assert_eq!(run(client, &format!("TTL {from}")), Value::Integer(1000), "{line}");
+    }
+}
