@@ -159,8 +159,8 @@ impl StringEdit {
         self.stored.is_some()
     }
 
-    /// Its length in bytes.
-    pub fn len(&self) -> usize {
+    /// Its length.
+    pub fn byte_len(&self) -> usize {
         match &self.content {
             Content::Whole(bytes) => bytes.len(),
             Content::Chunks { len, .. } => *len,
@@ -225,7 +225,7 @@ impl StringEdit {
 
     /// Makes the string at least `len_min` bytes long, with zeros at its end.
     pub fn grow(&mut self, context: &mut Context<'_>, len_min: usize) -> Outcome {
-        if len_min.max(self.len()) > WHOLE_STRING_LEN_MAX {
+        if len_min.max(self.byte_len()) > WHOLE_STRING_LEN_MAX {
             self.split(context)?;
         }
         match &mut self.content {

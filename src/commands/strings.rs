@@ -304,7 +304,7 @@ pub fn append(context: &mut Context<'_>) -> Outcome {
     let (key, tail) = (context.arguments.get(1), context.arguments.get(2));
     let mut string = context.edit_string(key)?;
     let existed = string.existed();
-    let len = string.len().saturating_add(tail.len());
+    let len = string.byte_len().saturating_add(tail.len());
     if existed {
         check_len(len, context.string_bytes_max)?;
     }
@@ -335,7 +335,7 @@ pub fn setrange(context: &mut Context<'_>) -> Outcome {
     let mut string = context.edit_string(key)?;
     check_len(offset.saturating_add(patch.len()), context.string_bytes_max)?;
     string.write(context, offset, patch)?;
-    let len = string.len();
+    let len = string.byte_len();
     string.save(context, true)?;
     context.reply.integer(len as i64);
     Ok(())
