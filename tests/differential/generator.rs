@@ -203,7 +203,9 @@ impl Generator {
         let anywhere = ANYWHERE.contains(&row.name().as_str());
         self.sequence(&line, anywhere, &mut words);
         // A wrong word in the place of a key has no hash tag.
-        let may_be_wrong = !(self.tagged && has_several_keys(row)) && !NEVER_WRONG.contains(&row.name().as_str());
+        let may_be_wrong = !(self.tagged && has_several_keys(row))
+            && !NEVER_WRONG.contains(&row.name().as_str())
+            && !row.syntax.contains(" BY key");
         if may_be_wrong && self.chance(WRONG_ONE_IN) {
             self.make_wrong(row, &mut words);
         }
@@ -351,15 +353,12 @@ impl Generator {
             "key-pattern" if self.tagged => {
                 let family = self.pick(&["string", "hash", "bits"]);
                 let tag = &self.tag;
-                let patterns = [
-                    format!("{tag}{family}*"),
-                    format!("{tag}{family}*->a"),
-                    "#".to_owned(),
-                    "nosort".to_owned(),
-                ];
+                let patterns = [format!("{tag}{family}*"), format!("{tag}{family}*->a"), "#".to_owned()];
                 patterns.choose(&mut self.random).expect("there are patterns").clone()
             }
-            "key-pattern" => self.pattern(),
+            "key-pattern" => self
+                .pick(&["string*", "hash*->a", "bits*", "*[1", "hash*->", "*"])
+                .to_owned(),
             "cursor" => "0".to_owned(),
             "type" => self
                 .pick(&["string", "hash", "list", "SET", "zset", "stream", "badger"])
