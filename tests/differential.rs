@@ -28,7 +28,7 @@ use crate::harness::value::Value;
 use crate::storage::seed;
 
 /// Commands of one run unless CORELANE_DIFFERENTIAL_COMMANDS says otherwise: a few seconds.
-const COMMANDS_DEFAULT: usize = 15_000;
+const COMMANDS_DEFAULT: usize = 9_000;
 
 /// Commands of one round: enough for keys to have a past, few enough to play them again some hundred times.
 const ROUND: usize = 1_500;

@@ -119,7 +119,7 @@ pub(super) fn elements(value: &Value) -> Vec<Value> {
 fn sorted(value: &Value, width: usize) -> Value {
     let flat = elements(value);
     let width = if matches!(value, Value::Map(_)) { 2 } else { width };
-    if flat.is_empty() || flat.len() % width != 0 {
+    if flat.is_empty() || !flat.len().is_multiple_of(width) {
         return value.clone();
     }
     let mut groups: Vec<&[Value]> = flat.chunks(width).collect();

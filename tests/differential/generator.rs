@@ -203,10 +203,10 @@ impl Generator {
         let anywhere = ANYWHERE.contains(&row.name().as_str());
         self.sequence(&line, anywhere, &mut words);
         // A wrong word in the place of a key has no hash tag.
-        let may_be_wrong = !(self.tagged && has_several_keys(row))
-            && !NEVER_WRONG.contains(&row.name().as_str())
-            && !row.syntax.contains(" BY key");
-        if may_be_wrong && self.chance(WRONG_ONE_IN) {
+        let untagged = self.tagged && has_several_keys(row);
+        // Without a `*` in SORT's BY, sets come in the order of Redis's hash table.
+        let undefined = NEVER_WRONG.contains(&row.name().as_str()) || row.syntax.contains(" BY key");
+        if self.chance(WRONG_ONE_IN) && !untagged && !undefined {
             self.make_wrong(row, &mut words);
         }
         if self.chance(10) {
