@@ -577,7 +577,7 @@ impl Generator {
 /// Whether a command may have more than one key.
 fn has_several_keys(row: &Row) -> bool {
     let is_keys = |word: &&str| word.contains("key") || matches!(*word, "{" | "STREAMS" | "STORE");
-    row.syntax.split_whitespace().filter(is_keys).count() > 1
+    row.syntax.contains("counted-keys") || row.syntax.split_whitespace().filter(is_keys).count() > 1
 }
 
 /// The items of a part of a syntax line: single words, and brackets with what they hold.
