@@ -332,7 +332,7 @@ impl SetOptions {
                     }
                 }
             } else {
-                let option = String::from_utf8_lossy(option);
+                let option = CommandError::quoted(option);
                 return Err(CommandError::text(format!("ERR unknown argument: {option}")));
             }
             place += 1;

@@ -399,7 +399,7 @@ impl<'a> Search<'a> {
     /// What no option alone can be blamed for; `name` is the command's as the client wrote it.
     fn check(&self, kind: Kind, name: &[u8]) -> Outcome {
         let searches = matches!(kind, Kind::Search | Kind::SearchStore);
-        let name = String::from_utf8_lossy(name);
+        let name = CommandError::quoted(name);
         let returns_more = self.with_distance || self.with_hash || self.with_place;
         if self.destination.is_some() && returns_more {
             let what = match kind {

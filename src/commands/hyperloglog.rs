@@ -538,7 +538,7 @@ pub fn pfdebug(context: &mut Context<'_>) -> Outcome {
         }
         _ if is_option(subcommand, "DECODE") => reply.text(&decode_runs(&sketch.0)),
         _ => {
-            let subcommand = String::from_utf8_lossy(subcommand);
+            let subcommand = CommandError::quoted(subcommand);
             return Err(CommandError::text(format!(
                 "ERR Unknown PFDEBUG subcommand '{subcommand}'"
             )));

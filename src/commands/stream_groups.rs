@@ -281,7 +281,7 @@ fn with_id(mut prefix: Vec<u8>, id: StreamId) -> Vec<u8> {
 
 /// The error of XGROUP and XINFO for a subcommand whose arguments are not as they must be.
 pub(super) fn subcommand_syntax(arguments: Arguments<'_>, family: &str) -> CommandError {
-    let subcommand = String::from_utf8_lossy(arguments.get(1));
+    let subcommand = CommandError::quoted(arguments.get(1));
     CommandError::text(format!(
         "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try {family} HELP."
     ))
@@ -289,7 +289,7 @@ pub(super) fn subcommand_syntax(arguments: Arguments<'_>, family: &str) -> Comma
 
 /// The error for a key or a group that is not there; `place` ends the sentence.
 fn no_group(key: &[u8], group: &[u8], place: &str) -> CommandError {
-    let (key, group) = (String::from_utf8_lossy(key), String::from_utf8_lossy(group));
+    let (key, group) = (CommandError::quoted(key), CommandError::quoted(group));
     CommandError::text(format!(
         "NOGROUP No such key '{key}' or consumer group '{group}'{place}"
     ))
@@ -297,7 +297,7 @@ fn no_group(key: &[u8], group: &[u8], place: &str) -> CommandError {
 
 /// The error for a group that a stream does not have.
 fn no_group_of_key(key: &[u8], group: &[u8]) -> CommandError {
-    let (key, group) = (String::from_utf8_lossy(key), String::from_utf8_lossy(group));
+    let (key, group) = (CommandError::quoted(key), CommandError::quoted(group));
     CommandError::text(format!("NOGROUP No such consumer group '{group}' for key name '{key}'"))
 }
 
@@ -894,7 +894,7 @@ impl ClaimOptions {
                 }
                 Some(text) if is_option(option, "LASTID") => options.last = strict_id(text, 0)?,
                 _ => {
-                    let option = String::from_utf8_lossy(option);
+                    let option = CommandError::quoted(option);
                     return Err(CommandError::text(format!("ERR Unrecognized XCLAIM option '{option}'")));
                 }
             }

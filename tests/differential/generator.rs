@@ -203,8 +203,10 @@ impl Generator {
         let anywhere = ANYWHERE.contains(&row.name().as_str());
         self.sequence(&line, anywhere, &mut words);
         // A wrong word in the place of a key has no hash tag.
-        let may_be_wrong = !(self.tagged && has_several_keys(row)) && !NEVER_WRONG.contains(&row.name().as_str());
-        if may_be_wrong && self.chance(WRONG_ONE_IN) {
+        let untagged = self.tagged && has_several_keys(row);
+        // Without a `*` in SORT's BY, sets come in the order of Redis's hash table.
+        let undefined = NEVER_WRONG.contains(&row.name().as_str()) || row.syntax.contains(" BY key");
+        if self.chance(WRONG_ONE_IN) && !untagged && !undefined {
             self.make_wrong(row, &mut words);
         }
         if self.chance(10) {
@@ -351,15 +353,12 @@ impl Generator {
             "key-pattern" if self.tagged => {
                 let family = self.pick(&["string", "hash", "bits"]);
                 let tag = &self.tag;
-                let patterns = [
-                    format!("{tag}{family}*"),
-                    format!("{tag}{family}*->a"),
-                    "#".to_owned(),
-                    "nosort".to_owned(),
-                ];
+                let patterns = [format!("{tag}{family}*"), format!("{tag}{family}*->a"), "#".to_owned()];
                 patterns.choose(&mut self.random).expect("there are patterns").clone()
             }
-            "key-pattern" => self.pattern(),
+            "key-pattern" => self
+                .pick(&["string*", "hash*->a", "bits*", "*[1", "hash*->", "*"])
+                .to_owned(),
             "cursor" => "0".to_owned(),
             "type" => self
                 .pick(&["string", "hash", "list", "SET", "zset", "stream", "badger"])
@@ -578,7 +577,7 @@ impl Generator {
 /// Whether a command may have more than one key.
 fn has_several_keys(row: &Row) -> bool {
     let is_keys = |word: &&str| word.contains("key") || matches!(*word, "{" | "STREAMS" | "STORE");
-    row.syntax.split_whitespace().filter(is_keys).count() > 1
+    row.syntax.contains("counted-keys") || row.syntax.split_whitespace().filter(is_keys).count() > 1
 }
 
 /// The items of a part of a syntax line: single words, and brackets with what they hold.

@@ -110,8 +110,9 @@ pub(super) const FAMILIES: &[Family] = &[
         row(5, "TOUCH { any-key }", Exact),
         row(10, "TYPE any-key", Exact),
         row(5, "UNLINK { any-key }", Exact),
-        row(5, "SORT any-key < [ BY key-pattern ] [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ ALPHA ] [ STORE any-key ] >", Exact),
-        row(3, "SORT_RO any-key < [ BY key-pattern ] [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ ALPHA ] >", Exact),
+        row(3, "SORT any-key < [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ ALPHA ] [ STORE any-key ] >", Exact),
+        row(3, "SORT any-key < BY key-pattern [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ STORE any-key ] >", Exact),
+        row(3, "SORT_RO any-key < [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ ALPHA ] >", Exact),
         row(2, "DBSIZE", Kind("what SET set with a moment that has passed is counted until it is swept")),
         row(1, "SELECT database", Exact),
         row(1, "SWAPDB database database", Exact),
@@ -280,7 +281,7 @@ pub(super) const FAMILIES: &[Family] = &[
 /// Commands that are never generated, and why.
 ///
 /// Options are left out too: `*` as a stream's entry (the clock), `~` of XADD and XTRIM (how many entries a node has), BLOCK (it waits), ANY
-/// of GEOSEARCH (any will do), ENTRIESREAD of XGROUP and a small id for XSETID (7.2 corrects and refuses what 7.0 takes as it is).
+/// of GEOSEARCH (any will do), SORT's ALPHA with BY and BY without `*` (the order of Redis's hash table), ENTRIESREAD of XGROUP and a small id for XSETID (7.2 corrects and refuses what 7.0 takes as it is).
 pub(super) const LEFT_OUT: &[(&str, &str)] = &[
     (
         "auth hello quit reset select client",
@@ -313,4 +314,5 @@ pub(super) const LEFT_OUT: &[(&str, &str)] = &[
         "hexpire hpexpire hexpireat hpexpireat httl hpttl hexpiretime hpexpiretime hpersist hgetex hgetdel hsetex",
         "redis-server 7.0 has no fields that expire",
     ),
+    ("xackdel xdelex", "redis-server 7.0 does not know them"),
 ];
