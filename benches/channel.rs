@@ -294,6 +294,7 @@ fn answer_batch(mut batch: Box<Batch>) {
             failed: false,
             commit_epoch: 0,
             shard: 0,
+            more: 0,
         });
     }
     let took = batch.received_at.elapsed().as_nanos();

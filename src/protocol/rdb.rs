@@ -624,7 +624,7 @@ impl Value {
 }
 
 fn pairs(elements: Vec<Vec<u8>>) -> Result<Vec<Pair>, RdbError> {
-    if elements.len() % 2 != 0 {
+    if !elements.len().is_multiple_of(2) {
         return Err(RdbError::Format);
     }
     let mut elements = elements.into_iter();
