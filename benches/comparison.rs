@@ -1,9 +1,10 @@
 //! Corelane against redis-server, both under redis-benchmark, on this machine and in the same run: the figures of README.
 //!
-//! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64, the medians of three
-//! interleaved rounds in thousand requests per second, the ratio, and the server's CPU seconds per million requests (user
-//! and system time of the whole process, from /proc). Redis runs with `appendonly yes` and `appendfsync everysec` or
-//! `always`, Corelane with `durability interval` or `always`. It needs redis-server and redis-benchmark.
+//! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64 under each durability, and for
+//! commands on collections at pipeline 16, the medians of three interleaved rounds in thousand requests per second, the ratio,
+//! and the server's CPU seconds per million requests (user and system time of the whole process, from /proc). Redis runs with
+//! `appendonly yes` and `appendfsync everysec` or `always`, Corelane with `durability interval` or `always`. With the argument
+//! `collections` it prints only those. It needs redis-server and redis-benchmark.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -11,10 +12,28 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// What is run against each server: as `redis-benchmark -t` names it, with the requests that share one round's time.
+/// What is run against each server under each durability: as `redis-benchmark -t` names it, with the requests that share one
+/// round's time.
 const TESTS: [(&str, usize); 4] = [("set", 1), ("get", 1), ("incr", 1), ("mset", 8)];
 
 const PIPELINES: [usize; 3] = [1, 16, 64];
+
+/// Commands on collections, in an order in which each finds what it needs; `__rand_int__` is a number below a million.
+const COLLECTIONS: [(&str, &[&str]); 8] = [
+    ("HSET", &["hset", "hash", "field:__rand_int__", VALUE]),
+    ("HGET", &["hget", "hash", "field:__rand_int__"]),
+    ("LPUSH", &["lpush", "list", VALUE]),
+    ("LPOP", &["lpop", "list"]),
+    ("SADD", &["sadd", "set", "member:__rand_int__"]),
+    ("ZADD", &["zadd", "sorted", "__rand_int__", "member:__rand_int__"]),
+    ("ZRANGE of 10", &["zrange", "sorted", "1000", "1009"]),
+    ("XADD", &["xadd", "stream", "*", "field", VALUE]),
+];
+
+/// The pipeline that those are run with: enough that the network does not hide the difference.
+const COLLECTIONS_PIPELINE: usize = 16;
+
+const VALUE: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv";
 
 const CLIENTS: usize = 50;
 
@@ -104,8 +123,9 @@ impl Server {
         ticks / 100.0
     }
 
-    /// Runs redis-benchmark once: thousand requests per second, and CPU seconds per million requests.
-    fn run(&self, test: &str, pipeline: usize, requests: usize) -> (f64, f64) {
+    /// Runs redis-benchmark once, with what `command` ends it with: thousand requests per second, and CPU seconds per million
+    /// requests.
+    fn run(&self, command: &[&str], pipeline: usize, requests: usize) -> (f64, f64) {
         let cpu_before = self.cpu_seconds();
         let output = Command::new("redis-benchmark")
             .args([
@@ -119,21 +139,20 @@ impl Server {
                 "1000000",
                 "--csv",
             ])
-            .args(["-n", &requests.to_string(), "-P", &pipeline.to_string(), "-t", test])
+            .args(["-n", &requests.to_string(), "-P", &pipeline.to_string()])
+            .args(command)
             .output()
             .expect("redis-benchmark is installed");
         let cpu_seconds = self.cpu_seconds() - cpu_before;
         let text = String::from_utf8_lossy(&output.stdout);
-        let line = text
-            .lines()
-            .find(|line| line.to_lowercase().starts_with(&format!("\"{test}")))
-            .unwrap_or_default();
+        // A header, then one line for the test.
+        let line = text.lines().nth(1).unwrap_or_default();
         // The second column: "SET","123456.78",…
         let rate = line
             .split("\",\"")
             .nth(1)
             .and_then(|field| field.trim_matches('"').parse::<f64>().ok());
-        let rate = rate.unwrap_or_else(|| panic!("{} did not finish {test}: {text}", self.name));
+        let rate = rate.unwrap_or_else(|| panic!("{} did not finish {command:?}: {text}", self.name));
         (rate / 1000.0, cpu_seconds * 1e6 / requests as f64)
     }
 }
@@ -161,32 +180,46 @@ fn main() {
     ];
     println!("| | pipeline | redis-server, thousand/s (CPU s per million) | corelane | ratio |");
     println!("|---|---|---|---|---|");
-    for (redis, corelane) in &pairs {
+    let collections_only = std::env::args().any(|argument| argument == "collections");
+    for pair in pairs.iter().filter(|_| !collections_only) {
         for pipeline in PIPELINES {
             for (test, weight) in TESTS {
-                let requests = match (small, pipeline) {
-                    (true, _) => 2_000,
-                    (false, 1) => 100_000,
-                    (false, _) => 600_000,
-                } / weight;
-                let mut figures = [Vec::new(), Vec::new()];
-                for _ in 0..if small { 1 } else { ROUNDS } {
-                    for (server, figures) in [redis, corelane].into_iter().zip(&mut figures) {
-                        figures.push(server.run(test, pipeline, requests));
-                    }
-                }
-                let [(redis_rate, redis_cpu), (rate, cpu)] = figures.map(|rounds| {
-                    let (rates, cpus) = rounds.into_iter().unzip();
-                    (median(rates), median(cpus))
-                });
-                println!(
-                    "| {} / {}: {} | {pipeline} | {redis_rate:.0} ({redis_cpu:.2}) | {rate:.0} ({cpu:.2}) | {:.2} |",
-                    redis.name,
-                    corelane.name,
-                    test.to_uppercase(),
-                    rate / redis_rate
-                );
+                let requests = requests(small, pipeline) / weight;
+                compare(pair, small, &test.to_uppercase(), (&["-t", test], pipeline, requests));
             }
         }
     }
+    for (name, command) in COLLECTIONS {
+        let requests = requests(small, COLLECTIONS_PIPELINE);
+        compare(&pairs[0], small, name, (command, COLLECTIONS_PIPELINE, requests));
+    }
+}
+
+fn requests(small: bool, pipeline: usize) -> usize {
+    match (small, pipeline) {
+        (true, _) => 2_000,
+        (false, 1) => 100_000,
+        (false, _) => 600_000,
+    }
+}
+
+/// Prints a row: the medians of some rounds, in which the two servers take turns.
+fn compare((redis, corelane): &(Server, Server), small: bool, name: &str, run: (&[&str], usize, usize)) {
+    let (command, pipeline, requests) = run;
+    let mut figures = [Vec::new(), Vec::new()];
+    for _ in 0..if small { 1 } else { ROUNDS } {
+        for (server, figures) in [redis, corelane].into_iter().zip(&mut figures) {
+            figures.push(server.run(command, pipeline, requests));
+        }
+    }
+    let [(redis_rate, redis_cpu), (rate, cpu)] = figures.map(|rounds| {
+        let (rates, cpus) = rounds.into_iter().unzip();
+        (median(rates), median(cpus))
+    });
+    println!(
+        "| {} / {}: {name} | {pipeline} | {redis_rate:.0} ({redis_cpu:.2}) | {rate:.0} ({cpu:.2}) | {:.2} |",
+        redis.name,
+        corelane.name,
+        rate / redis_rate
+    );
 }

@@ -10,7 +10,11 @@
 //!   ┌─────▼────────────┴─────┐        epochs       ┌──────────────┐
 //!   │ storage executor × M   │ ──────────────────► │ syncer × M   │  waits for the disk, so that nobody else does
 //!   │ owns shards: RocksDB   │ ◄────────────────── │              │
-//!   └────────────────────────┘   durable up to     └──────────────┘
+//!   │                        │   durable up to     └──────────────┘
+//!   │                        │    large batches    ┌──────────────┐
+//!   │                        │ ──────────────────► │ committer × M│  writes them, where it has a core that the executor
+//!   └────────────────────────┘ ◄────────────────── └──────────────┘  has not
+//!                                     written
 //! ```
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.

@@ -483,15 +483,9 @@ fn column_options(column: Column, resources: &Resources, liveness: Arc<OnceLock<
     let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
     options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
     match column {
-        Column::Meta => {
-            table.set_bloom_filter(10.0, false);
-            table.set_optimize_filters_for_memory(true);
-            // Most look-ups that miss the table of records are for keys that do not exist yet.
-            options.set_memtable_whole_key_filtering(true);
-            options.set_memtable_prefix_bloom_ratio(0.02);
-        }
+        Column::Meta => filter_whole_keys(&mut options, &mut table),
         Column::Data | Column::Score => {
-            table.set_bloom_filter(10.0, false);
+            filter_whole_keys(&mut options, &mut table);
             options.set_compaction_filter(FILTER_NAME, move |_level, key, _value| {
                 match compaction::is_dead(key, &*liveness) {
                     true => CompactionDecision::Remove,
@@ -503,6 +497,15 @@ fn column_options(column: Column, resources: &Resources, liveness: Arc<OnceLock<
     }
     options.set_block_based_table_factory(&table);
     options
+}
+
+/// Bloom filters in files and memtables: most look-ups that miss the table of records are for keys or members that do not
+/// exist yet.
+fn filter_whole_keys(options: &mut Options, table: &mut BlockBasedOptions) {
+    table.set_bloom_filter(10.0, false);
+    table.set_optimize_filters_for_memory(true);
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.02);
 }
 
 const FILTER_NAME: &CStr = c"corelane.dead_versions";
