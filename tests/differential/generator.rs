@@ -205,7 +205,7 @@ impl Generator {
         // A wrong word in the place of a key has no hash tag.
         let untagged = self.tagged && has_several_keys(row);
         // Without a `*` in SORT's BY, sets come in the order of Redis's hash table.
-        let undefined = NEVER_WRONG.contains(&row.name().as_str()) || row.syntax.contains(" BY key");
+        let undefined = NEVER_WRONG.contains(&row.name().as_str()) || row.syntax.contains(" BY by-pattern");
         if self.chance(WRONG_ONE_IN) && !untagged && !undefined {
             self.make_wrong(row, &mut words);
         }
@@ -356,6 +356,12 @@ impl Generator {
                 let patterns = [format!("{tag}{family}*"), format!("{tag}{family}*->a"), "#".to_owned()];
                 patterns.choose(&mut self.random).expect("there are patterns").clone()
             }
+            // With a `*`, and not the element itself: otherwise a set comes in the order of Redis's hash table.
+            "by-pattern" if self.tagged => {
+                let family = self.pick(&["string", "hash", "bits"]);
+                format!("{}{family}*", self.tag)
+            }
+            "by-pattern" => self.pick(&["string*", "hash*->a", "bits*"]).to_owned(),
             "key-pattern" => self
                 .pick(&["string*", "hash*->a", "bits*", "*[1", "hash*->", "*"])
                 .to_owned(),

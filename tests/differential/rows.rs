@@ -111,7 +111,7 @@ pub(super) const FAMILIES: &[Family] = &[
         row(10, "TYPE any-key", Exact),
         row(5, "UNLINK { any-key }", Exact),
         row(3, "SORT any-key < [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ ALPHA ] [ STORE any-key ] >", Exact),
-        row(3, "SORT any-key < BY key-pattern [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ STORE any-key ] >", Exact),
+        row(3, "SORT any-key < BY by-pattern [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ STORE any-key ] >", Exact),
         row(3, "SORT_RO any-key < [ LIMIT index count ] [ { GET key-pattern } ] [ ( ASC | DESC ) ] [ ALPHA ] >", Exact),
         row(2, "DBSIZE", Kind("what SET set with a moment that has passed is counted until it is swept")),
         row(1, "SELECT database", Exact),
@@ -243,7 +243,7 @@ pub(super) const FAMILIES: &[Family] = &[
         row(5, "XAUTOCLAIM key group consumer idle entry-bound < [ COUNT count ] [ JUSTID ] >", WithConsumer),
         // How many nodes a radix tree has is Redis's own affair.
         row(5, "XINFO STREAM key", Without(&["radix-tree-keys", "radix-tree-nodes"])),
-        row(5, "XINFO GROUPS key", Exact),
+        row(5, "XINFO GROUPS key", Without(&["lag"])),
         row(5, "XINFO CONSUMERS key group", Without(&["idle", "inactive"])),
     ] },
     Family { keys: "bits", weight: 10, doubles: false, rows: &[
