@@ -2,7 +2,9 @@
 //! Both should cost about the same: no operation here should depend on how large the collection is.
 //!
 //! An iteration is one pipeline on one connection, so the throughput is in commands (in pairs of commands for `delete`,
-//! which puts back what it deletes). The load runs on the same machine as the server.
+//! which puts back what it deletes). The load runs on the same machine as the server. The operations follow one another on
+//! the same collections, so that a later one finds what members that came and went have left on disk: tombstones, which a
+//! walk must not pass one by one.
 //!
 //! Two figures are printed at the end:
 //!
