@@ -8,13 +8,14 @@
 mod common;
 #[path = "common/cpus.rs"]
 mod cpus;
+#[path = "common/server.rs"]
+mod process;
 
 use common::{Latencies, LatencyTable};
 use corelane::topology::CpuId;
 use criterion::{Criterion, Throughput};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -40,12 +41,6 @@ const VALUE: &[u8] = &[b'v'; 64];
 const FILL_PIPELINE: u64 = 1000;
 const _: () = assert!(KEY_COUNT.is_multiple_of(FILL_PIPELINE));
 
-/// How long the server may take to accept the first connection, and to answer: far more than it needs.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// Pause between two tries to connect to a server that is starting.
-const CONNECT_PAUSE: Duration = Duration::from_millis(5);
-
 /// What a connection sends, and what it must get.
 #[derive(Clone, Copy)]
 enum Load {
@@ -53,10 +48,9 @@ enum Load {
     Get,
 }
 
-/// The server's process. Dropping it kills it, before its directory is removed.
+/// The server with its keys, which is killed before its directory is removed.
 struct Server {
-    process: Child,
-    address: SocketAddr,
+    process: process::Server,
     _directory: TempDir,
 }
 
@@ -145,57 +139,21 @@ impl Server {
     fn start(network: CpuId, storage: CpuId) -> Server {
         let directory =
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's directory can be written");
-        let address = free_address();
-        let process = Command::new(env!("CARGO_BIN_EXE_corelane"))
-            .args([
-                "--bind",
-                &address.ip().to_string(),
-                "--port",
-                &address.port().to_string(),
-            ])
-            .arg("--data-dir")
-            .arg(directory.path().join("data"))
-            .args(["--network-cores", &network.number().to_string()])
-            .args(["--storage-cores", &storage.number().to_string()])
-            .args(["--log-level", "error"])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the built program starts");
-        let mut server = Server {
-            process,
-            address,
+        let (network, storage) = (network.number().to_string(), storage.number().to_string());
+        let server = Server {
+            process: process::Server::start(
+                &directory.path().join("data"),
+                &["--network-cores", &network, "--storage-cores", &storage],
+            ),
             _directory: directory,
         };
-        server.wait_until_it_listens();
         server.fill();
         server
     }
 
-    fn wait_until_it_listens(&mut self) {
-        let give_up = Instant::now() + WAIT_MAX;
-        loop {
-            match TcpStream::connect(self.address) {
-                Ok(_) => return,
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < give_up => {}
-                Err(error) => panic!("the server does not accept a connection at {}: {error}", self.address),
-            }
-            if let Some(status) = self.process.try_wait().expect("the child can be waited for") {
-                panic!("the server ended before it listened: {status}");
-            }
-            thread::sleep(CONNECT_PAUSE);
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("the server accepts a connection");
-        stream.set_nodelay(true).expect("a socket can be set to send at once");
-        stream.set_read_timeout(Some(WAIT_MAX)).expect("a read can be bounded");
-        stream
-    }
-
     /// Sets every key.
     fn fill(&self) {
-        let mut connection = Connection::new(self.connect(), Load::Set, FILL_PIPELINE as usize, 0);
+        let mut connection = Connection::new(self.process.connect(), Load::Set, FILL_PIPELINE as usize, 0);
         for first in (0..KEY_COUNT).step_by(FILL_PIPELINE as usize) {
             for (place, key) in (first..first + FILL_PIPELINE).enumerate() {
                 connection.write_key(place, key);
@@ -206,22 +164,8 @@ impl Server {
     }
 
     fn load(&self, load: Load, pipeline: usize, seed: u64) -> Connection {
-        Connection::new(self.connect(), load, pipeline, seed)
+        Connection::new(self.process.connect(), load, pipeline, seed)
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // An error says that it has ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// An address on loopback whose port was free a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("a bound socket has an address")
 }
 
 impl Connection {

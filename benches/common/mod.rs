@@ -1,4 +1,4 @@
-//! What the benches of channel, engine and server share: criterion's set-up, and latencies, of which criterion itself
+//! What the benches of channel, engine, server and collections share: criterion's set-up, and latencies, of which criterion itself
 //! reports only the mean.
 
 use criterion::Criterion;
@@ -65,12 +65,13 @@ impl LatencyTable {
         }
     }
 
-    /// Prints a line per case: p50 and p99 in microseconds.
+    /// Prints a line per case: p50, p99 and the longest in microseconds.
     pub(crate) fn print(&self) {
         for (case, Latencies(histogram)) in &self.cases {
             let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
             let (p50, p99, count) = (us(0.5), us(0.99), histogram.len());
-            println!("{case:<52} p50 {p50:>10.2} µs   p99 {p99:>10.2} µs   of {count}");
+            let max = us(1.0);
+            println!("{case:<52} p50 {p50:>10.2} µs   p99 {p99:>10.2} µs   max {max:>10.2} µs   of {count}");
         }
     }
 }
