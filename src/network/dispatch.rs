@@ -12,6 +12,7 @@ use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply, Span};
+use crate::storage::executor::reactor_turn;
 use crate::storage::view::{Gathered, View};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -559,8 +560,7 @@ impl NetworkExecutor {
                 // The other parts are needed before any of it can be sent, so it is collected here.
                 merging.replies[response.id.part as usize].extend_from_slice(bytes);
                 drop(replies);
-                let number = response.more.to_be_bytes();
-                self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), &number);
+                self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), response.more);
             }
             Awaited::Merge(merging) => {
                 if merging.add(response.id.part as usize, bytes, u64::from(response.took_ns)) {
@@ -601,7 +601,7 @@ impl NetworkExecutor {
 
     /// Moves the piece of a large reply that is next in line to the output, and asks for the one after it if the client has
     /// taken most of what is there.
-    pub(super) fn advance_pieces(&self, connection: &Rc<Connection>) {
+    pub(super) fn advance_pieces(self: &Rc<Self>, connection: &Rc<Connection>) {
         while connection.in_pieces.get() > 0 && !connection.closed.get() {
             let mut replies = connection.replies.borrow_mut();
             let Some((sequence, suppressed, pieces)) = replies.first_in_pieces() else {
@@ -621,16 +621,27 @@ impl NetworkExecutor {
                 return;
             }
             pieces.is_asked = true;
-            let (link, number) = (pieces.link, pieces.number.to_be_bytes());
+            let (link, number) = (pieces.link, pieces.number);
             drop((replies, output));
-            return self.ask_for_piece(connection, link, (sequence, 0), &number);
+            return self.ask_for_piece(connection, link, (sequence, 0), number);
         }
     }
 
-    fn ask_for_piece(&self, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: &[u8; 8]) {
-        let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
-        let deadline = Instant::now() + APPLY_DEADLINE;
-        self.send_part(connection, &PIECES_NEXT, link, part, arguments, deadline);
+    /// Asks for the next piece when the reactor has looked at the sockets: a client that reads as fast as it is sent to would
+    /// otherwise keep this executor going from piece to piece, and nobody else would be heard.
+    fn ask_for_piece(self: &Rc<Self>, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: u64) {
+        let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
+        glommio::spawn_local(async move {
+            reactor_turn().await;
+            if connection.closed.get() {
+                return executor.drop_pieces(link, number);
+            }
+            let number = number.to_be_bytes();
+            let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
+            let deadline = Instant::now() + APPLY_DEADLINE;
+            executor.send_part(&connection, &PIECES_NEXT, link, part, arguments, deadline);
+        })
+        .detach();
     }
 
     /// The client is gone: what is kept of its large replies may go.
