@@ -43,14 +43,34 @@ pub struct TimeUnit {
 }
 
 impl TimeUnit {
+    /// A span in seconds (EX, EXPIRE).
+    pub const SECONDS: TimeUnit = TimeUnit {
+        seconds: true,
+        absolute: false,
+    };
+    /// A span in milliseconds (PX, PEXPIRE).
+    pub const MILLISECONDS: TimeUnit = TimeUnit {
+        seconds: false,
+        absolute: false,
+    };
+    /// A point in Unix time, in seconds (EXAT, EXPIREAT).
+    pub const UNIX_SECONDS: TimeUnit = TimeUnit {
+        seconds: true,
+        absolute: true,
+    };
+    /// A point in Unix time, in milliseconds (PXAT, PEXPIREAT).
+    pub const UNIX_MILLISECONDS: TimeUnit = TimeUnit {
+        seconds: false,
+        absolute: true,
+    };
+
     /// The unit of an option of SET and GETEX.
     pub fn of_option(argument: &[u8]) -> Option<TimeUnit> {
-        let unit = |seconds, absolute| Some(TimeUnit { seconds, absolute });
         match argument {
-            _ if is_option(argument, "EX") => unit(true, false),
-            _ if is_option(argument, "PX") => unit(false, false),
-            _ if is_option(argument, "EXAT") => unit(true, true),
-            _ if is_option(argument, "PXAT") => unit(false, true),
+            _ if is_option(argument, "EX") => Some(TimeUnit::SECONDS),
+            _ if is_option(argument, "PX") => Some(TimeUnit::MILLISECONDS),
+            _ if is_option(argument, "EXAT") => Some(TimeUnit::UNIX_SECONDS),
+            _ if is_option(argument, "PXAT") => Some(TimeUnit::UNIX_MILLISECONDS),
             _ => None,
         }
     }

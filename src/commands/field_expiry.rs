@@ -26,23 +26,6 @@ const CHANGED: i64 = 1;
 /// What HEXPIRE answers for a field that is gone at once.
 const DELETED: i64 = 2;
 
-const SECONDS: TimeUnit = TimeUnit {
-    seconds: true,
-    absolute: false,
-};
-const MILLISECONDS: TimeUnit = TimeUnit {
-    seconds: false,
-    absolute: false,
-};
-const UNIX_SECONDS: TimeUnit = TimeUnit {
-    seconds: true,
-    absolute: true,
-};
-const UNIX_MILLISECONDS: TimeUnit = TimeUnit {
-    seconds: false,
-    absolute: true,
-};
-
 /// The deadline that an argument means, in Unix milliseconds; may lie in the past.
 fn field_deadline_ms(unit: TimeUnit, argument: &[u8], now_ms: u64, command: &'static str) -> Result<u64, CommandError> {
     if integer(argument)? < 0 {
@@ -82,22 +65,22 @@ const BAD_FIELD_COUNT: &str = "ERR Number of fields must be a positive integer";
 
 /// HEXPIRE key seconds [NX | XX | GT | LT] FIELDS numfields field [field …]
 pub fn hexpire(context: &mut Context<'_>) -> Outcome {
-    hexpire_generic(context, SECONDS, "hexpire")
+    hexpire_generic(context, TimeUnit::SECONDS, "hexpire")
 }
 
 /// HPEXPIRE key milliseconds [NX | XX | GT | LT] FIELDS numfields field [field …]
 pub fn hpexpire(context: &mut Context<'_>) -> Outcome {
-    hexpire_generic(context, MILLISECONDS, "hpexpire")
+    hexpire_generic(context, TimeUnit::MILLISECONDS, "hpexpire")
 }
 
 /// HEXPIREAT key unix-time-seconds [NX | XX | GT | LT] FIELDS numfields field [field …]
 pub fn hexpireat(context: &mut Context<'_>) -> Outcome {
-    hexpire_generic(context, UNIX_SECONDS, "hexpireat")
+    hexpire_generic(context, TimeUnit::UNIX_SECONDS, "hexpireat")
 }
 
 /// HPEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT] FIELDS numfields field [field …]
 pub fn hpexpireat(context: &mut Context<'_>) -> Outcome {
-    hexpire_generic(context, UNIX_MILLISECONDS, "hpexpireat")
+    hexpire_generic(context, TimeUnit::UNIX_MILLISECONDS, "hpexpireat")
 }
 
 /// When a field's deadline may change.

@@ -4,7 +4,7 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
-use super::keys::{matches_key, parse_cursor};
+use super::keys::{SCAN_COUNT_MAX, matches_key, parse_cursor};
 use super::number::{LongDouble, parse_integer};
 use super::random::Shuffled;
 use crate::error::CommandError;
@@ -391,9 +391,6 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
-/// Fields that one HSCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
-const SCAN_COUNT_MAX: u64 = 10_000;
-
 /// HSCAN key cursor [MATCH pattern] [COUNT count] [NOVALUES]
 ///
 /// The cursor is how many positions are left, from which the fields are listed downwards. A field never moves up: when
@@ -414,7 +411,7 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
         _ if fields <= LISTED_BY_POSITION_MAX => (0..fields).collect(),
         _ => {
             let top = if cursor == 0 { fields } else { cursor.min(fields) };
-            let bottom = top.saturating_sub(options.count.min(SCAN_COUNT_MAX));
+            let bottom = top.saturating_sub(options.count.min(SCAN_COUNT_MAX as u64));
             (bottom..top).rev().collect()
         }
     };

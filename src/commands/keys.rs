@@ -48,50 +48,22 @@ pub fn type_of(context: &mut Context<'_>) -> Outcome {
 
 /// EXPIRE key seconds [NX | XX | GT | LT]
 pub fn expire(context: &mut Context<'_>) -> Outcome {
-    expire_generic(
-        context,
-        TimeUnit {
-            seconds: true,
-            absolute: false,
-        },
-        "expire",
-    )
+    expire_generic(context, TimeUnit::SECONDS, "expire")
 }
 
 /// PEXPIRE key milliseconds [NX | XX | GT | LT]
 pub fn pexpire(context: &mut Context<'_>) -> Outcome {
-    expire_generic(
-        context,
-        TimeUnit {
-            seconds: false,
-            absolute: false,
-        },
-        "pexpire",
-    )
+    expire_generic(context, TimeUnit::MILLISECONDS, "pexpire")
 }
 
 /// EXPIREAT key unix-time-seconds [NX | XX | GT | LT]
 pub fn expireat(context: &mut Context<'_>) -> Outcome {
-    expire_generic(
-        context,
-        TimeUnit {
-            seconds: true,
-            absolute: true,
-        },
-        "expireat",
-    )
+    expire_generic(context, TimeUnit::UNIX_SECONDS, "expireat")
 }
 
 /// PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]
 pub fn pexpireat(context: &mut Context<'_>) -> Outcome {
-    expire_generic(
-        context,
-        TimeUnit {
-            seconds: false,
-            absolute: true,
-        },
-        "pexpireat",
-    )
+    expire_generic(context, TimeUnit::UNIX_MILLISECONDS, "pexpireat")
 }
 
 /// When EXPIRE and its relatives may change a deadline.

@@ -112,6 +112,19 @@ mod tests {
     }
 
     #[test]
+    fn random_ranks_are_below_their_bound_and_different_where_asked() {
+        let mut random = Random::new(7);
+        let mut seen = [0; 5];
+        (0..5000).for_each(|_| seen[random.below(5) as usize] += 1);
+        assert!(seen.iter().all(|times| (800..1200).contains(times)), "{seen:?}");
+        for count in 0..20 {
+            let distinct: BTreeSet<u64> = Shuffled::new(20, count).take(count as usize).collect();
+            assert_eq!(distinct.len() as u64, count);
+            assert!(distinct.iter().all(|rank| *rank < 20));
+        }
+    }
+
+    #[test]
     fn every_number_comes_up_about_as_often() {
         let mut random = Random::new(7);
         let mut drawn = [0; 10];

@@ -147,26 +147,12 @@ pub fn setnx(context: &mut Context<'_>) -> Outcome {
 
 /// SETEX key seconds value
 pub fn setex(context: &mut Context<'_>) -> Outcome {
-    set_with_span(
-        context,
-        TimeUnit {
-            seconds: true,
-            absolute: false,
-        },
-        "setex",
-    )
+    set_with_span(context, TimeUnit::SECONDS, "setex")
 }
 
 /// PSETEX key milliseconds value
 pub fn psetex(context: &mut Context<'_>) -> Outcome {
-    set_with_span(
-        context,
-        TimeUnit {
-            seconds: false,
-            absolute: false,
-        },
-        "psetex",
-    )
+    set_with_span(context, TimeUnit::MILLISECONDS, "psetex")
 }
 
 fn set_with_span(context: &mut Context<'_>, unit: TimeUnit, command: &'static str) -> Outcome {

@@ -326,7 +326,7 @@ impl StorageExecutor {
                 pieces: None,
             };
             let outcome = run_contained(request.command, &mut context, &self.metrics);
-            pieces = context.pieces.take().filter(|_| outcome.is_ok());
+            pieces = context.pieces.take();
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
                 false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),

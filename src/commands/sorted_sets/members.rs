@@ -4,12 +4,12 @@ use super::{Entry, Outcome, Stretch, ranking, reply_entries};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::collection::{Collection, Column, Direction};
-use crate::commands::keys::{ScanOptions, matches_key, parse_cursor};
+use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, matches_key, parse_cursor};
 use crate::commands::number::{parse_double, parse_integer};
+use crate::commands::random::{Random, Shuffled};
 use crate::error::CommandError;
 use crate::protocol::{Arguments, format_double};
 use crate::storage::encoding::{Type, ordered_score, score_key, split_score_value};
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// What ZADD or GEOADD was asked to do beside adding.
@@ -360,7 +360,7 @@ pub fn zrandmember(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let (count, with_scores) = random_options(arguments)?;
     let set = context.sorted_set(arguments.get(1))?;
-    let mut random = SplitMix(context.seed);
+    let mut random = Random::new(context.seed);
     match (set, count) {
         (None, None) => context.reply.null(),
         (None, Some(_)) | (_, Some(0)) => context.reply.array(0),
@@ -379,7 +379,7 @@ pub fn zrandmember(context: &mut Context<'_>) -> Outcome {
             } else if wanted >= set.count {
                 (0..set.count).collect()
             } else {
-                random.distinct_below(set.count, wanted)
+                Shuffled::new(set.count, context.seed).take(wanted as usize).collect()
             };
             let entries = context.entries_at(&set, &ranks)?;
             reply_entries(&mut context.reply, &entries, with_scores);
@@ -410,42 +410,8 @@ fn random_options(arguments: Arguments<'_>) -> Result<(Option<i64>, bool), Comma
     }
 }
 
-/// Random numbers from a command's seed (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// Uniform in `0..bound`: off by less than `bound` / 2^64.
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-
-    /// `count` different ones, every choice of them being as likely (Bentley and Floyd, "A sample of brilliance", 1987).
-    fn distinct_below(&mut self, bound: u64, count: u64) -> Vec<u64> {
-        let mut chosen = HashSet::new();
-        let mut list = Vec::new();
-        for last in bound - count..bound {
-            let candidate = self.below(last + 1);
-            let pick = if chosen.insert(candidate) { candidate } else { last };
-            chosen.insert(pick);
-            list.push(pick);
-        }
-        list
-    }
-}
-
 /// A set of at most so many members is scanned in one step, whatever COUNT says, as Redis does with its listpacks.
 const SCAN_WHOLE_MAX: u64 = 128;
-
-/// Members that one ZSCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
-const SCAN_COUNT_MAX: usize = 10_000;
 
 /// ZSCAN key cursor [MATCH pattern] [COUNT count]
 ///
@@ -518,22 +484,4 @@ fn scan_by_name(
         _ => 0,
     };
     Ok((next, entries))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn random_ranks_are_below_their_bound_and_different_where_asked() {
-        let mut random = SplitMix(7);
-        let mut seen = [0; 5];
-        (0..5000).for_each(|_| seen[random.below(5) as usize] += 1);
-        assert!(seen.iter().all(|times| (800..1200).contains(times)), "{seen:?}");
-        for count in 0..20 {
-            let distinct: HashSet<u64> = random.distinct_below(20, count).into_iter().collect();
-            assert_eq!(distinct.len() as u64, count);
-            assert!(distinct.iter().all(|rank| *rank < 20));
-        }
-    }
 }
