@@ -14,11 +14,11 @@ mod cpus;
 
 use common::{Latencies, LatencyTable};
 use corelane::channel::link::{Credits, Links};
-use corelane::channel::message::{Batch, Priority, RequestId, Response};
+use corelane::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use corelane::commands::table::{self, Command};
 use corelane::config::Settings;
 use corelane::preflight::EXECUTOR_IO_MEMORY_BYTES;
-use corelane::protocol::{Reply, Span, Version};
+use corelane::protocol::{Reply, Span};
 use corelane::ring;
 use corelane::storage::executor::HOUSEKEEPING_INTERVAL;
 use corelane::topology::CpuId;
@@ -236,7 +236,7 @@ async fn make_trips(
                     sequence,
                     ..RequestId::default()
                 };
-                links.push((0, Priority::Normal), id, set, (Version::Resp2, 0), deadline, arguments);
+                links.push((0, Priority::Normal), id, set, Caller::default(), deadline, arguments);
             }
             assert_eq!(links.flush().batches, 1);
             sent += 1;
@@ -284,7 +284,7 @@ fn answer_batch(mut batch: Box<Batch>) {
         let (arguments, replies) = batch.parts(&request);
         black_box(arguments.get(2));
         let start = replies.len() as u32;
-        Reply::new(replies, request.version).ok();
+        Reply::new(replies, request.caller.version).ok();
         let len = replies.len() as u32 - start;
         batch.responses.push(Response {
             id: request.id,

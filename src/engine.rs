@@ -23,11 +23,10 @@
 //! The futures need no particular runtime. Cloning an [`Engine`] is cheap; a call waits for its storage executors only.
 
 use crate::channel::link::{Credits, Links};
-use crate::channel::message::{Batch, Priority, RequestId};
+use crate::channel::message::{Batch, Caller, Priority, RequestId};
 use crate::channel::router::{Router, Slot};
 use crate::commands::table::{self, Command};
 use crate::config::{Settings, SharedSettings};
-use crate::protocol::reply::Version;
 use crate::server::{Running, ServerError, Stores};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -334,7 +333,7 @@ impl Engine {
             (link, Priority::Normal),
             id,
             command,
-            (Version::Resp2, 0),
+            Caller::default(),
             Instant::now() + timeout,
             arguments,
         );

@@ -3,9 +3,8 @@
 //! A credit is one request that is out. What is out is bounded per link, so the channel behind it can hold all of it and a
 //! send never blocks; when the credits are used up, the sockets are not read until boxes come home.
 
-use super::message::{BATCH_BYTES_FULL, Batch, Priority, RequestId};
+use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use crate::commands::table::Command;
-use crate::protocol::reply::Version;
 use crate::storage::faults;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -118,7 +117,7 @@ impl Links {
         (link, priority): (usize, Priority),
         id: RequestId,
         command: &'static Command,
-        session: (Version, u8),
+        caller: Caller,
         deadline: Instant,
         arguments: impl IntoIterator<Item = &'a [u8]>,
     ) -> bool {
@@ -132,7 +131,7 @@ impl Links {
             batch
         });
         let bytes_before = batch.bytes_len();
-        batch.push(id, command, session, deadline, arguments);
+        batch.push(id, command, caller, deadline, arguments);
         target.requests_out += 1;
         target.bytes_out += batch.bytes_len() - bytes_before;
         batch.requests.len() >= self.credits.batch_size || batch.bytes_len() >= BATCH_BYTES_FULL

@@ -52,6 +52,17 @@ pub struct RequestId {
     pub part: u32,
 }
 
+/// On whose behalf a request runs, and how that client wants to be answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// CLIENT ID; 0 for nobody's.
+    pub client_id: u64,
+    /// The reply's encoding.
+    pub version: Version,
+    /// The database that the client selected, `0..16`.
+    pub database: u8,
+}
+
 /// One client command, or one part of it.
 #[derive(Clone, Copy)]
 pub struct Request {
@@ -59,10 +70,8 @@ pub struct Request {
     pub id: RequestId,
     /// What to do.
     pub command: &'static Command,
-    /// The reply's encoding.
-    pub version: Version,
-    /// The database that the client selected, `0..16`.
-    pub database: u8,
+    /// For whom.
+    pub caller: Caller,
     /// After this it is answered `-TIMEOUT` unless it has begun.
     pub deadline: Instant,
     first_span: u32,
@@ -148,7 +157,7 @@ impl Batch {
         &mut self,
         id: RequestId,
         command: &'static Command,
-        session: (Version, u8),
+        caller: Caller,
         deadline: Instant,
         arguments: impl IntoIterator<Item = &'a [u8]>,
     ) {
@@ -157,12 +166,10 @@ impl Batch {
             self.push_argument(argument);
         }
         let span_count = self.spans.len() as u32 - first_span;
-        let (version, database) = session;
         self.requests.push(Request {
             id,
             command,
-            version,
-            database,
+            caller,
             deadline,
             first_span,
             span_count,
@@ -255,7 +262,7 @@ impl Batch {
     pub fn answer_all_with_timeout(&mut self) {
         for request in &self.requests {
             let start = self.replies.len() as u32;
-            Reply::new(&mut self.replies, request.version).error(CommandError::Timeout.to_string());
+            Reply::new(&mut self.replies, request.caller.version).error(CommandError::Timeout.to_string());
             self.responses.push(Response {
                 id: request.id,
                 reply: Span {

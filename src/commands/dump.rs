@@ -251,17 +251,11 @@ fn run(context: &mut Context<'_>, handler: Handler, words: &[Vec<u8>]) -> Outcom
         bytes.extend_from_slice(word);
     }
     let mut no_reply = Vec::new();
-    let mut inner = Context {
-        arguments: Arguments::new(&bytes, &spans),
-        reply: Reply::new(&mut no_reply, Version::Resp2),
-        view: context.view.reborrow(),
-        now_ms: context.now_ms,
-        database: context.database,
-        seed: context.seed,
-        string_bytes_max: context.string_bytes_max,
-        pieces: None,
-    };
-    handler(&mut inner)
+    let (arguments, reply) = (
+        Arguments::new(&bytes, &spans),
+        Reply::new(&mut no_reply, Version::Resp2),
+    );
+    context.run_inner(arguments, reply, handler)
 }
 
 /// Entries first, then what the stream says of itself, then its groups: each as Redis writes it to its append-only file.

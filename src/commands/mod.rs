@@ -5,6 +5,7 @@ pub mod bits;
 pub mod collection;
 pub mod connection;
 pub mod dump;
+pub mod effects;
 pub mod field_expiry;
 pub mod geo;
 pub mod geohash;
@@ -32,6 +33,7 @@ use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
+use effects::Effects;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
 /// itself, so it can be dropped and run again.
@@ -50,6 +52,13 @@ pub struct Context<'a> {
     pub seed: u64,
     /// The longest string that may be made, in bytes (`proto-max-bulk-len`).
     pub string_bytes_max: usize,
+    /// The client that sent it, by CLIENT ID; 0 for nobody.
+    pub client_id: u64,
+    /// Whether it is a part of another command (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and it
+    /// does not wait for anything.
+    pub is_inner: bool,
+    /// What it does beside writing and replying.
+    pub effects: &'a mut Effects,
     /// The rest of a large reply, which is written when the client has taken the first part.
     pub pieces: Option<Pieces>,
 }
@@ -58,6 +67,40 @@ pub struct Context<'a> {
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 
 impl Context<'_> {
+    /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If it fails, what it staged
+    /// and noted is dropped, and what the command did before stands.
+    ///
+    /// # Errors
+    /// That of `run`.
+    pub fn run_inner(
+        &mut self,
+        arguments: Arguments<'_>,
+        reply: Reply<'_>,
+        run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        let mark = self.effects.mark();
+        self.view.begin_inner();
+        let mut inner = Context {
+            arguments,
+            reply,
+            view: self.view.reborrow(),
+            now_ms: self.now_ms,
+            database: self.database,
+            seed: self.seed,
+            string_bytes_max: self.string_bytes_max,
+            client_id: self.client_id,
+            is_inner: true,
+            effects: self.effects,
+            pieces: None,
+        };
+        let outcome = run(&mut inner);
+        self.view.end_inner(outcome.is_ok());
+        if outcome.is_err() {
+            self.effects.forget_after(mark);
+        }
+        outcome
+    }
+
     /// The record of a key of the selected database that is alive. A string has its bytes in it, however it is stored.
     #[inline]
     pub fn read(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {

@@ -3,8 +3,9 @@
 use super::connection::{Awaited, Connection, PiecesOut};
 use super::executor::NetworkExecutor;
 use super::session::{NetworkContext, NetworkHandler, ReplyMode};
-use crate::channel::message::{Batch, Priority, RequestId, Response};
+use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
+use crate::commands::effects::Effects;
 use crate::commands::table::{
     self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
 };
@@ -338,14 +339,10 @@ impl NetworkExecutor {
             part,
         };
         let session = connection.session.borrow();
-        let full = self.links.borrow_mut().push(
-            (link, priority),
-            id,
-            command,
-            (session.version, session.database),
-            deadline,
-            arguments,
-        );
+        let full = self
+            .links
+            .borrow_mut()
+            .push((link, priority), id, command, session.caller(), deadline, arguments);
         match full {
             true => self.flush_links(),
             false => self.flush_wanted.notify(),
@@ -666,10 +663,10 @@ impl NetworkExecutor {
         };
         let arguments = [PIECES_DROP.name.as_bytes(), &number.to_be_bytes()];
         let deadline = Instant::now() + APPLY_DEADLINE;
-        let (target, session) = ((link, Priority::Normal), (Version::Resp2, 0));
+        let (target, caller) = ((link, Priority::Normal), Caller::default());
         self.links
             .borrow_mut()
-            .push(target, nobody, &PIECES_DROP, session, deadline, arguments);
+            .push(target, nobody, &PIECES_DROP, caller, deadline, arguments);
         self.flush_wanted.notify();
     }
 
@@ -768,6 +765,7 @@ impl Gathering {
         let began = Instant::now();
         self.gathered.now_ms = crate::clock::unix_ms();
         let mut bytes = Vec::new();
+        let mut effects = Effects::default();
         let mut context = Context {
             arguments: self.arguments.get(),
             reply: Reply::new(&mut bytes, self.version),
@@ -776,6 +774,9 @@ impl Gathering {
             database: self.database,
             seed: crate::clock::unix_us(),
             string_bytes_max: self.string_bytes_max,
+            client_id: 0,
+            is_inner: false,
+            effects: &mut effects,
             pieces: None,
         };
         let handler = self.handler;

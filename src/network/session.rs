@@ -1,6 +1,7 @@
 //! What a client has set up on its connection, and what a command that runs there gets.
 
 use super::clients::Client;
+use crate::channel::message::Caller;
 use crate::commands::table::Command;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
@@ -34,6 +35,18 @@ pub struct Session {
     pub reply_mode: ReplyMode,
     /// Whether the connection is to be closed once what is pending was answered.
     pub closing: bool,
+}
+
+impl Session {
+    /// On whose behalf its commands run.
+    #[inline]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            client_id: self.client.id,
+            version: self.version,
+            database: self.database,
+        }
+    }
 }
 
 /// What a command that runs on the network executor gets.

@@ -15,6 +15,7 @@ use super::view::{Shards, View};
 use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
+use crate::commands::effects::Effects;
 use crate::commands::table::{Command, READ, Runs, WRITE};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
@@ -82,6 +83,8 @@ pub struct StorageExecutor {
     published_epochs: Vec<u64>,
     /// A sweep found a batch with the committer.
     sweep_waits: bool,
+    /// What the running command does beside writing and replying.
+    effects: Effects,
     random: u64,
     slow_figures_at: Instant,
 }
@@ -186,6 +189,7 @@ impl StorageExecutor {
             turn,
             published_epochs,
             sweep_waits: false,
+            effects: Effects::default(),
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
         }
@@ -317,12 +321,15 @@ impl StorageExecutor {
             let now_ms = self.shards.now_ms();
             let mut context = Context {
                 arguments,
-                reply: Reply::new(replies, request.version),
+                reply: Reply::new(replies, request.caller.version),
                 view: View::Local(&mut self.shards),
                 now_ms,
-                database: request.database,
+                database: request.caller.database,
                 seed: self.random,
                 string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+                client_id: request.caller.client_id,
+                is_inner: false,
+                effects: &mut self.effects,
                 pieces: None,
             };
             let outcome = run_contained(request.command, &mut context, &self.metrics);
@@ -334,7 +341,7 @@ impl StorageExecutor {
         };
         let failed = outcome.is_err();
         if let Some(rest) = pieces.filter(|_| !failed) {
-            match self.write_pieces(rest, &mut batch.replies, request.version) {
+            match self.write_pieces(rest, &mut batch.replies, request.caller.version) {
                 Some(number) => more = number,
                 None => batch.replies.truncate(start),
             }
@@ -344,7 +351,7 @@ impl StorageExecutor {
             Err(error) => {
                 self.shards.roll_back_command();
                 batch.replies.truncate(start);
-                Reply::new(&mut batch.replies, request.version).error(error.to_string());
+                Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
             }
         }
         let ended = Instant::now();
@@ -563,6 +570,9 @@ impl StorageExecutor {
                 database: *database,
                 seed: 0,
                 string_bytes_max: 0,
+                client_id: 0,
+                is_inner: false,
+                effects: &mut self.effects,
                 pieces: None,
             };
             match hash::expire_fields(&mut context, key, budget) {

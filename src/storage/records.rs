@@ -283,9 +283,16 @@ impl Records {
         !self.undo.is_empty()
     }
 
-    /// The running command failed: takes its writes back. `undone` is told of each.
-    pub fn roll_back_command(&mut self, mut undone: impl FnMut(Undone<'_>)) {
-        while let Some(undo) = self.undo.pop() {
+    /// How many changes the running command has made.
+    #[inline]
+    pub fn changes(&self) -> usize {
+        self.undo.len()
+    }
+
+    /// The running command failed, or a part of it: takes back all its writes but the first `kept`. `undone` is told of each.
+    pub fn roll_back_command(&mut self, kept: usize, mut undone: impl FnMut(Undone<'_>)) {
+        while self.undo.len() > kept {
+            let Some(undo) = self.undo.pop() else { return };
             let staged = self.replace(undo.entry, undo.value);
             let entry = &mut self.entries[undo.entry as usize];
             entry.epoch = undo.epoch;
@@ -621,7 +628,9 @@ mod tests {
         stage(&mut records, b"000b", Some(b"3"), 1);
         stage(&mut records, b"000a", None, 1);
         let mut undone = Vec::new();
-        records.roll_back_command(|undo| undone.push((undo.key.to_vec(), undo.staged.map(<[u8]>::to_vec))));
+        records.roll_back_command(0, |undo| {
+            undone.push((undo.key.to_vec(), undo.staged.map(<[u8]>::to_vec)))
+        });
         assert_eq!(
             undone,
             [
@@ -688,7 +697,7 @@ mod tests {
         // A command that fails meanwhile leaves the values that are being written.
         stage(&mut records, b"000a", Some(b"x"), 2);
         stage(&mut records, b"000b", Some(b"x"), 2);
-        records.roll_back_command(|_| {});
+        records.roll_back_command(0, |_| {});
         assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
         let deleted = records.find(hash(b"000b"), Column::Meta, b"000b");
         assert_eq!(deleted.map(|index| records.value(index)), Some(None));

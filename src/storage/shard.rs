@@ -120,6 +120,13 @@ pub struct Shard {
     hasher: foldhash::fast::RandomState,
     expiry_changes: Vec<ExpiryChange>,
     expiry_changes_kept: usize,
+    /// Keys that were written and of which somebody has to be told, those of the running command at the end.
+    modified: Vec<ModifiedKey>,
+    modified_kept: usize,
+    /// Whether there is anybody who has to be told.
+    notes_modified: bool,
+    /// Where the parts of the running command that are being run began, the innermost last.
+    inner_marks: Vec<InnerMark>,
     counts: CountsByDatabase,
     counts_committed: CountsByDatabase,
     databases: DatabaseMap,
@@ -158,6 +165,17 @@ pub struct Owner {
     pub key: Vec<u8>,
     /// The version in its record.
     pub version: u64,
+}
+
+/// A key that was written: the database, as SELECT numbers it, and the key.
+pub type ModifiedKey = (u8, Vec<u8>);
+
+/// What a command had staged when a part of it began.
+#[derive(Clone, Copy)]
+struct InnerMark {
+    changes: usize,
+    expiry_changes: usize,
+    modified: usize,
 }
 
 /// What is called with each key and value of a range.
@@ -203,6 +221,10 @@ impl Shard {
             hasher: foldhash::fast::RandomState::default(),
             expiry_changes: Vec::new(),
             expiry_changes_kept: 0,
+            modified: Vec::new(),
+            modified_kept: 0,
+            notes_modified: false,
+            inner_marks: Vec::new(),
             counts,
             counts_committed: counts,
             databases,
@@ -485,6 +507,7 @@ impl Shard {
             }
         }
         self.counts.replace(&self.key, old, new);
+        self.note_modified_record();
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
@@ -526,6 +549,9 @@ impl Shard {
     ) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.set_member_key(owner, slot, member);
+        if self.notes_modified {
+            self.note_modified(owner.database, owner.key.clone());
+        }
         let place = (hash_of(&self.hasher, column, &self.key), column);
         let index = self.records.find(place.0, column, &self.key);
         if !self.records.has_staged() {
@@ -648,17 +674,77 @@ impl Shard {
     pub fn keep_command(&mut self) {
         self.records.keep_command();
         self.expiry_changes_kept = self.expiry_changes.len();
+        self.modified_kept = self.modified.len();
     }
 
     /// The running command failed: its writes never were.
     pub fn roll_back_command(&mut self) {
+        self.inner_marks.clear();
+        self.roll_back_to(InnerMark {
+            changes: 0,
+            expiry_changes: self.expiry_changes_kept,
+            modified: self.modified_kept,
+        });
+    }
+
+    /// A part of the running command begins, which may fail and leave what was staged before.
+    pub fn begin_inner(&mut self) {
+        self.inner_marks.push(InnerMark {
+            changes: self.records.changes(),
+            expiry_changes: self.expiry_changes.len(),
+            modified: self.modified.len(),
+        });
+    }
+
+    /// It is over, and its writes stand (`kept`) or never were.
+    pub fn end_inner(&mut self, kept: bool) {
+        if let Some(mark) = self.inner_marks.pop()
+            && !kept
+        {
+            self.roll_back_to(mark);
+        }
+    }
+
+    fn roll_back_to(&mut self, mark: InnerMark) {
         let counts = &mut self.counts;
-        self.records.roll_back_command(|undone| {
+        self.records.roll_back_command(mark.changes, |undone| {
             if undone.column == Column::Meta {
                 counts.replace(undone.key, undone.staged, undone.restored);
             }
         });
-        self.expiry_changes.truncate(self.expiry_changes_kept);
+        self.expiry_changes.truncate(mark.expiry_changes);
+        self.modified.truncate(mark.modified);
+    }
+
+    /// Whether somebody has to be told which keys are written.
+    pub fn set_notes_modified(&mut self, notes: bool) {
+        self.notes_modified = notes;
+    }
+
+    /// The keys that were written since the last call by commands that are over, oldest first; one may come several times.
+    pub fn take_modified(&mut self) -> Vec<ModifiedKey> {
+        self.modified_kept = 0;
+        std::mem::take(&mut self.modified)
+    }
+
+    /// Notes that the key whose record's key in `meta` is `self.key` was written.
+    fn note_modified_record(&mut self) {
+        if !self.notes_modified {
+            return;
+        }
+        if let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
+            && let Some(database) = self.number_of(physical)
+        {
+            let key = key.to_vec();
+            self.note_modified(database, key);
+        }
+    }
+
+    fn note_modified(&mut self, database: u8, key: Vec<u8>) {
+        let is_last = |last: &ModifiedKey| last.0 == database && last.1 == key;
+        if !self.modified.last().is_some_and(is_last) {
+            self.modified.push((database, key));
+        }
     }
 
     /// Whether anything was staged that is not committed.

@@ -202,6 +202,22 @@ pub enum View<'a> {
 }
 
 impl View<'_> {
+    /// A part of the running command begins, which may fail and leave what was staged before.
+    pub fn begin_inner(&mut self) {
+        match self {
+            View::Local(shards) => shards.list.iter_mut().for_each(Shard::begin_inner),
+            View::Gathered(_) => {}
+        }
+    }
+
+    /// It is over, and its writes stand (`kept`) or never were.
+    pub fn end_inner(&mut self, kept: bool) {
+        match self {
+            View::Local(shards) => shards.list.iter_mut().for_each(|shard| shard.end_inner(kept)),
+            View::Gathered(_) => {}
+        }
+    }
+
     /// The same view for a while, for a handler that another one runs.
     pub fn reborrow(&mut self) -> View<'_> {
         match self {

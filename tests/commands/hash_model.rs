@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use corelane::channel::router::{ShardId, Slot};
+use corelane::commands::effects::Effects;
 use corelane::commands::table::{self, Runs};
 use corelane::commands::{Context, hash};
 use corelane::protocol::reply::{Reply, Version};
@@ -66,6 +67,7 @@ impl Bench {
     ) -> Result<T, corelane::error::CommandError> {
         self.seed = self.seed.wrapping_add(1);
         self.shards.begin_command();
+        let mut effects = Effects::default();
         let mut context = Context {
             arguments,
             reply: Reply::new(replies, Version::Resp2),
@@ -74,6 +76,9 @@ impl Bench {
             database: 0,
             seed: self.seed,
             string_bytes_max: 1 << 20,
+            client_id: 0,
+            is_inner: false,
+            effects: &mut effects,
             pieces: None,
         };
         let outcome = work(&mut context);
