@@ -53,6 +53,9 @@ pub enum CommandError {
     DiskFull,
     #[error("SHARDDOWN this shard stopped after a failed write or sync: {0}")]
     ShardDown(String),
+    /// Never answered: the command is run again where it can wait for what it needs.
+    #[error("ERR internal error")]
+    Elsewhere,
     #[error("{0}")]
     Other(Cow<'static, str>),
 }

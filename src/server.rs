@@ -14,6 +14,7 @@ use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
 use crate::storage::executor::{CommitThread, StorageExecutor};
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
+use crate::storage::redo;
 use crate::storage::shard::Shard;
 use crate::storage::syncer::{SyncReport, Syncer};
 use crate::storage::view::Shards;
@@ -193,6 +194,10 @@ const SYNC_REPORTS_MAX: usize = 1024;
 /// How often the main thread looks at signals, settings that it applies and RocksDB's threads.
 const ADMIN_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The turns in which a start writes, before the executors count on from the last.
+const AGREEMENT_TURN: u64 = 1;
+const RECOVERY_TURN: u64 = 2;
+
 /// How often RocksDB's threads are looked for: it starts some late, on the affinity of whoever made it.
 const REPIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -333,6 +338,7 @@ impl Stores {
             Manifest::mark_created(data_dir)?;
         }
         agree_on_database_map(&mut shards, data_dir)?;
+        finish_transactions(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
         let mut stores = Stores {
@@ -577,13 +583,28 @@ fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Result<(), Se
         return Ok(());
     };
     for shard in shards.iter_mut().filter(|shard| shard.database_map() != newest) {
-        shard.begin_turn(1);
+        shard.begin_turn(AGREEMENT_TURN);
         let path = shard_path(data_dir, shard.id().0);
         let failed = |error: CommandError| ServerError::Shard {
             path,
             error: DatabaseError::Failed(error.to_string()),
         };
         shard.set_database_map(newest).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What a crash left half done over several shards is done in full.
+fn finish_transactions(shards: &mut [Shard], data_dir: &Path) -> Result<(), ServerError> {
+    let found = redo::recover(shards, RECOVERY_TURN).map_err(|error| ServerError::Shard {
+        path: data_dir.to_owned(),
+        error: DatabaseError::Failed(error.to_string()),
+    })?;
+    if found > 0 {
+        tracing::info!(
+            found,
+            "finished the transactions over several shards that the last run had begun"
+        );
     }
     Ok(())
 }

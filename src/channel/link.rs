@@ -83,6 +83,12 @@ impl Links {
         }
     }
 
+    /// Links to the same executors whose boxes come home through `home`.
+    pub fn to_the_same(&self, home: flume::Sender<Box<Batch>>) -> Links {
+        let senders = self.links.iter().map(|link| link.sender.clone()).collect();
+        Links::new(senders, home, self.credits)
+    }
+
     /// The number of storage executors.
     pub fn len(&self) -> usize {
         self.links.len()
@@ -133,7 +139,9 @@ impl Links {
         let bytes_before = batch.bytes_len();
         batch.push(id, command, caller, deadline, arguments);
         target.requests_out += 1;
-        target.bytes_out += batch.bytes_len() - bytes_before;
+        let bytes = batch.bytes_len() - bytes_before;
+        batch.bytes_charged += bytes;
+        target.bytes_out += bytes;
         batch.requests.len() >= self.credits.batch_size || batch.bytes_len() >= BATCH_BYTES_FULL
     }
 
@@ -184,12 +192,7 @@ impl Links {
             "a link got back more credits than it gave out"
         );
         link.requests_out -= batch.credits;
-        // A box that was split off brings no credits and none of the bytes.
-        link.bytes_out -= if batch.credits > 0 {
-            batch.bytes_len().min(link.bytes_out)
-        } else {
-            0
-        };
+        link.bytes_out -= batch.bytes_charged;
         if self.spare.len() < SPARE_BOXES_PER_LINK * self.links.len() {
             batch.clear();
             self.spare.push(batch);

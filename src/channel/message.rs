@@ -118,6 +118,8 @@ pub struct Batch {
     pub received_at: Instant,
     /// Credits that come home with this box.
     pub credits: usize,
+    /// Argument bytes that are counted against its link.
+    pub bytes_charged: usize,
     /// Which storage executor it was sent to.
     pub link: usize,
     bytes: Vec<u8>,
@@ -144,6 +146,7 @@ impl Batch {
             sent_at: now,
             received_at: now,
             credits: 0,
+            bytes_charged: 0,
             link: 0,
             bytes: Vec::new(),
             spans: Vec::new(),
@@ -253,6 +256,25 @@ impl Batch {
         first
     }
 
+    /// A request's copy in a box of its own, with its credit: it is answered later than the others.
+    pub fn take_request(&mut self, request: &Request) -> Box<Batch> {
+        let mut alone = Batch::new(self.reply_to.clone());
+        (alone.sent_at, alone.received_at, alone.link) = (self.sent_at, self.received_at, self.link);
+        alone.priority = self.priority;
+        let Request {
+            id,
+            command,
+            caller,
+            deadline,
+            ..
+        } = *request;
+        alone.push(id, command, caller, deadline, self.arguments(request).iter());
+        // A box that was taken out of another for the second time has given its credit to the first.
+        alone.credits = self.credits.min(1);
+        self.credits -= alone.credits;
+        alone
+    }
+
     /// Where the box returns to.
     pub fn home(&self) -> flume::Sender<Box<Batch>> {
         self.reply_to.clone()
@@ -260,23 +282,30 @@ impl Batch {
 
     /// Answers every request of a batch that was never handed over: its deadlines have passed.
     pub fn answer_all_with_timeout(&mut self) {
-        for request in &self.requests {
-            let start = self.replies.len() as u32;
-            Reply::new(&mut self.replies, request.caller.version).error(CommandError::Timeout.to_string());
-            self.responses.push(Response {
-                id: request.id,
-                reply: Span {
-                    start,
-                    len: self.replies.len() as u32 - start,
-                },
-                command: request.command,
-                took_ns: 0,
-                failed: true,
-                commit_epoch: 0,
-                shard: 0,
-                more: 0,
-            });
+        for request in std::mem::take(&mut self.requests) {
+            let mut error = Vec::new();
+            Reply::new(&mut error, request.caller.version).error(CommandError::Timeout.to_string());
+            self.answer(&request, &error);
         }
+    }
+
+    /// Answers a request that was not run with an error.
+    pub fn answer(&mut self, request: &Request, error: &[u8]) {
+        let start = self.replies.len() as u32;
+        self.replies.extend_from_slice(error);
+        self.responses.push(Response {
+            id: request.id,
+            reply: Span {
+                start,
+                len: error.len() as u32,
+            },
+            command: request.command,
+            took_ns: 0,
+            failed: true,
+            commit_epoch: 0,
+            shard: 0,
+            more: 0,
+        });
     }
 
     /// Sends the box home. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.
@@ -294,7 +323,7 @@ impl Batch {
         self.replies.clear();
         self.bytes.clear();
         self.spans.clear();
-        self.credits = 0;
+        (self.credits, self.bytes_charged) = (0, 0);
         self.priority = Priority::Normal;
         self.bytes.shrink_to(BATCH_BYTES_KEPT);
         self.replies.shrink_to(BATCH_BYTES_KEPT);

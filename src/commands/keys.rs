@@ -813,23 +813,6 @@ pub fn debug_sleep(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// How a command on keys of several executors gets their records (not a client's command): pairs of database and key,
-/// answered by as many stored records, nil for absent ones.
-pub fn gather_fetch(context: &mut Context<'_>) -> Outcome {
-    let Context {
-        view, reply, arguments, ..
-    } = context;
-    reply.array((arguments.len() - 1) / 2);
-    for pair in (1..arguments.len()).step_by(2) {
-        let (database, key) = (arguments.get(pair)[0], arguments.get(pair + 1));
-        match view.read(database, key)? {
-            Some(record) => reply.bulk(&record.encode()),
-            None => reply.null(),
-        }
-    }
-    Ok(())
-}
-
 /// The next piece of a large reply, by its number(8).
 pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
     context.pieces = take_pieces(context)?;
@@ -849,21 +832,4 @@ pub fn pieces_drop(context: &mut Context<'_>) -> Outcome {
 fn take_pieces(context: &mut Context<'_>) -> Result<Option<Pieces>, CommandError> {
     let number = context.arguments.get(1).first_chunk().ok_or(CommandError::Internal)?;
     Ok(context.view.shards()?.replies_begun.take(u64::from_be_bytes(*number)))
-}
-
-/// How what such a command staged is written: triples of database, key and stored record (empty for a deletion).
-pub fn gather_apply(context: &mut Context<'_>) -> Outcome {
-    let Context {
-        view, reply, arguments, ..
-    } = context;
-    for triple in (1..arguments.len()).step_by(3) {
-        let (database, key, stored) = (
-            arguments.get(triple)[0],
-            arguments.get(triple + 1),
-            arguments.get(triple + 2),
-        );
-        view.write_stored(database, key, (!stored.is_empty()).then(|| stored.to_vec()))?;
-    }
-    reply.ok();
-    Ok(())
 }

@@ -49,12 +49,12 @@ fn tips(row: &Command) -> &'static [&'static str] {
         ("object|encoding" | "object|freq" | "object|idletime" | "object|refcount", _) => &["nondeterministic_output"],
         ("command" | "command|docs" | "command|info" | "command|list", _) => &["nondeterministic_output_order"],
         ("swapdb" | "debug|sleep", _) => &[],
-        (_, Runs::Split(_, Merge::ByKey)) => &["request_policy:multi_shard"],
-        (_, Runs::Split(..)) => &["request_policy:multi_shard", "response_policy:agg_sum"],
+        ("mget", _) => &["request_policy:multi_shard"],
+        ("del" | "exists" | "touch" | "unlink", _) => &["request_policy:multi_shard", "response_policy:agg_sum"],
         (_, Runs::All(_, Merge::Sum)) => &["request_policy:all_shards", "response_policy:agg_sum"],
         (_, Runs::All(_, Merge::AllOk)) => &["request_policy:all_shards", "response_policy:all_succeeded"],
         (_, Runs::All(_, Merge::Concatenate)) => &["request_policy:all_shards", "nondeterministic_output_order"],
-        (_, Runs::All(_, Merge::AnyOf)) => &[
+        (_, Runs::Each(_, Merge::AnyOf)) => &[
             "request_policy:all_shards",
             "response_policy:special",
             "nondeterministic_output",

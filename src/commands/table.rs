@@ -2,7 +2,7 @@
 //!
 //! A new command is one row, one handler and one transcript.
 
-use super::arguments::is_option;
+use super::arguments::{self, is_option};
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
@@ -11,6 +11,8 @@ use super::{
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
+use crate::storage::locks::Place;
+use crate::storage::transactions::Step;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -238,8 +240,6 @@ pub enum Merge {
     Sum,
     /// OK if all said OK, or else the first error.
     AllOk,
-    /// One array with the elements at the places of their keys.
-    ByKey,
     /// One array with the elements of all.
     Concatenate,
     /// The first reply that is not null, from a random part on.
@@ -253,15 +253,16 @@ pub enum Runs {
     Network(NetworkHandler),
     /// On the shard of its keys, which is one.
     Shard(Handler),
-    /// On each key's shard, and the replies are merged: a command whose keys have nothing to do with each other.
-    Split(Handler, Merge),
-    /// On all of its keys at once. Where they lie on several storage executors, their records are gathered, the handler
-    /// runs on the network executor, and what it staged is sent back.
+    /// On all of its keys at once: where they lie on several storage executors, as a transaction.
     Transaction(Handler),
-    /// On every storage executor, and the replies are merged.
+    /// On every storage executor as a transaction, and the replies are merged.
     All(Handler, Merge),
+    /// On every storage executor by itself, and the replies are merged.
+    Each(Handler, Merge),
     /// On the shard that the cursor in argument 1 points into.
     Cursor(Handler),
+    /// On a storage executor, as a step of a transaction over several.
+    Step(Step),
     /// Nowhere: the row is a family of subcommands, each with a row of its own.
     Container,
 }
@@ -387,8 +388,8 @@ const fn command(
     }
 }
 
-use Merge::{AllOk, AnyOf, ByKey, Concatenate, Sum};
-use Runs::{All, Container, Cursor, Network, Shard, Split, Transaction};
+use Merge::{AllOk, AnyOf, Concatenate, Sum};
+use Runs::{All, Container, Cursor, Each, Network, Shard, Transaction};
 
 const fn or(a: Flags, b: Flags) -> Flags {
     Flags(a.0 | b.0)
@@ -420,7 +421,7 @@ pub static COMMANDS: &[Command] = &[
     command("incrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrby),            ("string", "1.0.0", "Increments the integer value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
     command("incrbyfloat",      3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrbyfloat),       ("string", "2.6.0", "Increment the floating point value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
     command("lcs",             -3, READ,            Keys::range(1, 2, 1), Transaction(strings::lcs),         ("string", "7.0.0", "Finds the longest common substring.")),
-    command("mget",            -2, READ_FAST,       Keys::range(1, -1, 1), Split(strings::mget, ByKey),      ("string", "1.0.0", "Atomically returns the string values of one or more keys.")),
+    command("mget",            -2, READ_FAST,       Keys::range(1, -1, 1), Transaction(strings::mget),      ("string", "1.0.0", "Atomically returns the string values of one or more keys.")),
     command("mset",            -3, WRITE_OOM,       Keys::range(1, -1, 2), Transaction(strings::mset),       ("string", "1.0.1", "Atomically creates or modifies the string values of one or more keys.")),
     command("msetnx",          -3, WRITE_OOM,       Keys::range(1, -1, 2), Transaction(strings::msetnx),     ("string", "1.0.1", "Atomically modifies the string values of one or more keys only when all keys don't exist.")),
     command("psetex",           4, WRITE_OOM,       Keys::at(1),          Shard(strings::psetex),            ("string", "2.6.0", "Sets both string value and expiration time in milliseconds of a key. The key is created if it doesn't exist.")),
@@ -593,9 +594,9 @@ pub static COMMANDS: &[Command] = &[
     // Keys of any type.
     command("copy",            -3, WRITE_OOM,       Keys::range(1, 2, 1), Transaction(keys::copy),           ("generic", "6.2.0", "Copies the value of a key to a new key.")),
     command("dbsize",           1, READ_FAST,       Keys::none(),         All(keys::dbsize, Sum),            ("server", "1.0.0", "Returns the number of keys in the database.")),
-    command("del",             -2, WRITE,           Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "1.0.0", "Deletes one or more keys.")),
+    command("del",             -2, WRITE,           Keys::range(1, -1, 1), Transaction(keys::del),            ("generic", "1.0.0", "Deletes one or more keys.")),
     command("dump",             2, READ,            Keys::at(1),          Shard(dump::dump),                 ("generic", "2.6.0", "Returns a serialized representation of the value stored at a key.")),
-    command("exists",          -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "1.0.0", "Determines whether one or more keys exist.")),
+    command("exists",          -2, READ_FAST,       Keys::range(1, -1, 1), Transaction(keys::exists),         ("generic", "1.0.0", "Determines whether one or more keys exist.")),
     command("expire",          -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expire),               ("generic", "1.0.0", "Sets the expiration time of a key in seconds.")),
     command("expireat",        -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expireat),             ("generic", "1.2.0", "Sets the expiration time of a key to a Unix timestamp.")),
     command("expiretime",       2, READ_FAST,       Keys::at(1),          Shard(keys::expiretime),           ("generic", "7.0.0", "Returns the expiration time of a key as a Unix timestamp.")),
@@ -614,7 +615,7 @@ pub static COMMANDS: &[Command] = &[
     command("pexpireat",       -3, WRITE_FAST,      Keys::at(1),          Shard(keys::pexpireat),            ("generic", "2.6.0", "Sets the expiration time of a key to a Unix milliseconds timestamp.")),
     command("pexpiretime",      2, READ_FAST,       Keys::at(1),          Shard(keys::pexpiretime),          ("generic", "7.0.0", "Returns the expiration time of a key as a Unix milliseconds timestamp.")),
     command("pttl",             2, READ_FAST,       Keys::at(1),          Shard(keys::pttl),                 ("generic", "2.6.0", "Returns the expiration time in milliseconds of a key.")),
-    command("randomkey",        1, READ,            Keys::none(),         All(keys::randomkey, AnyOf),       ("generic", "1.0.0", "Returns a random key name from the database.")),
+    command("randomkey",        1, READ,            Keys::none(),         Each(keys::randomkey, AnyOf),       ("generic", "1.0.0", "Returns a random key name from the database.")),
     command("rename",           3, WRITE,           Keys::range(1, 2, 1), Transaction(keys::rename),         ("generic", "1.0.0", "Renames a key and overwrites the destination.")),
     command("renamenx",         3, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(keys::renamenx),       ("generic", "1.0.0", "Renames a key only when the target key name doesn't exist.")),
     command("restore",         -4, or(WRITE_OOM, DANGEROUS), Keys::at(1), Shard(dump::restore),              ("generic", "2.6.0", "Creates a key from the serialized representation of a value.")),
@@ -622,10 +623,10 @@ pub static COMMANDS: &[Command] = &[
     command("sort",          -2, or(WRITE_OOM, DANGEROUS), Keys::at(1).and(MoreKeys::SortStore), Transaction(sort::sort),           ("generic", "1.0.0", "Sorts the elements in a list, a set, or a sorted set, optionally storing the result.")),
     command("sort_ro",       -2, or(READ, DANGEROUS), Keys::at(1),          Shard(sort::sort_ro),              ("generic", "7.0.0", "Returns the sorted elements of a list, a set, or a sorted set.")),
     command("swapdb",           3, or(WRITE_FAST, DANGEROUS), Keys::none(), All(keys::swapdb, AllOk),        ("server", "4.0.0", "Swaps two Redis databases.")),
-    command("touch",           -2, READ_FAST,       Keys::range(1, -1, 1), Split(keys::exists, Sum),         ("generic", "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed.")),
+    command("touch",           -2, READ_FAST,       Keys::range(1, -1, 1), Transaction(keys::exists),         ("generic", "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed.")),
     command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),
     command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
-    command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
+    command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Transaction(keys::del),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
 
     command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
@@ -663,7 +664,7 @@ pub static COMMANDS: &[Command] = &[
     command("config|rewrite",   2, ADMINISTRATION,  Keys::none(),         Network(server::config_rewrite),   ("server", "2.8.0", "Persists the effective configuration to file.")),
     command("config|set",      -4, ADMINISTRATION,  Keys::none(),         Network(server::config_set),       ("server", "2.0.0", "Sets configuration parameters in-flight.")),
     command("debug",           -2, ADMINISTRATION,  Keys::none(),         Container,                         ("server", "1.0.0", "A container for debugging commands.")),
-    command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         All(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
+    command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         Each(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
     command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
     command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
     command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
@@ -673,15 +674,6 @@ pub static COMMANDS: &[Command] = &[
     command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
 ];
 
-/// What executors send each other for a command on keys of several of them.
-pub static GATHER_FETCH: Command = command(
-    "gather|fetch",
-    -3,
-    or(READ, INTERNAL),
-    Keys::none(),
-    Shard(keys::gather_fetch),
-    ("", "", ""),
-);
 /// What a network executor asks for when the client has taken most of what it was sent of a large reply.
 pub static PIECES_NEXT: Command = command(
     "pieces|next",
@@ -700,15 +692,44 @@ pub static PIECES_DROP: Command = command(
     Shard(keys::pieces_drop),
     ("", "", ""),
 );
-/// The second half: what the handler staged.
-pub static GATHER_APPLY: Command = command(
-    "gather|apply",
-    -4,
-    or(WRITE, INTERNAL),
-    Keys::none(),
-    Shard(keys::gather_apply),
-    ("", "", ""),
-);
+/// The steps of transactions over several storage executors: what a network executor asks them to do.
+pub static TRANSACTION_SCHEDULE: Command = step("transaction|schedule", READ, Step::Schedule);
+/// See [`Step::Read`].
+pub static TRANSACTION_READ: Command = step("transaction|read", READ, Step::Read);
+/// See [`Step::Run`].
+pub static TRANSACTION_RUN: Command = step("transaction|run", WRITE, Step::Run);
+/// See [`Step::Prepare`].
+pub static TRANSACTION_PREPARE: Command = step("transaction|prepare", WRITE, Step::Prepare);
+/// See [`Step::Apply`].
+pub static TRANSACTION_APPLY: Command = step("transaction|apply", WRITE, Step::Apply);
+/// See [`Step::Release`].
+pub static TRANSACTION_RELEASE: Command = step("transaction|release", READ, Step::Release);
+/// See [`Step::Forget`].
+pub static TRANSACTION_FORGET: Command = step("transaction|forget", WRITE, Step::Forget);
+
+const fn step(name: &'static str, flags: Flags, step: Step) -> Command {
+    command(
+        name,
+        -2,
+        or(flags, INTERNAL),
+        Keys::none(),
+        Runs::Step(step),
+        ("", "", ""),
+    )
+}
+
+/// The databases and keys that a command names.
+pub fn places_of(command: &Command, arguments: Arguments<'_>, database: u8) -> Vec<Place> {
+    let other = match command.name {
+        "copy" => keys::second_database(arguments),
+        "move" => arguments::database(arguments.get(2)).ok(),
+        _ => None,
+    };
+    let in_database = |database: u8| command.keys.of(arguments).map(move |key| (database, key.to_vec()));
+    let mut places: Vec<Place> = in_database(database).collect();
+    places.extend(other.into_iter().flat_map(in_database));
+    places
+}
 
 type RowsByName = HashMap<&'static [u8], &'static Command, foldhash::fast::RandomState>;
 

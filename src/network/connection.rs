@@ -2,7 +2,7 @@
 //! bytes that the socket has not taken yet.
 
 use super::clients::Client;
-use super::dispatch::{Gathering, Merging};
+use super::merging::Merging;
 use super::session::Session;
 use super::socket;
 use crate::config::OutputBufferLimit;
@@ -37,8 +37,6 @@ pub(super) enum Awaited {
     Ready(Vec<u8>),
     /// Several, to be merged.
     Merge(Box<Merging>),
-    /// Several, to be gathered for a handler that runs here.
-    Gather(Box<Gathering>),
     /// One storage executor, a piece at a time.
     Pieces(PiecesOut),
 }
@@ -229,8 +227,8 @@ pub(super) struct Connection {
     pub(super) closed: Cell<bool>,
     /// Replies that come in pieces.
     pub(super) in_pieces: Cell<u32>,
-    /// The last command is being gathered: the next must wait.
-    pub(super) gathering: Cell<bool>,
+    /// The last command is a transaction whose writes are not on their way yet: the next must wait.
+    pub(super) coordinating: Cell<bool>,
     /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.
     pub(super) is_full: Cell<bool>,
     /// Wakes the reading task when the last pending reply is there.

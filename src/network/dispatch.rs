@@ -2,37 +2,30 @@
 
 use super::connection::{Awaited, Connection, PiecesOut};
 use super::executor::NetworkExecutor;
+use super::merging::Merging;
 use super::session::{NetworkContext, NetworkHandler, ReplyMode};
+use super::transactions::{STEPS_FROM, Work};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
-use crate::commands::effects::Effects;
-use crate::commands::table::{
-    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
-};
-use crate::commands::{Context, Handler, keys};
+use crate::commands::keys;
+use crate::commands::table::{self, Command, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE};
+use crate::config::Durability;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply, Span};
 use crate::storage::executor::reactor_turn;
-use crate::storage::view::{Gathered, View};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Bytes of an unknown command and its arguments that the error repeats, as in Redis.
 const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 
-/// The deadline of the second half of a gathered command: what was decided must be written, however long it waits.
-const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
+/// The deadline of what must be done however long it waits: what was begun is ended.
+pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for the
 /// time that takes.
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
-
-/// A database and a key.
-type Place = (u8, Vec<u8>);
-
-/// A database, a key, and the record to be stored there (`None`: a deletion).
-type Write = (u8, Vec<u8>, Option<Vec<u8>>);
 
 /// A command's own copy of its arguments.
 pub(super) struct OwnedArguments {
@@ -41,7 +34,7 @@ pub(super) struct OwnedArguments {
 }
 
 impl OwnedArguments {
-    fn of(arguments: Arguments<'_>) -> OwnedArguments {
+    pub(super) fn of(arguments: Arguments<'_>) -> OwnedArguments {
         let mut owned = OwnedArguments {
             bytes: Vec::new(),
             spans: Vec::with_capacity(arguments.len()),
@@ -56,98 +49,9 @@ impl OwnedArguments {
         owned
     }
 
-    fn get(&self) -> Arguments<'_> {
+    pub(super) fn get(&self) -> Arguments<'_> {
         Arguments::new(&self.bytes, &self.spans)
     }
-}
-
-/// A command whose parts ran on several storage executors.
-pub(super) struct Merging {
-    command: &'static Command,
-    merge: Merge,
-    version: Version,
-    parts_left: usize,
-    took_ns: u64,
-    sum: i64,
-    error: Option<Vec<u8>>,
-    /// By part: its reply, if the merge needs it whole.
-    replies: Vec<Vec<u8>>,
-    /// By part: the places of its keys in the reply ([`Merge::ByKey`]).
-    places: Vec<Vec<usize>>,
-    /// Where [`Merge::AnyOf`] begins.
-    seed: usize,
-}
-
-impl Merging {
-    /// Takes one part's reply; returns whether it was the last.
-    fn add(&mut self, part: usize, reply: &[u8], took_ns: u64) -> bool {
-        self.parts_left -= 1;
-        self.took_ns += took_ns;
-        match (reply.first(), self.merge) {
-            (Some(b'-'), _) => {
-                self.error.get_or_insert_with(|| reply.to_vec());
-            }
-            (_, Merge::Sum) => self.sum += read_integer(reply).unwrap_or(0),
-            (_, Merge::AllOk) => {}
-            _ => self.replies[part].extend_from_slice(reply),
-        }
-        self.parts_left == 0
-    }
-
-    /// The reply to the whole.
-    fn finish(&self) -> Vec<u8> {
-        if let Some(error) = &self.error {
-            return error.clone();
-        }
-        let mut out = Vec::new();
-        let mut reply = Reply::new(&mut out, self.version);
-        match self.merge {
-            Merge::Sum => reply.integer(self.sum),
-            Merge::AllOk => reply.ok(),
-            Merge::AnyOf => {
-                let count = self.replies.len();
-                let parts = (0..count).map(|step| &self.replies[(self.seed + step) % count]);
-                match parts.into_iter().find(|part| !is_null(part)) {
-                    Some(part) => reply.raw(part),
-                    None => reply.null(),
-                }
-            }
-            Merge::Concatenate => {
-                let parts: Vec<_> = self.replies.iter().filter_map(|part| array_of(part)).collect();
-                reply.array(parts.iter().map(|(count, _)| count).sum());
-                parts.iter().for_each(|(_, elements)| reply.raw(elements));
-            }
-            Merge::ByKey => {
-                let mut elements: Vec<&[u8]> = vec![b""; self.places.iter().map(Vec::len).sum()];
-                for (part, places) in self.replies.iter().zip(&self.places) {
-                    for (element, place) in bulk_strings(part).zip(places) {
-                        elements[*place] = element;
-                    }
-                }
-                reply.array(elements.len());
-                elements.iter().for_each(|element| reply.raw(element));
-            }
-        }
-        out
-    }
-}
-
-/// A command whose keys lie on several executors and whose handler runs here.
-pub(super) struct Gathering {
-    command: &'static Command,
-    handler: Handler,
-    arguments: OwnedArguments,
-    version: Version,
-    database: u8,
-    string_bytes_max: usize,
-    parts_left: usize,
-    took_ns: u64,
-    error: Option<Vec<u8>>,
-    /// By part: the databases and keys that were asked for.
-    asked: Vec<Vec<Place>>,
-    gathered: Gathered,
-    /// The handler's reply, once it ran and its writes are out.
-    reply: Option<Vec<u8>>,
 }
 
 /// What to do after a command was taken.
@@ -196,12 +100,22 @@ impl NetworkExecutor {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
             }
-            Runs::Split(_, merge) => self.split_by_key(connection, command, merge, arguments, deadline),
             Runs::Transaction(handler) => match self.only_link(command, arguments) {
                 Some(link) => self.send_whole(connection, command, link, arguments, deadline),
-                None => self.gather(connection, command, handler, arguments, deadline),
+                None => {
+                    let database = connection.session.borrow().database;
+                    let places = table::places_of(command, arguments, database);
+                    let work = Work::Handler(handler);
+                    self.coordinate(connection, command, work, arguments, Some(places), deadline);
+                }
             },
-            Runs::All(_, merge) => self.send_to_all(connection, command, merge, arguments, deadline),
+            Runs::All(..) if self.server.router.executor_count() == 1 => {
+                self.send_whole(connection, command, 0, arguments, deadline);
+            }
+            Runs::All(_, merge) => {
+                self.coordinate(connection, command, Work::Everywhere(merge), arguments, None, deadline);
+            }
+            Runs::Each(_, merge) => self.send_to_all(connection, command, merge, arguments, deadline),
             Runs::Cursor(_) => match keys::cursor_slot(arguments.get(1)) {
                 Ok(slot) => {
                     let link = usize::from(self.server.router.executor_of(slot).0);
@@ -209,24 +123,35 @@ impl NetworkExecutor {
                 }
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
-            Runs::Container => unreachable!("find_command resolves containers"),
+            Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
         Taken::Yes
     }
 
-    fn link_of(&self, key: &[u8]) -> usize {
+    pub(super) fn link_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
     }
 
-    /// The one storage executor that has all keys, if there is one.
+    /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to several of its
+    /// shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk they take the longer
+    /// way.
     fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
-        if self.server.router.executor_count() == 1 {
+        let router = &self.server.router;
+        if router.shard_count() == 1 {
             return Some(0);
         }
-        let mut links = command.keys.of(arguments).map(|key| self.link_of(key));
+        let by_shard = self.settings.borrow().durability == Durability::Always && command.flags.has(WRITE);
+        if router.executor_count() == 1 && !by_shard {
+            return Some(0);
+        }
+        let place_of = |key: &[u8]| {
+            let shard = router.shard_of(Slot::of(key));
+            (router.owner(shard), by_shard.then_some(shard))
+        };
+        let mut places = command.keys.of(arguments).map(place_of);
         // Without keys the handler has an error to tell, anywhere.
-        let Some(first) = links.next() else { return Some(0) };
-        links.all(|link| link == first).then_some(first)
+        let Some(first) = places.next() else { return Some(0) };
+        places.all(|place| place == first).then_some(usize::from(first.0.0))
     }
 
     /// Answers a command that is not run.
@@ -349,46 +274,6 @@ impl NetworkExecutor {
         }
     }
 
-    fn split_by_key(
-        &self,
-        connection: &Rc<Connection>,
-        command: &'static Command,
-        merge: Merge,
-        arguments: Arguments<'_>,
-        deadline: Instant,
-    ) {
-        if let Some(link) = self.only_link(command, arguments) {
-            return self.send_whole(connection, command, link, arguments, deadline);
-        }
-        // By part: its link, and the numbers of its keys.
-        let mut parts: Vec<(usize, Vec<usize>)> = Vec::new();
-        for (number, key) in command.keys.of(arguments).enumerate() {
-            let link = self.link_of(key);
-            match parts.iter_mut().find(|(part_link, _)| *part_link == link) {
-                Some((_, numbers)) => numbers.push(number),
-                None => parts.push((link, vec![number])),
-            }
-        }
-        let sequence = self.open_merge(
-            connection,
-            command,
-            merge,
-            parts.iter().map(|(_, numbers)| numbers.clone()).collect(),
-        );
-        for (part, (link, numbers)) in parts.iter().enumerate() {
-            let key_of = |number: &usize| arguments.get(command.keys.first + number * command.keys.step);
-            let part_arguments = std::iter::once(arguments.get(0)).chain(numbers.iter().map(key_of));
-            self.send_part(
-                connection,
-                command,
-                *link,
-                (sequence, part as u32),
-                part_arguments,
-                deadline,
-            );
-        }
-    }
-
     fn send_to_all(
         &self,
         connection: &Rc<Connection>,
@@ -401,7 +286,12 @@ impl NetworkExecutor {
         if count == 1 {
             return self.send_whole(connection, command, 0, arguments, deadline);
         }
-        let sequence = self.open_merge(connection, command, merge, vec![Vec::new(); count]);
+        let merging = Merging::new(merge, connection.session.borrow().version, count);
+        let suppressed = reply_suppressed(connection);
+        let sequence = connection
+            .replies
+            .borrow_mut()
+            .open(Awaited::Merge(Box::new(merging)), suppressed);
         for link in 0..count {
             self.send_part(
                 connection,
@@ -414,101 +304,12 @@ impl NetworkExecutor {
         }
     }
 
-    fn open_merge(
-        &self,
-        connection: &Rc<Connection>,
-        command: &'static Command,
-        merge: Merge,
-        places: Vec<Vec<usize>>,
-    ) -> u32 {
-        let parts = places.len();
-        let merging = Merging {
-            command,
-            merge,
-            version: connection.session.borrow().version,
-            parts_left: parts,
-            took_ns: 0,
-            sum: 0,
-            error: None,
-            replies: vec![Vec::new(); parts],
-            places,
-            seed: crate::clock::unix_us() as usize,
-        };
-        let suppressed = reply_suppressed(connection);
-        connection
-            .replies
-            .borrow_mut()
-            .open(Awaited::Merge(Box::new(merging)), suppressed)
-    }
-
-    /// Fetches the records of all keys, so that the handler can run here.
-    fn gather(
-        &self,
-        connection: &Rc<Connection>,
-        command: &'static Command,
-        handler: Handler,
-        arguments: Arguments<'_>,
-        deadline: Instant,
-    ) {
-        let (version, database) = {
-            let session = connection.session.borrow();
-            (session.version, session.database)
-        };
-        let databases =
-            std::iter::once(database).chain(keys::second_database(arguments).filter(|_| command.name == "copy"));
-        let mut parts: Vec<(usize, Vec<Place>)> = Vec::new();
-        for database in databases {
-            for key in command.keys.of(arguments) {
-                let link = self.link_of(key);
-                let place = match parts.iter().position(|(part_link, _)| *part_link == link) {
-                    Some(place) => place,
-                    None => {
-                        parts.push((link, Vec::new()));
-                        parts.len() - 1
-                    }
-                };
-                parts[place].1.push((database, key.to_vec()));
-            }
-        }
-        let gathering = Gathering {
-            command,
-            handler,
-            arguments: OwnedArguments::of(arguments),
-            version,
-            database,
-            string_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),
-            parts_left: parts.len(),
-            took_ns: 0,
-            error: None,
-            asked: parts.iter().map(|(_, keys)| keys.clone()).collect(),
-            gathered: Gathered::default(),
-            reply: None,
-        };
-        let suppressed = reply_suppressed(connection);
-        let sequence = connection
-            .replies
-            .borrow_mut()
-            .open(Awaited::Gather(Box::new(gathering)), suppressed);
-        connection.gathering.set(true);
-        for (part, (link, keys)) in parts.iter().enumerate() {
-            let pairs = keys
-                .iter()
-                .flat_map(|(database, key)| [std::slice::from_ref(database), key.as_slice()]);
-            let fetch_arguments = std::iter::once(GATHER_FETCH.name.as_bytes()).chain(pairs);
-            self.send_part(
-                connection,
-                &GATHER_FETCH,
-                *link,
-                (sequence, part as u32),
-                fetch_arguments,
-                deadline,
-            );
-        }
-    }
-
     /// A response came home: answers its command, or adds it to the parts of one.
     #[inline]
     pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
+        if response.id.connection >= STEPS_FROM {
+            return self.take_step(batch, response);
+        }
         let connections = self.connections.borrow();
         let connection = connections
             .get(response.id.connection as usize)
@@ -555,41 +356,15 @@ impl NetworkExecutor {
             }
             Awaited::Merge(merging) if response.more != 0 => {
                 // The other parts are needed before any of it can be sent, so it is collected here.
-                merging.replies[response.id.part as usize].extend_from_slice(bytes);
+                merging.add_piece(response.id.part as usize, bytes);
                 drop(replies);
                 self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), response.more);
             }
             Awaited::Merge(merging) => {
-                if merging.add(response.id.part as usize, bytes, u64::from(response.took_ns)) {
-                    let (command, took_ns, reply) = (merging.command, merging.took_ns, merging.finish());
-                    self.count(command, took_ns, &reply);
+                if merging.add(response.id.part as usize, bytes) {
+                    let reply = merging.finish();
+                    self.count(response.command, u64::from(response.took_ns), &reply);
                     replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
-                }
-            }
-            Awaited::Gather(gathering) => {
-                gathering.took_ns += u64::from(response.took_ns);
-                gathering.parts_left -= 1;
-                if bytes.first() == Some(&b'-') {
-                    gathering.error.get_or_insert_with(|| bytes.to_vec());
-                } else if gathering.reply.is_none() {
-                    gathering.take_records(response.id.part as usize, bytes);
-                }
-                if gathering.parts_left == 0 {
-                    let mut gathering = match std::mem::replace(&mut slot.awaited, Awaited::Response) {
-                        Awaited::Gather(gathering) => gathering,
-                        _ => unreachable!("the slot was matched as gathering"),
-                    };
-                    drop(replies);
-                    match gathering.next() {
-                        Next::Answer(reply) => {
-                            connection.gathering.set(false);
-                            self.room.notify();
-                            self.count(gathering.command, gathering.took_ns, &reply);
-                            let mut replies = connection.replies.borrow_mut();
-                            replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
-                        }
-                        Next::Write(writes) => self.apply(&connection, sequence, gathering, writes),
-                    }
                 }
             }
         }
@@ -670,41 +445,6 @@ impl NetworkExecutor {
         self.flush_wanted.notify();
     }
 
-    /// Sends what a gathered command's handler staged to the executors that own the keys.
-    fn apply(&self, connection: &Rc<Connection>, sequence: u32, mut gathering: Box<Gathering>, writes: Vec<Write>) {
-        let mut parts: Vec<(usize, Vec<&Write>)> = Vec::new();
-        for write in &writes {
-            let link = self.link_of(&write.1);
-            match parts.iter_mut().find(|(part_link, _)| *part_link == link) {
-                Some((_, part)) => part.push(write),
-                None => parts.push((link, vec![write])),
-            }
-        }
-        gathering.parts_left = parts.len();
-        if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
-            slot.awaited = Awaited::Gather(gathering);
-        }
-        let deadline = Instant::now() + APPLY_DEADLINE;
-        for (part, (link, writes)) in parts.iter().enumerate() {
-            let triples = writes.iter().flat_map(|(database, key, stored)| {
-                [
-                    std::slice::from_ref(database),
-                    key.as_slice(),
-                    stored.as_deref().unwrap_or_default(),
-                ]
-            });
-            let arguments = std::iter::once(GATHER_APPLY.name.as_bytes()).chain(triples);
-            self.send_part(
-                connection,
-                &GATHER_APPLY,
-                *link,
-                (sequence, part as u32),
-                arguments,
-                deadline,
-            );
-        }
-    }
-
     /// Counts a command that was answered.
     #[inline]
     pub(super) fn count(&self, command: &Command, took_ns: u64, reply: &[u8]) {
@@ -739,70 +479,8 @@ impl NetworkExecutor {
     }
 }
 
-/// What a gathered command needs next.
-enum Next {
-    Answer(Vec<u8>),
-    Write(Vec<Write>),
-}
-
-impl Gathering {
-    fn take_records(&mut self, part: usize, reply: &[u8]) {
-        for (element, place) in bulk_strings(reply).zip(std::mem::take(&mut self.asked[part])) {
-            self.gathered
-                .records
-                .insert(place, bulk_content(element).map(<[u8]>::to_vec));
-        }
-    }
-
-    /// All parts are back: runs the handler, or, if its writes are done, gives its reply.
-    fn next(&mut self) -> Next {
-        if let Some(error) = self.error.take() {
-            return Next::Answer(error);
-        }
-        if let Some(reply) = self.reply.take() {
-            return Next::Answer(reply);
-        }
-        let began = Instant::now();
-        self.gathered.now_ms = crate::clock::unix_ms();
-        let mut bytes = Vec::new();
-        let mut effects = Effects::default();
-        let mut context = Context {
-            arguments: self.arguments.get(),
-            reply: Reply::new(&mut bytes, self.version),
-            now_ms: self.gathered.now_ms,
-            view: View::Gathered(&mut self.gathered),
-            database: self.database,
-            seed: crate::clock::unix_us(),
-            string_bytes_max: self.string_bytes_max,
-            client_id: 0,
-            is_inner: false,
-            effects: &mut effects,
-            pieces: None,
-        };
-        let handler = self.handler;
-        let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
-        let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
-        self.took_ns += began.elapsed().as_nanos() as u64;
-        if let Err(error) = outcome {
-            bytes.clear();
-            Reply::new(&mut bytes, self.version).error(error.to_string());
-            return Next::Answer(bytes);
-        }
-        let written = std::mem::take(&mut self.gathered.written);
-        if written.is_empty() {
-            return Next::Answer(bytes);
-        }
-        self.reply = Some(bytes);
-        let record_of = |place: Place| {
-            let stored = self.gathered.records.remove(&place).flatten();
-            (place.0, place.1, stored)
-        };
-        Next::Write(written.into_iter().map(record_of).collect())
-    }
-}
-
 /// Whether a command is answered at all; takes note of CLIENT REPLY SKIP's one command.
-fn reply_suppressed(connection: &Connection) -> bool {
+pub(super) fn reply_suppressed(connection: &Connection) -> bool {
     let mut session = connection.session.borrow_mut();
     match session.reply_mode {
         ReplyMode::On => false,
@@ -857,68 +535,4 @@ fn unknown_command(arguments: Arguments<'_>) -> CommandError {
     CommandError::text(format!(
         "ERR unknown command '{name}', with args beginning with: {rest}"
     ))
-}
-
-fn read_integer(reply: &[u8]) -> Option<i64> {
-    let digits = reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-fn is_null(reply: &[u8]) -> bool {
-    matches!(reply, b"$-1\r\n" | b"_\r\n" | b"")
-}
-
-/// The number of an array's elements, and their bytes.
-fn array_of(reply: &[u8]) -> Option<(usize, &[u8])> {
-    let end = memchr::memchr(b'\n', reply)?;
-    let digits = reply.get(1..end.checked_sub(1)?)?;
-    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, &reply[end + 1..]))
-}
-
-/// The elements of an array of bulk strings and nulls, each as its bytes in the reply.
-fn bulk_strings(reply: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = array_of(reply).map_or(&reply[..0], |(_, rest)| rest);
-    std::iter::from_fn(move || {
-        let line_end = memchr::memchr(b'\n', rest)?;
-        let len = match rest.first()? {
-            b'$' => std::str::from_utf8(rest.get(1..line_end.checked_sub(1)?)?)
-                .ok()?
-                .parse::<i64>()
-                .ok()?,
-            _ => -1,
-        };
-        let end = usize::try_from(len).map_or(line_end + 1, |len| line_end + 1 + len + 2);
-        let (element, tail) = rest.split_at_checked(end)?;
-        rest = tail;
-        Some(element)
-    })
-}
-
-/// The content of a bulk string as it stands in a reply, `None` for a null.
-fn bulk_content(element: &[u8]) -> Option<&[u8]> {
-    if is_null(element) {
-        return None;
-    }
-    let start = memchr::memchr(b'\n', element)? + 1;
-    element.get(start..element.len().checked_sub(2)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn elements_of_a_reply_are_found_whatever_they_contain() {
-        let reply = b"*4\r\n$3\r\na\r\n\r\n$-1\r\n_\r\n$0\r\n\r\n";
-        let elements: Vec<_> = bulk_strings(reply).collect();
-        assert_eq!(elements, [&b"$3\r\na\r\n\r\n"[..], b"$-1\r\n", b"_\r\n", b"$0\r\n\r\n"]);
-        let contents: Vec<_> = elements.into_iter().map(bulk_content).collect();
-        assert_eq!(contents, [Some(&b"a\r\n"[..]), None, None, Some(&b""[..])]);
-        assert_eq!(array_of(b"*12\r\nrest"), Some((12, &b"rest"[..])));
-        assert_eq!(
-            bulk_strings(b"*1\r\n$5\r\nab").count(),
-            0,
-            "a cut reply has no whole element"
-        );
-    }
 }

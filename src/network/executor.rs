@@ -8,6 +8,7 @@ use super::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SE
 use super::dispatch::Taken;
 use super::session::{Deferred, ReplyMode, Session};
 use super::socket;
+use super::transactions::Transactions;
 use crate::channel::link::{Flushed, Links};
 use crate::channel::message::Batch;
 use crate::commands::table::Command;
@@ -136,6 +137,7 @@ pub struct NetworkExecutor {
     settings_version: Cell<u64>,
     /// Credits came home, a pause ended, or a connection that had to wait for its own commands need not any more.
     pub(super) room: LocalSignal,
+    pub(super) transactions: RefCell<Transactions>,
     touched: RefCell<Vec<Rc<Connection>>>,
     read_buffer: RefCell<Vec<u8>>,
     last_generation: Cell<u32>,
@@ -158,6 +160,7 @@ impl NetworkExecutor {
             settings_version: Cell::new(0),
             settings: RefCell::new(settings),
             room: LocalSignal::default(),
+            transactions: RefCell::default(),
             touched: RefCell::new(Vec::new()),
             read_buffer: RefCell::new(vec![0; READ_BYTES_MAX]),
             last_generation: Cell::new(0),
@@ -199,6 +202,7 @@ impl NetworkExecutor {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
             self.refresh_settings();
             self.retry_links();
+            self.forget_finished();
             self.close_killed();
             // Whoever waits for the end of a pause looks again.
             self.room.notify();
@@ -224,9 +228,10 @@ impl NetworkExecutor {
 
     fn is_drained(&self) -> bool {
         let connections = self.connections.borrow();
-        connections
+        let answered = connections
             .iter()
-            .all(|(_, connection)| connection.replies.borrow().is_empty() && connection.output.borrow().len() == 0)
+            .all(|(_, connection)| connection.replies.borrow().is_empty() && connection.output.borrow().len() == 0);
+        answered && self.transactions.borrow().is_empty()
     }
 
     fn refresh_settings(&self) {
@@ -354,7 +359,7 @@ impl NetworkExecutor {
         }
     }
 
-    fn flush_touched(self: &Rc<Self>) {
+    pub(super) fn flush_touched(self: &Rc<Self>) {
         let mut touched = self.touched.take();
         for connection in touched.drain(..) {
             connection.touched.set(false);
@@ -528,7 +533,7 @@ impl NetworkExecutor {
             output: RefCell::new(Output::default()),
             low_out: Cell::new(0),
             in_pieces: Cell::new(0),
-            gathering: Cell::new(false),
+            coordinating: Cell::new(false),
             is_full: Cell::new(false),
             touched: Cell::new(false),
             closed: Cell::new(false),
@@ -689,7 +694,7 @@ impl NetworkExecutor {
                 return (consumed, Progress::Blocked);
             }
             // Its writes are sent only when its keys are all here: what follows on the connection may read them.
-            if connection.gathering.get() {
+            if connection.coordinating.get() {
                 return (consumed, Progress::Blocked);
             }
             if connection.is_full.get() || connection.replies.borrow().len() >= COMMANDS_OUT_MAX {

@@ -129,6 +129,10 @@ pub struct NetworkMetrics {
     pub commands: Vec<CommandMetrics>,
     /// Commands processed.
     pub commands_processed: Counter,
+    /// Transactions over several storage executors.
+    pub transactions: Counter,
+    /// How often one came too late at an executor and began again.
+    pub transaction_retries: Counter,
     /// Connections that are open.
     pub connections: Counter,
     /// Connections given to it so far; written by the executor that accepts.
@@ -166,6 +170,8 @@ impl NetworkMetrics {
             cpu,
             commands: COMMANDS.iter().map(|_| CommandMetrics::default()).collect(),
             commands_processed: Counter::default(),
+            transactions: Counter::default(),
+            transaction_retries: Counter::default(),
             connections: Counter::default(),
             connections_assigned: Counter::default(),
             connections_closed: Counter::default(),
@@ -205,6 +211,8 @@ pub struct StorageMetrics {
     pub panics: Counter,
     /// Batches whose replies wait for a commit or a sync.
     pub held: Counter,
+    /// Requests that had to wait for a transaction over several executors.
+    pub parked: Counter,
     /// Large replies of which a part has not been asked for yet.
     pub replies_begun: Counter,
     /// Syncs of logs.

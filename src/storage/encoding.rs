@@ -18,6 +18,8 @@
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
 //!          "version"                                      the newest version(8) of a collection
+//!          "redo" ‖ transaction(8)                        (shard(2) ‖ length(4) ‖ writes) for each shard
+//!          "applied"                                      transaction(8) × n: redo records of other shards it has followed
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
@@ -41,6 +43,14 @@
 //!                    2(1) ‖ node(8) → counts: members below(v), for each child
 //!          in meta, after the count: nothing, or levels(1) ‖ [root node(8) ‖ next new node(8)] ‖ lowest length(1) ‖
 //!          lowest ‖ end
+//! ```
+//!
+//! The writes of a redo record, each with a database's *number* as SELECT takes it (a swap waits until no record is there):
+//!
+//! ```text
+//! 0 ‖ database(1) ‖ length(4) ‖ key ‖ value               the record of a key
+//! 1 or 2 ‖ database(1) ‖ length(4) ‖ key ‖ version(8) ‖ length(4) ‖ member ‖ value     a member in data or score
+//! value: 0, for none │ 1 ‖ length(4) ‖ bytes
 //! ```
 //!
 //! A stream's record adds to the count of its entries
@@ -75,6 +85,7 @@
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
 use crate::channel::router::Slot;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// The version of this layout, written to the manifest; another one is refused at start.
@@ -750,6 +761,34 @@ impl SortedSetHeader {
 
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
+
+/// The key in `system` of the transactions that a shard has followed.
+pub const APPLIED_KEY: &[u8] = b"applied";
+
+/// The stored form of the numbers of transactions.
+pub fn encode_applied(ids: &BTreeSet<u64>) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
+}
+
+/// Reads the stored form; `None` if the bytes are not one.
+pub fn decode_applied(bytes: &[u8]) -> Option<BTreeSet<u64>> {
+    let (ids, rest) = bytes.as_chunks::<8>();
+    rest.is_empty()
+        .then(|| ids.iter().map(|id| u64::from_be_bytes(*id)).collect())
+}
+
+const REDO_PREFIX: &[u8; 4] = b"redo";
+
+/// The key in `system` of a transaction's redo record.
+pub fn redo_key(id: u64) -> Vec<u8> {
+    [&REDO_PREFIX[..], &id.to_be_bytes()].concat()
+}
+
+/// The transaction whose redo record lies under a key; `None` if none does.
+pub fn id_of_redo_key(key: &[u8]) -> Option<u64> {
+    let id = key.strip_prefix(REDO_PREFIX)?;
+    Some(u64::from_be_bytes(<[u8; 8]>::try_from(id).ok()?))
+}
 
 /// How many keys a database holds on one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,15 +8,17 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
+use super::locks::{Locks, Mode};
 use super::pieces::{Pieces, RepliesBegun, Written};
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
+use super::transactions::{Parked, Step, StepOutcome};
 use super::view::{Shards, View};
 use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{Command, READ, Runs, WRITE};
+use crate::commands::table::{self, Command, READ, Runs, WRITE};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
@@ -65,16 +67,19 @@ const NORMAL_PER_LOW: usize = 16;
 
 /// Everything that a storage executor owns.
 pub struct StorageExecutor {
-    shards: Shards,
+    pub(super) shards: Shards,
     committer: CommitThread,
     syncer: Syncer,
     settings: SharedSettings,
     settings_version: u64,
     current: Arc<Settings>,
-    metrics: Arc<StorageMetrics>,
+    pub(super) metrics: Arc<StorageMetrics>,
     shard_metrics: Vec<Arc<ShardMetrics>>,
     queue: PriorityQueue,
     held: VecDeque<Box<Batch>>,
+    /// Transactions over several executors that have keys here, and who waits for them.
+    pub(super) locks: Locks,
+    pub(super) parked: Parked,
     /// The home of the last full box: others follow when its owner has worked off what lies there.
     full_home: Option<flume::Sender<Box<Batch>>>,
     /// The number of the turn; also the epoch of what it writes.
@@ -168,11 +173,11 @@ impl StorageExecutor {
         shard_metrics: Vec<Arc<ShardMetrics>>,
     ) -> StorageExecutor {
         let (settings_version, current) = (settings.version(), settings.snapshot());
-        // The start may have committed a turn, to make the shards agree on their database map.
+        // The start has had some turns, to make the shards agree.
         for (place, shard) in shards.list_mut().iter_mut().enumerate() {
             shard.set_committer(Arc::clone(&committer.committer), place);
         }
-        let turn = shards.list().iter().map(Shard::committed_epoch).max().unwrap_or(0);
+        let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             shards,
@@ -185,6 +190,8 @@ impl StorageExecutor {
             shard_metrics,
             queue: PriorityQueue::default(),
             held: VecDeque::new(),
+            locks: Locks::default(),
+            parked: Parked::default(),
             full_home: None,
             turn,
             published_epochs,
@@ -280,8 +287,12 @@ impl StorageExecutor {
             let run_before = batch.run;
             while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL {
                 let request = batch.requests[batch.run];
-                now = self.run_request(&mut batch, &request, now);
+                match self.must_wait(&batch, &request) {
+                    true => self.park(&mut batch, &request),
+                    false => now = self.run_request(&mut batch, &request, now),
+                }
                 batch.run += 1;
+                self.resume(&mut done);
             }
             count += batch.run - run_before;
             if batch.run < batch.requests.len() {
@@ -304,8 +315,8 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// Runs one request and appends its response; returns the time at its end.
-    fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
+    /// Runs one request and appends its response, unless it is to be answered later; returns the time at its end.
+    pub(super) fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
         let start = batch.replies.len();
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -313,11 +324,34 @@ impl StorageExecutor {
         self.shards.begin_command();
         let mut pieces = None;
         let mut more = 0;
+        let mut is_known = true;
+        let step = match request.command.runs {
+            Runs::Step(step) if step != Step::Run => Some(step),
+            _ => None,
+        };
         let outcome = if began > request.deadline {
             self.metrics.timeouts.add(1);
             Err(CommandError::Timeout)
+        } else if let Some(step) = step {
+            match self.run_step(step, batch, request) {
+                Ok(StepOutcome::Answered) => Ok(()),
+                Ok(StepOutcome::Unknown) => {
+                    is_known = false;
+                    Ok(())
+                }
+                Ok(later) => {
+                    self.park_step(&later, batch, request);
+                    return began;
+                }
+                Err(error) => Err(error),
+            }
         } else {
-            let (arguments, replies) = batch.parts(request);
+            let (mut arguments, replies) = batch.parts(request);
+            let mut command = request.command;
+            if matches!(command.runs, Runs::Step(_)) {
+                arguments = arguments.from(1);
+                command = table::find(arguments.get(0)).unwrap_or(command);
+            }
             let now_ms = self.shards.now_ms();
             let mut context = Context {
                 arguments,
@@ -332,7 +366,7 @@ impl StorageExecutor {
                 effects: &mut self.effects,
                 pieces: None,
             };
-            let outcome = run_contained(request.command, &mut context, &self.metrics);
+            let outcome = run_contained(command, &mut context, &self.metrics);
             pieces = context.pieces.take();
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
@@ -346,8 +380,18 @@ impl StorageExecutor {
                 None => batch.replies.truncate(start),
             }
         }
+        let outcome = match (outcome, step) {
+            (Ok(()), None) => self.shards.keep_command(),
+            (Ok(()), Some(_)) => {
+                self.shards.keep_step();
+                Ok(())
+            }
+            (failed, _) => failed,
+        };
+        let failed = outcome.is_err();
         match outcome {
-            Ok(()) => self.shards.keep_command(),
+            Ok(()) if is_known => {}
+            Ok(()) => batch.replies.truncate(start),
             Err(error) => {
                 self.shards.roll_back_command();
                 batch.replies.truncate(start);
@@ -399,8 +443,9 @@ impl StorageExecutor {
     fn commit(&mut self, done: &mut [Box<Batch>]) {
         let mut any = false;
         for place in 0..self.shards.list().len() {
+            let may_commit = self.may_commit(place);
             let shard = &mut self.shards.list_mut()[place];
-            if shard.is_committing() {
+            if shard.is_committing() || !may_commit {
                 // What is staged rides the next batch.
             } else if shard.staged_len() >= self.committer.writes_min && *shard.state() == ShardState::Healthy {
                 let database = Arc::clone(shard.database());
@@ -501,12 +546,14 @@ impl StorageExecutor {
         self.sweep_waits = false;
         let budget = self.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
+        let locks = &self.locks;
         for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
             if shard.is_committing() {
                 self.sweep_waits = true;
                 continue;
             }
-            match expiry::sweep(shard, now_ms, budget, &mut hashes) {
+            let is_locked = |place: &expiry::DueHash| locks.holds(place, Mode::Exclusive);
+            match expiry::sweep(shard, now_ms, budget, &mut hashes, is_locked) {
                 Ok(expired) => metrics.expired_keys.add(expired as u64),
                 // A shard that takes no writes keeps its expired keys, invisible as they are.
                 Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => {}
@@ -545,7 +592,16 @@ impl StorageExecutor {
     fn keep_house(&mut self) {
         self.settings_are_current();
         self.sweep();
-        self.commit(&mut []);
+        self.shards.finish_commands();
+        let mut done = Vec::new();
+        if self.has_parked() {
+            self.look_at_parked(&mut done);
+        }
+        self.commit(&mut done);
+        let released = self.released_epochs();
+        for batch in done {
+            self.release_or_hold(batch, &released);
+        }
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
             self.syncer.sync_soon();
@@ -559,6 +615,10 @@ impl StorageExecutor {
         for (database, key) in hashes {
             if budget == 0 {
                 return;
+            }
+            if self.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
+                // A transaction that has read it decides what becomes of it.
+                continue;
             }
             self.shards.begin_command();
             let mut no_reply = Vec::new();
@@ -577,7 +637,8 @@ impl StorageExecutor {
             };
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
-                    self.shards.keep_command();
+                    // A hash lies on one shard.
+                    self.shards.keep_step();
                     budget -= expired.min(budget);
                 }
                 Err(error) => {
@@ -727,11 +788,11 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
 fn run_contained(command: &Command, context: &mut Context<'_>, metrics: &StorageMetrics) -> Result<(), CommandError> {
     let handler = match command.runs {
         Runs::Shard(handler)
-        | Runs::Split(handler, _)
         | Runs::Transaction(handler)
         | Runs::All(handler, _)
+        | Runs::Each(handler, _)
         | Runs::Cursor(handler) => handler,
-        Runs::Network(_) | Runs::Container => return Err(CommandError::Internal),
+        Runs::Network(_) | Runs::Step(_) | Runs::Container => return Err(CommandError::Internal),
     };
     catch_unwind(AssertUnwindSafe(|| handler(context))).unwrap_or_else(|_| {
         metrics.panics.add(1);

@@ -14,7 +14,15 @@ pub type DueHash = (u8, Vec<u8>);
 
 /// Stages the deletion of at most `budget` expired keys of a shard; returns how many were expired. Hashes that are due
 /// for their fields are added to `hashes`, and stay due until they are written anew.
-pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize, hashes: &mut Vec<DueHash>) -> Result<usize, CommandError> {
+///
+/// What `is_locked` names a transaction has read, and decides what becomes of it: that stays due.
+pub fn sweep(
+    shard: &mut Shard,
+    now_ms: u64,
+    budget: usize,
+    hashes: &mut Vec<DueHash>,
+    is_locked: impl Fn(&DueHash) -> bool,
+) -> Result<usize, CommandError> {
     if shard.next_deadline_ms() >= now_ms {
         return Ok(0);
     }
@@ -47,6 +55,12 @@ pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize, hashes: &mut Vec<Due
             let is_alive = Record::decode(record).is_some_and(|record| record.is_alive(now_ms));
             (due_of(record), is_alive)
         })?;
+        let place = encoding::split_meta_key(&meta_key)
+            .and_then(|(physical, _, key)| Some((shard.number_of(physical)?, key.to_vec())));
+        if current.is_some() && place.as_ref().is_some_and(&is_locked) {
+            next_deadline_ms = next_deadline_ms.min(deadline_ms);
+            continue;
+        }
         match current {
             Some((due_ms, false)) if due_ms == deadline_ms => {
                 shard.delete_meta_key(&meta_key)?;
@@ -54,8 +68,7 @@ pub fn sweep(shard: &mut Shard, now_ms: u64, budget: usize, hashes: &mut Vec<Due
                 expired += 1;
             }
             Some((due_ms, true)) if due_ms == deadline_ms => {
-                let place = encoding::split_meta_key(&meta_key);
-                hashes.extend(place.and_then(|(physical, _, key)| Some((shard.number_of(physical)?, key.to_vec()))));
+                hashes.extend(place);
                 next_deadline_ms = next_deadline_ms.min(deadline_ms);
             }
             // FLUSHDB deletes keys by range and leaves their index entries to be found here.

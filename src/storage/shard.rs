@@ -5,13 +5,16 @@
 //! [committer](super::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
 //! passes through these two.
 
+mod transactions;
+
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::locks::TransactionId;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -123,6 +126,11 @@ pub struct Shard {
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
     modified: Vec<ModifiedKey>,
     modified_kept: usize,
+    /// Transactions of other homes that this shard has followed and whose redo records may still be there.
+    applied: BTreeSet<TransactionId>,
+    /// What is staged must not be committed before the shards at these places of the executor have committed these turns: they
+    /// are the homes of commands that wrote to both.
+    commit_after: Vec<(usize, u64)>,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
     /// Where the parts of the running command that are being run began, the innermost last.
@@ -214,6 +222,9 @@ impl Shard {
         })?;
         let damaged = || DatabaseError::Failed("the last version of a collection is damaged".to_owned());
         let last_version = last_version.map_or(Ok(0), |stored| stored.ok_or_else(damaged))?;
+        let applied = database.get(Column::System, encoding::APPLIED_KEY, encoding::decode_applied)?;
+        let damaged = || DatabaseError::Failed("the list of followed transactions is damaged".to_owned());
+        let applied = applied.map_or(Ok(BTreeSet::new()), |stored| stored.ok_or_else(damaged))?;
         Ok(Shard {
             id,
             database,
@@ -223,6 +234,8 @@ impl Shard {
             expiry_changes_kept: 0,
             modified: Vec::new(),
             modified_kept: 0,
+            applied,
+            commit_after: Vec::new(),
             notes_modified: false,
             inner_marks: Vec::new(),
             counts,
@@ -291,6 +304,11 @@ impl Shard {
         if self.joined.capacity() > RECORD_BYTES_KEPT_MAX {
             self.joined = Vec::new();
         }
+    }
+
+    /// The turn being run, or the last.
+    pub fn turn(&self) -> u64 {
+        self.epoch
     }
 
     /// The last turn whose writes here are committed and, as far as is asked by `durable_epoch`, on disk.
@@ -552,13 +570,19 @@ impl Shard {
         if self.notes_modified {
             self.note_modified(owner.database, owner.key.clone());
         }
+        Ok(self.stage_here(column, value))
+    }
+
+    /// Stages `value` under `self.key`, whatever is there. Returns the turn it will be committed in.
+    #[inline]
+    fn stage_here(&mut self, column: Column, value: Option<Vec<u8>>) -> u64 {
         let place = (hash_of(&self.hasher, column, &self.key), column);
         let index = self.records.find(place.0, column, &self.key);
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
         self.records.stage(index, place, &self.key, value, self.epoch);
-        Ok(self.epoch)
+        self.epoch
     }
 
     /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
@@ -770,6 +794,10 @@ impl Shard {
     /// back; the shard is read-only if the disk is full, or else stops for good.
     pub fn commit(&mut self) -> Result<(), DatabaseError> {
         self.settle()?;
+        if !self.commit_after.is_empty() {
+            // Not now: as if the shard were stalled, but it will not take long.
+            return Err(DatabaseError::Stalled);
+        }
         match self.begin_commit() {
             Some(writes) => {
                 let written = self.database.write(writes);
@@ -788,6 +816,35 @@ impl Shard {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The commits of other shards of the executor that what is staged waits for: their places, and the turns.
+    pub fn commit_after(&self) -> &[(usize, u64)] {
+        &self.commit_after
+    }
+
+    /// What is staged must wait for one more.
+    pub fn wait_for_commit(&mut self, home: (usize, u64)) {
+        if !self.commit_after.contains(&home) {
+            self.commit_after.push(home);
+        }
+    }
+
+    /// It has waited enough.
+    pub fn end_waiting(&mut self) {
+        self.commit_after.clear();
+    }
+
+    /// The shard that what is staged waits for has failed: forgets what is staged.
+    pub fn abandon(&mut self, error: CommandError) {
+        if self.records.has_staged() {
+            self.rolled_back = Some(RolledBack {
+                from_epoch: self.staged_epoch,
+                error,
+                in_part: self.committed_epoch >= self.staged_epoch,
+            });
+        }
+        self.forget_staged();
     }
 
     /// Makes one batch of what is staged; `None` if there is nothing. [`Shard::finish_commit`] must follow, and until then
@@ -896,18 +953,22 @@ impl Shard {
             });
         }
         self.writes_while_stalled = 0;
-        // What a sweep had staged is due again.
-        self.next_deadline_ms = 0;
-        self.records.roll_back_all();
-        self.expiry_changes.clear();
-        self.expiry_changes_kept = 0;
-        self.counts = self.counts_committed;
+        self.forget_staged();
         self.state = match error {
             DatabaseError::DiskFull(_) => ShardState::ReadOnly,
             DatabaseError::Stalled => ShardState::Stalled,
             DatabaseError::Failed(text) => ShardState::Unavailable(text.clone()),
         };
         tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a shard stopped taking writes");
+    }
+
+    fn forget_staged(&mut self) {
+        // What a sweep had staged is due again.
+        self.next_deadline_ms = 0;
+        self.records.roll_back_all();
+        self.expiry_changes.clear();
+        self.expiry_changes_kept = 0;
+        self.counts = self.counts_committed;
     }
 
     /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any more.
@@ -1131,7 +1192,7 @@ impl Shard {
     }
 }
 
-fn damaged_record() -> CommandError {
+pub(super) fn damaged_record() -> CommandError {
     CommandError::text("ERR the stored record of this key is damaged")
 }
 

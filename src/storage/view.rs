@@ -1,17 +1,19 @@
-//! What a handler sees of the data: the shards of its executor, or records gathered from several executors.
+//! What a handler sees of the data: the shards of its executor, or keys gathered from several executors.
 //!
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys is
 //! written once.
 
 use super::database::{Column, Direction};
 use super::encoding::Record;
+use super::gathered::Gathered;
+use super::locks::{TransactionId, next_transaction_id};
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
+use super::redo::{self, Part};
 pub use super::shard::Owner;
 use super::shard::Shard;
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// The shards of one storage executor.
@@ -23,6 +25,20 @@ pub struct Shards {
     touched: Touched,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
+    /// Commands that wrote to several shards and whose redo records are still there.
+    unfinished: Vec<Unfinished>,
+}
+
+/// A command that wrote to several of the executor's shards. Its redo record may go when all have committed.
+struct Unfinished {
+    id: TransactionId,
+    /// The place of the shard that has the record.
+    home: usize,
+    /// The places of the others.
+    others: Vec<usize>,
+    /// The turn of which their commits must be; then that in which the record is deleted.
+    epoch: u64,
+    is_deleted: bool,
 }
 
 /// What the running command has read and written.
@@ -64,6 +80,7 @@ impl Shards {
             now_ms: 0,
             touched: Touched::default(),
             replies_begun: RepliesBegun::default(),
+            unfinished: Vec::new(),
         }
     }
 
@@ -109,13 +126,106 @@ impl Shards {
     }
 
     /// The command's writes stand.
+    ///
+    /// # Errors
+    /// They were on several shards and cannot be kept whole; the command is to be rolled back.
     #[inline]
-    pub fn keep_command(&mut self) {
+    pub fn keep_command(&mut self) -> Result<(), CommandError> {
         match self.touched.shard {
-            Some(SEVERAL_SHARDS) => self.list.iter_mut().for_each(Shard::keep_command),
+            Some(SEVERAL_SHARDS) => {
+                self.stage_redo()?;
+                self.list.iter_mut().for_each(Shard::keep_command);
+            }
             Some(place) => self.list[usize::from(place)].keep_command(),
             None => {}
         }
+        Ok(())
+    }
+
+    /// What the running command wrote to several shards becomes one by a redo record: the first of them commits it, with all
+    /// parts, before the others commit theirs.
+    fn stage_redo(&mut self) -> Result<(), CommandError> {
+        let places: Vec<usize> = (0..self.list.len())
+            .filter(|place| self.list[*place].command_staged())
+            .collect();
+        let [home, others @ ..] = &places[..] else {
+            return Ok(());
+        };
+        if others.is_empty() {
+            return Ok(());
+        }
+        let mut parts = Vec::new();
+        for place in &places {
+            let shard = &self.list[*place];
+            parts.push(Part {
+                shard: shard.id(),
+                writes: shard.command_writes()?,
+            });
+        }
+        let id = next_transaction_id();
+        let epoch = self.list[*home].stage_redo(id, redo::encode_parts(&parts))?;
+        for place in others {
+            let shard = &mut self.list[*place];
+            shard.note_applied(id)?;
+            shard.wait_for_commit((*home, epoch));
+        }
+        self.unfinished.push(Unfinished {
+            id,
+            home: *home,
+            others: others.to_vec(),
+            epoch,
+            is_deleted: false,
+        });
+        Ok(())
+    }
+
+    /// The step of a transaction is done, and its writes stand: its redo record is the coordinator's affair.
+    pub fn keep_step(&mut self) {
+        self.list.iter_mut().for_each(Shard::keep_command);
+    }
+
+    /// The shards, as a handler sees them.
+    pub fn view(&mut self) -> View<'_> {
+        View::Local(self)
+    }
+
+    /// The shard that has a slot.
+    pub fn shard_of(&self, slot: Slot) -> Result<&Shard, CommandError> {
+        Ok(&self.list[self.place(slot)?])
+    }
+
+    /// Appends what a transaction that runs elsewhere gets of a key: [`Shard::export`].
+    pub fn export(&mut self, (database, key): &(u8, Vec<u8>), out: &mut Vec<u8>) -> Result<(), CommandError> {
+        let place = self.place(Slot::of(key))?;
+        let epoch = self.list[place].export(*database, key, out)?;
+        self.touched.note(place, epoch);
+        Ok(())
+    }
+
+    /// Deletes the redo records of commands whose parts are all committed.
+    pub fn finish_commands(&mut self) {
+        let Shards { list, unfinished, .. } = self;
+        unfinished.retain_mut(|command| {
+            let has_committed = |place: &usize| list[*place].settled_epoch() >= command.epoch;
+            if !command.is_deleted {
+                if has_committed(&command.home) && command.others.iter().all(has_committed) {
+                    // One that cannot be deleted now is found again by the next call, or by the next start.
+                    if let Ok(epoch) = list[command.home].delete_redo(command.id) {
+                        list[command.home].keep_command();
+                        (command.epoch, command.is_deleted) = (epoch, true);
+                    }
+                }
+                return true;
+            }
+            let is_gone = has_committed(&command.home);
+            if is_gone {
+                command
+                    .others
+                    .iter()
+                    .for_each(|place| list[*place].forget_applied(command.id));
+            }
+            !is_gone
+        });
     }
 
     /// The command failed: its writes never were.
@@ -171,28 +281,6 @@ impl Shards {
     }
 }
 
-/// Records of declared keys, fetched from their executors, and what a handler wants written there.
-#[derive(Default)]
-pub struct Gathered {
-    /// By database and key: the stored record, `None` for an absent key.
-    pub records: HashMap<(u8, Vec<u8>), Option<Vec<u8>>>,
-    /// The keys that were written, in the order of first writing.
-    pub written: Vec<(u8, Vec<u8>)>,
-    /// The clock of the command (Unix ms).
-    pub now_ms: u64,
-}
-
-impl Gathered {
-    fn read(&self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
-        let found = self.records.get(&(database, key.to_vec())).ok_or_else(undeclared)?;
-        match found.as_deref().map(Record::decode) {
-            None => Ok(None),
-            Some(Some(record)) => Ok(Some(record).filter(|record| record.is_alive(self.now_ms))),
-            Some(None) => Err(CommandError::text("ERR the stored record of this key is damaged")),
-        }
-    }
-}
-
 /// What a handler sees of the data.
 pub enum View<'a> {
     /// All keys live on the executor that runs the handler.
@@ -206,7 +294,7 @@ impl View<'_> {
     pub fn begin_inner(&mut self) {
         match self {
             View::Local(shards) => shards.list.iter_mut().for_each(Shard::begin_inner),
-            View::Gathered(_) => {}
+            View::Gathered(gathered) => gathered.begin_inner(),
         }
     }
 
@@ -214,7 +302,7 @@ impl View<'_> {
     pub fn end_inner(&mut self, kept: bool) {
         match self {
             View::Local(shards) => shards.list.iter_mut().for_each(|shard| shard.end_inner(kept)),
-            View::Gathered(_) => {}
+            View::Gathered(gathered) => gathered.end_inner(kept),
         }
     }
 
@@ -240,8 +328,7 @@ impl View<'_> {
     pub fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
             View::Local(shards) => shards.look_up(key, |shard, slot| shard.read_header(database, slot, key)),
-            // Strings are gathered whole.
-            View::Gathered(gathered) => gathered.read(database, key),
+            View::Gathered(gathered) => gathered.read_header(database, key),
         }
     }
 
@@ -253,7 +340,10 @@ impl View<'_> {
         part: std::ops::Range<usize>,
         visit: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = match self {
+            View::Local(shards) => shards,
+            View::Gathered(gathered) => return gathered.visit_chunks(owner, part, visit),
+        };
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         let epoch = shards.list[place].visit_chunks((owner, slot), part, visit)?;
@@ -283,20 +373,16 @@ impl View<'_> {
                 shards.touched.note(place, epoch);
                 Ok(())
             }
-            View::Gathered(gathered) => {
-                let place = (database, key.to_vec());
-                *gathered.records.get_mut(&place).ok_or_else(undeclared)? = value;
-                if !gathered.written.contains(&place) {
-                    gathered.written.push(place);
-                }
-                Ok(())
-            }
+            View::Gathered(gathered) => gathered.write_stored(database, key, value),
         }
     }
 
     /// A version for a new collection under a key.
     pub fn new_version(&mut self, key: &[u8]) -> Result<u64, CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = match self {
+            View::Local(shards) => shards,
+            View::Gathered(gathered) => return Ok(gathered.new_version()),
+        };
         let place = shards.place(Slot::of(key))?;
         let now_ms = shards.now_ms;
         Ok(shards.list[place].new_version(now_ms))
@@ -304,7 +390,10 @@ impl View<'_> {
 
     /// The value of a member of a collection.
     pub fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = match self {
+            View::Local(shards) => shards,
+            View::Gathered(gathered) => return gathered.member(owner, column, member),
+        };
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         let Shards { list, touched, .. } = shards;
@@ -336,7 +425,10 @@ impl View<'_> {
         member: &[u8],
         value: Option<Vec<u8>>,
     ) -> Result<(), CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = match self {
+            View::Local(shards) => shards,
+            View::Gathered(gathered) => return gathered.write_member(owner, column, member, value),
+        };
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         let epoch = shards.list[place].write_member((owner, slot), column, member, value)?;
@@ -354,7 +446,10 @@ impl View<'_> {
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = match self {
+            View::Local(shards) => shards,
+            View::Gathered(gathered) => return gathered.scan_members(owner, column, range, direction, &mut visit),
+        };
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         let epoch = shards.list[place].scan_members((owner, slot), column, range, direction, &mut visit)?;
@@ -372,7 +467,7 @@ impl View<'_> {
         direction: Direction,
         counted: (u64, WriteMember),
     ) -> Result<Option<Pieces>, CommandError> {
-        let shards = self.shards_of_collections()?;
+        let View::Local(shards) = self else { return Ok(None) };
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
@@ -387,24 +482,24 @@ impl View<'_> {
 
     /// The name that the cursor of an unfinished scan inside a collection stands for: [`Shard::scan_position`].
     pub fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = self.shards_of_scans()?;
         let place = shards.place(Slot::of(key))?;
         Ok(shards.list[place].scan_position(position))
     }
 
     /// Remembers where a scan inside a collection stopped; returns its cursor, which is not 0.
     pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
-        let shards = self.shards_of_collections()?;
+        let shards = self.shards_of_scans()?;
         let place = shards.place(Slot::of(key))?;
         Ok(shards.list[place].remember_scan_position(name))
     }
 
-    /// The executor's shards, for what has members: those are not gathered from other executors.
-    fn shards_of_collections(&mut self) -> Result<&mut Shards, CommandError> {
+    /// The executor's shards, for scans that stop and go on: a transaction over several executors cannot remember where.
+    fn shards_of_scans(&mut self) -> Result<&mut Shards, CommandError> {
         match self {
             View::Local(shards) => Ok(shards),
             View::Gathered(_) => Err(CommandError::text(
-                "ERR collections on several storage executors cannot be used in one command yet; give their keys one {hash tag}",
+                "ERR a scan in a transaction over several storage executors must see all in one call; give a larger COUNT",
             )),
         }
     }
@@ -416,8 +511,4 @@ impl View<'_> {
             View::Gathered(_) => Err(CommandError::Internal),
         }
     }
-}
-
-fn undeclared() -> CommandError {
-    CommandError::text("ERR a command on several executors can only use the keys that it names")
 }

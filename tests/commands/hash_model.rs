@@ -48,7 +48,7 @@ impl Bench {
             })
             .collect();
         let row = table::find(arguments[0].as_ref()).expect("a command of the table");
-        let (Runs::Shard(handler) | Runs::Split(handler, _)) = row.runs else {
+        let (Runs::Shard(handler) | Runs::Transaction(handler)) = row.runs else {
             panic!("{} does not run on a shard", row.name)
         };
         let mut replies = Vec::new();
@@ -84,7 +84,7 @@ impl Bench {
         let outcome = work(&mut context);
         assert!(context.pieces.is_none(), "no hash here is large enough for pieces");
         match &outcome {
-            Ok(_) => self.shards.keep_command(),
+            Ok(_) => self.shards.keep_command().expect("one shard is kept whole by itself"),
             Err(_) => self.shards.roll_back_command(),
         }
         outcome
@@ -104,7 +104,7 @@ impl Bench {
     fn sweep(&mut self, budget: usize) {
         let mut hashes = Vec::new();
         let shard = &mut self.shards.list_mut()[0];
-        sweep(shard, self.now_ms, budget, &mut hashes).expect("a sweep");
+        sweep(shard, self.now_ms, budget, &mut hashes, |_| false).expect("a sweep");
         for (_, key) in hashes {
             let nothing = Arguments::new(&[], &[]);
             let swept = self.with_context(&mut Vec::new(), nothing, |context| {

@@ -111,7 +111,7 @@ fn a_sweep_deletes_what_is_due_in_the_order_of_deadlines_within_its_budget() {
         let mut left = Vec::new();
         for turn in 2..6 {
             shard.begin_turn(turn);
-            let expired = sweep(shard, 2000, 10, &mut Vec::new()).expect("a sweep");
+            let expired = sweep(shard, 2000, 10, &mut Vec::new(), |_| false).expect("a sweep");
             shard.commit().expect("a commit");
             let contents = Contents::of(shard.database());
             assert_eq!(contents.check(), []);
@@ -138,7 +138,7 @@ fn a_sweep_deletes_what_is_due_in_the_order_of_deadlines_within_its_budget() {
         shard.commit().expect("a commit");
         shard.begin_turn(7);
         assert_eq!(
-            sweep(shard, 4000, 10, &mut Vec::new()).expect("a sweep"),
+            sweep(shard, 4000, 10, &mut Vec::new(), |_| false).expect("a sweep"),
             1,
             "an earlier deadline that came later is seen"
         );
@@ -154,8 +154,8 @@ fn a_key_lives_through_the_millisecond_of_its_deadline() {
         shard.keep_command();
         shard.commit().expect("a commit");
         shard.begin_turn(2);
-        assert_eq!(sweep(shard, 1000, 10, &mut Vec::new()).expect("a sweep"), 0);
-        assert_eq!(sweep(shard, 1001, 10, &mut Vec::new()).expect("a sweep"), 1);
+        assert_eq!(sweep(shard, 1000, 10, &mut Vec::new(), |_| false).expect("a sweep"), 0);
+        assert_eq!(sweep(shard, 1001, 10, &mut Vec::new(), |_| false).expect("a sweep"), 1);
     });
 }
 
@@ -285,7 +285,7 @@ fn an_entry_of_the_index_without_its_key_is_removed_and_harms_no_other() {
         shard.keep_command();
         shard.commit().expect("a commit");
         shard.begin_turn(2);
-        assert_eq!(sweep(shard, 2000, 10, &mut Vec::new()).expect("a sweep"), 0);
+        assert_eq!(sweep(shard, 2000, 10, &mut Vec::new(), |_| false).expect("a sweep"), 0);
         shard.commit().expect("a commit");
         let contents = Contents::of(shard.database());
         assert_eq!(contents.check(), []);

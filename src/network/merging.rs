@@ -1,0 +1,122 @@
+//! Replies of several storage executors to the parts of one command, made one.
+
+use crate::commands::table::Merge;
+use crate::protocol::Reply;
+use crate::protocol::reply::Version;
+
+/// A command whose parts run on several storage executors.
+pub(super) struct Merging {
+    merge: Merge,
+    version: Version,
+    parts_left: usize,
+    sum: i64,
+    error: Option<Vec<u8>>,
+    /// By part: its reply, if the merge needs it whole.
+    replies: Vec<Vec<u8>>,
+    /// Where [`Merge::AnyOf`] begins.
+    seed: usize,
+}
+
+impl Merging {
+    /// Of so many parts.
+    pub(super) fn new(merge: Merge, version: Version, parts: usize) -> Merging {
+        Merging {
+            merge,
+            version,
+            parts_left: parts,
+            sum: 0,
+            error: None,
+            replies: vec![Vec::new(); parts],
+            seed: crate::clock::unix_us() as usize,
+        }
+    }
+
+    /// Takes a piece of one part's reply, of which more will come.
+    pub(super) fn add_piece(&mut self, part: usize, bytes: &[u8]) {
+        self.replies[part].extend_from_slice(bytes);
+    }
+
+    /// Takes one part's reply; returns whether it was the last.
+    pub(super) fn add(&mut self, part: usize, reply: &[u8]) -> bool {
+        self.parts_left -= 1;
+        match (reply.first(), self.merge) {
+            (Some(b'-'), _) => {
+                self.error.get_or_insert_with(|| reply.to_vec());
+            }
+            (_, Merge::Sum) => self.sum += read_integer(reply).unwrap_or(0),
+            (_, Merge::AllOk) => {}
+            _ => self.replies[part].extend_from_slice(reply),
+        }
+        self.parts_left == 0
+    }
+
+    /// The reply to the whole.
+    pub(super) fn finish(&self) -> Vec<u8> {
+        if let Some(error) = &self.error {
+            return error.clone();
+        }
+        let mut out = Vec::new();
+        let mut reply = Reply::new(&mut out, self.version);
+        match self.merge {
+            Merge::Sum => reply.integer(self.sum),
+            Merge::AllOk => reply.ok(),
+            Merge::AnyOf => {
+                let count = self.replies.len();
+                let parts = (0..count).map(|step| &self.replies[(self.seed + step) % count]);
+                match parts.into_iter().find(|part| !is_null(part)) {
+                    Some(part) => reply.raw(part),
+                    None => reply.null(),
+                }
+            }
+            Merge::Concatenate => {
+                let parts: Vec<_> = self.replies.iter().filter_map(|part| array_of(part)).collect();
+                reply.array(parts.iter().map(|(count, _)| count).sum());
+                parts.iter().for_each(|(_, elements)| reply.raw(elements));
+            }
+        }
+        out
+    }
+}
+
+fn read_integer(reply: &[u8]) -> Option<i64> {
+    let digits = reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn is_null(reply: &[u8]) -> bool {
+    matches!(reply, b"$-1\r\n" | b"_\r\n" | b"")
+}
+
+/// The number of an array's elements, and their bytes.
+fn array_of(reply: &[u8]) -> Option<(usize, &[u8])> {
+    let end = memchr::memchr(b'\n', reply)?;
+    let digits = reply.get(1..end.checked_sub(1)?)?;
+    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, &reply[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(merge: Merge, replies: &[&[u8]]) -> Vec<u8> {
+        let mut merging = Merging::new(merge, Version::Resp2, replies.len());
+        for (part, reply) in replies.iter().enumerate() {
+            assert_eq!(merging.add(part, reply), part + 1 == replies.len());
+        }
+        merging.finish()
+    }
+
+    #[test]
+    fn replies_become_one() {
+        assert_eq!(merged(Merge::Sum, &[b":12\r\n", b":-2\r\n"]), b":10\r\n");
+        assert_eq!(merged(Merge::AllOk, &[b"+OK\r\n", b"-ERR no\r\n"]), b"-ERR no\r\n");
+        assert_eq!(merged(Merge::AnyOf, &[b"$-1\r\n", b"$1\r\na\r\n"]), b"$1\r\na\r\n");
+        assert_eq!(
+            merged(
+                Merge::Concatenate,
+                &[b"*1\r\n$1\r\na\r\n", b"*0\r\n", b"*2\r\n$1\r\nb\r\n$1\r\nc\r\n"]
+            ),
+            b"*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n"
+        );
+    }
+}

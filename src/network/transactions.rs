@@ -1,0 +1,778 @@
+//! Commands whose keys lie on several storage executors: each runs as a transaction, and this executor coordinates those of its
+//! clients.
+//!
+//! One goes so: every executor with keys of it is asked to lock them and to say what is under them (the schedule
+//! step; all at once, one trip). When all have, the handler runs here, on what was said ([`Gathered`]); if it needs more than came along, it
+//! runs again on a thread that may wait for the answers. What it has written is split by shard. The first shard commits the
+//! redo record and its part, then the others theirs; each part goes with the locks. Then the client has its reply. A
+//! transaction that has written to one shard, or none, needs no record.
+//!
+//! A client that goes away changes nothing: a transaction belongs to the executor, and ends.
+
+use super::connection::{Awaited, Connection};
+use super::dispatch::{APPLY_DEADLINE, OwnedArguments, reply_suppressed};
+use super::executor::NetworkExecutor;
+use super::merging::Merging;
+use crate::channel::link::Links;
+use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
+use crate::channel::router::{ShardId, Slot};
+use crate::commands::effects::Effects;
+use crate::commands::table::{
+    Command, Merge, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE, TRANSACTION_READ, TRANSACTION_RELEASE,
+    TRANSACTION_RUN, TRANSACTION_SCHEDULE, WRITE,
+};
+use crate::commands::{Context, Handler};
+use crate::error::CommandError;
+use crate::protocol::{Arguments, Reply};
+use crate::storage::database::{Column, Direction};
+use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::gathered::{Gathered, Member, Range, Remote};
+use crate::storage::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::storage::redo::{Part, encode_parts, parts_of};
+use crate::storage::shard::Owner;
+use crate::storage::transactions::{Question, REFUSED, Schedule, decode_members};
+use crate::storage::view::View;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Requests whose id names such a connection, or a higher one, are steps: the two below, and those of nobody.
+pub(super) const STEPS_FROM: u32 = FORGETTING;
+
+/// The place of the connection in the id of a transaction's step.
+const STEPS: u32 = u32::MAX - 1;
+
+/// The same for the deletion of redo records.
+const FORGETTING: u32 = u32::MAX - 2;
+
+/// Nobody waits for this step's response.
+const NOBODY: u32 = u32::MAX;
+
+/// Transactions that run at once on threads of their own; others wait for their turn.
+const THREADS_MAX: usize = 16;
+
+/// How long such a thread waits for an answer before it looks whether the server is stopping.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a transaction is to do once everything is locked.
+pub(super) enum Work {
+    /// Run a handler on its keys.
+    Handler(Handler),
+    /// Run the command on every executor, and merge the replies.
+    Everywhere(Merge),
+}
+
+/// Where a transaction has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The keys are being locked.
+    Scheduling,
+    /// The handler runs on a thread, or the command on all executors.
+    Running,
+    /// The home commits the redo record.
+    Preparing,
+    /// The shards commit their parts.
+    Applying,
+}
+
+/// What it locks on one executor.
+struct Participant {
+    link: usize,
+    scope: Scope,
+}
+
+/// A transaction under way.
+struct Coordination {
+    connection: u32,
+    generation: u32,
+    sequence: u32,
+    command: &'static Command,
+    work: Work,
+    arguments: OwnedArguments,
+    caller: Caller,
+    deadline: Instant,
+    priority: Priority,
+    mode: Mode,
+    string_bytes_max: usize,
+    participants: Vec<Participant>,
+    id: TransactionId,
+    phase: Phase,
+    /// Which round of steps is out: responses to earlier ones are late and say nothing new.
+    round: u32,
+    responses_left: usize,
+    is_refused: bool,
+    error: Option<Vec<u8>>,
+    /// What became of it cannot be known before a restart.
+    is_unknown: bool,
+    gathered: Gathered,
+    merging: Option<Merging>,
+    reply: Vec<u8>,
+    parts: Vec<Part>,
+    took_ns: u64,
+}
+
+/// A transaction that is done but for its redo record and the notes of it.
+struct Finished {
+    id: TransactionId,
+    home: (usize, ShardId),
+    others: Vec<(usize, ShardId)>,
+}
+
+/// The transactions of one network executor.
+#[derive(Default)]
+pub(super) struct Transactions {
+    /// `None` while one is being worked on.
+    under_way: Slab<Option<Box<Coordination>>>,
+    on_threads: usize,
+    /// Those that wait for a thread.
+    waiting: VecDeque<usize>,
+    finished: Vec<Finished>,
+    /// By home: those whose redo records are being deleted.
+    forgetting: Slab<Vec<Finished>>,
+}
+
+impl Transactions {
+    /// Whether none is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+}
+
+impl NetworkExecutor {
+    /// Begins a transaction on `places`, or on everything (`None`). What follows on the connection is not read before its
+    /// writes are on their way, so that it finds them.
+    pub(super) fn coordinate(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        work: Work,
+        arguments: Arguments<'_>,
+        places: Option<Vec<Place>>,
+        deadline: Instant,
+    ) {
+        let suppressed = reply_suppressed(connection);
+        let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+        connection.coordinating.set(true);
+        let is_whole = places.is_none();
+        let merging = match work {
+            Work::Everywhere(merge) => Some(Merging::new(
+                merge,
+                connection.session.borrow().version,
+                self.link_count(),
+            )),
+            Work::Handler(_) => None,
+        };
+        let coordination = Coordination {
+            connection: connection.index,
+            generation: connection.generation,
+            sequence,
+            command,
+            work,
+            arguments: OwnedArguments::of(arguments),
+            caller: connection.session.borrow().caller(),
+            deadline,
+            // Behind its client's earlier commands.
+            priority: match connection.low_out.get() > 0 {
+                true => Priority::Low,
+                false => Priority::Normal,
+            },
+            mode: match command.flags.has(WRITE) {
+                true => Mode::Exclusive,
+                false => Mode::Shared,
+            },
+            string_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),
+            participants: self.participants_of(places),
+            id: 0,
+            phase: Phase::Scheduling,
+            round: 0,
+            responses_left: 0,
+            is_refused: false,
+            error: None,
+            is_unknown: false,
+            gathered: Gathered::new(is_whole),
+            merging,
+            reply: Vec::new(),
+            parts: Vec::new(),
+            took_ns: 0,
+        };
+        self.metrics.transactions.add(1);
+        let number = self.transactions.borrow_mut().under_way.insert(None);
+        self.schedule(number, Box::new(coordination));
+    }
+
+    fn link_count(&self) -> usize {
+        self.server.router.executor_count()
+    }
+
+    fn participants_of(&self, places: Option<Vec<Place>>) -> Vec<Participant> {
+        let Some(mut places) = places else {
+            let everything = |link| Participant {
+                link,
+                scope: Scope::Everything,
+            };
+            return (0..self.link_count()).map(everything).collect();
+        };
+        places.sort_unstable();
+        places.dedup();
+        let mut by_link: Vec<Vec<Place>> = vec![Vec::new(); self.link_count()];
+        for place in places {
+            by_link[self.link_of(&place.1)].push(place);
+        }
+        let of_link = |(link, places): (usize, Vec<Place>)| Participant {
+            link,
+            scope: Scope::Keys(places),
+        };
+        let with_keys = by_link.into_iter().enumerate().filter(|(_, places)| !places.is_empty());
+        with_keys.map(of_link).collect()
+    }
+
+    /// Asks all executors at once for the locks.
+    fn schedule(&self, number: usize, mut coordination: Box<Coordination>) {
+        coordination.id = next_transaction_id();
+        coordination.phase = Phase::Scheduling;
+        coordination.is_refused = false;
+        coordination.begin_round(coordination.participants.len());
+        for (part, participant) in coordination.participants.iter().enumerate() {
+            let schedule = Schedule {
+                id: coordination.id,
+                mode: coordination.mode,
+                scope: participant.scope.clone(),
+            };
+            self.send_step(
+                (number, &coordination),
+                &TRANSACTION_SCHEDULE,
+                (participant.link, part),
+                &[&schedule.encode()],
+            );
+        }
+        self.wait_for_round(number, coordination);
+    }
+
+    fn wait_for_round(&self, number: usize, coordination: Box<Coordination>) {
+        if let Some(place) = self.transactions.borrow_mut().under_way.get_mut(number) {
+            *place = Some(coordination);
+        }
+    }
+
+    fn send_step(
+        &self,
+        (number, coordination): (usize, &Coordination),
+        step: &'static Command,
+        (link, part): (usize, usize),
+        arguments: &[&[u8]],
+    ) {
+        let id = RequestId {
+            connection: STEPS,
+            generation: number as u32,
+            sequence: coordination.round,
+            part: part as u32,
+        };
+        // What is begun is ended, however long it waits.
+        let deadline = match coordination.phase {
+            Phase::Scheduling => coordination.deadline,
+            _ => Instant::now() + APPLY_DEADLINE,
+        };
+        let target = (link, coordination.priority);
+        self.push_step(target, id, step, coordination.caller, deadline, arguments);
+    }
+
+    fn push_step(
+        &self,
+        target: (usize, Priority),
+        id: RequestId,
+        step: &'static Command,
+        caller: Caller,
+        deadline: Instant,
+        arguments: &[&[u8]],
+    ) {
+        let words = std::iter::once(step.name.as_bytes()).chain(arguments.iter().copied());
+        self.links.borrow_mut().push(target, id, step, caller, deadline, words);
+        self.flush_wanted.notify();
+    }
+
+    /// Releases what is locked on a link, or will be.
+    fn release(&self, number: usize, coordination: &Coordination, link: usize) {
+        let id = RequestId {
+            connection: STEPS,
+            generation: number as u32,
+            sequence: NOBODY,
+            part: 0,
+        };
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let target = (link, coordination.priority);
+        let arguments = [&coordination.id.to_be_bytes()[..]];
+        self.push_step(
+            target,
+            id,
+            &TRANSACTION_RELEASE,
+            coordination.caller,
+            deadline,
+            &arguments,
+        );
+    }
+
+    fn release_all(&self, number: usize, coordination: &Coordination) {
+        for participant in &coordination.participants {
+            self.release(number, coordination, participant.link);
+        }
+    }
+
+    /// A step's response came home.
+    pub(super) fn take_step(self: &Rc<Self>, batch: &Batch, response: &Response) {
+        if response.id.connection == FORGETTING {
+            return self.take_forgotten(response);
+        }
+        let number = response.id.generation as usize;
+        let taken = {
+            let mut transactions = self.transactions.borrow_mut();
+            let place = transactions.under_way.get_mut(number);
+            place.and_then(|place| match place {
+                Some(coordination) if coordination.round == response.id.sequence => place.take(),
+                _ => None,
+            })
+        };
+        let Some(mut coordination) = taken else { return };
+        let bytes = batch.reply(response);
+        coordination.took_ns += u64::from(response.took_ns);
+        coordination.responses_left -= 1;
+        match coordination.phase {
+            Phase::Scheduling => self.take_grant(number, &mut coordination, response.id.part as usize, bytes),
+            Phase::Running => {
+                if let Some(merging) = &mut coordination.merging {
+                    merging.add(response.id.part as usize, bytes);
+                }
+            }
+            Phase::Preparing | Phase::Applying => match bytes.first() {
+                Some(b'+') => {}
+                Some(b'-') if coordination.error.is_none() => coordination.error = Some(bytes.to_vec()),
+                _ => coordination.is_unknown = true,
+            },
+        }
+        match coordination.responses_left {
+            0 => self.end_round(number, coordination),
+            _ => self.wait_for_round(number, coordination),
+        }
+    }
+
+    /// Takes in what an executor says of the keys that are locked there.
+    fn take_grant(&self, number: usize, coordination: &mut Coordination, part: usize, bytes: &[u8]) {
+        let had_failed = coordination.is_refused || coordination.error.is_some();
+        match bytes.first() {
+            Some(b'=') => {
+                if coordination.take_keys(part, &bytes[1..]).is_none() {
+                    coordination.error = Some(b"-ERR internal error\r\n".to_vec());
+                }
+            }
+            _ if bytes == REFUSED => coordination.is_refused = true,
+            _ => drop(coordination.error.get_or_insert_with(|| bytes.to_vec())),
+        }
+        if !had_failed && (coordination.is_refused || coordination.error.is_some()) {
+            // At once, so that nobody waits for what will come to nothing.
+            self.release_all(number, coordination);
+        }
+    }
+
+    /// All responses of a round are here.
+    fn end_round(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
+        match coordination.phase {
+            Phase::Scheduling if coordination.error.is_some() => self.finish(number, coordination),
+            Phase::Scheduling if coordination.is_refused => {
+                self.metrics.transaction_retries.add(1);
+                coordination.gathered = Gathered::new(coordination.gathered.is_whole());
+                self.schedule(number, coordination);
+            }
+            Phase::Scheduling => self.run_locked(number, coordination),
+            Phase::Running => {
+                if let Some(merging) = &coordination.merging {
+                    coordination.reply = merging.finish();
+                }
+                self.release_all(number, &coordination);
+                self.finish(number, coordination);
+            }
+            Phase::Preparing if coordination.is_unknown => {
+                // The home's log may have it or not. Until a restart tells, the other shards keep their locks.
+                self.finish(number, coordination);
+            }
+            Phase::Preparing if coordination.error.is_some() => {
+                self.release_all(number, &coordination);
+                self.finish(number, coordination);
+            }
+            Phase::Preparing => self.apply(number, coordination),
+            Phase::Applying => {
+                let is_redone = coordination.parts.len() > 1;
+                // With a record, what a shard could not do the restart will do that it needs.
+                coordination.is_unknown |= is_redone && coordination.error.is_some();
+                if is_redone && !coordination.is_unknown {
+                    self.note_finished(&coordination);
+                }
+                self.finish(number, coordination);
+            }
+        }
+    }
+
+    /// Everything is locked: runs the command.
+    fn run_locked(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
+        if let Work::Everywhere(_) = coordination.work {
+            coordination.phase = Phase::Running;
+            coordination.begin_round(coordination.participants.len());
+            let words: Vec<Vec<u8>> = coordination.arguments.get().iter().map(<[u8]>::to_vec).collect();
+            let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+            for (part, participant) in coordination.participants.iter().enumerate() {
+                let target = (participant.link, part);
+                self.send_step((number, &coordination), &TRANSACTION_RUN, target, &words);
+            }
+            return self.wait_for_round(number, coordination);
+        }
+        let began = Instant::now();
+        let outcome = coordination.run_handler();
+        coordination.took_ns += began.elapsed().as_nanos() as u64;
+        if coordination.gathered.has_missed {
+            return self.run_on_thread(number, coordination);
+        }
+        self.write(number, coordination, outcome);
+    }
+
+    /// Runs the handler where it can ask for what did not come along.
+    fn run_on_thread(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
+        {
+            let mut transactions = self.transactions.borrow_mut();
+            if transactions.on_threads == THREADS_MAX {
+                transactions.under_way[number] = Some(coordination);
+                transactions.waiting.push_back(number);
+                return;
+            }
+            transactions.on_threads += 1;
+        }
+        let (home_sender, home) = flume::unbounded();
+        let asking = Asking {
+            links: self.links.borrow().to_the_same(home_sender),
+            home,
+            router: self.server.router.clone(),
+        };
+        let background = self.server.core_map.background.clone();
+        let (sender, receiver) = flume::bounded(1);
+        let spawned = std::thread::Builder::new()
+            .name("transaction".to_owned())
+            .spawn(move || {
+                if let Err(error) = crate::topology::pin_current_thread(&background) {
+                    tracing::warn!(%error, "a transaction's thread could not be pinned");
+                }
+                coordination.gathered.begin_again();
+                coordination.gathered.remote = Some(Box::new(asking));
+                let began = Instant::now();
+                let outcome = coordination.run_handler();
+                coordination.gathered.remote = None;
+                coordination.took_ns += began.elapsed().as_nanos() as u64;
+                // The executor waits for it, unless it has stopped.
+                let _ = sender.send((coordination, outcome));
+            });
+        if let Err(error) = &spawned {
+            tracing::error!(%error, "a transaction could not be given a thread");
+        }
+        let executor = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let ran = receiver.recv_async().await;
+            let next = {
+                let mut transactions = executor.transactions.borrow_mut();
+                transactions.on_threads -= 1;
+                let next = transactions.waiting.pop_front();
+                next.and_then(|next| Some((next, transactions.under_way.get_mut(next)?.take()?)))
+            };
+            // Without one the transaction keeps its locks, as nothing is known of it any more: the thread has died with it.
+            if let Ok((coordination, outcome)) = ran {
+                executor.write(number, coordination, outcome);
+            }
+            if let Some((number, coordination)) = next {
+                executor.run_on_thread(number, coordination);
+            }
+            executor.flush_touched();
+        })
+        .detach();
+    }
+
+    /// The handler has run: sends what it has written on its way.
+    fn write(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>, outcome: Result<(), CommandError>) {
+        if let Err(error) = outcome {
+            coordination.reply.clear();
+            Reply::new(&mut coordination.reply, coordination.caller.version).error(error.to_string());
+            coordination.gathered.begin_again();
+        }
+        let router = &self.server.router;
+        let writes = coordination.gathered.take_writes();
+        coordination.parts = parts_of(writes, |slot| router.shard_of(slot));
+        let has_part =
+            |link: usize| (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == link);
+        for participant in coordination
+            .participants
+            .iter()
+            .filter(|participant| !has_part(participant.link))
+        {
+            self.release(number, &coordination, participant.link);
+        }
+        match coordination.parts.len() {
+            0 => self.finish(number, coordination),
+            1 => self.apply(number, coordination),
+            _ => self.prepare(number, coordination),
+        }
+    }
+
+    fn prepare(&self, number: usize, mut coordination: Box<Coordination>) {
+        coordination.phase = Phase::Preparing;
+        coordination.begin_round(1);
+        let link_of = |part: &Part| usize::from(self.server.router.owner(part.shard).0);
+        let home = link_of(&coordination.parts[0]);
+        let is_only = coordination.parts[1..].iter().all(|part| link_of(part) != home);
+        let mut argument = Vec::new();
+        FieldWriter(&mut argument).number(coordination.id);
+        FieldWriter(&mut argument).byte(u8::from(is_only));
+        argument.extend_from_slice(&encode_parts(&coordination.parts));
+        self.send_step((number, &coordination), &TRANSACTION_PREPARE, (home, 0), &[&argument]);
+        self.wait_for_round(number, coordination);
+    }
+
+    /// Sends the parts to their shards: it is decided that all of them are written.
+    fn apply(&self, number: usize, mut coordination: Box<Coordination>) {
+        coordination.phase = Phase::Applying;
+        let is_noted = coordination.parts.len() > 1;
+        let mut by_link: Vec<Vec<Part>> = vec![Vec::new(); self.link_count()];
+        // The home has its part already.
+        for part in coordination.parts.iter().skip(usize::from(is_noted)) {
+            by_link[usize::from(self.server.router.owner(part.shard).0)].push(part.clone());
+        }
+        coordination.begin_round(by_link.iter().filter(|parts| !parts.is_empty()).count());
+        for (link, parts) in by_link.iter().enumerate().filter(|(_, parts)| !parts.is_empty()) {
+            let mut argument = Vec::new();
+            FieldWriter(&mut argument).number(coordination.id);
+            FieldWriter(&mut argument).byte(u8::from(is_noted));
+            argument.extend_from_slice(&encode_parts(parts));
+            self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[&argument]);
+        }
+        // What the client sends now follows these to the same executors.
+        self.let_go(&coordination);
+        self.wait_for_round(number, coordination);
+    }
+
+    /// The connection, if it is still the one.
+    fn client_of(&self, coordination: &Coordination) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let connection = connections.get(coordination.connection as usize)?;
+        (connection.generation == coordination.generation && !connection.closed.get()).then(|| Rc::clone(connection))
+    }
+
+    fn let_go(&self, coordination: &Coordination) {
+        if let Some(connection) = self.client_of(coordination) {
+            connection.coordinating.set(false);
+            self.room.notify();
+        }
+    }
+
+    /// Answers the client. The transaction is over.
+    fn finish(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
+        self.transactions.borrow_mut().under_way.remove(number);
+        let Some(connection) = self.client_of(&coordination) else {
+            return;
+        };
+        if coordination.is_unknown {
+            // Neither OK nor an error would be true.
+            return connection.abort();
+        }
+        let reply = coordination.error.as_ref().unwrap_or(&coordination.reply);
+        self.count(coordination.command, coordination.took_ns, reply);
+        let mut replies = connection.replies.borrow_mut();
+        replies.complete(coordination.sequence, reply, &mut connection.output.borrow_mut().bytes);
+        drop(replies);
+        self.touch(&connection);
+        self.let_go(&coordination);
+    }
+
+    fn note_finished(&self, coordination: &Coordination) {
+        let mut places = coordination
+            .parts
+            .iter()
+            .map(|part| (usize::from(self.server.router.owner(part.shard).0), part.shard));
+        let Some(home) = places.next() else { return };
+        self.transactions.borrow_mut().finished.push(Finished {
+            id: coordination.id,
+            home,
+            others: places.collect(),
+        });
+    }
+
+    /// Lets the redo records of finished transactions go, many at once.
+    pub(super) fn forget_finished(&self) {
+        let finished = std::mem::take(&mut self.transactions.borrow_mut().finished);
+        let mut by_home: Vec<Vec<Finished>> = (0..self.link_count()).map(|_| Vec::new()).collect();
+        for transaction in finished {
+            by_home[transaction.home.0].push(transaction);
+        }
+        for (link, transactions) in by_home.into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {
+            let records = transactions
+                .iter()
+                .map(|transaction| (true, transaction.home.1, transaction.id));
+            let argument = forget_argument(records);
+            let number = self.transactions.borrow_mut().forgetting.insert(transactions);
+            self.send_forget(link, number as u32, &argument);
+        }
+    }
+
+    fn send_forget(&self, link: usize, number: u32, argument: &[u8]) {
+        let id = RequestId {
+            connection: FORGETTING,
+            generation: number,
+            ..RequestId::default()
+        };
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let target = (link, Priority::Normal);
+        self.push_step(
+            target,
+            id,
+            &TRANSACTION_FORGET,
+            Caller::default(),
+            deadline,
+            &[argument],
+        );
+    }
+
+    /// Redo records are gone: the notes of them may go, too.
+    fn take_forgotten(&self, response: &Response) {
+        if response.id.generation == NOBODY || response.failed {
+            // One that could not be deleted is found by the next start, whose shards all have their notes.
+            return;
+        }
+        let number = response.id.generation as usize;
+        let gone = self.transactions.borrow_mut().forgetting.try_remove(number);
+        let mut by_link: Vec<Vec<(bool, ShardId, TransactionId)>> = vec![Vec::new(); self.link_count()];
+        for transaction in gone.into_iter().flatten() {
+            for (link, shard) in transaction.others {
+                by_link[link].push((false, shard, transaction.id));
+            }
+        }
+        for (link, notes) in by_link.into_iter().enumerate().filter(|(_, notes)| !notes.is_empty()) {
+            self.send_forget(link, NOBODY, &forget_argument(notes));
+        }
+    }
+}
+
+fn forget_argument(records: impl IntoIterator<Item = (bool, ShardId, TransactionId)>) -> Vec<u8> {
+    let mut argument = Vec::new();
+    let mut fields = FieldWriter(&mut argument);
+    for (is_home, shard, id) in records {
+        fields.byte(u8::from(is_home));
+        fields.number(u64::from(shard.0));
+        fields.number(id);
+    }
+    argument
+}
+
+impl Coordination {
+    fn begin_round(&mut self, responses: usize) {
+        self.round = (self.round + 1) % NOBODY;
+        self.responses_left = responses;
+    }
+
+    fn take_keys(&mut self, part: usize, bytes: &[u8]) -> Option<()> {
+        let mut fields = FieldReader(bytes);
+        self.gathered.note_version(fields.number()?);
+        if let Scope::Keys(places) = &self.participants.get(part)?.scope {
+            for place in places {
+                self.gathered.add(place.clone(), &mut fields)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Runs the handler on what is here.
+    fn run_handler(&mut self) -> Result<(), CommandError> {
+        let Work::Handler(handler) = self.work else {
+            return Err(CommandError::Internal);
+        };
+        self.reply.clear();
+        self.gathered.now_ms = crate::clock::unix_ms();
+        let mut effects = Effects::default();
+        let mut context = Context {
+            arguments: self.arguments.get(),
+            reply: Reply::new(&mut self.reply, self.caller.version),
+            now_ms: self.gathered.now_ms,
+            view: View::Gathered(&mut self.gathered),
+            database: self.caller.database,
+            seed: crate::clock::unix_us(),
+            string_bytes_max: self.string_bytes_max,
+            client_id: self.caller.client_id,
+            is_inner: false,
+            effects: &mut effects,
+            pieces: None,
+        };
+        let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
+        std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal))
+    }
+}
+
+/// Asks executors from a thread that may wait.
+struct Asking {
+    links: Links,
+    home: flume::Receiver<Box<Batch>>,
+    router: crate::channel::router::Router,
+}
+
+impl Asking {
+    /// Asks the executor that has `key`, and waits.
+    fn ask(&mut self, key: &[u8], question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
+        let link = usize::from(self.router.executor_of(Slot::of(key)).0);
+        let words = [TRANSACTION_READ.name.as_bytes(), &question.encode()];
+        self.links.push(
+            (link, Priority::Normal),
+            RequestId::default(),
+            &TRANSACTION_READ,
+            Caller::default(),
+            Instant::now() + APPLY_DEADLINE,
+            words,
+        );
+        self.links.flush();
+        loop {
+            match self.home.recv_timeout(ANSWER_PATIENCE) {
+                Ok(batch) => {
+                    let reply = batch.responses.first().map(|response| batch.reply(response).to_vec());
+                    self.links.recycle(batch);
+                    return match reply.as_deref().and_then(<[u8]>::split_first) {
+                        Some((b'=', rest)) => Ok(rest.to_vec()),
+                        Some((b'-', text)) => {
+                            let text = String::from_utf8_lossy(text).trim_end().to_owned();
+                            Err(CommandError::text(text))
+                        }
+                        _ => Err(CommandError::Internal),
+                    };
+                }
+                Err(flume::RecvTimeoutError::Timeout) => {
+                    // A channel that did not take it is offered it again.
+                    self.links.retry();
+                }
+                Err(flume::RecvTimeoutError::Disconnected) => return Err(CommandError::Internal),
+            }
+        }
+    }
+}
+
+impl Remote for Asking {
+    fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<Vec<u8>>, CommandError> {
+        let answer = self.ask(&owner.key, &Question::Member(owner, column, member))?;
+        let value = FieldReader(&answer).optional_bytes().ok_or(CommandError::Internal)?;
+        Ok(value.map(<[u8]>::to_vec))
+    }
+
+    fn members(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        range: Range<'_>,
+        direction: Direction,
+        count: usize,
+    ) -> Result<Vec<Member>, CommandError> {
+        let answer = self.ask(&owner.key, &Question::Members(owner, column, range, direction, count))?;
+        decode_members(&answer).ok_or(CommandError::Internal)
+    }
+
+    fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError> {
+        self.ask(&place.1, &Question::Key(place))
+    }
+}

@@ -1,0 +1,300 @@
+//! Which transactions over several storage executors hold which keys of this executor, and who waits for them.
+//!
+//! Transactions are numbered by one counter of the process, and on every executor the one with the lower number goes first:
+//! so whoever waits, waits for a lower number, and nobody for each other. One that comes so late that a higher number has been
+//! granted a key it wants is refused, and comes again with a new number. The scheme is that of Dragonfly's
+//! [transactions](https://github.com/dragonflydb/dragonfly/blob/main/docs/transaction.md), after Ren, Thomson and Abadi,
+//! "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
+//!
+//! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A transaction's number: greater than those of all that began before.
+pub type TransactionId = u64;
+
+/// The next transaction's number. Those of an earlier run of the server are lower, unless the clock was set back; what they left
+/// behind is cleared away before new ones begin.
+pub fn next_transaction_id() -> TransactionId {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let _ = LAST.compare_exchange(0, crate::clock::unix_us(), Ordering::Relaxed, Ordering::Relaxed);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// A database, as SELECT numbers it, and a key.
+pub type Place = (u8, Vec<u8>);
+
+/// What a transaction needs of an executor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// These keys.
+    Keys(Vec<Place>),
+    /// All there are and may be.
+    Everything,
+}
+
+/// Whether others may read meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It only reads.
+    Shared,
+    /// It may write.
+    Exclusive,
+}
+
+impl Mode {
+    fn excludes(self, other: Mode) -> bool {
+        self == Mode::Exclusive || other == Mode::Exclusive
+    }
+}
+
+/// What became of a transaction that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It has all it needs.
+    Granted,
+    /// It will have, when those before it are done.
+    Waits,
+    /// It came too late, and was not entered.
+    Refused,
+}
+
+struct Entered {
+    scope: Scope,
+    mode: Mode,
+    is_granted: bool,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Locks {
+    entered: BTreeMap<TransactionId, Entered>,
+    /// By key: those that need it.
+    by_key: HashMap<Place, Vec<TransactionId>>,
+    /// Those that need everything.
+    whole: Vec<TransactionId>,
+}
+
+impl Locks {
+    /// Whether there is no transaction here: then every command may run.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.entered.is_empty()
+    }
+
+    /// Whether a transaction was entered and is not over.
+    pub fn has_entered(&self, id: TransactionId) -> bool {
+        self.entered.contains_key(&id)
+    }
+
+    /// Enters a transaction.
+    pub fn enter(&mut self, id: TransactionId, scope: Scope, mode: Mode) -> Admission {
+        let mut waits = false;
+        for other in self.rivals(&scope) {
+            let rival = &self.entered[&other];
+            if rival.mode.excludes(mode) {
+                if other > id && rival.is_granted {
+                    return Admission::Refused;
+                }
+                waits |= other < id;
+            }
+        }
+        match &scope {
+            Scope::Keys(places) => {
+                for place in places {
+                    self.by_key.entry(place.clone()).or_default().push(id);
+                }
+            }
+            Scope::Everything => self.whole.push(id),
+        }
+        let entered = Entered {
+            scope,
+            mode,
+            is_granted: !waits,
+        };
+        self.entered.insert(id, entered);
+        if waits { Admission::Waits } else { Admission::Granted }
+    }
+
+    /// A transaction is over. Returns those that were waiting and are granted now, in their order.
+    pub fn leave(&mut self, id: TransactionId) -> Vec<TransactionId> {
+        let Some(left) = self.entered.remove(&id) else {
+            return Vec::new();
+        };
+        match &left.scope {
+            Scope::Keys(places) => {
+                for place in places {
+                    if let Some(ids) = self.by_key.get_mut(place) {
+                        ids.retain(|other| *other != id);
+                        if ids.is_empty() {
+                            self.by_key.remove(place);
+                        }
+                    }
+                }
+            }
+            Scope::Everything => self.whole.retain(|other| *other != id),
+        }
+        let waiting = self.entered.iter().filter(|(_, entered)| !entered.is_granted);
+        let granted: Vec<_> = waiting
+            .filter(|(id, entered)| {
+                self.rivals(&entered.scope)
+                    .all(|other| other >= **id || !self.entered[&other].mode.excludes(entered.mode))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &granted {
+            if let Some(entered) = self.entered.get_mut(id) {
+                entered.is_granted = true;
+            }
+        }
+        granted
+    }
+
+    /// Whether a command on `place` must wait: a transaction has been granted it.
+    #[inline]
+    pub fn holds(&self, place: &Place, mode: Mode) -> bool {
+        let of_key = self.by_key.get(place).into_iter().flatten();
+        self.any_granted(of_key.chain(&self.whole), mode)
+    }
+
+    /// Whether a command that looks at everything must wait.
+    pub fn holds_any(&self, mode: Mode) -> bool {
+        self.any_granted(self.entered.keys(), mode)
+    }
+
+    fn any_granted<'a>(&self, mut ids: impl Iterator<Item = &'a TransactionId>, mode: Mode) -> bool {
+        ids.any(|id| {
+            let entered = &self.entered[id];
+            entered.is_granted && entered.mode.excludes(mode)
+        })
+    }
+
+    /// Those that need something of `scope`; one may come several times.
+    fn rivals<'a>(&'a self, scope: &'a Scope) -> Box<dyn Iterator<Item = TransactionId> + 'a> {
+        match scope {
+            Scope::Everything => Box::new(self.entered.keys().copied()),
+            Scope::Keys(places) => {
+                let of_keys = places.iter().filter_map(|place| self.by_key.get(place)).flatten();
+                Box::new(of_keys.chain(&self.whole).copied())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(names: &[&str]) -> Scope {
+        Scope::Keys(names.iter().map(|name| place(name)).collect())
+    }
+
+    fn place(name: &str) -> Place {
+        (0, name.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn those_on_other_keys_do_not_meet() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(1, keys(&["a"]), Mode::Exclusive), Admission::Granted);
+        assert_eq!(locks.enter(2, keys(&["b"]), Mode::Exclusive), Admission::Granted);
+        assert!(locks.holds(&place("a"), Mode::Shared));
+        assert!(!locks.holds(&place("c"), Mode::Exclusive));
+        assert!(locks.leave(1).is_empty());
+        assert!(!locks.holds(&place("a"), Mode::Exclusive));
+    }
+
+    #[test]
+    fn the_lower_number_goes_first_and_one_that_comes_too_late_comes_again() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(5, keys(&["a"]), Mode::Exclusive), Admission::Granted);
+        assert_eq!(locks.enter(7, keys(&["a", "b"]), Mode::Exclusive), Admission::Waits);
+        assert_eq!(
+            locks.enter(6, keys(&["b"]), Mode::Exclusive),
+            Admission::Granted,
+            "7 has nothing yet"
+        );
+        assert_eq!(locks.enter(4, keys(&["a"]), Mode::Exclusive), Admission::Refused);
+        assert!(locks.leave(5).is_empty(), "6 is before 7");
+        assert!(
+            !locks.holds(&place("a"), Mode::Exclusive),
+            "who only waits holds nothing"
+        );
+        assert_eq!(locks.leave(6), [7]);
+        assert!(locks.leave(7).is_empty());
+        assert!(locks.is_empty() && locks.by_key.is_empty());
+    }
+
+    #[test]
+    fn readers_share_keys_and_everything() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(1, keys(&["a"]), Mode::Shared), Admission::Granted);
+        assert_eq!(locks.enter(2, Scope::Everything, Mode::Shared), Admission::Granted);
+        assert_eq!(locks.enter(3, keys(&["b"]), Mode::Exclusive), Admission::Waits);
+        assert!(!locks.holds(&place("a"), Mode::Shared));
+        assert!(locks.holds(&place("z"), Mode::Exclusive));
+        assert!(locks.holds_any(Mode::Exclusive) && !locks.holds_any(Mode::Shared));
+        assert_eq!(locks.leave(2), [3]);
+        assert_eq!(locks.enter(4, Scope::Everything, Mode::Exclusive), Admission::Waits);
+        assert!(locks.leave(3).is_empty());
+        assert_eq!(locks.leave(1), [4]);
+    }
+
+    /// Random transactions that enter executors in any order: no two that exclude each other are granted at once, and all
+    /// come to their end.
+    #[test]
+    fn random_transactions_never_meet_and_all_end() {
+        use rand::rngs::StdRng;
+        use rand::{Rng, SeedableRng};
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut locks = Locks::default();
+        let mut granted: Vec<(TransactionId, Vec<usize>, Mode)> = Vec::new();
+        let mut waiting: HashMap<TransactionId, (Vec<usize>, Mode)> = HashMap::new();
+        for step in 1..=2000_u64 {
+            if random.random_bool(0.5) {
+                // Numbers come late by up to 8.
+                let id = step * 8 + random.random_range(0..64);
+                if locks.entered.contains_key(&id) {
+                    continue;
+                }
+                let wanted: Vec<usize> = (0..random.random_range(1..4))
+                    .map(|_| random.random_range(0..6))
+                    .collect();
+                let mode = if random.random_bool(0.3) {
+                    Mode::Shared
+                } else {
+                    Mode::Exclusive
+                };
+                let names: Vec<String> = wanted.iter().map(|number| number.to_string()).collect();
+                let scope = keys(&names.iter().map(String::as_str).collect::<Vec<_>>());
+                match locks.enter(id, scope, mode) {
+                    Admission::Granted => granted.push((id, wanted, mode)),
+                    Admission::Waits => drop(waiting.insert(id, (wanted, mode))),
+                    Admission::Refused => {}
+                }
+            } else if !granted.is_empty() {
+                let (id, ..) = granted.swap_remove(random.random_range(0..granted.len()));
+                for id in locks.leave(id) {
+                    let (wanted, mode) = waiting.remove(&id).expect("only who waits is granted later");
+                    granted.push((id, wanted, mode));
+                }
+            }
+            for (place, (id, wanted, mode)) in granted.iter().enumerate() {
+                for (other, theirs, their_mode) in &granted[..place] {
+                    let meet = wanted.iter().any(|key| theirs.contains(key)) && mode.excludes(*their_mode);
+                    assert!(!meet, "{id} and {other} hold the same key");
+                }
+            }
+        }
+        while let Some((id, ..)) = granted.pop() {
+            granted.extend(locks.leave(id).into_iter().map(|id| {
+                let (wanted, mode) = waiting.remove(&id).expect("only who waits is granted later");
+                (id, wanted, mode)
+            }));
+        }
+        assert!(waiting.is_empty() && locks.is_empty());
+    }
+}

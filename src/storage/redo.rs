@@ -1,0 +1,277 @@
+//! What keeps a command on several shards whole across a crash: the redo record.
+//!
+//! One of the shards, the home, commits a record of all parts together with its own part. Only then do the others commit theirs,
+//! each with a note that it has; and only when all have is the record deleted. A start that finds a record gives those shards
+//! their parts that have no note of it. The bytes are described in [`encoding`](super::encoding).
+
+use super::database::Column;
+use super::encoding;
+use super::fields::{FieldReader, FieldWriter};
+use super::locks::TransactionId;
+use super::shard::{Owner, Shard};
+use crate::channel::router::{ShardId, Slot};
+use crate::error::CommandError;
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A key's record, `None` for none.
+    Record {
+        /// The database, as SELECT numbers it.
+        database: u8,
+        /// The key.
+        key: Vec<u8>,
+        /// The record's stored form.
+        value: Option<Vec<u8>>,
+    },
+    /// A member of a collection, `None` for none.
+    Member {
+        /// Whose it is.
+        owner: Owner,
+        /// Where it is.
+        column: Column,
+        /// Its name there.
+        member: Vec<u8>,
+        /// Its value.
+        value: Option<Vec<u8>>,
+    },
+}
+
+impl Write {
+    /// The key that is written.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Write::Record { key, .. } => key,
+            Write::Member { owner, .. } => &owner.key,
+        }
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        match self {
+            Write::Record { database, key, value } => {
+                fields.byte(Column::Meta as u8);
+                fields.byte(*database);
+                fields.bytes(key);
+                fields.optional_bytes(value.as_deref());
+            }
+            Write::Member {
+                owner,
+                column,
+                member,
+                value,
+            } => {
+                fields.byte(*column as u8);
+                fields.byte(owner.database);
+                fields.bytes(&owner.key);
+                fields.number(owner.version);
+                fields.bytes(member);
+                fields.optional_bytes(value.as_deref());
+            }
+        }
+    }
+
+    fn decode(fields: &mut FieldReader<'_>) -> Option<Write> {
+        let column = fields.byte()?;
+        let database = fields
+            .byte()
+            .filter(|number| usize::from(*number) < encoding::DATABASE_COUNT)?;
+        let key = fields.bytes()?.to_vec();
+        if column == Column::Meta as u8 {
+            let value = fields.optional_bytes()?.map(<[u8]>::to_vec);
+            return Some(Write::Record { database, key, value });
+        }
+        let column = [Column::Data, Column::Score]
+            .into_iter()
+            .find(|known| *known as u8 == column)?;
+        let version = fields.number()?;
+        Some(Write::Member {
+            owner: Owner { database, key, version },
+            column,
+            member: fields.bytes()?.to_vec(),
+            value: fields.optional_bytes()?.map(<[u8]>::to_vec),
+        })
+    }
+}
+
+/// What a transaction writes to one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which shard.
+    pub shard: ShardId,
+    /// In any order: each key and member once.
+    pub writes: Vec<Write>,
+}
+
+/// Appends the stored form of parts.
+pub fn encode_parts<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in parts {
+        let mut writes = Vec::new();
+        part.writes
+            .iter()
+            .for_each(|write| write.encode(&mut FieldWriter(&mut writes)));
+        out.extend_from_slice(&part.shard.0.to_be_bytes());
+        FieldWriter(&mut out).bytes(&writes);
+    }
+    out
+}
+
+/// Reads parts; `None` if the bytes are damaged.
+pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
+    while let Some((shard, rest)) = bytes.split_first_chunk() {
+        let mut fields = FieldReader(rest);
+        let mut own = FieldReader(fields.bytes()?);
+        let mut writes = Vec::new();
+        while !own.is_at_end() {
+            writes.push(Write::decode(&mut own)?);
+        }
+        parts.push(Part {
+            shard: ShardId(u16::from_be_bytes(*shard)),
+            writes,
+        });
+        bytes = fields.0;
+    }
+    bytes.is_empty().then_some(parts)
+}
+
+/// Sorts writes by the shard that has the key, the shards in their order.
+pub fn parts_of(writes: impl IntoIterator<Item = Write>, shard_of: impl Fn(Slot) -> ShardId) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for write in writes {
+        let shard = shard_of(Slot::of(write.key()));
+        match parts.iter_mut().find(|part| part.shard == shard) {
+            Some(part) => part.writes.push(write),
+            None => parts.push(Part {
+                shard,
+                writes: vec![write],
+            }),
+        }
+    }
+    parts.sort_by_key(|part| part.shard);
+    parts
+}
+
+/// Finishes the transactions that a crash has left half done. All shards of the server are in `shards`, by their number.
+/// Returns how many there were.
+///
+/// # Errors
+/// A record is damaged, or a shard cannot be read or written.
+pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> {
+    let mut found: Vec<(TransactionId, ShardId, Vec<Part>)> = Vec::new();
+    for shard in shards.iter_mut() {
+        shard.begin_turn(epoch);
+        for (id, stored) in shard.redo_records()? {
+            let parts = decode_parts(&stored).ok_or_else(|| {
+                CommandError::text("ERR a redo record is damaged; restore the directory from a backup")
+            })?;
+            found.push((id, shard.id(), parts));
+        }
+    }
+    // What two of them write to one key they wrote in the order of their numbers.
+    found.sort_by_key(|(id, ..)| *id);
+    for (id, home, parts) in &found {
+        for part in parts.iter().filter(|part| part.shard != *home) {
+            let shard = shards
+                .get_mut(usize::from(part.shard.0))
+                .ok_or_else(|| CommandError::text("ERR a redo record names a shard that is not there"))?;
+            if !shard.has_applied(*id) {
+                shard.apply(&part.writes)?;
+                shard.note_applied(*id)?;
+                shard.keep_command();
+            }
+        }
+    }
+    // In this order: while there is a record, the notes must be there.
+    shards
+        .iter_mut()
+        .try_for_each(|shard| shard.commit().map_err(CommandError::from))?;
+    for (id, home, _) in &found {
+        shards[usize::from(home.0)].delete_redo(*id)?;
+    }
+    shards.iter_mut().try_for_each(|shard| {
+        shard.keep_command();
+        shard.commit().map_err(CommandError::from)
+    })?;
+    for shard in shards.iter_mut() {
+        shard.forget_all_applied()?;
+        shard.keep_command();
+        shard.commit()?;
+    }
+    Ok(found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some_parts() -> Vec<Part> {
+        let owner = Owner {
+            database: 3,
+            key: b"k".to_vec(),
+            version: 9,
+        };
+        vec![
+            Part {
+                shard: ShardId(1),
+                writes: vec![
+                    Write::Record {
+                        database: 0,
+                        key: b"a".to_vec(),
+                        value: Some(b"\x00v".to_vec()),
+                    },
+                    Write::Record {
+                        database: 15,
+                        key: Vec::new(),
+                        value: None,
+                    },
+                ],
+            },
+            Part {
+                shard: ShardId(0x0203),
+                writes: vec![Write::Member {
+                    owner,
+                    column: Column::Score,
+                    member: b"m".to_vec(),
+                    value: Some(Vec::new()),
+                }],
+            },
+        ]
+    }
+
+    #[test]
+    fn the_bytes_of_parts_are_these() {
+        let parts = some_parts();
+        let bytes = encode_parts(&parts);
+        let expected = [
+            &[0, 1, 0, 0, 0, 21][..],
+            &[0, 0, 0, 0, 0, 1, b'a', 1, 0, 0, 0, 2, 0, b'v'],
+            &[0, 15, 0, 0, 0, 0, 0],
+            &[2, 3, 0, 0, 0, 25],
+            &[
+                2, 3, 0, 0, 0, 1, b'k', 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, b'm', 1, 0, 0, 0, 0,
+            ],
+        ]
+        .concat();
+        assert_eq!(bytes, expected);
+        assert_eq!(decode_parts(&bytes), Some(parts));
+    }
+
+    #[test]
+    fn damaged_parts_are_refused_and_never_panic() {
+        let bytes = encode_parts(&some_parts());
+        for len in 1..bytes.len() {
+            let cut = decode_parts(&bytes[..len]);
+            assert!(cut.is_none_or(|parts| parts.len() == 1), "cut to {len}");
+        }
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let mut damaged = bytes.clone();
+            let place = rand::Rng::random_range(&mut random, 0..damaged.len());
+            damaged[place] = rand::Rng::random(&mut random);
+            let _ = decode_parts(&damaged);
+        }
+    }
+}

@@ -1,0 +1,587 @@
+//! A storage executor's part in transactions over several executors: their steps, and the commands that wait for them.
+//!
+//! A network executor coordinates (`network::transactions`): it schedules a transaction on every executor that has keys of it; each
+//! answers, once the keys are locked, with what is under them. The command runs where all that has come together. What it
+//! wrote goes to the shards: first to the home, with the redo record, then to the others ([`redo`](super::redo)). A shard's
+//! locks go with its part; where nothing was written they are released.
+
+use super::database::Direction;
+use super::executor::StorageExecutor;
+use super::fields::{FieldReader, FieldWriter};
+use super::gathered::{Member, Range};
+use super::locks::{Admission, Mode, Place, Scope, TransactionId};
+use super::redo::{self, Part};
+use super::shard::{Owner, ShardState};
+use crate::channel::message::{Batch, Request};
+use crate::channel::router::{ShardId, Slot};
+use crate::commands::table::{self, Runs, WRITE};
+use crate::error::CommandError;
+use crate::storage::database::Column;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// What a coordinator asks an executor to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Lock keys, and tell what is under them.
+    Schedule,
+    /// Tell more of them.
+    Read,
+    /// Run a command on all shards of the executor, which are locked.
+    Run,
+    /// Commit the redo record, and the home's part with it.
+    Prepare,
+    /// Write parts, and release.
+    Apply,
+    /// Release; nothing was written here.
+    Release,
+    /// All shards have followed: redo records and notes of them may go.
+    Forget,
+}
+
+/// The reply to a transaction that came too late and must come again.
+pub const REFUSED: &[u8] = b"-RETRY\r\n";
+
+/// What the schedule step says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Which transaction.
+    pub id: TransactionId,
+    /// Whether it may write.
+    pub mode: Mode,
+    /// What it locks here.
+    pub scope: Scope,
+}
+
+impl Schedule {
+    /// The step's argument.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut fields = FieldWriter(&mut out);
+        fields.number(self.id);
+        fields.byte(u8::from(self.mode == Mode::Exclusive));
+        fields.byte(u8::from(self.scope == Scope::Everything));
+        if let Scope::Keys(places) = &self.scope {
+            for (database, key) in places {
+                fields.byte(*database);
+                fields.bytes(key);
+            }
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Schedule> {
+        let mut fields = FieldReader(bytes);
+        let id = fields.number()?;
+        let mode = match fields.byte()? {
+            0 => Mode::Shared,
+            _ => Mode::Exclusive,
+        };
+        let is_whole = fields.byte()? != 0;
+        let mut places = Vec::new();
+        while !fields.is_at_end() {
+            places.push((fields.byte()?, fields.bytes()?.to_vec()));
+        }
+        let scope = if is_whole {
+            Scope::Everything
+        } else {
+            Scope::Keys(places)
+        };
+        Some(Schedule { id, mode, scope })
+    }
+}
+
+/// What the read step asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// A member's value.
+    Member(&'a Owner, Column, &'a [u8]),
+    /// The first members of a range, and how many of them.
+    Members(&'a Owner, Column, Range<'a>, Direction, usize),
+    /// A key.
+    Key(&'a Place),
+}
+
+impl Question<'_> {
+    /// The step's argument.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut fields = FieldWriter(&mut out);
+        let mut of = |kind: u8, owner: &Owner, column: Column| {
+            fields.byte(kind);
+            fields.byte(owner.database);
+            fields.bytes(&owner.key);
+            fields.number(owner.version);
+            fields.byte(u8::from(column == Column::Score));
+        };
+        match self {
+            Question::Key((database, key)) => {
+                fields.byte(0);
+                fields.byte(*database);
+                fields.bytes(key);
+            }
+            Question::Member(owner, column, member) => {
+                of(1, owner, *column);
+                fields.bytes(member);
+            }
+            Question::Members(owner, column, (from, to), direction, count) => {
+                of(2, owner, *column);
+                fields.bytes(from);
+                fields.optional_bytes(*to);
+                fields.byte(u8::from(*direction == Direction::Backward));
+                fields.number(*count as u64);
+            }
+        }
+        out
+    }
+}
+
+/// Reads an answer to [`Question::Members`]; `None` if it is damaged.
+pub fn decode_members(bytes: &[u8]) -> Option<Vec<Member>> {
+    let mut fields = FieldReader(bytes);
+    let mut members = Vec::new();
+    while !fields.is_at_end() {
+        members.push((fields.bytes()?.to_vec(), fields.bytes()?.to_vec()));
+    }
+    Some(members)
+}
+
+/// Boxes that are to leave at the end of the turn, or that wait.
+// Boxes, since it is the box that travels.
+#[allow(clippy::vec_box)]
+pub(super) type Boxes = Vec<Box<Batch>>;
+
+/// Requests that transactions keep waiting, each in a box of its own with its credit.
+#[derive(Default)]
+pub(super) struct Parked {
+    /// Commands, oldest first.
+    commands: VecDeque<Box<Batch>>,
+    /// How many of them by client: its later ones wait behind them.
+    by_client: HashMap<u64, usize>,
+    /// Schedule steps that wait for their locks.
+    schedules: HashMap<TransactionId, Box<Batch>>,
+    /// Apply steps that a shard could not take yet.
+    applies: Boxes,
+    /// Locks were released: those that wait are to be looked at.
+    is_due: bool,
+    /// Schedule steps of transactions that were given up.
+    given_up: Boxes,
+    /// Transactions whose locks were granted and whose schedule steps are to be answered.
+    granted: Vec<TransactionId>,
+}
+
+/// What became of a step.
+pub(super) enum StepOutcome {
+    /// The reply is written.
+    Answered,
+    /// It is answered when its locks are granted.
+    WaitsForLocks(TransactionId),
+    /// It is tried again.
+    TryAgain,
+    /// What became of it is not known, and the client must not be told either OK or an error.
+    Unknown,
+}
+
+impl StorageExecutor {
+    /// Whether a request must wait for a transaction, or for an earlier one of its client that does.
+    #[inline]
+    pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
+        if self.locks.is_empty() && self.parked.commands.is_empty() {
+            return false;
+        }
+        self.is_behind_own(request) || self.is_held(batch, request)
+    }
+
+    fn is_behind_own(&self, request: &Request) -> bool {
+        let may_wait = match request.command.runs {
+            Runs::Step(step) => step == Step::Schedule,
+            _ => true,
+        };
+        let client = request.caller.client_id;
+        may_wait && client != 0 && self.parked.by_client.contains_key(&client)
+    }
+
+    fn is_held(&self, batch: &Batch, request: &Request) -> bool {
+        if self.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
+            return false;
+        }
+        let mode = match request.command.flags.has(WRITE) {
+            true => Mode::Exclusive,
+            false => Mode::Shared,
+        };
+        let places = table::places_of(request.command, batch.arguments(request), request.caller.database);
+        places.iter().any(|place| self.locks.holds(place, mode))
+    }
+
+    /// Lets a request wait.
+    pub(super) fn park(&mut self, batch: &mut Batch, request: &Request) {
+        self.metrics.parked.add(1);
+        *self.parked.by_client.entry(request.caller.client_id).or_default() += 1;
+        self.parked.commands.push_back(batch.take_request(request));
+    }
+
+    /// Keeps a step until it can be done.
+    pub(super) fn park_step(&mut self, outcome: &StepOutcome, batch: &mut Batch, request: &Request) {
+        let step = batch.take_request(request);
+        match outcome {
+            StepOutcome::WaitsForLocks(id) => drop(self.parked.schedules.insert(*id, step)),
+            _ => self.parked.applies.push(step),
+        }
+    }
+
+    /// Answers the transactions that have been granted their locks, and runs what needs not wait any more.
+    pub(super) fn resume(&mut self, done: &mut Boxes) {
+        for mut batch in std::mem::take(&mut self.parked.given_up) {
+            let request = batch.requests[0];
+            batch.answer(&request, REFUSED);
+            done.push(batch);
+        }
+        while self.parked.is_due || !self.parked.granted.is_empty() {
+            self.parked.is_due = false;
+            for id in std::mem::take(&mut self.parked.granted) {
+                if let Some(mut batch) = self.parked.schedules.remove(&id) {
+                    let request = batch.requests[0];
+                    self.run_request(&mut batch, &request, Instant::now());
+                    done.push(batch);
+                }
+            }
+            self.run_parked(done);
+        }
+    }
+
+    fn run_parked(&mut self, done: &mut Boxes) {
+        let now = Instant::now();
+        // Clients of which a command waits on: their later ones do, too.
+        let mut waiting = HashSet::new();
+        for mut batch in std::mem::take(&mut self.parked.commands) {
+            let request = batch.requests[0];
+            let client = request.caller.client_id;
+            let is_held = request.deadline >= now && self.is_held(&batch, &request);
+            if waiting.contains(&client) || is_held {
+                if client != 0 {
+                    waiting.insert(client);
+                }
+                self.parked.commands.push_back(batch);
+                continue;
+            }
+            if let Some(count) = self.parked.by_client.get_mut(&client) {
+                *count -= 1;
+                if *count == 0 {
+                    self.parked.by_client.remove(&client);
+                }
+            }
+            self.run_request(&mut batch, &request, now);
+            // A schedule step may have gone on to wait for its locks, in a box of its own.
+            done.push(batch);
+        }
+    }
+
+    /// Tries again what could not be done, and gives up what has waited too long; in a turn that has begun.
+    pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
+        for mut batch in std::mem::take(&mut self.parked.applies) {
+            let request = batch.requests[0];
+            self.run_request(&mut batch, &request, Instant::now());
+            done.push(batch);
+        }
+        let now = Instant::now();
+        let is_late = |batch: &Batch| batch.requests[0].deadline < now;
+        let late: Vec<TransactionId> = (self.parked.schedules.iter())
+            .filter(|(_, batch)| is_late(batch))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            // It has its answer when it is run so late.
+            let waiting = self.parked.schedules.remove(&id);
+            self.release_locks(id);
+            if let Some(waiting) = waiting {
+                self.parked.schedules.insert(id, waiting);
+                self.parked.granted.push(id);
+            }
+        }
+        self.parked.is_due |= self.parked.commands.iter().any(|batch| is_late(batch));
+        self.resume(done);
+    }
+
+    /// Whether anything waits for a transaction.
+    pub(super) fn has_parked(&self) -> bool {
+        !(self.parked.commands.is_empty() && self.parked.schedules.is_empty() && self.parked.applies.is_empty())
+    }
+
+    fn release_locks(&mut self, id: TransactionId) {
+        let granted = self.locks.leave(id);
+        self.parked.granted.extend(granted);
+        self.parked.is_due |= !self.parked.commands.is_empty();
+        // One that was given up before its locks were granted is answered all the same.
+        if let Some(batch) = self.parked.schedules.remove(&id) {
+            self.parked.given_up.push(batch);
+        }
+    }
+
+    /// Does one step; the reply goes to the end of the batch's replies.
+    pub(super) fn run_step(
+        &mut self,
+        step: Step,
+        batch: &mut Batch,
+        request: &Request,
+    ) -> Result<StepOutcome, CommandError> {
+        let (arguments, replies) = batch.parts(request);
+        let argument = arguments.get(1);
+        let mut fields = FieldReader(argument);
+        match step {
+            Step::Schedule => {
+                let schedule = Schedule::decode(argument).ok_or(CommandError::Internal)?;
+                return self.schedule(schedule, replies);
+            }
+            Step::Read => {
+                let written = self.answer_question(&mut fields, replies)?;
+                written.ok_or(CommandError::Internal)?;
+            }
+            Step::Run => return Err(CommandError::Internal),
+            Step::Prepare => {
+                let id = fields.number().ok_or(CommandError::Internal)?;
+                let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
+                let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
+                let home = parts.first().ok_or(CommandError::Internal)?;
+                let stored = fields.0.to_vec();
+                self.shards.with_shard(home.shard, |shard| {
+                    shard.apply(&home.writes)?;
+                    Ok(((), shard.stage_redo(id, stored)?))
+                })?;
+                if releases {
+                    self.release_locks(id);
+                }
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Apply => {
+                let id = fields.number().ok_or(CommandError::Internal)?;
+                let is_noted = fields.byte().ok_or(CommandError::Internal)? != 0;
+                let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
+                let outcome = self.apply(id, &parts, is_noted)?;
+                if !matches!(outcome, StepOutcome::Answered) {
+                    return Ok(outcome);
+                }
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Release => {
+                let id = fields.number().ok_or(CommandError::Internal)?;
+                self.release_locks(id);
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Forget => {
+                self.forget(fields)?;
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+        }
+        Ok(StepOutcome::Answered)
+    }
+
+    fn schedule(&mut self, schedule: Schedule, replies: &mut Vec<u8>) -> Result<StepOutcome, CommandError> {
+        let Schedule { id, mode, scope } = schedule;
+        if !self.locks.has_entered(id) {
+            if mode == Mode::Exclusive {
+                self.check_writable(&scope)?;
+            }
+            match self.locks.enter(id, scope.clone(), mode) {
+                Admission::Granted => {}
+                Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),
+                Admission::Refused => {
+                    replies.extend_from_slice(REFUSED);
+                    return Ok(StepOutcome::Answered);
+                }
+            }
+        }
+        let told = self.tell(&scope, replies);
+        if told.is_err() {
+            self.release_locks(id);
+        }
+        told.map(|()| StepOutcome::Answered)
+    }
+
+    fn check_writable(&self, scope: &Scope) -> Result<(), CommandError> {
+        match scope {
+            Scope::Everything => self.shards.list().iter().try_for_each(|shard| shard.takes_writes()),
+            Scope::Keys(places) => places
+                .iter()
+                .try_for_each(|(_, key)| self.shards.shard_of(Slot::of(key))?.takes_writes()),
+        }
+    }
+
+    /// What the reply to a granted schedule step says: a byte that no error begins with, the newest version of the shards'
+    /// collections, and each key.
+    fn tell(&mut self, scope: &Scope, replies: &mut Vec<u8>) -> Result<(), CommandError> {
+        let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
+        let mut fields = FieldWriter(replies);
+        fields.byte(b'=');
+        fields.number(newest.unwrap_or(0));
+        if let Scope::Keys(places) = scope {
+            for place in places {
+                self.shards.export(place, replies)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers [`Question`]; `Ok(None)` if it cannot be understood.
+    fn answer_question(
+        &mut self,
+        fields: &mut FieldReader<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<()>, CommandError> {
+        FieldWriter(replies).byte(b'=');
+        let read = |fields: &mut FieldReader<'_>| -> Option<(u8, Place)> {
+            Some((fields.byte()?, (fields.byte()?, fields.bytes()?.to_vec())))
+        };
+        let Some((kind, (database, key))) = read(fields) else {
+            return Ok(None);
+        };
+        if kind == 0 {
+            self.shards.export(&(database, key), replies)?;
+            return Ok(Some(()));
+        }
+        let read = |fields: &mut FieldReader<'_>| -> Option<(u64, Column)> {
+            let version = fields.number()?;
+            let column = if fields.byte()? == 0 {
+                Column::Data
+            } else {
+                Column::Score
+            };
+            Some((version, column))
+        };
+        let Some((version, column)) = read(fields) else {
+            return Ok(None);
+        };
+        let owner = Owner { database, key, version };
+        let Some(first) = fields.bytes() else { return Ok(None) };
+        let view = &mut self.shards.view();
+        if kind == 1 {
+            let value = view.member(&owner, column, first)?.map(<[u8]>::to_vec);
+            FieldWriter(replies).optional_bytes(value.as_deref());
+            return Ok(Some(()));
+        }
+        let (Some(to), Some(backward), Some(mut left)) = (fields.optional_bytes(), fields.byte(), fields.number())
+        else {
+            return Ok(None);
+        };
+        let direction = match backward {
+            0 => Direction::Forward,
+            _ => Direction::Backward,
+        };
+        view.scan_members(&owner, column, (first, to), direction, |member, value| {
+            if left == 0 {
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            let mut fields = FieldWriter(replies);
+            fields.bytes(member);
+            fields.bytes(value);
+            ControlFlow::Continue(())
+        })?;
+        Ok(Some(()))
+    }
+
+    /// Stages parts of a transaction that is decided: what a shard cannot take now it is offered again.
+    fn apply(&mut self, id: TransactionId, parts: &[Part], is_noted: bool) -> Result<StepOutcome, CommandError> {
+        let mut outcome = StepOutcome::Answered;
+        for part in parts {
+            let staged = self.shards.with_shard(part.shard, |shard| {
+                if is_noted && shard.has_applied(id) {
+                    return Ok(((), 0));
+                }
+                let epoch = shard.apply(&part.writes)?;
+                match is_noted {
+                    true => Ok(((), shard.note_applied(id)?)),
+                    false => Ok(((), epoch)),
+                }
+            });
+            match staged {
+                Ok(()) => {}
+                // Nobody has been told that it is done, and nothing else has been written.
+                Err(error) if !is_noted => {
+                    self.release_locks(id);
+                    return Err(error);
+                }
+                // The restart that it needs will find the record.
+                Err(CommandError::ShardDown(_)) => outcome = StepOutcome::Unknown,
+                Err(CommandError::DiskFull | CommandError::Stalled) => {
+                    self.shards.roll_back_command();
+                    return Ok(StepOutcome::TryAgain);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.release_locks(id);
+        Ok(outcome)
+    }
+
+    /// Fields: whether it is the home, its or another shard's number as eight bytes, the transaction; and so on.
+    fn forget(&mut self, mut fields: FieldReader<'_>) -> Result<(), CommandError> {
+        while !fields.is_at_end() {
+            let (is_home, shard, id) = match (fields.byte(), fields.number(), fields.number()) {
+                (Some(is_home), Some(shard), Some(id)) => (is_home != 0, ShardId(shard as u16), id),
+                _ => return Err(CommandError::Internal),
+            };
+            self.shards.with_shard(shard, |shard| {
+                if is_home {
+                    return Ok(((), shard.delete_redo(id)?));
+                }
+                shard.forget_applied(id);
+                Ok(((), 0))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the shards that what is staged on the shard at `place` must wait for have committed; gives it up if one of them
+    /// never will.
+    pub(super) fn may_commit(&mut self, place: usize) -> bool {
+        let list = self.shards.list();
+        if list[place].commit_after().is_empty() {
+            return true;
+        }
+        let mut lost = None;
+        for (home, epoch) in list[place].commit_after() {
+            let home = &list[*home];
+            if home.settled_epoch() >= *epoch {
+                continue;
+            }
+            if home.has_staged() || list[place].is_committing() {
+                return false;
+            }
+            lost = Some(match home.state() {
+                ShardState::Unavailable(text) => CommandError::ShardDown(text.clone()),
+                _ => CommandError::DiskFull,
+            });
+        }
+        let shard = &mut self.shards.list_mut()[place];
+        shard.end_waiting();
+        if let Some(error) = lost {
+            shard.abandon(error);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_read_as_it_was_written() {
+        for schedule in [
+            Schedule {
+                id: 7,
+                mode: Mode::Shared,
+                scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
+            },
+            Schedule {
+                id: u64::MAX,
+                mode: Mode::Exclusive,
+                scope: Scope::Everything,
+            },
+        ] {
+            assert_eq!(Schedule::decode(&schedule.encode()), Some(schedule));
+        }
+        assert_eq!(Schedule::decode(b"short"), None);
+    }
+}
