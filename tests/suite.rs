@@ -11,3 +11,4 @@ mod simulation;
 mod storage;
 mod tidy;
 mod topology;
+mod transactions;

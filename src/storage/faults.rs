@@ -25,6 +25,7 @@
 //!       3..5         from the third to the fifth time
 //!       3..          from the third time on
 //!       while:PATH   as long as that file exists
+//!       3:while:PATH the third time that it could happen while that file exists
 //! ```
 //!
 //! The first write of a process is the one by which the first shard notes the start.
@@ -134,12 +135,17 @@ mod hooks {
         Times(u64, u64),
         /// As long as a file exists.
         While(PathBuf),
+        /// That time of those while a file exists.
+        TimeWhile(u64, PathBuf),
     }
 
     impl When {
         fn parse(text: &str) -> Option<When> {
             if let Some(path) = text.strip_prefix("while:") {
                 return Some(When::While(path.into()));
+            }
+            if let Some((time, path)) = text.split_once(":while:") {
+                return Some(When::TimeWhile(time.parse().ok()?, path.into()));
             }
             let (from, to) = match text.split_once("..") {
                 None => (text, Some(text)),
@@ -191,10 +197,16 @@ mod hooks {
             let Some(when) = &self.whens[fault as usize] else {
                 return false;
             };
+            if let When::TimeWhile(_, path) = when
+                && !path.exists()
+            {
+                return false;
+            }
             let count = self.counts[fault as usize].fetch_add(1, Ordering::Relaxed) + 1;
             match when {
                 When::Times(from, to) => (*from..=*to).contains(&count),
                 When::While(path) => path.exists(),
+                When::TimeWhile(time, _) => count == *time,
             }
         }
 
@@ -348,6 +360,7 @@ mod hooks {
             assert_eq!(happen(Fault::FailWrite, 2), [false, false]);
             assert_eq!((plan.sync_delay_ms, plan.records_synced_log), (7, false));
             assert_eq!(When::parse("2.."), Some(When::Times(2, u64::MAX)));
+            assert_eq!(When::parse("2:while:/f"), Some(When::TimeWhile(2, "/f".into())));
         }
 
         #[test]
