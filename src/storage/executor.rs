@@ -9,6 +9,7 @@ use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
 use super::pieces::{Pieces, RepliesBegun, Written};
+use super::reclaimer::Reclaimer;
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::view::{Shards, View};
@@ -67,6 +68,7 @@ pub struct StorageExecutor {
     shards: Shards,
     committer: CommitThread,
     syncer: Syncer,
+    reclaimer: Reclaimer,
     settings: SharedSettings,
     settings_version: u64,
     current: Arc<Settings>,
@@ -160,6 +162,7 @@ impl StorageExecutor {
         mut shards: Shards,
         committer: CommitThread,
         syncer: Syncer,
+        reclaimer: Reclaimer,
         settings: SharedSettings,
         metrics: Arc<StorageMetrics>,
         shard_metrics: Vec<Arc<ShardMetrics>>,
@@ -175,6 +178,7 @@ impl StorageExecutor {
             shards,
             committer,
             syncer,
+            reclaimer,
             settings,
             settings_version,
             current,
@@ -414,6 +418,9 @@ impl StorageExecutor {
                 self.publish_counts(place);
                 self.syncer.committed(place, settled_epoch);
             }
+            if self.shards.list_mut()[place].take_noted() {
+                self.reclaimer.noted(place);
+            }
         }
         if any && self.current.durability == Durability::Always {
             self.syncer.sync_soon();
@@ -538,6 +545,7 @@ impl StorageExecutor {
     fn keep_house(&mut self) {
         self.settings_are_current();
         self.sweep();
+        self.delete_notes();
         self.commit(&mut []);
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
@@ -578,6 +586,16 @@ impl StorageExecutor {
         }
     }
 
+    /// Stages the deletion of the notes of versions that are reclaimed.
+    fn delete_notes(&mut self) {
+        for (place, note) in self.reclaimer.take_done() {
+            // A shard that takes no writes keeps the note: the next start finds it, and nothing to reclaim.
+            if self.shards.list_mut()[place].delete_note(&note).is_ok() {
+                self.shard_metrics[place].reclaimed_collections.add(1);
+            }
+        }
+    }
+
     fn publish_all(&mut self) {
         (0..self.shard_metrics.len()).for_each(|place| self.publish_counts(place));
         self.update_metrics();
@@ -609,6 +627,7 @@ impl StorageExecutor {
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
             metrics.durable_epoch.set(self.syncer.durable_epoch(place));
+            metrics.reclaims_pending.set(self.reclaimer.pending(place));
             if slow_figures_due {
                 let database = shard.database();
                 metrics
@@ -652,9 +671,11 @@ impl StorageExecutor {
                 released.send_what_may_leave(batch);
             }
         }
+        self.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();
         }
+        self.reclaimer.join();
         synced && all_committed
     }
 }
