@@ -10,7 +10,7 @@
 //!
 //! - `collections/delete_10_million`: the latencies of HGET of one field of a hash of 10 million and of one of 16; then how long
 //!   DEL, UNLINK, SET over it and its expiry take to answer, when the bytes of the data directory are back below a tenth, and
-//!   the slowest GET until then. It has 1 million fields unless `CORELANE_BENCH_FULL` is set, since the load takes a while.
+//!   the latencies of GET until then. It has 1 million fields unless `CORELANE_BENCH_FULL` is set, since the load takes a while.
 //! - `collections/get_during_hgetall`: the latencies of GET on one connection while another reads HGETALL of 5 million
 //!   fields (1 million likewise), beside the same GETs without it.
 //!
@@ -192,12 +192,13 @@ fn delete_a_large_hash(fields: u64, wait_max: Duration, gets: usize) {
         ("SET over it", &["SET", &hash.key.clone(), VALUE]),
         ("expiry", &["PEXPIRE", &hash.key.clone(), "1"]),
     ];
+    let mut table = LatencyTable::default();
     for (number, (name, command)) in ways.iter().enumerate() {
         let began = Instant::now();
         hash.fill(&mut connection);
         let loaded = began.elapsed();
         if number == 0 {
-            read_one_field(&mut connection, &mut hash, gets);
+            read_one_field(&mut connection, &mut hash, gets, &mut table);
         }
         let bytes_before = running.bytes();
         let (mut set, mut delete) = (Pipeline::default(), Pipeline::default());
@@ -209,28 +210,28 @@ fn delete_a_large_hash(fields: u64, wait_max: Duration, gets: usize) {
         if *name == "expiry" {
             took = slowest_until_gone(&mut connection, &hash.key);
         }
-        let (bytes, slowest) = wait_for_space(&running, &mut connection, bytes_before / 10, wait_max);
+        let (bytes, latencies) = wait_for_space(&running, &mut connection, bytes_before / 10, wait_max);
+        table.add(&format!("collections/delete_10_million: GET after {name}"), &latencies);
         println!(
             "collections/delete_10_million: {name} of {fields} fields (loaded in {:.1} s) answers in {:.3} ms; the data \
-             directory has {:.1} MB before it, {:.1} MB {:.1} s after it; the slowest GET until then took {:.3} ms",
+             directory has {:.1} MB before it, {:.1} MB {:.1} s after it",
             loaded.as_secs_f64(),
             took.as_secs_f64() * 1e3,
             bytes_before as f64 / 1e6,
             bytes as f64 / 1e6,
-            deleted_at.elapsed().as_secs_f64(),
-            slowest.as_secs_f64() * 1e3
+            deleted_at.elapsed().as_secs_f64()
         );
         let mut clear = Pipeline::default();
         clear.push(&["FLUSHALL"]);
         connection.run(&clear);
     }
+    table.print();
 }
 
-/// Prints the latencies of HGET of one field, at random, of a hash of 16 and of the large one.
-fn read_one_field(connection: &mut Connection, large: &mut Collection, gets: usize) {
+/// Adds the latencies of HGET of one field, at random, of a hash of 16 and of the large one.
+fn read_one_field(connection: &mut Connection, large: &mut Collection, gets: usize, table: &mut LatencyTable) {
     let mut small = Collection::new(Family::Hash, SMALL_SIZE);
     small.fill(connection);
-    let mut table = LatencyTable::default();
     let mut get = Pipeline::default();
     for hash in [&mut small, large] {
         let mut latencies = Latencies::new();
@@ -244,7 +245,6 @@ fn read_one_field(connection: &mut Connection, large: &mut Collection, gets: usi
             &latencies,
         );
     }
-    table.print();
 }
 
 /// Asks for a key until it has expired: the slowest answer.
@@ -258,25 +258,25 @@ fn slowest_until_gone(connection: &mut Connection, key: &str) -> Duration {
     slowest
 }
 
-/// Waits until the data directory has no more than `bytes_max`, with one GET after the other: its bytes, and the slowest GET.
+/// Waits until the data directory has no more than `bytes_max`, with one GET after the other: its bytes, and how long they took.
 fn wait_for_space(
     running: &Running,
     connection: &mut Connection,
     bytes_max: u64,
     wait_max: Duration,
-) -> (u64, Duration) {
+) -> (u64, Latencies) {
     let began = Instant::now();
     let mut get = Pipeline::default();
     get.push(&["GET", "key"]);
-    let mut slowest = Duration::ZERO;
+    let mut latencies = Latencies::new();
     loop {
         let bytes = running.bytes();
         if bytes <= bytes_max || began.elapsed() >= wait_max {
-            return (bytes, slowest);
+            return (bytes, latencies);
         }
         let looked_at = Instant::now();
         while looked_at.elapsed() < SPACE_PAUSE {
-            slowest = slowest.max(connection.run(&get));
+            latencies.record(connection.run(&get));
         }
     }
 }

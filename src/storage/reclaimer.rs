@@ -170,10 +170,11 @@ impl Shared {
         (!state.stop).then_some(places)
     }
 
-    /// Reclaims what is noted on the shard at `place`; returns whether all of that succeeded.
+    /// Reclaims what is noted on the shard at `place`; returns whether all of that succeeded. The logs with the members are as
+    /// large as they; a log goes when all columns are flushed that it has something of, which the small ones seldom are.
     fn reclaim_all(&self, place: usize) -> bool {
         let (mut from, to) = encoding::dead_version_range();
-        let mut all = true;
+        let (mut all, mut any) = (true, false);
         loop {
             let notes = match self.notes(place, (&from, &to)) {
                 Ok(notes) => notes,
@@ -182,16 +183,22 @@ impl Shared {
                     return false;
                 }
             };
-            let Some(last) = notes.last() else { return all };
+            let Some(last) = notes.last() else { break };
             from.clone_from(last);
             from.push(0);
             for note in notes {
                 if self.lock().stop {
                     return true;
                 }
-                all &= self.reclaim_one(place, note);
+                let reclaimed = self.reclaim_one(place, note);
+                (all, any) = (all & reclaimed, any | reclaimed);
             }
         }
+        if any && let Err(error) = self.databases[place].flush() {
+            // They go with the next flush.
+            tracing::warn!(place, %error, "logs stay that only hold what is in files");
+        }
+        all
     }
 
     /// The first notes of a range.
