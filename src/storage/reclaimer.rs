@@ -194,8 +194,11 @@ impl Shared {
                 (all, any) = (all & reclaimed, any | reclaimed);
             }
         }
-        if any && let Err(error) = self.databases[place].flush() {
-            // They go with the next flush.
+        // At a shutdown it is refused.
+        if any
+            && let Err(error) = self.databases[place].flush()
+            && !self.lock().stop
+        {
             tracing::warn!(place, %error, "logs stay that only hold what is in files");
         }
         all
