@@ -590,9 +590,9 @@ impl StorageExecutor {
     fn delete_notes(&mut self) {
         for (place, note) in self.reclaimer.take_done() {
             // A shard that takes no writes keeps the note: the next start finds it, and nothing to reclaim.
-            if self.shards.list_mut()[place].delete_note(&note).is_ok() {
-                self.shard_metrics[place].reclaimed_collections.add(1);
-            }
+            let deleted = self.shards.list_mut()[place].delete_note(&note);
+            let reclaimed = &self.shard_metrics[place].reclaimed_collections;
+            reclaimed.add(u64::from(matches!(deleted, Ok(true))));
         }
     }
 

@@ -174,10 +174,13 @@ impl Shared {
     /// large as they; a log goes when all columns are flushed that it has something of, which the small ones seldom are.
     fn reclaim_all(&self, place: usize) -> bool {
         let (mut from, to) = encoding::dead_version_range();
-        let (mut all, mut any) = (true, false);
+        let (mut failed, mut any) = (0, false);
         loop {
             let notes = match self.notes(place, (&from, &to)) {
-                Ok(notes) => notes,
+                Ok((notes, count)) => {
+                    self.pending[place].store(failed + count, Ordering::Relaxed);
+                    notes
+                }
                 Err(error) => {
                     tracing::warn!(place, %error, "the notes of dead versions cannot be read");
                     return false;
@@ -191,7 +194,8 @@ impl Shared {
                     return true;
                 }
                 let reclaimed = self.reclaim_one(place, note);
-                (all, any) = (all & reclaimed, any | reclaimed);
+                failed += u64::from(!reclaimed);
+                any |= reclaimed;
             }
         }
         // At a shutdown it is refused.
@@ -201,11 +205,11 @@ impl Shared {
         {
             tracing::warn!(place, %error, "logs stay that only hold what is in files");
         }
-        all
+        failed == 0
     }
 
-    /// The first notes of a range.
-    fn notes(&self, place: usize, (from, to): (&[u8], &[u8])) -> Result<Vec<Vec<u8>>, DatabaseError> {
+    /// The first notes of a range, and the number of all.
+    fn notes(&self, place: usize, (from, to): (&[u8], &[u8])) -> Result<(Vec<Vec<u8>>, u64), DatabaseError> {
         let (mut notes, mut bytes, mut count) = (Vec::new(), 0, 0);
         self.databases[place].scan(Column::System, from, to, |note, _| {
             count += 1;
@@ -215,8 +219,7 @@ impl Shared {
             }
             ControlFlow::Continue(())
         })?;
-        self.pending[place].store(count, Ordering::Relaxed);
-        Ok(notes)
+        Ok((notes, count))
     }
 
     fn reclaim_one(&self, place: usize, note: Vec<u8>) -> bool {

@@ -515,15 +515,22 @@ impl Shard {
         self.noted_epoch.take_if(|noted| *noted <= settled_epoch).is_some()
     }
 
-    /// Stages the deletion of a note of a dead version: it was reclaimed.
-    pub fn delete_note(&mut self, note: &[u8]) -> Result<(), CommandError> {
+    /// Stages the deletion of a note of a dead version: it was reclaimed. Returns whether there was one: the reclaimer finds a
+    /// note again, and nothing to reclaim, whose deletion is not committed yet.
+    pub fn delete_note(&mut self, note: &[u8]) -> Result<bool, CommandError> {
         self.check_writable()?;
+        self.key.clear();
+        self.key.extend_from_slice(note);
+        let found = self.find_in(Column::System)?;
+        if self.stored(&found).is_none() {
+            return Ok(false);
+        }
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
         self.stage_note(note, None);
         self.keep_command();
-        Ok(())
+        Ok(true)
     }
 
     /// A version for a new collection: greater than any that this shard has given out, in this run or an earlier one.

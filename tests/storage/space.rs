@@ -4,9 +4,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use corelane::channel::router::Slot;
+use corelane::channel::router::{ShardId, Slot};
 use corelane::storage::database::{Column, Database, Direction};
 use corelane::storage::encoding::{self, Record, Type, member_key, meta_key};
+use corelane::storage::shard::Shard;
 
 use super::contents::with_database;
 use super::{Node, shard_folders};
@@ -172,6 +173,60 @@ fn a_delete_that_fails_reclaims_nothing() {
     assert_eq!(with_database(folder, false, notes_on_disk), 0);
     node.start(FLAGS, "");
     assert_eq!(fields(&mut node.connect(), "hash").len(), 2 * MEMBERS as usize);
+}
+
+#[test]
+fn a_note_goes_with_its_command_and_is_deleted_once() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    with_database(folder.path(), true, |database| {
+        let mut shard = Shard::open(ShardId(0), Arc::clone(database), 1 << 20).expect("an empty shard can be opened");
+        let record = |version, members: u64| {
+            let payload = members.to_be_bytes();
+            let record = Record {
+                kind: Type::Set,
+                deadline_ms: 0,
+                version,
+                edited: false,
+                payload: &payload,
+            };
+            Some(record.encode())
+        };
+        let write = |shard: &mut Shard, value, stands| {
+            let written = shard.write(0, Slot::of(b"set"), b"set", value);
+            written.expect("a healthy shard takes a write");
+            match stands {
+                true => shard.keep_command(),
+                false => shard.roll_back_command(),
+            }
+        };
+        let commit = |shard: &mut Shard| {
+            shard.commit().expect("a commit");
+            (notes_on_disk(database), shard.take_noted())
+        };
+        shard.begin_turn(1);
+        write(&mut shard, record(7, MEMBERS), true);
+        // It has more members, or fewer, and is the same; a command that kills it fails.
+        write(&mut shard, record(7, MEMBERS + 1), true);
+        write(&mut shard, None, false);
+        write(&mut shard, record(7, 10), true);
+        assert_eq!(notes_on_disk(database), 0);
+        shard.commit().expect("a commit");
+        assert_eq!(notes_on_disk(database), 0);
+        shard.begin_turn(2);
+        // A small one is left to ordinary compactions, a large one is not.
+        write(&mut shard, record(8, MEMBERS), true);
+        assert_eq!(commit(&mut shard).0, 0);
+        write(&mut shard, Some(Record::string(b"a string", 0).encode()), true);
+        assert!(!shard.take_noted(), "nothing is committed");
+        assert_eq!(commit(&mut shard), (1, true));
+        let mut meta = Vec::new();
+        meta_key(&mut meta, 0, Slot::of(b"set"), b"set");
+        let note = encoding::dead_version_key(&meta, 8).expect("a key of meta");
+        shard.begin_turn(3);
+        let deleted: Vec<bool> = (0..2).map(|_| shard.delete_note(&note).expect("a write")).collect();
+        assert_eq!((deleted, commit(&mut shard)), (vec![true, false], (0, false)));
+        assert!(!shard.delete_note(&note).expect("a look at the disk"));
+    });
 }
 
 /// A reclaim that a crash interrupted, or kept from beginning, is done by the next start.
