@@ -8,9 +8,9 @@
 //!
 //! Two figures are printed at the end:
 //!
-//! - `collections/delete_10_million`: how long DEL of a hash of 10 million fields takes to answer, and the bytes of the
-//!   data directory before it and while compaction gives the space back. It has 1 million fields unless
-//!   `CORELANE_BENCH_FULL` is set, since the load takes a while.
+//! - `collections/delete_10_million`: the latencies of HGET of one field of a hash of 10 million and of one of 16; then how long
+//!   DEL, UNLINK, SET over it and its expiry take to answer, when the bytes of the data directory are back below a tenth, and
+//!   the latencies of GET until then. It has 1 million fields unless `CORELANE_BENCH_FULL` is set, since the load takes a while.
 //! - `collections/get_during_hgetall`: the latencies of GET on one connection while another reads HGETALL of 5 million
 //!   fields (1 million likewise), beside the same GETs without it.
 //!
@@ -67,7 +67,7 @@ const TEST_SPACE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Pause between two looks at the data directory.
 const SPACE_PAUSE: Duration = Duration::from_millis(100);
 
-/// GETs without HGETALL, for the figures beside.
+/// GETs without HGETALL, and HGETs of one field, for the figures beside.
 const GETS_ALONE: usize = 20_000;
 
 /// Bytes that are read from the socket at a time: as a client that keeps up with large replies does.
@@ -137,12 +137,13 @@ fn main() {
         (false, None) => QUICK_FIELDS,
         (false, Some(_)) => full,
     };
+    let gets_alone = if small { TEST_SIZE as usize } else { GETS_ALONE };
     if is_selected("collections/delete_10_million") {
         let wait_max = if small { TEST_SPACE_WAIT_MAX } else { SPACE_WAIT_MAX };
-        delete_a_large_hash(size(DELETED_FIELDS), wait_max);
+        delete_a_large_hash(size(DELETED_FIELDS), wait_max, gets_alone);
     }
     if is_selected("collections/get_during_hgetall") {
-        get_during_hgetall(size(READ_FIELDS), if small { TEST_SIZE as usize } else { GETS_ALONE });
+        get_during_hgetall(size(READ_FIELDS), gets_alone);
     }
 }
 
@@ -180,34 +181,104 @@ fn measure_families(criterion: &mut Criterion, large_size: u64) {
     }
 }
 
-/// Prints what DEL of a large hash costs, and when its space is free again.
-fn delete_a_large_hash(fields: u64, wait_max: Duration) {
+/// Prints what it costs to read one field of a large hash and to get rid of all, and when their space is free again.
+fn delete_a_large_hash(fields: u64, wait_max: Duration, gets: usize) {
     let running = Running::start();
     let mut connection = running.connect();
     let mut hash = Collection::new(Family::Hash, fields);
-    let began = Instant::now();
-    hash.fill(&mut connection);
-    let loaded = began.elapsed();
-    let bytes_before = running.bytes();
-
-    let mut delete = Pipeline::default();
-    delete.push(&["DEL", &hash.key]);
-    let took = connection.run(&delete);
-    let deleted_at = Instant::now();
-    let mut bytes = running.bytes();
-    while bytes > bytes_before / 10 && deleted_at.elapsed() < wait_max {
-        thread::sleep(SPACE_PAUSE);
-        bytes = running.bytes();
+    let ways: [(&str, &[&str]); 4] = [
+        ("DEL", &["DEL", &hash.key.clone()]),
+        ("UNLINK", &["UNLINK", &hash.key.clone()]),
+        ("SET over it", &["SET", &hash.key.clone(), VALUE]),
+        ("expiry", &["PEXPIRE", &hash.key.clone(), "1"]),
+    ];
+    let mut table = LatencyTable::default();
+    for (number, (name, command)) in ways.iter().enumerate() {
+        let began = Instant::now();
+        hash.fill(&mut connection);
+        let loaded = began.elapsed();
+        if number == 0 {
+            read_one_field(&mut connection, &mut hash, gets, &mut table);
+        }
+        let bytes_before = running.bytes();
+        let (mut set, mut delete) = (Pipeline::default(), Pipeline::default());
+        set.push(&["SET", "key", VALUE]);
+        connection.run(&set);
+        delete.push(command);
+        let mut took = connection.run(&delete);
+        let deleted_at = Instant::now();
+        if *name == "expiry" {
+            took = slowest_until_gone(&mut connection, &hash.key);
+        }
+        let (bytes, latencies) = wait_for_space(&running, &mut connection, bytes_before / 10, wait_max);
+        table.add(&format!("collections/delete_10_million: GET after {name}"), &latencies);
+        println!(
+            "collections/delete_10_million: {name} of {fields} fields (loaded in {:.1} s) answers in {:.3} ms; the data \
+             directory has {:.1} MB before it, {:.1} MB {:.1} s after it",
+            loaded.as_secs_f64(),
+            took.as_secs_f64() * 1e3,
+            bytes_before as f64 / 1e6,
+            bytes as f64 / 1e6,
+            deleted_at.elapsed().as_secs_f64()
+        );
+        let mut clear = Pipeline::default();
+        clear.push(&["FLUSHALL"]);
+        connection.run(&clear);
     }
-    println!(
-        "collections/delete_10_million: DEL of {fields} fields (loaded in {:.1} s) answers in {:.3} ms; \
-         the data directory has {:.1} MB before it, {:.1} MB {:.1} s after it",
-        loaded.as_secs_f64(),
-        took.as_secs_f64() * 1e3,
-        bytes_before as f64 / 1e6,
-        bytes as f64 / 1e6,
-        deleted_at.elapsed().as_secs_f64()
-    );
+    table.print();
+}
+
+/// Adds the latencies of HGET of one field, at random, of a hash of 16 and of the large one.
+fn read_one_field(connection: &mut Connection, large: &mut Collection, gets: usize, table: &mut LatencyTable) {
+    let mut small = Collection::new(Family::Hash, SMALL_SIZE);
+    small.fill(connection);
+    let mut get = Pipeline::default();
+    for hash in [&mut small, large] {
+        let mut latencies = Latencies::new();
+        for _ in 0..gets {
+            get.clear();
+            hash.push(Operation::Read, &mut get, &mut Pipeline::default());
+            latencies.record(connection.run(&get));
+        }
+        table.add(
+            &format!("collections/delete_10_million: HGET of {} fields", hash.size),
+            &latencies,
+        );
+    }
+}
+
+/// Asks for a key until it has expired: the slowest answer.
+fn slowest_until_gone(connection: &mut Connection, key: &str) -> Duration {
+    let mut ask = Pipeline::default();
+    ask.push(&["TYPE", key]);
+    let mut slowest = Duration::ZERO;
+    while connection.line != b"+none\r\n" {
+        slowest = slowest.max(connection.run(&ask));
+    }
+    slowest
+}
+
+/// Waits until the data directory has no more than `bytes_max`, with one GET after the other: its bytes, and how long they took.
+fn wait_for_space(
+    running: &Running,
+    connection: &mut Connection,
+    bytes_max: u64,
+    wait_max: Duration,
+) -> (u64, Latencies) {
+    let began = Instant::now();
+    let mut get = Pipeline::default();
+    get.push(&["GET", "key"]);
+    let mut latencies = Latencies::new();
+    loop {
+        let bytes = running.bytes();
+        if bytes <= bytes_max || began.elapsed() >= wait_max {
+            return (bytes, latencies);
+        }
+        let looked_at = Instant::now();
+        while looked_at.elapsed() < SPACE_PAUSE {
+            latencies.record(connection.run(&get));
+        }
+    }
 }
 
 /// Prints the latencies of GET while another connection reads HGETALL of a large hash, and without that.

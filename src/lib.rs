@@ -13,8 +13,11 @@
 //!   │                        │   durable up to     └──────────────┘
 //!   │                        │    large batches    ┌──────────────┐
 //!   │                        │ ──────────────────► │ committer × M│  writes them, where it has a core that the executor
-//!   └────────────────────────┘ ◄────────────────── └──────────────┘  has not
-//!                                     written
+//!   │                        │ ◄────────────────── └──────────────┘  has not
+//!   │                        │       written       ┌──────────────┐
+//!   │                        │ ──────────────────► │ reclaimer × M│  gives the space of large deleted collections back
+//!   └────────────────────────┘ ◄────────────────── └──────────────┘
+//!                                    reclaimed
 //! ```
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.

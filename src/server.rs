@@ -14,6 +14,7 @@ use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
 use crate::storage::executor::{CommitThread, StorageExecutor};
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
+use crate::storage::reclaimer::Reclaimer;
 use crate::storage::redo;
 use crate::storage::shard::Shard;
 use crate::storage::syncer::{SyncReport, Syncer};
@@ -369,31 +370,32 @@ impl Stores {
         }
         for (number, own) in by_executor.into_iter().enumerate() {
             let cpu = self.core_map.storage[number].number();
-            let databases = own.iter().map(|shard| Arc::clone(shard.database())).collect();
+            let databases: Vec<_> = own.iter().map(|shard| Arc::clone(shard.database())).collect();
             let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
             let background = self.core_map.background.clone();
             let pin_to_background = move || {
                 if let Err(error) = topology::pin_current_thread(&background) {
-                    tracing::warn!(%error, "a syncer or committer could not be pinned to the background cores");
+                    tracing::warn!(%error, "a syncer, committer or reclaimer could not be pinned to the background cores");
                 }
             };
             let name = format!("syncer-{number}");
             let syncer = Syncer::start(
                 name,
-                databases,
+                databases.clone(),
                 settings.clone(),
                 reports_sender,
                 pin_to_background.clone(),
             );
             // One message stands for everything that is done.
             let (commits_sender, commits) = flume::bounded(1);
-            let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background);
+            let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
             let (committer, thread) = committer.map_err(ServerError::Thread)?;
             let committer = CommitThread {
                 committer,
                 thread,
                 writes_min: self.background_commit_writes(&settings.snapshot(), number),
             };
+            let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background);
             let metrics = Arc::new(StorageMetrics {
                 cpu,
                 ..StorageMetrics::default()
@@ -411,6 +413,7 @@ impl Stores {
                 Shards::new(own, shard_count),
                 committer,
                 syncer.map_err(ServerError::Thread)?,
+                reclaimer.map_err(ServerError::Thread)?,
                 settings.clone(),
                 Arc::clone(&metrics),
                 shard_metrics,

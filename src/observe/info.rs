@@ -593,7 +593,7 @@ fn write_shards(server: &ServerState, lines: &mut Lines) {
             format_args!(
                 "executor={},state={state},keys={keys},hits={},misses={},cache_bytes={},cache_records={},evictions={},\
                  file_bytes={},memtable_bytes={},pending_compaction_bytes={},committed_epoch={},durable_epoch={},\
-                 expired_keys={}",
+                 expired_keys={},reclaims_pending={},reclaimed_collections={}",
                 shard.executor,
                 shard.hits.get(),
                 shard.misses.get(),
@@ -606,6 +606,8 @@ fn write_shards(server: &ServerState, lines: &mut Lines) {
                 shard.committed_epoch.get(),
                 shard.durable_epoch.get(),
                 shard.expired_keys.get(),
+                shard.reclaims_pending.get(),
+                shard.reclaimed_collections.get(),
             ),
         );
     }

@@ -256,4 +256,8 @@ pub struct ShardMetrics {
     pub memtable_bytes: Counter,
     /// Bytes that compaction still has to move.
     pub pending_compaction_bytes: Counter,
+    /// Large dead versions of collections whose space is still to be given back.
+    pub reclaims_pending: Counter,
+    /// Those whose space was given back since the start.
+    pub reclaimed_collections: Counter,
 }

@@ -1,27 +1,65 @@
 //! Which members of collections compaction may drop: those that no live version owns.
 //!
 //! Deleting or overwriting a collection writes one record of `meta`; its members stay behind under the old version until
-//! a compaction meets them here. A version is never used twice, so what is dead stays dead.
+//! a compaction meets them here. A version is never used twice, so what is dead stays dead: unless the machine fails before
+//! the log with that record is on disk. The old record would be back, and what compaction has deleted would not. So a
+//! compaction looks at `meta` as it was at its beginning, and syncs the log before it drops the first member.
 
-use super::encoding::{Record, owner_of_member};
+use super::encoding::{Record, owner_of_member, version_prefix};
 
-/// Tells what `meta` says of a key now.
-pub trait Liveness {
-    /// Calls `read` with the key's stored record (`None`: no such key); `None` if it cannot be told, as while the
-    /// database is being opened or closed.
-    fn current_record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T>;
+/// `meta` as it was at one moment.
+pub trait Past {
+    /// Calls `read` with a key's stored record (`None`: no such key); `None` if it cannot be read.
+    fn record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T>;
+
+    /// Makes sure that no failure brings back anything older; whether that succeeded.
+    fn make_durable(&self) -> bool;
 }
 
-/// Whether a key of `data` or `score` belongs to no live version. What cannot be told, or read, is kept.
-pub fn is_dead(member_key: &[u8], liveness: &impl Liveness) -> bool {
-    let Some((meta_key, version)) = owner_of_member(member_key) else {
-        return false;
-    };
-    let dead = liveness.current_record(&meta_key, |record| match record {
-        None => true,
-        Some(bytes) => Record::decode(bytes).is_some_and(|record| record.version != version),
-    });
-    dead.unwrap_or(false)
+/// Tells for one compaction, which meets the members of a version one after the other, which are dead.
+pub struct Judge<P> {
+    /// `None` if it cannot be told, as while the database is being opened or closed.
+    past: Option<P>,
+    /// What the members of the version begin with that was met last, and whether it is dead.
+    version: Vec<u8>,
+    is_dead: bool,
+    /// Whether the past is known to be durable, once that was asked for.
+    is_durable: Option<bool>,
+}
+
+impl<P: Past> Judge<P> {
+    /// Judges by `past`.
+    pub fn new(past: Option<P>) -> Judge<P> {
+        Judge {
+            past,
+            version: Vec::new(),
+            is_dead: false,
+            is_durable: None,
+        }
+    }
+
+    /// Whether a key of `data` or `score` belongs to no live version. What cannot be told, or read, is kept.
+    pub fn is_dead(&mut self, member_key: &[u8]) -> bool {
+        // Millions of members of one version cost one look-up.
+        if self.version.is_empty() || !member_key.starts_with(&self.version) {
+            self.is_dead = self.is_owner_dead(member_key);
+            self.version.clear();
+            self.version
+                .extend_from_slice(version_prefix(member_key).unwrap_or_default());
+        }
+        self.is_dead
+    }
+
+    fn is_owner_dead(&mut self, member_key: &[u8]) -> bool {
+        let (Some(past), Some((meta_key, version))) = (&self.past, owner_of_member(member_key)) else {
+            return false;
+        };
+        let dead = past.record(&meta_key, |record| match record {
+            None => true,
+            Some(bytes) => Record::decode(bytes).is_some_and(|record| record.version != version),
+        });
+        dead.unwrap_or(false) && *self.is_durable.get_or_insert_with(|| past.make_durable())
+    }
 }
 
 #[cfg(test)]
@@ -30,7 +68,71 @@ mod tests {
     use crate::channel::router::Slot;
     use crate::storage::database::{Column, Database, Resources};
     use crate::storage::encoding::{Type, member_key, meta_key};
+    use std::cell::Cell;
     use std::ops::ControlFlow;
+    use std::rc::Rc;
+
+    const ALIVE: Record<'_> = Record {
+        kind: Type::Hash,
+        deadline_ms: 0,
+        version: 8,
+        edited: false,
+        payload: b"",
+    };
+
+    /// There is one key, "alive"; counts what it is asked.
+    #[derive(Clone, Default)]
+    struct OneKey {
+        looked_up: Rc<Cell<u32>>,
+        synced: Rc<Cell<u32>>,
+        sync_fails: bool,
+    }
+
+    impl Past for OneKey {
+        fn record<T>(&self, wanted: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T> {
+            self.looked_up.set(self.looked_up.get() + 1);
+            let mut key = Vec::new();
+            meta_key(&mut key, 0, Slot(5), b"alive");
+            Some(read((wanted == key).then_some(&ALIVE.encode()[..])))
+        }
+
+        fn make_durable(&self) -> bool {
+            self.synced.set(self.synced.get() + 1);
+            !self.sync_fails
+        }
+    }
+
+    fn judge_all(judge: &mut Judge<OneKey>) -> Vec<bool> {
+        let mut dead = Vec::new();
+        for (user_key, version) in [(b"alive", 7), (b"alive", 8), (b"gone!", 3)] {
+            for member in 0..1000_u32 {
+                dead.push(judge.is_dead(&member_key(0, Slot(5), user_key, version, &member.to_be_bytes())));
+            }
+        }
+        dead.dedup();
+        dead
+    }
+
+    #[test]
+    fn a_version_costs_one_look_up_and_a_compaction_one_sync() {
+        let past = OneKey::default();
+        assert_eq!(judge_all(&mut Judge::new(Some(past.clone()))), [true, false, true]);
+        assert_eq!((past.looked_up.get(), past.synced.get()), (3, 1));
+    }
+
+    #[test]
+    fn nothing_is_dead_that_a_failure_could_bring_back_or_that_cannot_be_told() {
+        let past = OneKey {
+            sync_fails: true,
+            ..OneKey::default()
+        };
+        assert_eq!(judge_all(&mut Judge::new(Some(past))), [false]);
+        assert_eq!(judge_all(&mut Judge::new(None)), [false]);
+        let mut judge = Judge::new(Some(OneKey::default()));
+        assert!(!judge.is_dead(b"no key of a member"));
+        assert!(judge.is_dead(&member_key(0, Slot(5), b"gone!", 3, b"")));
+        assert!(!judge.is_dead(b""));
+    }
 
     #[test]
     fn compaction_drops_the_members_of_dead_versions_only() {
@@ -40,14 +142,7 @@ mod tests {
         let mut writes = database.writes(0);
         let mut key = Vec::new();
         meta_key(&mut key, 0, Slot(5), b"alive");
-        let record = Record {
-            kind: Type::Hash,
-            deadline_ms: 0,
-            version: 8,
-            edited: false,
-            payload: b"",
-        };
-        writes.put(Column::Meta, &key, &record.encode());
+        writes.put(Column::Meta, &key, &ALIVE.encode());
         for (user_key, version) in [(b"alive", 7), (b"alive", 8), (b"gone!", 3)] {
             for member in [b"a", b"b"] {
                 writes.put(

@@ -2,17 +2,20 @@
 //!
 //! Options follow from how a shard is used: one writer, large write batches, point reads of `meta`, ranges of the others.
 
-use super::compaction::{self, Liveness};
+use super::compaction::{Judge, Past};
+use super::encoding;
 use super::faults;
+use rocksdb::compaction_filter::CompactionFilter;
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType, Env, Options,
-    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, CompactionDecision,
+    DB, DBCompressionType, Env, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// A column family; see [`super::encoding`] for what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +160,8 @@ pub struct Database {
     /// The last write found the disk full. Until one succeeds the log must not be synced: RocksDB would take the broken log
     /// for a failure that it cannot recover from.
     ran_full: AtomicBool,
+    /// Held during a sync of the log; why one has failed, if one has.
+    sync: Mutex<Option<DatabaseError>>,
 }
 
 impl Database {
@@ -184,9 +189,9 @@ impl Database {
         // Spread write-back over time, so that a log sync finds little else to wait for.
         options.set_bytes_per_sync(1 << 20);
 
-        let liveness = Arc::new(OnceLock::new());
+        let opened = Arc::new(OnceLock::new());
         let columns = Column::ALL.map(|column| {
-            ColumnFamilyDescriptor::new(column.name(), column_options(column, resources, Arc::clone(&liveness)))
+            ColumnFamilyDescriptor::new(column.name(), column_options(column, resources, Arc::clone(&opened)))
         });
         let db = DB::open_cf_descriptors(&options, path, columns)?;
         let mut write_options = WriteOptions::default();
@@ -198,8 +203,9 @@ impl Database {
             write_options,
             read_options,
             ran_full: AtomicBool::new(false),
+            sync: Mutex::new(None),
         });
-        let _ = liveness.set(Arc::downgrade(&database));
+        let _ = opened.set(Arc::downgrade(&database));
         Ok(database)
     }
 
@@ -247,20 +253,32 @@ impl Database {
         }
     }
 
-    /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's thread.
+    /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's thread,
+    /// and for those that delete files or members.
     ///
     /// Returns false, and nothing is durable, while the log is broken because the disk was full.
     ///
     /// # Errors
-    /// The sync failed; what the disk has is unknown.
+    /// A sync failed, this one or one before; what the disk has is unknown.
     pub fn sync_log(&self) -> Result<bool, DatabaseError> {
+        // One at a time, and none after one that failed: the kernel tells of a failure once, and the next sync would succeed
+        // without what was lost. Whoever asks must hear of it, whoever's sync it was.
+        let mut failed = self.sync.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(error) = &*failed {
+            return Err(error.clone());
+        }
         if self.ran_full.load(Ordering::Acquire) {
             return Ok(false);
         }
+        let synced = self.sync_log_now();
+        *failed = synced.as_ref().err().cloned();
+        synced.map(|()| true)
+    }
+
+    fn sync_log_now(&self) -> Result<(), DatabaseError> {
         let sizes = faults::before_sync(&self.path)?;
         self.db.flush_wal(true)?;
-        faults::after_sync(&self.path, &sizes)?;
-        Ok(true)
+        faults::after_sync(&self.path, &sizes)
     }
 
     /// Whether a write can succeed: always, unless the disk was full when the last one was tried. Then it tries one: RocksDB
@@ -357,6 +375,42 @@ impl Database {
             .compact_range_cf(self.family(column), None::<&[u8]>, None::<&[u8]>);
     }
 
+    /// Deletes from the disk what begins with `prefix` in a column, all of which must be dead for the filter of compactions,
+    /// durably so: files are deleted without asking anybody. Blocks for as long as that takes; returns whether nothing is left.
+    /// Cursors go on seeing what they saw: RocksDB keeps their files until they are dropped.
+    pub fn reclaim(&self, column: Column, prefix: &[u8]) -> Result<bool, DatabaseError> {
+        let to = encoding::after_prefix(prefix.to_vec());
+        // RocksDB also deletes the file that ends with the end of the range, so that must not be `to`: another version's
+        // key may be just that.
+        let Some(last) = self.last_key(column, (prefix, &to))? else {
+            return Ok(true);
+        };
+        let family = self.family(column);
+        self.db.delete_file_in_range_cf(family, prefix, &last)?;
+        let mut options = CompactOptions::default();
+        // Others go on meanwhile.
+        options.set_exclusive_manual_compaction(false);
+        // A compaction that began when these members were alive may have written some to the last level since.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
+        Ok(self.last_key(column, (prefix, &to))?.is_none())
+    }
+
+    /// Whether nothing in a column begins with `prefix`.
+    pub fn has_none(&self, column: Column, prefix: &[u8]) -> Result<bool, DatabaseError> {
+        let to = encoding::after_prefix(prefix.to_vec());
+        Ok(self.last_key(column, (prefix, &to))?.is_none())
+    }
+
+    fn last_key(&self, column: Column, range: (&[u8], &[u8])) -> Result<Option<Vec<u8>>, DatabaseError> {
+        let mut last = None;
+        self.scan_in(column, range, Direction::Backward, |key, _| {
+            last = Some(key.to_vec());
+            ControlFlow::Break(())
+        })?;
+        Ok(last)
+    }
+
     /// Writes the memtables to files. Blocks.
     pub fn flush(&self) -> Result<(), DatabaseError> {
         for column in Column::ALL {
@@ -376,8 +430,8 @@ impl Database {
         Ok(())
     }
 
-    /// Stops flushes and compactions and waits for those under way; must precede the drop of the last reference, because
-    /// a compaction holds one while it asks which versions are alive.
+    /// Stops flushes and compactions, [`Database::reclaim`]'s too, and waits for those under way; must precede the drop of
+    /// the last reference, because a compaction holds one while it asks which versions are alive.
     pub fn stop_background_work(&self) {
         self.db.cancel_all_background_work(true);
     }
@@ -465,7 +519,7 @@ impl Staging<'_> {
     }
 }
 
-fn column_options(column: Column, resources: &Resources, liveness: Arc<OnceLock<Weak<Database>>>) -> Options {
+fn column_options(column: Column, resources: &Resources, database: Arc<OnceLock<Weak<Database>>>) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&resources.block_cache);
     table.set_format_version(6);
@@ -486,12 +540,7 @@ fn column_options(column: Column, resources: &Resources, liveness: Arc<OnceLock<
         Column::Meta => filter_whole_keys(&mut options, &mut table),
         Column::Data | Column::Score => {
             filter_whole_keys(&mut options, &mut table);
-            options.set_compaction_filter(FILTER_NAME, move |_level, key, _value| {
-                match compaction::is_dead(key, &*liveness) {
-                    true => CompactionDecision::Remove,
-                    false => CompactionDecision::Keep,
-                }
-            });
+            options.set_compaction_filter_factory(FilterFactory { database });
         }
         Column::Expiry | Column::System => options.set_write_buffer_size(resources.write_buffer_bytes.min(16 << 20)),
     }
@@ -510,16 +559,72 @@ fn filter_whole_keys(options: &mut Options, table: &mut BlockBasedOptions) {
 
 const FILTER_NAME: &CStr = c"corelane.dead_versions";
 
-impl Liveness for OnceLock<Weak<Database>> {
-    fn current_record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T> {
-        let database = self.get()?.upgrade()?;
-        let mut read = Some(read);
-        match database.get(Column::Meta, meta_key, |record| {
-            read.take().map(|read| read(Some(record)))
-        }) {
-            Ok(Some(answer)) => answer,
-            Ok(None) => read.map(|read| read(None)),
-            Err(_) => None,
+/// Makes a [`Filter`] for each compaction.
+struct FilterFactory {
+    /// Not set while the database is being opened.
+    database: Arc<OnceLock<Weak<Database>>>,
+}
+
+/// Drops the members of dead versions from one compaction.
+struct Filter(Judge<MetaSnapshot>);
+
+impl CompactionFilterFactory for FilterFactory {
+    type Filter = Filter;
+
+    fn create(&mut self, _context: CompactionFilterContext) -> Filter {
+        let database = self.database.get().and_then(Weak::upgrade);
+        let snapshot = database.map(|database| MetaSnapshot::new(database, |database| database.db.snapshot()));
+        Filter(Judge::new(snapshot))
+    }
+
+    fn name(&self) -> &CStr {
+        FILTER_NAME
+    }
+}
+
+impl CompactionFilter for Filter {
+    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
+        match self.0.is_dead(key) {
+            true => CompactionDecision::Remove,
+            false => CompactionDecision::Keep,
+        }
+    }
+
+    fn name(&self) -> &CStr {
+        FILTER_NAME
+    }
+}
+
+type Snapshot<'a> = rocksdb::SnapshotWithThreadMode<'a, DB>;
+
+self_cell::self_cell!(
+    struct MetaSnapshot {
+        owner: Arc<Database>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+impl Past for MetaSnapshot {
+    fn record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T> {
+        let family = self.borrow_owner().family(Column::Meta);
+        let mut options = ReadOptions::default();
+        // Each owner is looked up once: it must not take the room of what is asked for more often.
+        options.fill_cache(false);
+        let record = self
+            .borrow_dependent()
+            .get_pinned_cf_opt(family, meta_key, options)
+            .ok()?;
+        Some(read(record.as_deref()))
+    }
+
+    fn make_durable(&self) -> bool {
+        match self.borrow_owner().sync_log() {
+            Ok(synced) => synced,
+            Err(error) => {
+                tracing::error!(%error, "a compaction keeps dead members, since the log could not be synced");
+                false
+            }
         }
     }
 }

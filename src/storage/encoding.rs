@@ -20,6 +20,8 @@
 //!          "version"                                      the newest version(8) of a collection
 //!          "redo" ‖ transaction(8)                        (shard(2) ‖ length(4) ‖ writes) for each shard
 //!          "applied"                                      transaction(8) × n: redo records of other shards it has followed
+//!          "dead" ‖ prefix ‖ key length(4) ‖ user key ‖ version(8)
+//!                                                         nothing: this version's members are still to be deleted
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
@@ -303,6 +305,12 @@ pub fn is_in_chunks(record: &[u8]) -> bool {
         .is_some_and(|tag| tag & (TYPE_MASK | HAS_VERSION) == Type::String as u8 | HAS_VERSION)
 }
 
+/// Whether a stored record has members under a version, without decoding it.
+#[inline]
+pub fn has_members(record: &[u8]) -> bool {
+    record.first().is_some_and(|tag| tag & HAS_VERSION != 0)
+}
+
 /// The member under which a chunk of a string lies in `data`.
 #[inline]
 pub fn chunk_member(number: u32) -> [u8; 4] {
@@ -365,6 +373,33 @@ pub fn owner_of_member(bytes: &[u8]) -> Option<(Vec<u8>, u64)> {
     owner.extend_from_slice(prefix);
     owner.extend_from_slice(key);
     Some((owner, u64::from_be_bytes(*version)))
+}
+
+/// What all members of the version begin with that owns a key of `data` or `score`; `None` if the bytes are not such a key.
+pub fn version_prefix(bytes: &[u8]) -> Option<&[u8]> {
+    let (len, _) = bytes.get(PREFIX_LEN..)?.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+    bytes.get(..PREFIX_LEN.checked_add(4)?.checked_add(len)?.checked_add(8)?)
+}
+
+/// What the keys of dead versions begin with in `system`.
+const DEAD_VERSION: &[u8] = b"dead";
+
+/// The key of `system` that says that the members of a version are still to be deleted: those of a key of `meta`.
+pub fn dead_version_key(meta_key: &[u8], version: u64) -> Option<Vec<u8>> {
+    let (database, slot, key) = split_meta_key(meta_key)?;
+    Some([DEAD_VERSION, &member_key(database, slot, key, version, b"")].concat())
+}
+
+/// What the members begin with that a key of `system` names; `None` if it is another key.
+pub fn prefix_of_dead_version(bytes: &[u8]) -> Option<&[u8]> {
+    let prefix = bytes.strip_prefix(DEAD_VERSION)?;
+    (version_prefix(prefix)? == prefix).then_some(prefix)
+}
+
+/// The range of `system` that holds the dead versions: from the first key to before the second.
+pub fn dead_version_range() -> (Vec<u8>, Vec<u8>) {
+    (DEAD_VERSION.to_vec(), after_prefix(DEAD_VERSION.to_vec()))
 }
 
 /// The key of `data` or `score` for a member of a collection.
@@ -1198,6 +1233,10 @@ mod tests {
             member_key(3, Slot(0x0405), b"k", 9, b"m"),
             b"\x03\x04\x05\0\0\0\x01k\0\0\0\0\0\0\0\x09m"
         );
+        assert_eq!(
+            dead_version_key(&key, 9).as_deref(),
+            Some(&b"dead\x03\x04\x05\0\0\0\x04user\0\0\0\0\0\0\0\x09"[..])
+        );
         assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
         assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
         assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
@@ -1513,6 +1552,32 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_version_is_known_by_what_its_members_begin_with() {
+        let mut key = Vec::new();
+        meta_key(&mut key, 3, Slot(4), b"user");
+        let member = member_key(3, Slot(4), b"user", 9, b"member");
+        let prefix = version_prefix(&member).expect("a member's key");
+        assert_eq!(prefix, member_key(3, Slot(4), b"user", 9, b""));
+        let dead = dead_version_key(&key, 9).expect("a key of meta");
+        assert_eq!(prefix_of_dead_version(&dead), Some(prefix));
+        let (from, to) = dead_version_range();
+        assert!(from <= dead && dead < to);
+        for other in [
+            LAST_VERSION_KEY,
+            DatabaseMap::KEY,
+            &Counts::key(0),
+            b"opened",
+            &dead[..9],
+        ] {
+            assert_eq!(prefix_of_dead_version(other), None);
+            assert!(other == &dead[..9] || other < &from[..] || other >= &to[..]);
+        }
+        for short in [&member[..6], &member[..prefix.len() - 1], b""] {
+            assert_eq!(version_prefix(short), None);
+        }
+    }
+
+    #[test]
     fn no_bytes_panic_a_decoder() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..20_000 {
@@ -1530,6 +1595,7 @@ mod tests {
                 split_meta_key(&bytes),
                 split_expiry_key(&bytes),
                 owner_of_member(&bytes),
+                (version_prefix(&bytes), prefix_of_dead_version(&bytes)),
                 list_head(&bytes, state),
                 position_of_set_member(&bytes),
                 split_score_key(&bytes).map(|(_, member)| member.len()),

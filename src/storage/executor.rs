@@ -10,6 +10,7 @@ use super::expiry;
 use super::faults;
 use super::locks::{Locks, Mode};
 use super::pieces::{Pieces, RepliesBegun, Written};
+use super::reclaimer::Reclaimer;
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::transactions::{Parked, Step, StepOutcome};
@@ -70,6 +71,7 @@ pub struct StorageExecutor {
     pub(super) shards: Shards,
     committer: CommitThread,
     syncer: Syncer,
+    reclaimer: Reclaimer,
     settings: SharedSettings,
     settings_version: u64,
     current: Arc<Settings>,
@@ -168,6 +170,7 @@ impl StorageExecutor {
         mut shards: Shards,
         committer: CommitThread,
         syncer: Syncer,
+        reclaimer: Reclaimer,
         settings: SharedSettings,
         metrics: Arc<StorageMetrics>,
         shard_metrics: Vec<Arc<ShardMetrics>>,
@@ -183,6 +186,7 @@ impl StorageExecutor {
             shards,
             committer,
             syncer,
+            reclaimer,
             settings,
             settings_version,
             current,
@@ -466,6 +470,9 @@ impl StorageExecutor {
                 self.publish_counts(place);
                 self.syncer.committed(place, settled_epoch);
             }
+            if self.shards.list_mut()[place].take_noted() {
+                self.reclaimer.noted(place);
+            }
         }
         if any && self.current.durability == Durability::Always {
             self.syncer.sync_soon();
@@ -592,6 +599,7 @@ impl StorageExecutor {
     fn keep_house(&mut self) {
         self.settings_are_current();
         self.sweep();
+        self.delete_notes();
         self.shards.finish_commands();
         let mut done = Vec::new();
         if self.has_parked() {
@@ -649,6 +657,16 @@ impl StorageExecutor {
         }
     }
 
+    /// Stages the deletion of the notes of versions that are reclaimed.
+    fn delete_notes(&mut self) {
+        for (place, note) in self.reclaimer.take_done() {
+            // A shard that takes no writes keeps the note: the next start finds it, and nothing to reclaim.
+            let deleted = self.shards.list_mut()[place].delete_note(&note);
+            let reclaimed = &self.shard_metrics[place].reclaimed_collections;
+            reclaimed.add(u64::from(matches!(deleted, Ok(true))));
+        }
+    }
+
     fn publish_all(&mut self) {
         (0..self.shard_metrics.len()).for_each(|place| self.publish_counts(place));
         self.update_metrics();
@@ -680,6 +698,7 @@ impl StorageExecutor {
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
             metrics.durable_epoch.set(self.syncer.durable_epoch(place));
+            metrics.reclaims_pending.set(self.reclaimer.pending(place));
             if slow_figures_due {
                 let database = shard.database();
                 metrics
@@ -723,9 +742,11 @@ impl StorageExecutor {
                 released.send_what_may_leave(batch);
             }
         }
+        self.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();
         }
+        self.reclaimer.join();
         synced && all_committed
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`executor`] takes batches from the channel, runs each request's handler on its [`shard`], commits once per turn through
 //! [`database`] (large batches by way of the [`committer`]) and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
-//! of hot and staged records, [`encoding`] every byte on disk, [`pieces`] the rest of large replies. [`faults`] are for tests.
+//! of hot and staged records, [`encoding`] every byte on disk, [`pieces`] the rest of large replies. The [`reclaimer`] gives the space of large deleted
+//! collections back, with the filter of [`compaction`]s. [`faults`] are for tests.
 
 pub mod committer;
 pub mod compaction;
@@ -16,6 +17,7 @@ pub mod gathered;
 pub mod locks;
 pub mod manifest;
 pub mod pieces;
+pub mod reclaimer;
 pub mod records;
 pub mod redo;
 pub mod shard;

@@ -11,6 +11,7 @@ use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
 use super::locks::TransactionId;
+use super::reclaimer;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
@@ -162,6 +163,8 @@ pub struct Shard {
     joined: Vec<u8>,
     scan_positions: VecDeque<(u64, Vec<u8>)>,
     last_scan_position: u64,
+    /// The last turn that noted a dead version for the [reclaimer](super::reclaimer), until that is told.
+    noted_epoch: Option<u64>,
 }
 
 /// Whose members are read and written: a collection by its key and version.
@@ -259,6 +262,7 @@ impl Shard {
             scan_positions: VecDeque::new(),
             // Positions of an earlier run of the server must not be taken for ours.
             last_scan_position: crate::clock::unix_ms() & 0x7fff_ffff_ffff,
+            noted_epoch: None,
         })
     }
 
@@ -525,13 +529,49 @@ impl Shard {
             }
         }
         self.counts.replace(&self.key, old, new);
+        let note = reclaimer::note_of_dead_version(&self.key, old, new);
         self.note_modified_record();
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
         let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
         self.records.stage(index, place, &self.key, value, self.epoch);
+        if let Some(note) = note {
+            self.stage_note(&note, Some(Vec::new()));
+            self.noted_epoch = Some(self.epoch);
+        }
         Ok(self.epoch)
+    }
+
+    /// Stages the note of a dead version, or its deletion, in `system`.
+    fn stage_note(&mut self, note: &[u8], value: Option<Vec<u8>>) {
+        let place = (hash_of(&self.hasher, Column::System, note), Column::System);
+        let index = self.records.find(place.0, Column::System, note);
+        self.records.stage(index, place, note, value, self.epoch);
+    }
+
+    /// Whether notes of dead versions were committed since the last call that said so (or taken back).
+    pub fn take_noted(&mut self) -> bool {
+        let settled_epoch = self.settled_epoch();
+        self.noted_epoch.take_if(|noted| *noted <= settled_epoch).is_some()
+    }
+
+    /// Stages the deletion of a note of a dead version: it was reclaimed. Returns whether there was one: the reclaimer finds a
+    /// note again, and nothing to reclaim, whose deletion is not committed yet.
+    pub fn delete_note(&mut self, note: &[u8]) -> Result<bool, CommandError> {
+        self.check_writable()?;
+        self.key.clear();
+        self.key.extend_from_slice(note);
+        let found = self.find_in(Column::System)?;
+        if self.stored(&found).is_none() {
+            return Ok(false);
+        }
+        if !self.records.has_staged() {
+            self.staged_epoch = self.epoch;
+        }
+        self.stage_note(note, None);
+        self.keep_command();
+        Ok(true)
     }
 
     /// A version for a new collection: greater than any that this shard has given out, in this run or an earlier one.

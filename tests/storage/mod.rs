@@ -18,6 +18,7 @@ mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
 mod shard;
+mod space;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
