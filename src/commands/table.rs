@@ -7,7 +7,7 @@ use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
     Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
-    stream_deletion, stream_groups, streams, strings,
+    stream_deletion, stream_groups, streams, strings, transactions,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -262,6 +262,10 @@ pub enum Runs {
     All(Handler, Merge),
     /// On the shard that the cursor in argument 1 points into.
     Cursor(Handler),
+    /// On the storage executor of what was queued since MULTI: runs all of it (EXEC).
+    Exec(Handler),
+    /// On each key's shard, which remembers for whom (WATCH).
+    Watch(Handler),
     /// Nowhere: the row is a family of subcommands, each with a row of its own.
     Container,
 }
@@ -308,6 +312,25 @@ impl Command {
         (offset / size_of::<Command>()).min(COMMANDS.len())
     }
 
+    /// The row with an [`Command::index`].
+    pub fn of_index(index: usize) -> Option<&'static Command> {
+        COMMANDS.get(index)
+    }
+
+    /// The handler that runs on a storage executor, if there is one.
+    pub fn storage_handler(&self) -> Option<Handler> {
+        match self.runs {
+            Shard(handler)
+            | Split(handler, _)
+            | Transaction(handler)
+            | All(handler, _)
+            | Cursor(handler)
+            | Exec(handler)
+            | Watch(handler) => Some(handler),
+            Network(_) | Container => None,
+        }
+    }
+
     /// Its ACL categories without the `@`, in Redis's order.
     pub fn categories(&self) -> Vec<&'static str> {
         let mut categories = Vec::new();
@@ -332,6 +355,7 @@ impl Command {
             ("hyperloglog", "hyperloglog"),
             ("geo", "geo"),
             ("stream", "stream"),
+            ("transactions", "transaction"),
         ] {
             let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
             add(self.group == group && !is_container || sorts_it, category);
@@ -388,7 +412,7 @@ const fn command(
 }
 
 use Merge::{AllOk, AnyOf, ByKey, Concatenate, Sum};
-use Runs::{All, Container, Cursor, Network, Shard, Split, Transaction};
+use Runs::{All, Container, Cursor, Exec, Network, Shard, Split, Transaction, Watch};
 
 const fn or(a: Flags, b: Flags) -> Flags {
     Flags(a.0 | b.0)
@@ -627,6 +651,13 @@ pub static COMMANDS: &[Command] = &[
     command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
     command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
 
+    // Transactions.
+    command("discard",          1, SESSION_FAST,    Keys::none(),         Network(transactions::discard),    ("transactions", "2.0.0", "Discards a transaction.")),
+    command("exec",             1, SESSION,         Keys::none(),         Exec(transactions::exec),          ("transactions", "1.2.0", "Executes all commands in a transaction.")),
+    command("multi",            1, SESSION_FAST,    Keys::none(),         Network(transactions::multi),      ("transactions", "1.2.0", "Starts a transaction.")),
+    command("unwatch",          1, SESSION_FAST,    Keys::none(),         Network(transactions::unwatch),    ("transactions", "2.2.0", "Forgets about watched keys of a transaction.")),
+    command("watch",           -2, SESSION_FAST,    Keys::range(1, -1, 1), Watch(transactions::watch),       ("transactions", "2.2.0", "Monitors changes to keys to determine the execution of a transaction.")),
+
     command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
     command("client|getname",   2, SESSION,         Keys::none(),         Network(connection::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
@@ -698,6 +729,15 @@ pub static PIECES_DROP: Command = command(
     or(READ, INTERNAL),
     Keys::none(),
     Shard(keys::pieces_drop),
+    ("", "", ""),
+);
+/// What it says when a client watches nothing any more, or is gone.
+pub static WATCHES_DROP: Command = command(
+    "watches|drop",
+    1,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(transactions::watches_drop),
     ("", "", ""),
 );
 /// The second half: what the handler staged.

@@ -2,19 +2,22 @@
 
 use super::connection::{Awaited, Connection, PiecesOut};
 use super::executor::NetworkExecutor;
-use super::session::{NetworkContext, NetworkHandler, ReplyMode};
+use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, PIECES_DROP, PIECES_NEXT, Runs,
+    WRITE,
 };
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
+use crate::observe::metrics::count_error;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply, Span};
 use crate::storage::executor::reactor_turn;
 use crate::storage::view::{Gathered, View};
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -174,6 +177,12 @@ impl NetworkExecutor {
                 return Taken::Yes;
             }
         };
+        let in_multi = connection.session.borrow().transaction.is_open();
+        if in_multi && command.flags.has(NO_MULTI) {
+            let error = CommandError::text("ERR Command not allowed inside a transaction");
+            self.refuse(connection, Some(command), &error);
+            return Taken::Yes;
+        }
         let authenticated = connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
             self.refuse(
@@ -183,12 +192,20 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        if self.server.pause.holds(command.flags.has(WRITE)) && !is_pause_exempt(command) {
+        let writes = command.flags.has(WRITE)
+            || in_multi
+                && matches!(command.runs, Runs::Exec(_))
+                && connection.session.borrow().transaction.has(|row| row.flags.has(WRITE));
+        if self.server.pause.holds(writes) && !is_pause_exempt(command) {
             return Taken::Paused;
         }
-        self.metrics.commands_processed.add(1);
         connection.client.commands.add(1);
         connection.client.last_command.set(command.index() as u64);
+        if in_multi && is_queued(command) {
+            self.queue(connection, command, arguments);
+            return Taken::Yes;
+        }
+        self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
         match command.runs {
             Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
@@ -209,17 +226,19 @@ impl NetworkExecutor {
                 }
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
+            Runs::Exec(_) => self.exec(connection, command, deadline),
+            Runs::Watch(_) => self.watch(connection, command, arguments, deadline),
             Runs::Container => unreachable!("find_command resolves containers"),
         }
         Taken::Yes
     }
 
-    fn link_of(&self, key: &[u8]) -> usize {
+    pub(super) fn link_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
     }
 
     /// The one storage executor that has all keys, if there is one.
-    fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
+    pub(super) fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         if self.server.router.executor_count() == 1 {
             return Some(0);
         }
@@ -229,13 +248,29 @@ impl NetworkExecutor {
         links.all(|link| link == first).then_some(first)
     }
 
-    /// Answers a command that is not run.
-    fn refuse(self: &Rc<Self>, connection: &Rc<Connection>, command: Option<&'static Command>, error: &CommandError) {
+    /// Answers a command that is not run; the transaction that it is in will not be run either.
+    pub(super) fn refuse(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: Option<&'static Command>,
+        error: &CommandError,
+    ) {
         if let Some(counters) = command.and_then(|command| self.metrics.commands.get(command.index())) {
             counters.rejected.add(1);
         }
+        let mut text = error.to_string();
+        {
+            let transaction = &mut connection.session.borrow_mut().transaction;
+            transaction.refuse();
+            if command.is_some_and(|command| matches!(command.runs, Runs::Exec(_))) {
+                transaction.reset();
+                let why = text.strip_prefix("ERR ").unwrap_or(&text);
+                text = format!("EXECABORT Transaction discarded because of: {why}");
+            }
+        }
+        self.forget_watches(connection);
         let mut reply = Vec::new();
-        Reply::new(&mut reply, Version::Resp2).error(error.to_string());
+        Reply::new(&mut reply, Version::Resp2).error(text);
         self.count_error(&reply);
         self.answer(connection, reply, reply_suppressed(connection));
     }
@@ -250,6 +285,30 @@ impl NetworkExecutor {
     ) {
         let suppressed = reply_suppressed(connection);
         let began = Instant::now();
+        let (bytes, deferred, suppressed) = self.call_here(connection, command, handler, arguments, suppressed);
+        self.forget_watches(connection);
+        match deferred {
+            Some(work) => {
+                let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+                self.run_elsewhere(connection, command, sequence, work);
+            }
+            None => {
+                self.count(command, began.elapsed().as_nanos() as u64, &bytes);
+                self.answer(connection, bytes, suppressed);
+            }
+        }
+    }
+
+    /// Calls a handler of this executor. Returns its reply, the blocking work that makes the reply instead, and whether
+    /// the client gets it: `suppressed`, unless the command itself changes that.
+    pub(super) fn call_here(
+        &self,
+        connection: &Connection,
+        command: &'static Command,
+        handler: NetworkHandler,
+        arguments: Arguments<'_>,
+        suppressed: bool,
+    ) -> (Vec<u8>, Option<Deferred>, bool) {
         let mut bytes = Vec::new();
         let (outcome, deferred, mode) = {
             let mut session = connection.session.borrow_mut();
@@ -277,20 +336,12 @@ impl NetworkExecutor {
             bytes.clear();
             Reply::new(&mut bytes, Version::Resp2).error(error.to_string());
         }
-        match deferred.filter(|_| outcome.is_ok()) {
-            Some(work) => {
-                let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-                self.run_elsewhere(connection, command, sequence, work);
-            }
-            None => {
-                self.count(command, began.elapsed().as_nanos() as u64, &bytes);
-                self.answer(connection, bytes, suppressed);
-            }
-        }
+        (bytes, deferred.filter(|_| outcome.is_ok()), suppressed)
     }
 
     /// Answers a command at once, behind those that are still out.
-    fn answer(&self, connection: &Rc<Connection>, reply: Vec<u8>, suppressed: bool) {
+    pub(super) fn answer(&self, connection: &Rc<Connection>, reply: impl Into<Cow<'static, [u8]>>, suppressed: bool) {
+        let reply = reply.into();
         let mut replies = connection.replies.borrow_mut();
         if replies.is_empty() {
             if !suppressed {
@@ -318,7 +369,7 @@ impl NetworkExecutor {
         self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
     }
 
-    fn send_part<'a>(
+    pub(super) fn send_part<'a>(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
@@ -349,7 +400,7 @@ impl NetworkExecutor {
         }
     }
 
-    fn split_by_key(
+    pub(super) fn split_by_key(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
@@ -553,6 +604,15 @@ impl NetworkExecutor {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 replies.complete(sequence, bytes, &mut connection.output.borrow_mut().bytes);
             }
+            Awaited::Exec(_) => {
+                self.count(response.command, u64::from(response.took_ns), bytes);
+                let executing = match std::mem::replace(&mut slot.awaited, Awaited::Response) {
+                    Awaited::Exec(executing) => executing,
+                    _ => unreachable!("the slot was matched as executing"),
+                };
+                drop(replies);
+                self.exec_ran(&connection, sequence, *executing, bytes);
+            }
             Awaited::Merge(merging) if response.more != 0 => {
                 // The other parts are needed before any of it can be sent, so it is collected here.
                 merging.replies[response.id.part as usize].extend_from_slice(bytes);
@@ -725,17 +785,7 @@ impl NetworkExecutor {
         if reply.starts_with(b"-TIMEOUT") {
             self.metrics.timeouts.add(1);
         }
-        let word = reply[1..]
-            .split(|byte| *byte == b' ' || *byte == b'\r')
-            .next()
-            .unwrap_or_default();
-        let word = String::from_utf8_lossy(word).into_owned();
-        let mut errors = self
-            .metrics
-            .errors
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        *errors.entry(word).or_default() += 1;
+        count_error(&self.metrics.errors, reply);
     }
 }
 
@@ -802,7 +852,7 @@ impl Gathering {
 }
 
 /// Whether a command is answered at all; takes note of CLIENT REPLY SKIP's one command.
-fn reply_suppressed(connection: &Connection) -> bool {
+pub(super) fn reply_suppressed(connection: &Connection) -> bool {
     let mut session = connection.session.borrow_mut();
     match session.reply_mode {
         ReplyMode::On => false,
@@ -818,6 +868,15 @@ fn reply_suppressed(connection: &Connection) -> bool {
 /// it. Redis holds those too; it holds all others as we do.
 fn is_pause_exempt(command: &Command) -> bool {
     command.container() == Some("client") || command.flags.has(NO_AUTH)
+}
+
+/// Whether a command waits for EXEC.
+fn is_queued(command: &Command) -> bool {
+    match command.runs {
+        Runs::Exec(_) | Runs::Watch(_) => false,
+        Runs::Network(_) => !matches!(command.name, "multi" | "discard" | "quit" | "reset"),
+        _ => true,
+    }
 }
 
 /// The row of a command, its arity checked; the error otherwise, with the row if the command is known.

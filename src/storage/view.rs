@@ -7,7 +7,8 @@ use super::database::{Column, Direction};
 use super::encoding::Record;
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
 pub use super::shard::Owner;
-use super::shard::Shard;
+use super::shard::{ModifiedKey, Shard};
+use super::watches::{Presence, Watches};
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
@@ -23,6 +24,9 @@ pub struct Shards {
     touched: Touched,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
+    watches: Watches,
+    /// Whether the shards note which keys are written.
+    notes_modified: bool,
 }
 
 /// What the running command has read and written.
@@ -64,6 +68,8 @@ impl Shards {
             now_ms: 0,
             touched: Touched::default(),
             replies_begun: RepliesBegun::default(),
+            watches: Watches::default(),
+            notes_modified: false,
         }
     }
 
@@ -75,6 +81,95 @@ impl Shards {
     /// All shards of the executor.
     pub fn list_mut(&mut self) -> &mut [Shard] {
         &mut self.list
+    }
+
+    /// The watched keys, to be told where to count.
+    pub fn watches_mut(&mut self) -> &mut Watches {
+        &mut self.watches
+    }
+
+    /// A client watches a key.
+    pub fn watch(&mut self, client_id: u64, database: u8, key: &[u8]) -> Result<(), CommandError> {
+        let key = (database, key.to_vec());
+        let presence = self.presence(&key)?;
+        self.watches.add(client_id, key, presence);
+        self.note_interest();
+        Ok(())
+    }
+
+    /// A client watches nothing any more. Returns whether a key that it had watched was modified or has expired since.
+    pub fn unwatch(&mut self, client_id: u64) -> bool {
+        let watches = std::mem::take(&mut self.watches);
+        let is_dirty = watches.is_dirty(client_id, |key| self.presence_or_absent(key));
+        self.watches = watches;
+        self.watches.forget(client_id);
+        self.note_interest();
+        is_dirty
+    }
+
+    /// All keys of a database are about to be deleted, or replaced by those of another.
+    pub fn replace_database(&mut self, database: u8, by: Option<u8>) {
+        for key in self.watches.keys_of(database) {
+            let before = self.presence_or_absent(&key);
+            let after = by.map_or(Presence::Absent, |by| self.presence_or_absent(&(by, key.1.clone())));
+            self.watches.replace(&key, before, after);
+        }
+    }
+
+    /// Tells everybody who is interested which keys were written since the last call.
+    #[inline]
+    pub fn after_command(&mut self) {
+        if self.notes_modified {
+            self.tell_modified();
+        }
+    }
+
+    fn tell_modified(&mut self) {
+        for place in 0..self.list.len() {
+            for key in self.list[place].take_modified() {
+                if self.watches.has(&key) {
+                    let presence = self.presence_or_absent(&key);
+                    self.watches.touch(&key, presence);
+                }
+            }
+        }
+        self.note_interest();
+    }
+
+    fn note_interest(&mut self) {
+        let notes = !self.watches.is_empty();
+        if notes != std::mem::replace(&mut self.notes_modified, notes) {
+            for shard in &mut self.list {
+                shard.set_notes_modified(notes);
+                // What was noted before concerns nobody who is interested now.
+                shard.take_modified();
+            }
+        }
+    }
+
+    /// How a key is stored, without counting it as a use of the running command.
+    fn presence(&mut self, (database, key): &ModifiedKey) -> Result<Presence, CommandError> {
+        let slot = Slot::of(key);
+        let place = self.place(slot)?;
+        let now_ms = self.now_ms;
+        let (record, epoch) = self.list[place].read_header(*database, slot, key)?;
+        let presence = match record {
+            None => Presence::Absent,
+            Some(record) if record.is_alive(now_ms) => Presence::Alive,
+            Some(_) => Presence::Expired,
+        };
+        self.touched.note(place, epoch);
+        Ok(presence)
+    }
+
+    /// The same; a key that cannot be read is as good as none, and whoever asks for it is told why.
+    fn presence_or_absent(&mut self, key: &ModifiedKey) -> Presence {
+        self.presence(key).unwrap_or(Presence::Absent)
+    }
+
+    /// Takes back what a part of the running command has counted as look-ups since `before`.
+    pub fn uncount_look_ups(&mut self, before: Touched) {
+        (self.touched.found, self.touched.missed) = (before.found, before.missed);
     }
 
     /// The number of shards of the server.
