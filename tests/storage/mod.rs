@@ -18,6 +18,8 @@ mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
 mod shard;
+#[cfg(feature = "fault-injection")]
+mod transactions;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
