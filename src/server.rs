@@ -3,12 +3,13 @@
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::Batch;
 use crate::channel::router::{Router, ShardId, StorageId};
+use crate::commands::table::COMMANDS;
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::observe::info::Baseline;
-use crate::observe::metrics::{NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
+use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
 use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
@@ -398,6 +399,7 @@ impl Stores {
             let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background);
             let metrics = Arc::new(StorageMetrics {
                 cpu,
+                commands: COMMANDS.iter().map(|_| CommandMetrics::default()).collect(),
                 ..StorageMetrics::default()
             });
             let mut shard_metrics = Vec::new();
@@ -589,10 +591,11 @@ fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Result<(), Se
         shard.begin_turn(AGREEMENT_TURN);
         let path = shard_path(data_dir, shard.id().0);
         let failed = |error: CommandError| ServerError::Shard {
-            path,
+            path: path.clone(),
             error: DatabaseError::Failed(error.to_string()),
         };
-        shard.set_database_map(newest).map_err(failed)?;
+        shard.set_database_map(newest).map_err(&failed)?;
+        shard.commit().map_err(|error| failed(error.into()))?;
     }
     Ok(())
 }

@@ -3,15 +3,16 @@
 use super::arguments::{database, is_option};
 use super::number::parse_integer;
 use super::server::REDIS_VERSION;
-use super::table::COMMANDS;
+use super::table::{COMMANDS, Command};
 use crate::clock;
 use crate::error::CommandError;
 use crate::network::clients::Client;
 use crate::network::session::{NetworkContext, ReplyMode, Session};
-use crate::protocol::Version;
+use crate::protocol::{Arguments, Version};
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 type Outcome = Result<(), CommandError>;
 
@@ -156,6 +157,20 @@ fn version_number(version: Version) -> i64 {
     }
 }
 
+/// The database and protocol that a session has after a queued command, if that succeeds.
+pub fn session_after(command: &Command, arguments: Arguments<'_>, (selected, version): (u8, Version)) -> (u8, Version) {
+    match command.name {
+        "select" => (database(arguments.get(1)).unwrap_or(selected), version),
+        "hello" => {
+            let asked = HelloOptions::parse(arguments.iter().skip(1))
+                .ok()
+                .and_then(|options| options.version);
+            (selected, asked.unwrap_or(version))
+        }
+        _ => (selected, version),
+    }
+}
+
 /// SELECT index
 pub fn select(context: &mut NetworkContext<'_>) -> Outcome {
     context.session.database = database(context.arguments.get(1))?;
@@ -179,6 +194,7 @@ pub fn reset(context: &mut NetworkContext<'_>) -> Outcome {
     session.version = Version::default();
     session.authenticated = server.settings.snapshot().requirepass.is_empty();
     session.reply_mode = ReplyMode::On;
+    session.transaction.reset();
     session.client.names().name.clear();
     session.client.no_evict.store(false, Ordering::Relaxed);
     session.client.no_touch.store(false, Ordering::Relaxed);
@@ -255,6 +271,10 @@ struct Latest {
     command: &'static str,
     idle_s: u64,
     argument_bytes: usize,
+    /// Commands since MULTI; `None` outside of it.
+    queued: Option<u64>,
+    queue_bytes: u64,
+    watched_keys: u64,
 }
 
 impl Latest {
@@ -268,23 +288,34 @@ impl Latest {
             command: command.map_or("NULL", |row| row.name),
             idle_s: now_ms.saturating_sub(client.active_at_ms.get()) / 1000,
             argument_bytes: 0,
+            queued: client.multi.get().checked_sub(1),
+            queue_bytes: client.multi_bytes.get(),
+            watched_keys: client.watched_keys.get(),
         }
     }
 
     fn of_asking(context: &NetworkContext<'_>) -> Latest {
+        let transaction = &context.session.transaction;
+        let queued = transaction.shown_commands().map(|count| count as u64);
         Latest {
             database: u64::from(context.session.database),
             version: version_number(context.session.version),
-            command: context.command.name,
+            // A part of EXEC runs in its name.
+            command: queued.map_or(context.command.name, |_| "exec"),
             idle_s: 0,
             argument_bytes: context.arguments.iter().map(<[u8]>::len).sum(),
+            queued,
+            queue_bytes: transaction.memory() as u64,
+            watched_keys: transaction.watched_keys() as u64,
         }
     }
 }
 
 /// Redis's letters for a client's state, `N` for none of them.
-fn state_letters(client: &Client, closing: bool) -> String {
+fn state_letters(client: &Client, (in_multi, is_dirty, closing): (bool, bool, bool)) -> String {
     let states = [
+        (in_multi, 'x'),
+        (is_dirty, 'd'),
         (closing, 'c'),
         (client.is_killed(), 'A'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
@@ -308,8 +339,8 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
     // Writing to a string does not fail.
     let _ = write!(
         out,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi=-1 \
-         qbuf={input_bytes} qbuf-free=0 argv-mem={} multi-mem=0 rbs={output_bytes} rbp={output_bytes} \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi={} \
+         watch={} qbuf={input_bytes} qbuf-free=0 argv-mem={} multi-mem={} rbs={output_bytes} rbp={output_bytes} \
          obl={output_bytes} oll=0 omem={output_bytes} tot-mem={} events={} cmd={} user={DEFAULT_USER} redir=-1 resp={} \
          lib-name={} lib-ver={}",
         client.id,
@@ -320,8 +351,11 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         now_ms.saturating_sub(client.connected_at_ms) / 1000,
         latest.idle_s,
         latest.database,
+        latest.queued.map_or(-1, |count| count as i64),
+        latest.watched_keys,
         latest.argument_bytes,
-        own_bytes as u64 + input_bytes + output_bytes,
+        latest.queue_bytes,
+        own_bytes as u64 + input_bytes + output_bytes + latest.queue_bytes,
         // A client with output left waits for its socket in both directions.
         if output_bytes > 0 { "rw" } else { "r" },
         latest.command,
@@ -335,14 +369,30 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
 fn lines(context: &NetworkContext<'_>, clients: &[Arc<Client>]) -> String {
     let now_ms = clock::unix_ms();
     let mut lines = String::new();
+    let mut dirty: BTreeSet<u64> = BTreeSet::new();
+    for storage in &context.server.storage {
+        dirty.extend(
+            storage
+                .dirty_clients
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter(),
+        );
+    }
     for client in clients {
         let asks = client.id == context.session.client.id;
-        let latest = if asks {
+        let mut latest = if asks {
             Latest::of_asking(context)
         } else {
             Latest::published(client, now_ms)
         };
-        let letters = state_letters(client, asks && context.session.closing);
+        let is_dirty = dirty.contains(&client.id);
+        if is_dirty {
+            // What else it watches is forgotten, since EXEC will not run in any case.
+            latest.watched_keys = 0;
+        }
+        let closing = asks && context.session.closing;
+        let letters = state_letters(client, (latest.queued.is_some(), is_dirty, closing));
         write_line(&mut lines, client, &latest, &letters, now_ms);
         lines.push('\n');
     }
@@ -718,14 +768,14 @@ mod tests {
             &mut line,
             client,
             &Latest::published(client, now_ms),
-            &state_letters(client, true),
+            &state_letters(client, (false, false, true)),
             now_ms,
         );
         let names: Vec<&str> = line
             .split(' ')
             .map(|field| field.split_once('=').expect("a field has a =").0)
             .collect();
-        let expected = "id addr laddr fd name age idle flags db sub psub ssub multi qbuf qbuf-free argv-mem multi-mem rbs \
+        let expected = "id addr laddr fd name age idle flags db sub psub ssub multi watch qbuf qbuf-free argv-mem multi-mem rbs \
                         rbp obl oll omem tot-mem events cmd user redir resp lib-name lib-ver";
         assert_eq!(names.join(" "), expected);
         assert!(

@@ -24,9 +24,22 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
+/// A part of a command that was a command by itself, for the statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// [`super::table::Command::index`].
+    pub index: usize,
+    /// How long its handler ran, in nanoseconds.
+    pub took_ns: u64,
+    /// Where its reply lies among the command's, if it is an error.
+    pub error_at: Option<usize>,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Effects {
+    /// Parts that were commands, oldest first; they are counted whatever came of them.
+    pub ran: Vec<Ran>,
     /// Events, oldest first.
     pub events: Vec<KeyEvent>,
     /// Messages, oldest first.

@@ -582,12 +582,7 @@ fn flush_generic(context: &mut Context<'_>, database: Option<u8>) -> Outcome {
         2 if is_option(arguments.get(1), "ASYNC") || is_option(arguments.get(1), "SYNC") => {}
         _ => return Err(CommandError::Syntax),
     }
-    for id in shard_ids(context)? {
-        context
-            .view
-            .shards()?
-            .with_shard(id, |shard| Ok(((), shard.flush(database)?)))?;
-    }
+    context.view.flush(database)?;
     context.reply.ok();
     Ok(())
 }
@@ -600,6 +595,9 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     };
     let (first, second) = (number(1, "first")?, number(2, "second")?);
     let (first, second) = (database_of(first)?, database_of(second)?);
+    let shards = context.view.shards()?;
+    shards.replace_database(first, Some(second));
+    shards.replace_database(second, Some(first));
     for id in shard_ids(context)? {
         context.view.shards()?.with_shard(id, |shard| {
             let mut map = shard.database_map();
@@ -614,6 +612,9 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
 
 /// KEYS pattern, on the shards of one executor: in pieces, counted first, since the number of keys comes before the keys.
 pub fn keys(context: &mut Context<'_>) -> Outcome {
+    if context.is_inner {
+        return keys_at_once(context);
+    }
     let (pattern, database, now_ms) = (context.arguments.get(1).to_vec(), context.database, context.now_ms);
     let mut cursors = Vec::new();
     for id in shard_ids(context)? {
@@ -626,6 +627,28 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
         (is_alive && matches_key(&pattern, key)).then_some(key)
     });
     context.pieces = Some(Pieces::of_selected(cursors, select));
+    Ok(())
+}
+
+/// KEYS as a part of another command: cursors read what is committed, and would commit a part of that command.
+fn keys_at_once(context: &mut Context<'_>) -> Outcome {
+    let (pattern, database, now_ms) = (context.arguments.get(1), context.database, context.now_ms);
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    for id in shard_ids(context)? {
+        let shards = context.view.shards()?;
+        let slots = slots_of(id, shards.shard_count());
+        shards.with_shard(id, |shard| {
+            let epoch = shard.scan(database, slots, None, |_, key, record| {
+                if record.is_alive(now_ms) && matches_key(pattern, key) {
+                    found.push(key.to_vec());
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(((), epoch))
+        })?;
+    }
+    context.reply.array(found.len());
+    found.iter().for_each(|key| context.reply.bulk(key));
     Ok(())
 }
 

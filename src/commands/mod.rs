@@ -27,6 +27,7 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod transactions;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
@@ -97,6 +98,41 @@ impl Context<'_> {
         self.view.end_inner(outcome.is_ok());
         if outcome.is_err() {
             self.effects.forget_after(mark);
+        }
+        outcome
+    }
+
+    /// The same, the part's reply or its error being the next thing in this command's reply. Returns the error too.
+    ///
+    /// # Errors
+    /// That of `run`.
+    pub fn run_inner_here(
+        &mut self,
+        arguments: Arguments<'_>,
+        run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        let start = self.reply.len();
+        let mark = self.effects.mark();
+        self.view.begin_inner();
+        let mut inner = Context {
+            arguments,
+            reply: self.reply.reborrow(),
+            view: self.view.reborrow(),
+            now_ms: self.now_ms,
+            database: self.database,
+            seed: self.seed,
+            string_bytes_max: self.string_bytes_max,
+            client_id: self.client_id,
+            is_inner: true,
+            effects: self.effects,
+            pieces: None,
+        };
+        let outcome = run(&mut inner);
+        self.view.end_inner(outcome.is_ok());
+        if let Err(error) = &outcome {
+            self.effects.forget_after(mark);
+            self.reply.truncate(start);
+            self.reply.error(error.to_string());
         }
         outcome
     }

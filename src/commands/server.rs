@@ -52,7 +52,9 @@ fn tips(row: &Command) -> &'static [&'static str] {
         ("mget", _) => &["request_policy:multi_shard"],
         ("del" | "exists" | "touch" | "unlink", _) => &["request_policy:multi_shard", "response_policy:agg_sum"],
         (_, Runs::All(_, Merge::Sum)) => &["request_policy:all_shards", "response_policy:agg_sum"],
-        (_, Runs::All(_, Merge::AllOk)) => &["request_policy:all_shards", "response_policy:all_succeeded"],
+        (_, Runs::All(_, Merge::AllOk) | Runs::Whole(_)) => {
+            &["request_policy:all_shards", "response_policy:all_succeeded"]
+        }
         (_, Runs::All(_, Merge::Concatenate)) => &["request_policy:all_shards", "nondeterministic_output_order"],
         (_, Runs::Each(_, Merge::AnyOf)) => &[
             "request_policy:all_shards",

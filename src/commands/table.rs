@@ -7,7 +7,7 @@ use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
     Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
-    stream_deletion, stream_groups, streams, strings,
+    stream_deletion, stream_groups, streams, strings, transactions,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -257,12 +257,18 @@ pub enum Runs {
     Transaction(Handler),
     /// On every storage executor as a transaction, and the replies are merged.
     All(Handler, Merge),
+    /// On everything at once: where there are several storage executors, as a transaction.
+    Whole(Handler),
     /// On every storage executor by itself, and the replies are merged.
     Each(Handler, Merge),
     /// On the shard that the cursor in argument 1 points into.
     Cursor(Handler),
     /// On a storage executor, as a step of a transaction over several.
     Step(Step),
+    /// On the storage executor of what was queued since MULTI: runs all of it (EXEC).
+    Exec(Handler),
+    /// On each key's shard, which remembers for whom (WATCH).
+    Watch(Handler),
     /// Nowhere: the row is a family of subcommands, each with a row of its own.
     Container,
 }
@@ -297,6 +303,15 @@ impl Command {
         }
     }
 
+    /// Whether it may change data, with these arguments (EXEC's are what was queued).
+    #[inline]
+    pub fn writes(&self, arguments: Arguments<'_>) -> bool {
+        match self.runs {
+            Runs::Exec(_) => transactions::parts_of_exec(arguments).any(|(_, part, _)| part.flags.has(WRITE)),
+            _ => self.flags.has(WRITE),
+        }
+    }
+
     /// The container's part of a subcommand's name.
     pub fn container(&self) -> Option<&'static str> {
         self.name.split_once('|').map(|(container, _)| container)
@@ -307,6 +322,26 @@ impl Command {
     pub fn index(&self) -> usize {
         let offset = std::ptr::from_ref(self).addr().wrapping_sub(COMMANDS.as_ptr().addr());
         (offset / size_of::<Command>()).min(COMMANDS.len())
+    }
+
+    /// The row with an [`Command::index`].
+    pub fn of_index(index: usize) -> Option<&'static Command> {
+        COMMANDS.get(index)
+    }
+
+    /// The handler that runs on a storage executor, if there is one.
+    pub fn storage_handler(&self) -> Option<Handler> {
+        match self.runs {
+            Shard(handler)
+            | Transaction(handler)
+            | All(handler, _)
+            | Each(handler, _)
+            | Whole(handler)
+            | Cursor(handler)
+            | Exec(handler)
+            | Watch(handler) => Some(handler),
+            Network(_) | Runs::Step(_) | Container => None,
+        }
     }
 
     /// Its ACL categories without the `@`, in Redis's order.
@@ -333,6 +368,7 @@ impl Command {
             ("hyperloglog", "hyperloglog"),
             ("geo", "geo"),
             ("stream", "stream"),
+            ("transactions", "transaction"),
         ] {
             let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
             add(self.group == group && !is_container || sorts_it, category);
@@ -389,7 +425,7 @@ const fn command(
 }
 
 use Merge::{AllOk, AnyOf, Concatenate, Sum};
-use Runs::{All, Container, Cursor, Each, Network, Shard, Transaction};
+use Runs::{All, Container, Cursor, Each, Exec, Network, Shard, Transaction, Watch, Whole};
 
 const fn or(a: Flags, b: Flags) -> Flags {
     Flags(a.0 | b.0)
@@ -600,8 +636,8 @@ pub static COMMANDS: &[Command] = &[
     command("expire",          -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expire),               ("generic", "1.0.0", "Sets the expiration time of a key in seconds.")),
     command("expireat",        -3, WRITE_FAST,      Keys::at(1),          Shard(keys::expireat),             ("generic", "1.2.0", "Sets the expiration time of a key to a Unix timestamp.")),
     command("expiretime",       2, READ_FAST,       Keys::at(1),          Shard(keys::expiretime),           ("generic", "7.0.0", "Returns the expiration time of a key as a Unix timestamp.")),
-    command("flushall",        -1, or(WRITE, DANGEROUS), Keys::none(),    All(keys::flushall, AllOk),        ("server", "1.0.0", "Removes all keys from all databases.")),
-    command("flushdb",         -1, or(WRITE, DANGEROUS), Keys::none(),    All(keys::flushdb, AllOk),         ("server", "1.0.0", "Remove all keys from the current database.")),
+    command("flushall",        -1, or(WRITE, DANGEROUS), Keys::none(),    Whole(keys::flushall),        ("server", "1.0.0", "Removes all keys from all databases.")),
+    command("flushdb",         -1, or(WRITE, DANGEROUS), Keys::none(),    Whole(keys::flushdb),         ("server", "1.0.0", "Remove all keys from the current database.")),
     command("keys",             2, or(or(READ, DANGEROUS), LOW_PRIORITY), Keys::none(), All(keys::keys, Concatenate), ("generic", "1.0.0", "Returns all key names that match a pattern.")),
     command("move",             3, WRITE_FAST,      Keys::at(1),          Shard(keys::move_key),             ("generic", "1.0.0", "Moves a key to another database.")),
     command("object",          -2, Flags::NONE,     Keys::none(),         Container,                         ("generic", "2.2.3", "A container for object introspection commands.")),
@@ -627,6 +663,13 @@ pub static COMMANDS: &[Command] = &[
     command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),
     command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
     command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Transaction(keys::del),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
+
+    // Transactions.
+    command("discard",          1, SESSION_FAST,    Keys::none(),         Network(transactions::discard),    ("transactions", "2.0.0", "Discards a transaction.")),
+    command("exec",             1, SESSION,         Keys::none(),         Exec(transactions::exec),          ("transactions", "1.2.0", "Executes all commands in a transaction.")),
+    command("multi",            1, SESSION_FAST,    Keys::none(),         Network(transactions::multi),      ("transactions", "1.2.0", "Starts a transaction.")),
+    command("unwatch",          1, SESSION_FAST,    Keys::none(),         Network(transactions::unwatch),    ("transactions", "2.2.0", "Forgets about watched keys of a transaction.")),
+    command("watch",           -2, SESSION_FAST,    Keys::range(1, -1, 1), Watch(transactions::watch),       ("transactions", "2.2.0", "Monitors changes to keys to determine the execution of a transaction.")),
 
     command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
@@ -720,6 +763,12 @@ const fn step(name: &'static str, flags: Flags, step: Step) -> Command {
 
 /// The databases and keys that a command names.
 pub fn places_of(command: &Command, arguments: Arguments<'_>, database: u8) -> Vec<Place> {
+    if matches!(command.runs, Runs::Exec(_)) {
+        let parts = transactions::parts_of_exec(arguments);
+        return parts
+            .flat_map(|(header, part, arguments)| places_of(part, arguments, header.database))
+            .collect();
+    }
     let other = match command.name {
         "copy" => keys::second_database(arguments),
         "move" => arguments::database(arguments.get(2)).ok(),
@@ -731,6 +780,15 @@ pub fn places_of(command: &Command, arguments: Arguments<'_>, database: u8) -> V
     places
 }
 
+/// What it says when a client watches nothing any more, or is gone.
+pub static WATCHES_DROP: Command = command(
+    "watches|drop",
+    1,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(transactions::watches_drop),
+    ("", "", ""),
+);
 type RowsByName = HashMap<&'static [u8], &'static Command, foldhash::fast::RandomState>;
 
 fn rows_by_name(subcommands: bool) -> RowsByName {

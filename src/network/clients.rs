@@ -44,6 +44,12 @@ pub struct Client {
     pub bytes_out: Counter,
     /// Commands in all.
     pub commands: Counter,
+    /// Commands queued since MULTI and one for MULTI itself; 0 outside of it.
+    pub multi: Counter,
+    /// Bytes that they take.
+    pub multi_bytes: Counter,
+    /// Keys that it watches.
+    pub watched_keys: Counter,
     /// CLIENT NO-EVICT.
     pub no_evict: AtomicBool,
     /// CLIENT NO-TOUCH.
@@ -115,6 +121,9 @@ impl Clients {
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             commands: Counter::default(),
+            multi: Counter::default(),
+            multi_bytes: Counter::default(),
+            watched_keys: Counter::default(),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             killed: AtomicBool::new(false),

@@ -3,10 +3,12 @@
 
 use super::clients::Client;
 use super::merging::Merging;
+use super::multi::Executing;
 use super::session::Session;
 use super::socket;
 use crate::config::OutputBufferLimit;
 use crate::protocol::Parser;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -34,9 +36,11 @@ pub(super) enum Awaited {
     /// One storage executor.
     Response,
     /// Nowhere: it is here, behind others that are not.
-    Ready(Vec<u8>),
+    Ready(Cow<'static, [u8]>),
     /// Several, to be merged.
     Merge(Box<Merging>),
+    /// One storage executor, and then commands that run here.
+    Exec(Box<Executing>),
     /// One storage executor, a piece at a time.
     Pieces(PiecesOut),
 }
@@ -72,6 +76,11 @@ impl Replies {
     pub(super) fn open(&mut self, awaited: Awaited, suppressed: bool) -> u32 {
         self.slots.push_back(Slot { awaited, suppressed });
         self.head.wrapping_add(self.slots.len() as u32 - 1)
+    }
+
+    /// A number that no command has which is not answered yet.
+    pub(super) fn no_sequence(&self) -> u32 {
+        self.head.wrapping_sub(1)
     }
 
     /// The entry of a command that was not answered yet.
@@ -110,7 +119,7 @@ impl Replies {
         let place = sequence.wrapping_sub(self.head) as usize;
         if place > 0 {
             if let Some(slot) = self.slots.get_mut(place) {
-                slot.awaited = Awaited::Ready(reply.to_vec());
+                slot.awaited = Awaited::Ready(Cow::Owned(reply.to_vec()));
             }
             return;
         }
@@ -227,7 +236,8 @@ pub(super) struct Connection {
     pub(super) closed: Cell<bool>,
     /// Replies that come in pieces.
     pub(super) in_pieces: Cell<u32>,
-    /// The last command is a transaction whose writes are not on their way yet: the next must wait.
+    /// The last command is a transaction whose writes are not on their way yet, or an EXEC that may change the session: the
+    /// next must wait.
     pub(super) coordinating: Cell<bool>,
     /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.
     pub(super) is_full: Cell<bool>,

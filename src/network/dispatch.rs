@@ -1,19 +1,23 @@
 //! From a command to where it runs, and from its parts' replies back to one.
 
 use super::connection::{Awaited, Connection, PiecesOut};
+use super::coordination::{STEPS_FROM, Work};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
-use super::session::{NetworkContext, NetworkHandler, ReplyMode};
-use super::transactions::{STEPS_FROM, Work};
+use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
 use crate::commands::keys;
-use crate::commands::table::{self, Command, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE};
+use crate::commands::table::{
+    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+};
 use crate::config::Durability;
 use crate::error::CommandError;
+use crate::observe::metrics::count_error;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply, Span};
 use crate::storage::executor::reactor_turn;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +32,7 @@ pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 /// A command's own copy of its arguments.
+#[derive(Default)]
 pub(super) struct OwnedArguments {
     bytes: Vec<u8>,
     spans: Vec<Span>,
@@ -35,18 +40,17 @@ pub(super) struct OwnedArguments {
 
 impl OwnedArguments {
     pub(super) fn of(arguments: Arguments<'_>) -> OwnedArguments {
-        let mut owned = OwnedArguments {
-            bytes: Vec::new(),
-            spans: Vec::with_capacity(arguments.len()),
-        };
-        for argument in arguments.iter() {
-            owned.spans.push(Span {
-                start: owned.bytes.len() as u32,
-                len: argument.len() as u32,
-            });
-            owned.bytes.extend_from_slice(argument);
-        }
+        let mut owned = OwnedArguments::default();
+        arguments.iter().for_each(|argument| owned.push(argument));
         owned
+    }
+
+    pub(super) fn push(&mut self, argument: &[u8]) {
+        self.spans.push(Span {
+            start: self.bytes.len() as u32,
+            len: argument.len() as u32,
+        });
+        self.bytes.extend_from_slice(argument);
     }
 
     pub(super) fn get(&self) -> Arguments<'_> {
@@ -78,6 +82,12 @@ impl NetworkExecutor {
                 return Taken::Yes;
             }
         };
+        let in_multi = connection.session.borrow().transaction.is_open();
+        if in_multi && command.flags.has(NO_MULTI) {
+            let error = CommandError::text("ERR Command not allowed inside a transaction");
+            self.refuse(connection, Some(command), &error);
+            return Taken::Yes;
+        }
         let authenticated = connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
             self.refuse(
@@ -87,12 +97,20 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        if self.server.pause.holds(command.flags.has(WRITE)) && !is_pause_exempt(command) {
+        let writes = command.flags.has(WRITE)
+            || in_multi
+                && matches!(command.runs, Runs::Exec(_))
+                && connection.session.borrow().transaction.has(|row| row.flags.has(WRITE));
+        if self.server.pause.holds(writes) && !is_pause_exempt(command) {
             return Taken::Paused;
         }
-        self.metrics.commands_processed.add(1);
         connection.client.commands.add(1);
         connection.client.last_command.set(command.index() as u64);
+        if in_multi && is_queued(command) {
+            self.queue(connection, command, arguments);
+            return Taken::Yes;
+        }
+        self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
         match command.runs {
             Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
@@ -123,6 +141,12 @@ impl NetworkExecutor {
                 }
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
+            Runs::Whole(handler) => match self.only_link_of(std::iter::empty(), true) {
+                Some(link) => self.send_whole(connection, command, link.unwrap_or(0), arguments, deadline),
+                None => self.coordinate(connection, command, Work::Handler(handler), arguments, None, deadline),
+            },
+            Runs::Exec(_) => self.exec(connection, command, deadline),
+            Runs::Watch(_) => self.watch(connection, command, arguments, deadline),
             Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
         Taken::Yes
@@ -136,31 +160,54 @@ impl NetworkExecutor {
     /// shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk they take the longer
     /// way.
     fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
+        // Without keys the handler has an error to tell, anywhere.
+        let keys = command.keys.of(arguments);
+        self.only_link_of(keys, command.flags.has(WRITE)).unwrap_or(Some(0))
+    }
+
+    /// The same for any keys; `None` if there are none.
+    pub(super) fn only_link_of<'a>(
+        &self,
+        mut keys: impl Iterator<Item = &'a [u8]>,
+        writes: bool,
+    ) -> Option<Option<usize>> {
         let router = &self.server.router;
-        if router.shard_count() == 1 {
-            return Some(0);
-        }
-        let by_shard = self.settings.borrow().durability == Durability::Always && command.flags.has(WRITE);
-        if router.executor_count() == 1 && !by_shard {
-            return Some(0);
+        let by_shard = writes && self.settings.borrow().durability == Durability::Always;
+        if router.shard_count() == 1 || (router.executor_count() == 1 && !by_shard) {
+            return Some(Some(0));
         }
         let place_of = |key: &[u8]| {
             let shard = router.shard_of(Slot::of(key));
             (router.owner(shard), by_shard.then_some(shard))
         };
-        let mut places = command.keys.of(arguments).map(place_of);
-        // Without keys the handler has an error to tell, anywhere.
-        let Some(first) = places.next() else { return Some(0) };
-        places.all(|place| place == first).then_some(usize::from(first.0.0))
+        let first = place_of(keys.next()?);
+        let is_only = keys.all(|key| place_of(key) == first);
+        Some(is_only.then_some(usize::from(first.0.0)))
     }
 
-    /// Answers a command that is not run.
-    fn refuse(self: &Rc<Self>, connection: &Rc<Connection>, command: Option<&'static Command>, error: &CommandError) {
+    /// Answers a command that is not run; the transaction that it is in will not be run either.
+    pub(super) fn refuse(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: Option<&'static Command>,
+        error: &CommandError,
+    ) {
         if let Some(counters) = command.and_then(|command| self.metrics.commands.get(command.index())) {
             counters.rejected.add(1);
         }
+        let mut text = error.to_string();
+        {
+            let transaction = &mut connection.session.borrow_mut().transaction;
+            transaction.refuse();
+            if command.is_some_and(|command| matches!(command.runs, Runs::Exec(_))) {
+                transaction.reset();
+                let why = text.strip_prefix("ERR ").unwrap_or(&text);
+                text = format!("EXECABORT Transaction discarded because of: {why}");
+            }
+        }
+        self.forget_watches(connection);
         let mut reply = Vec::new();
-        Reply::new(&mut reply, Version::Resp2).error(error.to_string());
+        Reply::new(&mut reply, Version::Resp2).error(text);
         self.count_error(&reply);
         self.answer(connection, reply, reply_suppressed(connection));
     }
@@ -175,6 +222,30 @@ impl NetworkExecutor {
     ) {
         let suppressed = reply_suppressed(connection);
         let began = Instant::now();
+        let (bytes, deferred, suppressed) = self.call_here(connection, command, handler, arguments, suppressed);
+        self.forget_watches(connection);
+        match deferred {
+            Some(work) => {
+                let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+                self.run_elsewhere(connection, command, sequence, work);
+            }
+            None => {
+                self.count(command, began.elapsed().as_nanos() as u64, &bytes);
+                self.answer(connection, bytes, suppressed);
+            }
+        }
+    }
+
+    /// Calls a handler of this executor. Returns its reply, the blocking work that makes the reply instead, and whether
+    /// the client gets it: `suppressed`, unless the command itself changes that.
+    pub(super) fn call_here(
+        &self,
+        connection: &Connection,
+        command: &'static Command,
+        handler: NetworkHandler,
+        arguments: Arguments<'_>,
+        suppressed: bool,
+    ) -> (Vec<u8>, Option<Deferred>, bool) {
         let mut bytes = Vec::new();
         let (outcome, deferred, mode) = {
             let mut session = connection.session.borrow_mut();
@@ -202,20 +273,12 @@ impl NetworkExecutor {
             bytes.clear();
             Reply::new(&mut bytes, Version::Resp2).error(error.to_string());
         }
-        match deferred.filter(|_| outcome.is_ok()) {
-            Some(work) => {
-                let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-                self.run_elsewhere(connection, command, sequence, work);
-            }
-            None => {
-                self.count(command, began.elapsed().as_nanos() as u64, &bytes);
-                self.answer(connection, bytes, suppressed);
-            }
-        }
+        (bytes, deferred.filter(|_| outcome.is_ok()), suppressed)
     }
 
     /// Answers a command at once, behind those that are still out.
-    fn answer(&self, connection: &Rc<Connection>, reply: Vec<u8>, suppressed: bool) {
+    pub(super) fn answer(&self, connection: &Rc<Connection>, reply: impl Into<Cow<'static, [u8]>>, suppressed: bool) {
+        let reply = reply.into();
         let mut replies = connection.replies.borrow_mut();
         if replies.is_empty() {
             if !suppressed {
@@ -243,7 +306,7 @@ impl NetworkExecutor {
         self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
     }
 
-    fn send_part<'a>(
+    pub(super) fn send_part<'a>(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
@@ -282,25 +345,28 @@ impl NetworkExecutor {
         arguments: Arguments<'_>,
         deadline: Instant,
     ) {
-        let count = self.server.router.executor_count();
-        if count == 1 {
-            return self.send_whole(connection, command, 0, arguments, deadline);
-        }
-        let merging = Merging::new(merge, connection.session.borrow().version, count);
+        let parts = (0..self.server.router.executor_count()).map(|link| (link, arguments.iter().collect()));
+        self.send_parts(connection, command, merge, parts.collect(), deadline);
+    }
+
+    /// Sends a command's parts to several storage executors, each with its arguments.
+    pub(super) fn send_parts(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        merge: Merge,
+        parts: Vec<(usize, Vec<&[u8]>)>,
+        deadline: Instant,
+    ) {
         let suppressed = reply_suppressed(connection);
-        let sequence = connection
-            .replies
-            .borrow_mut()
-            .open(Awaited::Merge(Box::new(merging)), suppressed);
-        for link in 0..count {
-            self.send_part(
-                connection,
-                command,
-                link,
-                (sequence, link as u32),
-                arguments.iter(),
-                deadline,
-            );
+        let merging = Merging::new(merge, connection.session.borrow().version, parts.len());
+        let awaited = match parts.len() {
+            1 => Awaited::Response,
+            _ => Awaited::Merge(Box::new(merging)),
+        };
+        let sequence = connection.replies.borrow_mut().open(awaited, suppressed);
+        for (part, (link, arguments)) in parts.into_iter().enumerate() {
+            self.send_part(connection, command, link, (sequence, part as u32), arguments, deadline);
         }
     }
 
@@ -353,6 +419,15 @@ impl NetworkExecutor {
             Awaited::Response => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 replies.complete(sequence, bytes, &mut connection.output.borrow_mut().bytes);
+            }
+            Awaited::Exec(_) => {
+                self.count(response.command, u64::from(response.took_ns), bytes);
+                let executing = match std::mem::replace(&mut slot.awaited, Awaited::Response) {
+                    Awaited::Exec(executing) => executing,
+                    _ => unreachable!("the slot was matched as executing"),
+                };
+                drop(replies);
+                self.exec_ran(&connection, sequence, *executing, bytes);
             }
             Awaited::Merge(merging) if response.more != 0 => {
                 // The other parts are needed before any of it can be sent, so it is collected here.
@@ -465,17 +540,7 @@ impl NetworkExecutor {
         if reply.starts_with(b"-TIMEOUT") {
             self.metrics.timeouts.add(1);
         }
-        let word = reply[1..]
-            .split(|byte| *byte == b' ' || *byte == b'\r')
-            .next()
-            .unwrap_or_default();
-        let word = String::from_utf8_lossy(word).into_owned();
-        let mut errors = self
-            .metrics
-            .errors
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        *errors.entry(word).or_default() += 1;
+        count_error(&self.metrics.errors, reply);
     }
 }
 
@@ -496,6 +561,15 @@ pub(super) fn reply_suppressed(connection: &Connection) -> bool {
 /// it. Redis holds those too; it holds all others as we do.
 fn is_pause_exempt(command: &Command) -> bool {
     command.container() == Some("client") || command.flags.has(NO_AUTH)
+}
+
+/// Whether a command waits for EXEC.
+fn is_queued(command: &Command) -> bool {
+    match command.runs {
+        Runs::Exec(_) | Runs::Watch(_) => false,
+        Runs::Network(_) => !matches!(command.name, "multi" | "discard" | "quit" | "reset"),
+        _ => true,
+    }
 }
 
 /// The row of a command, its arity checked; the error otherwise, with the row if the command is known.

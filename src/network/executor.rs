@@ -5,10 +5,11 @@
 //! with one send.
 
 use super::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent};
+use super::coordination::Transactions;
 use super::dispatch::Taken;
 use super::session::{Deferred, ReplyMode, Session};
 use super::socket;
-use super::transactions::Transactions;
+use super::transaction::TransactionState;
 use crate::channel::link::{Flushed, Links};
 use crate::channel::message::Batch;
 use crate::commands::table::Command;
@@ -526,6 +527,7 @@ impl NetworkExecutor {
                 version: Version::Resp2,
                 authenticated: settings.requirepass.is_empty(),
                 reply_mode: ReplyMode::On,
+                transaction: TransactionState::default(),
                 closing: false,
             }),
             client,
@@ -568,6 +570,8 @@ impl NetworkExecutor {
         }
         connection.closed.set(true);
         self.drop_all_pieces(&connection);
+        connection.session.borrow_mut().transaction.reset();
+        self.forget_watches(&connection);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();
         connections.remove(connection.index as usize);
@@ -605,12 +609,7 @@ impl NetworkExecutor {
         let client = &connection.client;
         client.input_bytes.set(input.len() as u64);
         client.pending.set(connection.replies.borrow().len() as u64);
-        let session = connection.session.borrow();
-        client.database.set(u64::from(session.database));
-        client
-            .version
-            .set(if session.version == Version::Resp3 { 3 } else { 2 });
-        drop(session);
+        connection.session.borrow().publish();
         if connection.touched.get() && connection.replies.borrow().is_empty() {
             self.flush_touched();
         }
@@ -665,7 +664,7 @@ impl NetworkExecutor {
             true => settings.client_query_buffer_limit.as_usize(),
             false => UNAUTHENTICATED_QUERY_BYTES_MAX,
         };
-        if input.len() > query_bytes_max {
+        if input.len() + connection.session.borrow().transaction.memory() > query_bytes_max {
             self.server.totals.query_limit_disconnections.add(1);
             tracing::warn!(
                 client = connection.client.id,
@@ -771,23 +770,11 @@ impl NetworkExecutor {
         sequence: u32,
         work: Deferred,
     ) {
-        let (sender, receiver) = flume::bounded(1);
-        let background = self.server.core_map.background.clone();
-        let spawned = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            if let Err(error) = crate::topology::pin_current_thread(&background) {
-                tracing::warn!(%error, "a thread for administration could not be pinned");
-            }
-            // The client may be gone by then.
-            let _ = sender.send(work());
-        });
         let executor = Rc::clone(self);
         let connection = Rc::clone(connection);
+        let work = self.begin_elsewhere(work);
         glommio::spawn_local(async move {
-            let reply = match spawned {
-                Ok(_) => receiver.recv_async().await.ok(),
-                Err(_) => None,
-            };
-            let reply = reply.unwrap_or_else(|| b"-ERR internal error\r\n".to_vec());
+            let reply = work.await;
             executor.count(command, 0, &reply);
             connection
                 .replies
@@ -797,6 +784,26 @@ impl NetworkExecutor {
             executor.flush_touched();
         })
         .detach();
+    }
+
+    /// Begins blocking work on a thread of its own; the future is what it returns.
+    pub(super) fn begin_elsewhere(&self, work: Deferred) -> impl Future<Output = Vec<u8>> + 'static {
+        let (sender, receiver) = flume::bounded(1);
+        let background = self.server.core_map.background.clone();
+        let spawned = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            if let Err(error) = crate::topology::pin_current_thread(&background) {
+                tracing::warn!(%error, "a thread for administration could not be pinned");
+            }
+            // The client may be gone by then.
+            let _ = sender.send(work());
+        });
+        async move {
+            let reply = match spawned {
+                Ok(_) => receiver.recv_async().await.ok(),
+                Err(_) => None,
+            };
+            reply.unwrap_or_else(|| b"-ERR internal error\r\n".to_vec())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a client has set up on its connection, and what a command that runs there gets.
 
 use super::clients::Client;
+use super::transaction::TransactionState;
 use crate::channel::message::Caller;
 use crate::commands::table::Command;
 use crate::error::CommandError;
@@ -33,11 +34,24 @@ pub struct Session {
     pub authenticated: bool,
     /// What CLIENT REPLY asked for.
     pub reply_mode: ReplyMode,
+    /// What it has queued and what it watches.
+    pub transaction: TransactionState,
     /// Whether the connection is to be closed once what is pending was answered.
     pub closing: bool,
 }
 
 impl Session {
+    /// Writes what CLIENT LIST shows of it to the client's entry.
+    pub fn publish(&self) {
+        let client = &self.client;
+        client.database.set(u64::from(self.database));
+        client.version.set(if self.version == Version::Resp3 { 3 } else { 2 });
+        let queued = self.transaction.shown_commands();
+        client.multi.set(queued.map_or(0, |count| count as u64 + 1));
+        client.multi_bytes.set(self.transaction.memory() as u64);
+        client.watched_keys.set(self.transaction.watched_keys() as u64);
+    }
+
     /// On whose behalf its commands run.
     #[inline]
     pub fn caller(&self) -> Caller {

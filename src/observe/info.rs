@@ -7,6 +7,7 @@ use super::metrics::{Histogram, ShardMetrics, merged_histogram};
 use crate::commands::server::REDIS_VERSION;
 use crate::commands::table::COMMANDS;
 use crate::config::Durability;
+use crate::observe::metrics::CommandMetrics;
 use crate::server::ServerState;
 use crate::storage::encoding::DATABASE_COUNT;
 use crate::storage::shard::ShardState;
@@ -186,21 +187,34 @@ impl Counts {
             commands: vec![CommandCounts::default(); COMMANDS.len()],
             ..Counts::default()
         };
+        for storage in &server.storage {
+            counts.commands_processed += storage.inner_commands.get();
+            counts.add_commands(&storage.commands);
+            counts.add_errors(&storage.errors);
+        }
         for network in &server.network {
             counts.commands_processed += network.commands_processed.get();
             counts.bytes_in += network.bytes_in.get();
             counts.bytes_out += network.bytes_out.get();
-            for (total, command) in counts.commands.iter_mut().zip(&network.commands) {
-                total.calls += command.calls.get();
-                total.took_ns += command.took_ns.get();
-                total.rejected += command.rejected.get();
-                total.failed += command.failed.get();
-            }
-            for (word, count) in network.errors.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                *counts.errors.entry(word.clone()).or_default() += count;
-            }
+            counts.add_commands(&network.commands);
+            counts.add_errors(&network.errors);
         }
         counts
+    }
+
+    fn add_commands(&mut self, commands: &[CommandMetrics]) {
+        for (total, command) in self.commands.iter_mut().zip(commands) {
+            total.calls += command.calls.get();
+            total.took_ns += command.took_ns.get();
+            total.rejected += command.rejected.get();
+            total.failed += command.failed.get();
+        }
+    }
+
+    fn add_errors(&mut self, errors: &Mutex<BTreeMap<String, u64>>) {
+        for (word, count) in errors.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *self.errors.entry(word.clone()).or_default() += count;
+        }
     }
 
     /// What was counted after `baseline`.

@@ -3,9 +3,9 @@
 //! They are atomics only so that another thread may read them; the writer loads and stores without a locked instruction.
 
 use crate::commands::table::COMMANDS;
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A number that one thread writes and any may read.
 #[derive(Debug, Default)]
@@ -120,6 +120,15 @@ pub struct CommandMetrics {
     pub failed: Counter,
 }
 
+/// Counts an error, which `reply` begins with, by its first word.
+pub fn count_error(errors: &Mutex<BTreeMap<String, u64>>, reply: &[u8]) {
+    let is_end = |byte: &u8| matches!(byte, b' ' | b'\r');
+    let word = reply[1..].split(is_end).next().unwrap_or_default();
+    let word = String::from_utf8_lossy(word).into_owned();
+    let mut errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
+    *errors.entry(word).or_default() += 1;
+}
+
 /// What one network executor counts.
 #[derive(Debug)]
 pub struct NetworkMetrics {
@@ -207,6 +216,14 @@ pub struct StorageMetrics {
     pub keyspace_hits: Counter,
     /// Look-ups by reading commands that did not.
     pub keyspace_misses: Counter,
+    /// Commands that were parts of an EXEC, all of them and by [`crate::commands::table::Command::index`].
+    pub inner_commands: Counter,
+    /// See [`StorageMetrics::inner_commands`].
+    pub commands: Vec<CommandMetrics>,
+    /// Errors that they answered, by their first word.
+    pub errors: Mutex<BTreeMap<String, u64>>,
+    /// Clients of which a watched key was modified; rarely written, and only read by CLIENT LIST.
+    pub dirty_clients: Mutex<BTreeSet<u64>>,
     /// Panics that were contained.
     pub panics: Counter,
     /// Batches whose replies wait for a commit or a sync.

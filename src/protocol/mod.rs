@@ -67,6 +67,12 @@ impl<'a> Arguments<'a> {
         Arguments::new(self.bytes, &self.spans[index..])
     }
 
+    /// The arguments from `start` to before `end`. Panics when `end > len()`.
+    #[inline]
+    pub fn range(self, start: usize, end: usize) -> Arguments<'a> {
+        Arguments::new(self.bytes, &self.spans[start..end])
+    }
+
     /// Where the arguments lie in [`Arguments::bytes`].
     #[inline]
     pub fn spans(self) -> &'a [Span] {

@@ -40,6 +40,31 @@ impl<'a> Reply<'a> {
         self.version = version;
     }
 
+    /// The same reply for a while, for a handler that another one runs.
+    pub fn reborrow(&mut self) -> Reply<'_> {
+        Reply::new(self.out, self.version)
+    }
+
+    /// Bytes so far, of this reply and of what the buffer had before it.
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// Takes back what was written after the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.out.truncate(len);
+    }
+
+    /// Puts other bytes in place of those from `start` on.
+    pub fn overwrite(&mut self, start: usize, bytes: &[u8]) {
+        self.out[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// `+OK`.
     #[inline]
     pub fn ok(&mut self) {

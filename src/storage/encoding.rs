@@ -51,6 +51,7 @@
 //!
 //! ```text
 //! 0 ‖ database(1) ‖ length(4) ‖ key ‖ value               the record of a key
+//! 0xff ‖ database(1), 0xff: all                           all keys are deleted, before what follows
 //! 1 or 2 ‖ database(1) ‖ length(4) ‖ key ‖ version(8) ‖ length(4) ‖ member ‖ value     a member in data or score
 //! value: 0, for none │ 1 ‖ length(4) ‖ bytes
 //! ```

@@ -23,7 +23,7 @@ use crate::commands::table::{self, Command, READ, Runs, WRITE};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
-use crate::observe::metrics::{ShardMetrics, StorageMetrics};
+use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
 use std::cell::RefCell;
@@ -181,6 +181,7 @@ impl StorageExecutor {
             shard.set_committer(Arc::clone(&committer.committer), place);
         }
         let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
+        shards.watches_mut().set_metrics(Arc::clone(&metrics));
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             shards,
@@ -335,6 +336,10 @@ impl StorageExecutor {
         };
         let outcome = if began > request.deadline {
             self.metrics.timeouts.add(1);
+            if matches!(request.command.runs, Runs::Exec(_)) {
+                // Its transaction is over all the same.
+                self.shards.unwatch(request.caller.client_id);
+            }
             Err(CommandError::Timeout)
         } else if let Some(step) = step {
             match self.run_step(step, batch, request) {
@@ -402,8 +407,10 @@ impl StorageExecutor {
                 Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
             }
         }
+        self.count_inner(&batch.replies);
         let ended = Instant::now();
         let touched = self.shards.touched();
+        self.after_command();
         if request.command.flags.has(READ) {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
@@ -426,6 +433,28 @@ impl StorageExecutor {
             more,
         });
         ended
+    }
+
+    /// What there is to do when a request was run, or something was written that no client asked for.
+    #[inline]
+    fn after_command(&mut self) {
+        self.shards.after_command();
+    }
+
+    /// Counts the commands that were parts of the last one.
+    fn count_inner(&mut self, replies: &[u8]) {
+        for ran in self.effects.ran.drain(..) {
+            self.metrics.inner_commands.add(1);
+            let Some(counters) = self.metrics.commands.get(ran.index) else {
+                continue;
+            };
+            counters.calls.add(1);
+            counters.took_ns.add(ran.took_ns);
+            if let Some(error) = ran.error_at.and_then(|start| replies.get(start..)) {
+                counters.failed.add(1);
+                count_error(&self.metrics.errors, error);
+            }
+        }
     }
 
     /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
@@ -568,6 +597,7 @@ impl StorageExecutor {
             }
         }
         self.expire_fields(&hashes, now_ms, budget);
+        self.after_command();
     }
 
     /// A sync ended: replies leave, or the shard stops.
@@ -807,14 +837,7 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
 
 /// Runs a handler; a panic becomes an error, and the executor lives.
 fn run_contained(command: &Command, context: &mut Context<'_>, metrics: &StorageMetrics) -> Result<(), CommandError> {
-    let handler = match command.runs {
-        Runs::Shard(handler)
-        | Runs::Transaction(handler)
-        | Runs::All(handler, _)
-        | Runs::Each(handler, _)
-        | Runs::Cursor(handler) => handler,
-        Runs::Network(_) | Runs::Step(_) | Runs::Container => return Err(CommandError::Internal),
-    };
+    let handler = command.storage_handler().ok_or(CommandError::Internal)?;
     catch_unwind(AssertUnwindSafe(|| handler(context))).unwrap_or_else(|_| {
         metrics.panics.add(1);
         tracing::error!(command = command.name, "a handler panicked; its writes were dropped");

@@ -54,6 +54,8 @@ struct Key {
     stored: Option<Vec<u8>>,
     /// All members of that record's version, if they are known.
     members: Option<Members>,
+    /// What the shard has was deleted with all others of the database.
+    is_emptied: bool,
     /// What was written: the record...
     record: Option<Option<Vec<u8>>>,
     /// ...and members, by version, column and name.
@@ -62,13 +64,17 @@ struct Key {
 
 impl Key {
     fn current(&self) -> Option<&[u8]> {
-        self.record.as_ref().unwrap_or(&self.stored).as_deref()
+        match &self.record {
+            Some(record) => record.as_deref(),
+            None if self.is_emptied => None,
+            None => self.stored.as_deref(),
+        }
     }
 
     /// Whether the shard may have members of this version.
     fn is_stored_version(&self, version: u64) -> bool {
         let stored = self.stored.as_deref().and_then(Record::decode);
-        stored.is_some_and(|record| record.version == version)
+        !self.is_emptied && stored.is_some_and(|record| record.version == version)
     }
 }
 
@@ -84,6 +90,8 @@ pub struct Gathered {
     keys: HashMap<Place, Key>,
     /// The keys that were written, in the order of first writing.
     order: Vec<Place>,
+    /// Databases of which all keys were deleted, `None` for all, before what is written now.
+    emptied: Vec<Option<u8>>,
     undo: Vec<Undo>,
     /// Where the parts of the command that are being run began.
     inner_marks: Vec<usize>,
@@ -150,10 +158,11 @@ impl Gathered {
     /// Forgets what a handler has written, so that it can be run again.
     pub fn begin_again(&mut self) {
         for key in self.keys.values_mut() {
-            key.record = None;
+            (key.is_emptied, key.record) = (false, None);
             key.written.clear();
         }
         self.order.clear();
+        self.emptied.clear();
         self.undo.clear();
         self.inner_marks.clear();
         self.has_missed = false;
@@ -191,7 +200,8 @@ impl Gathered {
 
     /// Everything that was written, each key and member once.
     pub fn take_writes(&mut self) -> Vec<Write> {
-        let mut writes = Vec::new();
+        let emptied = std::mem::take(&mut self.emptied).into_iter();
+        let mut writes: Vec<Write> = emptied.map(|database| Write::Empty { database }).collect();
         for place in std::mem::take(&mut self.order) {
             let Some(key) = self.keys.get_mut(&place) else { continue };
             let (database, name) = place;
@@ -219,8 +229,28 @@ impl Gathered {
         writes
     }
 
+    /// Deletes all keys of a database, or of all. It is not taken back with a part of the command, which cannot fail after it.
+    pub fn flush(&mut self, database: Option<u8>) {
+        let is_emptied = |place: &Place| database.is_none_or(|database| place.0 == database);
+        for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
+            (key.is_emptied, key.record) = (true, None);
+            key.written.clear();
+        }
+        self.order.retain(|place| !is_emptied(place));
+        self.emptied.push(database);
+    }
+
+    fn is_emptied(&self, database: u8) -> bool {
+        self.emptied
+            .iter()
+            .any(|emptied| emptied.is_none_or(|emptied| emptied == database))
+    }
+
     fn key(&mut self, database: u8, name: &[u8]) -> Result<&mut Key, CommandError> {
         let place = (database, name.to_vec());
+        if self.is_whole && self.is_emptied(database) {
+            self.keys.entry(place.clone()).or_default();
+        }
         if !self.keys.contains_key(&place) {
             if !self.is_whole {
                 return Err(undeclared());

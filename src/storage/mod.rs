@@ -2,8 +2,9 @@
 //!
 //! [`executor`] takes batches from the channel, runs each request's handler on its [`shard`], commits once per turn through
 //! [`database`] (large batches by way of the [`committer`]) and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
-//! of hot and staged records, [`encoding`] every byte on disk, [`pieces`] the rest of large replies. The [`reclaimer`] gives the space of large deleted
-//! collections back, with the filter of [`compaction`]s. [`faults`] are for tests.
+//! of hot and staged records, [`encoding`] every byte on disk, [`pieces`] the rest of large replies, [`watches`] who watches which
+//! key. The [`reclaimer`] gives the space of large deleted collections back, with the filter of [`compaction`]s. In transactions over several
+//! executors the [`locks`] say who goes first and the [`redo`] records keep them whole; [`gathered`] is what one sees. [`faults`] are for tests.
 
 pub mod committer;
 pub mod compaction;
@@ -24,3 +25,4 @@ pub mod shard;
 pub mod syncer;
 pub mod transactions;
 pub mod view;
+pub mod watches;

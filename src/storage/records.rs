@@ -433,21 +433,24 @@ impl Records {
         }
     }
 
-    /// Forgets every committed record (a database was emptied by a range delete).
-    ///
-    /// # Panics
-    /// If anything is staged: commit first.
-    pub fn clear(&mut self, epoch: u64) {
-        assert!(
-            self.staged.is_empty() && self.in_flight.is_empty(),
-            "what is staged must be committed before the table is emptied"
-        );
-        let (bytes_max, counters) = (self.bytes_max, self.counters);
-        *self = Records {
-            forgotten_epoch: epoch,
-            counters,
-            ..Records::new(bytes_max)
-        };
+    /// Deletes, in the turn `epoch`, all records whose keys `is_chosen` selects: their range on disk is about to be deleted.
+    /// Those that are committed are forgotten; of the others a deletion is staged, which can be taken back.
+    pub fn delete_all(&mut self, epoch: u64, is_chosen: impl Fn(&[u8]) -> bool) {
+        let chosen: Vec<EntryIndex> = self
+            .table
+            .iter()
+            .copied()
+            .filter(|index| is_chosen(&self.entries[*index as usize].key))
+            .collect();
+        for index in chosen {
+            let entry = &self.entries[index as usize];
+            if !entry.staged && !entry.in_flight {
+                self.remove(index);
+            } else if entry.value.is_some() {
+                let (hash, column, key) = (entry.hash, entry.column, entry.key.clone());
+                self.stage(Some(index), (hash, column), &key, None, epoch);
+            }
+        }
     }
 
     /// Bytes of keys, values and entries.

@@ -9,12 +9,17 @@ use super::encoding;
 use super::fields::{FieldReader, FieldWriter};
 use super::locks::TransactionId;
 use super::shard::{Owner, Shard};
-use crate::channel::router::{ShardId, Slot};
+use crate::channel::router::{Router, ShardId, Slot};
 use crate::error::CommandError;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
+    /// All keys of a database, or of all, are deleted. It comes before the others.
+    Empty {
+        /// The database, as SELECT numbers it.
+        database: Option<u8>,
+    },
     /// A key's record, `None` for none.
     Record {
         /// The database, as SELECT numbers it.
@@ -37,17 +42,26 @@ pub enum Write {
     },
 }
 
+/// What stands for a column where all keys are deleted, and for a database where it is all of them.
+const EMPTY: u8 = 0xff;
+const ALL_DATABASES: u8 = 0xff;
+
 impl Write {
-    /// The key that is written.
-    pub fn key(&self) -> &[u8] {
+    /// The key that is written; none if it is all of them.
+    pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Write::Record { key, .. } => key,
-            Write::Member { owner, .. } => &owner.key,
+            Write::Empty { .. } => None,
+            Write::Record { key, .. } => Some(key),
+            Write::Member { owner, .. } => Some(&owner.key),
         }
     }
 
     fn encode(&self, fields: &mut FieldWriter<'_>) {
         match self {
+            Write::Empty { database } => {
+                fields.byte(EMPTY);
+                fields.byte(database.unwrap_or(ALL_DATABASES));
+            }
             Write::Record { database, key, value } => {
                 fields.byte(Column::Meta as u8);
                 fields.byte(*database);
@@ -72,9 +86,16 @@ impl Write {
 
     fn decode(fields: &mut FieldReader<'_>) -> Option<Write> {
         let column = fields.byte()?;
-        let database = fields
-            .byte()
-            .filter(|number| usize::from(*number) < encoding::DATABASE_COUNT)?;
+        let database = fields.byte()?;
+        let is_one = usize::from(database) < encoding::DATABASE_COUNT;
+        if column == EMPTY {
+            return (is_one || database == ALL_DATABASES).then_some(Write::Empty {
+                database: is_one.then_some(database),
+            });
+        }
+        if !is_one {
+            return None;
+        }
         let key = fields.bytes()?.to_vec();
         if column == Column::Meta as u8 {
             let value = fields.optional_bytes()?.map(<[u8]>::to_vec);
@@ -135,11 +156,23 @@ pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<Part>> {
     bytes.is_empty().then_some(parts)
 }
 
-/// Sorts writes by the shard that has the key, the shards in their order.
-pub fn parts_of(writes: impl IntoIterator<Item = Write>, shard_of: impl Fn(Slot) -> ShardId) -> Vec<Part> {
+/// Sorts writes by the shard that has the key, the shards in their order. What empties databases goes to each.
+pub fn parts_of(writes: Vec<Write>, router: &Router) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
     for write in writes {
-        let shard = shard_of(Slot::of(write.key()));
+        let Some(key) = write.key() else {
+            for shard in (0..router.shard_count()).map(ShardId) {
+                match parts.iter_mut().find(|part| part.shard == shard) {
+                    Some(part) => part.writes.push(write.clone()),
+                    None => parts.push(Part {
+                        shard,
+                        writes: vec![write.clone()],
+                    }),
+                }
+            }
+            continue;
+        };
+        let shard = router.shard_of(Slot::of(key));
         match parts.iter_mut().find(|part| part.shard == shard) {
             Some(part) => part.writes.push(write),
             None => parts.push(Part {

@@ -94,6 +94,30 @@ impl CountsByDatabase {
     }
 }
 
+/// Changes of a whole shard that wait for the next commit beside its records.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct WholeChanges {
+    /// The physical databases that were emptied, one bit each: what the disk has of them is not seen any more, and the next
+    /// batch begins by deleting it.
+    emptied: u16,
+    /// The database map differs from the stored one.
+    has_new_map: bool,
+}
+
+/// How to take back a FLUSHDB, FLUSHALL or SWAPDB of the running command.
+struct WholeUndo {
+    /// Changes of records that the command had made before.
+    changes: usize,
+    whole: WholeChanges,
+    counts: CountsByDatabase,
+    databases: DatabaseMap,
+}
+
+const _: () = assert!(
+    DATABASE_COUNT <= u16::BITS as usize,
+    "emptied databases are told by one bit each"
+);
+
 /// A batch that is being written.
 struct InFlight {
     /// What is staged is in it up to this turn.
@@ -102,6 +126,8 @@ struct InFlight {
     first_epoch: u64,
     expiry_changes: Vec<ExpiryChange>,
     counts: CountsByDatabase,
+    whole: WholeChanges,
+    databases: DatabaseMap,
     last_version: u64,
 }
 
@@ -139,6 +165,12 @@ pub struct Shard {
     counts: CountsByDatabase,
     counts_committed: CountsByDatabase,
     databases: DatabaseMap,
+    databases_stored: DatabaseMap,
+    /// Changes of the whole shard that are staged, and those of them that the running command has made.
+    whole: WholeChanges,
+    whole_undo: Vec<WholeUndo>,
+    /// The newest turn that changed the whole shard: every read sees what it did.
+    whole_epoch: u64,
     state: ShardState,
     /// The turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
@@ -185,6 +217,7 @@ pub type ModifiedKey = (u8, Vec<u8>);
 #[derive(Clone, Copy)]
 struct InnerMark {
     changes: usize,
+    whole_changes: usize,
     expiry_changes: usize,
     modified: usize,
 }
@@ -244,6 +277,10 @@ impl Shard {
             counts,
             counts_committed: counts,
             databases,
+            databases_stored: databases,
+            whole: WholeChanges::default(),
+            whole_undo: Vec::new(),
+            whole_epoch: 0,
             state: ShardState::Healthy,
             epoch: 0,
             committed_epoch: 0,
@@ -320,7 +357,7 @@ impl Shard {
     pub fn released_epoch(&self, durable_epoch: Option<u64>) -> u64 {
         match durable_epoch {
             Some(durable) if durable < self.committed_epoch => durable,
-            _ => match (&self.in_flight, self.records.has_staged()) {
+            _ => match (&self.in_flight, self.has_changes()) {
                 (Some(in_flight), _) => in_flight.first_epoch - 1,
                 (None, true) => self.staged_epoch - 1,
                 (None, false) => u64::MAX,
@@ -397,6 +434,7 @@ impl Shard {
             Found::Entry(index) => self.records.epoch(*index),
             Found::Large | Found::Absent => self.records.forgotten_epoch(),
         };
+        let epoch = epoch.max(self.whole_epoch);
         match self.stored(found).map(Record::decode) {
             None => Ok((None, epoch)),
             Some(Some(record)) => Ok((Some(record), epoch)),
@@ -507,7 +545,8 @@ impl Shard {
         };
         let old = index.and_then(|index| self.records.value(index));
         if old.is_none() && value.is_none() {
-            return Ok(index.map_or(self.records.forgotten_epoch(), |index| self.records.epoch(index)));
+            let epoch = index.map_or(self.records.forgotten_epoch(), |index| self.records.epoch(index));
+            return Ok(epoch.max(self.whole_epoch));
         }
         let new = value.as_deref();
         let (old_deadline, new_deadline) = (old.map_or(0, due_of), new.map_or(0, due_of));
@@ -531,9 +570,7 @@ impl Shard {
         self.counts.replace(&self.key, old, new);
         let note = reclaimer::note_of_dead_version(&self.key, old, new);
         self.note_modified_record();
-        if !self.records.has_staged() {
-            self.staged_epoch = self.epoch;
-        }
+        self.begin_staging();
         let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
         self.records.stage(index, place, &self.key, value, self.epoch);
         if let Some(note) = note {
@@ -590,11 +627,12 @@ impl Shard {
     ) -> Result<(Option<&[u8]>, u64), CommandError> {
         self.check_readable()?;
         self.set_member_key(owner, slot, member);
-        Ok(match self.find_in(column)? {
+        let (value, epoch) = match self.find_in(column)? {
             Found::Entry(index) => (self.records.value(index), self.records.epoch(index)),
             Found::Large => (Some(&*self.large), self.records.forgotten_epoch()),
             Found::Absent => (None, self.records.forgotten_epoch()),
-        })
+        };
+        Ok((value, epoch.max(self.whole_epoch)))
     }
 
     /// Stages a member of a collection (`None` deletes), whatever there is. Returns the turn it will be committed in.
@@ -618,9 +656,7 @@ impl Shard {
     fn stage_here(&mut self, column: Column, value: Option<Vec<u8>>) -> u64 {
         let place = (hash_of(&self.hasher, column, &self.key), column);
         let index = self.records.find(place.0, column, &self.key);
-        if !self.records.has_staged() {
-            self.staged_epoch = self.epoch;
-        }
+        self.begin_staging();
         self.records.stage(index, place, &self.key, value, self.epoch);
         self.epoch
     }
@@ -637,11 +673,28 @@ impl Shard {
     ) -> Result<u64, CommandError> {
         self.check_readable()?;
         let (from, to, prefix_len) = self.member_range(owner, range);
-        let mut epoch = self.committed_epoch.max(self.records.forgotten_epoch());
+        self.scan_range(column, (&from, &to), direction, |key, value| {
+            visit(&key[prefix_len..], value)
+        })
+    }
+
+    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to one
+    /// database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
+    fn scan_range(
+        &mut self,
+        column: Column,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<u64, CommandError> {
+        let mut epoch = self
+            .committed_epoch
+            .max(self.records.forgotten_epoch())
+            .max(self.whole_epoch);
         if from >= to {
             return Ok(epoch);
         }
-        let mut uncommitted = self.records.uncommitted(column, &from, &to);
+        let mut uncommitted = self.records.uncommitted(column, from, to);
         if direction == Direction::Backward {
             uncommitted.reverse();
         }
@@ -653,14 +706,14 @@ impl Shard {
         let mut uncommitted = uncommitted.into_iter().peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {
-            ended = visit(&key[prefix_len..], value).is_break();
+            ended = visit(key, value).is_break();
             if ended {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         };
-        self.database.scan_in(column, (&from, &to), direction, |key, value| {
+        let mut merge = |key: &[u8], value: &[u8]| {
             // Those that come before the disk's next key, and the newer value of that key itself.
             while let Some(index) = uncommitted.next_if(|index| match direction {
                 Direction::Forward => records.key(*index) <= key,
@@ -675,11 +728,14 @@ impl Shard {
                 }
             }
             give(key, value)
-        })?;
+        };
+        if !is_emptied(self.emptied(), from) {
+            self.database.scan_in(column, (from, to), direction, &mut merge)?;
+        }
         if !ended {
             for index in uncommitted {
                 if let Some(value) = records.value(index)
-                    && visit(&records.key(index)[prefix_len..], value).is_break()
+                    && visit(records.key(index), value).is_break()
                 {
                     break;
                 }
@@ -737,6 +793,7 @@ impl Shard {
     #[inline]
     pub fn keep_command(&mut self) {
         self.records.keep_command();
+        self.whole_undo.clear();
         self.expiry_changes_kept = self.expiry_changes.len();
         self.modified_kept = self.modified.len();
     }
@@ -746,6 +803,7 @@ impl Shard {
         self.inner_marks.clear();
         self.roll_back_to(InnerMark {
             changes: 0,
+            whole_changes: 0,
             expiry_changes: self.expiry_changes_kept,
             modified: self.modified_kept,
         });
@@ -755,6 +813,7 @@ impl Shard {
     pub fn begin_inner(&mut self) {
         self.inner_marks.push(InnerMark {
             changes: self.records.changes(),
+            whole_changes: self.whole_undo.len(),
             expiry_changes: self.expiry_changes.len(),
             modified: self.modified.len(),
         });
@@ -770,14 +829,24 @@ impl Shard {
     }
 
     fn roll_back_to(&mut self, mark: InnerMark) {
+        while self.whole_undo.len() > mark.whole_changes {
+            let Some(undo) = self.whole_undo.pop() else { break };
+            self.roll_back_records(undo.changes);
+            (self.whole, self.counts, self.databases) = (undo.whole, undo.counts, undo.databases);
+        }
+        self.roll_back_records(mark.changes);
+        self.expiry_changes.truncate(mark.expiry_changes);
+        self.modified.truncate(mark.modified);
+    }
+
+    /// Takes back the changes of records that the running command made after the first `kept`.
+    fn roll_back_records(&mut self, kept: usize) {
         let counts = &mut self.counts;
-        self.records.roll_back_command(mark.changes, |undone| {
+        self.records.roll_back_command(kept, |undone| {
             if undone.column == Column::Meta {
                 counts.replace(undone.key, undone.staged, undone.restored);
             }
         });
-        self.expiry_changes.truncate(mark.expiry_changes);
-        self.modified.truncate(mark.modified);
     }
 
     /// Whether somebody has to be told which keys are written.
@@ -814,7 +883,27 @@ impl Shard {
     /// Whether anything was staged that is not committed.
     #[inline]
     pub fn has_staged(&self) -> bool {
-        self.records.has_staged() || self.in_flight.is_some()
+        self.has_changes() || self.in_flight.is_some()
+    }
+
+    /// Whether there is anything for the next batch.
+    #[inline]
+    fn has_changes(&self) -> bool {
+        self.records.has_staged() || self.whole != WholeChanges::default()
+    }
+
+    /// Something is about to be staged.
+    #[inline]
+    fn begin_staging(&mut self) {
+        if !self.has_changes() {
+            self.staged_epoch = self.epoch;
+        }
+    }
+
+    /// The physical databases, one bit each, of which the disk has what is not to be seen any more.
+    #[inline]
+    fn emptied(&self) -> u16 {
+        self.whole.emptied | self.in_flight.as_ref().map_or(0, |in_flight| in_flight.whole.emptied)
     }
 
     /// How many records wait for the next commit.
@@ -891,10 +980,15 @@ impl Shard {
     /// what is staged belongs to the next batch.
     pub fn begin_commit(&mut self) -> Option<Writes> {
         assert!(self.in_flight.is_none(), "a shard has one batch under way at a time");
-        if !self.records.has_staged() {
+        if !self.has_changes() {
             return None;
         }
         let mut staging = self.database.writes(self.records.staged_len() * 128);
+        // What was staged for an emptied database before is a deletion by now, so this comes first.
+        stage_emptied(&mut staging, self.whole.emptied);
+        if self.whole.has_new_map {
+            staging.put(Column::System, DatabaseMap::KEY, &self.databases.encode());
+        }
         for (column, key, value) in self.records.staged() {
             match value {
                 Some(value) => staging.put(column, key, value),
@@ -917,11 +1011,14 @@ impl Shard {
             );
         }
         self.records.begin_commit();
+        self.whole_undo.clear();
         self.in_flight = Some(InFlight {
             epoch: self.epoch,
             first_epoch: self.staged_epoch,
             expiry_changes: std::mem::take(&mut self.expiry_changes),
             counts: self.counts,
+            whole: std::mem::take(&mut self.whole),
+            databases: self.databases,
             last_version: self.last_version,
         });
         self.expiry_changes_kept = 0;
@@ -940,6 +1037,7 @@ impl Shard {
                 };
                 self.records.committed();
                 self.counts_committed = in_flight.counts;
+                self.databases_stored = in_flight.databases;
                 self.last_version_stored = in_flight.last_version;
                 self.committed_epoch = in_flight.epoch;
                 self.took_writes();
@@ -963,6 +1061,8 @@ impl Shard {
         let Some(in_flight) = self.in_flight.take() else { return };
         self.records.commit_again();
         self.staged_epoch = in_flight.first_epoch;
+        self.whole.emptied |= in_flight.whole.emptied;
+        self.whole.has_new_map |= in_flight.whole.has_new_map;
         self.expiry_changes.splice(..0, in_flight.expiry_changes);
         self.expiry_changes_kept = self.expiry_changes.len();
     }
@@ -974,18 +1074,11 @@ impl Shard {
         }
     }
 
-    /// Everything up to the running turn was committed at once, not by way of a batch.
-    fn committed_at_once(&mut self) {
-        self.counts_committed = self.counts;
-        self.committed_epoch = self.epoch;
-        self.took_writes();
-    }
-
     /// Forgets what is staged and takes no more writes.
     pub fn stop(&mut self, error: &DatabaseError) {
         // As if it had never been begun.
         self.commit_again();
-        if self.records.has_staged() {
+        if self.has_changes() {
             self.rolled_back = Some(RolledBack {
                 from_epoch: self.staged_epoch,
                 error: error.clone().into(),
@@ -1006,6 +1099,9 @@ impl Shard {
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
         self.records.roll_back_all();
+        self.whole = WholeChanges::default();
+        self.whole_undo.clear();
+        self.databases = self.databases_stored;
         self.expiry_changes.clear();
         self.expiry_changes_kept = 0;
         self.counts = self.counts_committed;
@@ -1033,46 +1129,39 @@ impl Shard {
         );
     }
 
-    /// Deletes all keys of a database (as SELECT numbers it), or of all; at once, not staged.
+    /// Stages the deletion of all keys of a database (as SELECT numbers it), or of all. Returns the turn it will be committed in.
     pub fn flush(&mut self, database: Option<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
-        self.commit()?;
-        let physical: Vec<u8> = match database {
-            Some(database) => vec![self.physical(database)],
-            None => (0..DATABASE_COUNT as u8).collect(),
-        };
-        let mut counts = self.counts;
-        let mut staging = self.database.writes(1024);
-        for number in physical {
-            let (from, to) = encoding::database_range(number);
-            for column in [Column::Meta, Column::Data, Column::Score] {
-                staging.delete_range(column, &from, &to);
+        let emptied = database.map_or(u16::MAX, |database| 1 << self.physical(database));
+        self.begin_whole_change();
+        self.whole.emptied |= emptied;
+        self.records.delete_all(self.epoch, |key| is_emptied(emptied, key));
+        for (number, counts) in self.counts.0.iter_mut().enumerate() {
+            if is_emptied(emptied, &[number as u8]) {
+                *counts = Counts::default();
             }
-            counts.0[usize::from(number)] = Counts::default();
         }
-        if database.is_none() {
-            staging.delete_range(Column::Expiry, &[], &[0xff; encoding::DEADLINE_LEN + 1]);
-        }
-        stage_counts(&mut staging, &counts, &self.counts);
-        let writes = staging.finish();
-        self.write_at_once(writes)?;
-        self.counts = counts;
-        self.committed_at_once();
-        self.records.clear(self.epoch);
         Ok(self.epoch)
     }
 
-    /// Replaces the database map, if `map` is newer than the shard's.
+    /// Stages another database map. Returns the turn it will be committed in.
     pub fn set_database_map(&mut self, map: DatabaseMap) -> Result<u64, CommandError> {
         self.check_writable()?;
-        self.commit()?;
-        let mut staging = self.database.writes(64);
-        staging.put(Column::System, DatabaseMap::KEY, &map.encode());
-        let writes = staging.finish();
-        self.write_at_once(writes)?;
+        self.begin_whole_change();
+        self.whole.has_new_map = true;
         self.databases = map;
-        self.committed_at_once();
         Ok(self.epoch)
+    }
+
+    fn begin_whole_change(&mut self) {
+        self.begin_staging();
+        self.whole_epoch = self.epoch;
+        self.whole_undo.push(WholeUndo {
+            changes: self.records.changes(),
+            whole: self.whole,
+            counts: self.counts,
+            databases: self.databases,
+        });
     }
 
     fn write_at_once(&mut self, writes: Writes) -> Result<(), CommandError> {
@@ -1084,7 +1173,7 @@ impl Shard {
     }
 
     /// Calls `visit` with the slot, user key and record of each key of a database that lies in `slots`, from the first
-    /// key after `after` (of the first slot) on, until it breaks. Commits first, so that the disk has everything.
+    /// key after `after` (of the first slot) on, until it breaks. Returns the newest turn whose writes were seen.
     pub fn scan(
         &mut self,
         database: u8,
@@ -1093,7 +1182,6 @@ impl Shard {
         mut visit: impl FnMut(Slot, &[u8], Record<'_>) -> ControlFlow<()>,
     ) -> Result<u64, CommandError> {
         self.check_readable()?;
-        self.commit()?;
         let physical = self.physical(database);
         let mut from = encoding::slot_start(physical, Slot(slots.start)).to_vec();
         if let Some(after) = after {
@@ -1103,7 +1191,7 @@ impl Shard {
         }
         let to = encoding::slot_start(physical, Slot(slots.end));
         let mut damaged = 0_u64;
-        self.database.scan(Column::Meta, &from, &to, |key, value| {
+        let epoch = self.scan_range(Column::Meta, (&from, &to), Direction::Forward, |key, value| {
             match (encoding::split_meta_key(key), Record::decode(value)) {
                 (Some((_, slot, key)), Some(record)) => visit(slot, key, record),
                 _ => {
@@ -1117,7 +1205,7 @@ impl Shard {
                 "ERR {damaged} stored records of this shard are damaged"
             )));
         }
-        Ok(self.committed_epoch)
+        Ok(epoch)
     }
 
     /// The key that a SCAN cursor's position stands for; `None` for the slot's start or a position that was forgotten.
@@ -1216,6 +1304,9 @@ impl Shard {
             // Every key of the shard is in the table.
             return Ok(Found::Absent);
         }
+        if is_emptied(self.emptied(), &self.key) {
+            return Ok(Found::Absent);
+        }
         let stored = self.database.get(column, &self.key, |record| {
             if record.len() <= RECORD_BYTES_KEPT_MAX {
                 return Some(record.to_vec());
@@ -1229,6 +1320,29 @@ impl Shard {
             Some(None) => Found::Large,
             Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
+    }
+}
+
+/// Whether a key (of any column but `expiry` and `system`) belongs to one of the physical databases `emptied`.
+#[inline]
+fn is_emptied(emptied: u16, key: &[u8]) -> bool {
+    let is_chosen = |physical: &u8| {
+        emptied
+            .checked_shr(u32::from(*physical))
+            .is_some_and(|bits| bits & 1 == 1)
+    };
+    emptied != 0 && key.first().is_some_and(is_chosen)
+}
+
+fn stage_emptied(staging: &mut Staging<'_>, emptied: u16) {
+    for number in (0..DATABASE_COUNT as u8).filter(|number| is_emptied(emptied, &[*number])) {
+        let (from, to) = encoding::database_range(number);
+        for column in [Column::Meta, Column::Data, Column::Score] {
+            staging.delete_range(column, &from, &to);
+        }
+    }
+    if emptied == u16::MAX {
+        staging.delete_range(Column::Expiry, &[], &[0xff; encoding::DEADLINE_LEN + 1]);
     }
 }
 

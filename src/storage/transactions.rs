@@ -14,7 +14,7 @@ use super::redo::{self, Part};
 use super::shard::{Owner, ShardState};
 use crate::channel::message::{Batch, Request};
 use crate::channel::router::{ShardId, Slot};
-use crate::commands::table::{self, Runs, WRITE};
+use crate::commands::table::{self, Runs};
 use crate::error::CommandError;
 use crate::storage::database::Column;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -50,6 +50,8 @@ pub struct Schedule {
     pub id: TransactionId,
     /// Whether it may write.
     pub mode: Mode,
+    /// The client of which is asked whether a key that it watches was modified; 0 for none.
+    pub watcher: u64,
     /// What it locks here.
     pub scope: Scope,
 }
@@ -60,6 +62,7 @@ impl Schedule {
         let mut out = Vec::new();
         let mut fields = FieldWriter(&mut out);
         fields.number(self.id);
+        fields.number(self.watcher);
         fields.byte(u8::from(self.mode == Mode::Exclusive));
         fields.byte(u8::from(self.scope == Scope::Everything));
         if let Scope::Keys(places) = &self.scope {
@@ -73,7 +76,7 @@ impl Schedule {
 
     fn decode(bytes: &[u8]) -> Option<Schedule> {
         let mut fields = FieldReader(bytes);
-        let id = fields.number()?;
+        let (id, watcher) = (fields.number()?, fields.number()?);
         let mode = match fields.byte()? {
             0 => Mode::Shared,
             _ => Mode::Exclusive,
@@ -88,7 +91,12 @@ impl Schedule {
         } else {
             Scope::Keys(places)
         };
-        Some(Schedule { id, mode, scope })
+        Some(Schedule {
+            id,
+            mode,
+            watcher,
+            scope,
+        })
     }
 }
 
@@ -206,11 +214,16 @@ impl StorageExecutor {
         if self.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
             return false;
         }
-        let mode = match request.command.flags.has(WRITE) {
+        let arguments = batch.arguments(request);
+        let mode = match request.command.writes(arguments) {
             true => Mode::Exclusive,
             false => Mode::Shared,
         };
-        let places = table::places_of(request.command, batch.arguments(request), request.caller.database);
+        // Those that read everything here see what is committed of each transaction.
+        if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
+            return self.locks.holds_any(mode);
+        }
+        let places = table::places_of(request.command, arguments, request.caller.database);
         places.iter().any(|place| self.locks.holds(place, mode))
     }
 
@@ -344,6 +357,7 @@ impl StorageExecutor {
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
                 let home = parts.first().ok_or(CommandError::Internal)?;
                 let stored = fields.0.to_vec();
+                self.shards.tell_emptied_by(home);
                 self.shards.with_shard(home.shard, |shard| {
                     shard.apply(&home.writes)?;
                     Ok(((), shard.stage_redo(id, stored)?))
@@ -377,7 +391,12 @@ impl StorageExecutor {
     }
 
     fn schedule(&mut self, schedule: Schedule, replies: &mut Vec<u8>) -> Result<StepOutcome, CommandError> {
-        let Schedule { id, mode, scope } = schedule;
+        let Schedule {
+            id,
+            mode,
+            watcher,
+            scope,
+        } = schedule;
         if !self.locks.has_entered(id) {
             if mode == Mode::Exclusive {
                 self.check_writable(&scope)?;
@@ -391,7 +410,7 @@ impl StorageExecutor {
                 }
             }
         }
-        let told = self.tell(&scope, replies);
+        let told = self.tell(&scope, watcher, replies);
         if told.is_err() {
             self.release_locks(id);
         }
@@ -407,12 +426,13 @@ impl StorageExecutor {
         }
     }
 
-    /// What the reply to a granted schedule step says: a byte that no error begins with, the newest version of the shards'
-    /// collections, and each key.
-    fn tell(&mut self, scope: &Scope, replies: &mut Vec<u8>) -> Result<(), CommandError> {
+    /// What the reply to a granted schedule step says: a byte that no error begins with, whether a key that the client watches
+    /// was modified, the newest version of the shards' collections, and each key.
+    fn tell(&mut self, scope: &Scope, watcher: u64, replies: &mut Vec<u8>) -> Result<(), CommandError> {
         let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
         let mut fields = FieldWriter(replies);
         fields.byte(b'=');
+        fields.byte(u8::from(watcher != 0 && self.shards.is_dirty(watcher)));
         fields.number(newest.unwrap_or(0));
         if let Scope::Keys(places) = scope {
             for place in places {
@@ -484,6 +504,7 @@ impl StorageExecutor {
     fn apply(&mut self, id: TransactionId, parts: &[Part], is_noted: bool) -> Result<StepOutcome, CommandError> {
         let mut outcome = StepOutcome::Answered;
         for part in parts {
+            self.shards.tell_emptied_by(part);
             let staged = self.shards.with_shard(part.shard, |shard| {
                 if is_noted && shard.has_applied(id) {
                     return Ok(((), 0));
@@ -571,11 +592,13 @@ mod tests {
         for schedule in [
             Schedule {
                 id: 7,
+                watcher: 3,
                 mode: Mode::Shared,
                 scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
             },
             Schedule {
                 id: u64::MAX,
+                watcher: 0,
                 mode: Mode::Exclusive,
                 scope: Scope::Everything,
             },

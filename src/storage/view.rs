@@ -4,13 +4,14 @@
 //! written once.
 
 use super::database::{Column, Direction};
-use super::encoding::Record;
+use super::encoding::{DATABASE_COUNT, Record};
 use super::gathered::Gathered;
 use super::locks::{TransactionId, next_transaction_id};
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
-use super::redo::{self, Part};
+use super::redo::{self, Part, Write};
 pub use super::shard::Owner;
-use super::shard::Shard;
+use super::shard::{ModifiedKey, Shard};
+use super::watches::{Presence, Watches};
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
@@ -27,6 +28,9 @@ pub struct Shards {
     pub replies_begun: RepliesBegun,
     /// Commands that wrote to several shards and whose redo records are still there.
     unfinished: Vec<Unfinished>,
+    watches: Watches,
+    /// Whether the shards note which keys are written.
+    notes_modified: bool,
 }
 
 /// A command that wrote to several of the executor's shards. Its redo record may go when all have committed.
@@ -81,6 +85,8 @@ impl Shards {
             touched: Touched::default(),
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
+            watches: Watches::default(),
+            notes_modified: false,
         }
     }
 
@@ -92,6 +98,126 @@ impl Shards {
     /// All shards of the executor.
     pub fn list_mut(&mut self) -> &mut [Shard] {
         &mut self.list
+    }
+
+    /// The watched keys, to be told where to count.
+    pub fn watches_mut(&mut self) -> &mut Watches {
+        &mut self.watches
+    }
+
+    /// A client watches a key.
+    pub fn watch(&mut self, client_id: u64, database: u8, key: &[u8]) -> Result<(), CommandError> {
+        let key = (database, key.to_vec());
+        let presence = self.presence(&key)?;
+        self.watches.add(client_id, key, presence);
+        self.note_interest();
+        Ok(())
+    }
+
+    /// A client watches nothing any more. Returns whether a key that it had watched was modified or has expired since.
+    pub fn unwatch(&mut self, client_id: u64) -> bool {
+        let is_dirty = self.is_dirty(client_id);
+        self.watches.forget(client_id);
+        self.note_interest();
+        is_dirty
+    }
+
+    /// All keys of a database are about to be deleted, or replaced by those of another.
+    pub fn replace_database(&mut self, database: u8, by: Option<u8>) {
+        for key in self.watches.keys_of(database) {
+            let before = self.presence_or_absent(&key);
+            let after = by.map_or(Presence::Absent, |by| self.presence_or_absent(&(by, key.1.clone())));
+            self.watches.replace(&key, before, after);
+        }
+    }
+
+    /// Deletes all keys of a database, or of all, on the executor's shards.
+    pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
+        self.tell_emptied(database);
+        for id in self.list.iter().map(Shard::id).collect::<Vec<_>>() {
+            self.with_shard(id, |shard| Ok(((), shard.flush(database)?)))?;
+        }
+        Ok(())
+    }
+
+    /// All keys of a database, or of all, are about to be deleted.
+    fn tell_emptied(&mut self, database: Option<u8>) {
+        for number in database.map_or(0..DATABASE_COUNT as u8, |database| database..database + 1) {
+            self.replace_database(number, None);
+        }
+    }
+
+    /// The same, if a part of a transaction does so.
+    pub fn tell_emptied_by(&mut self, part: &Part) {
+        for write in &part.writes {
+            if let Write::Empty { database } = write {
+                self.tell_emptied(*database);
+            }
+        }
+    }
+
+    /// Whether a watched key of a client was modified or has expired, which is still to be told by [`Shards::unwatch`].
+    pub fn is_dirty(&mut self, client_id: u64) -> bool {
+        let watches = std::mem::take(&mut self.watches);
+        let is_dirty = watches.is_dirty(client_id, |key| self.presence_or_absent(key));
+        self.watches = watches;
+        is_dirty
+    }
+
+    /// Tells everybody who is interested which keys were written since the last call.
+    #[inline]
+    pub fn after_command(&mut self) {
+        if self.notes_modified {
+            self.tell_modified();
+        }
+    }
+
+    fn tell_modified(&mut self) {
+        for place in 0..self.list.len() {
+            for key in self.list[place].take_modified() {
+                if self.watches.has(&key) {
+                    let presence = self.presence_or_absent(&key);
+                    self.watches.touch(&key, presence);
+                }
+            }
+        }
+        self.note_interest();
+    }
+
+    fn note_interest(&mut self) {
+        let notes = !self.watches.is_empty();
+        if notes != std::mem::replace(&mut self.notes_modified, notes) {
+            for shard in &mut self.list {
+                shard.set_notes_modified(notes);
+                // What was noted before concerns nobody who is interested now.
+                shard.take_modified();
+            }
+        }
+    }
+
+    /// How a key is stored, without counting it as a use of the running command.
+    fn presence(&mut self, (database, key): &ModifiedKey) -> Result<Presence, CommandError> {
+        let slot = Slot::of(key);
+        let place = self.place(slot)?;
+        let now_ms = self.now_ms;
+        let (record, epoch) = self.list[place].read_header(*database, slot, key)?;
+        let presence = match record {
+            None => Presence::Absent,
+            Some(record) if record.is_alive(now_ms) => Presence::Alive,
+            Some(_) => Presence::Expired,
+        };
+        self.touched.note(place, epoch);
+        Ok(presence)
+    }
+
+    /// The same; a key that cannot be read is as good as none, and whoever asks for it is told why.
+    fn presence_or_absent(&mut self, key: &ModifiedKey) -> Presence {
+        self.presence(key).unwrap_or(Presence::Absent)
+    }
+
+    /// Takes back what a part of the running command has counted as look-ups since `before`.
+    pub fn uncount_look_ups(&mut self, before: Touched) {
+        (self.touched.found, self.touched.missed) = (before.found, before.missed);
     }
 
     /// The number of shards of the server.
@@ -504,11 +630,47 @@ impl View<'_> {
         }
     }
 
+    /// Deletes all keys of a database, or of all.
+    pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
+        match self {
+            View::Local(shards) => shards.flush(database),
+            View::Gathered(gathered) => {
+                gathered.flush(database);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a key that the client watches was modified, or has expired, since it began to; it watches nothing any more.
+    pub fn unwatch(&mut self, client_id: u64) -> bool {
+        match self {
+            View::Local(shards) => shards.unwatch(client_id),
+            View::Gathered(gathered) => gathered.watch_failed,
+        }
+    }
+
+    /// What the running command has read and written.
+    pub fn touched(&self) -> Touched {
+        match self {
+            View::Local(shards) => shards.touched(),
+            View::Gathered(_) => Touched::default(),
+        }
+    }
+
+    /// Look-ups since `before` do not count.
+    pub fn uncount_look_ups(&mut self, before: Touched) {
+        if let View::Local(shards) = self {
+            shards.uncount_look_ups(before);
+        }
+    }
+
     /// The executor's shards, for commands that are about shards and not about keys.
     pub fn shards(&mut self) -> Result<&mut Shards, CommandError> {
         match self {
             View::Local(shards) => Ok(shards),
-            View::Gathered(_) => Err(CommandError::Internal),
+            View::Gathered(_) => Err(CommandError::text(
+                "ERR this command cannot be a part of a transaction over several storage executors",
+            )),
         }
     }
 }

@@ -113,6 +113,12 @@ const MEMBERS: [&[u8]; 22] = [
     b"3e2",
 ];
 
+/// Commands that take more arguments in 7.2 than in 7.0: what one queues the other refuses, and with it the transaction.
+const ARITY_CHANGED: [&str; 2] = ["zrank", "zrevrank"];
+
+/// One run of commands in so many is a transaction, where all keys are on one storage executor.
+const BLOCK_ONE_IN: u32 = 4;
+
 /// One command of a round.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
@@ -126,6 +132,29 @@ pub(super) struct Step {
     pub(super) database: u32,
     /// Whether its connection speaks RESP3.
     pub(super) resp3: bool,
+    /// The transaction that it is in.
+    pub(super) block: Option<Block>,
+}
+
+/// A transaction: those of its steps that lie side by side when it is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    /// Tells it from the one before it.
+    pub(super) number: usize,
+    /// What becomes of it.
+    pub(super) kind: BlockKind,
+}
+
+/// What becomes of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockKind {
+    /// MULTI, the steps, EXEC.
+    Exec,
+    /// MULTI, the steps, DISCARD.
+    Discard,
+    /// WATCH of whatever may be a key of the first step, the first step, MULTI, the others, EXEC: if the step has changed
+    /// a key, EXEC is refused.
+    Watched,
 }
 
 impl std::fmt::Debug for Row {
@@ -146,6 +175,8 @@ pub(super) struct Generator {
     /// The families whose commands both servers know, with those rows.
     families: Vec<(&'static Family, Vec<&'static Row>)>,
     tagged: bool,
+    /// Whether some of the commands are in transactions.
+    in_blocks: bool,
     /// The hash tag of the command that is being made.
     tag: String,
     family: &'static Family,
@@ -160,6 +191,7 @@ impl Generator {
             random: StdRng::seed_from_u64(seed),
             families: families.into_iter().filter(|(_, rows)| !rows.is_empty()).collect(),
             tagged,
+            in_blocks: !tagged,
             tag: String::new(),
             family: &FAMILIES[0],
         }
@@ -170,8 +202,21 @@ impl Generator {
         let mut steps = Vec::with_capacity(count);
         while steps.len() < count {
             let (database, resp3) = (self.random.random_range(0..DATABASES), self.chance(2));
+            let block = (self.in_blocks && self.chance(BLOCK_ONE_IN)).then(|| Block {
+                number: steps.len(),
+                kind: self.pick(&[
+                    BlockKind::Exec,
+                    BlockKind::Exec,
+                    BlockKind::Watched,
+                    BlockKind::Watched,
+                    BlockKind::Discard,
+                ]),
+            });
             for _ in 0..self.random.random_range(1..=RUN_MAX) {
-                steps.push(self.step(database, resp3));
+                let step = self.step(database, resp3);
+                let is_known_alike = !ARITY_CHANGED.contains(&step.row.name().as_str());
+                let block = block.filter(|_| is_known_alike);
+                steps.push(Step { block, ..step });
             }
         }
         steps.truncate(count);
@@ -221,6 +266,7 @@ impl Generator {
             words,
             database,
             resp3,
+            block: None,
         }
     }
 

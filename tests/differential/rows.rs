@@ -296,7 +296,10 @@ pub(super) const LEFT_OUT: &[(&str, &str)] = &[
         "save bgsave bgrewriteaof lastsave failover replicaof slaveof role psync sync replconf wait waitaof cluster readonly readwrite asking monitor migrate dump restore",
         "they are about other machines and files",
     ),
-    ("multi exec discard watch unwatch", "the transcripts have them"),
+    (
+        "multi exec discard watch unwatch",
+        "they are put around runs of the others",
+    ),
     (
         "subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe publish spublish pubsub",
         "they answer other clients",

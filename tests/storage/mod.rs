@@ -19,6 +19,8 @@ mod expiry;
 mod failures;
 mod shard;
 mod space;
+#[cfg(feature = "fault-injection")]
+mod transactions;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

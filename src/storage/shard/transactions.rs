@@ -35,8 +35,9 @@ impl Shard {
     pub fn apply(&mut self, writes: &[Write]) -> Result<u64, CommandError> {
         let mut epoch = 0;
         for write in writes {
-            let slot = Slot::of(write.key());
+            let slot = Slot::of(write.key().unwrap_or_default());
             let (written, version) = match write {
+                Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
                     let version = value
                         .as_deref()
@@ -63,6 +64,10 @@ impl Shard {
     /// What the running command has staged, as others would have to write it.
     pub fn command_writes(&self) -> Result<Vec<Write>, CommandError> {
         let mut writes = Vec::new();
+        for physical in self.emptied_by_command() {
+            let database = Some(self.number_of(physical).ok_or_else(damaged_record)?);
+            writes.push(Write::Empty { database });
+        }
         for (column, key, value) in self.records.command_writes() {
             let value = value.map(<[u8]>::to_vec);
             let (meta_key, version, member) = match column {
@@ -93,7 +98,17 @@ impl Shard {
 
     /// Whether the running command has staged anything here.
     pub fn command_staged(&self) -> bool {
-        self.records.command_staged()
+        self.records.command_staged() || !self.whole_undo.is_empty()
+    }
+
+    /// The physical databases that the running command has emptied, or another one of the turn that is not committed either.
+    fn emptied_by_command(&self) -> impl Iterator<Item = u8> {
+        let emptied = if self.whole_undo.is_empty() {
+            0
+        } else {
+            self.whole.emptied
+        };
+        (0..encoding::DATABASE_COUNT as u8).filter(move |number| emptied >> number & 1 == 1)
     }
 
     /// Stages the redo record of a transaction of which this shard is the home.

@@ -13,6 +13,7 @@ use super::connection::{Awaited, Connection};
 use super::dispatch::{APPLY_DEADLINE, OwnedArguments, reply_suppressed};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
+use super::multi::Executing;
 use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::{ShardId, Slot};
@@ -76,6 +77,16 @@ enum Phase {
     Applying,
 }
 
+/// What is special in an EXEC.
+pub(super) struct ExecOnSeveral {
+    /// What it runs beside, on this executor.
+    pub(super) executing: Option<Executing>,
+    /// The storage executors that know of keys which the client watches.
+    pub(super) watched_links: Vec<usize>,
+    /// Whether it may write.
+    pub(super) writes: bool,
+}
+
 /// What it locks on one executor.
 struct Participant {
     link: usize,
@@ -90,6 +101,8 @@ struct Coordination {
     command: &'static Command,
     work: Work,
     arguments: OwnedArguments,
+    /// Of an EXEC.
+    exec: Option<ExecOnSeveral>,
     caller: Caller,
     deadline: Instant,
     priority: Priority,
@@ -151,6 +164,20 @@ impl NetworkExecutor {
         places: Option<Vec<Place>>,
         deadline: Instant,
     ) {
+        let asked = (command, work, OwnedArguments::of(arguments));
+        self.coordinate_exec(connection, asked, places, None, deadline);
+    }
+
+    /// The same for an EXEC, or what is none.
+    pub(super) fn coordinate_exec(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        (command, work, arguments): (&'static Command, Work, OwnedArguments),
+        places: Option<Vec<Place>>,
+        exec: Option<ExecOnSeveral>,
+        deadline: Instant,
+    ) {
+        let writes = exec.as_ref().map_or(command.flags.has(WRITE), |exec| exec.writes);
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
         connection.coordinating.set(true);
@@ -169,7 +196,8 @@ impl NetworkExecutor {
             sequence,
             command,
             work,
-            arguments: OwnedArguments::of(arguments),
+            arguments,
+            exec,
             caller: connection.session.borrow().caller(),
             deadline,
             // Behind its client's earlier commands.
@@ -177,7 +205,7 @@ impl NetworkExecutor {
                 true => Priority::Low,
                 false => Priority::Normal,
             },
-            mode: match command.flags.has(WRITE) {
+            mode: match writes {
                 true => Mode::Exclusive,
                 false => Mode::Shared,
             },
@@ -236,6 +264,10 @@ impl NetworkExecutor {
         for (part, participant) in coordination.participants.iter().enumerate() {
             let schedule = Schedule {
                 id: coordination.id,
+                watcher: match &coordination.exec {
+                    Some(exec) if exec.watched_links.contains(&participant.link) => coordination.caller.client_id,
+                    _ => 0,
+                },
                 mode: coordination.mode,
                 scope: participant.scope.clone(),
             };
@@ -500,7 +532,7 @@ impl NetworkExecutor {
         }
         let router = &self.server.router;
         let writes = coordination.gathered.take_writes();
-        coordination.parts = parts_of(writes, |slot| router.shard_of(slot));
+        coordination.parts = parts_of(writes, router);
         let has_part =
             |link: usize| (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == link);
         for participant in coordination
@@ -576,6 +608,16 @@ impl NetworkExecutor {
         if coordination.is_unknown {
             // Neither OK nor an error would be true.
             return connection.abort();
+        }
+        let mut coordination = coordination;
+        if let Some(exec) = coordination.exec.take() {
+            connection.session.borrow_mut().transaction.forget(&exec.watched_links);
+            self.forget_watches(&connection);
+            let has_run = coordination.error.is_none() && coordination.reply.first() == Some(&0);
+            if let Some(executing) = exec.executing.filter(|_| has_run) {
+                let reply = std::mem::take(&mut coordination.reply);
+                return self.exec_ran(&connection, coordination.sequence, executing, &reply);
+            }
         }
         let reply = coordination.error.as_ref().unwrap_or(&coordination.reply);
         self.count(coordination.command, coordination.took_ns, reply);
@@ -673,6 +715,7 @@ impl Coordination {
 
     fn take_keys(&mut self, part: usize, bytes: &[u8]) -> Option<()> {
         let mut fields = FieldReader(bytes);
+        self.gathered.watch_failed |= fields.byte()? != 0;
         self.gathered.note_version(fields.number()?);
         if let Scope::Keys(places) = &self.participants.get(part)?.scope {
             for place in places {

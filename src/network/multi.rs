@@ -1,0 +1,340 @@
+//! MULTI's queue and EXEC: what was queued goes to its storage executor as one request.
+//!
+//! Commands that run on this executor (SELECT, PING, CLIENT…) are run when the others have been, since a modified key that is
+//! watched keeps all of them from running; the connection waits meanwhile, as they may change its session.
+
+use super::connection::{Awaited, Connection};
+use super::coordination::{ExecOnSeveral, Work};
+use super::dispatch::{OwnedArguments, reply_suppressed};
+use super::executor::NetworkExecutor;
+use super::session::ReplyMode;
+use super::transaction::{Queue, Queued};
+use crate::commands::connection::session_after;
+use crate::commands::keys;
+use crate::commands::table::{self, Command, Merge, Runs, WATCHES_DROP, WRITE};
+use crate::commands::transactions;
+use crate::commands::transactions::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
+use crate::error::CommandError;
+use crate::protocol::reply::Version;
+use crate::protocol::{Arguments, Reply};
+use crate::storage::locks::Place;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The deadline of a request to forget watched keys, which nobody waits for.
+const FORGET_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// An EXEC of which some commands run here, when those on the storage executor have been run.
+pub(super) struct Executing {
+    queue: Queue,
+}
+
+impl NetworkExecutor {
+    /// Queues a command of a transaction.
+    pub(super) fn queue(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        let queued = connection.session.borrow_mut().transaction.push(command, arguments);
+        match queued {
+            Ok(()) => self.answer(connection, &b"+QUEUED\r\n"[..], reply_suppressed(connection)),
+            Err(error) => self.refuse(connection, Some(command), &error),
+        }
+    }
+
+    /// WATCH: each key's storage executor remembers the client.
+    pub(super) fn watch(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) {
+        if connection.session.borrow().transaction.is_open() {
+            return self.fail(connection, command, "ERR WATCH inside MULTI is not allowed");
+        }
+        let mut parts: Vec<(usize, Vec<&[u8]>)> = Vec::new();
+        {
+            let mut session = connection.session.borrow_mut();
+            let database = session.database;
+            for key in command.keys.of(arguments) {
+                let link = self.link_of(key);
+                session.transaction.watch(link, database, key);
+                match parts.iter_mut().find(|(part_link, _)| *part_link == link) {
+                    Some((_, words)) => words.push(key),
+                    None => parts.push((link, vec![arguments.get(0), key])),
+                }
+            }
+        }
+        self.send_parts(connection, command, Merge::AllOk, parts, deadline);
+    }
+
+    /// Tells the storage executors that the client does not watch keys any more, if it has said so.
+    #[inline]
+    pub(super) fn forget_watches(&self, connection: &Rc<Connection>) {
+        let links = connection.session.borrow_mut().transaction.take_to_forget();
+        for link in links {
+            // The answer finds no command that waits for it.
+            let part = (connection.replies.borrow().no_sequence(), 0);
+            let arguments = [WATCHES_DROP.name.as_bytes()];
+            let deadline = Instant::now() + FORGET_DEADLINE;
+            self.send_part(connection, &WATCHES_DROP, link, part, arguments, deadline);
+        }
+    }
+
+    /// Answers a command with its error.
+    fn fail(&self, connection: &Rc<Connection>, command: &'static Command, text: &'static str) {
+        let mut reply = Vec::new();
+        Reply::new(&mut reply, Version::Resp2).error(CommandError::text(text).to_string());
+        self.count(command, 0, &reply);
+        self.answer(connection, reply, reply_suppressed(connection));
+    }
+
+    /// EXEC
+    pub(super) fn exec(self: &Rc<Self>, connection: &Rc<Connection>, command: &'static Command, deadline: Instant) {
+        let (queue, database, version) = {
+            let mut session = connection.session.borrow_mut();
+            (session.transaction.take_queue(), session.database, session.version)
+        };
+        let Some(queue) = queue else {
+            return self.fail(connection, command, "ERR EXEC without MULTI");
+        };
+        if queue.is_refused() {
+            connection.session.borrow_mut().transaction.unwatch();
+            self.forget_watches(connection);
+            let text = "EXECABORT Transaction discarded because of previous errors.";
+            return self.fail(connection, command, text);
+        }
+        let mut parts: Vec<(Queued, PartHeader)> = Vec::with_capacity(queue.commands().len());
+        let mut selected = (database, version);
+        for queued in queue.commands() {
+            let arguments = queue.arguments(queued);
+            match queued.command.runs {
+                Runs::Network(_) => selected = session_after(queued.command, arguments, selected),
+                _ => {
+                    let (database, version) = selected;
+                    let header = PartHeader {
+                        index: queued.command.index() as u16,
+                        database,
+                        version,
+                        arguments: arguments.len() as u32,
+                    };
+                    parts.push((*queued, header));
+                }
+            }
+        }
+        let (watched_links, watched_places) = connection.session.borrow_mut().transaction.take_watched();
+        if parts.is_empty() && watched_links.is_empty() {
+            return self.exec_here(connection, command, queue);
+        }
+        let scope = self.scope_of(&queue, &parts, watched_places);
+        match scope {
+            ExecScope::One(link) => self.exec_on(connection, command, queue, (link, &parts), deadline),
+            ExecScope::Several(places) => {
+                self.exec_on_several(connection, command, queue, &parts, (places, watched_links), deadline);
+            }
+        }
+    }
+
+    /// Where an EXEC runs.
+    fn scope_of(&self, queue: &Queue, parts: &[(Queued, PartHeader)], watched: BTreeSet<Place>) -> ExecScope {
+        let mut places: Vec<Place> = watched.into_iter().collect();
+        let (mut is_whole, mut writes) = (false, false);
+        let mut cursor_link = None;
+        for (queued, header) in parts {
+            let arguments = queue.arguments(queued);
+            writes |= queued.command.flags.has(WRITE);
+            match queued.command.runs {
+                Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => is_whole = true,
+                Runs::Cursor(_) => {
+                    // Any executor can tell what is wrong with one that is none.
+                    let link = keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
+                    let link = usize::from(link.unwrap_or(0));
+                    is_whole |= *cursor_link.get_or_insert(link) != link;
+                }
+                _ => places.extend(table::places_of(queued.command, arguments, header.database)),
+            }
+        }
+        let link = self.only_link_of(places.iter().map(|(_, key)| key.as_slice()), writes);
+        let is_everywhere = is_whole && self.server.router.executor_count() > 1;
+        match (link, cursor_link) {
+            _ if is_everywhere => ExecScope::Several(None),
+            (Some(Some(link)), Some(cursor)) if link != cursor => ExecScope::Several(None),
+            (Some(None), Some(_)) => ExecScope::Several(None),
+            (Some(None), None) => ExecScope::Several(Some(places)),
+            (Some(Some(link)), _) | (None, Some(link)) => ExecScope::One(link),
+            // No keys at all: the handlers have errors to tell, anywhere.
+            (None, None) => ExecScope::One(0),
+        }
+    }
+
+    /// EXEC of commands that all run on this executor.
+    fn exec_here(self: &Rc<Self>, connection: &Rc<Connection>, command: &'static Command, queue: Queue) {
+        let array = b"*0\r\n";
+        self.count(command, 0, array);
+        if queue.commands().is_empty() {
+            return self.answer(connection, &array[..], reply_suppressed(connection));
+        }
+        let suppressed = reply_suppressed(connection);
+        let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+        connection.coordinating.set(true);
+        self.run_network_parts(connection, sequence, queue, Vec::new());
+    }
+
+    /// EXEC of commands for one storage executor, or of some that it does not let run because a watched key was modified.
+    fn exec_on(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        queue: Queue,
+        (link, parts): (usize, &[(Queued, PartHeader)]),
+        deadline: Instant,
+    ) {
+        let is_split = queue.has_network_commands();
+        let arguments = exec_arguments(command, &queue, parts);
+        let arguments = arguments.get().iter();
+        let suppressed = reply_suppressed(connection);
+        let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+        self.send_part(connection, command, link, (sequence, 0), arguments, deadline);
+        if is_split {
+            connection.coordinating.set(true);
+            if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
+                slot.awaited = Awaited::Exec(Box::new(Executing { queue }));
+            }
+        }
+    }
+
+    /// EXEC of commands, or with watched keys, on several storage executors, or on shards that must not be torn apart.
+    fn exec_on_several(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        queue: Queue,
+        parts: &[(Queued, PartHeader)],
+        (places, watched_links): (Option<Vec<Place>>, Vec<usize>),
+        deadline: Instant,
+    ) {
+        let arguments = exec_arguments(command, &queue, parts);
+        let writes = parts.iter().any(|(queued, _)| queued.command.flags.has(WRITE));
+        let exec = ExecOnSeveral {
+            executing: queue.has_network_commands().then_some(Executing { queue }),
+            watched_links,
+            writes,
+        };
+        let asked = (command, Work::Handler(transactions::exec), arguments);
+        self.coordinate_exec(connection, asked, places, Some(exec), deadline);
+    }
+
+    /// The storage executor has run its part of an EXEC, or answers why not.
+    pub(super) fn exec_ran(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        sequence: u32,
+        executing: Executing,
+        reply: &[u8],
+    ) {
+        match reply.split_first() {
+            Some((0, replies)) => self.run_network_parts(connection, sequence, executing.queue, replies.to_vec()),
+            _ => self.exec_ended(connection, sequence, reply),
+        }
+    }
+
+    /// Runs the commands of an EXEC that run here, and answers all of it; `replies` are those of the other commands, each
+    /// behind its length.
+    fn run_network_parts(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32, queue: Queue, replies: Vec<u8>) {
+        let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
+        glommio::spawn_local(async move {
+            let mut rest = &replies[..];
+            let mut out = Vec::new();
+            let count = queue.commands().len();
+            {
+                let mut session = connection.session.borrow_mut();
+                session.transaction.set_running(Some(count));
+                Reply::new(&mut out, session.version).array(count);
+            }
+            for queued in queue.commands() {
+                let is_on = connection.session.borrow().reply_mode != ReplyMode::Off;
+                match queued.command.runs {
+                    Runs::Network(handler) => {
+                        let began = Instant::now();
+                        let arguments = queue.arguments(queued);
+                        let (mut reply, work, suppressed) =
+                            executor.call_here(&connection, queued.command, handler, arguments, !is_on);
+                        if let Some(work) = work {
+                            reply = executor.begin_elsewhere(work).await;
+                        }
+                        executor.metrics.commands_processed.add(1);
+                        executor.count(queued.command, began.elapsed().as_nanos() as u64, &reply);
+                        if !suppressed {
+                            out.extend_from_slice(&reply);
+                        }
+                    }
+                    _ => {
+                        let (reply, after) = split_reply(rest);
+                        rest = after;
+                        if is_on {
+                            out.extend_from_slice(reply);
+                        }
+                    }
+                }
+            }
+            connection.session.borrow_mut().transaction.set_running(None);
+            executor.forget_watches(&connection);
+            executor.exec_ended(&connection, sequence, &out);
+            executor.flush_touched();
+            if connection.session.borrow().closing {
+                // CLIENT KILL of itself.
+                connection.abort();
+            }
+        })
+        .detach();
+    }
+
+    /// EXEC is answered, and the connection's next command may run.
+    fn exec_ended(&self, connection: &Rc<Connection>, sequence: u32, reply: &[u8]) {
+        let mut replies = connection.replies.borrow_mut();
+        replies.complete(sequence, reply, &mut connection.output.borrow_mut().bytes);
+        drop(replies);
+        connection.session.borrow().publish();
+        connection.coordinating.set(false);
+        self.room.notify();
+        self.touch(connection);
+    }
+}
+
+/// Where an EXEC runs.
+enum ExecScope {
+    /// On one storage executor.
+    One(usize),
+    /// As a transaction on these keys, or on everything.
+    Several(Option<Vec<Place>>),
+}
+
+/// What the handler of EXEC gets.
+fn exec_arguments(command: &Command, queue: &Queue, parts: &[(Queued, PartHeader)]) -> OwnedArguments {
+    let header = ExecHeader {
+        commands: parts.len() as u32,
+        is_split: queue.has_network_commands(),
+    };
+    let mut arguments = OwnedArguments::default();
+    arguments.push(command.name.as_bytes());
+    arguments.push(&header.encode());
+    for (queued, header) in parts {
+        arguments.push(&header.encode());
+        queue
+            .arguments(queued)
+            .iter()
+            .for_each(|argument| arguments.push(argument));
+    }
+    arguments
+}
+
+/// The first of several replies, each behind its length, and the others.
+fn split_reply(replies: &[u8]) -> (&[u8], &[u8]) {
+    let (len, rest) = replies.split_at(REPLY_LEN_BYTES);
+    let len = len.iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
+    rest.split_at(len)
+}
