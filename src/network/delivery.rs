@@ -14,19 +14,20 @@ use crate::storage::executor::reactor_turn;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Pushes that are put into outputs before these are sent and the other tasks have their turn: one message to ten
-/// thousand subscribers takes some ten milliseconds to send.
-const DELIVERIES_PER_TURN: usize = 4096;
+/// Bytes that are put into outputs, as the inbox counts them, before these are sent and the other tasks have their turn.
+/// To send is what costs, so it is worth having several messages in each send; but what is put into outputs and was not
+/// sent is not yet held against any limit.
+const BYTES_PER_TURN: u64 = 16 << 20;
 
 impl NetworkExecutor {
     /// Delivers what arrives in the inbox.
     pub(super) async fn take_deliveries(self: Rc<Self>, inbox: flume::Receiver<Posted>) {
         while let Ok(posted) = inbox.recv_async().await {
-            let mut delivered = self.take_push(&posted);
+            let mut bytes = self.take_push(&posted);
             while let Ok(posted) = inbox.try_recv() {
-                delivered += self.take_push(&posted);
-                if delivered >= DELIVERIES_PER_TURN {
-                    delivered = 0;
+                bytes += self.take_push(&posted);
+                if bytes >= BYTES_PER_TURN {
+                    bytes = 0;
                     self.end_of_delivery();
                     reactor_turn().await;
                 }
@@ -68,31 +69,27 @@ impl NetworkExecutor {
         }
     }
 
-    /// Puts a push into the outputs of those it is for; returns how many they are.
-    fn take_push(&self, posted: &Posted) -> usize {
+    /// Puts a push into the outputs of those it is for; returns how many bytes that were, as the inbox counts them.
+    fn take_push(&self, posted: &Posted) -> u64 {
         self.server.pubsub.inbox(self.index).note_taken(posted);
         match &posted.push {
             Push::Published(published) => self.take_published(published),
             Push::Monitored(line) => {
                 let (subscriptions, connections) = (self.subscriptions.borrow(), self.connections.borrow());
-                let mut delivered = 0;
-                for connection in subscriptions.monitors() {
-                    if let Some(connection) = connections.get(connection as usize) {
-                        self.push_to(connection, line);
-                        delivered += 1;
-                    }
-                }
-                delivered
+                let monitors = subscriptions.monitors();
+                monitors
+                    .filter_map(|connection| connections.get(connection as usize))
+                    .for_each(|connection| self.push_to(connection, line));
             }
         }
+        posted.bytes
     }
 
-    fn take_published(&self, published: &Published) -> usize {
+    fn take_published(&self, published: &Published) {
         let Published {
             kind, channel, message, ..
         } = published;
         let subscriptions = self.subscriptions.borrow();
-        let mut delivered = 0;
         if let Some(subscribers) = subscriptions.of(*kind, channel) {
             let word = if *kind == Kind::ShardChannel {
                 "smessage"
@@ -105,7 +102,7 @@ impl NetworkExecutor {
                 reply.bulk(channel);
                 reply.bulk(message);
             };
-            delivered += self.push_to_all(subscribers, published.changes_seen, write);
+            self.push_to_all(subscribers, published.changes_seen, write);
         }
         if *kind == Kind::Channel {
             for (pattern, subscribers) in subscriptions.matching(channel) {
@@ -116,17 +113,15 @@ impl NetworkExecutor {
                     reply.bulk(channel);
                     reply.bulk(message);
                 };
-                delivered += self.push_to_all(subscribers, published.changes_seen, write);
+                self.push_to_all(subscribers, published.changes_seen, write);
             }
         }
-        delivered
     }
 
     /// Pushes to all who subscribed before something was published; it is written once for each version of the protocol.
-    fn push_to_all(&self, subscribers: &Subscribers, changes_seen: u64, write: impl Fn(&mut Reply<'_>)) -> usize {
+    fn push_to_all(&self, subscribers: &Subscribers, changes_seen: u64, write: impl Fn(&mut Reply<'_>)) {
         let connections = self.connections.borrow();
         let mut written = [const { Vec::new() }; 2];
-        let mut delivered = 0;
         for (connection, change) in subscribers {
             let Some(connection) = connections.get(*connection as usize) else {
                 continue;
@@ -140,9 +135,7 @@ impl NetworkExecutor {
                 write(&mut Reply::new(bytes, version));
             }
             self.push_to(connection, bytes);
-            delivered += 1;
         }
-        delivered
     }
 
     /// Sends bytes to a client that are no reply, at the end of the turn, behind the replies of the commands that are out.

@@ -30,7 +30,7 @@ pub struct Posted {
     /// What it is.
     pub(super) push: Push,
     /// What it counts in the inbox.
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// One network executor's inbox, from the side of those who put something in.
