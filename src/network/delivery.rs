@@ -63,7 +63,11 @@ impl NetworkExecutor {
     /// Something was not delivered, and nobody knows to whom: everybody who might have been meant must notice.
     fn close_listeners(&self) {
         for (_, connection) in self.connections.borrow().iter() {
-            if connection.session.borrow().listens() {
+            let mut session = connection.session.borrow_mut();
+            if session.listens() {
+                // Nothing more is put in for it.
+                self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+                drop(session);
                 self.close_for_output(connection);
             }
         }

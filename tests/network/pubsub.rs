@@ -10,10 +10,10 @@ use socket2::SockRef;
 
 use super::{exchange, expect, has_two_cpus, one_executor, raw, request, separate_executors, several_executors};
 use crate::harness::client::Client;
-use crate::harness::observe::info_number;
+use crate::harness::observe::{info, info_number};
 use crate::harness::process::wait_for;
 use crate::harness::redis::RedisOracle;
-use crate::harness::server::Server;
+use crate::harness::server::{Server, allowed_cpus};
 use crate::harness::value::Value;
 
 fn run(client: &mut Client, line: &str) -> Value {
@@ -464,6 +464,76 @@ fn publishers_wait_for_an_executor_that_is_behind() {
     }
     let disconnections = info_number(&mut publisher, "stats", "client_output_buffer_limit_disconnections");
     assert_eq!(disconnections, 0);
+}
+
+/// An executor that does nothing for a while gets more lines of MONITOR than its inbox takes: nobody there may go on as if
+/// nothing had been lost, and nobody else notices.
+#[test]
+fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
+    if !has_two_cpus("all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full") {
+        return;
+    }
+    let _alone = crate::harness::process::measures();
+    const MONITORS: usize = 30;
+    const LINES: usize = 150;
+    const LINE_BYTES: usize = 100_000;
+    // The second executor has both roles, so that DEBUG SLEEP stops it and not the first.
+    let cpus = allowed_cpus();
+    let (first, last) = (cpus[0].to_string(), cpus[cpus.len() - 1].to_string());
+    let both = format!("{first},{last}");
+    let flags = ["--shards", "1", "--network-cores", &both, "--storage-cores", &last];
+    let server = Server::builder().flags(&flags).start();
+    let mut control = server.connect();
+    // New connections go to the executor that has the fewest.
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    while here.len() < 3 || there.len() < MONITORS + 2 {
+        let before = connections_on(&mut control, &last);
+        let mut client = server.connect();
+        assert_eq!(run(&mut client, "PING").render(), "PONG");
+        match connections_on(&mut control, &last) > before {
+            true => there.push(client),
+            false => here.push(client),
+        }
+        assert!(here.len() < 100, "no connection goes to the second executor");
+    }
+    let (mut flood, mut sleeper, mut other_subscriber) = (here.remove(0), here.remove(0), here.remove(0));
+    let (mut subscriber, mut late_subscriber) = (there.remove(0), there.remove(0));
+    let mut listeners: Vec<Client> = there.drain(..MONITORS).collect();
+    for monitor in &mut listeners {
+        assert_eq!(run(monitor, "MONITOR").render(), "OK");
+    }
+    run(&mut subscriber, "SUBSCRIBE channel");
+    run(&mut other_subscriber, "SUBSCRIBE channel");
+    let pipeline = request(&["ECHO", &"e".repeat(LINE_BYTES)]).repeat(LINES);
+    let disconnections =
+        |control: &mut Client| info_number(control, "stats", "client_output_buffer_limit_disconnections");
+    // On a busy machine the sleep may be over before the lines are there.
+    let is_lost = wait_for(|| {
+        sleeper.send(&["DEBUG", "SLEEP", "1"]).expect("the server reads");
+        flood.send_bytes(&pipeline).expect("the server reads");
+        (0..LINES).for_each(|_| drop(flood.read().expect("ECHO is answered")));
+        assert_eq!(sleeper.read().expect("the sleep ends").render(), "OK");
+        disconnections(&mut control) > 0
+    });
+    assert!(is_lost);
+    wait_for(|| disconnections(&mut control) > MONITORS as u64);
+    assert_eq!(disconnections(&mut control), MONITORS as u64 + 1);
+    assert!(subscriber.is_closed());
+    // From then on it is as before.
+    run(&mut late_subscriber, "SUBSCRIBE channel");
+    assert_eq!(run(&mut flood, "PUBLISH channel x"), Value::Integer(2));
+    assert_eq!(next_message(&mut late_subscriber), "x");
+    assert_eq!(next_message(&mut other_subscriber), "x");
+}
+
+/// How many connections the network executor on a CPU has.
+fn connections_on(control: &mut Client, cpu: &str) -> u64 {
+    let info = info(control, "executors");
+    let line = info
+        .lines()
+        .find(|line| line.contains(&format!(":cpu={cpu},roles=network")));
+    let count = line.and_then(|line| line.split_once("connections=")?.1.split(',').next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("there is no network executor on CPU {cpu}:\n{info}"))
 }
 
 /// What redis-py does with channels: a thread of its own, patterns, pushes in RESP3, a monitor.
