@@ -22,7 +22,8 @@
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.
 //!
-//! - [`network`]: a client's bytes, from the socket to the channel and back.
+//! - [`network`]: a client's bytes, from the socket to the channel and back; and what is published, from any thread to the inboxes
+//!   of the network executors that have subscribers.
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
 //! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
 //! - [`storage`]: the executors that own the shards; staging, commit, sync, expiry, every byte on disk.

@@ -8,6 +8,8 @@ use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::network::inbox::Posted;
+use crate::network::pubsub::PubSub;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
@@ -48,6 +50,8 @@ pub struct ServerState {
     pub core_map: CoreMap,
     /// All clients.
     pub clients: Clients,
+    /// Who subscribes to what, and how to reach them from any thread.
+    pub pubsub: Arc<PubSub>,
     /// By network executor.
     pub network: Vec<Arc<NetworkMetrics>>,
     /// By storage executor.
@@ -211,6 +215,10 @@ pub(crate) struct Stores {
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
+    /// Who subscribes to what; all threads may publish.
+    pub(crate) pubsub: Arc<PubSub>,
+    /// By network executor: its end of its inbox.
+    inboxes: Vec<flume::Receiver<Posted>>,
     /// To the storage executors.
     pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
     seats: Vec<StorageSeat>,
@@ -343,12 +351,15 @@ impl Stores {
         finish_transactions(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
+        let (pubsub, inboxes) = PubSub::new(core_map.network.len());
         let mut stores = Stores {
             topology,
             router,
             resources,
             storage_metrics: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
+            pubsub: Arc::new(pubsub),
+            inboxes,
             senders: Vec::new(),
             seats: Vec::new(),
             spin,
@@ -769,6 +780,7 @@ pub fn run(
         router: stores.router.clone(),
         core_map: stores.core_map.clone(),
         clients: Clients::default(),
+        pubsub: Arc::clone(&stores.pubsub),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))
@@ -793,7 +805,9 @@ pub fn run(
         listeners,
         executors: accepted_senders,
     });
-    let network = accepted.into_iter().enumerate().map(|(index, accepted)| {
+    let inboxes = std::mem::take(&mut stores.inboxes);
+    let parts = accepted.into_iter().zip(inboxes).enumerate();
+    let network = parts.map(|(index, (accepted, inbox))| {
         // Boxes come home within the credits that were given out, so this is bounded by them.
         let (home_sender, home) = flume::unbounded();
         let links = Links::new(stores.senders.clone(), home_sender, credits);
@@ -802,6 +816,7 @@ pub fn run(
             index,
             links,
             home,
+            inbox,
             accepted,
             acceptor: acceptor.take(),
         }

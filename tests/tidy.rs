@@ -40,6 +40,7 @@ fn command_list() -> String {
         ("geo", "Geospatial indices"),
         ("generic", "Keys"),
         ("transactions", "Transactions"),
+        ("pubsub", "Channels"),
         ("connection", "Connection"),
         ("server", "Server"),
     ];

@@ -4,12 +4,14 @@ use super::connection::{Awaited, Connection, PiecesOut};
 use super::coordination::{STEPS_FROM, Work};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
-use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode};
+use super::monitor;
+use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
 use crate::commands::keys;
 use crate::commands::table::{
-    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES, PUBSUB,
+    READ, Runs, WRITE,
 };
 use crate::config::Durability;
 use crate::error::CommandError;
@@ -88,7 +90,11 @@ impl NetworkExecutor {
             self.refuse(connection, Some(command), &error);
             return Taken::Yes;
         }
-        let authenticated = connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty();
+        let (authenticated, listens) = {
+            let session = connection.session.borrow();
+            (session.authenticated, session.listens())
+        };
+        let authenticated = authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
             self.refuse(
                 connection,
@@ -97,11 +103,25 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        let writes = command.flags.has(WRITE)
-            || in_multi
-                && matches!(command.runs, Runs::Exec(_))
-                && connection.session.borrow().transaction.has(|row| row.flags.has(WRITE));
-        if self.server.pause.holds(writes) && !is_pause_exempt(command) {
+        if listens {
+            self.deliver_now();
+            let refusal = refusal_for_listener(&connection.session.borrow(), command);
+            if let Some(error) = refusal {
+                self.refuse(connection, Some(command), &error);
+                return Taken::Yes;
+            }
+        }
+        let has_flag = |flag| {
+            command.flags.has(flag)
+                || in_multi
+                    && matches!(command.runs, Runs::Exec(_))
+                    && connection.session.borrow().transaction.has(|row| row.flags.has(flag))
+        };
+        let publishes = has_flag(PUBLISHES);
+        if self.server.pause.holds(has_flag(WRITE) || publishes) && !is_pause_exempt(command) {
+            return Taken::Paused;
+        }
+        if publishes && self.server.pubsub.is_slow() {
             return Taken::Paused;
         }
         connection.client.commands.add(1);
@@ -112,8 +132,16 @@ impl NetworkExecutor {
         }
         self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
+        let is_network = matches!(command.runs, Runs::Network(_));
+        if !is_network {
+            self.show_to_monitors(connection, command, arguments);
+        }
         match command.runs {
-            Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
+            Runs::Network(handler) => {
+                self.run_here(connection, command, handler, arguments);
+                // With what it changed: SELECT is shown with the database that it selected.
+                self.show_to_monitors(connection, command, arguments);
+            }
             Runs::Shard(_) => {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
@@ -150,6 +178,16 @@ impl NetworkExecutor {
             Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
         Taken::Yes
+    }
+
+    #[inline]
+    fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
+        if self.server.pubsub.is_monitored() && monitor::is_shown(command) {
+            let database = connection.session.borrow().database;
+            let now_us = crate::clock::unix_us();
+            let line = monitor::line(now_us, database, &connection.client, command, arguments);
+            self.server.pubsub.show_to_monitors(&line);
+        }
     }
 
     pub(super) fn link_of(&self, key: &[u8]) -> usize {
@@ -255,6 +293,7 @@ impl NetworkExecutor {
                 reply: Reply::new(&mut bytes, version),
                 session: &mut session,
                 server: &self.server,
+                subscriptions: &self.subscriptions,
                 command,
                 deferred: None,
             };
@@ -267,6 +306,10 @@ impl NetworkExecutor {
         let suppressed = match (command.name, mode) {
             ("client|reply", ReplyMode::On) => false,
             ("client|reply", _) => true,
+            // Replies are on again before it is answered.
+            ("reset", _) => false,
+            // A confirmation is a push, and these are always sent.
+            _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,
             _ => suppressed,
         };
         if let Err(error) = &outcome {
@@ -399,7 +442,7 @@ impl NetworkExecutor {
         let mut replies = connection.replies.borrow_mut();
         let Some(slot) = replies.slot(sequence) else { return };
         match &mut slot.awaited {
-            Awaited::Ready(_) => {}
+            Awaited::Ready(_) | Awaited::Pushed(_) => {}
             Awaited::Response if response.more != 0 => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 connection.in_pieces.set(connection.in_pieces.get() + 1);
@@ -555,6 +598,20 @@ pub(super) fn reply_suppressed(connection: &Connection) -> bool {
             true
         }
     }
+}
+
+/// Why a client that subscribes or monitors may not have a command run now.
+fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandError> {
+    let name = command.name;
+    let is_about_subscriptions = command.flags.has(PUBSUB | NO_SCRIPT) || matches!(name, "ping" | "quit" | "reset");
+    if session.subscribed.is_some() && session.version == Version::Resp2 && !is_about_subscriptions {
+        return Some(CommandError::text(format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+             context"
+        )));
+    }
+    let touches_data = [READ, WRITE, PUBLISHES].iter().any(|flag| command.flags.has(*flag));
+    (session.is_monitor && touches_data).then(|| CommandError::text("ERR Replica can't interact with the keyspace"))
 }
 
 /// CLIENT and what may come before it on a connection (AUTH, HELLO…) run during a pause, so that CLIENT UNPAUSE can end
