@@ -317,6 +317,16 @@ impl Command {
         COMMANDS.get(index)
     }
 
+    /// Whether it changes data, or runs commands that may.
+    pub fn may_write(&self) -> bool {
+        self.flags.has(WRITE) || matches!(self.runs, Exec(_))
+    }
+
+    /// Whether its look-ups are counted as hits and misses; one that runs others has taken out what is not.
+    pub fn counts_look_ups(&self) -> bool {
+        self.flags.has(READ) || matches!(self.runs, Exec(_))
+    }
+
     /// The handler that runs on a storage executor, if there is one.
     pub fn storage_handler(&self) -> Option<Handler> {
         match self.runs {
