@@ -3,6 +3,7 @@
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::Batch;
 use crate::channel::router::{Router, ShardId, StorageId};
+use crate::commands::persistence::Saves;
 use crate::commands::table::COMMANDS;
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
@@ -68,6 +69,8 @@ pub struct ServerState {
     pub port: u16,
     /// What is counted for the whole server.
     pub totals: Totals,
+    /// SAVE and BGSAVE.
+    pub saves: Arc<Saves>,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SHUTDOWN and signals.
@@ -792,6 +795,7 @@ pub fn run(
         started_at_ms: crate::clock::unix_ms(),
         port,
         totals: Totals::default(),
+        saves: Arc::default(),
         pause: Pause::default(),
         shutdown: Shutdown::default(),
     });

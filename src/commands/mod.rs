@@ -16,6 +16,7 @@ pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
 pub mod number;
+pub mod persistence;
 pub mod pubsub;
 pub mod random;
 pub mod server;

@@ -6,8 +6,8 @@ use super::arguments::{self, is_option};
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, pubsub, server, sets, sort,
-    stream_deletion, stream_groups, streams, strings, transactions,
+    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, persistence, pubsub, server,
+    sets, sort, stream_deletion, stream_groups, streams, strings, transactions,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -333,6 +333,16 @@ impl Command {
     /// The row with an [`Command::index`].
     pub fn of_index(index: usize) -> Option<&'static Command> {
         COMMANDS.get(index)
+    }
+
+    /// Whether it changes data, or runs commands that may.
+    pub fn may_write(&self) -> bool {
+        self.flags.has(WRITE) || matches!(self.runs, Exec(_))
+    }
+
+    /// Whether its look-ups are counted as hits and misses; one that runs others has taken out what is not.
+    pub fn counts_look_ups(&self) -> bool {
+        self.flags.has(READ) || matches!(self.runs, Exec(_))
     }
 
     /// The handler that runs on a storage executor, if there is one.
@@ -718,6 +728,8 @@ pub static COMMANDS: &[Command] = &[
     command("reset",            1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::reset),      ("connection", "6.2.0", "Resets the connection.")),
     command("select",           2, or(INFORMATION, FAST), Keys::none(),   Network(connection::select),       ("connection", "1.0.0", "Changes the selected database.")),
 
+    command("bgrewriteaof",     1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgrewriteaof), ("server", "1.0.0", "Says why there is nothing to rewrite.")),
+    command("bgsave",          -1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgsave),      ("server", "1.0.0", "Sees to it that everything that was answered is on disk.")),
     command("command",         -1, INFORMATION,     Keys::none(),         Network(server::command_all),      ("server", "2.8.13", "Returns detailed information about all commands.")),
     command("command|count",    2, INFORMATION,     Keys::none(),         Network(server::command_count),    ("server", "2.8.13", "Returns a count of commands.")),
     command("command|docs",    -2, INFORMATION,     Keys::none(),         Network(server::command_docs),     ("server", "7.0.0", "Returns documentary information about one, multiple or all commands.")),
@@ -734,11 +746,14 @@ pub static COMMANDS: &[Command] = &[
     command("debug",           -2, ADMINISTRATION,  Keys::none(),         Container,                         ("server", "1.0.0", "A container for debugging commands.")),
     command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         Each(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
     command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
+    command("lastsave",         1, or(INFORMATION, FAST), Keys::none(),   Network(persistence::lastsave),    ("server", "1.0.0", "Returns the time of the last successful SAVE or BGSAVE.")),
     command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
     command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
     command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
     command("memory|usage",    -3, READ,            Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
     command("monitor",          1, ADMINISTRATION,  Keys::none(),         Network(pubsub::monitor),          ("server", "1.0.0", "Listens for all requests received by the server in real-time.")),
+    command("role",             1, SESSION_FAST,    Keys::none(),         Network(persistence::role),        ("server", "2.8.12", "Returns the replication role.")),
+    command("save",             1, or(or(ADMIN, NO_SCRIPT), NO_MULTI), Keys::none(), Network(persistence::save), ("server", "1.0.0", "Waits until everything that was answered is on disk.")),
     command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
     command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
 ];

@@ -411,7 +411,8 @@ fn write_persistence(server: &ServerState, lines: &mut Lines) {
     lines.add("async_loading", 0);
     lines.add("durability", durability);
     lines.add("sync_interval_ms", settings.sync_interval_ms);
-    lines.add("rdb_bgsave_in_progress", 0);
+    lines.add("rdb_bgsave_in_progress", u8::from(server.saves.is_under_way()));
+    lines.add("rdb_last_save_time", server.saves.last_s());
     lines.add("aof_enabled", 1);
     lines.add("aof_rewrite_in_progress", 0);
     lines.add("aof_last_write_status", if all_write { "ok" } else { "err" });

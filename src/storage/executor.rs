@@ -19,7 +19,7 @@ use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, Command, READ, Runs, WRITE};
+use crate::commands::table::{self, Command, Runs};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
@@ -411,7 +411,7 @@ impl StorageExecutor {
         let ended = Instant::now();
         let touched = self.shards.touched();
         self.after_command();
-        if request.command.flags.has(READ) {
+        if request.command.counts_look_ups() {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
         }
@@ -822,7 +822,7 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
         if bound_to(response, place, rolled_back.from_epoch) {
             let start = batch.replies.len();
             let in_part = rolled_back.in_part || response.shard == SEVERAL_SHARDS;
-            if !(in_part && response.command.flags.has(WRITE)) {
+            if !(in_part && response.command.may_write()) {
                 Reply::new(&mut batch.replies, Version::Resp2).error(rolled_back.error.to_string());
             }
             response.reply = Span {
