@@ -4,6 +4,7 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::number::parse_integer;
 use super::string_part::StringEdit;
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
 use crate::storage::encoding::Record;
@@ -32,6 +33,7 @@ pub fn setbit(context: &mut Context<'_>) -> Outcome {
         string.write(context, byte, &[old[0] ^ mask])?;
     }
     string.save(context, true)?;
+    context.notify(EventClass::String, "setbit", arguments.get(1));
     context.reply.integer(i64::from(was_set));
     Ok(())
 }
@@ -343,7 +345,8 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
     let operation = BitOperation::parse(arguments.get(1), sources.len())?;
     let mut len_max = 0;
     for key in sources.clone() {
-        len_max = len_max.max(context.string_len(key)?.unwrap_or(0));
+        let len = context.reading(|context| context.string_len(key))?;
+        len_max = len_max.max(len.unwrap_or(0));
     }
     let (mut result, mut rest) = (vec![0; len_max], vec![0; len_max]);
     for (place, key) in sources.enumerate() {
@@ -353,7 +356,7 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
     operation.finish(&mut result, &rest);
     let target = arguments.get(2);
     if result.is_empty() {
-        context.delete(target)?;
+        context.delete_target(target)?;
     } else {
         context.write(
             target,
@@ -362,6 +365,7 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
                 ..Record::string(&result, 0)
             },
         )?;
+        context.notify(EventClass::String, "set", target);
     }
     context.reply.integer(len_max as i64);
     Ok(())
@@ -516,19 +520,27 @@ pub fn bitfield(context: &mut Context<'_>) -> Outcome {
     let actions = field_actions(context.arguments, context.string_bytes_max)?;
     let written = actions.iter().filter(|(_, action, _)| !matches!(action, Action::Get));
     let Some(len_min) = written.map(|(field, ..)| field.first_byte() + field.bytes()).max() else {
-        return get_fields(context, &actions);
+        return context.reading(|context| get_fields(context, &actions));
     };
     let mut string = context.edit_string(context.arguments.get(1))?;
     // As in Redis the string grows even if all that would be written fails.
     string.grow(context, len_min)?;
     context.reply.array(actions.len());
+    let mut is_changed = false;
     for (field, action, overflow) in actions {
         match act_on_field(context, &mut string, field, (action, overflow))? {
-            Some(answer) => context.reply.integer(answer as i64),
+            Some(answer) => {
+                is_changed |= !matches!(action, Action::Get);
+                context.reply.integer(answer as i64);
+            }
             None => context.reply.null(),
         }
     }
-    string.save(context, true)
+    string.save(context, true)?;
+    if is_changed {
+        context.notify(EventClass::String, "setbit", context.arguments.get(1));
+    }
+    Ok(())
 }
 
 /// Does one thing to a field; returns the answer, `None` if an overflow made it fail.

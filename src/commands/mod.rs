@@ -78,7 +78,10 @@ impl Context<'_> {
         reply: Reply<'_>,
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
+        self.note_key_fates();
         let mark = self.effects.mark();
+        let wants_missed = self.effects.wants_missed_by(arguments);
+        let wanted_missed = self.view.note_missed(wants_missed);
         self.view.begin_inner();
         let mut inner = Context {
             arguments,
@@ -94,6 +97,8 @@ impl Context<'_> {
             pieces: None,
         };
         let outcome = run(&mut inner);
+        inner.note_key_fates();
+        self.view.note_missed(wanted_missed);
         self.view.end_inner(outcome.is_ok());
         if outcome.is_err() {
             self.effects.forget_after(mark);

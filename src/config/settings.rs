@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::event_classes::EventClasses;
 use super::lists::CoreList;
 use super::output_limits::OutputBufferLimits;
 use super::values::{AutoOr, ByteSize, Durability, Form, GIB, LogLevel, MIB, Range, Secret, Shape, Value, ValueError};
@@ -271,6 +272,12 @@ settings! {
     /// The longest argument that a client may send; Redis's default is also the most that is allowed.
     proto_max_bulk_len: ByteSize = "512mb" {
         name: "proto-max-bulk-len", range: Some(MIB..=512 * MIB), unit: "bytes", changes: Changes::Live,
+    }
+
+    /// Which events of keys are published, in Redis's letters: `K` to `__keyspace@N__:KEY`, `E` to `__keyevent@N__:EVENT`,
+    /// and the classes `g$lshzxetd` (all of them: `A`), `m` and `n`; empty publishes none.
+    notify_keyspace_events: EventClasses = "" {
+        name: "notify-keyspace-events", range: None, unit: "", changes: Changes::Live,
     }
 
     // ---- Between the executors ----

@@ -8,6 +8,7 @@
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::lifecycle::Lifecycle;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
@@ -125,6 +126,8 @@ pub struct Shard {
     modified_kept: usize,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
+    /// What became of the keys that the running command wrote.
+    pub lifecycle: Lifecycle,
     /// Where the parts of the running command that are being run began, the innermost last.
     inner_marks: Vec<InnerMark>,
     counts: CountsByDatabase,
@@ -176,6 +179,7 @@ struct InnerMark {
     changes: usize,
     expiry_changes: usize,
     modified: usize,
+    lifecycle: usize,
 }
 
 /// What is called with each key and value of a range.
@@ -224,6 +228,7 @@ impl Shard {
             modified: Vec::new(),
             modified_kept: 0,
             notes_modified: false,
+            lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
             counts,
             counts_committed: counts,
@@ -507,6 +512,12 @@ impl Shard {
             }
         }
         self.counts.replace(&self.key, old, new);
+        if self.lifecycle.is_watched()
+            && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
+            && let Some(number) = number_of(&self.databases, physical)
+        {
+            self.lifecycle.replaced(number, key, old, new);
+        }
         self.note_modified_record();
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
@@ -684,6 +695,7 @@ impl Shard {
             changes: 0,
             expiry_changes: self.expiry_changes_kept,
             modified: self.modified_kept,
+            lifecycle: 0,
         });
     }
 
@@ -693,6 +705,7 @@ impl Shard {
             changes: self.records.changes(),
             expiry_changes: self.expiry_changes.len(),
             modified: self.modified.len(),
+            lifecycle: self.lifecycle.len(),
         });
     }
 
@@ -714,6 +727,7 @@ impl Shard {
         });
         self.expiry_changes.truncate(mark.expiry_changes);
         self.modified.truncate(mark.modified);
+        self.lifecycle.truncate(mark.lifecycle);
     }
 
     /// Whether somebody has to be told which keys are written.
@@ -1065,12 +1079,7 @@ impl Shard {
 
     /// The number under which SELECT finds a physical database.
     pub fn number_of(&self, physical: u8) -> Option<u8> {
-        let place = self
-            .databases
-            .physical
-            .iter()
-            .position(|of_number| *of_number == physical);
-        place.map(|number| number as u8)
+        number_of(&self.databases, physical)
     }
 
     fn physical(&self, database: u8) -> u8 {
@@ -1129,6 +1138,11 @@ impl Shard {
             Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
     }
+}
+
+fn number_of(databases: &DatabaseMap, physical: u8) -> Option<u8> {
+    let place = databases.physical.iter().position(|of_number| *of_number == physical);
+    place.map(|number| number as u8)
 }
 
 fn damaged_record() -> CommandError {

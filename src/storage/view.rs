@@ -5,6 +5,7 @@
 
 use super::database::{Column, Direction};
 use super::encoding::Record;
+use super::lifecycle::{KeyFate, KeyNote};
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
 pub use super::shard::Owner;
 use super::shard::Shard;
@@ -21,6 +22,9 @@ pub struct Shards {
     places: Vec<Option<u16>>,
     now_ms: u64,
     touched: Touched,
+    /// Whether look-ups that find nothing are noted, and those of the running command.
+    notes_missed: bool,
+    missed: Vec<KeyNote>,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
 }
@@ -63,6 +67,8 @@ impl Shards {
             places,
             now_ms: 0,
             touched: Touched::default(),
+            notes_missed: false,
+            missed: Vec::new(),
             replies_begun: RepliesBegun::default(),
         }
     }
@@ -102,6 +108,31 @@ impl Shards {
         self.touched = Touched::default();
     }
 
+    /// Whether it is noted in this turn what becomes of keys.
+    pub fn watch_keys(&mut self, watch: bool) {
+        let now_ms = watch.then_some(self.now_ms);
+        for shard in &mut self.list {
+            shard.lifecycle.watch(now_ms);
+        }
+    }
+
+    /// Whether keys that are looked up from now on and are not there are noted; returns whether they were.
+    #[inline]
+    pub fn note_missed(&mut self, notes: bool) -> bool {
+        std::mem::replace(&mut self.notes_missed, notes)
+    }
+
+    /// What has become of keys since the last call: those that were missed first, since a command reads before it writes.
+    pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
+        let mut notes = std::mem::take(&mut self.missed);
+        for shard in &mut self.list {
+            if !shard.lifecycle.is_empty() {
+                notes.append(&mut shard.lifecycle.take());
+            }
+        }
+        notes
+    }
+
     /// What the command has read and written so far.
     #[inline]
     pub fn touched(&self) -> Touched {
@@ -120,6 +151,7 @@ impl Shards {
 
     /// The command failed: its writes never were.
     pub fn roll_back_command(&mut self) {
+        self.missed.clear();
         self.list.iter_mut().for_each(Shard::roll_back_command);
     }
 
@@ -138,20 +170,31 @@ impl Shards {
     #[inline]
     fn look_up<'a>(
         &'a mut self,
-        key: &[u8],
+        (database, key): (u8, &[u8]),
         read: impl FnOnce(&'a mut Shard, Slot) -> Result<(Option<Record<'a>>, u64), CommandError>,
     ) -> Result<Option<Record<'a>>, CommandError> {
         let slot = Slot::of(key);
         let place = self.place(slot)?;
         let now_ms = self.now_ms;
         // The turn is noted before the record is lent out; on a miss it is the same look-up's.
-        let Shards { list, touched, .. } = self;
+        let Shards {
+            list,
+            touched,
+            missed,
+            notes_missed,
+            ..
+        } = self;
         let (record, epoch) = read(&mut list[place], slot)?;
         touched.note(place, epoch);
         let record = record.filter(|record| record.is_alive(now_ms));
         match record {
             Some(_) => touched.found += 1,
-            None => touched.missed += 1,
+            None => {
+                touched.missed += 1;
+                if *notes_missed {
+                    missed.push((KeyFate::Missed, database, key.to_vec()));
+                }
+            }
         }
         Ok(record)
     }
@@ -218,6 +261,22 @@ impl View<'_> {
         }
     }
 
+    /// What has become of keys since the last call.
+    pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
+        match self {
+            View::Local(shards) => shards.take_key_notes(),
+            View::Gathered(_) => Vec::new(),
+        }
+    }
+
+    /// Whether keys that are looked up from now on and are not there are noted; returns whether they were.
+    pub fn note_missed(&mut self, notes: bool) -> bool {
+        match self {
+            View::Local(shards) => shards.note_missed(notes),
+            View::Gathered(_) => false,
+        }
+    }
+
     /// The same view for a while, for a handler that another one runs.
     pub fn reborrow(&mut self) -> View<'_> {
         match self {
@@ -230,7 +289,7 @@ impl View<'_> {
     #[inline]
     pub fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
-            View::Local(shards) => shards.look_up(key, |shard, slot| shard.read(database, slot, key)),
+            View::Local(shards) => shards.look_up((database, key), |shard, slot| shard.read(database, slot, key)),
             View::Gathered(gathered) => gathered.read(database, key),
         }
     }
@@ -239,7 +298,7 @@ impl View<'_> {
     /// only some of them.
     pub fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
-            View::Local(shards) => shards.look_up(key, |shard, slot| shard.read_header(database, slot, key)),
+            View::Local(shards) => shards.look_up((database, key), |shard, slot| shard.read_header(database, slot, key)),
             // Strings are gathered whole.
             View::Gathered(gathered) => gathered.read(database, key),
         }
