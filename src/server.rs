@@ -7,6 +7,7 @@ use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::network::pubsub::PubSub;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
@@ -45,6 +46,8 @@ pub struct ServerState {
     pub core_map: CoreMap,
     /// All clients.
     pub clients: Clients,
+    /// Who subscribes to what, and how to reach them from any thread.
+    pub pubsub: Arc<PubSub>,
     /// By network executor.
     pub network: Vec<Arc<NetworkMetrics>>,
     /// By storage executor.
@@ -736,12 +739,14 @@ pub fn run(
 
     let (listeners, port) = listen(addresses, i32::try_from(current.tcp_backlog).unwrap_or(i32::MAX))?;
     let network_cpus: Vec<usize> = stores.core_map.network.iter().map(|cpu| cpu.number()).collect();
+    let (pubsub, inboxes) = PubSub::new(network_cpus.len());
     let state = Arc::new(ServerState {
         settings: settings.clone(),
         config_file,
         router: stores.router.clone(),
         core_map: stores.core_map.clone(),
         clients: Clients::default(),
+        pubsub: Arc::new(pubsub),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))
@@ -766,7 +771,8 @@ pub fn run(
         listeners,
         executors: accepted_senders,
     });
-    let network = accepted.into_iter().enumerate().map(|(index, accepted)| {
+    let parts = accepted.into_iter().zip(inboxes).enumerate();
+    let network = parts.map(|(index, (accepted, inbox))| {
         // Boxes come home within the credits that were given out, so this is bounded by them.
         let (home_sender, home) = flume::unbounded();
         let links = Links::new(stores.senders.clone(), home_sender, credits);
@@ -775,6 +781,7 @@ pub fn run(
             index,
             links,
             home,
+            inbox,
             accepted,
             acceptor: acceptor.take(),
         }

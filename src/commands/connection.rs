@@ -7,6 +7,7 @@ use super::table::COMMANDS;
 use crate::clock;
 use crate::error::CommandError;
 use crate::network::clients::Client;
+use crate::network::pubsub::Kind;
 use crate::network::session::{NetworkContext, ReplyMode, Session};
 use crate::protocol::Version;
 use std::fmt::Write;
@@ -20,7 +21,13 @@ const DEFAULT_USER: &str = "default";
 
 /// PING [message]
 pub fn ping(context: &mut NetworkContext<'_>) -> Outcome {
+    let in_subscriber_mode = context.session.subscribed.is_some() && context.session.version == Version::Resp2;
     match context.arguments.len() {
+        1 | 2 if in_subscriber_mode => {
+            context.reply.array(2);
+            context.reply.text("pong");
+            context.reply.bulk(context.arguments.iter().nth(1).unwrap_or_default());
+        }
         1 => context.reply.simple("PONG"),
         2 => context.reply.bulk(context.arguments.get(1)),
         _ => return Err(CommandError::Arity(context.command.name.to_owned())),
@@ -173,8 +180,13 @@ pub fn quit(context: &mut NetworkContext<'_>) -> Outcome {
 /// RESET: the session is as on a new connection; what the client's library said about itself stays.
 pub fn reset(context: &mut NetworkContext<'_>) -> Outcome {
     let NetworkContext {
-        reply, session, server, ..
+        reply,
+        session,
+        server,
+        subscriptions,
+        ..
     } = context;
+    subscriptions.borrow_mut().leave(&server.pubsub, session);
     session.database = 0;
     session.version = Version::default();
     session.authenticated = server.settings.snapshot().requirepass.is_empty();
@@ -285,6 +297,8 @@ impl Latest {
 /// Redis's letters for a client's state, `N` for none of them.
 fn state_letters(client: &Client, closing: bool) -> String {
     let states = [
+        (client.is_monitor.load(Ordering::Relaxed), 'O'),
+        (client.is_subscriber(), 'P'),
         (closing, 'c'),
         (client.is_killed(), 'A'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
@@ -308,7 +322,7 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
     // Writing to a string does not fail.
     let _ = write!(
         out,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi=-1 \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub={} psub={} ssub={} multi=-1 \
          qbuf={input_bytes} qbuf-free=0 argv-mem={} multi-mem=0 rbs={output_bytes} rbp={output_bytes} \
          obl={output_bytes} oll=0 omem={output_bytes} tot-mem={} events={} cmd={} user={DEFAULT_USER} redir=-1 resp={} \
          lib-name={} lib-ver={}",
@@ -320,6 +334,9 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         now_ms.saturating_sub(client.connected_at_ms) / 1000,
         latest.idle_s,
         latest.database,
+        client.subscriptions[Kind::Channel as usize].get(),
+        client.subscriptions[Kind::Pattern as usize].get(),
+        client.subscriptions[Kind::ShardChannel as usize].get(),
         latest.argument_bytes,
         own_bytes as u64 + input_bytes + output_bytes,
         // A client with output left waits for its socket in both directions.
@@ -364,18 +381,37 @@ pub fn client_info(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// Whether clients of the kind that a `TYPE` option names exist here: `normal` ones do, replicas, masters and
-/// subscribers do not.
-fn is_kind_of_all(kind: &[u8]) -> Result<bool, CommandError> {
-    if is_option(kind, "normal") {
-        return Ok(true);
+/// What a `TYPE` option asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientType {
+    Normal,
+    /// Clients that subscribe to something.
+    PubSub,
+    /// Replicas and masters: there are none here.
+    Nobody,
+}
+
+impl ClientType {
+    fn parse(kind: &[u8]) -> Result<ClientType, CommandError> {
+        let types = [
+            ("normal", ClientType::Normal),
+            ("pubsub", ClientType::PubSub),
+            ("slave", ClientType::Nobody),
+            ("replica", ClientType::Nobody),
+            ("master", ClientType::Nobody),
+        ];
+        let found = types.iter().find(|(name, _)| is_option(kind, name));
+        found
+            .map(|(_, client_type)| *client_type)
+            .ok_or_else(|| CommandError::text(format!("ERR Unknown client type '{}'", text(kind))))
     }
-    match ["slave", "replica", "pubsub", "master"]
-        .iter()
-        .any(|known| is_option(kind, known))
-    {
-        true => Ok(false),
-        false => Err(CommandError::text(format!("ERR Unknown client type '{}'", text(kind)))),
+
+    fn has(self, client: &Client) -> bool {
+        match self {
+            ClientType::Normal => !client.is_subscriber(),
+            ClientType::PubSub => client.is_subscriber(),
+            ClientType::Nobody => false,
+        }
     }
 }
 
@@ -386,9 +422,8 @@ pub fn client_list(context: &mut NetworkContext<'_>) -> Outcome {
     match arguments.len() {
         2 => {}
         4 if is_option(arguments.get(2), "TYPE") => {
-            if !is_kind_of_all(arguments.get(3))? {
-                clients.clear();
-            }
+            let client_type = ClientType::parse(arguments.get(3))?;
+            clients.retain(|client| client_type.has(client));
         }
         count if count > 3 && is_option(arguments.get(2), "ID") => {
             let ids = arguments
@@ -420,8 +455,7 @@ struct KillFilter {
     id: Option<u64>,
     address: Option<String>,
     local_address: Option<String>,
-    /// Set by a `TYPE` that no client here has.
-    none: bool,
+    client_type: Option<ClientType>,
     skip_me: bool,
 }
 
@@ -432,7 +466,7 @@ impl KillFilter {
             id: None,
             address: None,
             local_address: None,
-            none: false,
+            client_type: None,
             skip_me: true,
         };
         while let Some(option) = arguments.next() {
@@ -444,7 +478,7 @@ impl KillFilter {
                         .filter(|id| *id > 0);
                     filter.id = Some(id.ok_or_else(|| CommandError::text("ERR client-id should be greater than 0"))?);
                 }
-                _ if is_option(option, "TYPE") => filter.none = !is_kind_of_all(value)?,
+                _ if is_option(option, "TYPE") => filter.client_type = Some(ClientType::parse(value)?),
                 _ if is_option(option, "ADDR") => filter.address = Some(text(value)),
                 _ if is_option(option, "LADDR") => filter.local_address = Some(text(value)),
                 _ if is_option(option, "USER") => {
@@ -461,7 +495,7 @@ impl KillFilter {
     }
 
     fn selects(&self, client: &Client, own_id: u64) -> bool {
-        !self.none
+        self.client_type.is_none_or(|client_type| client_type.has(client))
             && self.id.is_none_or(|id| client.id == id)
             && self
                 .address
@@ -484,7 +518,7 @@ pub fn client_kill(context: &mut NetworkContext<'_>) -> Outcome {
             id: None,
             address: Some(text(arguments.get(2))),
             local_address: None,
-            none: false,
+            client_type: None,
             skip_me: false,
         },
         false => KillFilter::parse(arguments.iter().skip(2))?,

@@ -16,6 +16,7 @@ pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
 pub mod number;
+pub mod pubsub;
 pub mod random;
 pub mod server;
 pub mod sets;

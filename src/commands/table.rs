@@ -6,7 +6,7 @@ use super::arguments::is_option;
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
+    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, pubsub, server, sets, sort,
     stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::session::NetworkHandler;
@@ -47,12 +47,18 @@ pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
 
+/// About channels.
+pub const PUBSUB: Flags = Flags(1 << 16);
+/// Publishes: waits while subscribers are behind, and is a write to CLIENT PAUSE.
+pub const PUBLISHES: Flags = Flags(1 << 17);
+
 /// The flags that COMMAND shows, with Redis's names.
-const SHOWN: [(Flags, &str); 11] = [
+const SHOWN: [(Flags, &str); 12] = [
     (WRITE, "write"),
     (READ, "readonly"),
     (DENY_OOM, "denyoom"),
     (ADMIN, "admin"),
+    (PUBSUB, "pubsub"),
     (NO_SCRIPT, "noscript"),
     (BLOCKING, "blocking"),
     (LOADING, "loading"),
@@ -336,6 +342,7 @@ impl Command {
             let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
             add(self.group == group && !is_container || sorts_it, category);
         }
+        add(self.flags.has(PUBSUB), "pubsub");
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
@@ -403,6 +410,7 @@ const SESSION: Flags = or(or(NO_SCRIPT, LOADING), STALE);
 const SESSION_FAST: Flags = or(SESSION, FAST);
 const ADMINISTRATION: Flags = or(SESSION, ADMIN);
 const INFORMATION: Flags = or(LOADING, STALE);
+const PUBLISHING: Flags = or(or(INFORMATION, PUBSUB), PUBLISHES);
 
 /// All commands, by family and then by name.
 #[rustfmt::skip]
@@ -627,6 +635,23 @@ pub static COMMANDS: &[Command] = &[
     command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
     command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Split(keys::del, Sum),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
 
+    // Channels.
+    command("psubscribe",      -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::psubscribe),       ("pubsub", "2.0.0", "Listens for messages published to channels that match one or more patterns.")),
+    command("publish",          3, or(PUBLISHING, FAST), Keys::none(),      Network(pubsub::publish),          ("pubsub", "2.0.0", "Posts a message to a channel.")),
+    command("pubsub",          -2, Flags::NONE,     Keys::none(),         Container,                         ("pubsub", "2.8.0", "A container for Pub/Sub commands.")),
+    command("pubsub|channels", -2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_channels),  ("pubsub", "2.8.0", "Returns the active channels.")),
+    command("pubsub|help",      2, INFORMATION,     Keys::none(),         Network(pubsub::pubsub_help),      ("pubsub", "6.2.0", "Returns helpful text about the different subcommands.")),
+    command("pubsub|numpat",    2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_numpat),    ("pubsub", "2.8.0", "Returns a count of unique pattern subscriptions.")),
+    command("pubsub|numsub",   -2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_numsub),    ("pubsub", "2.8.0", "Returns a count of subscribers to channels.")),
+    command("pubsub|shardchannels", -2, or(INFORMATION, PUBSUB), Keys::none(), Network(pubsub::pubsub_shardchannels), ("pubsub", "7.0.0", "Returns the active shard channels.")),
+    command("pubsub|shardnumsub", -2, or(INFORMATION, PUBSUB), Keys::none(), Network(pubsub::pubsub_shardnumsub), ("pubsub", "7.0.0", "Returns the count of subscribers of shard channels.")),
+    command("punsubscribe",    -1, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::punsubscribe),     ("pubsub", "2.0.0", "Stops listening to messages published to channels that match one or more patterns.")),
+    command("spublish",         3, or(PUBLISHING, FAST), Keys::at(1),       Network(pubsub::spublish),         ("pubsub", "7.0.0", "Post a message to a shard channel")),
+    command("ssubscribe",      -2, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::ssubscribe),    ("pubsub", "7.0.0", "Listens for messages published to shard channels.")),
+    command("subscribe",       -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::subscribe),        ("pubsub", "2.0.0", "Listens for messages published to channels.")),
+    command("sunsubscribe",    -1, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::sunsubscribe),  ("pubsub", "7.0.0", "Stops listening to messages posted to shard channels.")),
+    command("unsubscribe",     -1, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::unsubscribe),      ("pubsub", "2.0.0", "Stops listening to messages posted to channels.")),
+
     command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
     command("client|getname",   2, SESSION,         Keys::none(),         Network(connection::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
@@ -669,6 +694,7 @@ pub static COMMANDS: &[Command] = &[
     command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
     command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
     command("memory|usage",    -3, READ,            Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
+    command("monitor",          1, ADMINISTRATION,  Keys::none(),         Network(pubsub::monitor),          ("server", "1.0.0", "Listens for all requests received by the server in real-time.")),
     command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
     command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
 ];

@@ -3,6 +3,7 @@
 //! A connection's executor writes its entry once per turn; only CLIENT's subcommands read it. CLIENT KILL sets a flag that
 //! the executor sees before it runs the client's next command, and within its housekeeping interval in any case.
 
+use super::pubsub::Kind;
 use crate::observe::metrics::Counter;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,6 +45,10 @@ pub struct Client {
     pub bytes_out: Counter,
     /// Commands in all.
     pub commands: Counter,
+    /// What it subscribes to, by [`super::pubsub::Kind`].
+    pub subscriptions: [Counter; Kind::ALL.len()],
+    /// MONITOR.
+    pub is_monitor: AtomicBool,
     /// CLIENT NO-EVICT.
     pub no_evict: AtomicBool,
     /// CLIENT NO-TOUCH.
@@ -67,6 +72,11 @@ impl Client {
     /// What it calls itself.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether it subscribes to anything.
+    pub fn is_subscriber(&self) -> bool {
+        self.subscriptions.iter().any(|count| count.get() > 0)
     }
 
     /// Whether CLIENT KILL has chosen it.
@@ -115,6 +125,8 @@ impl Clients {
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             commands: Counter::default(),
+            subscriptions: Default::default(),
+            is_monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             killed: AtomicBool::new(false),

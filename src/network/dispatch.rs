@@ -2,12 +2,14 @@
 
 use super::connection::{Awaited, Connection, PiecesOut};
 use super::executor::NetworkExecutor;
-use super::session::{NetworkContext, NetworkHandler, ReplyMode};
+use super::monitor;
+use super::session::{NetworkContext, NetworkHandler, ReplyMode, Session};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, NO_SCRIPT, PIECES_DROP, PIECES_NEXT,
+    PUBLISHES, PUBSUB, READ, Runs, WRITE,
 };
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
@@ -174,7 +176,11 @@ impl NetworkExecutor {
                 return Taken::Yes;
             }
         };
-        let authenticated = connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty();
+        let (authenticated, listens) = {
+            let session = connection.session.borrow();
+            (session.authenticated, session.listens())
+        };
+        let authenticated = authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
             self.refuse(
                 connection,
@@ -183,15 +189,35 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        if self.server.pause.holds(command.flags.has(WRITE)) && !is_pause_exempt(command) {
+        if listens {
+            self.deliver_now();
+            let refusal = refusal_for_listener(&connection.session.borrow(), command);
+            if let Some(error) = refusal {
+                self.refuse(connection, Some(command), &error);
+                return Taken::Yes;
+            }
+        }
+        let publishes = command.flags.has(PUBLISHES);
+        if self.server.pause.holds(command.flags.has(WRITE) || publishes) && !is_pause_exempt(command) {
+            return Taken::Paused;
+        }
+        if publishes && self.server.pubsub.is_slow() {
             return Taken::Paused;
         }
         self.metrics.commands_processed.add(1);
         connection.client.commands.add(1);
         connection.client.last_command.set(command.index() as u64);
         let deadline = now + self.request_timeout.get();
+        let is_network = matches!(command.runs, Runs::Network(_));
+        if !is_network {
+            self.show_to_monitors(connection, command, arguments);
+        }
         match command.runs {
-            Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
+            Runs::Network(handler) => {
+                self.run_here(connection, command, handler, arguments);
+                // With what it changed: SELECT is shown with the database that it selected.
+                self.show_to_monitors(connection, command, arguments);
+            }
             Runs::Shard(_) => {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
@@ -212,6 +238,16 @@ impl NetworkExecutor {
             Runs::Container => unreachable!("find_command resolves containers"),
         }
         Taken::Yes
+    }
+
+    #[inline]
+    fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
+        if self.server.pubsub.is_monitored() && monitor::is_shown(command) {
+            let database = connection.session.borrow().database;
+            let now_us = crate::clock::unix_us();
+            let line = monitor::line(now_us, database, &connection.client, command, arguments);
+            self.server.pubsub.show_to_monitors(&line);
+        }
     }
 
     fn link_of(&self, key: &[u8]) -> usize {
@@ -259,6 +295,7 @@ impl NetworkExecutor {
                 reply: Reply::new(&mut bytes, version),
                 session: &mut session,
                 server: &self.server,
+                subscriptions: &self.subscriptions,
                 command,
                 deferred: None,
             };
@@ -271,6 +308,8 @@ impl NetworkExecutor {
         let suppressed = match (command.name, mode) {
             ("client|reply", ReplyMode::On) => false,
             ("client|reply", _) => true,
+            // A confirmation is a push, and these are always sent.
+            _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,
             _ => suppressed,
         };
         if let Err(error) = &outcome {
@@ -532,7 +571,7 @@ impl NetworkExecutor {
         let mut replies = connection.replies.borrow_mut();
         let Some(slot) = replies.slot(sequence) else { return };
         match &mut slot.awaited {
-            Awaited::Ready(_) => {}
+            Awaited::Ready(_) | Awaited::Pushed(_) => {}
             Awaited::Response if response.more != 0 => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 connection.in_pieces.set(connection.in_pieces.get() + 1);
@@ -812,6 +851,20 @@ fn reply_suppressed(connection: &Connection) -> bool {
             true
         }
     }
+}
+
+/// Why a client that subscribes or monitors may not have a command run now.
+fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandError> {
+    let name = command.name;
+    let is_about_subscriptions = command.flags.has(PUBSUB | NO_SCRIPT) || matches!(name, "ping" | "quit" | "reset");
+    if session.subscribed.is_some() && session.version == Version::Resp2 && !is_about_subscriptions {
+        return Some(CommandError::text(format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+             context"
+        )));
+    }
+    let touches_data = [READ, WRITE, PUBLISHES].iter().any(|flag| command.flags.has(*flag));
+    (session.is_monitor && touches_data).then(|| CommandError::text("ERR Replica can't interact with the keyspace"))
 }
 
 /// CLIENT and what may come before it on a connection (AUTH, HELLO…) run during a pause, so that CLIENT UNPAUSE can end

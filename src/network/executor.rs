@@ -6,6 +6,8 @@
 
 use super::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent};
 use super::dispatch::Taken;
+use super::inbox::Posted;
+use super::pubsub::Subscriptions;
 use super::session::{Deferred, ReplyMode, Session};
 use super::socket;
 use crate::channel::link::{Flushed, Links};
@@ -108,6 +110,8 @@ pub struct NetworkParts {
     pub links: Links,
     /// Where the boxes come home.
     pub home: flume::Receiver<Box<Batch>>,
+    /// What others send to its clients.
+    pub inbox: flume::Receiver<Posted>,
     /// Connections accepted for it by the executor that has the listeners.
     pub accepted: flume::Receiver<AcceptedTcpStream>,
     /// To each network executor, if this one accepts.
@@ -128,6 +132,9 @@ pub struct NetworkExecutor {
     pub(super) index: usize,
     pub(super) links: RefCell<Links>,
     pub(super) connections: RefCell<Slab<Rc<Connection>>>,
+    /// What others send to its clients.
+    pub(super) inbox: flume::Receiver<Posted>,
+    pub(super) subscriptions: RefCell<Subscriptions>,
     pub(super) metrics: Arc<NetworkMetrics>,
     /// There are requests in open batches.
     pub(super) flush_wanted: LocalSignal,
@@ -153,6 +160,8 @@ impl NetworkExecutor {
             index: parts.index,
             links: RefCell::new(parts.links),
             connections: RefCell::new(Slab::new()),
+            inbox: parts.inbox.clone(),
+            subscriptions: RefCell::new(Subscriptions::new(parts.index)),
             flush_wanted: LocalSignal::default(),
             request_timeout: Cell::new(Duration::from_millis(settings.request_timeout_ms)),
             settings_version: Cell::new(0),
@@ -165,10 +174,12 @@ impl NetworkExecutor {
             stopping: Cell::new(false),
             server,
         });
-        let mut tasks = Vec::new();
-        tasks.push(glommio::spawn_local(Rc::clone(&executor).flush_turns()));
-        tasks.push(glommio::spawn_local(Rc::clone(&executor).bring_home(parts.home)));
-        tasks.push(glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)));
+        let mut tasks = vec![
+            glommio::spawn_local(Rc::clone(&executor).flush_turns()),
+            glommio::spawn_local(Rc::clone(&executor).bring_home(parts.home)),
+            glommio::spawn_local(Rc::clone(&executor).take_deliveries(parts.inbox)),
+            glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)),
+        ];
         if let Some(acceptor) = parts.acceptor {
             let senders = Rc::new(acceptor.executors);
             for listener in acceptor.listeners {
@@ -262,19 +273,17 @@ impl NetworkExecutor {
             if connection.closed.get() {
                 continue;
             }
-            if settings.timeout > 0 && idle_ms > settings.timeout * 1000 && !waits {
+            // Who listens need not say anything.
+            let may_time_out = !waits && !connection.session.borrow().listens();
+            if settings.timeout > 0 && idle_ms > settings.timeout * 1000 && may_time_out {
                 connection.abort();
-            } else if connection
-                .output
-                .borrow_mut()
-                .exceeds(&settings.client_output_buffer_limit.normal, now)
-            {
+            } else if self.exceeds_output_limit(connection, now) {
                 self.close_for_output(connection);
             }
         }
     }
 
-    fn close_for_output(&self, connection: &Connection) {
+    pub(super) fn close_for_output(&self, connection: &Connection) {
         self.server.totals.output_limit_disconnections.add(1);
         tracing::warn!(
             client = connection.client.id,
@@ -354,7 +363,7 @@ impl NetworkExecutor {
         }
     }
 
-    fn flush_touched(self: &Rc<Self>) {
+    pub(super) fn flush_touched(self: &Rc<Self>) {
         let mut touched = self.touched.take();
         for connection in touched.drain(..) {
             connection.touched.set(false);
@@ -383,9 +392,7 @@ impl NetworkExecutor {
             Sent::All => {}
             Sent::Closed => connection.abort(),
             Sent::Some => {
-                let settings = Arc::clone(&self.settings.borrow());
-                let limit = settings.client_output_buffer_limit.normal;
-                if connection.output.borrow_mut().exceeds(&limit, Instant::now()) {
+                if self.exceeds_output_limit(connection, Instant::now()) {
                     self.close_for_output(connection);
                 } else if !std::mem::replace(&mut connection.output.borrow_mut().writer_waits, true) {
                     glommio::spawn_local(Rc::clone(self).write_when_possible(Rc::clone(connection))).detach();
@@ -517,11 +524,14 @@ impl NetworkExecutor {
             socket: descriptor,
             session: RefCell::new(Session {
                 client: Arc::clone(&client),
+                connection: entry.key() as u32,
                 database: 0,
                 version: Version::Resp2,
                 authenticated: settings.requirepass.is_empty(),
                 reply_mode: ReplyMode::On,
                 closing: false,
+                subscribed: None,
+                is_monitor: false,
             }),
             client,
             replies: RefCell::new(Replies::default()),
@@ -563,6 +573,9 @@ impl NetworkExecutor {
         }
         connection.closed.set(true);
         self.drop_all_pieces(&connection);
+        let mut session = connection.session.borrow_mut();
+        self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+        drop(session);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();
         connections.remove(connection.index as usize);

@@ -2,11 +2,16 @@
 //!
 //! [`executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies, [`dispatch`]
 //! takes a command to where it runs and its parts' replies back together, [`session`] is what a client has set up, and
-//! [`clients`] the list of all of them.
+//! [`clients`] the list of all of them. [`pubsub`] is who subscribes to what, [`inbox`] what is under way to subscribers,
+//! [`delivery`] how it reaches them, and [`monitor`] what clients that monitor are shown.
 
 pub mod clients;
 pub mod connection;
+pub mod delivery;
 pub mod dispatch;
 pub mod executor;
+pub mod inbox;
+pub mod monitor;
+pub mod pubsub;
 pub mod session;
 mod socket;

@@ -1,12 +1,14 @@
 //! What a client has set up on its connection, and what a command that runs there gets.
 
 use super::clients::Client;
+use super::pubsub::{Subscribed, Subscriptions};
 use crate::channel::message::Caller;
 use crate::commands::table::Command;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::server::ServerState;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// What CLIENT REPLY asked for.
@@ -25,6 +27,8 @@ pub enum ReplyMode {
 pub struct Session {
     /// The client's entry in the list of all clients.
     pub client: Arc<Client>,
+    /// Its place among the connections of its executor.
+    pub connection: u32,
     /// The selected database, `0..16`.
     pub database: u8,
     /// The version of RESP that HELLO chose.
@@ -35,9 +39,19 @@ pub struct Session {
     pub reply_mode: ReplyMode,
     /// Whether the connection is to be closed once what is pending was answered.
     pub closing: bool,
+    /// What it subscribes to, if to anything; changed by [`Subscriptions`] only.
+    pub subscribed: Option<Box<Subscribed>>,
+    /// MONITOR; changed by [`Subscriptions`] only.
+    pub is_monitor: bool,
 }
 
 impl Session {
+    /// Whether the client is sent what it did not ask for just now.
+    #[inline]
+    pub fn listens(&self) -> bool {
+        self.subscribed.is_some() || self.is_monitor
+    }
+
     /// On whose behalf its commands run.
     #[inline]
     pub fn caller(&self) -> Caller {
@@ -59,6 +73,8 @@ pub struct NetworkContext<'a> {
     pub session: &'a mut Session,
     /// What all executors share.
     pub server: &'a ServerState,
+    /// What the clients of this executor subscribe to.
+    pub subscriptions: &'a RefCell<Subscriptions>,
     /// The command's row.
     pub command: &'static Command,
     /// Set by a handler that must block (a file, a disk): runs on a thread of its own and returns the whole reply, in
