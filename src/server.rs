@@ -7,6 +7,7 @@ use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::network::inbox::Posted;
 use crate::network::pubsub::PubSub;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
@@ -207,6 +208,10 @@ pub(crate) struct Stores {
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
+    /// Who subscribes to what; all threads may publish.
+    pub(crate) pubsub: Arc<PubSub>,
+    /// By network executor: its end of its inbox.
+    inboxes: Vec<flume::Receiver<Posted>>,
     /// To the storage executors.
     pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
     seats: Vec<StorageSeat>,
@@ -338,12 +343,15 @@ impl Stores {
         agree_on_database_map(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
+        let (pubsub, inboxes) = PubSub::new(core_map.network.len());
         let mut stores = Stores {
             topology,
             router,
             resources,
             storage_metrics: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
+            pubsub: Arc::new(pubsub),
+            inboxes,
             senders: Vec::new(),
             seats: Vec::new(),
             spin,
@@ -739,14 +747,13 @@ pub fn run(
 
     let (listeners, port) = listen(addresses, i32::try_from(current.tcp_backlog).unwrap_or(i32::MAX))?;
     let network_cpus: Vec<usize> = stores.core_map.network.iter().map(|cpu| cpu.number()).collect();
-    let (pubsub, inboxes) = PubSub::new(network_cpus.len());
     let state = Arc::new(ServerState {
         settings: settings.clone(),
         config_file,
         router: stores.router.clone(),
         core_map: stores.core_map.clone(),
         clients: Clients::default(),
-        pubsub: Arc::new(pubsub),
+        pubsub: Arc::clone(&stores.pubsub),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))
@@ -771,6 +778,7 @@ pub fn run(
         listeners,
         executors: accepted_senders,
     });
+    let inboxes = std::mem::take(&mut stores.inboxes);
     let parts = accepted.into_iter().zip(inboxes).enumerate();
     let network = parts.map(|(index, (accepted, inbox))| {
         // Boxes come home within the credits that were given out, so this is bounded by them.
