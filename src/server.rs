@@ -417,6 +417,7 @@ impl Stores {
                 committer,
                 syncer.map_err(ServerError::Thread)?,
                 settings.clone(),
+                Arc::clone(&self.pubsub),
                 Arc::clone(&metrics),
                 shard_metrics,
             );

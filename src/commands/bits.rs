@@ -27,13 +27,16 @@ pub fn setbit(context: &mut Context<'_>) -> Outcome {
     let mut old = [0];
     string.read(context, byte, &mut old)?;
     let was_set = old[0] & mask != 0;
+    let is_changed = was_set != set || string.byte_len() <= byte;
     if was_set == set {
         string.grow(context, byte + 1)?;
     } else {
         string.write(context, byte, &[old[0] ^ mask])?;
     }
     string.save(context, true)?;
-    context.notify(EventClass::String, "setbit", arguments.get(1));
+    if is_changed {
+        context.notify(EventClass::String, "setbit", arguments.get(1));
+    }
     context.reply.integer(i64::from(was_set));
     Ok(())
 }
@@ -524,13 +527,14 @@ pub fn bitfield(context: &mut Context<'_>) -> Outcome {
     };
     let mut string = context.edit_string(context.arguments.get(1))?;
     // As in Redis the string grows even if all that would be written fails.
+    let grows = string.byte_len() < len_min;
     string.grow(context, len_min)?;
     context.reply.array(actions.len());
     let mut is_changed = false;
     for (field, action, overflow) in actions {
         match act_on_field(context, &mut string, field, (action, overflow))? {
-            Some(answer) => {
-                is_changed |= !matches!(action, Action::Get);
+            Some((answer, changes)) => {
+                is_changed |= changes || grows && !matches!(action, Action::Get);
                 context.reply.integer(answer as i64);
             }
             None => context.reply.null(),
@@ -543,18 +547,18 @@ pub fn bitfield(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// Does one thing to a field; returns the answer, `None` if an overflow made it fail.
+/// Does one thing to a field; returns the answer and whether the field has changed, `None` if an overflow made it fail.
 fn act_on_field(
     context: &mut Context<'_>,
     string: &mut StringEdit,
     field: Field,
     (action, overflow): (Action, Overflow),
-) -> Result<Option<i128>, CommandError> {
+) -> Result<Option<(i128, bool)>, CommandError> {
     let mut window = [0; FIELD_BYTES_MAX];
     string.read(context, field.first_byte(), &mut window)?;
     let old = field.get(&window);
     let wanted = match action {
-        Action::Get => return Ok(Some(old)),
+        Action::Get => return Ok(Some((old, false))),
         Action::Increment(by) => old + i128::from(by),
         Action::Set(value) if field.signed && field.bits < 64 && matches!(overflow, Overflow::Saturate) => {
             // Redis's check overflows for numbers far below the field's smallest: they saturate to the largest.
@@ -572,7 +576,8 @@ fn act_on_field(
         field.put(&mut window, new);
         string.write(context, field.first_byte(), &window[..field.bytes()])?;
     }
-    Ok(Some(if matches!(action, Action::Set(_)) { old } else { new }))
+    let answer = if matches!(action, Action::Set(_)) { old } else { new };
+    Ok(Some((answer, new != old)))
 }
 
 /// BITFIELD_RO key [GET type offset [GET type offset …]]
@@ -588,7 +593,11 @@ pub fn bitfield_ro(context: &mut Context<'_>) -> Outcome {
 fn get_fields(context: &mut Context<'_>, actions: &[(Field, Action, Overflow)]) -> Outcome {
     let key = context.arguments.get(1);
     // The type is checked even if no field is asked for.
-    context.string_len(key)?;
+    if context.string_len(key)?.is_none() {
+        context.reply.array(actions.len());
+        actions.iter().for_each(|_| context.reply.integer(0));
+        return Ok(());
+    }
     context.reply.array(actions.len());
     for (field, ..) in actions {
         let mut window = [0; FIELD_BYTES_MAX];

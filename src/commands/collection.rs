@@ -104,7 +104,9 @@ impl Context<'_> {
 
     /// Deletes the key that a command would have stored an empty result under.
     pub fn delete_target(&mut self, key: &[u8]) -> Result<(), CommandError> {
+        let wanted_missed = self.view.note_missed(false);
         let was_there = self.read_header(key)?.is_some();
+        self.view.note_missed(wanted_missed);
         self.delete(key)?;
         if was_there {
             self.notify(EventClass::Generic, "del", key);

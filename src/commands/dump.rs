@@ -165,7 +165,8 @@ pub fn restore(context: &mut Context<'_>) -> Outcome {
         (ttl_ms, true) => ttl_ms,
         (ttl_ms, false) => ttl_ms.saturating_add(context.now_ms),
     };
-    if context.read_header(key)?.is_some() {
+    let was_there = context.read_header(key)?.is_some();
+    if was_there {
         context.delete(key)?;
     }
     if deadline_ms == 0 || deadline_ms > context.now_ms {
@@ -175,6 +176,8 @@ pub fn restore(context: &mut Context<'_>) -> Outcome {
         context.effects.classes = classes;
         made?;
         context.notify(EventClass::Generic, "restore", key);
+    } else if was_there {
+        context.notify(EventClass::Generic, "del", key);
     }
     context.reply.ok();
     Ok(())

@@ -65,6 +65,12 @@ impl Effects {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.events.clear();
+        self.messages.clear();
+    }
+
     /// Forgets what came after `mark`.
     pub fn forget_after(&mut self, mark: EffectsMark) {
         self.events.truncate(mark.events);

@@ -98,12 +98,12 @@ impl Context<'_> {
             pieces: None,
         };
         let outcome = run(&mut inner);
-        inner.note_key_fates();
         self.view.note_missed(wanted_missed);
         self.view.end_inner(outcome.is_ok());
         if outcome.is_err() {
             self.effects.forget_after(mark);
         }
+        self.note_key_fates();
         outcome
     }
 

@@ -124,26 +124,20 @@ fn set_generic(context: &mut Context<'_>, key: &[u8], value: &[u8], options: Set
             return Ok(());
         }
     }
-    write_or_expire(context, key, &Record::string(value, deadline_ms))?;
+    let record = Record::string(value, deadline_ms);
+    context.write(key, &record)?;
     context.notify(EventClass::String, "set", key);
     if options.deadline_ms != 0 {
         context.notify(EventClass::Generic, "expire", key);
     }
-    if deadline_ms != 0 && deadline_ms < context.now_ms {
-        context.notify(EventClass::Expired, "expired", key);
+    if !record.is_alive(context.now_ms) {
+        // EXAT in the past: it was set, and has expired at once.
+        context.delete(key)?;
     }
     if !options.get {
         context.reply.ok();
     }
     Ok(())
-}
-
-/// Stages a record, or deletes the key if the record's deadline has passed already (EXAT in the past).
-fn write_or_expire(context: &mut Context<'_>, key: &[u8], record: &Record<'_>) -> Outcome {
-    match record.is_alive(context.now_ms) {
-        true => context.write(key, record),
-        false => context.delete(key),
-    }
 }
 
 /// SETNX key value

@@ -16,6 +16,7 @@ use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply, Span};
 use crate::storage::executor::reactor_turn;
+use crate::storage::outbox;
 use crate::storage::view::{Gathered, View};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -148,6 +149,8 @@ pub(super) struct Gathering {
     /// By part: the databases and keys that were asked for.
     asked: Vec<Vec<Place>>,
     gathered: Gathered,
+    /// What the handler did beside writing: published when that is written.
+    effects: Effects,
     /// The handler's reply, once it ran and its writes are out.
     reply: Option<Vec<u8>>,
 }
@@ -521,6 +524,10 @@ impl NetworkExecutor {
             error: None,
             asked: parts.iter().map(|(_, keys)| keys.clone()).collect(),
             gathered: Gathered::default(),
+            effects: Effects {
+                classes: self.settings.borrow().notify_keyspace_events,
+                ..Effects::default()
+            },
             reply: None,
         };
         let suppressed = reply_suppressed(connection);
@@ -621,6 +628,13 @@ impl NetworkExecutor {
                     drop(replies);
                     match gathering.next() {
                         Next::Answer(reply) => {
+                            let Effects {
+                                classes,
+                                events,
+                                messages,
+                                ..
+                            } = &gathering.effects;
+                            outbox::publish(&self.server.pubsub, *classes, events, messages);
                             connection.gathering.set(false);
                             self.room.notify();
                             self.count(gathering.command, gathering.took_ns, &reply);
@@ -796,6 +810,7 @@ impl Gathering {
     /// All parts are back: runs the handler, or, if its writes are done, gives its reply.
     fn next(&mut self) -> Next {
         if let Some(error) = self.error.take() {
+            self.effects.clear();
             return Next::Answer(error);
         }
         if let Some(reply) = self.reply.take() {
@@ -804,7 +819,6 @@ impl Gathering {
         let began = Instant::now();
         self.gathered.now_ms = crate::clock::unix_ms();
         let mut bytes = Vec::new();
-        let mut effects = Effects::default();
         let mut context = Context {
             arguments: self.arguments.get(),
             reply: Reply::new(&mut bytes, self.version),
@@ -815,7 +829,7 @@ impl Gathering {
             string_bytes_max: self.string_bytes_max,
             client_id: 0,
             is_inner: false,
-            effects: &mut effects,
+            effects: &mut self.effects,
             pieces: None,
         };
         let handler = self.handler;
@@ -823,6 +837,7 @@ impl Gathering {
         let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
         self.took_ns += began.elapsed().as_nanos() as u64;
         if let Err(error) = outcome {
+            self.effects.clear();
             bytes.clear();
             Reply::new(&mut bytes, self.version).error(error.to_string());
             return Next::Answer(bytes);

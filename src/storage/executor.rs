@@ -8,6 +8,7 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
+use super::outbox::Outbox;
 use super::pieces::{Pieces, RepliesBegun, Written};
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
@@ -20,6 +21,7 @@ use crate::commands::table::{Command, READ, Runs, WRITE};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::pubsub::PubSub;
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
@@ -85,6 +87,8 @@ pub struct StorageExecutor {
     sweep_waits: bool,
     /// What the running command does beside writing and replying.
     effects: Effects,
+    /// What commands did that is not committed yet.
+    outbox: Outbox,
     random: u64,
     slow_figures_at: Instant,
 }
@@ -164,6 +168,7 @@ impl StorageExecutor {
         committer: CommitThread,
         syncer: Syncer,
         settings: SharedSettings,
+        pubsub: Arc<PubSub>,
         metrics: Arc<StorageMetrics>,
         shard_metrics: Vec<Arc<ShardMetrics>>,
     ) -> StorageExecutor {
@@ -180,7 +185,6 @@ impl StorageExecutor {
             syncer,
             settings,
             settings_version,
-            current,
             metrics,
             shard_metrics,
             queue: PriorityQueue::default(),
@@ -189,7 +193,12 @@ impl StorageExecutor {
             turn,
             published_epochs,
             sweep_waits: false,
-            effects: Effects::default(),
+            effects: Effects {
+                classes: current.notify_keyspace_events,
+                ..Effects::default()
+            },
+            outbox: Outbox::new(pubsub),
+            current,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
         }
@@ -254,9 +263,19 @@ impl StorageExecutor {
         if self.settings.version() != self.settings_version {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
+            self.effects.classes = self.current.notify_keyspace_events;
             // It sleeps by the old setting.
             self.syncer.sync_soon();
         }
+    }
+
+    /// Begins a turn; returns its one reading of the clock.
+    fn begin_turn(&mut self) -> u64 {
+        let now_ms = crate::clock::unix_ms();
+        self.turn += 1;
+        self.shards.begin_turn(self.turn, now_ms);
+        self.shards.watch_keys(!self.effects.classes.is_empty());
+        now_ms
     }
 
     /// Runs what is queued: one turn of at most `batch-size` requests.
@@ -264,8 +283,7 @@ impl StorageExecutor {
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, crate::clock::unix_ms());
+        self.begin_turn();
         let mut done: Vec<Box<Batch>> = Vec::new();
         let mut count = 0;
         let mut now = began;
@@ -311,6 +329,7 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
+        self.shards.note_missed(self.effects.wants_missed(request.command));
         let mut pieces = None;
         let mut more = 0;
         let outcome = if began > request.deadline {
@@ -347,9 +366,9 @@ impl StorageExecutor {
             }
         }
         match outcome {
-            Ok(()) => self.shards.keep_command(),
+            Ok(()) => self.keep_command(),
             Err(error) => {
-                self.shards.roll_back_command();
+                self.roll_back_command();
                 batch.replies.truncate(start);
                 Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
             }
@@ -378,6 +397,30 @@ impl StorageExecutor {
             more,
         });
         ended
+    }
+
+    /// The command that was run stands, with all that it did.
+    #[inline]
+    fn keep_command(&mut self) {
+        self.shards.keep_command();
+        self.keep_effects();
+    }
+
+    /// It never was; what it asked for was asked for.
+    fn roll_back_command(&mut self) {
+        self.shards.roll_back_command();
+        self.effects.clear();
+        self.keep_effects();
+    }
+
+    #[inline]
+    fn keep_effects(&mut self) {
+        if !self.effects.classes.is_empty() {
+            self.effects.note_key_fates(&self.shards.take_key_notes());
+        }
+        let touched = self.shards.touched();
+        self.outbox
+            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects);
     }
 
     /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
@@ -430,6 +473,7 @@ impl StorageExecutor {
     /// Answers those who wait for writes of the shard at `place` that were rolled back, if any were.
     fn answer_rolled_back(&mut self, place: usize, done: &mut [Box<Batch>]) {
         if let Some(rolled_back) = self.shards.list_mut()[place].take_rolled_back() {
+            self.outbox.forget(place, rolled_back.from_epoch);
             for batch in done.iter_mut().chain(self.held.iter_mut()) {
                 answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
             }
@@ -457,12 +501,13 @@ impl StorageExecutor {
         }
     }
 
-    /// Lets go of the held batches that the commits and syncs have caught up with.
+    /// Lets go of what the commits and syncs have caught up with: what commands did, and held batches.
     fn release_held(&mut self) {
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.outbox.is_empty() {
             return;
         }
         let released = self.released_epochs();
+        self.outbox.give_out(|shard, epoch| released.includes(shard, epoch));
         for batch in std::mem::take(&mut self.held) {
             self.release_or_hold(batch, &released);
         }
@@ -495,9 +540,7 @@ impl StorageExecutor {
     /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard whose batch
     /// is with the committer, and is called again when that is written.
     fn sweep(&mut self) {
-        let now_ms = crate::clock::unix_ms();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, now_ms);
+        let now_ms = self.begin_turn();
         self.sweep_waits = false;
         let budget = self.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
@@ -513,6 +556,11 @@ impl StorageExecutor {
                 Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
             }
         }
+        for place in 0..self.shards.list().len() {
+            let notes = self.shards.list_mut()[place].lifecycle.take();
+            self.effects.note_key_fates(&notes);
+            self.outbox.take_in(place as u16, self.turn, &mut self.effects);
+        }
         self.expire_fields(&hashes, now_ms, budget);
     }
 
@@ -520,6 +568,7 @@ impl StorageExecutor {
     fn on_sync(&mut self, report: &SyncReport) {
         if let Err(error) = &report.result {
             let durable_epoch = self.syncer.durable_epoch(report.place);
+            self.outbox.forget(report.place, durable_epoch + 1);
             // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an error
             // would be true. An empty reply makes the network executor close the connection.
             for batch in &mut self.held {
@@ -577,11 +626,11 @@ impl StorageExecutor {
             };
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
-                    self.shards.keep_command();
+                    self.keep_command();
                     budget -= expired.min(budget);
                 }
                 Err(error) => {
-                    self.shards.roll_back_command();
+                    self.roll_back_command();
                     tracing::debug!(%error, "fields of a hash stay for the next sweep");
                 }
             }
@@ -676,21 +725,26 @@ struct Released {
 }
 
 impl Released {
-    fn includes(&self, response: &Response) -> bool {
-        let released = match response.shard {
+    /// Whether what was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]) may leave.
+    fn includes(&self, shard: u16, epoch: u64) -> bool {
+        let released = match shard {
             SEVERAL_SHARDS => self.lowest,
             place => self.by_place[usize::from(place)],
         };
-        response.commit_epoch <= released
+        epoch <= released
+    }
+
+    fn includes_response(&self, response: &Response) -> bool {
+        self.includes(response.shard, response.commit_epoch)
     }
 
     /// Sends home the batch, or those of its responses that may leave; returns the rest.
     fn send_what_may_leave(&self, mut batch: Box<Batch>) -> Option<Box<Batch>> {
-        if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes(response)) {
+        if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes_response(response)) {
             batch.send_home();
             return None;
         }
-        if let Some(ready) = batch.split_off(|response| self.includes(response)) {
+        if let Some(ready) = batch.split_off(|response| self.includes_response(response)) {
             ready.send_home();
         }
         Some(batch)

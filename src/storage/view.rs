@@ -122,7 +122,7 @@ impl Shards {
         std::mem::replace(&mut self.notes_missed, notes)
     }
 
-    /// What has become of keys since the last call: those that were missed first, since a command reads before it writes.
+    /// What has become of keys since the last call, what commands wrote that were rolled back left out: those that were missed first, since a command reads before it writes.
     pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
         let mut notes = std::mem::take(&mut self.missed);
         for shard in &mut self.list {
@@ -151,7 +151,6 @@ impl Shards {
 
     /// The command failed: its writes never were.
     pub fn roll_back_command(&mut self) {
-        self.missed.clear();
         self.list.iter_mut().for_each(Shard::roll_back_command);
     }
 

@@ -6,6 +6,7 @@
 
 mod dump_restore;
 mod hash_model;
+mod keyspace_events;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;
