@@ -8,7 +8,7 @@ use super::collection::{Collection, Column, Direction};
 use super::sorted_sets::members::zadd;
 use super::stream_groups::{Group, xclaim, xgroup_create, xgroup_createconsumer};
 use super::{Context, Handler, hashes, lists, sets, streams};
-use crate::config::{EventClass, EventClasses};
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::rdb::{self, Pair, RdbError, Stream, StreamConsumer, StreamPending, Value};
 use crate::protocol::{Arguments, Reply, Span, Version, format_double};
@@ -171,7 +171,7 @@ pub fn restore(context: &mut Context<'_>) -> Outcome {
     }
     if deadline_ms == 0 || deadline_ms > context.now_ms {
         // The commands that make the value have no events of their own.
-        let classes = std::mem::replace(&mut context.effects.classes, EventClasses::default());
+        let classes = std::mem::take(&mut context.effects.classes);
         let made = make(context, key, &value).and_then(|()| set_deadline(context, key, deadline_ms));
         context.effects.classes = classes;
         made?;

@@ -115,7 +115,12 @@ impl Value for EventClasses {
             text.push('A');
             left &= !(ALL | bit(EventClass::New));
         }
-        text.extend(LETTERS.iter().filter(|(_, bits)| left & bits != 0).map(|(letter, _)| *letter));
+        text.extend(
+            LETTERS
+                .iter()
+                .filter(|(_, bits)| left & bits != 0)
+                .map(|(letter, _)| *letter),
+        );
         if (self.0 & !left) & bit(EventClass::New) != 0 {
             text.push('n');
         }

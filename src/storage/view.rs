@@ -297,7 +297,9 @@ impl View<'_> {
     /// only some of them.
     pub fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
-            View::Local(shards) => shards.look_up((database, key), |shard, slot| shard.read_header(database, slot, key)),
+            View::Local(shards) => {
+                shards.look_up((database, key), |shard, slot| shard.read_header(database, slot, key))
+            }
             // Strings are gathered whole.
             View::Gathered(gathered) => gathered.read(database, key),
         }

@@ -155,7 +155,11 @@ fn every_event_comes_on_four_shards_with_separate_executors() {
 fn every_event_comes_on_redis() {
     if let Some(redis) = RedisOracle::start() {
         let connect = || Client::connect(redis.address()).expect("redis-server takes connections");
-        play(&format!("redis-server {}", redis.version()), connect, Some(redis.version()));
+        play(
+            &format!("redis-server {}", redis.version()),
+            connect,
+            Some(redis.version()),
+        );
     }
 }
 
@@ -181,4 +185,62 @@ fn every_command_that_writes_is_in_the_list_of_events() {
         missing.is_empty(),
         "tests/commands/keyspace_events.txt has no events of {missing:?}"
     );
+}
+
+#[test]
+fn only_the_classes_that_are_asked_for_come_and_only_on_the_channels_that_are() {
+    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+    let mut client = server.connect();
+    let mut events = server.connect();
+    events.command(&["PSUBSCRIBE", "__key*__:*"]);
+    let mut heard = |classes: &str| {
+        assert_eq!(
+            client
+                .command(&["CONFIG", "SET", "notify-keyspace-events", classes])
+                .render(),
+            "OK"
+        );
+        for command in [
+            &["RPUSH", "list", "a"][..],
+            &["SET", "string", "a"],
+            &["GET", "missing"],
+            &["LPOP", "list"],
+        ] {
+            client.command(command);
+        }
+        events.send(&["PING"]).expect("the connection stands");
+        let mut channels = Vec::new();
+        loop {
+            match events.read().expect("the server answers") {
+                Value::Array(Some(elements)) if elements.len() == 4 => channels.push(elements[2].render()),
+                _ => return channels.join(" "),
+            }
+        }
+    };
+    assert_eq!(heard(""), "");
+    assert_eq!(heard("A"), "", "neither K nor E");
+    assert_eq!(heard("KE"), "", "no class");
+    assert_eq!(heard("El"), "\"__keyevent@0__:rpush\" \"__keyevent@0__:lpop\"");
+    assert_eq!(heard("K$"), "\"__keyspace@0__:string\"");
+    assert_eq!(heard("Kg"), "\"__keyspace@0__:list\"");
+    assert_eq!(heard("Em"), "\"__keyevent@0__:keymiss\"");
+    assert_eq!(heard("En"), "\"__keyevent@0__:new\"", "of the list, each time anew");
+    assert_eq!(heard("Kxetd"), "");
+}
+
+#[test]
+fn a_key_that_was_overwritten_after_its_deadline_has_expired_first() {
+    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+    let mut client = server.connect();
+    client.command(&["CONFIG", "SET", "notify-keyspace-events", "AKEn"]);
+    let mut events = Events::subscribe(server.connect());
+    // Whether the sweep or the command comes first is left to chance, and makes no difference.
+    for round in 0..50 {
+        client.command(&["SET", "key", "v", "PX", "1"]);
+        while client.command(&["EXISTS", "key"]).render() == "(integer) 1" {}
+        client.command(&["LPUSH", "key", "a"]);
+        client.command(&["DEL", "key"]);
+        let expected = ["new", "set", "expire", "expired", "new", "lpush", "del"].map(|event| format!("0 {event} key"));
+        assert_eq!(events.since_last(expected.len()), expected, "round {round}");
+    }
 }

@@ -158,8 +158,7 @@ impl Request {
             return Err(CommandError::Syntax);
         }
         let keys = arguments.iter().skip(1).take(count);
-        let sources: Result<_, _> =
-            context.reading(|context| keys.map(|key| Source::open(context, key)).collect());
+        let sources: Result<_, _> = context.reading(|context| keys.map(|key| Source::open(context, key)).collect());
         let mut request = Request {
             sources: sources?,
             aggregate: Aggregate::Sum,

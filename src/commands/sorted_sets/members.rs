@@ -282,7 +282,7 @@ fn zpop_generic(context: &mut Context<'_>, direction: Direction) -> Outcome {
         Some(mut set) => {
             let stretch = Stretch::from_end(direction, count.unwrap_or(1));
             context.remove_stretch(&mut set, &stretch, pop_event(direction))?
-        },
+        }
         None => Vec::new(),
     };
     match (count, entries.first()) {
