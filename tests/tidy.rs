@@ -39,6 +39,7 @@ fn command_list() -> String {
         ("hyperloglog", "HyperLogLogs"),
         ("geo", "Geospatial indices"),
         ("generic", "Keys"),
+        ("pubsub", "Channels"),
         ("connection", "Connection"),
         ("server", "Server"),
     ];

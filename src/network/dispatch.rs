@@ -311,6 +311,8 @@ impl NetworkExecutor {
         let suppressed = match (command.name, mode) {
             ("client|reply", ReplyMode::On) => false,
             ("client|reply", _) => true,
+            // Replies are on again before it is answered.
+            ("reset", _) => false,
             // A confirmation is a push, and these are always sent.
             _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,
             _ => suppressed,

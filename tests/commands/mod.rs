@@ -66,6 +66,8 @@ transcripts! {
     lcs
     list_moves
     lists
+    monitor
+    pubsub
     resp3
     scan
     server
