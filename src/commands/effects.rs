@@ -37,6 +37,10 @@ pub struct Message {
 pub struct Effects {
     /// Which events somebody may have subscribed to; others are not noted.
     pub classes: EventClasses,
+    /// Whether the client tracks what it reads: then the keys that parts of the command read are noted.
+    pub notes_read: bool,
+    /// Those.
+    pub read: Vec<Vec<u8>>,
     /// Events, oldest first.
     pub events: Vec<KeyEvent>,
     /// Messages, oldest first.
@@ -147,6 +151,15 @@ impl Effects {
         }
     }
 
+    /// A part of the command runs: notes the keys that it reads.
+    pub(super) fn note_read_by(&mut self, arguments: Arguments<'_>) {
+        if self.notes_read
+            && let Some(command) = row_of(arguments).filter(|command| command.flags.has(READ))
+        {
+            self.read.extend(command.keys.of(arguments).map(<[u8]>::to_vec));
+        }
+    }
+
     /// Whether keys that a command misses are events: those of commands that only read, but for OBJECT and MEMORY, which do
     /// not count as use of a key. (Commands that write and read other keys say themselves what they missed.)
     #[inline]
@@ -158,13 +171,19 @@ impl Effects {
 
     /// The same, of a part of a command.
     pub(super) fn wants_missed_by(&self, arguments: Arguments<'_>) -> bool {
-        if !self.classes.has(EventClass::KeyMiss) || arguments.is_empty() {
-            return false;
-        }
-        let command = table::find(arguments.get(0));
-        let subcommand = command
-            .filter(|_| arguments.len() > 1)
-            .and_then(|container| table::find_subcommand(container, arguments.get(1)));
-        subcommand.or(command).is_some_and(|command| self.wants_missed(command))
+        self.classes.has(EventClass::KeyMiss) && row_of(arguments).is_some_and(|command| self.wants_missed(command))
     }
+}
+
+/// The row of a part of a command.
+fn row_of(arguments: Arguments<'_>) -> Option<&'static Command> {
+    if arguments.is_empty() {
+        return None;
+    }
+    let command = table::find(arguments.get(0))?;
+    let subcommand = match arguments.len() {
+        1 => None,
+        _ => table::find_subcommand(command, arguments.get(1)),
+    };
+    subcommand.or(Some(command))
 }

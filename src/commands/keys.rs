@@ -598,6 +598,7 @@ fn flush_generic(context: &mut Context<'_>, database: Option<u8>) -> Outcome {
         2 if is_option(arguments.get(1), "ASYNC") || is_option(arguments.get(1), "SYNC") => {}
         _ => return Err(CommandError::Syntax),
     }
+    context.view.shards()?.note_flushed();
     for id in shard_ids(context)? {
         context
             .view
@@ -616,6 +617,8 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     };
     let (first, second) = (number(1, "first")?, number(2, "second")?);
     let (first, second) = (database_of(first)?, database_of(second)?);
+    // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
+    context.view.shards()?.note_flushed();
     for id in shard_ids(context)? {
         context.view.shards()?.with_shard(id, |shard| {
             let mut map = shard.database_map();

@@ -28,6 +28,7 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod tracking;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
@@ -80,6 +81,7 @@ impl Context<'_> {
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
         self.note_key_fates();
+        self.effects.note_read_by(arguments);
         let mark = self.effects.mark();
         let wants_missed = self.effects.wants_missed_by(arguments);
         let wanted_missed = self.view.note_missed(wants_missed);

@@ -280,6 +280,11 @@ settings! {
         name: "notify-keyspace-events", range: None, unit: "", changes: Changes::Live,
     }
 
+    /// The most keys that are remembered for clients that track what they read; 0 is no limit.
+    tracking_table_max_keys: u64 = "1000000" {
+        name: "tracking-table-max-keys", range: Some(0..=i64::MAX as u64), unit: "keys", changes: Changes::Live,
+    }
+
     // ---- Between the executors ----
 
     /// The deadline of a request between executors; one that has not started by then is answered `-TIMEOUT` and not

@@ -62,7 +62,7 @@ impl NetworkExecutor {
     /// Something was not delivered, and nobody knows to whom: everybody who might have been meant must notice.
     fn close_listeners(&self) {
         for (_, connection) in self.connections.borrow().iter() {
-            if connection.session.borrow().listens() {
+            if connection.session.borrow().is_told() {
                 self.close_for_output(connection);
             }
         }
@@ -73,6 +73,7 @@ impl NetworkExecutor {
         self.server.pubsub.inbox(self.index).note_taken(posted);
         match &posted.push {
             Push::Published(published) => self.take_published(published),
+            Push::Tracking(push) => self.take_tracking(push),
             Push::Monitored(line) => {
                 let (subscriptions, connections) = (self.subscriptions.borrow(), self.connections.borrow());
                 let mut delivered = 0;

@@ -179,9 +179,9 @@ impl NetworkExecutor {
                 return Taken::Yes;
             }
         };
-        let (authenticated, listens) = {
+        let (authenticated, is_told) = {
             let session = connection.session.borrow();
-            (session.authenticated, session.listens())
+            (session.authenticated, session.is_told())
         };
         let authenticated = authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
@@ -192,7 +192,7 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        if listens {
+        if is_told {
             self.deliver_now();
             let refusal = refusal_for_listener(&connection.session.borrow(), command);
             if let Some(error) = refusal {
@@ -239,6 +239,9 @@ impl NetworkExecutor {
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
             Runs::Container => unreachable!("find_command resolves containers"),
+        }
+        if is_told {
+            connection.session.borrow_mut().end_caching(command);
         }
         Taken::Yes
     }

@@ -517,6 +517,7 @@ impl NetworkExecutor {
         let client = client.ok_or(Some("ERR max number of clients reached"))?;
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();
+        client.connection.set(entry.key() as u64);
         self.last_generation.set(self.last_generation.get().wrapping_add(1));
         let connection = Rc::new(Connection {
             index: entry.key() as u32,
@@ -532,6 +533,7 @@ impl NetworkExecutor {
                 closing: false,
                 subscribed: None,
                 is_monitor: false,
+                tracking: None,
             }),
             client,
             replies: RefCell::new(Replies::default()),
@@ -575,6 +577,7 @@ impl NetworkExecutor {
         self.drop_all_pieces(&connection);
         let mut session = connection.session.borrow_mut();
         self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+        self.server.tracking.set(&mut session, None);
         drop(session);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();

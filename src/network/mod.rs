@@ -3,7 +3,8 @@
 //! [`executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies, [`dispatch`]
 //! takes a command to where it runs and its parts' replies back together, [`session`] is what a client has set up, and
 //! [`clients`] the list of all of them. [`pubsub`] is who subscribes to what, [`inbox`] what is under way to subscribers,
-//! [`delivery`] how it reaches them, and [`monitor`] what clients that monitor are shown.
+//! [`delivery`] how it reaches them, [`monitor`] what clients that monitor are shown, and [`tracking`]
+//! what clients are told of keys that they have read.
 
 pub mod clients;
 pub mod connection;
@@ -15,3 +16,4 @@ pub mod monitor;
 pub mod pubsub;
 pub mod session;
 mod socket;
+pub mod tracking;

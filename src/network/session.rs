@@ -2,6 +2,7 @@
 
 use super::clients::Client;
 use super::pubsub::{Subscribed, Subscriptions};
+use super::tracking::Tracked;
 use crate::channel::message::Caller;
 use crate::commands::table::Command;
 use crate::error::CommandError;
@@ -10,6 +11,7 @@ use crate::protocol::{Arguments, Reply};
 use crate::server::ServerState;
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What CLIENT REPLY asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Session {
     pub subscribed: Option<Box<Subscribed>>,
     /// MONITOR; changed by [`Subscriptions`] only.
     pub is_monitor: bool,
+    /// CLIENT TRACKING; changed by [`super::tracking::Tracking::set`] only, but for what is about the next command.
+    pub tracking: Option<Box<Tracked>>,
 }
 
 impl Session {
@@ -52,11 +56,27 @@ impl Session {
         self.subscribed.is_some() || self.is_monitor
     }
 
+    /// Whether pushes are for it, or may be: it must notice if one is lost.
+    pub fn is_told(&self) -> bool {
+        self.listens() || self.tracking.is_some() || self.client.is_redirected_to.load(Ordering::Relaxed)
+    }
+
+    /// CLIENT CACHING is about the command that follows: it is over with the first one that is not CLIENT's.
+    pub fn end_caching(&mut self, command: &Command) {
+        if let Some(tracked) = self.tracking.as_deref_mut().filter(|tracked| tracked.caching)
+            && command.container() != Some("client")
+        {
+            tracked.caching = false;
+        }
+    }
+
     /// On whose behalf its commands run.
     #[inline]
     pub fn caller(&self) -> Caller {
         Caller {
             client_id: self.client.id,
+            executor: self.client.executor as u16,
+            tracks: self.tracking.as_deref().is_some_and(Tracked::remembers),
             version: self.version,
             database: self.database,
         }

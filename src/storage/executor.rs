@@ -22,6 +22,7 @@ use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::pubsub::PubSub;
+use crate::network::tracking::{Reader, Tracking};
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
@@ -168,7 +169,7 @@ impl StorageExecutor {
         committer: CommitThread,
         syncer: Syncer,
         settings: SharedSettings,
-        pubsub: Arc<PubSub>,
+        (pubsub, tracking): (Arc<PubSub>, Arc<Tracking>),
         metrics: Arc<StorageMetrics>,
         shard_metrics: Vec<Arc<ShardMetrics>>,
     ) -> StorageExecutor {
@@ -197,7 +198,7 @@ impl StorageExecutor {
                 classes: current.notify_keyspace_events,
                 ..Effects::default()
             },
-            outbox: Outbox::new(pubsub),
+            outbox: Outbox::new(pubsub, tracking),
             current,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
@@ -329,7 +330,12 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
+        self.shards.tracked_mut().command = (request.caller.client_id, request.id.sequence);
         self.shards.note_missed(self.effects.wants_missed(request.command));
+        if request.caller.tracks {
+            self.shards.expect_reader();
+            self.effects.notes_read = true;
+        }
         let mut pieces = None;
         let mut more = 0;
         let outcome = if began > request.deadline {
@@ -365,8 +371,11 @@ impl StorageExecutor {
                 None => batch.replies.truncate(start),
             }
         }
+        if request.caller.tracks {
+            self.note_read(batch, request);
+        }
         match outcome {
-            Ok(()) => self.keep_command(),
+            Ok(()) => self.keep_command(request.caller.client_id),
             Err(error) => {
                 self.roll_back_command();
                 batch.replies.truncate(start);
@@ -401,9 +410,29 @@ impl StorageExecutor {
 
     /// The command that was run stands, with all that it did.
     #[inline]
-    fn keep_command(&mut self) {
+    fn keep_command(&mut self, client_id: u64) {
         self.shards.keep_command();
+        self.shards.after_command(client_id);
         self.keep_effects();
+    }
+
+    /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what they
+    /// wrote, so that a key which was read and then written is told.
+    fn note_read(&mut self, batch: &Batch, request: &Request) {
+        let reader = Reader {
+            client_id: request.caller.client_id,
+            executor: request.caller.executor,
+            connection: request.id.connection,
+        };
+        if request.command.flags.has(READ) {
+            let arguments = batch.arguments(request);
+            self.shards.note_read(request.command.keys.of(arguments), reader);
+        }
+        self.effects.notes_read = false;
+        let read = std::mem::take(&mut self.effects.read);
+        self.shards.note_read(read.iter().map(Vec::as_slice), reader);
+        let keys_max = self.current.tracking_table_max_keys;
+        self.shards.tracked_mut().make_room(keys_max);
     }
 
     /// It never was; what it asked for was asked for.
@@ -418,9 +447,10 @@ impl StorageExecutor {
         if !self.effects.classes.is_empty() {
             self.effects.note_key_fates(&self.shards.take_key_notes());
         }
+        let outdated = self.shards.tracked_mut().take_outdated();
         let touched = self.shards.touched();
         self.outbox
-            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects);
+            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
     }
 
     /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
@@ -559,8 +589,13 @@ impl StorageExecutor {
         for place in 0..self.shards.list().len() {
             let notes = self.shards.list_mut()[place].lifecycle.take();
             self.effects.note_key_fates(&notes);
-            self.outbox.take_in(place as u16, self.turn, &mut self.effects);
+            self.outbox
+                .take_in(place as u16, self.turn, &mut self.effects, Vec::new());
         }
+        self.shards.after_command(0);
+        let outdated = self.shards.tracked_mut().take_outdated();
+        self.outbox
+            .take_in(SEVERAL_SHARDS, self.turn, &mut self.effects, outdated);
         self.expire_fields(&hashes, now_ms, budget);
     }
 
@@ -626,7 +661,7 @@ impl StorageExecutor {
             };
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
-                    self.keep_command();
+                    self.keep_command(0);
                     budget -= expired.min(budget);
                 }
                 Err(error) => {

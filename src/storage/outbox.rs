@@ -6,12 +6,14 @@ use crate::channel::message::SEVERAL_SHARDS;
 use crate::commands::effects::{Effects, KeyEvent, Message};
 use crate::config::EventClasses;
 use crate::network::pubsub::PubSub;
+use crate::network::tracking::{Invalidation, Tracking};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What the commands of an executor have done and is not published yet.
 pub struct Outbox {
     pubsub: Arc<PubSub>,
+    tracking: Arc<Tracking>,
     /// Bounded by what may be written before a commit: see `WRITES_WHILE_STALLED_MAX`, and the credits of the links.
     held: VecDeque<Held>,
 }
@@ -25,13 +27,16 @@ struct Held {
     classes: EventClasses,
     events: Vec<KeyEvent>,
     messages: Vec<Message>,
+    /// What it has outdated that clients have read. It is told even if the write is rolled back: see [`super::tracking`].
+    outdated: Vec<Invalidation>,
 }
 
 impl Outbox {
-    /// What is published goes to `pubsub`.
-    pub fn new(pubsub: Arc<PubSub>) -> Outbox {
+    /// What is published goes to `pubsub`, what is outdated to `tracking`.
+    pub fn new(pubsub: Arc<PubSub>, tracking: Arc<Tracking>) -> Outbox {
         Outbox {
             pubsub,
+            tracking,
             held: VecDeque::new(),
         }
     }
@@ -44,25 +49,27 @@ impl Outbox {
 
     /// Takes what a command did that was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]).
     #[inline]
-    pub fn take_in(&mut self, shard: u16, epoch: u64, effects: &mut Effects) {
-        if !effects.is_empty() {
+    pub fn take_in(&mut self, shard: u16, epoch: u64, effects: &mut Effects, outdated: Vec<Invalidation>) {
+        if !effects.is_empty() || !outdated.is_empty() {
             self.held.push_back(Held {
                 shard,
                 epoch,
                 classes: effects.classes,
                 events: std::mem::take(&mut effects.events),
                 messages: std::mem::take(&mut effects.messages),
+                outdated,
             });
         }
     }
 
     /// Publishes what `may_leave` (given the shard's place and the turn), oldest first.
     pub fn give_out(&mut self, may_leave: impl Fn(u16, u64) -> bool) {
-        let pubsub = &self.pubsub;
-        self.held.retain(|held| {
+        let Outbox { pubsub, tracking, held } = self;
+        held.retain_mut(|held| {
             let leaves = may_leave(held.shard, held.epoch);
             if leaves {
                 publish(pubsub, held.classes, &held.events, &held.messages);
+                tracking.send(std::mem::take(&mut held.outdated));
             }
             !leaves
         });
@@ -70,9 +77,14 @@ impl Outbox {
 
     /// The writes of the shard at `place` from turn `from_epoch` on never were.
     pub fn forget(&mut self, place: usize, from_epoch: u64) {
-        self.held.retain(|held| {
+        let Outbox { tracking, held, .. } = self;
+        held.retain_mut(|held| {
             let is_here = held.shard == SEVERAL_SHARDS || usize::from(held.shard) == place;
-            !is_here || held.epoch < from_epoch.max(1)
+            let stays = !is_here || held.epoch < from_epoch.max(1);
+            if !stays {
+                tracking.send(std::mem::take(&mut held.outdated));
+            }
+            stays
         });
     }
 }

@@ -9,11 +9,14 @@ use super::lifecycle::{KeyFate, KeyNote};
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
 pub use super::shard::Owner;
 use super::shard::Shard;
+use super::tracking::TrackedKeys;
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
+use crate::network::tracking::{Reader, Tracking};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// The shards of one storage executor.
 pub struct Shards {
@@ -27,6 +30,9 @@ pub struct Shards {
     missed: Vec<KeyNote>,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
+    tracked: TrackedKeys,
+    /// Whether the shards note which keys are written.
+    notes_modified: bool,
 }
 
 /// What the running command has read and written.
@@ -57,7 +63,7 @@ impl Touched {
 
 impl Shards {
     /// `shard_count` is the server's, `list` the executor's own.
-    pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
+    pub fn new(list: Vec<Shard>, shard_count: u16, tracking: Arc<Tracking>) -> Shards {
         let mut places = vec![None; usize::from(shard_count)];
         for (place, shard) in list.iter().enumerate() {
             places[usize::from(shard.id().0)] = Some(place as u16);
@@ -70,6 +76,60 @@ impl Shards {
             notes_missed: false,
             missed: Vec::new(),
             replies_begun: RepliesBegun::default(),
+            tracked: TrackedKeys::new(tracking),
+            notes_modified: false,
+        }
+    }
+
+    /// The keys that clients track.
+    pub fn tracked_mut(&mut self) -> &mut TrackedKeys {
+        &mut self.tracked
+    }
+
+    /// A client will track what the command reads that is about to run: what it writes must not be missed, even if nobody was
+    /// interested before.
+    pub fn expect_reader(&mut self) {
+        self.set_notes_modified(true);
+    }
+
+    /// A client has read keys of the command that was run, and is to be told when they are written.
+    pub fn note_read<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, reader: Reader) {
+        keys.for_each(|key| self.tracked.note_read(key, reader));
+    }
+
+    /// All keys of some databases are about to be deleted, or replaced by those of others.
+    pub fn note_flushed(&mut self) {
+        self.tracked.note_flushed();
+    }
+
+    /// Tells everybody who is interested which keys were written since the last call, by a client (0: by nobody).
+    #[inline]
+    pub fn after_command(&mut self, writer: u64) {
+        if self.notes_modified {
+            self.tell_modified(writer);
+        }
+    }
+
+    fn tell_modified(&mut self, writer: u64) {
+        for place in 0..self.list.len() {
+            for (_, key) in self.list[place].take_modified() {
+                self.tracked.note_written(&key, writer);
+            }
+        }
+        self.note_interest();
+    }
+
+    fn note_interest(&mut self) {
+        self.set_notes_modified(self.tracked.is_interested());
+    }
+
+    fn set_notes_modified(&mut self, notes: bool) {
+        if notes != std::mem::replace(&mut self.notes_modified, notes) {
+            for shard in &mut self.list {
+                shard.set_notes_modified(notes);
+                // What was noted before concerns nobody who is interested now.
+                shard.take_modified();
+            }
         }
     }
 
@@ -91,6 +151,8 @@ impl Shards {
     /// Begins a turn at `now_ms` (Unix milliseconds), the one reading of the clock that its commands see.
     pub fn begin_turn(&mut self, epoch: u64, now_ms: u64) {
         self.now_ms = now_ms;
+        self.tracked.begin_turn();
+        self.note_interest();
         for shard in &mut self.list {
             shard.begin_turn(epoch);
         }

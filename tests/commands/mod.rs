@@ -81,6 +81,7 @@ transcripts! {
     stream_groups
     streams
     strings
+    tracking
 }
 
 /// How the cores and shards of a Corelane under test are laid out.
