@@ -341,6 +341,11 @@ impl NetworkExecutor {
     }
 
     fn take_home(self: &Rc<Self>, batch: Box<Batch>) {
+        // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks a
+        // client beside it that caches, finds it told.
+        if self.server.tracking.is_used() {
+            self.deliver_now();
+        }
         for response in &batch.responses {
             self.take_response(&batch, response);
         }

@@ -22,6 +22,7 @@ mod pubsub;
 mod real_clients;
 mod slow_readers;
 mod stalls;
+mod tracking;
 
 /// One command as an array of bulk strings.
 fn request(arguments: &[impl AsRef<[u8]>]) -> Vec<u8> {
