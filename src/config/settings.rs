@@ -17,6 +17,9 @@ const SECONDS_MAX: u64 = i32::MAX as u64;
 /// fail.
 const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
 
+/// The largest number of keys that are remembered for clients: more than fit any memory, so a larger number is a slip.
+const TRACKED_KEYS_MAX: u64 = 1_000_000_000_000;
+
 /// The largest cache size: more than any machine has, so a larger number is a slip.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * GIB;
 
@@ -282,7 +285,7 @@ settings! {
 
     /// The most keys that are remembered for clients that track what they read; 0 is no limit.
     tracking_table_max_keys: u64 = "1000000" {
-        name: "tracking-table-max-keys", range: Some(0..=i64::MAX as u64), unit: "keys", changes: Changes::Live,
+        name: "tracking-table-max-keys", range: Some(0..=TRACKED_KEYS_MAX), unit: "keys", changes: Changes::Live,
     }
 
     // ---- Between the executors ----

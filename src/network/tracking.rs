@@ -304,7 +304,7 @@ impl NetworkExecutor {
                 let tell = |(client_id, connection): &(u64, u32)| {
                     let connection = self.connection_of(*connection, *client_id)?;
                     let wants =
-                        connection.tracked(|tracked| !tracked.broadcast && !(tracked.no_loop && writer == client_id));
+                        connection.tracked(|tracked| !(tracked.broadcast || tracked.no_loop && writer == client_id));
                     wants?.then(|| self.invalidate(&connection, Some(Arc::clone(&keys))))
                 };
                 readers.iter().filter_map(tell).count()

@@ -259,3 +259,34 @@ fn the_cache_of_redis_py_works() {
     }
     assert!(output.status.success() && text.contains("all well"), "{text}");
 }
+
+#[test]
+fn a_command_over_several_executors_is_remembered_on_each() {
+    let server = Server::builder().flags(&several_executors()).start();
+    let mut writer = server.connect();
+    let mut caching = Caching::connect(&server, &[]);
+    let names: Vec<String> = (0..8).map(key).collect();
+    let mut mget = vec!["MGET"];
+    mget.extend(names.iter().map(String::as_str));
+    for command in [
+        &mget[..],
+        // A pair for which one executor has to ask another, whatever shards the names are on.
+        &["LCS", &names[0], &names[1]],
+        &["LCS", &names[0], &names[2]],
+        &["LCS", &names[0], &names[3]],
+    ] {
+        caching.client.send(command).expect("the server reads");
+        caching.reply();
+        let read: Vec<&str> = command[1..].to_vec();
+        let before = caching.invalidations;
+        for key in &read {
+            writer.command(&["SET", key, "v"]);
+        }
+        while caching.invalidations < before + read.len() {
+            match caching.client.read().expect("the server tells") {
+                Value::Push(push) => caching.forget(&push),
+                other => panic!("{other:?} is no invalidation"),
+            }
+        }
+    }
+}
