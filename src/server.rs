@@ -11,12 +11,13 @@ use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::network::inbox::Posted;
 use crate::network::pubsub::PubSub;
+use crate::network::tracking::Tracking;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
 use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
-use crate::storage::executor::{CommitThread, StorageExecutor};
+use crate::storage::executor::{CommitThread, ExecutorParts, StorageExecutor};
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
 use crate::storage::reclaimer::Reclaimer;
 use crate::storage::redo;
@@ -53,6 +54,8 @@ pub struct ServerState {
     pub clients: Clients,
     /// Who subscribes to what, and how to reach them from any thread.
     pub pubsub: Arc<PubSub>,
+    /// Who is told of keys that it has read.
+    pub tracking: Arc<Tracking>,
     /// By network executor.
     pub network: Vec<Arc<NetworkMetrics>>,
     /// By storage executor.
@@ -220,6 +223,8 @@ pub(crate) struct Stores {
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
     /// Who subscribes to what; all threads may publish.
     pub(crate) pubsub: Arc<PubSub>,
+    /// Who is told of keys that it has read.
+    pub(crate) tracking: Arc<Tracking>,
     /// By network executor: its end of its inbox.
     inboxes: Vec<flume::Receiver<Posted>>,
     /// To the storage executors.
@@ -355,13 +360,16 @@ impl Stores {
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
         let (pubsub, inboxes) = PubSub::new(core_map.network.len());
+        let pubsub = Arc::new(pubsub);
+        let tracking = Tracking::new(Arc::clone(&pubsub), core_map.network.len());
         let mut stores = Stores {
             topology,
             router,
             resources,
             storage_metrics: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
-            pubsub: Arc::new(pubsub),
+            pubsub,
+            tracking: Arc::new(tracking),
             inboxes,
             senders: Vec::new(),
             seats: Vec::new(),
@@ -425,15 +433,17 @@ impl Stores {
                 });
                 shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
             }
-            let executor = StorageExecutor::new(
-                Shards::new(own, shard_count),
+            let executor = StorageExecutor::new(ExecutorParts {
+                shards: Shards::new(own, shard_count, Arc::clone(&self.tracking)),
                 committer,
-                syncer.map_err(ServerError::Thread)?,
-                reclaimer.map_err(ServerError::Thread)?,
-                settings.clone(),
-                Arc::clone(&metrics),
+                syncer: syncer.map_err(ServerError::Thread)?,
+                reclaimer: reclaimer.map_err(ServerError::Thread)?,
+                settings: settings.clone(),
+                pubsub: Arc::clone(&self.pubsub),
+                tracking: Arc::clone(&self.tracking),
+                metrics: Arc::clone(&metrics),
                 shard_metrics,
-            );
+            });
             // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
             // be as large.
             let (sender, requests) = flume::unbounded();
@@ -784,6 +794,7 @@ pub fn run(
         core_map: stores.core_map.clone(),
         clients: Clients::default(),
         pubsub: Arc::clone(&stores.pubsub),
+        tracking: Arc::clone(&stores.tracking),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))

@@ -57,6 +57,10 @@ pub struct RequestId {
 pub struct Caller {
     /// CLIENT ID; 0 for nobody's.
     pub client_id: u64,
+    /// The network executor that has it.
+    pub executor: u16,
+    /// CLIENT TRACKING: it is to be told when what it reads is outdated.
+    pub tracks: bool,
     /// The reply's encoding.
     pub version: Version,
     /// The database that the client selected, `0..16`.

@@ -202,6 +202,7 @@ pub fn reset(context: &mut NetworkContext<'_>) -> Outcome {
         ..
     } = context;
     subscriptions.borrow_mut().leave(&server.pubsub, session);
+    server.tracking.set(session, None);
     session.database = 0;
     session.version = Version::default();
     session.authenticated = server.settings.snapshot().requirepass.is_empty();
@@ -332,6 +333,9 @@ fn state_letters(client: &Client, (in_multi, is_dirty, closing): (bool, bool, bo
         (is_dirty, 'd'),
         (closing, 'c'),
         (client.is_killed(), 'A'),
+        (client.tracking.get() & 1 > 0, 't'),
+        (client.tracking.get() & 2 > 0, 'R'),
+        (client.tracking.get() & 4 > 0, 'B'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
         (client.no_touch.load(Ordering::Relaxed), 'T'),
     ];
@@ -355,7 +359,7 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         out,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub={} psub={} ssub={} multi={} \
          watch={} qbuf={input_bytes} qbuf-free=0 argv-mem={} multi-mem={} rbs={output_bytes} rbp={output_bytes} \
-         obl={output_bytes} oll=0 omem={output_bytes} tot-mem={} events={} cmd={} user={DEFAULT_USER} redir=-1 resp={} \
+         obl={output_bytes} oll=0 omem={output_bytes} tot-mem={} events={} cmd={} user={DEFAULT_USER} redir={} resp={} \
          lib-name={} lib-ver={}",
         client.id,
         client.address,
@@ -376,6 +380,8 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         // A client with output left waits for its socket in both directions.
         if output_bytes > 0 { "rw" } else { "r" },
         latest.command,
+        // None is -1.
+        client.redirect.get() as i64,
         latest.version,
         names.library,
         names.library_version,
@@ -678,6 +684,10 @@ pub fn client_help(context: &mut NetworkContext<'_>) -> Outcome {
 }
 
 const CLIENT_HELP: &[&str] = &[
+    "CACHING (YES|NO)",
+    "    Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.",
+    "GETREDIR",
+    "    Return the client ID we are redirecting to when tracking is enabled.",
     "GETNAME",
     "    Return the name of the current connection.",
     "ID",
@@ -716,6 +726,11 @@ const CLIENT_HELP: &[&str] = &[
     "    Set client meta attr. Options are:",
     "    * LIB-NAME: the client lib name.",
     "    * LIB-VER: the client lib version.",
+    "TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]]",
+    "         [OPTIN] [OPTOUT] [NOLOOP]",
+    "    Control server assisted client side caching.",
+    "TRACKINGINFO",
+    "    Report tracking status for the current connection.",
     "NO-EVICT (ON|OFF)",
     "    Protect current client connection from eviction.",
     "NO-TOUCH (ON|OFF)",

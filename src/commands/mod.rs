@@ -29,6 +29,7 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod tracking;
 pub mod transactions;
 
 use crate::error::CommandError;
@@ -36,7 +37,7 @@ use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
-use effects::Effects;
+use effects::{Effects, EffectsMark};
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
 /// itself, so it can be dropped and run again.
@@ -69,6 +70,12 @@ pub struct Context<'a> {
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 
+/// How things were when a part of a command began.
+struct PartMark {
+    effects: EffectsMark,
+    wanted_missed: bool,
+}
+
 impl Context<'_> {
     /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If it fails, what it staged
     /// and noted is dropped, and what the command did before stands.
@@ -81,8 +88,7 @@ impl Context<'_> {
         reply: Reply<'_>,
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
-        let mark = self.effects.mark();
-        self.view.begin_inner();
+        let mark = self.begin_part(arguments);
         let mut inner = Context {
             arguments,
             reply,
@@ -97,11 +103,31 @@ impl Context<'_> {
             pieces: None,
         };
         let outcome = run(&mut inner);
-        self.view.end_inner(outcome.is_ok());
-        if outcome.is_err() {
-            self.effects.forget_after(mark);
-        }
+        self.end_part(mark, outcome.is_ok());
         outcome
+    }
+
+    /// A part of this command begins; [`Context::end_part`] must follow.
+    fn begin_part(&mut self, arguments: Arguments<'_>) -> PartMark {
+        self.note_key_fates();
+        self.effects.note_read_by(arguments);
+        let wants_missed = self.effects.wants_missed_by(arguments);
+        let mark = PartMark {
+            effects: self.effects.mark(),
+            wanted_missed: self.view.note_missed(wants_missed),
+        };
+        self.view.begin_inner();
+        mark
+    }
+
+    /// It is over; if it is not `kept`, what it staged and noted never was.
+    fn end_part(&mut self, mark: PartMark, kept: bool) {
+        self.view.note_missed(mark.wanted_missed);
+        self.view.end_inner(kept);
+        if !kept {
+            self.effects.forget_after(mark.effects);
+        }
+        self.note_key_fates();
     }
 
     /// The same, the part's reply or its error being the next thing in this command's reply. Returns the error too.
@@ -114,8 +140,7 @@ impl Context<'_> {
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
         let start = self.reply.len();
-        let mark = self.effects.mark();
-        self.view.begin_inner();
+        let mark = self.begin_part(arguments);
         let mut inner = Context {
             arguments,
             reply: self.reply.reborrow(),
@@ -130,9 +155,8 @@ impl Context<'_> {
             pieces: None,
         };
         let outcome = run(&mut inner);
-        self.view.end_inner(outcome.is_ok());
+        self.end_part(mark, outcome.is_ok());
         if let Err(error) = &outcome {
-            self.effects.forget_after(mark);
             self.reply.truncate(start);
             self.reply.error(error.to_string());
         }

@@ -7,7 +7,7 @@ use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
     Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, persistence, pubsub, server,
-    sets, sort, stream_deletion, stream_groups, streams, strings, transactions,
+    sets, sort, stream_deletion, stream_groups, streams, strings, tracking, transactions,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -708,7 +708,9 @@ pub static COMMANDS: &[Command] = &[
 
     command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
+    command("client|caching",   3, SESSION,         Keys::none(),         Network(tracking::client_caching), ("connection", "6.0.0", "Instructs the server whether to track the keys in the next request.")),
     command("client|getname",   2, SESSION,         Keys::none(),         Network(connection::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
+    command("client|getredir",  2, SESSION,         Keys::none(),         Network(tracking::client_getredir), ("connection", "6.0.0", "Returns the client ID to which the connection's tracking notifications are redirected.")),
     command("client|help",      2, INFORMATION,     Keys::none(),         Network(connection::client_help),  ("connection", "5.0.0", "Returns helpful text about the different subcommands.")),
     command("client|id",        2, SESSION,         Keys::none(),         Network(connection::client_id),    ("connection", "5.0.0", "Returns the unique client ID of the connection.")),
     command("client|info",      2, SESSION,         Keys::none(),         Network(connection::client_info),  ("connection", "6.2.0", "Returns information about the connection.")),
@@ -720,6 +722,8 @@ pub static COMMANDS: &[Command] = &[
     command("client|reply",     3, SESSION,         Keys::none(),         Network(connection::client_reply), ("connection", "3.2.0", "Instructs the server whether to reply to commands.")),
     command("client|setinfo",   4, SESSION,         Keys::none(),         Network(connection::client_setinfo), ("connection", "7.2.0", "Sets information specific to the client or connection.")),
     command("client|setname",   3, SESSION,         Keys::none(),         Network(connection::client_setname), ("connection", "2.6.9", "Sets the connection name.")),
+    command("client|tracking", -3, SESSION,         Keys::none(),         Network(tracking::client_tracking), ("connection", "6.0.0", "Controls server-assisted client-side caching for the connection.")),
+    command("client|trackinginfo", 2, SESSION,         Keys::none(),         Network(tracking::client_trackinginfo), ("connection", "6.2.0", "Returns information about server-assisted client-side caching for the connection.")),
     command("client|unpause",   2, ADMINISTRATION,  Keys::none(),         Network(connection::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
     command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection::echo),         ("connection", "1.0.0", "Returns the given string.")),
     command("hello",           -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::event_classes::EventClasses;
 use super::lists::CoreList;
 use super::output_limits::OutputBufferLimits;
 use super::values::{AutoOr, ByteSize, Durability, Form, GIB, LogLevel, MIB, Range, Secret, Shape, Value, ValueError};
@@ -15,6 +16,9 @@ const SECONDS_MAX: u64 = i32::MAX as u64;
 /// The longest keepalive time that Linux accepts for a socket in seconds (MAX_TCP_KEEPIDLE); more makes setsockopt
 /// fail.
 const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
+
+/// The largest number of keys that are remembered for clients: more than fit any memory, so a larger number is a slip.
+const TRACKED_KEYS_MAX: u64 = 1_000_000_000_000;
 
 /// The largest cache size: more than any machine has, so a larger number is a slip.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * GIB;
@@ -271,6 +275,17 @@ settings! {
     /// The longest argument that a client may send; Redis's default is also the most that is allowed.
     proto_max_bulk_len: ByteSize = "512mb" {
         name: "proto-max-bulk-len", range: Some(MIB..=512 * MIB), unit: "bytes", changes: Changes::Live,
+    }
+
+    /// Which events of keys are published, in Redis's letters: `K` to `__keyspace@N__:KEY`, `E` to `__keyevent@N__:EVENT`,
+    /// and the classes `g$lshzxetd` (all of them: `A`), `m` and `n`; empty publishes none.
+    notify_keyspace_events: EventClasses = "" {
+        name: "notify-keyspace-events", range: None, unit: "", changes: Changes::Live,
+    }
+
+    /// The most keys that are remembered for clients that track what they read; 0 is no limit.
+    tracking_table_max_keys: u64 = "1000000" {
+        name: "tracking-table-max-keys", range: Some(0..=TRACKED_KEYS_MAX), unit: "keys", changes: Changes::Live,
     }
 
     // ---- Between the executors ----

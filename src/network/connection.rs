@@ -87,6 +87,11 @@ impl Replies {
         self.head.wrapping_sub(1)
     }
 
+    /// The number that the next command will have.
+    pub(super) fn next_sequence(&self) -> u32 {
+        self.head.wrapping_add(self.slots.len() as u32)
+    }
+
     /// Enters bytes that are no reply behind the commands that were entered so far.
     // A command that waits for other clients must not keep them: it is to say so here when there is one.
     pub(super) fn push(&mut self, bytes: &[u8]) {

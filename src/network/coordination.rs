@@ -24,11 +24,13 @@ use crate::commands::table::{
 };
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
+use crate::observe::metrics::count_error;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::database::{Column, Direction};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, Member, Range, Remote};
 use crate::storage::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::storage::outbox;
 use crate::storage::redo::{Part, encode_parts, parts_of};
 use crate::storage::shard::Owner;
 use crate::storage::transactions::{Question, REFUSED, Schedule, decode_members};
@@ -119,6 +121,8 @@ struct Coordination {
     /// What became of it cannot be known before a restart.
     is_unknown: bool,
     gathered: Gathered,
+    /// What the handler did beside writing: given out when all is written.
+    effects: Effects,
     merging: Option<Merging>,
     reply: Vec<u8>,
     parts: Vec<Part>,
@@ -219,6 +223,10 @@ impl NetworkExecutor {
             error: None,
             is_unknown: false,
             gathered: Gathered::new(is_whole),
+            effects: Effects {
+                classes: self.settings.borrow().notify_keyspace_events,
+                ..Effects::default()
+            },
             merging,
             reply: Vec::new(),
             parts: Vec::new(),
@@ -268,6 +276,7 @@ impl NetworkExecutor {
                     Some(exec) if exec.watched_links.contains(&participant.link) => coordination.caller.client_id,
                     _ => 0,
                 },
+                connection: coordination.connection,
                 mode: coordination.mode,
                 scope: participant.scope.clone(),
             };
@@ -529,6 +538,7 @@ impl NetworkExecutor {
             coordination.reply.clear();
             Reply::new(&mut coordination.reply, coordination.caller.version).error(error.to_string());
             coordination.gathered.begin_again();
+            coordination.effects.clear();
         }
         let router = &self.server.router;
         let writes = coordination.gathered.take_writes();
@@ -602,6 +612,16 @@ impl NetworkExecutor {
     /// Answers the client. The transaction is over.
     fn finish(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
         self.transactions.borrow_mut().under_way.remove(number);
+        if coordination.error.is_none() && !coordination.is_unknown {
+            let Effects {
+                classes,
+                events,
+                messages,
+                ..
+            } = &coordination.effects;
+            outbox::publish(&self.server.pubsub, *classes, events, messages);
+        }
+        self.count_parts(&coordination);
         let Some(connection) = self.client_of(&coordination) else {
             return;
         };
@@ -626,6 +646,22 @@ impl NetworkExecutor {
         drop(replies);
         self.touch(&connection);
         self.let_go(&coordination);
+    }
+
+    /// Counts the commands that were parts of one.
+    fn count_parts(&self, coordination: &Coordination) {
+        for ran in &coordination.effects.ran {
+            self.metrics.commands_processed.add(1);
+            let Some(counters) = self.metrics.commands.get(ran.index) else {
+                continue;
+            };
+            counters.calls.add(1);
+            counters.took_ns.add(ran.took_ns);
+            if let Some(error) = ran.error_at.and_then(|start| coordination.reply.get(start..)) {
+                counters.failed.add(1);
+                count_error(&self.metrics.errors, error);
+            }
+        }
     }
 
     fn note_finished(&self, coordination: &Coordination) {
@@ -732,7 +768,8 @@ impl Coordination {
         };
         self.reply.clear();
         self.gathered.now_ms = crate::clock::unix_ms();
-        let mut effects = Effects::default();
+        self.effects.clear();
+        self.effects.ran.clear();
         let mut context = Context {
             arguments: self.arguments.get(),
             reply: Reply::new(&mut self.reply, self.caller.version),
@@ -743,7 +780,7 @@ impl Coordination {
             string_bytes_max: self.string_bytes_max,
             client_id: self.caller.client_id,
             is_inner: false,
-            effects: &mut effects,
+            effects: &mut self.effects,
             pieces: None,
         };
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));

@@ -64,7 +64,7 @@ impl NetworkExecutor {
     fn close_listeners(&self) {
         for (_, connection) in self.connections.borrow().iter() {
             let mut session = connection.session.borrow_mut();
-            if session.listens() {
+            if session.is_told() {
                 // Nothing more is put in for it.
                 self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
                 drop(session);
@@ -78,6 +78,7 @@ impl NetworkExecutor {
         self.server.pubsub.inbox(self.index).note_taken(posted);
         match &posted.push {
             Push::Published(published) => self.take_published(published),
+            Push::Tracking(push) => self.take_tracking(push),
             Push::Monitored(line) => {
                 let (subscriptions, connections) = (self.subscriptions.borrow(), self.connections.borrow());
                 let monitors = subscriptions.monitors();

@@ -90,9 +90,9 @@ impl NetworkExecutor {
             self.refuse(connection, Some(command), &error);
             return Taken::Yes;
         }
-        let (authenticated, listens) = {
+        let (authenticated, is_told) = {
             let session = connection.session.borrow();
-            (session.authenticated, session.listens())
+            (session.authenticated, session.is_told())
         };
         let authenticated = authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
@@ -103,7 +103,7 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        if listens {
+        if is_told {
             self.deliver_now();
             let refusal = refusal_for_listener(&connection.session.borrow(), command);
             if let Some(error) = refusal {
@@ -176,6 +176,9 @@ impl NetworkExecutor {
             Runs::Exec(_) => self.exec(connection, command, deadline),
             Runs::Watch(_) => self.watch(connection, command, arguments, deadline),
             Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
+        }
+        if is_told {
+            connection.session.borrow_mut().end_caching(command);
         }
         Taken::Yes
     }

@@ -347,6 +347,11 @@ impl NetworkExecutor {
     }
 
     fn take_home(self: &Rc<Self>, batch: Box<Batch>) {
+        // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks a
+        // client beside it that caches, finds it told.
+        if self.server.tracking.is_used() {
+            self.deliver_now();
+        }
         for response in &batch.responses {
             self.take_response(&batch, response);
         }
@@ -523,6 +528,7 @@ impl NetworkExecutor {
         let client = client.ok_or(Some("ERR max number of clients reached"))?;
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();
+        client.connection.set(entry.key() as u64);
         self.last_generation.set(self.last_generation.get().wrapping_add(1));
         let connection = Rc::new(Connection {
             index: entry.key() as u32,
@@ -539,6 +545,7 @@ impl NetworkExecutor {
                 closing: false,
                 subscribed: None,
                 is_monitor: false,
+                tracking: None,
             }),
             client,
             replies: RefCell::new(Replies::default()),
@@ -584,6 +591,7 @@ impl NetworkExecutor {
         self.forget_watches(&connection);
         let mut session = connection.session.borrow_mut();
         self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+        self.server.tracking.set(&mut session, None);
         drop(session);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();

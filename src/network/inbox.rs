@@ -2,6 +2,7 @@
 //! MONITOR's lines. Any thread puts it in, the executor takes it out.
 
 use super::pubsub::Published;
+use super::tracking::TrackingPush;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,11 +19,13 @@ const FULL_BYTES: u64 = 256 << 20;
 pub(super) const PUSH_BYTES: u64 = 128;
 
 /// Something for clients of one network executor.
-pub enum Push {
+pub(super) enum Push {
     /// A message, for those who subscribe to its channel or to a pattern that matches it.
     Published(Arc<Published>),
     /// A line, for those who monitor, as it is sent.
     Monitored(Arc<[u8]>),
+    /// Keys that are outdated, for those who track them.
+    Tracking(TrackingPush),
 }
 
 /// A push in an inbox.

@@ -4,7 +4,8 @@
 //! takes a command to where it runs, `coordination` those whose keys lie on several storage executors. [`session`] is what a
 //! client has set up, [`transaction`] what it has queued since MULTI, `multi` how EXEC gets to where it runs, and [`clients`]
 //! the list of all of them. [`pubsub`] is who subscribes to what, [`inbox`] what is under way to subscribers, [`delivery`] how
-//! it reaches them, and [`monitor`] what clients that monitor are shown.
+//! it reaches them, [`monitor`] what clients that monitor are shown, and [`tracking`] what clients are told of keys that they
+//! have read.
 
 pub mod clients;
 pub mod connection;
@@ -19,4 +20,5 @@ mod multi;
 pub mod pubsub;
 pub mod session;
 mod socket;
+pub mod tracking;
 pub mod transaction;

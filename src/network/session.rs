@@ -2,6 +2,7 @@
 
 use super::clients::Client;
 use super::pubsub::{Subscribed, Subscriptions};
+use super::tracking::Tracked;
 use super::transaction::TransactionState;
 use crate::channel::message::Caller;
 use crate::commands::table::Command;
@@ -11,6 +12,7 @@ use crate::protocol::{Arguments, Reply};
 use crate::server::ServerState;
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What CLIENT REPLY asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Session {
     pub subscribed: Option<Box<Subscribed>>,
     /// MONITOR; changed by [`Subscriptions`] only.
     pub is_monitor: bool,
+    /// CLIENT TRACKING; changed by [`super::tracking::Tracking::set`] only, but for what is about the next command.
+    pub tracking: Option<Box<Tracked>>,
 }
 
 impl Session {
@@ -54,9 +58,7 @@ impl Session {
     pub fn listens(&self) -> bool {
         self.subscribed.is_some() || self.is_monitor
     }
-}
 
-impl Session {
     /// Writes what CLIENT LIST shows of it to the client's entry.
     pub fn publish(&self) {
         let client = &self.client;
@@ -68,11 +70,28 @@ impl Session {
         client.watched_keys.set(self.transaction.watched_keys() as u64);
     }
 
+    /// Whether pushes are for it, or may be: it must notice if one is lost.
+    pub fn is_told(&self) -> bool {
+        self.listens() || self.tracking.is_some() || self.client.is_redirected_to.load(Ordering::Relaxed)
+    }
+
+    /// CLIENT CACHING is about the command that follows: it is over with the first one that is not CLIENT's.
+    pub fn end_caching(&mut self, command: &Command) {
+        if let Some(tracked) = self.tracking.as_deref_mut().filter(|tracked| tracked.caching)
+            && command.container() != Some("client")
+            && !self.transaction.is_open()
+        {
+            tracked.caching = false;
+        }
+    }
+
     /// On whose behalf its commands run.
     #[inline]
     pub fn caller(&self) -> Caller {
         Caller {
             client_id: self.client.id,
+            executor: self.client.executor as u16,
+            tracks: self.tracking.as_deref().is_some_and(Tracked::remembers),
             version: self.version,
             database: self.database,
         }

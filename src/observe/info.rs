@@ -358,7 +358,7 @@ fn write_clients(server: &ServerState, lines: &mut Lines) {
     lines.add("client_recent_max_input_buffer", max_input);
     lines.add("client_recent_max_output_buffer", max_output);
     lines.add("blocked_clients", 0);
-    lines.add("tracking_clients", 0);
+    lines.add("tracking_clients", server.tracking.client_count());
 }
 
 /// A field of /proc/self/status or /proc/meminfo (`VmRSS:   1234 kB`) in bytes.
@@ -454,6 +454,9 @@ fn write_stats(server: &ServerState, lines: &mut Lines) {
     lines.add("pubsubshard_channels", server.pubsub.name_count(Kind::ShardChannel));
     lines.add("latest_fork_usec", 0);
     lines.add("total_forks", 0);
+    lines.add("tracking_total_keys", server.tracking.tracked_keys());
+    lines.add("tracking_total_items", server.tracking.tracked_items());
+    lines.add("tracking_total_prefixes", server.tracking.prefix_count());
     lines.add("total_error_replies", counts.errors.values().sum::<u64>());
     lines.add(
         "client_query_buffer_limit_disconnections",

@@ -9,20 +9,23 @@ use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
 use super::locks::{Locks, Mode};
+use super::outbox::Outbox;
 use super::pieces::{Pieces, RepliesBegun, Written};
 use super::reclaimer::Reclaimer;
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
-use super::transactions::{Parked, Step, StepOutcome};
+use super::transactions::{Parked, Schedule, Step, StepOutcome};
 use super::view::{Shards, View};
 use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, Command, Runs};
+use crate::commands::table::{self, Command, READ, Runs};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::pubsub::PubSub;
+use crate::network::tracking::{Reader, Tracking};
 use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
@@ -92,8 +95,32 @@ pub struct StorageExecutor {
     sweep_waits: bool,
     /// What the running command does beside writing and replying.
     effects: Effects,
+    /// What commands did that is not committed yet.
+    outbox: Outbox,
     random: u64,
     slow_figures_at: Instant,
+}
+
+/// What a storage executor is made of.
+pub struct ExecutorParts {
+    /// Its shards.
+    pub shards: Shards,
+    /// Who writes large batches.
+    pub committer: CommitThread,
+    /// Who waits for the disk.
+    pub syncer: Syncer,
+    /// Who gives the space of dead collections back.
+    pub reclaimer: Reclaimer,
+    /// The settings.
+    pub settings: SharedSettings,
+    /// Where events and messages are published.
+    pub pubsub: Arc<PubSub>,
+    /// Who is told of outdated keys.
+    pub tracking: Arc<Tracking>,
+    /// What it counts.
+    pub metrics: Arc<StorageMetrics>,
+    /// The same by shard, in their order.
+    pub shard_metrics: Vec<Arc<ShardMetrics>>,
 }
 
 /// The committer of an executor's shards, and which batches go there.
@@ -165,16 +192,19 @@ impl PriorityQueue {
 }
 
 impl StorageExecutor {
-    /// `shard_metrics` are those of `shards`, in their order.
-    pub fn new(
-        mut shards: Shards,
-        committer: CommitThread,
-        syncer: Syncer,
-        reclaimer: Reclaimer,
-        settings: SharedSettings,
-        metrics: Arc<StorageMetrics>,
-        shard_metrics: Vec<Arc<ShardMetrics>>,
-    ) -> StorageExecutor {
+    /// Puts an executor together.
+    pub fn new(parts: ExecutorParts) -> StorageExecutor {
+        let ExecutorParts {
+            mut shards,
+            committer,
+            syncer,
+            reclaimer,
+            settings,
+            pubsub,
+            tracking,
+            metrics,
+            shard_metrics,
+        } = parts;
         let (settings_version, current) = (settings.version(), settings.snapshot());
         // The start has had some turns, to make the shards agree.
         for (place, shard) in shards.list_mut().iter_mut().enumerate() {
@@ -190,7 +220,6 @@ impl StorageExecutor {
             reclaimer,
             settings,
             settings_version,
-            current,
             metrics,
             shard_metrics,
             queue: PriorityQueue::default(),
@@ -201,7 +230,12 @@ impl StorageExecutor {
             turn,
             published_epochs,
             sweep_waits: false,
-            effects: Effects::default(),
+            effects: Effects {
+                classes: current.notify_keyspace_events,
+                ..Effects::default()
+            },
+            outbox: Outbox::new(pubsub, tracking),
+            current,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
         }
@@ -266,9 +300,19 @@ impl StorageExecutor {
         if self.settings.version() != self.settings_version {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
+            self.effects.classes = self.current.notify_keyspace_events;
             // It sleeps by the old setting.
             self.syncer.sync_soon();
         }
+    }
+
+    /// Begins a turn; returns its one reading of the clock.
+    fn begin_turn(&mut self) -> u64 {
+        let now_ms = crate::clock::unix_ms();
+        self.turn += 1;
+        self.shards.begin_turn(self.turn, now_ms);
+        self.shards.watch_keys(!self.effects.classes.is_empty());
+        now_ms
     }
 
     /// Runs what is queued: one turn of at most `batch-size` requests.
@@ -276,8 +320,7 @@ impl StorageExecutor {
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, crate::clock::unix_ms());
+        self.begin_turn();
         let mut done: Vec<Box<Batch>> = Vec::new();
         let mut count = 0;
         let mut now = began;
@@ -327,6 +370,12 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
+        self.shards.tracked_mut().command = (request.caller.client_id, request.id.sequence);
+        self.shards.note_missed(self.effects.wants_missed(request.command));
+        if request.caller.tracks {
+            self.shards.expect_reader();
+            self.effects.notes_read = true;
+        }
         let mut pieces = None;
         let mut more = 0;
         let mut is_known = true;
@@ -389,6 +438,9 @@ impl StorageExecutor {
                 None => batch.replies.truncate(start),
             }
         }
+        if request.caller.tracks {
+            self.note_read(batch, request);
+        }
         let outcome = match (outcome, step) {
             (Ok(()), None) => self.shards.keep_command(),
             (Ok(()), Some(_)) => {
@@ -399,10 +451,14 @@ impl StorageExecutor {
         };
         let failed = outcome.is_err();
         match outcome {
-            Ok(()) if is_known => {}
-            Ok(()) => batch.replies.truncate(start),
+            Ok(()) => {
+                if !is_known {
+                    batch.replies.truncate(start);
+                }
+                self.command_stands(request.caller.client_id);
+            }
             Err(error) => {
-                self.shards.roll_back_command();
+                self.roll_back_command();
                 batch.replies.truncate(start);
                 Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
             }
@@ -410,7 +466,6 @@ impl StorageExecutor {
         self.count_inner(&batch.replies);
         let ended = Instant::now();
         let touched = self.shards.touched();
-        self.after_command();
         if request.command.counts_look_ups() {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
@@ -435,12 +490,6 @@ impl StorageExecutor {
         ended
     }
 
-    /// What there is to do when a request was run, or something was written that no client asked for.
-    #[inline]
-    fn after_command(&mut self) {
-        self.shards.after_command();
-    }
-
     /// Counts the commands that were parts of the last one.
     fn count_inner(&mut self, replies: &[u8]) {
         for ran in self.effects.ran.drain(..) {
@@ -455,6 +504,57 @@ impl StorageExecutor {
                 count_error(&self.metrics.errors, error);
             }
         }
+    }
+
+    /// What a command that stands has written and noted is told to those whom it concerns.
+    #[inline]
+    fn command_stands(&mut self, client_id: u64) {
+        self.shards.after_command(client_id);
+        self.keep_effects();
+    }
+
+    /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what they
+    /// wrote, so that a key which was read and then written is told.
+    fn note_read(&mut self, batch: &Batch, request: &Request) {
+        let reader = Reader {
+            client_id: request.caller.client_id,
+            executor: request.caller.executor,
+            connection: request.id.connection,
+        };
+        let arguments = batch.arguments(request);
+        if let Runs::Step(Step::Schedule) = request.command.runs {
+            // What it asks for is read by the client elsewhere.
+            if let Some((connection, places)) = Schedule::read_by(arguments.get(1)) {
+                let reader = Reader { connection, ..reader };
+                self.shards
+                    .note_read(places.iter().map(|(_, key)| key.as_slice()), reader);
+            }
+        } else if request.command.flags.has(READ) {
+            self.shards.note_read(request.command.keys.of(arguments), reader);
+        }
+        self.effects.notes_read = false;
+        let read = std::mem::take(&mut self.effects.read);
+        self.shards.note_read(read.iter().map(Vec::as_slice), reader);
+        let keys_max = self.current.tracking_table_max_keys;
+        self.shards.tracked_mut().make_room(keys_max);
+    }
+
+    /// It never was; what it asked for was asked for.
+    fn roll_back_command(&mut self) {
+        self.shards.roll_back_command();
+        self.effects.clear();
+        self.keep_effects();
+    }
+
+    #[inline]
+    fn keep_effects(&mut self) {
+        if !self.effects.classes.is_empty() {
+            self.effects.note_key_fates(&self.shards.take_key_notes());
+        }
+        let outdated = self.shards.tracked_mut().take_outdated();
+        let touched = self.shards.touched();
+        self.outbox
+            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
     }
 
     /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
@@ -511,6 +611,7 @@ impl StorageExecutor {
     /// Answers those who wait for writes of the shard at `place` that were rolled back, if any were.
     fn answer_rolled_back(&mut self, place: usize, done: &mut [Box<Batch>]) {
         if let Some(rolled_back) = self.shards.list_mut()[place].take_rolled_back() {
+            self.outbox.forget(place, rolled_back.from_epoch);
             for batch in done.iter_mut().chain(self.held.iter_mut()) {
                 answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
             }
@@ -538,12 +639,13 @@ impl StorageExecutor {
         }
     }
 
-    /// Lets go of the held batches that the commits and syncs have caught up with.
+    /// Lets go of what the commits and syncs have caught up with: what commands did, and held batches.
     fn release_held(&mut self) {
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.outbox.is_empty() {
             return;
         }
         let released = self.released_epochs();
+        self.outbox.give_out(|shard, epoch| released.includes(shard, epoch));
         for batch in std::mem::take(&mut self.held) {
             self.release_or_hold(batch, &released);
         }
@@ -576,9 +678,7 @@ impl StorageExecutor {
     /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard whose batch
     /// is with the committer, and is called again when that is written.
     fn sweep(&mut self) {
-        let now_ms = crate::clock::unix_ms();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, now_ms);
+        let now_ms = self.begin_turn();
         self.sweep_waits = false;
         let budget = self.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
@@ -596,14 +696,24 @@ impl StorageExecutor {
                 Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
             }
         }
+        for place in 0..self.shards.list().len() {
+            let notes = self.shards.list_mut()[place].lifecycle.take();
+            self.effects.note_key_fates(&notes);
+            self.outbox
+                .take_in(place as u16, self.turn, &mut self.effects, Vec::new());
+        }
+        self.shards.after_command(0);
+        let outdated = self.shards.tracked_mut().take_outdated();
+        self.outbox
+            .take_in(SEVERAL_SHARDS, self.turn, &mut self.effects, outdated);
         self.expire_fields(&hashes, now_ms, budget);
-        self.after_command();
     }
 
     /// A sync ended: replies leave, or the shard stops.
     fn on_sync(&mut self, report: &SyncReport) {
         if let Err(error) = &report.result {
             let durable_epoch = self.syncer.durable_epoch(report.place);
+            self.outbox.forget(report.place, durable_epoch + 1);
             // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an error
             // would be true. An empty reply makes the network executor close the connection.
             for batch in &mut self.held {
@@ -677,10 +787,11 @@ impl StorageExecutor {
                 Ok(expired) => {
                     // A hash lies on one shard.
                     self.shards.keep_step();
+                    self.command_stands(0);
                     budget -= expired.min(budget);
                 }
                 Err(error) => {
-                    self.shards.roll_back_command();
+                    self.roll_back_command();
                     tracing::debug!(%error, "fields of a hash stay for the next sweep");
                 }
             }
@@ -788,21 +899,26 @@ struct Released {
 }
 
 impl Released {
-    fn includes(&self, response: &Response) -> bool {
-        let released = match response.shard {
+    /// Whether what was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]) may leave.
+    fn includes(&self, shard: u16, epoch: u64) -> bool {
+        let released = match shard {
             SEVERAL_SHARDS => self.lowest,
             place => self.by_place[usize::from(place)],
         };
-        response.commit_epoch <= released
+        epoch <= released
+    }
+
+    fn includes_response(&self, response: &Response) -> bool {
+        self.includes(response.shard, response.commit_epoch)
     }
 
     /// Sends home the batch, or those of its responses that may leave; returns the rest.
     fn send_what_may_leave(&self, mut batch: Box<Batch>) -> Option<Box<Batch>> {
-        if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes(response)) {
+        if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes_response(response)) {
             batch.send_home();
             return None;
         }
-        if let Some(ready) = batch.split_off(|response| self.includes(response)) {
+        if let Some(ready) = batch.split_off(|response| self.includes_response(response)) {
             ready.send_home();
         }
         Some(batch)

@@ -52,6 +52,8 @@ pub struct Schedule {
     pub mode: Mode,
     /// The client of which is asked whether a key that it watches was modified; 0 for none.
     pub watcher: u64,
+    /// The place of the client's connection on its executor.
+    pub connection: u32,
     /// What it locks here.
     pub scope: Scope,
 }
@@ -63,6 +65,7 @@ impl Schedule {
         let mut fields = FieldWriter(&mut out);
         fields.number(self.id);
         fields.number(self.watcher);
+        fields.number(u64::from(self.connection));
         fields.byte(u8::from(self.mode == Mode::Exclusive));
         fields.byte(u8::from(self.scope == Scope::Everything));
         if let Scope::Keys(places) = &self.scope {
@@ -77,6 +80,7 @@ impl Schedule {
     fn decode(bytes: &[u8]) -> Option<Schedule> {
         let mut fields = FieldReader(bytes);
         let (id, watcher) = (fields.number()?, fields.number()?);
+        let connection = u32::try_from(fields.number()?).ok()?;
         let mode = match fields.byte()? {
             0 => Mode::Shared,
             _ => Mode::Exclusive,
@@ -95,8 +99,18 @@ impl Schedule {
             id,
             mode,
             watcher,
+            connection,
             scope,
         })
+    }
+
+    /// The connection of the client that reads what the step's argument names, and that.
+    pub(super) fn read_by(argument: &[u8]) -> Option<(u32, Vec<Place>)> {
+        let Schedule { connection, scope, .. } = Schedule::decode(argument)?;
+        match scope {
+            Scope::Keys(places) => Some((connection, places)),
+            Scope::Everything => None,
+        }
     }
 }
 
@@ -396,6 +410,7 @@ impl StorageExecutor {
             mode,
             watcher,
             scope,
+            ..
         } = schedule;
         if !self.locks.has_entered(id) {
             if mode == Mode::Exclusive {
@@ -593,12 +608,14 @@ mod tests {
             Schedule {
                 id: 7,
                 watcher: 3,
+                connection: 4,
                 mode: Mode::Shared,
                 scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
             },
             Schedule {
                 id: u64::MAX,
                 watcher: 0,
+                connection: 0,
                 mode: Mode::Exclusive,
                 scope: Scope::Everything,
             },

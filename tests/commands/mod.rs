@@ -6,6 +6,7 @@
 
 mod dump_restore;
 mod hash_model;
+mod keyspace_events;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;
@@ -80,6 +81,7 @@ transcripts! {
     stream_groups
     streams
     strings
+    tracking
     transactions
 }
 

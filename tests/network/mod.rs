@@ -22,6 +22,7 @@ mod pubsub;
 mod real_clients;
 mod slow_readers;
 mod stalls;
+mod tracking;
 mod transactions;
 
 /// One command as an array of bulk strings.
