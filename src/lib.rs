@@ -44,6 +44,7 @@ pub mod observe;
 pub mod preflight;
 pub mod protocol;
 pub mod ring;
+pub mod scripts;
 pub mod server;
 pub mod storage;
 pub mod topology;

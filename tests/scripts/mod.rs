@@ -1,0 +1,3 @@
+//! Scripts: what they find in Lua beside the language.
+
+mod libraries;
