@@ -10,6 +10,7 @@ use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::scripts::registry::Scripts;
 use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
 use crate::storage::executor::{CommitThread, StorageExecutor};
@@ -65,6 +66,8 @@ pub struct ServerState {
     pub pause: Pause,
     /// SHUTDOWN and signals.
     pub shutdown: Shutdown,
+    /// Scripts: their texts, and which run.
+    pub scripts: Arc<Scripts>,
 }
 
 /// Counts of rare events, from several threads.
@@ -206,6 +209,7 @@ pub(crate) struct Stores {
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
     /// To the storage executors.
     pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
+    pub(crate) scripts: Arc<Scripts>,
     seats: Vec<StorageSeat>,
     spin: SpinPolicy,
     lock: DataDirLock,
@@ -335,7 +339,9 @@ impl Stores {
         agree_on_database_map(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
+        let scripts = Arc::new(Scripts::new(settings.clone(), router.executor_count()));
         let mut stores = Stores {
+            scripts,
             topology,
             router,
             resources,
@@ -401,8 +407,10 @@ impl Stores {
                 });
                 shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
             }
+            let mut own = Shards::new(own, shard_count);
+            own.set_scripts(Arc::clone(&self.scripts), number);
             let executor = StorageExecutor::new(
-                Shards::new(own, shard_count),
+                own,
                 committer,
                 syncer.map_err(ServerError::Thread)?,
                 settings.clone(),
@@ -755,6 +763,7 @@ pub fn run(
         totals: Totals::default(),
         pause: Pause::default(),
         shutdown: Shutdown::default(),
+        scripts: Arc::clone(&stores.scripts),
     });
     let credits = Credits {
         requests: current.link_credits,

@@ -142,7 +142,7 @@ impl Context<'_> {
         direction: Direction,
         (count, write): (u64, WriteMember),
     ) -> Result<(), CommandError> {
-        if count > PIECE_MEMBERS_MAX {
+        if count > PIECE_MEMBERS_MAX && !self.is_inner {
             self.pieces = self
                 .view
                 .pieces(&collection.owner, column, range, direction, (count, write))?;

@@ -6,8 +6,8 @@ use super::arguments::is_option;
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
-    stream_deletion, stream_groups, streams, strings,
+    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, scripting, server, sets,
+    sort, stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -46,6 +46,8 @@ pub const INTERNAL: Flags = Flags(1 << 11);
 pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
+/// Runs a script, which may call any command. Not shown.
+pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
 
 /// The flags that COMMAND shows, with Redis's names.
 const SHOWN: [(Flags, &str); 11] = [
@@ -346,6 +348,7 @@ impl Command {
             self.group == "connection" && !is_container || self.name.starts_with("command"),
             "connection",
         );
+        add(self.group == "scripting" && !is_container, "scripting");
         categories
     }
 }
@@ -403,6 +406,7 @@ const SESSION: Flags = or(or(NO_SCRIPT, LOADING), STALE);
 const SESSION_FAST: Flags = or(SESSION, FAST);
 const ADMINISTRATION: Flags = or(SESSION, ADMIN);
 const INFORMATION: Flags = or(LOADING, STALE);
+const SCRIPT: Flags = or(or(NO_SCRIPT, STALE), RUNS_SCRIPT);
 
 /// All commands, by family and then by name.
 #[rustfmt::skip]
@@ -671,6 +675,19 @@ pub static COMMANDS: &[Command] = &[
     command("memory|usage",    -3, READ,            Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
     command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
     command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
+
+    // Scripts.
+    command("eval",            -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script.")),
+    command("eval_ro",         -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval_ro), ("scripting", "7.0.0", "Executes a read-only server-side Lua script.")),
+    command("evalsha",         -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::evalsha), ("scripting", "2.6.0", "Executes a server-side Lua script by SHA1 digest.")),
+    command("evalsha_ro",      -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::evalsha_ro), ("scripting", "7.0.0", "Executes a read-only server-side Lua script by SHA1 digest.")),
+    command("script",          -2, Flags::NONE,       Keys::none(),       Container,                         ("scripting", "2.6.0", "A container for Lua scripts management commands.")),
+    command("script|debug",     3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_debug),  ("scripting", "3.2.0", "Sets the debug mode of server-side Lua scripts.")),
+    command("script|exists",   -3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_exists), ("scripting", "2.6.0", "Determines whether server-side Lua scripts exist in the script cache.")),
+    command("script|flush",    -2, NO_SCRIPT,         Keys::none(),       Network(scripting::script_flush),  ("scripting", "2.6.0", "Removes all server-side Lua scripts from the script cache.")),
+    command("script|help",      2, INFORMATION,       Keys::none(),       Network(scripting::script_help),   ("scripting", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("script|kill",      2, NO_SCRIPT,         Keys::none(),       Network(scripting::script_kill),   ("scripting", "2.6.0", "Terminates a server-side Lua script during execution.")),
+    command("script|load",      3, or(NO_SCRIPT, STALE), Keys::none(),    Network(scripting::script_load),   ("scripting", "2.6.0", "Loads a server-side Lua script to the script cache.")),
 ];
 
 /// What executors send each other for a command on keys of several of them.

@@ -11,8 +11,10 @@ use super::shard::Shard;
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
+use crate::scripts::registry::Scripts;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// The shards of one storage executor.
 pub struct Shards {
@@ -23,6 +25,9 @@ pub struct Shards {
     touched: Touched,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
+    scripts: Arc<Scripts>,
+    /// The executor's number among the storage executors.
+    executor: usize,
 }
 
 /// What the running command has read and written.
@@ -64,6 +69,8 @@ impl Shards {
             now_ms: 0,
             touched: Touched::default(),
             replies_begun: RepliesBegun::default(),
+            scripts: Arc::default(),
+            executor: 0,
         }
     }
 
@@ -75,6 +82,26 @@ impl Shards {
     /// All shards of the executor.
     pub fn list_mut(&mut self) -> &mut [Shard] {
         &mut self.list
+    }
+
+    /// What the executor knows of scripts, and its number among the storage executors.
+    pub fn scripts(&self) -> (Arc<Scripts>, usize) {
+        (Arc::clone(&self.scripts), self.executor)
+    }
+
+    /// Gives the executor its scripts and its number.
+    pub fn set_scripts(&mut self, scripts: Arc<Scripts>, executor: usize) {
+        (self.scripts, self.executor) = (scripts, executor);
+    }
+
+    /// Whether a key lives on this executor.
+    pub fn has_key(&self, key: &[u8]) -> bool {
+        self.place(Slot::of(key)).is_ok()
+    }
+
+    /// Whether the running command has written anything so far.
+    pub fn has_unfinished_writes(&self) -> bool {
+        self.list.iter().any(|shard| shard.records().changes() > 0)
     }
 
     /// The number of shards of the server.

@@ -1,0 +1,247 @@
+//! Drives a script: starts it, runs the commands that it calls, lets it pause, and ends it when it must end.
+
+use super::calls::{self, Session};
+use super::interpreter;
+use super::registry::{Digest, Scripts};
+use super::script::{Input, Outcome, SLICE, Script, Start, Step, Stop};
+use crate::commands::Context;
+use crate::commands::arguments::integer;
+use crate::error::CommandError;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Calls of commands between two looks at the clock.
+const CALLS_PER_LOOK: usize = 16;
+
+/// How a command names its script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its text (EVAL).
+    ByText,
+    /// By its digest (EVALSHA).
+    ByDigest,
+}
+
+/// Whether a script is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driven {
+    /// It is.
+    Done,
+    /// It wants to go on when others have had their turn.
+    Paused,
+}
+
+/// A script that runs.
+pub struct Running {
+    script: Script,
+    input: Option<Input>,
+    session: Session,
+    digest: Digest,
+    scripts: Arc<Scripts>,
+    seat: usize,
+    began: Instant,
+    looked_at: Instant,
+    /// The number by which others know of it, once it has run for a while.
+    run: Option<u64>,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    time: Option<Duration>,
+    busy_after: Duration,
+    rolls_back: bool,
+}
+
+impl Running {
+    /// Prepares the script of the command that `context` is of. `is_read_only`: the command says that it writes nothing.
+    ///
+    /// # Errors
+    /// If the arguments are wrong, there is no such script, or it does not compile.
+    pub fn begin(context: &mut Context<'_>, named: Named, is_read_only: bool) -> Result<Running, CommandError> {
+        let arguments = context.arguments;
+        let keys_count = integer(arguments.get(2))?;
+        let rest = arguments.len() - 3;
+        let keys_count = match usize::try_from(keys_count) {
+            Err(_) => return Err(CommandError::text("ERR Number of keys can't be negative")),
+            Ok(count) if count > rest => {
+                return Err(CommandError::text(
+                    "ERR Number of keys can't be greater than number of args",
+                ));
+            }
+            Ok(count) => count,
+        };
+        let shards = context.view.shards().map_err(|_| {
+            CommandError::text("ERR the keys of a script must be on one storage executor; give them one {hash tag}")
+        })?;
+        let (scripts, seat) = shards.scripts();
+        let mut interpreter = interpreter::take(&scripts)?;
+        let script = arguments.get(1);
+        let no_script = || CommandError::text("NOSCRIPT No matching script. Please use EVAL.");
+        let (digest, header) = match named {
+            Named::ByText => {
+                let digest = Digest::of(script);
+                (
+                    digest,
+                    interpreter.prepare(&scripts, &digest, || Some(Cow::Borrowed(script))),
+                )
+            }
+            Named::ByDigest => {
+                let digest = Digest::parse(script).ok_or_else(no_script)?;
+                let text = || scripts.text(&digest).map(|text| Cow::Owned(text.to_vec()));
+                (digest, interpreter.prepare(&scripts, &digest, text))
+            }
+        };
+        let header = match header {
+            Ok(Some(header)) if is_read_only && header.is_present && !header.no_writes => Err(CommandError::text(
+                "ERR Can not execute a script with write flag using *_ro command.",
+            )),
+            Ok(Some(header)) => Ok(header),
+            Ok(None) => Err(no_script()),
+            Err(error) => Err(error),
+        };
+        let header = match header {
+            Ok(header) => header,
+            Err(error) => {
+                interpreter::give_back(interpreter);
+                return Err(error);
+            }
+        };
+        let settings = scripts.settings();
+        let start = Start {
+            digest,
+            keys: (3..3 + keys_count).map(|place| arguments.get(place).to_vec()).collect(),
+            arguments: (3 + keys_count..arguments.len())
+                .map(|place| arguments.get(place).to_vec())
+                .collect(),
+            version: context.reply.version(),
+        };
+        let now = Instant::now();
+        Ok(Running {
+            script: Script::start(interpreter, start),
+            input: Some(Input::Go),
+            session: Session {
+                is_read_only: is_read_only || header.no_writes,
+                database: context.database,
+            },
+            digest,
+            scripts,
+            seat,
+            began: now,
+            looked_at: now,
+            run: None,
+            limits: Limits {
+                time: Some(settings.script_time_limit_ms)
+                    .filter(|limit| *limit > 0)
+                    .map(Duration::from_millis),
+                busy_after: Duration::from_millis(settings.busy_reply_threshold),
+                rolls_back: settings.script_rollback_on_error,
+            },
+        })
+    }
+
+    /// Runs it on, until it is over or, if it `may_pause`, has run for a while. `context` is that of its command, which
+    /// has the reply in the end.
+    ///
+    /// # Errors
+    /// If it was ended by others, or failed and its writes are to be dropped: nothing of it stands.
+    pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
+        let mut calls = 0;
+        let mut input = self.input.take().unwrap_or(Input::Go);
+        self.looked_at = Instant::now();
+        loop {
+            let is_due = match self.script.resume(input) {
+                Step::Done(outcome) => return self.finish(context, outcome).map(|()| Driven::Done),
+                Step::Call(call) => {
+                    input = Input::Reply(calls::run(context, &mut self.session, &call));
+                    calls += 1;
+                    calls % CALLS_PER_LOOK == 0 && self.looked_at.elapsed() >= SLICE
+                }
+                Step::Pause => {
+                    input = Input::Go;
+                    true
+                }
+            };
+            if !is_due {
+                continue;
+            }
+            self.looked_at = Instant::now();
+            if let Some(stop) = self.must_stop() {
+                input = Input::Stop(stop);
+            } else if may_pause {
+                self.input = Some(input);
+                return Ok(Driven::Paused);
+            }
+        }
+    }
+
+    /// Tells others of it, as long as it runs, and asks whether they or its limits want it to end.
+    fn must_stop(&mut self) -> Option<Stop> {
+        let run = *self.run.get_or_insert_with(|| self.scripts.begin_run(self.seat));
+        let elapsed = self.began.elapsed();
+        if elapsed >= self.limits.busy_after {
+            self.scripts.set_busy(self.seat);
+        }
+        if self.scripts.is_killed(self.seat, run) {
+            return Some(Stop::Killed);
+        }
+        (self.limits.time.is_some_and(|limit| elapsed >= limit)).then_some(Stop::TimeLimit)
+    }
+
+    /// Whether it runs longer than `busy-reply-threshold`.
+    pub fn is_busy(&self) -> bool {
+        self.run.is_some() && self.began.elapsed() >= self.limits.busy_after
+    }
+
+    fn finish(&mut self, context: &mut Context<'_>, outcome: Outcome) -> Result<(), CommandError> {
+        match outcome {
+            Outcome::Reply(reply) => {
+                context.reply.raw(&reply);
+                Ok(())
+            }
+            // What it wrote before the error stands, as in Redis, unless the operator wants it otherwise.
+            Outcome::Failed(text) if !self.limits.rolls_back => {
+                context.reply.error(text);
+                Ok(())
+            }
+            Outcome::Failed(text) => Err(CommandError::text(String::from_utf8_lossy(&text).into_owned())),
+            Outcome::Stopped(stop, place) => Err(self.stopped(stop, place)),
+        }
+    }
+
+    /// The error that says why a script was ended. Nothing of it stands.
+    fn stopped(&self, stop: Stop, place: Option<(String, i64)>) -> CommandError {
+        let why = match stop {
+            Stop::Killed => "Script killed by user with SCRIPT KILL.",
+            Stop::TimeLimit => "Script ran longer than script-time-limit-ms and was rolled back.",
+            Stop::MemoryLimit => "Script used more memory than script-memory-limit and was rolled back.",
+            Stop::Dropped => "Script stopped with its storage executor and was rolled back.",
+        };
+        let digest = self.digest.as_str();
+        CommandError::text(match place {
+            Some((source, line)) => {
+                let name = source.trim_start_matches('@');
+                format!("ERR {name}:{line}: {why} script: {digest}, on {source}:{line}.")
+            }
+            None => format!("ERR {why} script: {digest}."),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.run.is_some() {
+            self.scripts.end_run(self.seat);
+        }
+    }
+}
+
+/// Runs the script of a command to its end at once: for a script inside another command (EXEC), which cannot pause.
+///
+/// # Errors
+/// Those of [`Running::begin`] and [`Running::drive`].
+pub fn run_whole(context: &mut Context<'_>, named: Named, is_read_only: bool) -> Result<(), CommandError> {
+    let mut running = Running::begin(context, named, is_read_only)?;
+    running.drive(context, false).map(|_| ())
+}
