@@ -260,23 +260,29 @@ impl Batch {
 
     /// Answers every request of a batch that was never handed over: its deadlines have passed.
     pub fn answer_all_with_timeout(&mut self) {
-        for request in &self.requests {
-            let start = self.replies.len() as u32;
-            Reply::new(&mut self.replies, request.caller.version).error(CommandError::Timeout.to_string());
-            self.responses.push(Response {
-                id: request.id,
-                reply: Span {
-                    start,
-                    len: self.replies.len() as u32 - start,
-                },
-                command: request.command,
-                took_ns: 0,
-                failed: true,
-                commit_epoch: 0,
-                shard: 0,
-                more: 0,
-            });
+        for place in 0..self.requests.len() {
+            self.answer_with_error(place, &CommandError::Timeout);
         }
+    }
+
+    /// Answers the request at `place` without running it.
+    pub fn answer_with_error(&mut self, place: usize, error: &CommandError) {
+        let request = &self.requests[place];
+        let start = self.replies.len() as u32;
+        Reply::new(&mut self.replies, request.caller.version).error(error.to_string());
+        self.responses.push(Response {
+            id: request.id,
+            reply: Span {
+                start,
+                len: self.replies.len() as u32 - start,
+            },
+            command: request.command,
+            took_ns: 0,
+            failed: true,
+            commit_epoch: 0,
+            shard: 0,
+            more: 0,
+        });
     }
 
     /// Sends the box home. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.

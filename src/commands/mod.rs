@@ -94,7 +94,10 @@ impl Context<'_> {
             effects: self.effects,
             pieces: None,
         };
-        let outcome = run(&mut inner);
+        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
+            Some(pieces) => pieces.write_whole(&mut inner.reply),
+            None => Ok(()),
+        });
         self.view.end_inner(outcome.is_ok());
         if outcome.is_err() {
             self.effects.forget_after(mark);

@@ -3,32 +3,31 @@
 use super::Context;
 use super::arguments::is_option;
 use super::server::help;
+use super::table::{self, Command, READ};
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::scripts::interpreter;
 use crate::scripts::registry::Digest;
-use crate::scripts::run::{Named, run_whole};
+use crate::scripts::run::{Named, Running};
 
 type Outcome = Result<(), CommandError>;
 
-/// EVAL script numkeys key… argument…
+/// Prepares the script of a command: EVAL, EVALSHA, EVAL_RO, EVALSHA_RO script-or-digest numkeys key… argument…
+///
+/// # Errors
+/// If the arguments are wrong, there is no such script, or it does not compile.
+pub fn begin(command: &Command, context: &mut Context<'_>) -> Result<Running, CommandError> {
+    let named = match command.name {
+        "evalsha" | "evalsha_ro" => Named::ByDigest,
+        _ => Named::ByText,
+    };
+    Running::begin(context, named, command.flags.has(READ))
+}
+
+/// EVAL and its kin as a part of another command, or wherever they cannot pause.
 pub fn eval(context: &mut Context<'_>) -> Outcome {
-    run_whole(context, Named::ByText, false)
-}
-
-/// EVAL_RO script numkeys key… argument…
-pub fn eval_ro(context: &mut Context<'_>) -> Outcome {
-    run_whole(context, Named::ByText, true)
-}
-
-/// EVALSHA digest numkeys key… argument…
-pub fn evalsha(context: &mut Context<'_>) -> Outcome {
-    run_whole(context, Named::ByDigest, false)
-}
-
-/// EVALSHA_RO digest numkeys key… argument…
-pub fn evalsha_ro(context: &mut Context<'_>) -> Outcome {
-    run_whole(context, Named::ByDigest, true)
+    let row = table::find(context.arguments.get(0)).ok_or(CommandError::Internal)?;
+    begin(row, context)?.run_whole(context)
 }
 
 /// SCRIPT LOAD script

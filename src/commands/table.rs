@@ -298,6 +298,12 @@ impl Command {
         }
     }
 
+    /// Whether it may change data: it writes, or runs a script that may.
+    #[inline]
+    pub fn may_write(&self) -> bool {
+        self.flags.has(WRITE) || (self.flags.has(RUNS_SCRIPT) && !self.flags.has(READ))
+    }
+
     /// The container's part of a subcommand's name.
     pub fn container(&self) -> Option<&'static str> {
         self.name.split_once('|').map(|(container, _)| container)
@@ -678,9 +684,9 @@ pub static COMMANDS: &[Command] = &[
 
     // Scripts.
     command("eval",            -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script.")),
-    command("eval_ro",         -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval_ro), ("scripting", "7.0.0", "Executes a read-only server-side Lua script.")),
-    command("evalsha",         -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::evalsha), ("scripting", "2.6.0", "Executes a server-side Lua script by SHA1 digest.")),
-    command("evalsha_ro",      -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::evalsha_ro), ("scripting", "7.0.0", "Executes a read-only server-side Lua script by SHA1 digest.")),
+    command("eval_ro",         -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script.")),
+    command("evalsha",         -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script by SHA1 digest.")),
+    command("evalsha_ro",      -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script by SHA1 digest.")),
     command("script",          -2, Flags::NONE,       Keys::none(),       Container,                         ("scripting", "2.6.0", "A container for Lua scripts management commands.")),
     command("script|debug",     3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_debug),  ("scripting", "3.2.0", "Sets the debug mode of server-side Lua scripts.")),
     command("script|exists",   -3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_exists), ("scripting", "2.6.0", "Determines whether server-side Lua scripts exist in the script cache.")),

@@ -7,7 +7,7 @@ use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs,
 };
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
@@ -183,13 +183,17 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        if self.server.pause.holds(command.flags.has(WRITE)) && !is_pause_exempt(command) {
+        if self.server.pause.holds(command.may_write()) && !is_pause_exempt(command) {
             return Taken::Paused;
         }
         self.metrics.commands_processed.add(1);
         connection.client.commands.add(1);
         connection.client.last_command.set(command.index() as u64);
         let deadline = now + self.request_timeout.get();
+        if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
+            self.refuse(connection, Some(command), &CommandError::Busy);
+            return Taken::Yes;
+        }
         match command.runs {
             Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
             Runs::Shard(_) => {
@@ -212,6 +216,27 @@ impl NetworkExecutor {
             Runs::Container => unreachable!("find_command resolves containers"),
         }
         Taken::Yes
+    }
+
+    /// Whether a command goes to a storage executor that is busy with a script.
+    fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
+        let scripts = &self.server.scripts;
+        match command.runs {
+            Runs::Network(_) | Runs::Container => false,
+            Runs::All(..) => true,
+            Runs::Cursor(_) => {
+                let slot = keys::cursor_slot(arguments.get(1));
+                slot.is_ok_and(|slot| scripts.is_busy(usize::from(self.server.router.executor_of(slot).0)))
+            }
+            Runs::Shard(_) | Runs::Split(..) | Runs::Transaction(_) => {
+                let mut links = command.keys.of(arguments).map(|key| self.link_of(key)).peekable();
+                match links.peek() {
+                    Some(_) => links.any(|link| scripts.is_busy(link)),
+                    // As `only_link` sends it.
+                    None => scripts.is_busy(0),
+                }
+            }
+        }
     }
 
     fn link_of(&self, key: &[u8]) -> usize {

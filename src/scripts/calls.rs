@@ -137,6 +137,7 @@ fn run_of_connection(
     reply: &mut Reply<'_>,
 ) -> Result<(), CommandError> {
     match row.name {
+        "ping" if arguments.len() > 2 => return Err(CommandError::Arity("ping".to_owned())),
         "ping" if arguments.len() > 1 => reply.bulk(arguments.get(1)),
         "ping" => reply.simple("PONG"),
         "echo" => reply.bulk(arguments.get(1)),

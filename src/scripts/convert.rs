@@ -139,9 +139,7 @@ fn truncated(number: f64) -> i64 {
 
 fn write_table(reply: &mut Reply<'_>, table: &Table, script_version: Version, depth: usize) -> Result<()> {
     if let Value::String(text) = table.raw_get("err")? {
-        // The dash belongs to the protocol, not to the text.
-        let text = text.as_bytes();
-        reply.error(text.strip_prefix(b"-").unwrap_or(&text));
+        reply.error(text.as_bytes());
         return Ok(());
     }
     if let Value::String(text) = table.raw_get("ok")? {

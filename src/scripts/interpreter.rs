@@ -179,7 +179,11 @@ impl Interpreter {
     }
 
     fn compile(&self, body: &[u8]) -> Result<Function, CommandError> {
-        let chunk = self.lua.load(body).set_name(CHUNK_NAME).set_mode(mlua::chunk::ChunkMode::Text);
+        let chunk = self
+            .lua
+            .load(body)
+            .set_name(CHUNK_NAME)
+            .set_mode(mlua::chunk::ChunkMode::Text);
         chunk.into_function().map_err(|error| {
             let text = match &error {
                 mlua::Error::SyntaxError { message, .. } => message.clone(),

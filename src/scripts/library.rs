@@ -214,13 +214,16 @@ fn error_reply(lua: &Lua, arguments: MultiValue) -> Result<Outcome> {
     let Some(text) = only_text(&arguments) else {
         return Outcome::returns(lua, error_table(lua, b"ERR wrong number or type of arguments")?);
     };
-    // What begins with a dash or has two words names its own code.
-    let text = match text.strip_prefix(b"-") {
-        Some(text) => text.to_vec(),
-        None if text.contains(&b' ') => text,
-        None => [b"ERR ", &text[..]].concat(),
+    // What has two words begins with a code of its own.
+    let text = text.strip_prefix(b"-").unwrap_or(&text);
+    let text = match text.contains(&b' ') {
+        true => text.to_vec(),
+        false => [b"ERR ", text].concat(),
     };
-    let text = text.trim_ascii_end();
+    let text = &text[..text
+        .iter()
+        .rposition(|byte| !matches!(byte, b'\r' | b'\n'))
+        .map_or(0, |last| last + 1)];
     Outcome::returns(lua, one_field(lua, "err", Value::String(lua.create_string(text)?))?)
 }
 

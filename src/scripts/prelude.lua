@@ -22,7 +22,7 @@ end
 -- The functions and libraries that scripts have.
 local allowed = {}
 for _, name in ipairs({
-    "_VERSION", "assert", "error", "gcinfo", "getmetatable", "ipairs", "pcall", "rawequal", "select",
+    "_VERSION", "assert", "error", "gcinfo", "getmetatable", "ipairs", "rawequal", "select",
     "tonumber", "tostring", "type", "unpack", "xpcall",
 }) do
     allowed[name] = _G[name]

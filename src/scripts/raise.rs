@@ -92,8 +92,9 @@ unsafe extern "C-unwind" fn call_inner(state: *mut lua_State) -> c_int {
 pub fn base_functions(lua: &Lua, protected: &Table) -> Result<Table> {
     let table = lua.create_table()?;
     let upvalues = [Value::Table(protected.clone())];
-    let rows: [(&str, ffi::lua_CFunction); 5] = [
+    let rows: [(&str, ffi::lua_CFunction); 6] = [
         ("next", next),
+        ("pcall", pcall),
         ("rawget", rawget),
         ("rawset", rawset),
         ("setmetatable", setmetatable),
@@ -155,6 +156,26 @@ unsafe extern "C-unwind" fn next(state: *mut lua_State) -> c_int {
         }
         ffi::lua_pushnil(state);
         1
+    }
+}
+
+/// As Lua's own, but an error that is a table with a text in `err`, as those of commands are, is caught as that text.
+unsafe extern "C-unwind" fn pcall(state: *mut lua_State) -> c_int {
+    // SAFETY: the function and its arguments are on the stack; what the call leaves is what is counted.
+    unsafe {
+        ffi::luaL_checkany(state, 1);
+        let status = ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0);
+        if status != ffi::LUA_OK && ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
+            ffi::lua_pushstring(state, c"err".as_ptr());
+            ffi::lua_rawget(state, -2);
+            match ffi::lua_isstring(state, -1) != 0 {
+                true => ffi::lua_replace(state, -2),
+                false => ffi::lua_pop(state, 1),
+            }
+        }
+        ffi::lua_pushboolean(state, c_int::from(status == ffi::LUA_OK));
+        ffi::lua_insert(state, 1);
+        ffi::lua_gettop(state)
     }
 }
 

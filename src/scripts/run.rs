@@ -6,6 +6,7 @@ use super::registry::{Digest, Scripts};
 use super::script::{Input, Outcome, SLICE, Script, Start, Step, Stop};
 use crate::commands::Context;
 use crate::commands::arguments::integer;
+use crate::commands::effects::EffectsMark;
 use crate::error::CommandError;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Running {
     /// The number by which others know of it, once it has run for a while.
     run: Option<u64>,
     limits: Limits,
+    /// What there was to be given out when it began.
+    effects: EffectsMark,
 }
 
 #[derive(Clone, Copy)]
@@ -130,6 +133,7 @@ impl Running {
             seat,
             began: now,
             looked_at: now,
+            effects: context.effects.mark(),
             run: None,
             limits: Limits {
                 time: Some(settings.script_time_limit_ms)
@@ -152,7 +156,11 @@ impl Running {
         self.looked_at = Instant::now();
         loop {
             let is_due = match self.script.resume(input) {
-                Step::Done(outcome) => return self.finish(context, outcome).map(|()| Driven::Done),
+                Step::Done(outcome) => {
+                    return self.finish(context, outcome).map(|()| Driven::Done).inspect_err(|_| {
+                        context.effects.forget_after(self.effects);
+                    });
+                }
                 Step::Call(call) => {
                     input = Input::Reply(calls::run(context, &mut self.session, &call));
                     calls += 1;
@@ -174,6 +182,24 @@ impl Running {
                 return Ok(Driven::Paused);
             }
         }
+    }
+
+    /// Runs it to its end at once: for a script inside another command (EXEC), which cannot pause.
+    ///
+    /// # Errors
+    /// Those of [`Running::drive`].
+    pub fn run_whole(mut self, context: &mut Context<'_>) -> Result<(), CommandError> {
+        self.drive(context, false).map(|_| ())
+    }
+
+    /// What there was to be given out when it began.
+    pub fn effects_mark(&self) -> EffectsMark {
+        self.effects
+    }
+
+    /// Ends it when it is resumed next, because its executor ends.
+    pub fn stop(&mut self) {
+        self.input = Some(Input::Stop(Stop::Dropped));
     }
 
     /// Tells others of it, as long as it runs, and asks whether they or its limits want it to end.
@@ -235,13 +261,4 @@ impl Drop for Running {
             self.scripts.end_run(self.seat);
         }
     }
-}
-
-/// Runs the script of a command to its end at once: for a script inside another command (EXEC), which cannot pause.
-///
-/// # Errors
-/// Those of [`Running::begin`] and [`Running::drive`].
-pub fn run_whole(context: &mut Context<'_>, named: Named, is_read_only: bool) -> Result<(), CommandError> {
-    let mut running = Running::begin(context, named, is_read_only)?;
-    running.drive(context, false).map(|_| ())
 }

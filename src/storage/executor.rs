@@ -16,13 +16,14 @@ use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{Command, READ, Runs, WRITE};
-use crate::commands::{Context, hash};
+use crate::commands::table::{Command, INTERNAL, READ, RUNS_SCRIPT, Runs};
+use crate::commands::{Context, hash, scripting};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
+use crate::scripts::run::{Driven, Running};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,6 +64,22 @@ const STALLED_AT_SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// Normal batches that are served before a waiting low one gets its turn: low ones cost about as much as that many.
 const NORMAL_PER_LOW: usize = 16;
 
+/// A turn that was left in the middle of a script, which is the last command it runs.
+struct OpenTurn {
+    script: Running,
+    /// The script's request is the next that it runs.
+    batch: Box<Batch>,
+    began: Instant,
+}
+
+/// Whether a request was run to its end.
+enum Ran {
+    /// It was; with the time then.
+    Ended(Instant),
+    /// It is a script that goes on when others have had their turn.
+    Paused(Box<Running>),
+}
+
 /// Everything that a storage executor owns.
 pub struct StorageExecutor {
     shards: Shards,
@@ -87,6 +104,12 @@ pub struct StorageExecutor {
     effects: Effects,
     random: u64,
     slow_figures_at: Instant,
+    /// A script has begun and waits for its next turn: its writes are staged, so nothing else may stage or commit.
+    script_is_open: bool,
+    /// The script that comes next is known to be long and gets a turn of its own.
+    script_is_long: bool,
+    /// What the syncer has reported while a script was open and cannot be dealt with before it is over.
+    reports_waiting: Vec<SyncReport>,
 }
 
 /// The committer of an executor's shards, and which batches go there.
@@ -192,6 +215,9 @@ impl StorageExecutor {
             effects: Effects::default(),
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
+            script_is_open: false,
+            script_is_long: false,
+            reports_waiting: Vec::new(),
         }
     }
 
@@ -208,7 +234,7 @@ impl StorageExecutor {
         let on_report = Rc::clone(&executor);
         let sync_task = glommio::spawn_local(async move {
             while let Ok(report) = reports.recv_async().await {
-                on_report.borrow_mut().on_sync(&report);
+                on_report.borrow_mut().on_sync(report);
             }
         });
         let on_commit = Rc::clone(&executor);
@@ -259,13 +285,15 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs what is queued: one turn of at most `batch-size` requests.
-    fn run_turn(&mut self) {
+    /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to pause.
+    fn run_turn(&mut self) -> Option<OpenTurn> {
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();
         self.turn += 1;
         self.shards.begin_turn(self.turn, crate::clock::unix_ms());
+        let shards = self.shards.list();
+        let began_clean = !shards.iter().any(|shard| shard.has_staged() || shard.is_committing());
         let mut done: Vec<Box<Batch>> = Vec::new();
         let mut count = 0;
         let mut now = began;
@@ -280,8 +308,27 @@ impl StorageExecutor {
             let run_before = batch.run;
             while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL {
                 let request = batch.requests[batch.run];
-                now = self.run_request(&mut batch, &request, now);
+                match self.run_request(&mut batch, &request, now, None) {
+                    Ran::Ended(ended) => now = ended,
+                    // One that is known to be long, or happens to have the turn for itself.
+                    Ran::Paused(script)
+                        if std::mem::take(&mut self.script_is_long)
+                            || (began_clean && count == 0 && batch.run == run_before) =>
+                    {
+                        self.script_is_open = true;
+                        let script = *script;
+                        return Some(OpenTurn { script, batch, began });
+                    }
+                    Ran::Paused(script) => {
+                        self.drop_long_script(*script);
+                        break;
+                    }
+                }
                 batch.run += 1;
+                if std::mem::take(&mut self.script_is_long) {
+                    // It was not so long this time; the turn is its own nevertheless.
+                    break;
+                }
             }
             count += batch.run - run_before;
             if batch.run < batch.requests.len() {
@@ -293,6 +340,12 @@ impl StorageExecutor {
             self.metrics.batches.add(1);
             done.push(batch);
         }
+        self.end_turn(done, count, began);
+        None
+    }
+
+    /// Commits what a turn has staged and lets go of its replies.
+    fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
         self.commit(&mut done);
         self.release_held();
@@ -304,16 +357,98 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// Runs one request and appends its response; returns the time at its end.
-    fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
+    /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
+    /// waiting for it: nothing of it ever was, and the next turn is its own.
+    fn drop_long_script(&mut self, script: Running) {
+        self.effects.forget_after(script.effects_mark());
+        drop(script);
+        self.shards.roll_back_command();
+        self.script_is_long = true;
+    }
+
+    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not looked
+    /// after while it runs.
+    fn must_wait_for_commits(&mut self) -> bool {
+        if self.script_is_long {
+            self.take_up_commits();
+            self.commit(&mut []);
+        }
+        self.script_is_long && self.shards.list().iter().any(Shard::is_committing)
+    }
+
+    /// Runs on the script of an open turn. Returns the turn if it is still open.
+    fn go_on(&mut self, open: OpenTurn) -> Option<OpenTurn> {
+        let OpenTurn {
+            script,
+            mut batch,
+            began,
+        } = open;
+        let request = batch.requests[batch.run];
+        match self.run_request(&mut batch, &request, began, Some(script)) {
+            Ran::Paused(script) => {
+                let script = *script;
+                return Some(OpenTurn { script, batch, began });
+            }
+            Ran::Ended(_) => {}
+        }
+        self.script_is_open = false;
+        batch.run += 1;
+        let mut done = Vec::new();
+        if batch.run < batch.requests.len() {
+            done.push(batch.take_responses());
+            self.queue.push_back_to_front(batch);
+        } else {
+            self.metrics.batches.add(1);
+            done.push(batch);
+        }
+        self.end_turn(done, 1, began);
+        self.take_up_reports();
+        None
+    }
+
+    /// Ends the script of an open turn, because the executor ends or its shards must stop.
+    fn stop_script(&mut self, mut open: OpenTurn) {
+        open.script.stop();
+        let still_open = self.go_on(open);
+        debug_assert!(still_open.is_none(), "a script that was stopped is over");
+    }
+
+    /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
+    fn answer_busy(&mut self) {
+        let mut queue = std::mem::take(&mut self.queue);
+        while let Some(mut batch) = queue.pop() {
+            let waiting = &batch.requests[batch.run..];
+            if waiting.iter().any(|request| request.command.flags.has(INTERNAL)) {
+                self.queue.push(batch);
+                continue;
+            }
+            for place in batch.run..batch.requests.len() {
+                batch.answer_with_error(place, &CommandError::Busy);
+            }
+            batch.run = batch.requests.len();
+            self.metrics.requests.add(batch.requests.len() as u64);
+            batch.send_home();
+        }
+    }
+
+    /// Runs one request and appends its response. A script that is `resumed` goes on.
+    fn run_request(
+        &mut self,
+        batch: &mut Batch,
+        request: &Request,
+        began: Instant,
+        mut resumed: Option<Running>,
+    ) -> Ran {
         let start = batch.replies.len();
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.shards.begin_command();
+        if resumed.is_none() {
+            self.shards.begin_command();
+        }
         let mut pieces = None;
         let mut more = 0;
-        let outcome = if began > request.deadline {
+        let outcome = if began > request.deadline && resumed.is_none() {
             self.metrics.timeouts.add(1);
             Err(CommandError::Timeout)
         } else {
@@ -332,7 +467,17 @@ impl StorageExecutor {
                 effects: &mut self.effects,
                 pieces: None,
             };
-            let outcome = run_contained(request.command, &mut context, &self.metrics);
+            let outcome = match request.command.flags.has(RUNS_SCRIPT) {
+                true => match run_script(request.command, &mut context, &self.metrics, &mut resumed) {
+                    Ok(Driven::Done) => Ok(()),
+                    Ok(Driven::Paused) => {
+                        let script = resumed.take().expect("a script that pauses is there");
+                        return Ran::Paused(Box::new(script));
+                    }
+                    Err(error) => Err(error),
+                },
+                false => run_contained(request.command, &mut context, &self.metrics),
+            };
             pieces = context.pieces.take();
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
@@ -377,7 +522,7 @@ impl StorageExecutor {
             shard: touched.shard.unwrap_or(0),
             more,
         });
-        ended
+        Ran::Ended(ended)
     }
 
     /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
@@ -470,6 +615,10 @@ impl StorageExecutor {
 
     /// The committer has written batches, or failed to: replies leave, and what was staged meanwhile is committed.
     fn on_commit(&mut self) {
+        if self.script_is_open {
+            // None is under way: its turn began without one.
+            return;
+        }
         self.take_up_commits();
         self.commit(&mut []);
         self.release_held();
@@ -517,7 +666,22 @@ impl StorageExecutor {
     }
 
     /// A sync ended: replies leave, or the shard stops.
-    fn on_sync(&mut self, report: &SyncReport) {
+    fn on_sync(&mut self, report: SyncReport) {
+        if self.script_is_open && report.result.is_err() {
+            // Its shard may stop only when nothing is half done there.
+            self.reports_waiting.push(report);
+            return;
+        }
+        self.take_report(&report);
+    }
+
+    fn take_up_reports(&mut self) {
+        for report in std::mem::take(&mut self.reports_waiting) {
+            self.take_report(&report);
+        }
+    }
+
+    fn take_report(&mut self, report: &SyncReport) {
         if let Err(error) = &report.result {
             let durable_epoch = self.syncer.durable_epoch(report.place);
             // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an error
@@ -544,8 +708,10 @@ impl StorageExecutor {
     /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
     fn keep_house(&mut self) {
         self.settings_are_current();
-        self.sweep();
-        self.commit(&mut []);
+        if !self.script_is_open {
+            self.sweep();
+            self.commit(&mut []);
+        }
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
             self.syncer.sync_soon();
@@ -710,7 +876,7 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
         if bound_to(response, place, rolled_back.from_epoch) {
             let start = batch.replies.len();
             let in_part = rolled_back.in_part || response.shard == SEVERAL_SHARDS;
-            if !(in_part && response.command.flags.has(WRITE)) {
+            if !(in_part && response.command.may_write()) {
                 Reply::new(&mut batch.replies, Version::Resp2).error(rolled_back.error.to_string());
             }
             response.reply = Span {
@@ -746,7 +912,15 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
         executor.borrow_mut().queue.push(first);
         let mut busy_since = Instant::now();
         while executor.borrow_mut().take_up(requests) {
-            executor.borrow_mut().run_turn();
+            while executor.borrow_mut().must_wait_for_commits() {
+                reactor_turn().await;
+            }
+            let mut open = executor.borrow_mut().run_turn();
+            while let Some(turn) = open {
+                reactor_turn().await;
+                open = run_open_turn(&mut executor.borrow_mut(), turn, requests);
+                busy_since = Instant::now();
+            }
             let full_home = executor.borrow_mut().full_home.take();
             // An owner that is gone takes nothing in any more.
             while full_home
@@ -762,4 +936,41 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
             }
         }
     }
+}
+
+/// One step of a turn that a script has left open.
+fn run_open_turn(
+    executor: &mut StorageExecutor,
+    turn: OpenTurn,
+    requests: &flume::Receiver<Box<Batch>>,
+) -> Option<OpenTurn> {
+    if requests.is_disconnected() || !executor.reports_waiting.is_empty() {
+        executor.stop_script(turn);
+        return None;
+    }
+    if turn.script.is_busy() && executor.take_up(requests) {
+        executor.answer_busy();
+    }
+    executor.go_on(turn)
+}
+
+/// Begins or resumes the script of a command; it is in `running` if it pauses. A panic becomes an error.
+fn run_script(
+    command: &Command,
+    context: &mut Context<'_>,
+    metrics: &StorageMetrics,
+    running: &mut Option<Running>,
+) -> Result<Driven, CommandError> {
+    let run = || {
+        let script = match running {
+            Some(script) => script,
+            None => running.insert(scripting::begin(command, context)?),
+        };
+        script.drive(context, true)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        metrics.panics.add(1);
+        tracing::error!(command = command.name, "a script panicked; its writes were dropped");
+        Err(CommandError::Internal)
+    })
 }
