@@ -10,6 +10,8 @@ use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::scripts::functions::{self, Libraries};
+use crate::scripts::interpreter::{self, LoadLimit};
 use crate::scripts::registry::Scripts;
 use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
@@ -340,6 +342,10 @@ impl Stores {
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
         let scripts = Arc::new(Scripts::new(settings.clone(), router.executor_count()));
+        load_functions(&shards[0], &scripts).map_err(|error| ServerError::Shard {
+            path: shard_path(data_dir, 0),
+            error,
+        })?;
         let mut stores = Stores {
             scripts,
             topology,
@@ -593,6 +599,23 @@ fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Result<(), Se
         };
         shard.set_database_map(newest).map_err(failed)?;
     }
+    Ok(())
+}
+
+/// Runs the code of the function libraries that the first shard has, so that their functions are known.
+fn load_functions(shard: &Shard, scripts: &Scripts) -> Result<(), DatabaseError> {
+    let codes = shard.libraries()?;
+    if codes.is_empty() {
+        return Ok(());
+    }
+    let failed = |error: CommandError| DatabaseError::Failed(format!("a function library cannot be loaded: {error}"));
+    let interpreter = interpreter::take(scripts).map_err(failed)?;
+    let mut libraries = Libraries::default();
+    for code in &codes {
+        let library = functions::load(&interpreter, code, LoadLimit::Known).map_err(failed)?;
+        libraries.add(Arc::new(library)).map_err(failed)?;
+    }
+    scripts.functions.publish(libraries);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod dump;
 pub mod effects;
 pub mod field_expiry;
+pub mod functions;
 pub mod geo;
 pub mod geohash;
 pub mod glob;

@@ -7,18 +7,20 @@ use super::table::{self, Command, READ};
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::scripts::interpreter;
-use crate::scripts::registry::Digest;
+use crate::scripts::registry::{Digest, Kind};
 use crate::scripts::run::{Named, Running};
 
 type Outcome = Result<(), CommandError>;
 
-/// Prepares the script of a command: EVAL, EVALSHA, EVAL_RO, EVALSHA_RO script-or-digest numkeys key… argument…
+/// Prepares the script of a command: EVAL, EVALSHA, EVAL_RO, EVALSHA_RO, FCALL, FCALL_RO
+/// script-or-digest-or-function numkeys key… argument…
 ///
 /// # Errors
 /// If the arguments are wrong, there is no such script, or it does not compile.
 pub fn begin(command: &Command, context: &mut Context<'_>) -> Result<Running, CommandError> {
     let named = match command.name {
         "evalsha" | "evalsha_ro" => Named::ByDigest,
+        "fcall" | "fcall_ro" => Named::ByFunction,
         _ => Named::ByText,
     };
     Running::begin(context, named, command.flags.has(READ))
@@ -72,13 +74,9 @@ pub fn script_flush(context: &mut NetworkContext<'_>) -> Outcome {
 
 /// SCRIPT KILL
 pub fn script_kill(context: &mut NetworkContext<'_>) -> Outcome {
-    match context.server.scripts.kill() {
-        true => {
-            context.reply.ok();
-            Ok(())
-        }
-        false => Err(CommandError::text("NOTBUSY No scripts in execution right now.")),
-    }
+    context.server.scripts.kill(Kind::Script)?;
+    context.reply.ok();
+    Ok(())
 }
 
 /// SCRIPT DEBUG YES | SYNC | NO

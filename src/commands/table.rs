@@ -6,8 +6,8 @@ use super::arguments::is_option;
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, scripting, server, sets,
-    sort, stream_deletion, stream_groups, streams, strings,
+    Handler, bits, connection, dump, field_expiry, functions, geo, hashes, hyperloglog, keys, lists, scripting, server,
+    sets, sort, stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -687,6 +687,18 @@ pub static COMMANDS: &[Command] = &[
     command("eval_ro",         -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script.")),
     command("evalsha",         -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script by SHA1 digest.")),
     command("evalsha_ro",      -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script by SHA1 digest.")),
+    command("fcall",           -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a function.")),
+    command("fcall_ro",        -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a read-only function.")),
+    command("function",        -2, Flags::NONE,       Keys::none(),       Container,                          ("scripting", "7.0.0", "A container for function commands.")),
+    command("function|delete",  3, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_delete), ("scripting", "7.0.0", "Deletes a library and its functions.")),
+    command("function|dump",    2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_dump), ("scripting", "7.0.0", "Dumps all libraries into a serialized binary payload.")),
+    command("function|flush",  -2, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_flush), ("scripting", "7.0.0", "Deletes all libraries and functions.")),
+    command("function|help",    2, INFORMATION,       Keys::none(),       Network(functions::function_help),  ("scripting", "7.0.0", "Returns helpful text about the different subcommands.")),
+    command("function|kill",    2, NO_SCRIPT,         Keys::none(),       Network(functions::function_kill),  ("scripting", "7.0.0", "Terminates a function during execution.")),
+    command("function|list",   -2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_list), ("scripting", "7.0.0", "Returns information about all libraries.")),
+    command("function|load",   -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_load), ("scripting", "7.0.0", "Creates a library.")),
+    command("function|restore", -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_restore), ("scripting", "7.0.0", "Restores all libraries from a payload.")),
+    command("function|stats",   2, NO_SCRIPT,         Keys::none(),       Network(functions::function_stats), ("scripting", "7.0.0", "Returns information about a function during execution.")),
     command("script",          -2, Flags::NONE,       Keys::none(),       Container,                         ("scripting", "2.6.0", "A container for Lua scripts management commands.")),
     command("script|debug",     3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_debug),  ("scripting", "3.2.0", "Sets the debug mode of server-side Lua scripts.")),
     command("script|exists",   -3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_exists), ("scripting", "2.6.0", "Determines whether server-side Lua scripts exist in the script cache.")),

@@ -191,7 +191,7 @@ impl NetworkExecutor {
         connection.client.last_command.set(command.index() as u64);
         let deadline = now + self.request_timeout.get();
         if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
-            self.refuse(connection, Some(command), &CommandError::Busy);
+            self.refuse(connection, Some(command), &self.server.scripts.busy_error());
             return Taken::Yes;
         }
         match command.runs {

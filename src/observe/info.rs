@@ -372,6 +372,9 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
         "mem_clients_normal",
         server.clients.all().iter().map(|client| buffers(client)).sum::<u64>(),
     );
+    let libraries = server.scripts.functions.current();
+    lines.add("number_of_functions", libraries.function_count());
+    lines.add("number_of_libraries", libraries.iter().len());
     lines.add_bytes("value_cache", sum(|shard| shard.cache_bytes.get()));
     lines.add("value_cache_records", sum(|shard| shard.cache_records.get()));
     lines.add_bytes("block_cache", server.resources.block_cache_bytes() as u64);

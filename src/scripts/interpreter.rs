@@ -1,11 +1,12 @@
 //! Lua interpreters: what they are made of, and those that wait for the next script of their thread.
 
 use super::convert;
+use super::functions::{self, Libraries, Library};
 use super::header::{self, Header};
 use super::library;
 use super::raise;
 use super::registry::{Digest, Scripts};
-use super::script::{Outcome, Shared, Start, Stop};
+use super::script::{Outcome, Program, Shared, Start, Stop};
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use corosensei::stack::DefaultStack;
@@ -13,6 +14,8 @@ use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, V
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Instructions between two looks at the clock: some 100 µs.
 const HOOK_INSTRUCTIONS: u32 = 10_000;
@@ -34,6 +37,21 @@ const MEMORY_SHARE: (usize, usize) = (7, 8);
 /// What a text looks like to Lua's error messages.
 const CHUNK_NAME: &str = "@user_script";
 
+/// What the code of a library looks like to Lua's error messages.
+const LIBRARY_CHUNK_NAME: &str = "@user_function";
+
+/// How long the code of a library may run that FUNCTION LOAD brings, as in Redis: it only registers functions.
+const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Whether a library's code may run as long as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadLimit {
+    /// A client brings it.
+    Client,
+    /// It was loaded before.
+    Known,
+}
+
 thread_local! {
     /// Interpreters that run nothing.
     static IDLE: RefCell<Vec<Box<Interpreter>>> = const { RefCell::new(Vec::new()) };
@@ -43,6 +61,12 @@ thread_local! {
 struct Compiled {
     function: Function,
     header: Header,
+}
+
+/// A library whose code has run here.
+struct Loaded {
+    library: Arc<Library>,
+    callbacks: HashMap<String, Function>,
 }
 
 /// See the module's documentation.
@@ -55,6 +79,14 @@ pub struct Interpreter {
     globals: Table,
     compiled: HashMap<Digest, Compiled>,
     generation: u64,
+    /// Runs a function of a library and explains its error.
+    call: Function,
+    /// Runs the code of a library.
+    load: Function,
+    /// By a library's name.
+    loaded: HashMap<String, Loaded>,
+    /// The libraries that there are, and the number of that set.
+    libraries: (u64, Arc<Libraries>),
     memory_limit: usize,
     /// The stack of the last script, for the next one.
     pub stack: Option<DefaultStack>,
@@ -110,7 +142,8 @@ impl Interpreter {
         let protected = lua.create_table()?;
         let base = raise::base_functions(&lua, &protected)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=corelane");
-        let (run, globals): (Function, Table) = prelude.call((host, base, protected))?;
+        let (run, globals, call, load): (Function, Table, Function, Function) =
+            prelude.call((host, base, protected))?;
         watch(&lua, &shared, HOOK_INSTRUCTIONS)?;
         Ok(Interpreter {
             lua,
@@ -119,6 +152,10 @@ impl Interpreter {
             globals,
             compiled: HashMap::new(),
             generation: 0,
+            call,
+            load,
+            loaded: HashMap::new(),
+            libraries: (u64::MAX, Arc::default()),
             memory_limit: 0,
             stack: None,
         })
@@ -135,6 +172,16 @@ impl Interpreter {
         if generation != self.generation {
             self.generation = generation;
             self.compiled.clear();
+        }
+        let number = scripts.functions.number();
+        if number != self.libraries.0 {
+            let libraries = scripts.functions.current();
+            let is_there = |loaded: &Loaded| {
+                let current = libraries.get(&loaded.library.name);
+                current.is_some_and(|current| Arc::ptr_eq(current, &loaded.library))
+            };
+            self.loaded.retain(|_, loaded| is_there(loaded));
+            self.libraries = (number, libraries);
         }
         let limit = scripts.settings().script_memory_limit.as_usize();
         if limit != self.memory_limit {
@@ -179,18 +226,76 @@ impl Interpreter {
     }
 
     fn compile(&self, body: &[u8]) -> Result<Function, CommandError> {
-        let chunk = self
-            .lua
-            .load(body)
-            .set_name(CHUNK_NAME)
-            .set_mode(mlua::chunk::ChunkMode::Text);
-        chunk.into_function().map_err(|error| {
-            let text = match &error {
-                mlua::Error::SyntaxError { message, .. } => message.clone(),
-                other => other.to_string(),
-            };
-            CommandError::text(format!("ERR Error compiling script (new function): {text}"))
+        self.compile_as(CHUNK_NAME, body)
+            .map_err(|text| CommandError::text(format!("ERR Error compiling script (new function): {text}")))
+    }
+
+    /// Compiles a text; why not, if it does not compile.
+    fn compile_as(&self, name: &str, body: &[u8]) -> Result<Function, String> {
+        let chunk = self.lua.load(body).set_name(name);
+        let chunk = chunk.set_mode(mlua::chunk::ChunkMode::Text);
+        chunk.into_function().map_err(|error| match &error {
+            mlua::Error::SyntaxError { message, .. } => message.clone(),
+            other => other.to_string(),
         })
+    }
+
+    /// The function with this name and whether it says that it writes nothing; its library's code is run if it was not yet.
+    /// `None` if there is no such function.
+    ///
+    /// # Errors
+    /// If that code fails, although it did not when it was brought.
+    pub fn prepare_function(&mut self, name: &[u8]) -> Result<Option<(Program, bool)>, CommandError> {
+        let libraries = Arc::clone(&self.libraries.1);
+        let Some((library, function)) = libraries.function(name) else {
+            return Ok(None);
+        };
+        if !self.loaded.contains_key(&library.name) {
+            let found = self.load(functions::body(&library.code)?, LoadLimit::Known)?;
+            let callbacks = found.into_iter().map(|(function, callback)| (function.name, callback));
+            let loaded = Loaded {
+                library: Arc::clone(library),
+                callbacks: callbacks.collect(),
+            };
+            self.loaded.insert(library.name.clone(), loaded);
+        }
+        let program = Program::Function {
+            library: library.name.clone(),
+            name: function.name.clone(),
+        };
+        Ok(Some((program, function.is_read_only())))
+    }
+
+    /// Runs the code of a library, without its first line; returns the functions that it registers.
+    ///
+    /// # Errors
+    /// As Redis words them.
+    pub fn load(&self, body: &[u8], limit: LoadLimit) -> Result<Vec<(functions::Function, Function)>, CommandError> {
+        let chunk = self
+            .compile_as(LIBRARY_CHUNK_NAME, body)
+            .map_err(|text| CommandError::text(format!("ERR Error compiling function: {text}")))?;
+        let failed = |text: &str| CommandError::text(format!("ERR Error registering functions: {text}"));
+        self.shared
+            .begin_load((limit == LoadLimit::Client).then(|| Instant::now() + LOAD_TIME_MAX));
+        let outcome: mlua::Result<(Option<Table>, Option<mlua::LuaString>)> = self.load.call(chunk);
+        let stop = self.shared.end_load();
+        if stop.is_some() && watch(&self.lua, &self.shared, HOOK_INSTRUCTIONS).is_err() {
+            self.shared.stop(Stop::MemoryLimit);
+        }
+        match (stop, outcome) {
+            (Some(Stop::TimeLimit), _) => Err(failed("ERR FUNCTION LOAD timeout")),
+            (Some(_), _) | (_, Err(mlua::Error::MemoryError(_))) => {
+                // Such an interpreter is not used again.
+                self.shared.stop(Stop::MemoryLimit);
+                Err(failed("ERR the code uses more memory than script-memory-limit"))
+            }
+            (None, Ok((Some(found), _))) => registered(&found).map_err(|error| failed(&format!("ERR {error}"))),
+            (None, Ok((None, text))) => {
+                let text = text.map(|text| text.to_string_lossy()).unwrap_or_default();
+                Err(failed(&text))
+            }
+            (None, Err(error)) => Err(failed(&format!("ERR {error}"))),
+        }
     }
 
     /// Runs a script that was prepared, to its end. Called on the script's own stack.
@@ -216,17 +321,28 @@ impl Interpreter {
     }
 
     fn run_compiled(&self, start: &Start) -> mlua::Result<Outcome> {
-        let Some(Compiled { function, .. }) = self.compiled.get(&start.digest) else {
-            return Ok(Outcome::Failed(b"ERR internal error".to_vec()));
-        };
-        for (name, values) in [("KEYS", &start.keys), ("ARGV", &start.arguments)] {
-            let table = self.lua.create_table_with_capacity(values.len(), 0)?;
-            for (place, value) in values.iter().enumerate() {
-                table.raw_set(place + 1, self.lua.create_string(value)?)?;
+        let keys = self.texts(&start.keys)?;
+        let arguments = self.texts(&start.arguments)?;
+        let mut results: MultiValue = match &start.program {
+            Program::Script(digest) => {
+                let Some(Compiled { function, .. }) = self.compiled.get(digest) else {
+                    return Ok(Outcome::Failed(b"ERR internal error".to_vec()));
+                };
+                self.globals.raw_set("KEYS", keys)?;
+                self.globals.raw_set("ARGV", arguments)?;
+                self.run.call(function)?
             }
-            self.globals.raw_set(name, table)?;
-        }
-        let mut results: MultiValue = self.run.call(function)?;
+            Program::Function { library, name } => {
+                let loaded = self.loaded.get(library);
+                let Some(callback) = loaded.and_then(|loaded| loaded.callbacks.get(name)) else {
+                    return Ok(Outcome::Failed(b"ERR internal error".to_vec()));
+                };
+                // A function gets them as arguments only.
+                self.globals.raw_remove("KEYS")?;
+                self.globals.raw_remove("ARGV")?;
+                self.call.call((callback, keys, arguments))?
+            }
+        };
         let succeeded = matches!(results.pop_front(), Some(Value::Boolean(true)));
         let result = results.pop_front().unwrap_or(Value::Nil);
         if !succeeded {
@@ -236,6 +352,14 @@ impl Interpreter {
         let mut reply = Reply::new(&mut bytes, start.version);
         convert::to_reply(&mut reply, &result, self.shared.version.get())?;
         Ok(Outcome::Reply(bytes))
+    }
+
+    fn texts(&self, values: &[Vec<u8>]) -> mlua::Result<Table> {
+        let table = self.lua.create_table_with_capacity(values.len(), 0)?;
+        for (place, value) in values.iter().enumerate() {
+            table.raw_set(place + 1, self.lua.create_string(value)?)?;
+        }
+        Ok(table)
     }
 
     /// The error that the prelude has explained, in Redis's words.
@@ -253,12 +377,35 @@ impl Interpreter {
         let source: Option<mlua::LuaString> = explained.raw_get("source")?;
         if let Some(source) = source {
             let number: i64 = explained.raw_get("line")?;
-            line.extend_from_slice(format!(" script: {}, on ", start.digest.as_str()).as_bytes());
+            line.extend_from_slice(format!(" script: {}, on ", start.program.name()).as_bytes());
             line.extend_from_slice(&source.as_bytes());
             line.extend_from_slice(format!(":{number}.").as_bytes());
         }
         Ok(Outcome::Failed(line))
     }
+}
+
+/// The functions that a library has registered, as the prelude notes them.
+fn registered(found: &Table) -> mlua::Result<Vec<(functions::Function, Function)>> {
+    let mut registered = Vec::new();
+    for row in found.sequence_values::<Table>() {
+        let row = row?;
+        let description: Option<mlua::LuaString> = row.raw_get("description")?;
+        let given: Table = row.raw_get("flags")?;
+        let mut flags = Vec::new();
+        for flag in functions::FLAGS {
+            if given.raw_get::<bool>(flag)? {
+                flags.push(flag);
+            }
+        }
+        let function = functions::Function {
+            name: row.raw_get("name")?,
+            description: description.map(|text| text.as_bytes().to_vec()),
+            flags,
+        };
+        registered.push((function, row.raw_get("callback")?));
+    }
+    Ok(registered)
 }
 
 /// The script that calls this was stopped: its next instruction fails.
@@ -273,6 +420,7 @@ fn watch(lua: &Lua, shared: &Rc<Shared>, instructions: u32) -> mlua::Result<()> 
     lua.set_global_hook(triggers, move |lua, debug| {
         if shared.stopped().is_none() {
             shared.pause_when_due();
+            shared.stop_overdue_load();
             let memory_max = shared.memory_max.get();
             if memory_max > 0 && lua.used_memory() > memory_max {
                 lua.gc_collect()?;

@@ -1,6 +1,8 @@
 //! What the server gives to scripts: the table `redis`, and functions that take the place of Lua's own.
 
 use super::convert::{error_table, one_field, to_lua};
+use super::functions;
+use super::libraries;
 use super::raise::{self, Outcome};
 use super::registry::Digest;
 use super::script::{Call, Input, Shared, Step};
@@ -22,7 +24,17 @@ const RANDOM_MAX: f64 = 2_147_483_647.0;
 pub fn host(lua: &Lua, shared: &Rc<Shared>) -> Result<Table> {
     let host = lua.create_table()?;
     host.raw_set("redis", redis(lua, shared)?)?;
-    host.raw_set("libraries", lua.create_table()?)?;
+    libraries::open(lua)?;
+    let found = lua.create_table()?;
+    for name in libraries::NAMES {
+        found.raw_set(name, lua.globals().raw_get::<Table>(name)?)?;
+    }
+    host.raw_set("libraries", found)?;
+    let flags = lua.create_table()?;
+    for flag in functions::FLAGS {
+        flags.raw_set(flag, true)?;
+    }
+    host.raw_set("flags", flags)?;
     let refuse = |_: &Lua, _| Ok(Outcome::Raises("Attempt to modify a readonly table".to_owned()));
     host.raw_set("refuse", raise::function(lua, refuse)?)?;
     let missing = |_: &Lua, arguments: MultiValue| {

@@ -7,6 +7,7 @@
 
 pub mod calls;
 pub mod convert;
+pub mod functions;
 pub mod header;
 pub mod interpreter;
 pub mod libraries;

@@ -1,9 +1,12 @@
 //! What all threads know of scripts: their texts by digest, and which run on which storage executor.
 
+use super::functions::Functions;
 use crate::config::{Settings, SharedSettings};
+use crate::error::CommandError;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Scripts that EVAL has left behind and that are kept for EVALSHA; the oldest goes. Those of SCRIPT LOAD stay.
 const EVALUATED_MAX: usize = 500;
@@ -48,9 +51,31 @@ struct Texts {
     bytes: usize,
 }
 
+/// A function that runs, for FUNCTION STATS.
+#[derive(Clone, Debug)]
+pub struct RunningFunction {
+    /// Its name.
+    pub name: String,
+    /// The command that called it, with its arguments.
+    pub command: Vec<Vec<u8>>,
+    /// When.
+    pub began: Instant,
+}
+
+/// Scripts and functions have commands of their own to be ended by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of EVAL and its kin.
+    Script,
+    /// Of FCALL and its kin.
+    Function,
+}
+
 /// What one storage executor says of the script that it runs.
 #[derive(Default)]
 struct Seat {
+    /// The function that it is, if it is one.
+    function: Mutex<Option<RunningFunction>>,
     /// The run's number, 0 for none.
     run: AtomicU64,
     /// Whether it runs longer than `busy-reply-threshold`.
@@ -61,6 +86,8 @@ struct Seat {
 
 /// See the module's documentation.
 pub struct Scripts {
+    /// Function libraries.
+    pub functions: Functions,
     settings: SharedSettings,
     texts: Mutex<Texts>,
     /// Changes when the texts are forgotten; no two servers of a process have the same.
@@ -87,6 +114,7 @@ impl Scripts {
     /// For so many storage executors.
     pub fn new(settings: SharedSettings, storage_executors: usize) -> Scripts {
         Scripts {
+            functions: Functions::default(),
             settings,
             texts: Mutex::default(),
             generation: AtomicU64::new(next_number()),
@@ -175,10 +203,11 @@ impl Scripts {
 
     // ---- What runs ----
 
-    /// A script of the storage executor `seat` runs for a while already; returns the run's number.
-    pub fn begin_run(&self, seat: usize) -> u64 {
+    /// A script of the storage executor `seat`, or a function, runs for a while already; returns the run's number.
+    pub fn begin_run(&self, seat: usize, function: Option<RunningFunction>) -> u64 {
         let run = next_number();
         if let Some(seat) = self.seats.get(seat) {
+            *lock(&seat.function) = function;
             seat.run.store(run, Ordering::Release);
         }
         run
@@ -219,11 +248,45 @@ impl Scripts {
         (self.seats.get(seat)).is_some_and(|seat| seat.is_busy.load(Ordering::Acquire))
     }
 
-    /// Kills the script that has been running the longest and was not killed before; whether there is one.
-    pub fn kill(&self) -> bool {
+    /// The function that has been running the longest.
+    pub fn running_function(&self) -> Option<RunningFunction> {
+        let running = |seat: &&Seat| seat.run.load(Ordering::Acquire) != 0;
+        let functions = self
+            .seats
+            .iter()
+            .filter(running)
+            .filter_map(|seat| lock(&seat.function).clone());
+        functions.min_by_key(|function| function.began)
+    }
+
+    /// What a busy storage executor answers.
+    pub fn busy_error(&self) -> CommandError {
+        let busy = self.seats.iter().find(|seat| seat.is_busy.load(Ordering::Acquire));
+        match busy.map(Seat::kind) {
+            Some(Kind::Function) => CommandError::BusyFunction,
+            _ => CommandError::Busy,
+        }
+    }
+
+    /// Kills the script or function that has been running the longest and was not killed before.
+    ///
+    /// # Errors
+    /// If none runs, or only such as another command kills.
+    pub fn kill(&self, kind: Kind) -> Result<(), CommandError> {
+        let running = |seat: &&Seat| seat.run.load(Ordering::Acquire) != 0;
+        let of_other_kind = self.seats.iter().any(|seat| running(&seat) && seat.kind() != kind);
+        match (self.kill_oldest(kind), of_other_kind, kind) {
+            (true, ..) => Ok(()),
+            (false, true, Kind::Script) => Err(CommandError::BusyFunction),
+            (false, true, Kind::Function) => Err(CommandError::Busy),
+            (false, false, _) => Err(CommandError::text("NOTBUSY No scripts in execution right now.")),
+        }
+    }
+
+    fn kill_oldest(&self, kind: Kind) -> bool {
         let running = self.seats.iter().filter_map(|seat| {
             let run = seat.run.load(Ordering::Acquire);
-            (run != 0).then_some((run, seat))
+            (run != 0 && seat.kind() == kind).then_some((run, seat))
         });
         let is_killed = |seat: &Seat, run| seat.killed.load(Ordering::Acquire) == run;
         // Their numbers grow, so the lowest began first. One that is being killed already counts if there is no other.
@@ -232,6 +295,16 @@ impl Scripts {
             seat.killed.store(run, Ordering::Release);
         }
         oldest.is_some()
+    }
+}
+
+impl Seat {
+    /// Of the run that there is.
+    fn kind(&self) -> Kind {
+        match *lock(&self.function) {
+            Some(_) => Kind::Function,
+            None => Kind::Script,
+        }
     }
 }
 

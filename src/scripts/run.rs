@@ -1,13 +1,14 @@
 //! Drives a script: starts it, runs the commands that it calls, lets it pause, and ends it when it must end.
 
 use super::calls::{self, Session};
-use super::interpreter;
-use super::registry::{Digest, Scripts};
-use super::script::{Input, Outcome, SLICE, Script, Start, Step, Stop};
+use super::interpreter::{self, Interpreter};
+use super::registry::{Digest, RunningFunction, Scripts};
+use super::script::{Input, Outcome, Program, SLICE, Script, Start, Step, Stop};
 use crate::commands::Context;
 use crate::commands::arguments::integer;
 use crate::commands::effects::EffectsMark;
 use crate::error::CommandError;
+use crate::protocol::Arguments;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub enum Named {
     ByText,
     /// By its digest (EVALSHA).
     ByDigest,
+    /// By its name (FCALL): it is a function of a library.
+    ByFunction,
 }
 
 /// Whether a script is over.
@@ -38,7 +41,7 @@ pub struct Running {
     script: Script,
     input: Option<Input>,
     session: Session,
-    digest: Digest,
+    program: Program,
     scripts: Arc<Scripts>,
     seat: usize,
     began: Instant,
@@ -57,6 +60,58 @@ struct Limits {
     rolls_back: bool,
 }
 
+/// How many of a command's arguments are keys.
+fn count_keys(arguments: Arguments<'_>, named: Named) -> Result<usize, CommandError> {
+    let count = integer(arguments.get(2)).map_err(|error| match named {
+        Named::ByFunction => CommandError::text("ERR Bad number of keys provided"),
+        _ => error,
+    })?;
+    match usize::try_from(count) {
+        Err(_) => Err(CommandError::text("ERR Number of keys can't be negative")),
+        Ok(count) if count > arguments.len() - 3 => Err(CommandError::text(
+            "ERR Number of keys can't be greater than number of args",
+        )),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// Makes sure that the interpreter has what is to be run; returns that, and whether it says that it writes nothing.
+fn prepare(
+    interpreter: &mut Interpreter,
+    scripts: &Scripts,
+    named: Named,
+    script: &[u8],
+    is_read_only: bool,
+) -> Result<(Program, bool), CommandError> {
+    let no_script = || CommandError::text("NOSCRIPT No matching script. Please use EVAL.");
+    let (program, writes_nothing, may_be_read_only) = match named {
+        Named::ByFunction => {
+            let function = interpreter.prepare_function(script)?;
+            let (program, writes_nothing) = function.ok_or_else(|| CommandError::text("ERR Function not found"))?;
+            (program, writes_nothing, writes_nothing)
+        }
+        Named::ByText | Named::ByDigest => {
+            let digest = match named {
+                Named::ByText => Digest::of(script),
+                _ => Digest::parse(script).ok_or_else(no_script)?,
+            };
+            let text = || match named {
+                Named::ByText => Some(Cow::Borrowed(script)),
+                _ => scripts.text(&digest).map(|text| Cow::Owned(text.to_vec())),
+            };
+            let header = interpreter.prepare(scripts, &digest, text)?.ok_or_else(no_script)?;
+            let may_be_read_only = !header.is_present || header.no_writes;
+            (Program::Script(digest), header.no_writes, may_be_read_only)
+        }
+    };
+    match is_read_only && !may_be_read_only {
+        true => Err(CommandError::text(
+            "ERR Can not execute a script with write flag using *_ro command.",
+        )),
+        false => Ok((program, writes_nothing)),
+    }
+}
+
 impl Running {
     /// Prepares the script of the command that `context` is of. `is_read_only`: the command says that it writes nothing.
     ///
@@ -64,48 +119,18 @@ impl Running {
     /// If the arguments are wrong, there is no such script, or it does not compile.
     pub fn begin(context: &mut Context<'_>, named: Named, is_read_only: bool) -> Result<Running, CommandError> {
         let arguments = context.arguments;
-        let keys_count = integer(arguments.get(2))?;
-        let rest = arguments.len() - 3;
-        let keys_count = match usize::try_from(keys_count) {
-            Err(_) => return Err(CommandError::text("ERR Number of keys can't be negative")),
-            Ok(count) if count > rest => {
-                return Err(CommandError::text(
-                    "ERR Number of keys can't be greater than number of args",
-                ));
-            }
-            Ok(count) => count,
-        };
+        if named != Named::ByFunction {
+            count_keys(arguments, named)?;
+        }
         let shards = context.view.shards().map_err(|_| {
             CommandError::text("ERR the keys of a script must be on one storage executor; give them one {hash tag}")
         })?;
         let (scripts, seat) = shards.scripts();
         let mut interpreter = interpreter::take(&scripts)?;
-        let script = arguments.get(1);
-        let no_script = || CommandError::text("NOSCRIPT No matching script. Please use EVAL.");
-        let (digest, header) = match named {
-            Named::ByText => {
-                let digest = Digest::of(script);
-                (
-                    digest,
-                    interpreter.prepare(&scripts, &digest, || Some(Cow::Borrowed(script))),
-                )
-            }
-            Named::ByDigest => {
-                let digest = Digest::parse(script).ok_or_else(no_script)?;
-                let text = || scripts.text(&digest).map(|text| Cow::Owned(text.to_vec()));
-                (digest, interpreter.prepare(&scripts, &digest, text))
-            }
-        };
-        let header = match header {
-            Ok(Some(header)) if is_read_only && header.is_present && !header.no_writes => Err(CommandError::text(
-                "ERR Can not execute a script with write flag using *_ro command.",
-            )),
-            Ok(Some(header)) => Ok(header),
-            Ok(None) => Err(no_script()),
-            Err(error) => Err(error),
-        };
-        let header = match header {
-            Ok(header) => header,
+        let prepared = prepare(&mut interpreter, &scripts, named, arguments.get(1), is_read_only)
+            .and_then(|prepared| Ok((prepared, count_keys(arguments, named)?)));
+        let ((program, writes_nothing), keys_count) = match prepared {
+            Ok(prepared) => prepared,
             Err(error) => {
                 interpreter::give_back(interpreter);
                 return Err(error);
@@ -113,7 +138,7 @@ impl Running {
         };
         let settings = scripts.settings();
         let start = Start {
-            digest,
+            program: program.clone(),
             keys: (3..3 + keys_count).map(|place| arguments.get(place).to_vec()).collect(),
             arguments: (3 + keys_count..arguments.len())
                 .map(|place| arguments.get(place).to_vec())
@@ -125,10 +150,10 @@ impl Running {
             script: Script::start(interpreter, start),
             input: Some(Input::Go),
             session: Session {
-                is_read_only: is_read_only || header.no_writes,
+                is_read_only: is_read_only || writes_nothing,
                 database: context.database,
             },
-            digest,
+            program,
             scripts,
             seat,
             began: now,
@@ -175,7 +200,7 @@ impl Running {
                 continue;
             }
             self.looked_at = Instant::now();
-            if let Some(stop) = self.must_stop() {
+            if let Some(stop) = self.must_stop(context.arguments) {
                 input = Input::Stop(stop);
             } else if may_pause {
                 self.input = Some(input);
@@ -203,8 +228,18 @@ impl Running {
     }
 
     /// Tells others of it, as long as it runs, and asks whether they or its limits want it to end.
-    fn must_stop(&mut self) -> Option<Stop> {
-        let run = *self.run.get_or_insert_with(|| self.scripts.begin_run(self.seat));
+    fn must_stop(&mut self, command: Arguments<'_>) -> Option<Stop> {
+        let run = *self.run.get_or_insert_with(|| {
+            let function = match &self.program {
+                Program::Script(_) => None,
+                Program::Function { name, .. } => Some(RunningFunction {
+                    name: name.clone(),
+                    command: command.iter().map(<[u8]>::to_vec).collect(),
+                    began: self.began,
+                }),
+            };
+            self.scripts.begin_run(self.seat, function)
+        });
         let elapsed = self.began.elapsed();
         if elapsed >= self.limits.busy_after {
             self.scripts.set_busy(self.seat);
@@ -244,13 +279,13 @@ impl Running {
             Stop::MemoryLimit => "Script used more memory than script-memory-limit and was rolled back.",
             Stop::Dropped => "Script stopped with its storage executor and was rolled back.",
         };
-        let digest = self.digest.as_str();
+        let program = self.program.name();
         CommandError::text(match place {
             Some((source, line)) => {
                 let name = source.trim_start_matches('@');
-                format!("ERR {name}:{line}: {why} script: {digest}, on {source}:{line}.")
+                format!("ERR {name}:{line}: {why} script: {program}, on {source}:{line}.")
             }
-            None => format!("ERR {why} script: {digest}."),
+            None => format!("ERR {why} script: {program}."),
         })
     }
 }

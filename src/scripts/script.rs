@@ -115,6 +115,8 @@ pub struct Shared {
     pub random: Cell<u64>,
     /// The bytes from which on the script is stopped; 0 for no limit.
     pub memory_max: Cell<usize>,
+    /// When the code of a library must be done that is being loaded.
+    load_deadline: Cell<Option<Instant>>,
 }
 
 impl Default for Shared {
@@ -127,6 +129,7 @@ impl Default for Shared {
             version: Cell::new(Version::Resp2),
             random: Cell::new(0),
             memory_max: Cell::new(0),
+            load_deadline: Cell::new(None),
         }
     }
 }
@@ -154,6 +157,29 @@ impl Shared {
         }
     }
 
+    /// The code of a library is run, until `deadline` if there is one.
+    pub fn begin_load(&self, deadline: Option<Instant>) {
+        self.stopped.set(None);
+        self.load_deadline.set(deadline);
+    }
+
+    /// It is done; returns why it was stopped, if it was.
+    pub fn end_load(&self) -> Option<Stop> {
+        self.load_deadline.set(None);
+        self.stopped.take()
+    }
+
+    /// Stops the code of a library that has run too long.
+    pub fn stop_overdue_load(&self) {
+        if self
+            .load_deadline
+            .get()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            self.stop(Stop::TimeLimit);
+        }
+    }
+
     /// Why the script must end, if it must.
     pub fn stopped(&self) -> Option<Stop> {
         self.stopped.get()
@@ -165,11 +191,35 @@ impl Shared {
     }
 }
 
+/// What is run.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// A script.
+    Script(Digest),
+    /// A function of a library.
+    Function {
+        /// The library's name.
+        library: String,
+        /// Its own.
+        name: String,
+    },
+}
+
+impl Program {
+    /// What errors call it: a script's digest, a function's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Program::Script(digest) => digest.as_str(),
+            Program::Function { name, .. } => name,
+        }
+    }
+}
+
 /// What a script is started with.
 #[derive(Debug)]
 pub struct Start {
     /// Which one.
-    pub digest: Digest,
+    pub program: Program,
     /// KEYS.
     pub keys: Vec<Vec<u8>>,
     /// ARGV.

@@ -18,6 +18,7 @@
 //!          "opened"                                       Unix ms(8) of the last start (first shard only)
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
 //!          "version"                                      the newest version(8) of a collection
+//!          "library" ‖ 0(1) ‖ name                        the code of a function library (first shard only)
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
@@ -751,6 +752,14 @@ impl SortedSetHeader {
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
+/// Function libraries lie in `system` from here (inclusive) to the second (exclusive).
+pub const LIBRARIES_RANGE: (&[u8], &[u8]) = (b"library\0", b"library\x01");
+
+/// The key in `system` of a function library.
+pub fn library_key(name: &str) -> Vec<u8> {
+    [LIBRARIES_RANGE.0, name.as_bytes()].concat()
+}
+
 /// How many keys a database holds on one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -1215,6 +1224,14 @@ mod tests {
             DatabaseMap::default().encode(),
             b"\0\0\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
         );
+    }
+
+    #[test]
+    fn golden_bytes_of_libraries() {
+        let key = library_key("name");
+        assert_eq!(key, b"library\0name");
+        let (from, to) = LIBRARIES_RANGE;
+        assert!(from < &key[..] && &key[..] < to);
     }
 
     #[test]

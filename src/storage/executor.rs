@@ -415,6 +415,7 @@ impl StorageExecutor {
 
     /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
     fn answer_busy(&mut self) {
+        let error = self.shards.scripts().0.busy_error();
         let mut queue = std::mem::take(&mut self.queue);
         while let Some(mut batch) = queue.pop() {
             let waiting = &batch.requests[batch.run..];
@@ -423,7 +424,7 @@ impl StorageExecutor {
                 continue;
             }
             for place in batch.run..batch.requests.len() {
-                batch.answer_with_error(place, &CommandError::Busy);
+                batch.answer_with_error(place, &error);
             }
             batch.run = batch.requests.len();
             self.metrics.requests.add(batch.requests.len() as u64);

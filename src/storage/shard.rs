@@ -974,6 +974,39 @@ impl Shard {
         Ok(self.epoch)
     }
 
+    /// Stores function libraries, each given by its name and its code (`None` deletes it), in one write.
+    pub fn write_libraries(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        self.commit()?;
+        let bytes = changes
+            .iter()
+            .map(|(_, code)| code.map_or(0, <[u8]>::len))
+            .sum::<usize>();
+        let mut staging = self.database.writes(bytes + 64);
+        for (name, code) in changes {
+            let key = encoding::library_key(name);
+            match code {
+                Some(code) => staging.put(Column::System, &key, code),
+                None => staging.delete(Column::System, &key),
+            }
+        }
+        let writes = staging.finish();
+        self.write_at_once(writes)?;
+        self.committed_at_once();
+        Ok(self.epoch)
+    }
+
+    /// The codes of all function libraries.
+    pub fn libraries(&self) -> Result<Vec<Vec<u8>>, DatabaseError> {
+        let (from, to) = encoding::LIBRARIES_RANGE;
+        let mut codes = Vec::new();
+        self.database.scan(Column::System, from, to, |_, code| {
+            codes.push(code.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(codes)
+    }
+
     fn write_at_once(&mut self, writes: Writes) -> Result<(), CommandError> {
         let written = self.database.write(writes);
         if let Err(error @ (DatabaseError::Failed(_) | DatabaseError::DiskFull(_))) = &written {

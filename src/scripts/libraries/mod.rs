@@ -18,6 +18,9 @@ pub mod structs;
 use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Table, Value, ffi};
 use std::ffi::c_int;
 
+/// The globals that [`open`] adds.
+pub const NAMES: [&str; 4] = ["bit", "cjson", "cmsgpack", "struct"];
+
 /// Adds all the libraries to the globals of `lua`, which has Lua's base library.
 ///
 /// # Errors
