@@ -56,6 +56,8 @@ transcripts! {
     dump
     expiry
     field_expiry
+    function_libraries
+    functions
     geo
     hash_counters
     hash_walks
@@ -67,6 +69,7 @@ transcripts! {
     lists
     resp3
     scan
+    script_libraries
     server
     sets
     sort
