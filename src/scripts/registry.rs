@@ -219,6 +219,13 @@ impl Scripts {
         (self.seats.get(seat)).is_some_and(|seat| seat.is_busy.load(Ordering::Acquire))
     }
 
+    /// How many scripts run for a while already.
+    pub fn running(&self) -> usize {
+        (self.seats.iter())
+            .filter(|seat| seat.run.load(Ordering::Acquire) != 0)
+            .count()
+    }
+
     /// Kills the script that has been running the longest and was not killed before; whether there is one.
     pub fn kill(&self) -> bool {
         let running = self.seats.iter().filter_map(|seat| {

@@ -67,6 +67,11 @@ transcripts! {
     lists
     resp3
     scan
+    script_headers
+    script_resp3
+    script_sandbox
+    scripts
+    scripts_by_digest
     server
     sets
     sort

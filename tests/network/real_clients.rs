@@ -207,6 +207,9 @@ for protocol in protocols:
         for n in range(1000):
             pipeline.incr('counter')
         assert pipeline.execute() == list(range(1, 1001))
+    script = client.register_script("return redis.call('incrby', KEYS[1], ARGV[1])")
+    assert script(keys=['scripted'], args=[40]) == 40 and script(keys=['scripted'], args=[2]) == 42
+    assert client.script_exists(script.sha) == [True] and client.delete('scripted') == 1
     try:
         client.incr('a')
         sys.exit('INCR of bytes did not fail')
