@@ -41,6 +41,7 @@ fn command_list() -> String {
         ("generic", "Keys"),
         ("connection", "Connection"),
         ("server", "Server"),
+        ("scripting", "Scripts"),
     ];
     let mut list = String::new();
     for (group, title) in families {

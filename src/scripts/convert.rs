@@ -121,7 +121,7 @@ fn write(reply: &mut Reply<'_>, value: &Value, script_version: Version, depth: u
             (Version::Resp2, true) => reply.integer(1),
             (Version::Resp2, false) => reply.null(),
         },
-        Value::Integer(number) => reply.integer(*number as i64),
+        Value::Integer(number) => reply.integer(*number),
         Value::Number(number) => reply.integer(truncated(*number)),
         Value::Table(table) => return write_table(reply, table, script_version, depth),
         _ => reply.null(),

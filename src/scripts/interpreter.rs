@@ -54,7 +54,7 @@ pub enum LoadLimit {
 
 thread_local! {
     /// Interpreters that run nothing.
-    static IDLE: RefCell<Vec<Box<Interpreter>>> = const { RefCell::new(Vec::new()) };
+    static IDLE: RefCell<Vec<Interpreter>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A script that is compiled.
@@ -96,11 +96,11 @@ pub struct Interpreter {
 ///
 /// # Errors
 /// If there is no memory for one.
-pub fn take(scripts: &Scripts) -> Result<Box<Interpreter>, CommandError> {
+pub fn take(scripts: &Scripts) -> Result<Interpreter, CommandError> {
     let idle = IDLE.with_borrow_mut(Vec::pop);
     let mut interpreter = match idle {
         Some(interpreter) => interpreter,
-        None => Box::new(Interpreter::new().map_err(|error| no_interpreter(&error))?),
+        None => Interpreter::new().map_err(|error| no_interpreter(&error))?,
     };
     if interpreter.stack.is_none() {
         let stack = DefaultStack::new(STACK_BYTES);
@@ -115,7 +115,7 @@ fn no_interpreter(error: &dyn std::fmt::Display) -> CommandError {
 }
 
 /// Puts an interpreter back that [`take`] gave, if it is good for another script.
-pub fn give_back(interpreter: Box<Interpreter>) {
+pub fn give_back(interpreter: Interpreter) {
     // One that ran out of memory is not, and what it holds is freed with it.
     if interpreter.shared.stopped() == Some(Stop::MemoryLimit) {
         return;

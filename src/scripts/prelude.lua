@@ -23,7 +23,7 @@ end
 local allowed = {}
 for _, name in ipairs({
     "_VERSION", "assert", "error", "gcinfo", "getmetatable", "ipairs", "rawequal", "select",
-    "tonumber", "tostring", "type", "unpack", "xpcall",
+    "tonumber", "tostring", "type", "unpack",
 }) do
     allowed[name] = _G[name]
 end

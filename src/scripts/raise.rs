@@ -92,13 +92,14 @@ unsafe extern "C-unwind" fn call_inner(state: *mut lua_State) -> c_int {
 pub fn base_functions(lua: &Lua, protected: &Table) -> Result<Table> {
     let table = lua.create_table()?;
     let upvalues = [Value::Table(protected.clone())];
-    let rows: [(&str, ffi::lua_CFunction); 6] = [
+    let rows: [(&str, ffi::lua_CFunction); 7] = [
         ("next", next),
         ("pcall", pcall),
         ("rawget", rawget),
         ("rawset", rawset),
         ("setmetatable", setmetatable),
         ("loadstring", loadstring),
+        ("xpcall", xpcall),
     ];
     for (name, function) in rows {
         table.raw_set(name, with_upvalues(lua, function, &upvalues)?)?;
@@ -176,6 +177,35 @@ unsafe extern "C-unwind" fn pcall(state: *mut lua_State) -> c_int {
         ffi::lua_pushboolean(state, c_int::from(status == ffi::LUA_OK));
         ffi::lua_insert(state, 1);
         ffi::lua_gettop(state)
+    }
+}
+
+/// As Lua's own, but the handler does not get to see that the script is stopped: it would run unwatched.
+unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> c_int {
+    // SAFETY: two values are on the stack, and what the call leaves is what is counted.
+    unsafe {
+        ffi::luaL_checkany(state, 2);
+        ffi::lua_settop(state, 2);
+        ffi::lua_pushcclosure(state, handle, 1);
+        ffi::lua_insert(state, 1);
+        let status = ffi::lua_pcall(state, 0, ffi::LUA_MULTRET, 1);
+        ffi::lua_pushboolean(state, c_int::from(status == ffi::LUA_OK));
+        ffi::lua_replace(state, 1);
+        ffi::lua_gettop(state)
+    }
+}
+
+/// Calls the handler that is the upvalue, unless the error is an object: scripts have none, and raise none.
+unsafe extern "C-unwind" fn handle(state: *mut lua_State) -> c_int {
+    // SAFETY: the error is on the stack, which has room for the handler.
+    unsafe {
+        ffi::lua_settop(state, 1);
+        if ffi::lua_type(state, 1) != ffi::LUA_TUSERDATA {
+            ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+            ffi::lua_insert(state, 1);
+            ffi::lua_call(state, 1, 1);
+        }
+        1
     }
 }
 

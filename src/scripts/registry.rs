@@ -248,6 +248,13 @@ impl Scripts {
         (self.seats.get(seat)).is_some_and(|seat| seat.is_busy.load(Ordering::Acquire))
     }
 
+    /// How many scripts run for a while already.
+    pub fn running(&self) -> usize {
+        (self.seats.iter())
+            .filter(|seat| seat.run.load(Ordering::Acquire) != 0)
+            .count()
+    }
+
     /// The function that has been running the longest.
     pub fn running_function(&self) -> Option<RunningFunction> {
         let running = |seat: &&Seat| seat.run.load(Ordering::Acquire) != 0;

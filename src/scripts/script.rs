@@ -228,7 +228,7 @@ pub struct Start {
     pub version: Version,
 }
 
-type Finished = (Box<Interpreter>, Outcome);
+type Finished = (Interpreter, Outcome);
 
 /// See the module's documentation.
 pub struct Script {
@@ -237,7 +237,7 @@ pub struct Script {
 
 impl Script {
     /// Prepares a run of a script that `interpreter` has compiled.
-    pub fn start(mut interpreter: Box<Interpreter>, start: Start) -> Script {
+    pub fn start(mut interpreter: Interpreter, start: Start) -> Script {
         let stack = interpreter.stack.take().unwrap_or_default();
         let coroutine = Coroutine::with_stack(stack, move |exit: &Exit, input: Input| {
             let shared = interpreter.shared();
@@ -283,7 +283,8 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        if self.coroutine.is_some() {
+        // One that has panicked is over, too.
+        if self.coroutine.as_ref().is_some_and(|coroutine| !coroutine.done()) {
             self.stop(Stop::Dropped);
         }
     }

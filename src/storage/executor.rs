@@ -23,6 +23,7 @@ use crate::error::CommandError;
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
+use crate::scripts::interpreter;
 use crate::scripts::run::{Driven, Running};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -345,6 +346,8 @@ impl StorageExecutor {
     }
 
     /// Commits what a turn has staged and lets go of its replies.
+    // Boxes, because they travel on.
+    #[allow(clippy::vec_box)]
     fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
         self.commit(&mut done);
@@ -414,12 +417,16 @@ impl StorageExecutor {
     }
 
     /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
-    fn answer_busy(&mut self) {
+    fn answer_busy(&mut self, open: &mut OpenTurn) {
         let error = self.shards.scripts().0.busy_error();
+        let is_internal = |request: &Request| request.command.flags.has(INTERNAL);
+        let behind = open.batch.run + 1;
+        if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
+            open.batch.refuse_from(behind, &error).send_home();
+        }
         let mut queue = std::mem::take(&mut self.queue);
         while let Some(mut batch) = queue.pop() {
-            let waiting = &batch.requests[batch.run..];
-            if waiting.iter().any(|request| request.command.flags.has(INTERNAL)) {
+            if batch.requests[batch.run..].iter().any(is_internal) {
                 self.queue.push(batch);
                 continue;
             }
@@ -804,6 +811,7 @@ impl StorageExecutor {
             }
         }
         if slow_figures_due {
+            self.shards.scripts().0.note_memory(interpreter::idle_memory());
             self.slow_figures_at = Instant::now() + SLOW_FIGURES_INTERVAL;
         }
     }
@@ -942,15 +950,16 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
 /// One step of a turn that a script has left open.
 fn run_open_turn(
     executor: &mut StorageExecutor,
-    turn: OpenTurn,
+    mut turn: OpenTurn,
     requests: &flume::Receiver<Box<Batch>>,
 ) -> Option<OpenTurn> {
     if requests.is_disconnected() || !executor.reports_waiting.is_empty() {
         executor.stop_script(turn);
         return None;
     }
-    if turn.script.is_busy() && executor.take_up(requests) {
-        executor.answer_busy();
+    if turn.script.is_busy() {
+        executor.take_up(requests);
+        executor.answer_busy(&mut turn);
     }
     executor.go_on(turn)
 }

@@ -69,7 +69,12 @@ transcripts! {
     lists
     resp3
     scan
+    script_headers
     script_libraries
+    script_resp3
+    script_sandbox
+    scripts
+    scripts_by_digest
     server
     sets
     sort
