@@ -9,7 +9,7 @@ use super::script::{Outcome, Shared, Start, Stop};
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use corosensei::stack::DefaultStack;
-use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value, VmState};
+use mlua::{Function, HookTriggers, Lua, MultiValue, Table, Value, VmState};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -101,10 +101,8 @@ pub fn idle_memory() -> usize {
 }
 
 impl Interpreter {
-    #[allow(unsafe_code)]
     fn new() -> mlua::Result<Interpreter> {
-        // SAFETY: what is unsafe about the debug library is used by the prelude only and never reaches a script.
-        let lua = unsafe { Lua::unsafe_new_with(StdLib::ALL_SAFE | StdLib::DEBUG, LuaOptions::default()) };
+        let lua = raise::new_state();
         let shared = Rc::new(Shared::default());
         let host = library::host(&lua, &shared)?;
         let protected = lua.create_table()?;

@@ -7,8 +7,14 @@
 #![allow(unsafe_code)]
 
 use mlua::ffi::{self, lua_State};
-use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Result, Table, Value};
+use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, MultiValue, Result, StdLib, Table, Value};
 use std::ffi::c_int;
+
+/// A new state of Lua with all libraries, among them the one for debugging.
+pub fn new_state() -> Lua {
+    // SAFETY: what is unsafe about that library is used by the prelude only and never reaches a script.
+    unsafe { Lua::unsafe_new_with(StdLib::ALL_SAFE | StdLib::DEBUG, LuaOptions::default()) }
+}
 
 /// What a function of ours comes to.
 pub enum Outcome {
