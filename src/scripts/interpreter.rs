@@ -108,7 +108,8 @@ impl Interpreter {
         let protected = lua.create_table()?;
         let base = raise::base_functions(&lua, &protected)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=corelane");
-        let (run, globals): (Function, Table) = prelude.call((host, base, protected))?;
+        let (run, globals): (Function, Table) =
+            prelude.call((host, base, raise::pattern_functions(&lua)?, protected))?;
         watch(&lua, &shared, HOOK_INSTRUCTIONS)?;
         Ok(Interpreter {
             lua,
@@ -139,6 +140,11 @@ impl Interpreter {
             self.memory_limit = limit;
             self.lua.set_memory_limit(limit)?;
             self.shared.memory_max.set(limit / MEMORY_SHARE.1 * MEMORY_SHARE.0);
+        }
+        // What earlier scripts have left must not be held against this one.
+        if self.lua.used_memory() > limit / 2 {
+            self.compiled.clear();
+            self.lua.gc_collect()?;
         }
         Ok(())
     }
