@@ -298,9 +298,9 @@ settings! {
 
     // ---- Scripts ----
 
-    /// How long a script runs before other commands for its storage executor are answered `-BUSY`.
+    /// How long a script runs before other commands for its storage executor are answered `-BUSY`; 0 is for ever.
     busy_reply_threshold: u64 = "5000" {
-        name: "busy-reply-threshold", range: Some(1..=3_600_000), unit: "ms", changes: Changes::Live,
+        name: "busy-reply-threshold", range: Some(0..=3_600_000), unit: "ms", changes: Changes::Live,
     }
 
     /// How long a script may run before it is ended and its writes are dropped; 0 is for ever.
@@ -401,11 +401,6 @@ pub static ALIASES: &[Alias] = &[
         words: &[],
     },
     Alias {
-        name: "lua-time-limit",
-        of: "busy-reply-threshold",
-        words: &[],
-    },
-    Alias {
         name: "loglevel",
         of: "log-level",
         // Redis has no word for `error` and no level between `notice` and `verbose`.
@@ -416,6 +411,11 @@ pub static ALIASES: &[Alias] = &[
             ("warning", "warn"),
             ("warning", "error"),
         ],
+    },
+    Alias {
+        name: "lua-time-limit",
+        of: "busy-reply-threshold",
+        words: &[],
     },
 ];
 

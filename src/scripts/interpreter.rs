@@ -10,7 +10,7 @@ use super::script::{Outcome, Program, Shared, Start, Stop};
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use corosensei::stack::DefaultStack;
-use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value, VmState};
+use mlua::{Function, HookTriggers, Lua, MultiValue, Table, Value, VmState};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -133,17 +133,16 @@ pub fn idle_memory() -> usize {
 }
 
 impl Interpreter {
-    #[allow(unsafe_code)]
     fn new() -> mlua::Result<Interpreter> {
-        // SAFETY: what is unsafe about the debug library is used by the prelude only and never reaches a script.
-        let lua = unsafe { Lua::unsafe_new_with(StdLib::ALL_SAFE | StdLib::DEBUG, LuaOptions::default()) };
+        let lua = raise::new_state();
         let shared = Rc::new(Shared::default());
         let host = library::host(&lua, &shared)?;
         let protected = lua.create_table()?;
         let base = raise::base_functions(&lua, &protected)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=corelane");
+        let patterns = raise::pattern_functions(&lua)?;
         let (run, globals, call, load): (Function, Table, Function, Function) =
-            prelude.call((host, base, protected))?;
+            prelude.call((host, base, patterns, protected))?;
         watch(&lua, &shared, HOOK_INSTRUCTIONS)?;
         Ok(Interpreter {
             lua,
@@ -188,6 +187,11 @@ impl Interpreter {
             self.memory_limit = limit;
             self.lua.set_memory_limit(limit)?;
             self.shared.memory_max.set(limit / MEMORY_SHARE.1 * MEMORY_SHARE.0);
+        }
+        // What earlier scripts have left must not be held against this one.
+        if self.lua.used_memory() > limit / 2 {
+            self.compiled.clear();
+            self.lua.gc_collect()?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 -- What a script may see and touch. Run once in each new interpreter, with the whole of Lua's libraries around it, the functions
--- of the server, and the table that says which real table a protected one stands for.
-local host, base, protected = ...
+-- of the server, functions that take the place of Lua's own, and the table that says which real table a protected one stands for.
+local host, base, patterns, protected = ...
 
 local getinfo = debug.getinfo
 local setmetatable, tostring, type, xpcall = setmetatable, tostring, type, xpcall
@@ -39,6 +39,9 @@ function allowed.collectgarbage(option, ...)
     return collectgarbage(option, ...)
 end
 
+for name, bounded in pairs(patterns) do
+    string[name] = bounded
+end
 math.random, math.randomseed = host.random, host.randomseed
 allowed.math = protect(math)
 allowed.table = protect(table)

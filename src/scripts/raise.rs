@@ -7,8 +7,14 @@
 #![allow(unsafe_code)]
 
 use mlua::ffi::{self, lua_State};
-use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Result, Table, Value};
+use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, MultiValue, Result, StdLib, Table, Value};
 use std::ffi::c_int;
+
+/// A new state of Lua with all libraries, among them the one for debugging.
+pub fn new_state() -> Lua {
+    // SAFETY: what is unsafe about that library is used by the prelude only and never reaches a script.
+    unsafe { Lua::unsafe_new_with(StdLib::ALL_SAFE | StdLib::DEBUG, LuaOptions::default()) }
+}
 
 /// What a function of ours comes to.
 pub enum Outcome {
@@ -84,6 +90,34 @@ unsafe extern "C-unwind" fn call_inner(state: *mut lua_State) -> c_int {
             _ => ffi::lua_settop(state, 2),
         }
         ffi::lua_error(state)
+    }
+}
+
+/// Bytes of a pattern: each item of it may take a frame of the stack (Lua 5.1 does not bound that), about 200 bytes.
+const PATTERN_BYTES_MAX: usize = 10_000;
+
+/// Those of the string library's functions that take a pattern, with a bound on it.
+pub fn pattern_functions(lua: &Lua) -> Result<Table> {
+    let table = lua.create_table()?;
+    let library: Table = lua.globals().raw_get("string")?;
+    for name in ["find", "gfind", "gmatch", "gsub", "match"] {
+        let original: Value = library.raw_get(name)?;
+        table.raw_set(name, with_upvalues(lua, with_pattern, &[original])?)?;
+    }
+    Ok(table)
+}
+
+/// Runs the upvalue, a C function without upvalues of its own, in this function's place.
+unsafe extern "C-unwind" fn with_pattern(state: *mut lua_State) -> c_int {
+    // SAFETY: the function finds the arguments and the frame that it would have if it were called itself.
+    unsafe {
+        if ffi::lua_type(state, 2) == ffi::LUA_TSTRING && ffi::lua_objlen(state, 2) > PATTERN_BYTES_MAX {
+            return ffi::luaL_error(state, c"pattern too complex".as_ptr());
+        }
+        match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(1)) {
+            Some(function) => function(state),
+            None => 0,
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Running {
 #[derive(Clone, Copy)]
 struct Limits {
     time: Option<Duration>,
-    busy_after: Duration,
+    busy_after: Option<Duration>,
     rolls_back: bool,
 }
 
@@ -112,6 +112,11 @@ fn prepare(
     }
 }
 
+/// What a setting in milliseconds says, of which 0 is no limit.
+fn limit(limit_ms: u64) -> Option<Duration> {
+    (limit_ms > 0).then(|| Duration::from_millis(limit_ms))
+}
+
 impl Running {
     /// Prepares the script of the command that `context` is of. `is_read_only`: the command says that it writes nothing.
     ///
@@ -161,10 +166,8 @@ impl Running {
             effects: context.effects.mark(),
             run: None,
             limits: Limits {
-                time: Some(settings.script_time_limit_ms)
-                    .filter(|limit| *limit > 0)
-                    .map(Duration::from_millis),
-                busy_after: Duration::from_millis(settings.busy_reply_threshold),
+                time: limit(settings.script_time_limit_ms),
+                busy_after: limit(settings.busy_reply_threshold),
                 rolls_back: settings.script_rollback_on_error,
             },
         })
@@ -241,7 +244,7 @@ impl Running {
             self.scripts.begin_run(self.seat, function)
         });
         let elapsed = self.began.elapsed();
-        if elapsed >= self.limits.busy_after {
+        if self.limits.busy_after.is_some_and(|after| elapsed >= after) {
             self.scripts.set_busy(self.seat);
         }
         if self.scripts.is_killed(self.seat, run) {
@@ -252,7 +255,11 @@ impl Running {
 
     /// Whether it runs longer than `busy-reply-threshold`.
     pub fn is_busy(&self) -> bool {
-        self.run.is_some() && self.began.elapsed() >= self.limits.busy_after
+        self.run.is_some()
+            && self
+                .limits
+                .busy_after
+                .is_some_and(|after| self.began.elapsed() >= after)
     }
 
     fn finish(&mut self, context: &mut Context<'_>, outcome: Outcome) -> Result<(), CommandError> {

@@ -175,6 +175,52 @@ fn a_script_past_its_memory_limit_is_rolled_back_whatever_it_catches() {
 }
 
 #[test]
+fn what_earlier_scripts_left_is_not_held_against_later_ones() {
+    let server = start(Shape::OneShard, &["--script-memory-limit", "2mb"]);
+    let mut client = server.connect();
+    let filler = "do local t = {} end ".repeat(500);
+    for number in 0..200 {
+        let text = format!("{filler} return {number}");
+        assert_eq!(client.command(&["EVAL", &text, "0"]), Value::Integer(number));
+    }
+}
+
+#[test]
+fn no_script_can_overflow_the_stack() {
+    let server = start(Shape::OneShard, &[]);
+    let mut client = server.connect();
+    for (script, words) in [
+        ("local function f() return f() + 1 end return f()", "stack overflow"),
+        (
+            "return ('a'):rep(200000):find(('a?'):rep(100000))",
+            "pattern too complex",
+        ),
+        (
+            "return loadstring('return ' .. ('('):rep(10000) .. '1' .. (')'):rep(10000))()",
+            "attempt to call a nil value",
+        ),
+        (
+            "local function f() return (('x'):gsub('x', f)) end return f()",
+            "stack overflow",
+        ),
+        (
+            "local function f() return coroutine.wrap(f)() end return f()",
+            "stack overflow",
+        ),
+        ("local t = {} t[1] = t return t", "reached lua stack limit"),
+        (
+            "local t = setmetatable({}, {}) getmetatable(t).__index = t return t.x",
+            "loop in gettable",
+        ),
+    ] {
+        let reply = client.command(&["EVAL", script, "0"]);
+        assert!(reply.render().contains(words), "{script}: {}", reply.render());
+    }
+    let longest = "return #(('a'):rep(5000):match(('a?'):rep(5000)))";
+    assert_eq!(client.command(&["EVAL", longest, "0"]), Value::Integer(5000));
+}
+
+#[test]
 fn the_writes_before_an_error_stay_unless_the_operator_wants_them_dropped() {
     let server = start(Shape::OneShard, &[]);
     let mut client = server.connect();
