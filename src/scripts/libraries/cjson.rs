@@ -3,7 +3,7 @@
 //! An empty table is an object. null is `cjson.null`, a light userdata. Strings are bytes: invalid UTF-8 passes unchanged.
 //! Numbers have 14 digits. `cjson.new()` makes a library with settings of its own.
 
-use super::{Answer, Call, Failure, NESTING_MAX, Next, Outcome, function, type_name};
+use super::{Answer, Call, Failure, NESTING_MAX, Next, Outcome, entries_if_few, function, type_name};
 use mlua::{Lua, Table, Value};
 use rustc_apfloat::Float;
 use rustc_apfloat::ieee::Double;
@@ -193,8 +193,20 @@ fn encode_invalid_numbers(lua: &Lua, settings: &Settings, call: &Call) -> Outcom
 
 /// A table that is being written.
 enum Open {
-    Array { table: Table, len: i32, place: i32 },
-    Object { table: Table, key: Value },
+    Array {
+        table: Table,
+        len: i32,
+        place: i32,
+    },
+    Object {
+        table: Table,
+        key: Value,
+    },
+    /// All of a small object.
+    Entries {
+        rest: std::vec::IntoIter<(Value, Value)>,
+        is_first: bool,
+    },
 }
 
 /// cjson.encode(value). Without recursion: a script chooses how deep its tables are.
@@ -221,6 +233,18 @@ fn encode(lua: &Lua, settings: &Settings, next: &Next, call: &Call) -> Outcome {
                 }
                 *place += 1;
                 value = Some(table.raw_get(*place)?);
+            }
+            Some(Open::Entries { rest, is_first }) => {
+                let Some((key, element)) = rest.next() else {
+                    out.push(b'}');
+                    open.pop();
+                    continue;
+                };
+                if !std::mem::take(is_first) {
+                    out.push(b',');
+                }
+                put_key(settings, &mut out, &key)?;
+                value = Some(element);
             }
             Some(Open::Object { table, key }) => {
                 let Some((this, element)) = next.entry(table, key)? else {
@@ -259,12 +283,22 @@ fn put_value(settings: &Settings, out: &mut Vec<u8>, open: &mut Vec<Open>, value
                 return Err(Failure::error(format!("Cannot serialise, excessive nesting ({depth})")));
             }
             let table = table.clone();
-            match array_length(settings, &table)? {
-                Some(len) => {
+            let few = entries_if_few(&table, depth)?;
+            let len = match &few {
+                Some(few) => array_length(settings, few.iter().map(|(key, _)| Ok(key.clone())))?,
+                None => array_length(settings, table.pairs::<Value, Value>().map(|entry| Ok(entry?.0)))?,
+            };
+            match (len, few) {
+                (Some(len), _) => {
                     out.push(b'[');
                     open.push(Open::Array { table, len, place: 0 });
                 }
-                None => {
+                (None, Some(few)) => {
+                    out.push(b'{');
+                    let rest = few.into_iter();
+                    open.push(Open::Entries { rest, is_first: true });
+                }
+                (None, None) => {
                     out.push(b'{');
                     let key = Value::Nil;
                     open.push(Open::Object { table, key });
@@ -277,12 +311,11 @@ fn put_value(settings: &Settings, out: &mut Vec<u8>, open: &mut Vec<Open>, value
 }
 
 /// The largest key of a table that is an array: one with positive integers as keys and nothing else.
-fn array_length(settings: &Settings, table: &Table) -> Result<Option<i32>, Failure> {
+fn array_length(settings: &Settings, keys: impl Iterator<Item = mlua::Result<Value>>) -> Result<Option<i32>, Failure> {
     let mut largest: i32 = 0;
     let mut elements: i32 = 0;
-    for entry in table.pairs::<Value, Value>() {
-        let (key, _) = entry?;
-        let number = match key {
+    for key in keys {
+        let number = match key? {
             Value::Integer(key) if key >= 1 => key as f64,
             Value::Number(key) if key >= 1.0 && key.floor() == key => key,
             _ => return Ok(None),

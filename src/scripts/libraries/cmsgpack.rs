@@ -4,7 +4,7 @@
 //! table with the keys 1 to n is an array, any other a map. What MessagePack has no type for is nil, and so is a table
 //! inside of sixteen others.
 
-use super::{Answer, Call, Failure, NESTING_MAX, Next, Outcome, function, library};
+use super::{Answer, Call, Failure, NESTING_MAX, Next, Outcome, entries_if_few, function, library};
 use mlua::{Lua, Table, Value};
 
 /// Tables within tables that are written.
@@ -150,26 +150,34 @@ fn put_length(out: &mut Vec<u8>, len: usize, tag_16: u8, tag_32: u8) {
 }
 
 fn put_table(out: &mut Vec<u8>, next: &Next, table: &Table, nesting: usize) -> mlua::Result<()> {
-    let entries = count_entries(table)?;
+    let few = entries_if_few(table, nesting)?;
+    let entries = match &few {
+        Some(few) => count_entries(few.iter().map(|(key, _)| Ok(key.clone())))?,
+        None => count_entries(table.pairs::<Value, Value>().map(|entry| Ok(entry?.0)))?,
+    };
     let len = entries.all;
+    match (entries.is_array, len) {
+        (true, ..16) => out.push(0x90 | len as u8),
+        (true, _) => put_length(out, len, tag::ARRAY_16, tag::ARRAY_32),
+        (false, ..16) => out.push(0x80 | len as u8),
+        (false, _) => put_length(out, len, tag::MAP_16, tag::MAP_32),
+    }
     if entries.is_array {
-        match len {
-            ..16 => out.push(0x90 | len as u8),
-            _ => put_length(out, len, tag::ARRAY_16, tag::ARRAY_32),
-        }
         for place in 1..=len {
             put(out, next, &table.raw_get(place)?, nesting)?;
         }
         return Ok(());
     }
-    match len {
-        ..16 => out.push(0x80 | len as u8),
-        _ => put_length(out, len, tag::MAP_16, tag::MAP_32),
+    let mut put_entry = |key: &Value, value: &Value| {
+        put(out, next, key, nesting)?;
+        put(out, next, value, nesting)
+    };
+    if let Some(few) = few {
+        return few.iter().try_for_each(|(key, value)| put_entry(key, value));
     }
     let mut key = Value::Nil;
     while let Some((this, value)) = next.entry(table, &key)? {
-        put(out, next, &this, nesting)?;
-        put(out, next, &value, nesting)?;
+        put_entry(&this, &value)?;
         key = this;
     }
     Ok(())
@@ -180,14 +188,13 @@ struct Entries {
     is_array: bool,
 }
 
-fn count_entries(table: &Table) -> mlua::Result<Entries> {
+fn count_entries(keys: impl Iterator<Item = mlua::Result<Value>>) -> mlua::Result<Entries> {
     let mut all = 0;
     let mut largest = 0;
     let mut is_array = true;
-    for entry in table.pairs::<Value, Value>() {
-        let (key, _) = entry?;
+    for key in keys {
         all += 1;
-        match key {
+        match key? {
             Value::Integer(key) if key > 0 => largest = largest.max(key),
             _ => is_array = false,
         }
