@@ -28,6 +28,7 @@
 //! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
 //! - [`storage`]: the executors that own the shards; staging, commit, sync, expiry, every byte on disk.
 //! - [`commands`]: the command table and what each command means.
+//! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
 //! - [`topology`]: which executor goes on which core.
 //! - [`observe`]: counters, histograms, INFO.
 //! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and stop.
@@ -48,6 +49,7 @@ pub mod observe;
 pub mod preflight;
 pub mod protocol;
 pub mod ring;
+pub mod scripts;
 pub mod server;
 pub mod storage;
 pub mod topology;

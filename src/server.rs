@@ -7,6 +7,7 @@ use crate::commands::persistence::Saves;
 use crate::commands::table::COMMANDS;
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::TRANSACTION_THREADS_MAX;
 use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::network::inbox::Posted;
@@ -15,6 +16,9 @@ use crate::network::tracking::Tracking;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::scripts::functions::{self, Libraries};
+use crate::scripts::interpreter::{self, LoadLimit};
+use crate::scripts::registry::Scripts;
 use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
 use crate::storage::executor::{CommitThread, ExecutorParts, StorageExecutor};
@@ -78,6 +82,8 @@ pub struct ServerState {
     pub pause: Pause,
     /// SHUTDOWN and signals.
     pub shutdown: Shutdown,
+    /// Scripts: their texts, and which run.
+    pub scripts: Arc<Scripts>,
 }
 
 /// Counts of rare events, from several threads.
@@ -229,6 +235,7 @@ pub(crate) struct Stores {
     inboxes: Vec<flume::Receiver<Posted>>,
     /// To the storage executors.
     pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
+    pub(crate) scripts: Arc<Scripts>,
     seats: Vec<StorageSeat>,
     spin: SpinPolicy,
     lock: DataDirLock,
@@ -362,7 +369,15 @@ impl Stores {
         let (pubsub, inboxes) = PubSub::new(core_map.network.len());
         let pubsub = Arc::new(pubsub);
         let tracking = Tracking::new(Arc::clone(&pubsub), core_map.network.len());
+        // Scripts run on the storage executors, and on the threads of transactions over several of them.
+        let script_seats = router.executor_count() + core_map.network.len() * TRANSACTION_THREADS_MAX;
+        let scripts = Arc::new(Scripts::new(settings.clone(), script_seats));
+        load_functions(&shards[0], &scripts).map_err(|error| ServerError::Shard {
+            path: shard_path(data_dir, 0),
+            error,
+        })?;
         let mut stores = Stores {
+            scripts,
             topology,
             router,
             resources,
@@ -433,8 +448,10 @@ impl Stores {
                 });
                 shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
             }
+            let mut own = Shards::new(own, shard_count, Arc::clone(&self.tracking));
+            own.set_scripts(Arc::clone(&self.scripts), number);
             let executor = StorageExecutor::new(ExecutorParts {
-                shards: Shards::new(own, shard_count, Arc::clone(&self.tracking)),
+                shards: own,
                 committer,
                 syncer: syncer.map_err(ServerError::Thread)?,
                 reclaimer: reclaimer.map_err(ServerError::Thread)?,
@@ -639,6 +656,23 @@ fn finish_transactions(shards: &mut [Shard], data_dir: &Path) -> Result<(), Serv
     Ok(())
 }
 
+/// Runs the code of the function libraries that the first shard has, so that their functions are known.
+fn load_functions(shard: &Shard, scripts: &Scripts) -> Result<(), DatabaseError> {
+    let codes = shard.libraries()?;
+    if codes.is_empty() {
+        return Ok(());
+    }
+    let failed = |error: CommandError| DatabaseError::Failed(format!("a function library cannot be loaded: {error}"));
+    let interpreter = interpreter::take(scripts).map_err(failed)?;
+    let mut libraries = Libraries::default();
+    for code in &codes {
+        let library = functions::load(&interpreter, code, LoadLimit::Known).map_err(failed)?;
+        libraries.add(Arc::new(library)).map_err(failed)?;
+    }
+    scripts.functions.publish(libraries);
+    Ok(())
+}
+
 /// Puts every thread of RocksDB on the background cores.
 fn repin_rocksdb_threads(background: &[CpuId], must_exist: bool) {
     let wanted: CpuSet = background.iter().copied().collect();
@@ -809,6 +843,7 @@ pub fn run(
         saves: Arc::default(),
         pause: Pause::default(),
         shutdown: Shutdown::default(),
+        scripts: Arc::clone(&stores.scripts),
     });
     let credits = Credits {
         requests: current.link_credits,

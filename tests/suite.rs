@@ -6,6 +6,7 @@ mod differential;
 mod harness;
 mod network;
 mod protocol;
+mod scripts;
 mod server;
 mod simulation;
 mod storage;

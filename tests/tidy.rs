@@ -43,6 +43,7 @@ fn command_list() -> String {
         ("pubsub", "Channels"),
         ("connection", "Connection"),
         ("server", "Server"),
+        ("scripting", "Scripts"),
     ];
     let mut list = String::new();
     for (group, title) in families {

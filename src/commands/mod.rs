@@ -7,6 +7,7 @@ pub mod connection;
 pub mod dump;
 pub mod effects;
 pub mod field_expiry;
+pub mod functions;
 pub mod geo;
 pub mod geohash;
 pub mod glob;
@@ -19,6 +20,7 @@ pub mod number;
 pub mod persistence;
 pub mod pubsub;
 pub mod random;
+pub mod scripting;
 pub mod server;
 pub mod sets;
 pub mod sort;
@@ -102,7 +104,10 @@ impl Context<'_> {
             effects: self.effects,
             pieces: None,
         };
-        let outcome = run(&mut inner);
+        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
+            Some(pieces) => pieces.write_whole(&mut inner.reply),
+            None => Ok(()),
+        });
         self.end_part(mark, outcome.is_ok());
         outcome
     }
@@ -154,7 +159,10 @@ impl Context<'_> {
             effects: self.effects,
             pieces: None,
         };
-        let outcome = run(&mut inner);
+        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
+            Some(pieces) => pieces.write_whole(&mut inner.reply),
+            None => Ok(()),
+        });
         self.end_part(mark, outcome.is_ok());
         if let Err(error) = &outcome {
             self.reply.truncate(start);

@@ -6,8 +6,8 @@ use super::arguments::{self, is_option};
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, persistence, pubsub, server,
-    sets, sort, stream_deletion, stream_groups, streams, strings, tracking, transactions,
+    Handler, bits, connection, dump, field_expiry, functions, geo, hashes, hyperloglog, keys, lists, persistence,
+    pubsub, scripting, server, sets, sort, stream_deletion, stream_groups, streams, strings, tracking, transactions,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -48,6 +48,8 @@ pub const INTERNAL: Flags = Flags(1 << 11);
 pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
+/// Runs a script, which may call any command. Not shown.
+pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
 
 /// About channels.
 pub const PUBSUB: Flags = Flags(1 << 16);
@@ -313,9 +315,15 @@ impl Command {
     #[inline]
     pub fn writes(&self, arguments: Arguments<'_>) -> bool {
         match self.runs {
-            Runs::Exec(_) => transactions::parts_of_exec(arguments).any(|(_, part, _)| part.flags.has(WRITE)),
-            _ => self.flags.has(WRITE),
+            Runs::Exec(_) => transactions::parts_of_exec(arguments).any(|(_, part, _)| part.may_write()),
+            _ => self.may_write(),
         }
+    }
+
+    /// Whether it may change data: it writes, or runs commands or a script that may.
+    #[inline]
+    pub fn may_write(&self) -> bool {
+        self.flags.has(WRITE) || matches!(self.runs, Exec(_)) || (self.flags.has(RUNS_SCRIPT) && !self.flags.has(READ))
     }
 
     /// The container's part of a subcommand's name.
@@ -333,11 +341,6 @@ impl Command {
     /// The row with an [`Command::index`].
     pub fn of_index(index: usize) -> Option<&'static Command> {
         COMMANDS.get(index)
-    }
-
-    /// Whether it changes data, or runs commands that may.
-    pub fn may_write(&self) -> bool {
-        self.flags.has(WRITE) || matches!(self.runs, Exec(_))
     }
 
     /// Whether its look-ups are counted as hits and misses; one that runs others has taken out what is not.
@@ -400,6 +403,7 @@ impl Command {
             self.group == "connection" && !is_container || self.name.starts_with("command"),
             "connection",
         );
+        add(self.group == "scripting" && !is_container, "scripting");
         categories
     }
 }
@@ -458,6 +462,7 @@ const SESSION_FAST: Flags = or(SESSION, FAST);
 const ADMINISTRATION: Flags = or(SESSION, ADMIN);
 const INFORMATION: Flags = or(LOADING, STALE);
 const PUBLISHING: Flags = or(or(INFORMATION, PUBSUB), PUBLISHES);
+const SCRIPT: Flags = or(or(NO_SCRIPT, STALE), RUNS_SCRIPT);
 
 /// All commands, by family and then by name.
 #[rustfmt::skip]
@@ -760,6 +765,31 @@ pub static COMMANDS: &[Command] = &[
     command("save",             1, or(or(ADMIN, NO_SCRIPT), NO_MULTI), Keys::none(), Network(persistence::save), ("server", "1.0.0", "Waits until everything that was answered is on disk.")),
     command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
     command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
+
+    // Scripts.
+    command("eval",            -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script.")),
+    command("eval_ro",         -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script.")),
+    command("evalsha",         -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script by SHA1 digest.")),
+    command("evalsha_ro",      -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script by SHA1 digest.")),
+    command("fcall",           -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a function.")),
+    command("fcall_ro",        -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a read-only function.")),
+    command("function",        -2, Flags::NONE,       Keys::none(),       Container,                          ("scripting", "7.0.0", "A container for function commands.")),
+    command("function|delete",  3, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_delete), ("scripting", "7.0.0", "Deletes a library and its functions.")),
+    command("function|dump",    2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_dump), ("scripting", "7.0.0", "Dumps all libraries into a serialized binary payload.")),
+    command("function|flush",  -2, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_flush), ("scripting", "7.0.0", "Deletes all libraries and functions.")),
+    command("function|help",    2, INFORMATION,       Keys::none(),       Network(functions::function_help),  ("scripting", "7.0.0", "Returns helpful text about the different subcommands.")),
+    command("function|kill",    2, NO_SCRIPT,         Keys::none(),       Network(functions::function_kill),  ("scripting", "7.0.0", "Terminates a function during execution.")),
+    command("function|list",   -2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_list), ("scripting", "7.0.0", "Returns information about all libraries.")),
+    command("function|load",   -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_load), ("scripting", "7.0.0", "Creates a library.")),
+    command("function|restore", -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_restore), ("scripting", "7.0.0", "Restores all libraries from a payload.")),
+    command("function|stats",   2, NO_SCRIPT,         Keys::none(),       Network(functions::function_stats), ("scripting", "7.0.0", "Returns information about a function during execution.")),
+    command("script",          -2, Flags::NONE,       Keys::none(),       Container,                         ("scripting", "2.6.0", "A container for Lua scripts management commands.")),
+    command("script|debug",     3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_debug),  ("scripting", "3.2.0", "Sets the debug mode of server-side Lua scripts.")),
+    command("script|exists",   -3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_exists), ("scripting", "2.6.0", "Determines whether server-side Lua scripts exist in the script cache.")),
+    command("script|flush",    -2, NO_SCRIPT,         Keys::none(),       Network(scripting::script_flush),  ("scripting", "2.6.0", "Removes all server-side Lua scripts from the script cache.")),
+    command("script|help",      2, INFORMATION,       Keys::none(),       Network(scripting::script_help),   ("scripting", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("script|kill",      2, NO_SCRIPT,         Keys::none(),       Network(scripting::script_kill),   ("scripting", "2.6.0", "Terminates a server-side Lua script during execution.")),
+    command("script|load",      3, or(NO_SCRIPT, STALE), Keys::none(),    Network(scripting::script_load),   ("scripting", "2.6.0", "Loads a server-side Lua script to the script cache.")),
 ];
 
 /// What a network executor asks for when the client has taken most of what it was sent of a large reply.

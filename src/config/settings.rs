@@ -311,6 +311,28 @@ settings! {
         name: "expire-keys-per-turn", range: Some(1..=100_000), unit: "keys", changes: Changes::Live,
     }
 
+    // ---- Scripts ----
+
+    /// How long a script runs before other commands for its storage executor are answered `-BUSY`; 0 is for ever.
+    busy_reply_threshold: u64 = "5000" {
+        name: "busy-reply-threshold", range: Some(0..=3_600_000), unit: "ms", changes: Changes::Live,
+    }
+
+    /// How long a script may run before it is ended and its writes are dropped; 0 is for ever.
+    script_time_limit_ms: u64 = "0" {
+        name: "script-time-limit-ms", range: Some(0..=3_600_000), unit: "ms", changes: Changes::Live,
+    }
+
+    /// The memory that a script interpreter may use; a script that needs more is ended and its writes are dropped.
+    script_memory_limit: ByteSize = "256mb" {
+        name: "script-memory-limit", range: Some(2 * MIB..=64 * GIB), unit: "bytes", changes: Changes::Live,
+    }
+
+    /// Whether the writes of a script that fails with an error are dropped; Redis keeps those made before the error.
+    script_rollback_on_error: bool = "no" {
+        name: "script-rollback-on-error", range: None, unit: "", changes: Changes::Live,
+    }
+
     // ---- Storage ----
 
     /// The memory for hot values of all shards together; `auto` is a sixteenth of the machine's memory.
@@ -404,6 +426,11 @@ pub static ALIASES: &[Alias] = &[
             ("warning", "warn"),
             ("warning", "error"),
         ],
+    },
+    Alias {
+        name: "lua-time-limit",
+        of: "busy-reply-threshold",
+        words: &[],
     },
 ];
 

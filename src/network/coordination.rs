@@ -19,9 +19,10 @@ use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::{ShardId, Slot};
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    Command, Merge, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE, TRANSACTION_READ, TRANSACTION_RELEASE,
-    TRANSACTION_RUN, TRANSACTION_SCHEDULE, WRITE,
+    Command, Merge, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE, TRANSACTION_READ,
+    TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
 };
+use crate::commands::transactions::parts_of_exec;
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
 use crate::observe::metrics::count_error;
@@ -38,6 +39,7 @@ use crate::storage::view::View;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Requests whose id names such a connection, or a higher one, are steps: the two below, and those of nobody.
@@ -53,7 +55,7 @@ const FORGETTING: u32 = u32::MAX - 2;
 const NOBODY: u32 = u32::MAX;
 
 /// Transactions that run at once on threads of their own; others wait for their turn.
-const THREADS_MAX: usize = 16;
+pub(crate) const THREADS_MAX: usize = 16;
 
 /// How long such a thread waits for an answer before it looks whether the server is stopping.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
@@ -141,7 +143,8 @@ struct Finished {
 pub(super) struct Transactions {
     /// `None` while one is being worked on.
     under_way: Slab<Option<Box<Coordination>>>,
-    on_threads: usize,
+    /// Which of the threads that may run at once do.
+    seats: [bool; THREADS_MAX],
     /// Those that wait for a thread.
     waiting: VecDeque<usize>,
     finished: Vec<Finished>,
@@ -181,7 +184,7 @@ impl NetworkExecutor {
         exec: Option<ExecOnSeveral>,
         deadline: Instant,
     ) {
-        let writes = exec.as_ref().map_or(command.flags.has(WRITE), |exec| exec.writes);
+        let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
         connection.coordinating.set(true);
@@ -465,6 +468,10 @@ impl NetworkExecutor {
             }
             return self.wait_for_round(number, coordination);
         }
+        if coordination.runs_script() {
+            // It may take long, and other clients' sockets are here.
+            return self.run_on_thread(number, coordination);
+        }
         let began = Instant::now();
         let outcome = coordination.run_handler();
         coordination.took_ns += began.elapsed().as_nanos() as u64;
@@ -476,15 +483,18 @@ impl NetworkExecutor {
 
     /// Runs the handler where it can ask for what did not come along.
     fn run_on_thread(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
-        {
+        let seat = {
             let mut transactions = self.transactions.borrow_mut();
-            if transactions.on_threads == THREADS_MAX {
+            let Some(seat) = transactions.seats.iter().position(|is_taken| !is_taken) else {
                 transactions.under_way[number] = Some(coordination);
                 transactions.waiting.push_back(number);
                 return;
-            }
-            transactions.on_threads += 1;
-        }
+            };
+            transactions.seats[seat] = true;
+            seat
+        };
+        let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
+        coordination.gathered.scripts = Some((Arc::clone(&self.server.scripts), script_seat));
         let (home_sender, home) = flume::unbounded();
         let asking = Asking {
             links: self.links.borrow().to_the_same(home_sender),
@@ -516,7 +526,7 @@ impl NetworkExecutor {
             let ran = receiver.recv_async().await;
             let next = {
                 let mut transactions = executor.transactions.borrow_mut();
-                transactions.on_threads -= 1;
+                transactions.seats[seat] = false;
                 let next = transactions.waiting.pop_front();
                 next.and_then(|next| Some((next, transactions.under_way.get_mut(next)?.take()?)))
             };
@@ -744,6 +754,15 @@ fn forget_argument(records: impl IntoIterator<Item = (bool, ShardId, Transaction
 }
 
 impl Coordination {
+    /// Whether it runs a script, or commands of which one is a script.
+    fn runs_script(&self) -> bool {
+        let is_script = |command: &Command| command.flags.has(RUNS_SCRIPT);
+        match self.command.runs {
+            Runs::Exec(_) => parts_of_exec(self.arguments.get()).any(|(_, part, _)| is_script(part)),
+            _ => is_script(self.command),
+        }
+    }
+
     fn begin_round(&mut self, responses: usize) {
         self.round = (self.round + 1) % NOBODY;
         self.responses_left = responses;

@@ -11,7 +11,7 @@ use crate::channel::router::Slot;
 use crate::commands::keys;
 use crate::commands::table::{
     self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES, PUBSUB,
-    READ, Runs, WRITE,
+    READ, RUNS_SCRIPT, Runs, WRITE,
 };
 use crate::config::Durability;
 use crate::error::CommandError;
@@ -118,7 +118,8 @@ impl NetworkExecutor {
                     && connection.session.borrow().transaction.has(|row| row.flags.has(flag))
         };
         let publishes = has_flag(PUBLISHES);
-        if self.server.pause.holds(has_flag(WRITE) || publishes) && !is_pause_exempt(command) {
+        let writes = has_flag(WRITE) || command.flags.has(RUNS_SCRIPT) && command.may_write();
+        if self.server.pause.holds(writes || publishes) && !is_pause_exempt(command) {
             return Taken::Paused;
         }
         if publishes && self.server.pubsub.is_slow() {
@@ -135,6 +136,10 @@ impl NetworkExecutor {
         let is_network = matches!(command.runs, Runs::Network(_));
         if !is_network {
             self.show_to_monitors(connection, command, arguments);
+        }
+        if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
+            self.refuse(connection, Some(command), &self.server.scripts.busy_error());
+            return Taken::Yes;
         }
         match command.runs {
             Runs::Network(handler) => {
@@ -193,6 +198,28 @@ impl NetworkExecutor {
         }
     }
 
+    /// Whether a command goes to a storage executor that is busy with a script.
+    fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
+        let scripts = &self.server.scripts;
+        match command.runs {
+            // What EXEC runs is answered by its executor.
+            Runs::Network(_) | Runs::Exec(_) | Runs::Step(_) | Runs::Container => false,
+            Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => true,
+            Runs::Cursor(_) => {
+                let slot = keys::cursor_slot(arguments.get(1));
+                slot.is_ok_and(|slot| scripts.is_busy(usize::from(self.server.router.executor_of(slot).0)))
+            }
+            Runs::Shard(_) | Runs::Transaction(_) | Runs::Watch(_) => {
+                let mut links = command.keys.of(arguments).map(|key| self.link_of(key)).peekable();
+                match links.peek() {
+                    Some(_) => links.any(|link| scripts.is_busy(link)),
+                    // As `only_link` sends it.
+                    None => scripts.is_busy(0),
+                }
+            }
+        }
+    }
+
     pub(super) fn link_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
     }
@@ -203,7 +230,7 @@ impl NetworkExecutor {
     fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         // Without keys the handler has an error to tell, anywhere.
         let keys = command.keys.of(arguments);
-        self.only_link_of(keys, command.flags.has(WRITE)).unwrap_or(Some(0))
+        self.only_link_of(keys, command.may_write()).unwrap_or(Some(0))
     }
 
     /// The same for any keys; `None` if there are none.

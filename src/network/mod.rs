@@ -22,3 +22,5 @@ pub mod session;
 mod socket;
 pub mod tracking;
 pub mod transaction;
+
+pub(crate) use coordination::THREADS_MAX as TRANSACTION_THREADS_MAX;

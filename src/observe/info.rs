@@ -390,6 +390,17 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add_bytes("value_cache", sum(|shard| shard.cache_bytes.get()));
     lines.add("value_cache_records", sum(|shard| shard.cache_records.get()));
     lines.add_bytes("block_cache", server.resources.block_cache_bytes() as u64);
+    let (cached, text_bytes) = server.scripts.cached();
+    let interpreters = server.scripts.memory() as u64;
+    lines.add_bytes("used_memory_lua", interpreters);
+    lines.add("used_memory_vm_eval", interpreters);
+    lines.add("used_memory_scripts_eval", text_bytes);
+    lines.add_bytes("used_memory_scripts", text_bytes as u64);
+    lines.add("number_of_cached_scripts", cached);
+    let libraries = server.scripts.functions.current();
+    lines.add("number_of_functions", libraries.function_count());
+    lines.add("number_of_libraries", libraries.iter().len());
+    lines.add("running_scripts", server.scripts.running());
     lines.add_bytes("write_buffers", server.resources.write_buffer_bytes() as u64);
 }
 
@@ -447,6 +458,7 @@ fn write_stats(server: &ServerState, lines: &mut Lines) {
     lines.add("expired_keys", counts.expired_keys);
     lines.add("evicted_keys", 0);
     lines.add("evicted_clients", 0);
+    lines.add("evicted_scripts", server.scripts.evicted());
     lines.add("keyspace_hits", counts.keyspace_hits);
     lines.add("keyspace_misses", counts.keyspace_misses);
     lines.add("pubsub_channels", server.pubsub.name_count(Kind::Channel));

@@ -8,7 +8,7 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
-use super::locks::{Locks, Mode};
+use super::locks::Mode;
 use super::outbox::Outbox;
 use super::pieces::{Pieces, RepliesBegun, Written};
 use super::reclaimer::Reclaimer;
@@ -20,8 +20,8 @@ use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, Command, READ, Runs};
-use crate::commands::{Context, hash};
+use crate::commands::table::{self, Command, INTERNAL, READ, RUNS_SCRIPT, Runs};
+use crate::commands::{Context, hash, scripting};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::pubsub::PubSub;
@@ -29,6 +29,8 @@ use crate::network::tracking::{Reader, Tracking};
 use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
+use crate::scripts::interpreter;
+use crate::scripts::run::{Driven, Running};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,6 +71,22 @@ const STALLED_AT_SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// Normal batches that are served before a waiting low one gets its turn: low ones cost about as much as that many.
 const NORMAL_PER_LOW: usize = 16;
 
+/// A turn that was left in the middle of a script, which is the last command it runs.
+struct OpenTurn {
+    script: Running,
+    /// The script's request is the next that it runs.
+    batch: Box<Batch>,
+    began: Instant,
+}
+
+/// Whether a request was run to its end.
+enum Ran {
+    /// It was; with the time then.
+    Ended(Instant),
+    /// It is a script that goes on when others have had their turn.
+    Paused(Box<Running>),
+}
+
 /// Everything that a storage executor owns.
 pub struct StorageExecutor {
     pub(super) shards: Shards,
@@ -82,8 +100,7 @@ pub struct StorageExecutor {
     shard_metrics: Vec<Arc<ShardMetrics>>,
     queue: PriorityQueue,
     held: VecDeque<Box<Batch>>,
-    /// Transactions over several executors that have keys here, and who waits for them.
-    pub(super) locks: Locks,
+    /// Who waits for transactions over several executors.
     pub(super) parked: Parked,
     /// The home of the last full box: others follow when its owner has worked off what lies there.
     full_home: Option<flume::Sender<Box<Batch>>>,
@@ -99,6 +116,12 @@ pub struct StorageExecutor {
     outbox: Outbox,
     random: u64,
     slow_figures_at: Instant,
+    /// A script has begun and waits for its next turn: its writes are staged, so nothing else may stage or commit.
+    script_is_open: bool,
+    /// The script that comes next is known to be long and gets a turn of its own.
+    script_is_long: bool,
+    /// What the syncer has reported while a script was open and cannot be dealt with before it is over.
+    reports_waiting: Vec<SyncReport>,
 }
 
 /// What a storage executor is made of.
@@ -224,7 +247,6 @@ impl StorageExecutor {
             shard_metrics,
             queue: PriorityQueue::default(),
             held: VecDeque::new(),
-            locks: Locks::default(),
             parked: Parked::default(),
             full_home: None,
             turn,
@@ -238,6 +260,9 @@ impl StorageExecutor {
             current,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
+            script_is_open: false,
+            script_is_long: false,
+            reports_waiting: Vec::new(),
         }
     }
 
@@ -254,7 +279,7 @@ impl StorageExecutor {
         let on_report = Rc::clone(&executor);
         let sync_task = glommio::spawn_local(async move {
             while let Ok(report) = reports.recv_async().await {
-                on_report.borrow_mut().on_sync(&report);
+                on_report.borrow_mut().on_sync(report);
             }
         });
         let on_commit = Rc::clone(&executor);
@@ -315,12 +340,14 @@ impl StorageExecutor {
         now_ms
     }
 
-    /// Runs what is queued: one turn of at most `batch-size` requests.
-    fn run_turn(&mut self) {
+    /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to pause.
+    fn run_turn(&mut self) -> Option<OpenTurn> {
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();
         self.begin_turn();
+        let shards = self.shards.list();
+        let began_clean = !shards.iter().any(|shard| shard.has_staged() || shard.is_committing());
         let mut done: Vec<Box<Batch>> = Vec::new();
         let mut count = 0;
         let mut now = began;
@@ -335,12 +362,33 @@ impl StorageExecutor {
             let run_before = batch.run;
             while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL {
                 let request = batch.requests[batch.run];
-                match self.must_wait(&batch, &request) {
-                    true => self.park(&mut batch, &request),
-                    false => now = self.run_request(&mut batch, &request, now),
+                if self.must_wait(&batch, &request) {
+                    self.park(&mut batch, &request);
+                    batch.run += 1;
+                    continue;
+                }
+                match self.run_request(&mut batch, &request, now, None) {
+                    Ran::Ended(ended) => now = ended,
+                    // One that is known to be long, or happens to have the turn for itself.
+                    Ran::Paused(script)
+                        if std::mem::take(&mut self.script_is_long)
+                            || (began_clean && count == 0 && batch.run == run_before) =>
+                    {
+                        self.script_is_open = true;
+                        let script = *script;
+                        return Some(OpenTurn { script, batch, began });
+                    }
+                    Ran::Paused(script) => {
+                        self.drop_long_script(*script);
+                        break;
+                    }
                 }
                 batch.run += 1;
                 self.resume(&mut done);
+                if std::mem::take(&mut self.script_is_long) {
+                    // It was not so long this time; the turn is its own nevertheless.
+                    break;
+                }
             }
             count += batch.run - run_before;
             if batch.run < batch.requests.len() {
@@ -352,6 +400,14 @@ impl StorageExecutor {
             self.metrics.batches.add(1);
             done.push(batch);
         }
+        self.end_turn(done, count, began);
+        None
+    }
+
+    /// Commits what a turn has staged and lets go of its replies.
+    // Boxes, because they travel on.
+    #[allow(clippy::vec_box)]
+    fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
         self.commit(&mut done);
         self.release_held();
@@ -363,18 +419,119 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// Runs one request and appends its response, unless it is to be answered later; returns the time at its end.
-    pub(super) fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
-        let start = batch.replies.len();
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
+    /// Begins a command that a client has asked for.
+    fn begin_command(&mut self, request: &Request) {
         self.shards.begin_command();
         self.shards.tracked_mut().command = (request.caller.client_id, request.id.sequence);
         self.shards.note_missed(self.effects.wants_missed(request.command));
         if request.caller.tracks {
             self.shards.expect_reader();
             self.effects.notes_read = true;
+        }
+    }
+
+    /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
+    /// waiting for it: nothing of it ever was, and the next turn is its own.
+    fn drop_long_script(&mut self, script: Running) {
+        self.effects.forget_after(script.effects_mark());
+        drop(script);
+        self.roll_back_command();
+        self.script_is_long = true;
+    }
+
+    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not looked
+    /// after while it runs.
+    fn must_wait_for_commits(&mut self) -> bool {
+        if self.script_is_long {
+            self.take_up_commits();
+            self.commit(&mut []);
+        }
+        self.script_is_long && self.shards.list().iter().any(Shard::is_committing)
+    }
+
+    /// Runs on the script of an open turn. Returns the turn if it is still open.
+    fn go_on(&mut self, open: OpenTurn) -> Option<OpenTurn> {
+        let OpenTurn {
+            script,
+            mut batch,
+            began,
+        } = open;
+        let request = batch.requests[batch.run];
+        match self.run_request(&mut batch, &request, began, Some(script)) {
+            Ran::Paused(script) => {
+                let script = *script;
+                return Some(OpenTurn { script, batch, began });
+            }
+            Ran::Ended(_) => {}
+        }
+        self.script_is_open = false;
+        batch.run += 1;
+        let mut done = Vec::new();
+        self.resume(&mut done);
+        if batch.run < batch.requests.len() {
+            done.push(batch.take_responses());
+            self.queue.push_back_to_front(batch);
+        } else {
+            self.metrics.batches.add(1);
+            done.push(batch);
+        }
+        self.end_turn(done, 1, began);
+        self.take_up_reports();
+        None
+    }
+
+    /// Ends the script of an open turn, because the executor ends or its shards must stop.
+    fn stop_script(&mut self, mut open: OpenTurn) {
+        open.script.stop();
+        let still_open = self.go_on(open);
+        debug_assert!(still_open.is_none(), "a script that was stopped is over");
+    }
+
+    /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
+    fn answer_busy(&mut self, open: &mut OpenTurn) {
+        let error = self.shards.scripts().0.busy_error();
+        let is_internal = |request: &Request| request.command.flags.has(INTERNAL);
+        let behind = open.batch.run + 1;
+        if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
+            open.batch.refuse_from(behind, &error).send_home();
+        }
+        let mut queue = std::mem::take(&mut self.queue);
+        while let Some(mut batch) = queue.pop() {
+            if batch.requests[batch.run..].iter().any(is_internal) {
+                self.queue.push(batch);
+                continue;
+            }
+            for place in batch.run..batch.requests.len() {
+                batch.answer_with_error(place, &error);
+            }
+            batch.run = batch.requests.len();
+            self.metrics.requests.add(batch.requests.len() as u64);
+            batch.send_home();
+        }
+    }
+
+    /// Runs one request that has waited; a script does not pause.
+    pub(super) fn run_to_its_end(&mut self, batch: &mut Batch, request: &Request, began: Instant) {
+        let mut script = None;
+        while let Ran::Paused(paused) = self.run_request(batch, request, began, script.take()) {
+            script = Some(*paused);
+        }
+    }
+
+    /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
+    fn run_request(
+        &mut self,
+        batch: &mut Batch,
+        request: &Request,
+        began: Instant,
+        mut resumed: Option<Running>,
+    ) -> Ran {
+        let start = batch.replies.len();
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        if resumed.is_none() {
+            self.begin_command(request);
         }
         let mut pieces = None;
         let mut more = 0;
@@ -383,7 +540,7 @@ impl StorageExecutor {
             Runs::Step(step) if step != Step::Run => Some(step),
             _ => None,
         };
-        let outcome = if began > request.deadline {
+        let outcome = if began > request.deadline && resumed.is_none() {
             self.metrics.timeouts.add(1);
             if matches!(request.command.runs, Runs::Exec(_)) {
                 // Its transaction is over all the same.
@@ -399,7 +556,7 @@ impl StorageExecutor {
                 }
                 Ok(later) => {
                     self.park_step(&later, batch, request);
-                    return began;
+                    return Ran::Ended(began);
                 }
                 Err(error) => Err(error),
             }
@@ -424,7 +581,17 @@ impl StorageExecutor {
                 effects: &mut self.effects,
                 pieces: None,
             };
-            let outcome = run_contained(command, &mut context, &self.metrics);
+            let outcome = match command.flags.has(RUNS_SCRIPT) {
+                true => match run_script(command, &mut context, &self.metrics, &mut resumed) {
+                    Ok(Driven::Done) => Ok(()),
+                    Ok(Driven::Paused) => {
+                        let script = resumed.take().expect("a script that pauses is there");
+                        return Ran::Paused(Box::new(script));
+                    }
+                    Err(error) => Err(error),
+                },
+                false => run_contained(command, &mut context, &self.metrics),
+            };
             pieces = context.pieces.take();
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
@@ -487,7 +654,7 @@ impl StorageExecutor {
             shard: touched.shard.unwrap_or(0),
             more,
         });
-        ended
+        Ran::Ended(ended)
     }
 
     /// Counts the commands that were parts of the last one.
@@ -653,6 +820,10 @@ impl StorageExecutor {
 
     /// The committer has written batches, or failed to: replies leave, and what was staged meanwhile is committed.
     fn on_commit(&mut self) {
+        if self.script_is_open {
+            // None is under way: its turn began without one.
+            return;
+        }
         self.take_up_commits();
         self.commit(&mut []);
         self.release_held();
@@ -682,8 +853,8 @@ impl StorageExecutor {
         self.sweep_waits = false;
         let budget = self.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
-        let locks = &self.locks;
-        for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
+        let (list, locks) = self.shards.list_and_locks();
+        for (shard, metrics) in list.iter_mut().zip(&self.shard_metrics) {
             if shard.is_committing() {
                 self.sweep_waits = true;
                 continue;
@@ -710,7 +881,22 @@ impl StorageExecutor {
     }
 
     /// A sync ended: replies leave, or the shard stops.
-    fn on_sync(&mut self, report: &SyncReport) {
+    fn on_sync(&mut self, report: SyncReport) {
+        if self.script_is_open && report.result.is_err() {
+            // Its shard may stop only when nothing is half done there.
+            self.reports_waiting.push(report);
+            return;
+        }
+        self.take_report(&report);
+    }
+
+    fn take_up_reports(&mut self) {
+        for report in std::mem::take(&mut self.reports_waiting) {
+            self.take_report(&report);
+        }
+    }
+
+    fn take_report(&mut self, report: &SyncReport) {
         if let Err(error) = &report.result {
             let durable_epoch = self.syncer.durable_epoch(report.place);
             self.outbox.forget(report.place, durable_epoch + 1);
@@ -735,9 +921,8 @@ impl StorageExecutor {
         self.release_held();
     }
 
-    /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
-    fn keep_house(&mut self) {
-        self.settings_are_current();
+    /// What no client asks for: deadlines, redo records, requests that have waited too long.
+    fn look_after_shards(&mut self) {
         self.sweep();
         self.delete_notes();
         self.shards.finish_commands();
@@ -749,6 +934,14 @@ impl StorageExecutor {
         let released = self.released_epochs();
         for batch in done {
             self.release_or_hold(batch, &released);
+        }
+    }
+
+    /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
+    fn keep_house(&mut self) {
+        self.settings_are_current();
+        if !self.script_is_open {
+            self.look_after_shards();
         }
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
@@ -764,7 +957,7 @@ impl StorageExecutor {
             if budget == 0 {
                 return;
             }
-            if self.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
+            if self.shards.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
                 // A transaction that has read it decides what becomes of it.
                 continue;
             }
@@ -858,6 +1051,7 @@ impl StorageExecutor {
             }
         }
         if slow_figures_due {
+            self.shards.scripts().0.note_memory(interpreter::idle_memory());
             self.slow_figures_at = Instant::now() + SLOW_FIGURES_INTERVAL;
         }
     }
@@ -967,7 +1161,15 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
         executor.borrow_mut().queue.push(first);
         let mut busy_since = Instant::now();
         while executor.borrow_mut().take_up(requests) {
-            executor.borrow_mut().run_turn();
+            while executor.borrow_mut().must_wait_for_commits() {
+                reactor_turn().await;
+            }
+            let mut open = executor.borrow_mut().run_turn();
+            while let Some(turn) = open {
+                reactor_turn().await;
+                open = run_open_turn(&mut executor.borrow_mut(), turn, requests);
+                busy_since = Instant::now();
+            }
             let full_home = executor.borrow_mut().full_home.take();
             // An owner that is gone takes nothing in any more.
             while full_home
@@ -983,4 +1185,42 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
             }
         }
     }
+}
+
+/// One step of a turn that a script has left open.
+fn run_open_turn(
+    executor: &mut StorageExecutor,
+    mut turn: OpenTurn,
+    requests: &flume::Receiver<Box<Batch>>,
+) -> Option<OpenTurn> {
+    if requests.is_disconnected() || !executor.reports_waiting.is_empty() {
+        executor.stop_script(turn);
+        return None;
+    }
+    if turn.script.is_busy() {
+        executor.take_up(requests);
+        executor.answer_busy(&mut turn);
+    }
+    executor.go_on(turn)
+}
+
+/// Begins or resumes the script of a command; it is in `running` if it pauses. A panic becomes an error.
+fn run_script(
+    command: &Command,
+    context: &mut Context<'_>,
+    metrics: &StorageMetrics,
+    running: &mut Option<Running>,
+) -> Result<Driven, CommandError> {
+    let run = || {
+        let script = match running {
+            Some(script) => script,
+            None => running.insert(scripting::begin(command, context)?),
+        };
+        script.drive(context, true)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        metrics.panics.add(1);
+        tracing::error!(command = command.name, "a script panicked; its writes were dropped");
+        Err(CommandError::Internal)
+    })
 }

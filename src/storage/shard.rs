@@ -1178,6 +1178,26 @@ impl Shard {
         });
     }
 
+    /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the turn they will be committed
+    /// in.
+    pub fn write_libraries(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Result<u64, CommandError> {
+        for (name, code) in changes {
+            self.write_system(&encoding::library_key(name), code.map(<[u8]>::to_vec))?;
+        }
+        Ok(self.epoch)
+    }
+
+    /// The codes of all function libraries.
+    pub fn libraries(&self) -> Result<Vec<Vec<u8>>, DatabaseError> {
+        let (from, to) = encoding::LIBRARIES_RANGE;
+        let mut codes = Vec::new();
+        self.database.scan(Column::System, from, to, |_, code| {
+            codes.push(code.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(codes)
+    }
+
     fn write_at_once(&mut self, writes: Writes) -> Result<(), CommandError> {
         let written = self.database.write(writes);
         if let Err(error @ (DatabaseError::Failed(_) | DatabaseError::DiskFull(_))) = &written {

@@ -209,7 +209,7 @@ impl StorageExecutor {
     /// Whether a request must wait for a transaction, or for an earlier one of its client that does.
     #[inline]
     pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
-        if self.locks.is_empty() && self.parked.commands.is_empty() {
+        if self.shards.locks.is_empty() && self.parked.commands.is_empty() {
             return false;
         }
         self.is_behind_own(request) || self.is_held(batch, request)
@@ -225,7 +225,7 @@ impl StorageExecutor {
     }
 
     fn is_held(&self, batch: &Batch, request: &Request) -> bool {
-        if self.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
+        if self.shards.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
             return false;
         }
         let arguments = batch.arguments(request);
@@ -235,10 +235,10 @@ impl StorageExecutor {
         };
         // Those that read everything here see what is committed of each transaction.
         if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
-            return self.locks.holds_any(mode);
+            return self.shards.locks.holds_any(mode);
         }
         let places = table::places_of(request.command, arguments, request.caller.database);
-        places.iter().any(|place| self.locks.holds(place, mode))
+        places.iter().any(|place| self.shards.locks.holds(place, mode))
     }
 
     /// Lets a request wait.
@@ -269,7 +269,7 @@ impl StorageExecutor {
             for id in std::mem::take(&mut self.parked.granted) {
                 if let Some(mut batch) = self.parked.schedules.remove(&id) {
                     let request = batch.requests[0];
-                    self.run_request(&mut batch, &request, Instant::now());
+                    self.run_to_its_end(&mut batch, &request, Instant::now());
                     done.push(batch);
                 }
             }
@@ -298,7 +298,7 @@ impl StorageExecutor {
                     self.parked.by_client.remove(&client);
                 }
             }
-            self.run_request(&mut batch, &request, now);
+            self.run_to_its_end(&mut batch, &request, now);
             // A schedule step may have gone on to wait for its locks, in a box of its own.
             done.push(batch);
         }
@@ -308,7 +308,7 @@ impl StorageExecutor {
     pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
         for mut batch in std::mem::take(&mut self.parked.applies) {
             let request = batch.requests[0];
-            self.run_request(&mut batch, &request, Instant::now());
+            self.run_to_its_end(&mut batch, &request, Instant::now());
             done.push(batch);
         }
         let now = Instant::now();
@@ -336,7 +336,7 @@ impl StorageExecutor {
     }
 
     fn release_locks(&mut self, id: TransactionId) {
-        let granted = self.locks.leave(id);
+        let granted = self.shards.locks.leave(id);
         self.parked.granted.extend(granted);
         self.parked.is_due |= !self.parked.commands.is_empty();
         // One that was given up before its locks were granted is answered all the same.
@@ -412,11 +412,11 @@ impl StorageExecutor {
             scope,
             ..
         } = schedule;
-        if !self.locks.has_entered(id) {
+        if !self.shards.locks.has_entered(id) {
             if mode == Mode::Exclusive {
                 self.check_writable(&scope)?;
             }
-            match self.locks.enter(id, scope.clone(), mode) {
+            match self.shards.locks.enter(id, scope.clone(), mode) {
                 Admission::Granted => {}
                 Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),
                 Admission::Refused => {

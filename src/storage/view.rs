@@ -7,7 +7,7 @@ use super::database::{Column, Direction};
 use super::encoding::{DATABASE_COUNT, Record};
 use super::gathered::Gathered;
 use super::lifecycle::{KeyFate, KeyNote};
-use super::locks::{TransactionId, next_transaction_id};
+use super::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
 use super::redo::{self, Part, Write};
 pub use super::shard::Owner;
@@ -18,6 +18,7 @@ use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
 use crate::network::tracking::{Reader, Tracking};
+use crate::scripts::registry::Scripts;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -39,6 +40,11 @@ pub struct Shards {
     tracked: TrackedKeys,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
+    /// Transactions over several executors that have keys here.
+    pub locks: Locks,
+    scripts: Arc<Scripts>,
+    /// The executor's number among the storage executors.
+    executor: usize,
 }
 
 /// A command that wrote to several of the executor's shards. Its redo record may go when all have committed.
@@ -98,7 +104,15 @@ impl Shards {
             watches: Watches::default(),
             tracked: TrackedKeys::new(tracking),
             notes_modified: false,
+            locks: Locks::default(),
+            scripts: Arc::default(),
+            executor: 0,
         }
+    }
+
+    /// All shards of the executor, and who has locked their keys.
+    pub fn list_and_locks(&mut self) -> (&mut [Shard], &Locks) {
+        (&mut self.list, &self.locks)
     }
 
     /// The keys that clients track.
@@ -255,6 +269,16 @@ impl Shards {
     /// Takes back what a part of the running command has counted as look-ups since `before`.
     pub fn uncount_look_ups(&mut self, before: Touched) {
         (self.touched.found, self.touched.missed) = (before.found, before.missed);
+    }
+
+    /// What the executor knows of scripts, and its number among the storage executors.
+    pub fn scripts(&self) -> (Arc<Scripts>, usize) {
+        (Arc::clone(&self.scripts), self.executor)
+    }
+
+    /// Gives the executor its scripts and its number.
+    pub fn set_scripts(&mut self, scripts: Arc<Scripts>, executor: usize) {
+        (self.scripts, self.executor) = (scripts, executor);
     }
 
     /// The number of shards of the server.
@@ -739,6 +763,37 @@ impl View<'_> {
         match self {
             View::Local(shards) => shards.unwatch(client_id),
             View::Gathered(gathered) => gathered.watch_failed,
+        }
+    }
+
+    /// What is known of scripts, and the number of who runs them here.
+    pub fn scripts(&self) -> Result<(Arc<Scripts>, usize), CommandError> {
+        match self {
+            View::Local(shards) => Ok(shards.scripts()),
+            View::Gathered(gathered) => gathered.scripts.clone().ok_or(CommandError::Internal),
+        }
+    }
+
+    /// Whether a script may use a key that it has perhaps not declared.
+    ///
+    /// # Errors
+    /// The key is not here, or is not to be seen now.
+    pub fn check_place(&self, place: &Place) -> Result<(), CommandError> {
+        let is_here = match self {
+            View::Local(shards) => shards.place(Slot::of(&place.1)).is_ok(),
+            View::Gathered(gathered) => gathered.has(place),
+        };
+        if !is_here {
+            return Err(CommandError::text(
+                "ERR Script attempted to access a non local key that it has not declared: it is on another storage executor; \
+                 declare it, give the keys one {hash tag}, or set script-undeclared-keys to 'any'",
+            ));
+        }
+        match self {
+            View::Local(shards) if shards.locks.holds(place, Mode::Exclusive) => Err(CommandError::text(
+                "ERR Script attempted to access a key that it has not declared while a transaction uses it; declare it",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -57,6 +57,8 @@ transcripts! {
     dump
     expiry
     field_expiry
+    function_libraries
+    functions
     geo
     hash_counters
     hash_walks
@@ -70,6 +72,12 @@ transcripts! {
     pubsub
     resp3
     scan
+    script_headers
+    script_libraries
+    script_resp3
+    script_sandbox
+    scripts
+    scripts_by_digest
     server
     sets
     sort

@@ -234,6 +234,17 @@ for protocol in protocols:
     assert client.transaction(double, '{t}a') == [True]
     assert tries == [10, 11] and client.get('{t}a') == b'22'
     assert client.delete('{t}a') + client.delete('{t}l') == 2
+    script = client.register_script("return redis.call('incrby', KEYS[1], ARGV[1])")
+    assert script(keys=['scripted'], args=[40]) == 40 and script(keys=['scripted'], args=[2]) == 42
+    assert client.script_exists(script.sha) == [True] and client.delete('scripted') == 1
+    library = '#!lua name=counters\n' \
+        'redis.register_function("add", function(keys, args) return redis.call("incrby", keys[1], args[1]) end)'
+    assert client.function_load(library, replace=True) in (b'counters', 'counters')
+    assert client.fcall('add', 1, 'called', 40) == 40 and client.fcall('add', 1, 'called', 2) == 42
+    dumped = client.function_dump()
+    assert client.function_flush() and client.function_list() == [] and client.function_restore(dumped)
+    assert len(client.function_list('coun*', withcode=True)) == 1 and client.function_stats()
+    assert client.function_delete('counters') and client.delete('called') == 1
     try:
         client.incr('a')
         sys.exit('INCR of bytes did not fail')

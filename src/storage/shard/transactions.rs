@@ -160,7 +160,7 @@ impl Shard {
         Ok(())
     }
 
-    fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
+    pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.key.clear();
         self.key.extend_from_slice(key);
