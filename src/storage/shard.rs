@@ -551,16 +551,7 @@ impl Shard {
         if from >= to {
             return Ok(epoch);
         }
-        let mut uncommitted = self.records.uncommitted(column, &from, &to);
-        if direction == Direction::Backward {
-            uncommitted.reverse();
-        }
-        let records = &self.records;
-        epoch = uncommitted
-            .iter()
-            .map(|index| records.epoch(*index))
-            .fold(epoch, u64::max);
-        let mut uncommitted = uncommitted.into_iter().peekable();
+        let mut uncommitted = self.records.uncommitted(column, (&from, &to), direction).peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {
             ended = visit(&key[prefix_len..], value).is_break();
@@ -572,24 +563,25 @@ impl Shard {
         };
         self.database.scan_in(column, (&from, &to), direction, |key, value| {
             // Those that come before the disk's next key, and the newer value of that key itself.
-            while let Some(index) = uncommitted.next_if(|index| match direction {
-                Direction::Forward => records.key(*index) <= key,
-                Direction::Backward => records.key(*index) >= key,
+            while let Some(newer) = uncommitted.next_if(|newer| match direction {
+                Direction::Forward => newer.key <= key,
+                Direction::Backward => newer.key >= key,
             }) {
-                let is_same = records.key(index) == key;
-                if let Some(newer) = records.value(index) {
-                    give(records.key(index), newer)?;
+                epoch = epoch.max(newer.epoch);
+                if let Some(value) = newer.value {
+                    give(newer.key, value)?;
                 }
-                if is_same {
+                if newer.key == key {
                     return ControlFlow::Continue(());
                 }
             }
             give(key, value)
         })?;
         if !ended {
-            for index in uncommitted {
-                if let Some(value) = records.value(index)
-                    && visit(&records.key(index)[prefix_len..], value).is_break()
+            for newer in uncommitted {
+                epoch = epoch.max(newer.epoch);
+                if let Some(value) = newer.value
+                    && visit(&newer.key[prefix_len..], value).is_break()
                 {
                     break;
                 }
