@@ -8,7 +8,7 @@ use super::number::{parse_integer, parse_unsigned};
 use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::error::CommandError;
 use crate::storage::encoding::{DatabaseMap, HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
-use crate::storage::pieces::{Pieces, Select};
+use crate::storage::pieces::{Extent, Pieces, WriteEntry};
 use crate::storage::view::{Owner, View};
 use std::ops::ControlFlow;
 
@@ -620,12 +620,18 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
         let shards = context.view.shards()?;
         cursors.push(shards.with_shard(id, |shard| shard.key_cursor(database))?);
     }
-    let select: Select = Box::new(move |meta_key, stored| {
-        let (_, _, key) = split_meta_key(meta_key)?;
+    let write: WriteEntry = Box::new(move |reply, meta_key, stored| {
+        let Some((_, _, key)) = split_meta_key(meta_key) else {
+            return false;
+        };
         let is_alive = Record::decode(stored).is_some_and(|record| record.is_alive(now_ms));
-        (is_alive && matches_key(&pattern, key)).then_some(key)
+        let is_found = is_alive && matches_key(&pattern, key);
+        if let Some(reply) = reply.filter(|_| is_found) {
+            reply.bulk(key);
+        }
+        is_found
     });
-    context.pieces = Some(Pieces::of_selected(cursors, select));
+    context.pieces = Some(Pieces::new(cursors, Extent::AtMost(u64::MAX), write));
     Ok(())
 }
 

@@ -86,6 +86,26 @@ pub struct StorageExecutor {
     slow_figures_at: Instant,
 }
 
+/// What is left of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    None,
+    /// Pieces, under this number.
+    Begun(u64),
+    /// It cannot be read to its end.
+    Unreadable,
+}
+
+impl Rest {
+    /// The number of the pieces, 0 if there are none.
+    fn number(self) -> u64 {
+        match self {
+            Rest::Begun(number) => number,
+            Rest::None | Rest::Unreadable => 0,
+        }
+    }
+}
+
 /// The committer of an executor's shards, and which batches go there.
 pub struct CommitThread {
     /// Its end here.
@@ -307,8 +327,6 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
-        let mut pieces = None;
-        let mut more = 0;
         let outcome = if began > request.deadline {
             self.metrics.timeouts.add(1);
             Err(CommandError::Timeout)
@@ -326,27 +344,26 @@ impl StorageExecutor {
                 pieces: None,
             };
             let outcome = run_contained(request.command, &mut context, &self.metrics);
-            pieces = context.pieces.take();
-            match batch.replies.len() <= REPLY_BYTES_MAX {
-                true => outcome,
-                false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
-            }
+            let pieces = context.pieces.take();
+            outcome.and_then(|()| self.write_pieces(pieces, &mut batch.replies, request.version))
         };
         let failed = outcome.is_err();
-        if let Some(rest) = pieces.filter(|_| !failed) {
-            match self.write_pieces(rest, &mut batch.replies, request.version) {
-                Some(number) => more = number,
-                None => batch.replies.truncate(start),
+        let more = match outcome {
+            Ok(rest) => {
+                self.shards.keep_command();
+                if rest == Rest::Unreadable {
+                    // An empty reply, with no more to come, closes the connection.
+                    batch.replies.truncate(start);
+                }
+                rest.number()
             }
-        }
-        match outcome {
-            Ok(()) => self.shards.keep_command(),
             Err(error) => {
                 self.shards.roll_back_command();
                 batch.replies.truncate(start);
                 Reply::new(&mut batch.replies, request.version).error(error.to_string());
+                0
             }
-        }
+        };
         let ended = Instant::now();
         let touched = self.shards.touched();
         if request.command.flags.has(READ) {
@@ -373,17 +390,30 @@ impl StorageExecutor {
         ended
     }
 
-    /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
-    /// nothing. `None` if it cannot be read to its end: an empty reply, with no more to come, closes the connection.
-    fn write_pieces(&mut self, mut rest: Pieces, replies: &mut Vec<u8>, version: Version) -> Option<u64> {
+    /// Writes the next piece of a reply, or all of the rest if too many have begun.
+    ///
+    /// # Errors
+    /// The replies of the batch are longer than can be told.
+    fn write_pieces(
+        &mut self,
+        pieces: Option<Pieces>,
+        replies: &mut Vec<u8>,
+        version: Version,
+    ) -> Result<Rest, CommandError> {
+        check_len(replies)?;
+        let Some(mut pieces) = pieces else {
+            return Ok(Rest::None);
+        };
         loop {
-            match rest.write_next(replies, version) {
+            let written = pieces.write_next(replies, version);
+            check_len(replies)?;
+            match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {
-                    return Some(self.shards.replies_begun.keep(rest));
+                    return Ok(Rest::Begun(self.shards.replies_begun.keep(pieces)));
                 }
                 Written::Piece => {}
-                Written::All => return Some(0),
-                Written::Broken => return None,
+                Written::All => return Ok(Rest::None),
+                Written::Broken => return Ok(Rest::Unreadable),
             }
         }
     }
@@ -710,6 +740,14 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
             (response.commit_epoch, response.failed) = (0, true);
             begun.take(std::mem::take(&mut response.more));
         }
+    }
+}
+
+/// Refuses replies of a batch that are longer than can be told.
+fn check_len(replies: &[u8]) -> Result<(), CommandError> {
+    match replies.len() <= REPLY_BYTES_MAX {
+        true => Ok(()),
+        false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::database::{Column, Direction};
 use super::encoding::Record;
-use super::pieces::{Pieces, RepliesBegun, WriteMember};
+use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
 pub use super::shard::Owner;
 use super::shard::Shard;
 use crate::channel::message::SEVERAL_SHARDS;
@@ -346,15 +346,16 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The rest of a reply that says something of `left` members of a range; `None` if it must be written whole, because the
-    /// shard is stalled and what is staged cannot be written first.
+    /// The rest of a reply that says something of the members of a range, but for the first `skip`; `None` if it must be
+    /// written whole, because the shard is stalled and what is staged cannot be written first.
     pub fn pieces(
         &mut self,
         owner: &Owner,
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
-        counted: (u64, WriteMember),
+        (skip, extent): (u64, Extent),
+        write: WriteEntry,
     ) -> Result<Option<Pieces>, CommandError> {
         let shards = self.shards_of_collections()?;
         let slot = Slot::of(&owner.key);
@@ -362,7 +363,8 @@ impl View<'_> {
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
             Ok((cursor, prefix_len, epoch)) => {
                 shards.touched.note(place, epoch);
-                Ok(Some(Pieces::of_members(cursor, prefix_len, counted, shards.now_ms)))
+                let pieces = Pieces::new(vec![cursor], extent, write);
+                Ok(Some(pieces.of_members(prefix_len, skip)))
             }
             Err(CommandError::Stalled) => Ok(None),
             Err(error) => Err(error),

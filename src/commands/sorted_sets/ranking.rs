@@ -150,6 +150,12 @@ pub fn ends(set: &Collection) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
     Ok((lowest.max(SCORE_MEMBERS.0.to_vec()), end))
 }
 
+/// The part of a stretch where members' keys lie.
+pub fn within_ends(set: &Collection, stretch: &Stretch) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
+    let (lowest, end) = ends(set)?;
+    Ok((lowest.max(stretch.from.clone()), end.min(stretch.to.clone())))
+}
+
 /// Whether so many members at once are better added without a tree, which is then made anew. (A block that splits is walked
 /// along, past all that is staged, so that the cost of many splits in one command grows with its square.)
 pub fn is_bulk(set: &Collection, members: usize) -> bool {
@@ -194,6 +200,15 @@ pub fn rank(context: &mut Context<'_>, set: &Collection, key: &[u8]) -> Result<u
         ControlFlow::Continue(())
     })?;
     Ok(rank)
+}
+
+/// How many members have keys from `from` to before `to`.
+pub fn count(context: &mut Context<'_>, set: &Collection, from: &[u8], to: &[u8]) -> Result<u64, CommandError> {
+    if from >= to {
+        return Ok(0);
+    }
+    let below = rank(context, set, from)?;
+    Ok(rank(context, set, to)?.saturating_sub(below))
 }
 
 /// `take` members from the rank `rank` on or down; it is below the count.
