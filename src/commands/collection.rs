@@ -127,8 +127,7 @@ impl Context<'_> {
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        self.view
-            .scan_members(&collection.owner, column, range, direction, visit)
+        collection.scan(&mut self.view, column, range, direction, visit)
     }
 }
 
@@ -215,8 +214,14 @@ impl Context<'_> {
             return Ok(said);
         }
         let (mut skip, version) = (part.skip, reply.version());
-        let owner = &part.collection.owner;
-        view.scan_members(owner, part.column, part.range, part.direction, |member, value| {
+        let Part {
+            collection,
+            column,
+            range,
+            direction,
+            ..
+        } = *part;
+        collection.scan(view, column, range, direction, |member, value| {
             if skip > 0 {
                 skip -= 1;
                 return ControlFlow::Continue(());
@@ -309,6 +314,23 @@ pub(super) fn damaged_members() -> CommandError {
 pub(super) const READ_SINGLY_MAX: u64 = 32;
 
 impl Collection {
+    /// The same as [`Context::scan_members`], of the view alone. The order of a sorted set may be in memory.
+    pub fn scan(
+        &self,
+        view: &mut View<'_>,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        match (self.kind, column, range) {
+            (Type::SortedSet, Column::Score, (from, Some(to))) => {
+                view.scan_order(&self.owner, self.count, (from, to), direction, visit)
+            }
+            _ => view.scan_members(&self.owner, column, range, direction, visit),
+        }
+    }
+
     /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone, so
     /// that `visit` may write the reply.
     pub fn visit_positions(

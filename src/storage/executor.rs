@@ -635,7 +635,8 @@ impl StorageExecutor {
             metrics.hits.set(counters.hits);
             metrics.misses.set(counters.misses);
             metrics.evictions.set(counters.evictions);
-            metrics.cache_bytes.set(shard.records().bytes() as u64);
+            let cached = shard.records().bytes() + shard.orders().bytes();
+            metrics.cache_bytes.set(cached as u64);
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
             metrics.durable_epoch.set(self.syncer.durable_epoch(place));

@@ -8,13 +8,15 @@
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::orders::Orders;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold credits of
 /// their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
@@ -22,6 +24,9 @@ const WRITES_WHILE_STALLED_MAX: usize = 4096;
 
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
 const CHUNKS_LOOKED_UP_MAX: u32 = 64;
+
+/// The orders of hot sorted sets get this part of the memory for hot records, on top of it.
+const ORDERS_SHARE: usize = 8;
 
 /// SCAN cursors inside a slot that a shard remembers: that many scans at once make progress in one crowded slot.
 const SCAN_POSITIONS_MAX: usize = 256;
@@ -117,6 +122,7 @@ pub struct Shard {
     id: ShardId,
     database: Arc<Database>,
     records: Records,
+    orders: Orders,
     hasher: foldhash::fast::RandomState,
     expiry_changes: Vec<ExpiryChange>,
     expiry_changes_kept: usize,
@@ -200,6 +206,7 @@ impl Shard {
             id,
             database,
             records: Records::new(value_cache_bytes),
+            orders: Orders::new(value_cache_bytes / ORDERS_SHARE),
             hasher: foldhash::fast::RandomState::default(),
             expiry_changes: Vec::new(),
             expiry_changes_kept: 0,
@@ -250,6 +257,11 @@ impl Shard {
     /// The table of hot records, for the metrics.
     pub fn records(&self) -> &Records {
         &self.records
+    }
+
+    /// The orders of hot sorted sets, for the metrics.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// How many keys a database (as SELECT numbers it) has here.
@@ -531,8 +543,64 @@ impl Shard {
         if !self.records.has_staged() {
             self.staged_epoch = self.epoch;
         }
+        let is_there = value.is_some();
         self.records.stage(index, place, &self.key, value, self.epoch);
+        if column == Column::Score && !self.orders.is_empty() && encoding::is_score_member(member) {
+            let owner = &self.key[..self.key.len() - member.len()];
+            self.orders.apply(owner, member, is_there, self.epoch);
+        }
         Ok(self.epoch)
+    }
+
+    /// The same as [`Shard::scan_members`] of the order of a sorted set of `members` members, which may be in memory.
+    pub fn scan_order(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        self.check_readable()?;
+        let whole = encoding::SCORE_MEMBERS;
+        let plain = (from, Some(to));
+        if *from < whole.0[..] || *to > whole.1[..] {
+            return self.scan_members((owner, slot), Column::Score, plain, direction, visit);
+        }
+        self.set_member_key(owner, slot, b"");
+        let in_memory = |orders: &mut Orders, place: &[u8], visit: &mut Visit<'_>| {
+            orders.visit(place, (from, to), direction, |key| visit(key, b""))
+        };
+        if let Some(epoch) = in_memory(&mut self.orders, &self.key, visit) {
+            return Ok(epoch);
+        }
+        let hash = hash_of(&self.hasher, Column::Score, &self.key);
+        if self.orders.is_wanted(hash, members) {
+            let mut keys = BTreeSet::new();
+            let range = (&whole.0[..], Some(&whole.1[..]));
+            let epoch = self.scan_members(
+                (owner, slot),
+                Column::Score,
+                range,
+                Direction::Forward,
+                &mut |key, _| {
+                    keys.insert(key.into());
+                    ControlFlow::Continue(())
+                },
+            )?;
+            self.set_member_key(owner, slot, b"");
+            self.orders.keep(&self.key, keys, epoch);
+            if let Some(epoch) = in_memory(&mut self.orders, &self.key, visit) {
+                return Ok(epoch);
+            }
+        }
+        let (began, mut visited) = (Instant::now(), 0);
+        let epoch = self.scan_members((owner, slot), Column::Score, plain, direction, &mut |key, value| {
+            visited += 1;
+            visit(key, value)
+        })?;
+        self.orders.walked(hash, visited, began.elapsed());
+        Ok(epoch)
     }
 
     /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
@@ -644,11 +712,20 @@ impl Shard {
 
     /// The running command failed: its writes never were.
     pub fn roll_back_command(&mut self) {
-        let counts = &mut self.counts;
-        self.records.roll_back_command(|undone| {
-            if undone.column == Column::Meta {
-                counts.replace(undone.key, undone.staged, undone.restored);
+        let Shard {
+            counts,
+            orders,
+            records,
+            ..
+        } = self;
+        records.roll_back_command(|undone| match undone.column {
+            Column::Meta => counts.replace(undone.key, undone.staged, undone.restored),
+            Column::Score if !orders.is_empty() => {
+                if let Some(owner) = encoding::before_member(undone.key) {
+                    orders.drop_owner(owner);
+                }
             }
+            _ => {}
         });
         self.expiry_changes.truncate(self.expiry_changes_kept);
     }
@@ -805,6 +882,7 @@ impl Shard {
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
         self.records.roll_back_all();
+        self.orders.clear();
         self.expiry_changes.clear();
         self.expiry_changes_kept = 0;
         self.counts = self.counts_committed;
@@ -864,6 +942,7 @@ impl Shard {
         self.counts = counts;
         self.committed_at_once();
         self.records.clear(self.epoch);
+        self.orders.clear();
         Ok(self.epoch)
     }
 

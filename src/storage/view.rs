@@ -346,6 +346,23 @@ impl View<'_> {
         Ok(())
     }
 
+    /// The same of a sorted set of `members` members, from one key of `score` to before another.
+    pub fn scan_order(
+        &mut self,
+        owner: &Owner,
+        members: u64,
+        range: (&[u8], &[u8]),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shards = self.shards_of_collections()?;
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        let epoch = shards.list[place].scan_order((owner, slot), members, range, direction, &mut visit)?;
+        shards.touched.note(place, epoch);
+        Ok(())
+    }
+
     /// The rest of a reply that says something of the members of a range, but for the first `skip`; `None` if it must be
     /// written whole, because the shard is stalled and what is staged cannot be written first.
     pub fn pieces(

@@ -164,7 +164,7 @@ impl Context<'_> {
         }
         let ((from, to), mut is_damaged) = (ranking::within_ends(set, stretch)?, false);
         let range = (&from[..], Some(&to[..]));
-        view.scan_members(&set.owner, Column::Score, range, stretch.direction, |key, _| {
+        set.scan(view, Column::Score, range, stretch.direction, |key, _| {
             if skip > 0 {
                 skip -= 1;
                 return ControlFlow::Continue(());
