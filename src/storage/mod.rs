@@ -2,7 +2,7 @@
 //!
 //! [`executor`] takes batches from the channel, runs each request's handler on its [`shard`], commits once per turn through
 //! [`database`] (large batches by way of the [`committer`]) and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
-//! of hot and staged records, of which [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot sorted sets, [`pieces`] the rest of large replies. [`faults`] are for tests.
+//! of hot and staged records, of which [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot sorted sets and [`gaps`] where large ones are empty, [`pieces`] the rest of large replies. [`faults`] are for tests.
 
 pub mod committer;
 pub mod compaction;
@@ -11,6 +11,7 @@ pub mod encoding;
 pub mod executor;
 pub mod expiry;
 pub mod faults;
+pub mod gaps;
 pub mod manifest;
 pub mod orders;
 pub mod pieces;

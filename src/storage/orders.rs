@@ -23,7 +23,7 @@ const MEMBERS_MAX: u64 = 8192;
 
 /// A walk that takes longer than this, and this for each member, has looked through much else: without it takes 15 µs,
 /// and less than one.
-const WALK_MAX: Duration = Duration::from_micros(300);
+pub const WALK_MAX: Duration = Duration::from_micros(300);
 const WALK_MAX_PER_MEMBER: Duration = Duration::from_micros(3);
 
 /// What a key costs beside its bytes: its place in the tree, an allocation.
@@ -103,6 +103,11 @@ impl Orders {
             }
         }
         Some(order.epoch)
+    }
+
+    /// Whether the order of a set of `members` members may be kept, if it is slow to read.
+    pub fn may_keep(members: u64) -> bool {
+        members <= MEMBERS_MAX
     }
 
     /// Whether the order of a set of `members` members should be read whole and kept, now that it is read; `hash` is its owner's.

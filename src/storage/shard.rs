@@ -5,18 +5,20 @@
 //! [committer](super::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
 //! passes through these two.
 
+mod order;
+
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::gaps::Gaps;
 use super::orders::Orders;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold credits of
 /// their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
@@ -123,6 +125,7 @@ pub struct Shard {
     database: Arc<Database>,
     records: Records,
     orders: Orders,
+    gaps: Gaps,
     hasher: foldhash::fast::RandomState,
     expiry_changes: Vec<ExpiryChange>,
     expiry_changes_kept: usize,
@@ -207,6 +210,7 @@ impl Shard {
             database,
             records: Records::new(value_cache_bytes),
             orders: Orders::new(value_cache_bytes / ORDERS_SHARE),
+            gaps: Gaps::default(),
             hasher: foldhash::fast::RandomState::default(),
             expiry_changes: Vec::new(),
             expiry_changes_kept: 0,
@@ -257,11 +261,6 @@ impl Shard {
     /// The table of hot records, for the metrics.
     pub fn records(&self) -> &Records {
         &self.records
-    }
-
-    /// The orders of hot sorted sets, for the metrics.
-    pub fn orders(&self) -> &Orders {
-        &self.orders
     }
 
     /// How many keys a database (as SELECT numbers it) has here.
@@ -545,62 +544,10 @@ impl Shard {
         }
         let is_there = value.is_some();
         self.records.stage(index, place, &self.key, value, self.epoch);
-        if column == Column::Score && !self.orders.is_empty() && encoding::is_score_member(member) {
-            let owner = &self.key[..self.key.len() - member.len()];
-            self.orders.apply(owner, member, is_there, self.epoch);
+        if column == Column::Score {
+            self.order_changed(member, is_there);
         }
         Ok(self.epoch)
-    }
-
-    /// The same as [`Shard::scan_members`] of the order of a sorted set of `members` members, which may be in memory.
-    pub fn scan_order(
-        &mut self,
-        (owner, slot): (&Owner, Slot),
-        members: u64,
-        (from, to): (&[u8], &[u8]),
-        direction: Direction,
-        visit: &mut Visit<'_>,
-    ) -> Result<u64, CommandError> {
-        self.check_readable()?;
-        let whole = encoding::SCORE_MEMBERS;
-        let plain = (from, Some(to));
-        if *from < whole.0[..] || *to > whole.1[..] {
-            return self.scan_members((owner, slot), Column::Score, plain, direction, visit);
-        }
-        self.set_member_key(owner, slot, b"");
-        let in_memory = |orders: &mut Orders, place: &[u8], visit: &mut Visit<'_>| {
-            orders.visit(place, (from, to), direction, |key| visit(key, b""))
-        };
-        if let Some(epoch) = in_memory(&mut self.orders, &self.key, visit) {
-            return Ok(epoch);
-        }
-        let hash = hash_of(&self.hasher, Column::Score, &self.key);
-        if self.orders.is_wanted(hash, members) {
-            let mut keys = BTreeSet::new();
-            let range = (&whole.0[..], Some(&whole.1[..]));
-            let epoch = self.scan_members(
-                (owner, slot),
-                Column::Score,
-                range,
-                Direction::Forward,
-                &mut |key, _| {
-                    keys.insert(key.into());
-                    ControlFlow::Continue(())
-                },
-            )?;
-            self.set_member_key(owner, slot, b"");
-            self.orders.keep(&self.key, keys, epoch);
-            if let Some(epoch) = in_memory(&mut self.orders, &self.key, visit) {
-                return Ok(epoch);
-            }
-        }
-        let (began, mut visited) = (Instant::now(), 0);
-        let epoch = self.scan_members((owner, slot), Column::Score, plain, direction, &mut |key, value| {
-            visited += 1;
-            visit(key, value)
-        })?;
-        self.orders.walked(hash, visited, began.elapsed());
-        Ok(epoch)
     }
 
     /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
@@ -715,16 +662,13 @@ impl Shard {
         let Shard {
             counts,
             orders,
+            gaps,
             records,
             ..
         } = self;
         records.roll_back_command(|undone| match undone.column {
             Column::Meta => counts.replace(undone.key, undone.staged, undone.restored),
-            Column::Score if !orders.is_empty() => {
-                if let Some(owner) = encoding::before_member(undone.key) {
-                    orders.drop_owner(owner);
-                }
-            }
+            Column::Score => order::forget_owner_of(orders, gaps, undone.key),
             _ => {}
         });
         self.expiry_changes.truncate(self.expiry_changes_kept);
@@ -882,7 +826,7 @@ impl Shard {
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
         self.records.roll_back_all();
-        self.orders.clear();
+        self.forget_orders();
         self.expiry_changes.clear();
         self.expiry_changes_kept = 0;
         self.counts = self.counts_committed;
@@ -942,7 +886,7 @@ impl Shard {
         self.counts = counts;
         self.committed_at_once();
         self.records.clear(self.epoch);
-        self.orders.clear();
+        self.forget_orders();
         Ok(self.epoch)
     }
 
