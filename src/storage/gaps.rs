@@ -92,19 +92,42 @@ impl Gaps {
         self.by_owner.is_empty()
     }
 
-    /// Where a read of an owner's keys from `from` to before `to` may begin instead, coming from the end that `direction` says, and
-    /// the newest turn whose writes were seen in saying so; `None` if no gap is known there.
-    pub fn past(&self, owner: &[u8], (from, to): (&[u8], &[u8]), direction: Direction) -> Option<(Key, u64)> {
+    /// Whether any are known of an owner.
+    pub fn knows(&self, owner: &[u8]) -> bool {
+        self.by_owner.contains_key(owner)
+    }
+
+    /// The newest turn whose writes are shown by what is known of an owner.
+    pub fn epoch(&self, owner: &[u8]) -> u64 {
+        self.by_owner.get(owner).map_or(0, |gaps| gaps.epoch)
+    }
+
+    /// Where a read of an owner's keys may begin instead of at `end`: that is the first key that it would visit, or
+    /// the one after it if it goes backwards. `None` if no gap is known there.
+    pub fn past(&self, owner: &[u8], end: &[u8], direction: Direction) -> Option<Key> {
+        let (from, to) = self.by_owner.get(owner)?.at_or_before(end)?;
+        match direction {
+            Direction::Forward => Some(to).filter(|to| **to > *end),
+            // One that begins at the end is behind it; the one before ends before it begins.
+            Direction::Backward => Some(from).filter(|from| **from < *end && *end <= *to),
+        }
+    }
+
+    /// The key which a read that begins at `end` would visit first if it is there, if a gap begins behind it; and where the read
+    /// goes on then.
+    pub fn alone(&self, owner: &[u8], end: &[u8], direction: Direction) -> Option<(Vec<u8>, Vec<u8>)> {
         let gaps = self.by_owner.get(owner)?;
-        let end = match direction {
-            Direction::Forward => gaps.at_or_before(from).filter(|(_, end)| **end > *from)?.1,
-            Direction::Backward => {
-                let (start, end) = gaps.at_or_before(to)?;
-                // One that begins at the end is behind it; the one before ends before it begins.
-                Some(start).filter(|start| **start < *to && *to <= *end)?
+        match direction {
+            Direction::Forward => {
+                let next = after(end);
+                gaps.by_start.contains_key(&next).then(|| (end.to_vec(), next.into()))
             }
-        };
-        Some((end, gaps.epoch))
+            Direction::Backward => {
+                let (0, key) = end.split_last()? else { return None };
+                let (_, to) = gaps.at_or_before(key)?;
+                (*to == *key).then(|| (key.to_vec(), key.to_vec()))
+            }
+        }
     }
 
     /// A read of an owner found nothing from `from` to before `to`, as of the turn `epoch`.
@@ -200,17 +223,18 @@ mod tests {
                     let (from, to) = (key(below(3000)), key(3000 + below(500)));
                     let members = live.range(from.clone()..to.clone());
                     let (first, last) = (members.clone().next(), members.clone().next_back());
-                    if let Some((past, epoch)) = gaps.past(b"q", (&from, &to), Direction::Forward) {
-                        assert!(*past > *from && epoch <= step);
+                    if let Some(past) = gaps.past(b"q", &from, Direction::Forward) {
+                        assert!(*past > *from);
                         assert!(
                             first.is_none_or(|first| **first >= *past),
                             "{from:?} {past:?} {first:?}"
                         );
                     }
-                    if let Some((past, _)) = gaps.past(b"q", (&from, &to), Direction::Backward) {
+                    if let Some(past) = gaps.past(b"q", &to, Direction::Backward) {
                         assert!(*past < *to);
                         assert!(last.is_none_or(|last| **last < *past), "{to:?} {past:?} {last:?}");
                     }
+                    assert!(gaps.epoch(b"q") <= step);
                 }
             }
             if step % 100 == 0
@@ -233,21 +257,26 @@ mod tests {
         for round in 0..100 {
             let came = [500, 20, 700, 300].map(|number| key(number + round));
             came.iter().for_each(|key| gaps.apply(b"q", key, true, 2));
-            let lowest = gaps.past(b"q", (&key(10), &key(9000)), Direction::Forward);
-            assert_eq!(lowest, Some((key(20 + round).into(), 2)));
+            let lowest = gaps.past(b"q", &key(10), Direction::Forward);
+            assert_eq!(lowest.as_deref(), Some(&key(20 + round)[..]));
+            let after_lowest = after(&key(20 + round));
+            let alone = Some((key(20 + round), after_lowest.to_vec()));
+            assert_eq!(gaps.alone(b"q", &key(20 + round), Direction::Forward), alone);
+            let alone = Some((key(20 + round), key(20 + round)));
+            assert_eq!(gaps.alone(b"q", &after_lowest, Direction::Backward), alone);
+            assert_eq!(gaps.alone(b"q", &key(21 + round), Direction::Backward), None);
             came.iter().for_each(|key| gaps.apply(b"q", key, false, 3));
-            let past = gaps.past(b"q", (&key(20 + round), &key(9000)), Direction::Forward);
-            assert_eq!(past, Some((key(1000).into(), 3)));
+            let past = gaps.past(b"q", &key(20 + round), Direction::Forward);
+            assert_eq!(past.as_deref(), Some(&key(1000)[..]));
         }
-        assert_eq!(gaps.past(b"q", (&key(1000), &key(9000)), Direction::Forward), None);
-        assert_eq!(
-            gaps.past(b"q", (&key(0), &key(1000)), Direction::Backward),
-            Some((key(10).into(), 3))
-        );
+        assert_eq!(gaps.past(b"q", &key(1000), Direction::Forward), None);
+        let lowest = gaps.past(b"q", &key(1000), Direction::Backward);
+        assert_eq!(lowest.as_deref(), Some(&key(10)[..]));
+        assert_eq!(gaps.epoch(b"q"), 3);
         for owner in 0..1000_u64 {
             gaps.learn(&owner.to_be_bytes(), (&key(1), &key(2)), 4);
         }
         assert!(gaps.by_owner.len() <= OWNERS_MAX && gaps.by_owner.len() == gaps.queue.len());
-        assert_eq!(gaps.past(b"q", (&key(10), &key(9000)), Direction::Forward), None);
+        assert!(!gaps.knows(b"q") && gaps.past(b"q", &key(10), Direction::Forward).is_none());
     }
 }

@@ -47,14 +47,52 @@ impl Shard {
                 return Ok(epoch);
             }
         }
-        let past = self.gaps.past(&self.key, (from, to), direction);
-        let (range, epoch) = match (&past, direction) {
-            (None, _) => ((from, to), 0),
-            (Some((past, epoch)), Direction::Forward) => ((&past[..], to), *epoch),
-            (Some((past, epoch)), Direction::Backward) => ((from, &past[..]), *epoch),
+        if !self.gaps.knows(&self.key) {
+            return self.walk_order((owner, slot), (hash, members), (from, to), direction, visit);
+        }
+        let (mut from, mut to) = (from.to_vec(), to.to_vec());
+        let (begin, end) = match direction {
+            Direction::Forward => (&mut from, &to),
+            Direction::Backward => (&mut to, &from),
         };
-        let seen = self.walk_order((owner, slot), (hash, members), range, direction, visit)?;
+        let (ended, epoch) = self.pass_gaps((owner, slot), (begin, end), direction, visit)?;
+        if ended || from >= to {
+            return Ok(epoch);
+        }
+        let seen = self.walk_order((owner, slot), (hash, members), (&from, &to), direction, visit)?;
         Ok(epoch.max(seen))
+    }
+
+    /// Goes from where the read of a range begins past gaps, and visits members that lie alone between two, at most to where it
+    /// ends. Returns whether `visit` broke off, and the newest turn whose writes were seen.
+    fn pass_gaps(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        (begin, end): (&mut Vec<u8>, &[u8]),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(bool, u64), CommandError> {
+        let place = self.key.clone();
+        let mut newest = self.gaps.epoch(&place);
+        loop {
+            if let Some(past) = self.gaps.past(&place, begin, direction) {
+                *begin = past.into();
+            }
+            let alone = self.gaps.alone(&place, begin, direction);
+            let in_range = |key: &[u8]| match direction {
+                Direction::Forward => key < end,
+                Direction::Backward => key >= end,
+            };
+            let Some((alone, past)) = alone.filter(|(key, _)| in_range(key)) else {
+                return Ok((false, newest));
+            };
+            let (value, epoch) = self.member((owner, slot), Column::Score, &alone)?;
+            newest = newest.max(epoch);
+            if value.is_some_and(|value| visit(&alone, value).is_break()) {
+                return Ok((true, newest));
+            }
+            *begin = past;
+        }
     }
 
     /// Visits what is kept in memory of the owner whose place is in `self.key`, if anything is.
