@@ -1,8 +1,9 @@
 //! The records that wait for a commit, in two orders: that of first writing, in which a batch is made of them, and that of
 //! their keys, for reads of ranges, which must see them beside what is on disk.
 //!
-//! Most turns read no range, so the second order is only made when one does, and then of all but the newest few, which a read
-//! looks through one by one. So a pipeline that writes and reads by turns puts each of its records in order once.
+//! Most turns read no range, or few: a read looks through the records one by one, until so many have done so that to put them
+//! in order would have cost less. Those that come later are looked through again. So a pipeline that writes and reads by turns
+//! puts each of its records in order once, and a command that writes a million and reads some ranges none.
 
 use super::database::{Column, Direction};
 use super::records::EntryIndex;
@@ -11,8 +12,8 @@ use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
 use std::ops::Bound;
 
-/// Records that a read of a range looks through one by one: that takes less than to begin reading the disk does.
-const UNSORTED_MAX: usize = 64;
+/// Looks at a record that cost as much as to put it in order.
+const LOOKS_PER_SORT: usize = 32;
 
 type ByKey = BTreeMap<Box<[u8]>, EntryIndex>;
 
@@ -23,6 +24,8 @@ pub struct Waiting {
     /// The first `sorted` of them, by column and key.
     by_key: [ByKey; Column::COUNT],
     sorted: usize,
+    /// Looks at the others, since there was an order last.
+    looks: usize,
 }
 
 impl Waiting {
@@ -59,6 +62,7 @@ impl Waiting {
             self.by_key.iter_mut().for_each(ByKey::clear);
             self.sorted = 0;
         }
+        self.looks = 0;
         std::mem::take(&mut self.in_order_of_writing)
     }
 
@@ -68,11 +72,14 @@ impl Waiting {
         self.in_order_of_writing = list;
     }
 
-    /// Makes the order of keys, if there is much that is not in it. `place_of` tells where an entry is.
-    pub fn sort<'a>(&mut self, place_of: impl Fn(EntryIndex) -> (Column, &'a [u8])) {
-        if self.in_order_of_writing.len() - self.sorted <= UNSORTED_MAX {
+    /// A range is going to be read: makes the order of keys if that is worth while. `place_of` tells where an entry is.
+    pub fn before_read<'a>(&mut self, place_of: impl Fn(EntryIndex) -> (Column, &'a [u8])) {
+        let unsorted = self.in_order_of_writing.len() - self.sorted;
+        self.looks += unsorted;
+        if self.looks <= unsorted * LOOKS_PER_SORT {
             return;
         }
+        self.looks = 0;
         for index in &self.in_order_of_writing[self.sorted..] {
             let (column, key) = place_of(*index);
             self.by_key[column as usize].insert(key.into(), *index);

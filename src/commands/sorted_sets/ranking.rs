@@ -22,7 +22,7 @@ const FAN_OUT_MAX: usize = 64;
 /// The bytes that are kept of the keys at the ends: the score, and enough to tell a queue's members from each other.
 const END_LEN_MAX: usize = 32;
 
-/// Members that one command adds to make a tree anew: with fewer, what is staged is soon walked past.
+/// Members that one command adds to make a tree anew: with fewer, few blocks split.
 const BULK_MEMBERS_MIN: usize = 1000;
 
 /// The set may be so many times as large: to walk along that many members costs as much as to add one to a tree.
@@ -157,7 +157,7 @@ pub fn within_ends(set: &Collection, stretch: &Stretch) -> Result<(Vec<u8>, Vec<
 }
 
 /// Whether so many members at once are better added without a tree, which is then made anew. (A block that splits is walked
-/// along, past all that is staged, so that the cost of many splits in one command grows with its square.)
+/// along; one walk along all costs less than many of them, each of which begins anew.)
 pub fn is_bulk(set: &Collection, members: usize) -> bool {
     members >= BULK_MEMBERS_MIN && members as u64 * BULK_SHARE >= set.count
 }
