@@ -6,9 +6,10 @@
 use super::Context;
 use crate::config::EventClass;
 use crate::error::CommandError;
+use crate::protocol::Reply;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
-use crate::storage::pieces::{PIECE_MEMBERS_MAX, WriteMember};
+use crate::storage::pieces::{Extent, PIECE_BYTES_FULL, PIECE_MEMBERS_MAX, WriteEntry, WriteMember};
 use crate::storage::view::{Owner, View};
 use std::ops::{ControlFlow, Range};
 
@@ -155,14 +156,37 @@ impl Context<'_> {
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        self.view
-            .scan_members(&collection.owner, column, range, direction, visit)
+        collection.scan(&mut self.view, column, range, direction, visit)
     }
 }
 
+/// Members of a collection that follow each other, in one direction.
+pub struct Part<'a> {
+    /// Whose they are.
+    pub collection: &'a Collection,
+    /// The column that has them in the wanted order.
+    pub column: Column,
+    /// From the first (inclusive) to the second (exclusive; `None`: to the last).
+    pub range: (&'a [u8], Option<&'a [u8]>),
+    /// From which end.
+    pub direction: Direction,
+    /// How many are passed over first.
+    pub skip: u64,
+}
+
+/// What a reply says of members.
+pub struct Said {
+    /// How many of those that the reply's header counts.
+    pub members: u64,
+    /// How many others: those of which there is nothing to say, or which are damaged.
+    pub others: u64,
+    /// The reply, without the header.
+    pub reply: Vec<u8>,
+}
+
 impl Context<'_> {
-    /// Writes what `write` says of the members of a range until it has counted `count`, which are there: in pieces, if they are
-    /// many. It must be the last thing in the reply; its array's or map's header comes before.
+    /// Writes what `write` says of the members of a part until it has counted `count`, which are there: in pieces, if that is
+    /// much. It must be the last thing in the reply; its array's or map's header comes before.
     pub fn reply_members(
         &mut self,
         collection: &Collection,
@@ -171,29 +195,107 @@ impl Context<'_> {
         direction: Direction,
         (count, write): (u64, WriteMember),
     ) -> Result<(), CommandError> {
-        if count > PIECE_MEMBERS_MAX && !self.is_inner {
-            self.pieces = self
-                .view
-                .pieces(&collection.owner, column, range, direction, (count, write))?;
-            if self.pieces.is_some() {
-                return Ok(());
-            }
+        let part = Part {
+            collection,
+            column,
+            range,
+            direction,
+            skip: 0,
+        };
+        if count <= PIECE_MEMBERS_MAX
+            && let Some(said) = self.say_little(&part, count, write)?
+        {
+            self.reply.raw(&said.reply);
+            return if said.members == count {
+                Ok(())
+            } else {
+                Err(damaged_members())
+            };
         }
-        let mut left = count;
+        self.reply_in_pieces(&part, Extent::Known(count), write)
+    }
+
+    /// What `write` says of the members of a part until it has counted `most`; `None` if that is more than a piece of a reply.
+    pub fn say_little(&mut self, part: &Part<'_>, most: u64, write: WriteMember) -> Result<Option<Said>, CommandError> {
+        // Not most of a piece and a member as large as strings may be.
+        let is_little = |said: &Said| said.members <= PIECE_MEMBERS_MAX && said.reply.len() < PIECE_BYTES_FULL;
+        let said = self.say(part, most, write, is_little)?;
+        Ok(Some(said).filter(is_little))
+    }
+
+    /// The same whatever the size, for as long as `goes_on` says so.
+    fn say(
+        &mut self,
+        part: &Part<'_>,
+        most: u64,
+        write: WriteMember,
+        goes_on: impl Fn(&Said) -> bool,
+    ) -> Result<Said, CommandError> {
         let Context {
             view, reply, now_ms, ..
         } = self;
-        view.scan_members(&collection.owner, column, range, direction, |member, value| {
-            if left == 0 {
-                return ControlFlow::Break(());
-            }
-            left -= u64::from(write(reply, member, value, *now_ms));
-            ControlFlow::Continue(())
-        })?;
-        match left {
-            0 => Ok(()),
-            _ => Err(damaged_members()),
+        let mut said = Said {
+            members: 0,
+            others: 0,
+            reply: Vec::new(),
+        };
+        if most == 0 {
+            return Ok(said);
         }
+        let (mut skip, version) = (part.skip, reply.version());
+        let Part {
+            collection,
+            column,
+            range,
+            direction,
+            ..
+        } = *part;
+        collection.scan(view, column, range, direction, |member, value| {
+            if skip > 0 {
+                skip -= 1;
+                return ControlFlow::Continue(());
+            }
+            let counts = write(&mut Reply::new(&mut said.reply, version), member, value, *now_ms);
+            said.members += u64::from(counts);
+            said.others += u64::from(!counts);
+            match said.members < most && goes_on(&said) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(said)
+    }
+
+    /// Lets the rest of the reply be what `write` says of the members of a part, in pieces. An `extent` that is not known makes
+    /// an array, whose header must not be written; every member of such a part counts.
+    pub fn reply_in_pieces(&mut self, part: &Part<'_>, extent: Extent, write: WriteMember) -> Result<(), CommandError> {
+        let now_ms = self.now_ms;
+        let write_entry: WriteEntry = Box::new(move |reply, member, value| match reply {
+            Some(reply) => write(reply, member, value, now_ms),
+            None => true,
+        });
+        let (owner, skipped) = (&part.collection.owner, (part.skip, extent));
+        // A part of another command must not commit what the others have staged, as a cursor would.
+        let pieces = match self.is_inner {
+            true => None,
+            false => self
+                .view
+                .pieces(owner, part.column, part.range, part.direction, skipped, write_entry)?,
+        };
+        if pieces.is_some() {
+            self.pieces = pieces;
+            return Ok(());
+        }
+        let (Extent::Known(most) | Extent::AtMost(most)) = extent;
+        let said = self.say(part, most, write, |_| true)?;
+        match extent {
+            Extent::Known(count) if said.members != count => return Err(damaged_members()),
+            Extent::AtMost(_) if said.others > 0 => return Err(damaged_members()),
+            Extent::Known(_) => {}
+            Extent::AtMost(_) => self.reply.array(said.members as usize),
+        }
+        self.reply.raw(&said.reply);
+        Ok(())
     }
 }
 
@@ -245,6 +347,23 @@ pub(super) fn damaged_members() -> CommandError {
 pub(super) const READ_SINGLY_MAX: u64 = 32;
 
 impl Collection {
+    /// The same as [`Context::scan_members`], of the view alone. The order of a sorted set may be in memory.
+    pub fn scan(
+        &self,
+        view: &mut View<'_>,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        match (self.kind, column, range) {
+            (Type::SortedSet, Column::Score, (from, Some(to))) => {
+                view.scan_order(&self.owner, self.count, (from, to), direction, visit)
+            }
+            _ => view.scan_members(&self.owner, column, range, direction, visit),
+        }
+    }
+
     /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone, so
     /// that `visit` may write the reply.
     pub fn visit_positions(

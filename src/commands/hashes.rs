@@ -4,7 +4,7 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
-use super::keys::{SCAN_COUNT_MAX, matches_key, parse_cursor};
+use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
 use super::number::{LongDouble, parse_integer};
 use super::random::Shuffled;
 use crate::error::CommandError;
@@ -359,39 +359,6 @@ fn write_field(reply: &mut Reply<'_>, field: &[u8], value: Option<&[u8]>) {
     }
 }
 
-/// What HSCAN was asked for.
-struct ScanOptions<'a> {
-    pattern: Option<&'a [u8]>,
-    count: u64,
-    values: bool,
-}
-
-impl<'a> ScanOptions<'a> {
-    fn parse(arguments: Arguments<'a>) -> Result<ScanOptions<'a>, CommandError> {
-        let mut options = ScanOptions {
-            pattern: None,
-            count: 10,
-            values: true,
-        };
-        let mut rest = arguments.iter().skip(3);
-        while let Some(option) = rest.next() {
-            match option {
-                _ if is_option(option, "COUNT") => {
-                    let count = integer(rest.next().ok_or(CommandError::Syntax)?)?;
-                    options.count = u64::try_from(count).unwrap_or(0);
-                    if options.count == 0 {
-                        return Err(CommandError::Syntax);
-                    }
-                }
-                _ if is_option(option, "MATCH") => options.pattern = Some(rest.next().ok_or(CommandError::Syntax)?),
-                _ if is_option(option, "NOVALUES") => options.values = false,
-                _ => return Err(CommandError::Syntax),
-            }
-        }
-        Ok(options)
-    }
-}
-
 /// HSCAN key cursor [MATCH pattern] [COUNT count] [NOVALUES]
 ///
 /// The cursor is how many positions are left, from which the fields are listed downwards. A field never moves up: when
@@ -406,13 +373,13 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
         context.reply.array(0);
         return Ok(());
     };
-    let options = ScanOptions::parse(arguments)?;
+    let options = ScanOptions::parse(arguments, Scanned::Fields)?;
     let fields = hash.stored_fields();
     let positions: Vec<u64> = match cursor {
         _ if fields <= LISTED_BY_POSITION_MAX => (0..fields).collect(),
         _ => {
             let top = if cursor == 0 { fields } else { cursor.min(fields) };
-            let bottom = top.saturating_sub(options.count.min(SCAN_COUNT_MAX as u64));
+            let bottom = top.saturating_sub(options.count.min(SCAN_COUNT_MAX) as u64);
             (bottom..top).rev().collect()
         }
     };

@@ -9,7 +9,7 @@ use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::storage::encoding::{DatabaseMap, HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
-use crate::storage::pieces::{Pieces, Select};
+use crate::storage::pieces::{Extent, Pieces, WriteEntry};
 use crate::storage::view::{Owner, View};
 use std::ops::ControlFlow;
 
@@ -639,12 +639,18 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
         let shards = context.view.shards()?;
         cursors.push(shards.with_shard(id, |shard| shard.key_cursor(database))?);
     }
-    let select: Select = Box::new(move |meta_key, stored| {
-        let (_, _, key) = split_meta_key(meta_key)?;
+    let write: WriteEntry = Box::new(move |reply, meta_key, stored| {
+        let Some((_, _, key)) = split_meta_key(meta_key) else {
+            return false;
+        };
         let is_alive = Record::decode(stored).is_some_and(|record| record.is_alive(now_ms));
-        (is_alive && matches_key(&pattern, key)).then_some(key)
+        let is_found = is_alive && matches_key(&pattern, key);
+        if let Some(reply) = reply.filter(|_| is_found) {
+            reply.bulk(key);
+        }
+        is_found
     });
-    context.pieces = Some(Pieces::of_selected(cursors, select));
+    context.pieces = Some(Pieces::new(cursors, Extent::AtMost(u64::MAX), write));
     Ok(())
 }
 
@@ -739,27 +745,46 @@ pub fn parse_cursor(argument: &[u8]) -> Result<u64, CommandError> {
         .ok_or(CommandError::InvalidCursor)
 }
 
+/// What SCAN or one of its relatives goes through, which says what its options may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scanned {
+    /// SCAN, which alone knows TYPE, and has no key before its cursor.
+    Keys,
+    /// HSCAN, which alone knows NOVALUES.
+    Fields,
+    /// SSCAN and ZSCAN.
+    Members,
+}
+
 /// What SCAN or one of its relatives was asked for.
 pub(super) struct ScanOptions<'a> {
     pub(super) pattern: Option<&'a [u8]>,
     pub(super) count: usize,
+    /// Whether HSCAN gives the values too.
+    pub(super) values: bool,
     /// `Some(None)`: a type that no key can have.
     kind: Option<Option<Type>>,
 }
 
 impl<'a> ScanOptions<'a> {
-    /// Reads the options from the place `first` on: 2 for SCAN itself, which alone knows TYPE, 3 for SSCAN and the like.
+    /// Reads the options behind the cursor.
     pub(super) fn parse(
         arguments: crate::protocol::Arguments<'a>,
-        first: usize,
+        scanned: Scanned,
     ) -> Result<ScanOptions<'a>, CommandError> {
         let mut options = ScanOptions {
             pattern: None,
             count: 10,
+            values: true,
             kind: None,
         };
+        let first = if scanned == Scanned::Keys { 2 } else { 3 };
         let mut rest = arguments.iter().skip(first);
         while let Some(option) = rest.next() {
+            if scanned == Scanned::Fields && is_option(option, "NOVALUES") {
+                options.values = false;
+                continue;
+            }
             let value = rest.next().ok_or(CommandError::Syntax)?;
             match option {
                 _ if is_option(option, "COUNT") => {
@@ -770,7 +795,7 @@ impl<'a> ScanOptions<'a> {
                         .ok_or(CommandError::Syntax)?;
                 }
                 _ if is_option(option, "MATCH") => options.pattern = Some(value),
-                _ if is_option(option, "TYPE") && first == 2 => {
+                _ if is_option(option, "TYPE") && scanned == Scanned::Keys => {
                     let types = (0..=u8::MAX).map_while(Type::from_code);
                     options.kind = Some(
                         types
@@ -794,7 +819,7 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
     let slot = cursor_slot(arguments.get(1))?;
     let cursor = parse_cursor(arguments.get(1))?;
     let position = cursor & ((1 << CURSOR_POSITION_BITS) - 1);
-    let options = ScanOptions::parse(arguments, 2)?;
+    let options = ScanOptions::parse(arguments, Scanned::Keys)?;
     let (database, now_ms) = (context.database, context.now_ms);
     let shards = context.view.shards()?;
     let shard_count = shards.shard_count();

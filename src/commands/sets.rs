@@ -5,7 +5,7 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction, READ_SINGLY_MAX, damaged_members};
-use super::keys::{SCAN_COUNT_MAX, ScanOptions, matches_key, parse_cursor};
+use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
 use super::number::parse_integer;
 use super::random::Random;
 use crate::error::CommandError;
@@ -552,7 +552,7 @@ pub fn sscan(context: &mut Context<'_>) -> Outcome {
     let mut start = 0;
     let mut found: Vec<Vec<u8>> = Vec::new();
     if let Some(set) = context.collection(arguments.get(1), Type::Set)? {
-        let options = ScanOptions::parse(arguments, 3)?;
+        let options = ScanOptions::parse(arguments, Scanned::Members)?;
         let end = if cursor == 0 { set.count } else { cursor.min(set.count) };
         let count = options.count.min(SCAN_COUNT_MAX) as u64;
         if set.count > SCANNED_AT_ONCE_MAX {

@@ -3,12 +3,13 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::collection::{Collection, Column, Direction};
+use super::collection::{Collection, Column, Direction, Part};
 use super::number::parse_unsigned;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{self, StreamId, StreamNumbers, Type};
+use crate::storage::pieces::{Extent, WriteMember};
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;
@@ -142,9 +143,7 @@ impl Context<'_> {
         direction: Direction,
         mut visit: impl FnMut(StreamId, &[u8]) -> ControlFlow<()>,
     ) -> Outcome {
-        let from = [prefix, &from.0.to_be_bytes()].concat();
-        // One byte more than the last member: all are of the same length.
-        let to = [prefix, &to.0.to_be_bytes(), &[0]].concat();
+        let (from, to) = members_of_ids(prefix, (from, to));
         let mut all_read = true;
         self.scan_members(
             &stream.collection,
@@ -581,10 +580,69 @@ fn range_generic(context: &mut Context<'_>, (start, end): (usize, usize), direct
         context.reply.null_array();
         return Ok(());
     }
-    let found = context.stream_entries(&stream, range, direction, count.unwrap_or(u64::MAX))?;
-    context.reply.array(found.ids.len());
-    context.reply.raw(&found.replies);
+    let has_entries = reply_range(context, &stream, range, direction, count.unwrap_or(u64::MAX), |_| {})?;
+    if !has_entries {
+        context.reply.array(0);
+    }
     Ok(())
+}
+
+/// Answers the entries from one id to another (both inclusive), at most `count_max`, after what `begin` writes. Returns whether
+/// there are any; if not, nothing is written.
+fn reply_range(
+    context: &mut Context<'_>,
+    stream: &Stream,
+    (from, to): (StreamId, StreamId),
+    direction: Direction,
+    count_max: u64,
+    begin: impl FnOnce(&mut Reply<'_>),
+) -> Result<bool, CommandError> {
+    let count = stream.collection.count;
+    if count == 0 {
+        return Ok(false);
+    }
+    let StreamNumbers { first, last, .. } = stream.numbers;
+    // Entries that were deleted lie before the first one until compaction drops them: they are not walked over.
+    let (lowest, end) = members_of_ids(encoding::STREAM_ENTRY_PREFIX, (from.max(first), to));
+    let part = Part {
+        collection: &stream.collection,
+        column: Column::Data,
+        range: (&lowest, Some(&end)),
+        direction,
+        skip: 0,
+    };
+    let write: WriteMember = |reply, member, value, _| {
+        let id = StreamId::of_member(member);
+        id.and_then(|id| reply_entry(reply, id, value)).is_some()
+    };
+    if let Some(said) = context.say_little(&part, count_max, write)? {
+        if said.others > 0 {
+            return Err(damaged());
+        }
+        if said.members > 0 {
+            begin(&mut context.reply);
+            context.reply.array(said.members as usize);
+            context.reply.raw(&said.reply);
+        }
+        return Ok(said.members > 0);
+    }
+    begin(&mut context.reply);
+    if from > first || to < last {
+        context.reply_in_pieces(&part, Extent::AtMost(count_max), write)?;
+    } else {
+        let count = count.min(count_max);
+        context.reply.array(count as usize);
+        context.reply_in_pieces(&part, Extent::Known(count), write)?;
+    }
+    Ok(true)
+}
+
+/// Where the members lie that consist of `prefix` and an id from one to another (both inclusive): from the first to before the
+/// second.
+fn members_of_ids(prefix: &[u8], (from, to): (StreamId, StreamId)) -> (Vec<u8>, Vec<u8>) {
+    let from = [prefix, &from.0.to_be_bytes()].concat();
+    // One byte more than the last member: all are of the same length.
+    (from, [prefix, &to.0.to_be_bytes(), &[0]].concat())
 }
 
 /// What XREAD and XREADGROUP were asked.
@@ -696,10 +754,7 @@ impl ReadReply {
     /// Adds a stream with its entries.
     pub(super) fn add(&mut self, version: Version, key: &[u8], entries: &Entries) {
         let mut reply = Reply::new(&mut self.replies, version);
-        if version == Version::Resp2 {
-            reply.array(2);
-        }
-        reply.bulk(key);
+        begin_stream(&mut reply, key);
         reply.array(entries.ids.len());
         reply.raw(&entries.replies);
         self.streams += 1;
@@ -707,13 +762,28 @@ impl ReadReply {
 
     /// Writes the reply: a map in RESP3, pairs in RESP2, and nothing at all without streams.
     pub(super) fn finish(self, reply: &mut Reply<'_>) {
-        match (self.streams, reply.version()) {
-            (0, _) => reply.null_array(),
-            (streams, Version::Resp2) => reply.array(streams),
-            (streams, Version::Resp3) => reply.map(streams),
+        match self.streams {
+            0 => reply.null_array(),
+            streams => begin_streams(reply, streams),
         }
         reply.raw(&self.replies);
     }
+}
+
+/// Writes the header of the reply to XREAD and XREADGROUP: a map in RESP3, pairs in RESP2.
+fn begin_streams(reply: &mut Reply<'_>, streams: usize) {
+    match reply.version() {
+        Version::Resp2 => reply.array(streams),
+        Version::Resp3 => reply.map(streams),
+    }
+}
+
+/// Writes what comes before the array of a stream's entries.
+fn begin_stream(reply: &mut Reply<'_>, key: &[u8]) {
+    if reply.version() == Version::Resp2 {
+        reply.array(2);
+    }
+    reply.bulk(key);
 }
 
 /// XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key …] id [id …]
@@ -733,6 +803,9 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
             id => strict_id(id, 0)?,
         });
     }
+    if let [position] = positions[..] {
+        return read_one_stream(context, &options, position);
+    }
     let version = context.reply.version();
     let mut answer = ReadReply::default();
     for ((key, _), position) in options.streams().zip(positions) {
@@ -743,6 +816,26 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
         }
     }
     answer.finish(&mut context.reply);
+    Ok(())
+}
+
+/// XREAD of one stream, whose entries come in pieces if they are many.
+fn read_one_stream(context: &mut Context<'_>, options: &ReadOptions<'_>, position: StreamId) -> Outcome {
+    let (key, _) = options.streams().next().ok_or(CommandError::Internal)?;
+    let begin = |reply: &mut Reply<'_>| {
+        begin_streams(reply, 1);
+        begin_stream(reply, key);
+    };
+    let has_entries = match (context.stream(key)?, position.successor()) {
+        (Some(stream), Some(from)) if position < stream.numbers.last => {
+            let range = (from, StreamId::MAX);
+            reply_range(context, &stream, range, Direction::Forward, options.count_max, begin)?
+        }
+        _ => false,
+    };
+    if !has_entries {
+        context.reply.null_array();
+    }
     Ok(())
 }
 

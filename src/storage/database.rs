@@ -42,6 +42,9 @@ pub enum Direction {
 }
 
 impl Column {
+    /// How many there are.
+    pub const COUNT: usize = Column::ALL.len();
+
     const ALL: [Column; 5] = [
         Column::Meta,
         Column::Data,

@@ -424,6 +424,13 @@ pub fn member_key_into(out: &mut Vec<u8>, (database, slot): (u8, Slot), key: &[u
     out.extend_from_slice(member);
 }
 
+/// What a key of `data` or `score` has before the member; `None` if the bytes are not such a key.
+pub fn before_member(bytes: &[u8]) -> Option<&[u8]> {
+    let (len, _) = bytes.get(PREFIX_LEN..)?.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+    bytes.get(..PREFIX_LEN + 4 + len + 8)
+}
+
 /// The first key after all that begin with `prefix`, which begins with a database's number and so is never all `0xff`.
 pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
     while let Some(last) = prefix.pop() {
@@ -601,6 +608,12 @@ const SCORE_MEMBER: u8 = 0;
 
 /// The range of `score` that holds a sorted set's members: from the first key to before the second.
 pub const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([SCORE_MEMBER], [SCORE_MEMBER + 1]);
+
+/// Whether a member of `score` is that of a sorted set's member (or what another type keeps under such names).
+#[inline]
+pub fn is_score_member(member: &[u8]) -> bool {
+    member.first() == Some(&SCORE_MEMBER)
+}
 
 /// A score as a number whose order is that of the scores.
 pub fn ordered_score(score: f64) -> u64 {

@@ -146,6 +146,26 @@ pub struct ExecutorParts {
     pub shard_metrics: Vec<Arc<ShardMetrics>>,
 }
 
+/// What is left of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    None,
+    /// Pieces, under this number.
+    Begun(u64),
+    /// It cannot be read to its end.
+    Unreadable,
+}
+
+impl Rest {
+    /// The number of the pieces, 0 if there are none.
+    fn number(self) -> u64 {
+        match self {
+            Rest::Begun(number) => number,
+            Rest::None | Rest::Unreadable => 0,
+        }
+    }
+}
+
 /// The committer of an executor's shards, and which batches go there.
 pub struct CommitThread {
     /// Its end here.
@@ -533,8 +553,6 @@ impl StorageExecutor {
         if resumed.is_none() {
             self.begin_command(request);
         }
-        let mut pieces = None;
-        let mut more = 0;
         let mut is_known = true;
         let step = match request.command.runs {
             Runs::Step(step) if step != Step::Run => Some(step),
@@ -549,10 +567,10 @@ impl StorageExecutor {
             Err(CommandError::Timeout)
         } else if let Some(step) = step {
             match self.run_step(step, batch, request) {
-                Ok(StepOutcome::Answered) => Ok(()),
+                Ok(StepOutcome::Answered) => Ok(Rest::None),
                 Ok(StepOutcome::Unknown) => {
                     is_known = false;
-                    Ok(())
+                    Ok(Rest::None)
                 }
                 Ok(later) => {
                     self.park_step(&later, batch, request);
@@ -592,44 +610,37 @@ impl StorageExecutor {
                 },
                 false => run_contained(command, &mut context, &self.metrics),
             };
-            pieces = context.pieces.take();
-            match batch.replies.len() <= REPLY_BYTES_MAX {
-                true => outcome,
-                false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
-            }
+            let pieces = context.pieces.take();
+            outcome.and_then(|()| self.write_pieces(pieces, &mut batch.replies, request.caller.version))
         };
-        let failed = outcome.is_err();
-        if let Some(rest) = pieces.filter(|_| !failed) {
-            match self.write_pieces(rest, &mut batch.replies, request.caller.version) {
-                Some(number) => more = number,
-                None => batch.replies.truncate(start),
-            }
-        }
         if request.caller.tracks {
             self.note_read(batch, request);
         }
         let outcome = match (outcome, step) {
-            (Ok(()), None) => self.shards.keep_command(),
-            (Ok(()), Some(_)) => {
+            (Ok(rest), None) => self.shards.keep_command().map(|()| rest),
+            (Ok(rest), Some(_)) => {
                 self.shards.keep_step();
-                Ok(())
+                Ok(rest)
             }
             (failed, _) => failed,
         };
         let failed = outcome.is_err();
-        match outcome {
-            Ok(()) => {
-                if !is_known {
+        let more = match outcome {
+            Ok(rest) => {
+                if !is_known || rest == Rest::Unreadable {
+                    // An empty reply, with no more to come, closes the connection.
                     batch.replies.truncate(start);
                 }
                 self.command_stands(request.caller.client_id);
+                rest.number()
             }
             Err(error) => {
                 self.roll_back_command();
                 batch.replies.truncate(start);
                 Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
+                0
             }
-        }
+        };
         self.count_inner(&batch.replies);
         let ended = Instant::now();
         let touched = self.shards.touched();
@@ -724,17 +735,30 @@ impl StorageExecutor {
             .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
     }
 
-    /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
-    /// nothing. `None` if it cannot be read to its end: an empty reply, with no more to come, closes the connection.
-    fn write_pieces(&mut self, mut rest: Pieces, replies: &mut Vec<u8>, version: Version) -> Option<u64> {
+    /// Writes the next piece of a reply, or all of the rest if too many have begun.
+    ///
+    /// # Errors
+    /// The replies of the batch are longer than can be told.
+    fn write_pieces(
+        &mut self,
+        pieces: Option<Pieces>,
+        replies: &mut Vec<u8>,
+        version: Version,
+    ) -> Result<Rest, CommandError> {
+        check_len(replies)?;
+        let Some(mut pieces) = pieces else {
+            return Ok(Rest::None);
+        };
         loop {
-            match rest.write_next(replies, version) {
+            let written = pieces.write_next(replies, version);
+            check_len(replies)?;
+            match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {
-                    return Some(self.shards.replies_begun.keep(rest));
+                    return Ok(Rest::Begun(self.shards.replies_begun.keep(pieces)));
                 }
                 Written::Piece => {}
-                Written::All => return Some(0),
-                Written::Broken => return None,
+                Written::All => return Ok(Rest::None),
+                Written::Broken => return Ok(Rest::Unreadable),
             }
         }
     }
@@ -1028,7 +1052,8 @@ impl StorageExecutor {
             metrics.hits.set(counters.hits);
             metrics.misses.set(counters.misses);
             metrics.evictions.set(counters.evictions);
-            metrics.cache_bytes.set(shard.records().bytes() as u64);
+            let cached = shard.records().bytes() + shard.orders().bytes();
+            metrics.cache_bytes.set(cached as u64);
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
             metrics.durable_epoch.set(self.syncer.durable_epoch(place));
@@ -1142,6 +1167,14 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
             (response.commit_epoch, response.failed) = (0, true);
             begun.take(std::mem::take(&mut response.more));
         }
+    }
+}
+
+/// Refuses replies of a batch that are longer than can be told.
+fn check_len(replies: &[u8]) -> Result<(), CommandError> {
+    match replies.len() <= REPLY_BYTES_MAX {
+        true => Ok(()),
+        false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Large replies in pieces: a reply of millions of members or keys is written some thousand at a time, each piece when the client has
-//! taken most of the one before, and the shard serves others in between. All pieces see the collection as it was when the
+//! taken most of the one before, and the shard serves others in between. Where nothing else tells how many there will be,
+//! they are counted first, piece by piece too. All pieces see the collection as it was when the
 //! command ran, since they come from one RocksDB iterator.
 
 use super::database::Cursor;
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 pub const PIECE_MEMBERS_MAX: u64 = 1024;
 
 /// Reply bytes of one piece: large members make fewer.
-const PIECE_BYTES_FULL: usize = 256 * 1024;
+pub const PIECE_BYTES_FULL: usize = 256 * 1024;
 
 /// Replies that an executor has begun and not ended. Each keeps what it still has to read from being deleted, so there must
 /// not be many; a piece of one more is followed by all others at once.
@@ -22,31 +23,38 @@ pub const REPLIES_BEGUN_MAX: usize = 1024;
 /// reply's header counts (an expired field of a hash is not).
 pub type WriteMember = fn(&mut Reply<'_>, &[u8], &[u8], u64) -> bool;
 
+/// Tells whether an entry belongs to a reply, by its key (or its member) and its value; if there is a reply, it also writes
+/// there what is said of it.
+pub type WriteEntry = Box<dyn Fn(Option<&mut Reply<'_>>, &[u8], &[u8]) -> bool + Send>;
+
+/// How many entries a reply has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// So many, as its header says, which is written already.
+    Known(u64),
+    /// As many as belong to it, but at most so many: they are counted first, and then the header of an array is written.
+    AtMost(u64),
+}
+
 /// The rest of a reply.
 pub struct Pieces {
     /// What it is read from, in order.
     cursors: Vec<Cursor>,
     /// The cursor that is being read.
     place: usize,
-    plan: Plan,
-}
-
-/// Tells whether an entry, by its key and value on disk, belongs to the reply; gives what is said of it.
-pub type Select = Box<dyn for<'a> Fn(&'a [u8], &'a [u8]) -> Option<&'a [u8]> + Send>;
-
-/// What is done with the entries.
-enum Plan {
-    /// Something is written of each of the first `left`, which is their number in the reply's header already.
-    Members {
-        prefix_len: usize,
-        left: u64,
-        write: WriteMember,
-        now_ms: u64,
-    },
-    /// Those that are selected are counted, so that the header can be written...
-    Count { select: Select, found: u64 },
-    /// ...and then written, from the first on again.
-    Selected { select: Select, left: u64 },
+    /// Bytes of each key that `write` is not shown.
+    prefix_len: usize,
+    /// Entries that come before the reply's first.
+    skip: u64,
+    /// How many of them have been passed by.
+    skipped: u64,
+    write: WriteEntry,
+    /// The entries are only counted; afterwards they are read again from the first on, and written.
+    counting: bool,
+    /// The most that belong to the reply.
+    most: u64,
+    /// How many of those may still come.
+    left: u64,
 }
 
 /// What came of writing a piece.
@@ -61,26 +69,29 @@ pub enum Written {
 }
 
 impl Pieces {
-    /// `left` members as they are at `now_ms`, each with `prefix_len` bytes of its key before it.
-    pub fn of_members(cursor: Cursor, prefix_len: usize, (left, write): (u64, WriteMember), now_ms: u64) -> Pieces {
-        Pieces {
-            cursors: vec![cursor],
-            place: 0,
-            plan: Plan::Members {
-                prefix_len,
-                left,
-                write,
-                now_ms,
-            },
-        }
-    }
-
-    /// An array of bulk strings: what `select` gives for the entries of all `cursors`.
-    pub fn of_selected(cursors: Vec<Cursor>, select: Select) -> Pieces {
+    /// What `write` says of the entries of all `cursors`.
+    pub fn new(cursors: Vec<Cursor>, extent: Extent, write: WriteEntry) -> Pieces {
+        let (Extent::Known(most) | Extent::AtMost(most)) = extent;
         Pieces {
             cursors,
             place: 0,
-            plan: Plan::Count { select, found: 0 },
+            prefix_len: 0,
+            skip: 0,
+            skipped: 0,
+            write,
+            counting: matches!(extent, Extent::AtMost(_)),
+            most,
+            left: most,
+        }
+    }
+
+    /// The same of a collection's members, of which the first `skip` are passed over; `prefix_len` bytes of each key come before
+    /// the member.
+    pub fn of_members(self, prefix_len: usize, skip: u64) -> Pieces {
+        Pieces {
+            prefix_len,
+            skip,
+            ..self
         }
     }
 
@@ -105,71 +116,54 @@ impl Pieces {
     pub fn write_next(&mut self, replies: &mut Vec<u8>, version: Version) -> Written {
         let start = replies.len();
         for _ in 0..PIECE_MEMBERS_MAX {
-            while self.place < self.cursors.len() && self.cursors[self.place].item().is_none() {
-                if !self.cursors[self.place].has_ended() {
-                    return Written::Broken;
-                }
-                self.place += 1;
+            if !self.leave_ended_cursors() {
+                return Written::Broken;
             }
-            let item = self.cursors.get(self.place).and_then(Cursor::item);
             let mut reply = Reply::new(replies, version);
-            match (&mut self.plan, item) {
-                (Plan::Members { left: 0, .. } | Plan::Selected { left: 0, .. }, _) => return Written::All,
-                (Plan::Members { .. } | Plan::Selected { .. }, None) => return Written::Broken,
-                (
-                    Plan::Members {
-                        prefix_len,
-                        left,
-                        write,
-                        now_ms,
-                    },
-                    Some((key, value)),
-                ) => {
-                    *left -= u64::from(write(&mut reply, &key[*prefix_len..], value, *now_ms));
-                }
-                (Plan::Selected { select, left }, Some((key, value))) => {
-                    if let Some(selected) = select(key, value) {
-                        reply.bulk(selected);
-                        *left -= 1;
+            match self.cursors.get(self.place).and_then(Cursor::item) {
+                Some((key, value)) if self.left > 0 => {
+                    if self.skipped < self.skip {
+                        self.skipped += 1;
+                    } else {
+                        let reply = (!self.counting).then_some(&mut reply);
+                        self.left -= u64::from((self.write)(reply, &key[self.prefix_len..], value));
                     }
+                    self.cursors[self.place].advance();
                 }
-                (Plan::Count { select, found }, Some((key, value))) => {
-                    *found += u64::from(select(key, value).is_some());
+                _ if self.counting => {
+                    let found = self.most - self.left;
+                    reply.array(found as usize);
+                    self.begin_again(found);
                 }
-                (Plan::Count { found, .. }, None) => {
-                    reply.array(*found as usize);
-                    self.begin_again();
-                    continue;
-                }
+                _ if self.left == 0 => return Written::All,
+                _ => return Written::Broken,
             }
-            self.cursors[self.place].advance();
             if replies.len() - start >= PIECE_BYTES_FULL {
                 break;
             }
         }
-        match self.plan {
-            Plan::Members { left: 0, .. } | Plan::Selected { left: 0, .. } => Written::All,
-            _ => Written::Piece,
+        match self.left == 0 && !self.counting {
+            true => Written::All,
+            false => Written::Piece,
         }
     }
 
-    /// All were counted: the cursors go back to their beginnings, and see the same.
-    fn begin_again(&mut self) {
-        self.cursors.iter_mut().for_each(Cursor::rewind);
-        self.place = 0;
-        // Replaced at once by the plan that takes the selection over.
-        let counted = std::mem::replace(
-            &mut self.plan,
-            Plan::Members {
-                prefix_len: 0,
-                left: 0,
-                write: |_, _, _, _| false,
-                now_ms: 0,
-            },
-        );
-        if let Plan::Count { select, found } = counted {
-            self.plan = Plan::Selected { select, left: found };
+    /// Goes to the next cursor that has an entry, if there is one. Returns whether all that were left were read to their ends.
+    fn leave_ended_cursors(&mut self) -> bool {
+        while let Some(cursor) = self.cursors.get(self.place).filter(|cursor| cursor.item().is_none()) {
+            if !cursor.has_ended() {
+                return false;
+            }
+            self.place += 1;
         }
+        true
+    }
+
+    /// All were counted: the cursors go back to their beginnings, and see the same.
+    fn begin_again(&mut self, found: u64) {
+        self.cursors.iter_mut().for_each(Cursor::rewind);
+        (self.place, self.skipped) = (0, 0);
+        (self.counting, self.most, self.left) = (false, found, found);
     }
 }
 

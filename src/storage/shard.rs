@@ -5,13 +5,16 @@
 //! [committer](super::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
 //! passes through these two.
 
+mod order;
 mod transactions;
 
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
 use super::locks::TransactionId;
+use super::orders::Orders;
 use super::reclaimer;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use crate::channel::router::{ShardId, Slot};
@@ -27,6 +30,9 @@ const WRITES_WHILE_STALLED_MAX: usize = 4096;
 
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
 const CHUNKS_LOOKED_UP_MAX: u32 = 64;
+
+/// The orders of hot sorted sets get this part of the memory for hot records, on top of it.
+const ORDERS_SHARE: usize = 8;
 
 /// SCAN cursors inside a slot that a shard remembers: that many scans at once make progress in one crowded slot.
 const SCAN_POSITIONS_MAX: usize = 256;
@@ -148,6 +154,8 @@ pub struct Shard {
     id: ShardId,
     database: Arc<Database>,
     records: Records,
+    orders: Orders,
+    gaps: Gaps,
     hasher: foldhash::fast::RandomState,
     expiry_changes: Vec<ExpiryChange>,
     expiry_changes_kept: usize,
@@ -269,6 +277,8 @@ impl Shard {
             id,
             database,
             records: Records::new(value_cache_bytes),
+            orders: Orders::new(value_cache_bytes / ORDERS_SHARE),
+            gaps: Gaps::default(),
             hasher: foldhash::fast::RandomState::default(),
             expiry_changes: Vec::new(),
             expiry_changes_kept: 0,
@@ -659,7 +669,12 @@ impl Shard {
         if self.notes_modified {
             self.note_modified(owner.database, owner.key.clone());
         }
-        Ok(self.stage_here(column, value))
+        let is_there = value.is_some();
+        let epoch = self.stage_here(column, value);
+        if column == Column::Score {
+            self.order_changed(member, is_there);
+        }
+        Ok(epoch)
     }
 
     /// Stages `value` under `self.key`, whatever is there. Returns the turn it will be committed in.
@@ -705,16 +720,8 @@ impl Shard {
         if from >= to {
             return Ok(epoch);
         }
-        let mut uncommitted = self.records.uncommitted(column, from, to);
-        if direction == Direction::Backward {
-            uncommitted.reverse();
-        }
-        let records = &self.records;
-        epoch = uncommitted
-            .iter()
-            .map(|index| records.epoch(*index))
-            .fold(epoch, u64::max);
-        let mut uncommitted = uncommitted.into_iter().peekable();
+        let is_emptied = is_emptied(self.emptied(), from);
+        let mut uncommitted = self.records.uncommitted(column, (from, to), direction).peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {
             ended = visit(key, value).is_break();
@@ -726,27 +733,28 @@ impl Shard {
         };
         let mut merge = |key: &[u8], value: &[u8]| {
             // Those that come before the disk's next key, and the newer value of that key itself.
-            while let Some(index) = uncommitted.next_if(|index| match direction {
-                Direction::Forward => records.key(*index) <= key,
-                Direction::Backward => records.key(*index) >= key,
+            while let Some(newer) = uncommitted.next_if(|newer| match direction {
+                Direction::Forward => newer.key <= key,
+                Direction::Backward => newer.key >= key,
             }) {
-                let is_same = records.key(index) == key;
-                if let Some(newer) = records.value(index) {
-                    give(records.key(index), newer)?;
+                epoch = epoch.max(newer.epoch);
+                if let Some(value) = newer.value {
+                    give(newer.key, value)?;
                 }
-                if is_same {
+                if newer.key == key {
                     return ControlFlow::Continue(());
                 }
             }
             give(key, value)
         };
-        if !is_emptied(self.emptied(), from) {
+        if !is_emptied {
             self.database.scan_in(column, (from, to), direction, &mut merge)?;
         }
         if !ended {
-            for index in uncommitted {
-                if let Some(value) = records.value(index)
-                    && visit(records.key(index), value).is_break()
+            for newer in uncommitted {
+                epoch = epoch.max(newer.epoch);
+                if let Some(value) = newer.value
+                    && visit(newer.key, value).is_break()
                 {
                     break;
                 }
@@ -855,11 +863,17 @@ impl Shard {
 
     /// Takes back the changes of records that the running command made after the first `kept`.
     fn roll_back_records(&mut self, kept: usize) {
-        let counts = &mut self.counts;
-        self.records.roll_back_command(kept, |undone| {
-            if undone.column == Column::Meta {
-                counts.replace(undone.key, undone.staged, undone.restored);
-            }
+        let Shard {
+            counts,
+            orders,
+            gaps,
+            records,
+            ..
+        } = self;
+        records.roll_back_command(kept, |undone| match undone.column {
+            Column::Meta => counts.replace(undone.key, undone.staged, undone.restored),
+            Column::Score => order::forget_owner_of(orders, gaps, undone.key),
+            _ => {}
         });
     }
 
@@ -1113,6 +1127,7 @@ impl Shard {
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
         self.records.roll_back_all();
+        self.forget_orders();
         self.whole = WholeChanges::default();
         self.whole_undo.clear();
         self.databases = self.databases_stored;
@@ -1155,6 +1170,7 @@ impl Shard {
                 *counts = Counts::default();
             }
         }
+        self.forget_orders();
         Ok(self.epoch)
     }
 

@@ -8,7 +8,7 @@ use super::encoding::{DATABASE_COUNT, Record};
 use super::gathered::Gathered;
 use super::lifecycle::{KeyFate, KeyNote};
 use super::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
-use super::pieces::{Pieces, RepliesBegun, WriteMember};
+use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
 use super::redo::{self, Part, Write};
 pub use super::shard::Owner;
 use super::shard::{ModifiedKey, Shard};
@@ -700,15 +700,39 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The rest of a reply that says something of `left` members of a range; `None` if it must be written whole, because the
-    /// shard is stalled and what is staged cannot be written first.
+    /// The same of a sorted set of `members` members, from one key of `score` to before another.
+    pub fn scan_order(
+        &mut self,
+        owner: &Owner,
+        members: u64,
+        range: (&[u8], &[u8]),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shards = match self {
+            View::Local(shards) => shards,
+            View::Gathered(gathered) => {
+                let range = (range.0, Some(range.1));
+                return gathered.scan_members(owner, Column::Score, range, direction, &mut visit);
+            }
+        };
+        let slot = Slot::of(&owner.key);
+        let place = shards.place(slot)?;
+        let epoch = shards.list[place].scan_order((owner, slot), members, range, direction, &mut visit)?;
+        shards.touched.note(place, epoch);
+        Ok(())
+    }
+
+    /// The rest of a reply that says something of the members of a range, but for the first `skip`; `None` if it must be
+    /// written whole, because the shard is stalled and what is staged cannot be written first.
     pub fn pieces(
         &mut self,
         owner: &Owner,
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
-        counted: (u64, WriteMember),
+        (skip, extent): (u64, Extent),
+        write: WriteEntry,
     ) -> Result<Option<Pieces>, CommandError> {
         let View::Local(shards) = self else { return Ok(None) };
         let slot = Slot::of(&owner.key);
@@ -716,7 +740,8 @@ impl View<'_> {
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
             Ok((cursor, prefix_len, epoch)) => {
                 shards.touched.note(place, epoch);
-                Ok(Some(Pieces::of_members(cursor, prefix_len, counted, shards.now_ms)))
+                let pieces = Pieces::new(vec![cursor], extent, write);
+                Ok(Some(pieces.of_members(prefix_len, skip)))
             }
             Err(CommandError::Stalled) => Ok(None),
             Err(error) => Err(error),

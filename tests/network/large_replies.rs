@@ -119,3 +119,229 @@ fn keys_of_a_large_database_are_counted_first_and_come_from_every_shard() {
         assert_eq!(keys("key19999"), 1);
     }
 }
+
+/// Members of the sorted set and entries of the stream below: many pieces.
+const MEMBERS: usize = 9_000;
+
+/// Something in front of each number, so that a whole reply is far more than a socket's buffers hold.
+fn long(number: usize) -> String {
+    format!("{number:0VALUE_BYTES$}")
+}
+
+/// Fills `z`, a sorted set whose scores are half of the members' numbers, and `x`, a stream whose entries are at every other id.
+fn fill_ordered(client: &mut Client) {
+    for some in (0..MEMBERS).collect::<Vec<_>>().chunks(500) {
+        let mut command = vec!["ZADD".to_owned(), "z".to_owned()];
+        some.iter()
+            .for_each(|number| command.extend([(number / 2).to_string(), long(*number)]));
+        assert_eq!(client.command(&command).render(), format!("(integer) {}", some.len()));
+    }
+    for number in 0..MEMBERS {
+        let id = format!("{}-1", 2 * number);
+        client
+            .send(&["XADD", "x", &id, "field", &long(number)])
+            .expect("the server reads");
+    }
+    for _ in 0..MEMBERS {
+        client.read().expect("a reply");
+    }
+}
+
+/// The numbers in what a range answered, and how many other texts are in it.
+fn numbers(reply: &Value) -> (Vec<usize>, usize) {
+    let Value::Array(Some(elements)) = reply else {
+        match reply {
+            Value::Bulk(Some(text)) if text.len() == VALUE_BYTES => {
+                let text = String::from_utf8(text.clone()).expect("digits");
+                return (vec![text.parse().expect("a number")], 0);
+            }
+            _ => return (Vec::new(), 1),
+        }
+    };
+    let parts = elements.iter().map(numbers);
+    parts.fold((Vec::new(), 0), |(mut numbers, others), (more, other)| {
+        numbers.extend(more);
+        (numbers, others + other)
+    })
+}
+
+#[test]
+fn ranges_of_sorted_sets_and_streams_that_come_in_pieces_are_complete_and_in_order() {
+    let server = Server::builder().flags(&one_executor()).start();
+    let mut client = server.connect();
+    fill_ordered(&mut client);
+    let last = MEMBERS - 1;
+    let forward = |from: usize, to: usize| (from..=to).collect::<Vec<_>>();
+    let backward = |from: usize, to: usize| (from..=to).rev().collect::<Vec<_>>();
+    let check = |client: &mut Client, command: &[&str], expected: Vec<usize>, others_for_each: usize| {
+        let (found, others) = numbers(&client.command(command));
+        assert_eq!(found.len(), expected.len(), "{command:?}");
+        assert!(found == expected, "{command:?} is not in order");
+        assert_eq!(others, expected.len() * others_for_each, "{command:?}");
+    };
+    let client = &mut client;
+    for (protocol, scores) in [("2", 1), ("3", 1)] {
+        client.command(&["HELLO", protocol]);
+        check(client, &["ZRANGE", "z", "0", "-1"], forward(0, last), 0);
+        check(
+            client,
+            &["ZRANGE", "z", "100", "-2", "WITHSCORES"],
+            forward(100, last - 1),
+            scores,
+        );
+        check(client, &["ZRANGE", "z", "100", "-2", "REV"], backward(1, last - 100), 0);
+        check(
+            client,
+            &["ZREVRANGE", "z", "0", "-1", "WITHSCORES"],
+            backward(0, last),
+            scores,
+        );
+        check(client, &["ZRANGEBYSCORE", "z", "(50", "4000"], forward(102, 8001), 0);
+        check(
+            client,
+            &["ZRANGEBYSCORE", "z", "-inf", "inf", "WITHSCORES", "LIMIT", "7", "5000"],
+            forward(7, 5006),
+            scores,
+        );
+        check(
+            client,
+            &["ZRANGE", "z", "inf", "50", "BYSCORE", "REV", "LIMIT", "1000", "-1"],
+            backward(100, last - 1000),
+            0,
+        );
+        check(
+            client,
+            &["ZREVRANGEBYSCORE", "z", "4000", "(50", "LIMIT", "3", "100000"],
+            backward(102, 7998),
+            0,
+        );
+    }
+    client.command(&["HELLO", "2"]);
+    // An entry's id and its field are no numbers of ours.
+    check(client, &["XRANGE", "x", "-", "+"], forward(0, last), 2);
+    check(client, &["XREVRANGE", "x", "+", "-"], backward(0, last), 2);
+    check(client, &["XRANGE", "x", "-", "+", "COUNT", "5000"], forward(0, 4999), 2);
+    check(client, &["XRANGE", "x", "100", "16000"], forward(50, 8000), 2);
+    check(
+        client,
+        &["XRANGE", "x", "(100-1", "+", "COUNT", "6000"],
+        forward(51, 6050),
+        2,
+    );
+    check(client, &["XREVRANGE", "x", "16000", "100"], backward(50, 8000), 2);
+    check(
+        client,
+        &["XREVRANGE", "x", "16000", "100", "COUNT", "1500"],
+        backward(6501, 8000),
+        2,
+    );
+    for (protocol, others) in [("2", 1), ("3", 1)] {
+        client.command(&["HELLO", protocol]);
+        // The stream's name is no number either.
+        let reply = client.command(&["XREAD", "COUNT", "7000", "STREAMS", "x", "100"]);
+        let stream = match reply {
+            Value::Array(Some(mut streams)) => streams.remove(0),
+            Value::Map(mut streams) => {
+                let (name, entries) = streams.remove(0);
+                Value::Array(Some(vec![name, entries]))
+            }
+            reply => panic!("the reply is {}", reply.render()),
+        };
+        let (found, others_found) = numbers(&stream);
+        assert!(found == forward(50, 7049));
+        assert_eq!(others_found, 2 * found.len() + others);
+    }
+    client.command(&["HELLO", "2"]);
+    // Deleted entries are not counted.
+    client.command(&["XDEL", "x", "0-1", "2000-1", "17998-1"]);
+    let mut left = forward(1, last - 1);
+    left.retain(|number| *number != 1000);
+    check(client, &["XRANGE", "x", "-", "+"], left.clone(), 2);
+    left.retain(|number| *number >= 10);
+    check(client, &["XRANGE", "x", "20", "+"], left, 2);
+    assert_eq!(executors_sum(client, "replies_begun"), 0);
+}
+
+#[test]
+fn members_by_name_come_in_pieces_too() {
+    const NAMES: usize = 5_000;
+    let server = Server::builder().flags(&one_executor()).start();
+    let mut client = server.connect();
+    for some in (0..NAMES).collect::<Vec<_>>().chunks(500) {
+        let mut command = vec!["ZADD".to_owned(), "z".to_owned()];
+        some.iter()
+            .for_each(|number| command.extend(["0".to_owned(), format!("name{number:05}")]));
+        client.command(&command);
+    }
+    let mut names = |command: &[&str]| match client.command(command) {
+        Value::Array(Some(names)) => names.iter().filter_map(Value::text).collect::<Vec<_>>(),
+        reply => panic!("the reply is {}", reply.render()),
+    };
+    let expected = |from: usize, to: usize| (from..to).map(|number| format!("name{number:05}")).collect::<Vec<_>>();
+    assert_eq!(names(&["ZRANGEBYLEX", "z", "-", "+"]), expected(0, NAMES));
+    assert_eq!(
+        names(&[
+            "ZRANGE",
+            "z",
+            "[name00100",
+            "(name04000",
+            "BYLEX",
+            "LIMIT",
+            "50",
+            "3000"
+        ]),
+        expected(150, 3150)
+    );
+    let mut backwards = expected(0, NAMES);
+    backwards.reverse();
+    assert_eq!(names(&["ZREVRANGEBYLEX", "z", "+", "-"]), backwards);
+}
+
+#[test]
+fn large_ranges_show_what_was_there_when_they_were_asked_for() {
+    let server = Server::builder().flags(&one_executor()).start();
+    let mut writer = server.connect();
+    fill_ordered(&mut writer);
+    let mut reader = server.connect();
+    for _ in 0..3 {
+        for command in [
+            &["ZRANGE", "z", "0", "-1"][..],
+            &["XRANGE", "x", "-", "+"],
+            &["XRANGE", "x", "2", "+"],
+        ] {
+            reader.send(command).expect("the server reads");
+        }
+    }
+    // Nobody reads: they have begun and wait.
+    assert!(wait_for(|| executors_sum(&mut writer, "replies_begun") >= 6));
+    writer.command(&["ZREMRANGEBYRANK", "z", "10", "-10"]);
+    writer.command(&["XTRIM", "x", "MAXLEN", "5"]);
+    for _ in 0..3 {
+        for first in [0, 0, 1] {
+            let (found, _) = numbers(&reader.read().expect("a reply"));
+            assert!(found == (first..MEMBERS).collect::<Vec<_>>());
+        }
+    }
+    assert!(wait_for(|| executors_sum(&mut writer, "replies_begun") == 0));
+}
+
+#[test]
+fn few_large_members_come_in_pieces_too() {
+    const LARGE: usize = 40;
+    let server = Server::builder().flags(&one_executor()).start();
+    let mut writer = server.connect();
+    let element = "e".repeat(1_000_000);
+    for _ in 0..LARGE {
+        writer.command(&["RPUSH", "l", &element]);
+    }
+    let mut reader = raw(&server);
+    reader
+        .write_all(&request(&["LRANGE", "l", "0", "-1"]))
+        .expect("the server reads");
+    assert!(wait_for(|| executors_sum(&mut writer, "replies_begun") == 1));
+    expect(&mut reader, format!("*{LARGE}\r\n").as_bytes());
+    for _ in 0..LARGE {
+        expect(&mut reader, format!("$1000000\r\n{element}\r\n").as_bytes());
+    }
+    assert!(wait_for(|| executors_sum(&mut writer, "replies_begun") == 0));
+}

@@ -17,6 +17,7 @@ mod durability;
 mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
+mod orders;
 mod shard;
 mod space;
 #[cfg(feature = "fault-injection")]

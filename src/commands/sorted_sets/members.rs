@@ -4,7 +4,7 @@ use super::{Entry, Outcome, Stretch, ranking, reply_entries};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::collection::{Collection, Column, Direction};
-use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, matches_key, parse_cursor};
+use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
 use crate::commands::number::{parse_double, parse_integer};
 use crate::commands::random::{Random, Shuffled};
 use crate::error::CommandError;
@@ -438,7 +438,7 @@ pub fn zscan(context: &mut Context<'_>) -> Outcome {
     let set = context.sorted_set(arguments.get(1))?;
     let (mut next, mut entries) = (0, Vec::new());
     if let Some(set) = &set {
-        let options = ScanOptions::parse(arguments, 3)?;
+        let options = ScanOptions::parse(arguments, Scanned::Members)?;
         if set.count <= SCAN_WHOLE_MAX {
             entries = context.entries(set, &Stretch::from_end(Direction::Forward, u64::MAX))?;
         } else {

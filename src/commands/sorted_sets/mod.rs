@@ -167,16 +167,13 @@ impl Context<'_> {
         mut visit: impl FnMut(&mut Reply<'_>, f64, &[u8]) -> ControlFlow<()>,
     ) -> Outcome {
         let Context { view, reply, .. } = self;
-        let Stretch {
-            from, to, direction, ..
-        } = stretch;
         let (mut skip, mut take) = (stretch.skip, stretch.take);
         if take == 0 {
             return Ok(());
         }
-        let ((lowest, end), mut is_damaged) = (ranking::ends(set)?, false);
-        let range = (from.max(&lowest).as_slice(), Some(to.min(&end).as_slice()));
-        view.scan_members(&set.owner, Column::Score, range, *direction, |key, _| {
+        let ((from, to), mut is_damaged) = (ranking::within_ends(set, stretch)?, false);
+        let range = (&from[..], Some(&to[..]));
+        set.scan(view, Column::Score, range, stretch.direction, |key, _| {
             if skip > 0 {
                 skip -= 1;
                 return ControlFlow::Continue(());

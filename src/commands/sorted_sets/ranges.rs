@@ -3,12 +3,12 @@
 use super::{Entry, Outcome, Stretch, ranking, reply_entry, reply_header};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
-use crate::commands::collection::{Collection, Direction};
+use crate::commands::collection::{Collection, Column, Direction, Part};
 use crate::commands::number::parse_double;
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
-use crate::storage::encoding::{SCORE_MEMBERS, ordered_score, score_key};
-use std::ops::ControlFlow;
+use crate::storage::encoding::{SCORE_MEMBERS, ordered_score, score_key, split_score_key};
+use crate::storage::pieces::{Extent, WriteMember};
 
 /// What a range's ends are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,53 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Answers the members of a stretch that [`Request::stretch`] found.
+    fn reply_stretch(&self, context: &mut Context<'_>, set: &Collection, stretch: &Stretch) -> Outcome {
+        let (from, to) = ranking::within_ends(set, stretch)?;
+        let part = Part {
+            collection: set,
+            column: Column::Score,
+            range: (&from, Some(&to)),
+            direction: stretch.direction,
+            skip: stretch.skip,
+        };
+        let write: WriteMember = match self.with_scores {
+            true => |reply, key, _, _| reply_key(reply, key, true),
+            false => |reply, key, _, _| reply_key(reply, key, false),
+        };
+        // The header says how many there are, which is only known behind them, or costs two ranks.
+        if let Some(said) = context.say_little(&part, stretch.take, write)? {
+            if said.others > 0 {
+                return Err(super::damaged());
+            }
+            reply_header(&mut context.reply, said.members as usize, self.with_scores);
+            context.reply.raw(&said.reply);
+            return Ok(());
+        }
+        let count = match self.bounds {
+            Bounds::Ranks(..) => stretch.take,
+            Bounds::Keys(..) | Bounds::Names(..) => {
+                let found = ranking::count(context, set, &stretch.from, &stretch.to)?;
+                found.saturating_sub(stretch.skip).min(stretch.take)
+            }
+        };
+        reply_header(&mut context.reply, count as usize, self.with_scores);
+        context.reply_in_pieces(&part, Extent::Known(count), write)
+    }
+}
+
+/// Writes the member that a key of `score` names; whether it does.
+fn reply_key(reply: &mut Reply<'_>, key: &[u8], with_scores: bool) -> bool {
+    match split_score_key(key) {
+        Some((score, member)) => {
+            reply_entry(reply, score, member, with_scores);
+            true
+        }
+        None => false,
+    }
+}
+
 /// A stretch that begins far from its range's end: found by rank, so that nobody walks there.
 fn far_stretch(
     context: &mut Context<'_>,
@@ -218,11 +265,7 @@ impl Bounds {
     /// How many members of a set they hold.
     fn count(&self, context: &mut Context<'_>, set: &Collection) -> Result<u64, CommandError> {
         let (from, to) = self.keys(context, set)?;
-        if from >= to {
-            return Ok(0);
-        }
-        let below = ranking::rank(context, set, &from)?;
-        Ok(ranking::rank(context, set, &to)?.saturating_sub(below))
+        ranking::count(context, set, &from, &to)
     }
 }
 
@@ -331,16 +374,7 @@ fn zrange_generic(context: &mut Context<'_>, by: Option<By>, direction: Option<D
         context.reply.array(0);
         return Ok(());
     };
-    // The header says how many there are, which is only known behind them.
-    let (mut body, mut count, version) = (Vec::new(), 0, context.reply.version());
-    context.walk(&set, &stretch, |_, score, member| {
-        reply_entry(&mut Reply::new(&mut body, version), score, member, request.with_scores);
-        count += 1;
-        ControlFlow::Continue(())
-    })?;
-    reply_header(&mut context.reply, count, request.with_scores);
-    context.reply.raw(&body);
-    Ok(())
+    request.reply_stretch(context, &set, &stretch)
 }
 
 /// ZRANGESTORE destination source min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]

@@ -22,7 +22,7 @@ const FAN_OUT_MAX: usize = 64;
 /// The bytes that are kept of the keys at the ends: the score, and enough to tell a queue's members from each other.
 const END_LEN_MAX: usize = 32;
 
-/// Members that one command adds to make a tree anew: with fewer, what is staged is soon walked past.
+/// Members that one command adds to make a tree anew: with fewer, few blocks split.
 const BULK_MEMBERS_MIN: usize = 1000;
 
 /// The set may be so many times as large: to walk along that many members costs as much as to add one to a tree.
@@ -150,8 +150,14 @@ pub fn ends(set: &Collection) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
     Ok((lowest.max(SCORE_MEMBERS.0.to_vec()), end))
 }
 
+/// The part of a stretch where members' keys lie.
+pub fn within_ends(set: &Collection, stretch: &Stretch) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
+    let (lowest, end) = ends(set)?;
+    Ok((lowest.max(stretch.from.clone()), end.min(stretch.to.clone())))
+}
+
 /// Whether so many members at once are better added without a tree, which is then made anew. (A block that splits is walked
-/// along, past all that is staged, so that the cost of many splits in one command grows with its square.)
+/// along; one walk along all costs less than many of them, each of which begins anew.)
 pub fn is_bulk(set: &Collection, members: usize) -> bool {
     members >= BULK_MEMBERS_MIN && members as u64 * BULK_SHARE >= set.count
 }
@@ -194,6 +200,15 @@ pub fn rank(context: &mut Context<'_>, set: &Collection, key: &[u8]) -> Result<u
         ControlFlow::Continue(())
     })?;
     Ok(rank)
+}
+
+/// How many members have keys from `from` to before `to`.
+pub fn count(context: &mut Context<'_>, set: &Collection, from: &[u8], to: &[u8]) -> Result<u64, CommandError> {
+    if from >= to {
+        return Ok(0);
+    }
+    let below = rank(context, set, from)?;
+    Ok(rank(context, set, to)?.saturating_sub(below))
 }
 
 /// `take` members from the rank `rank` on or down; it is below the count.
