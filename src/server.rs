@@ -17,6 +17,7 @@ use crate::storage::manifest::{Manifest, ManifestError, shard_path};
 use crate::storage::shard::Shard;
 use crate::storage::syncer::{SyncReport, Syncer};
 use crate::storage::view::Shards;
+use crate::storage::waiters::Waiters;
 use crate::topology::{self, CoreMap, CoreMapOverrides, CpuId, CpuSet, NodeId, Role, Topology, TopologyError};
 use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -44,7 +45,7 @@ pub struct ServerState {
     /// Which executor is on which core.
     pub core_map: CoreMap,
     /// All clients.
-    pub clients: Clients,
+    pub clients: Arc<Clients>,
     /// By network executor.
     pub network: Vec<Arc<NetworkMetrics>>,
     /// By storage executor.
@@ -201,6 +202,8 @@ pub(crate) struct Stores {
     pub(crate) topology: Topology,
     pub(crate) core_map: CoreMap,
     pub(crate) router: Router,
+    /// Those who are connected: none of an embedded engine.
+    pub(crate) clients: Arc<Clients>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
@@ -338,6 +341,7 @@ impl Stores {
         let mut stores = Stores {
             topology,
             router,
+            clients: Arc::default(),
             resources,
             storage_metrics: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
@@ -401,8 +405,10 @@ impl Stores {
                 });
                 shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
             }
+            let mut shards = Shards::new(own, shard_count);
+            shards.waiters = Waiters::new(Arc::clone(&self.clients));
             let executor = StorageExecutor::new(
-                Shards::new(own, shard_count),
+                shards,
                 committer,
                 syncer.map_err(ServerError::Thread)?,
                 settings.clone(),
@@ -741,7 +747,7 @@ pub fn run(
         config_file,
         router: stores.router.clone(),
         core_map: stores.core_map.clone(),
-        clients: Clients::default(),
+        clients: Arc::clone(&stores.clients),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))

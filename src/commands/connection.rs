@@ -6,7 +6,7 @@ use super::server::REDIS_VERSION;
 use super::table::COMMANDS;
 use crate::clock;
 use crate::error::CommandError;
-use crate::network::clients::Client;
+use crate::network::clients::{Client, Unblocked};
 use crate::network::session::{NetworkContext, ReplyMode, Session};
 use crate::protocol::Version;
 use std::fmt::Write;
@@ -285,6 +285,7 @@ impl Latest {
 /// Redis's letters for a client's state, `N` for none of them.
 fn state_letters(client: &Client, closing: bool) -> String {
     let states = [
+        (client.is_blocked(), 'b'),
         (closing, 'c'),
         (client.is_killed(), 'A'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
@@ -580,6 +581,33 @@ pub fn client_pause(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
+/// CLIENT UNBLOCK client-id [TIMEOUT | ERROR]
+pub fn client_unblock(context: &mut NetworkContext<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let how = match arguments.len() {
+        3 => Unblocked::Timeout,
+        4 if is_option(arguments.get(3), "TIMEOUT") => Unblocked::Timeout,
+        4 if is_option(arguments.get(3), "ERROR") => Unblocked::Error,
+        4 => {
+            return Err(CommandError::text(
+                "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
+            ));
+        }
+        _ => {
+            return Err(CommandError::text(format!(
+                "ERR unknown subcommand or wrong number of arguments for '{}'. Try CLIENT HELP.",
+                text(arguments.get(1))
+            )));
+        }
+    };
+    let id = parse_integer(arguments.get(2)).ok_or(CommandError::NotAnInteger)?;
+    let clients = &context.server.clients;
+    let client = u64::try_from(id).ok().and_then(|id| clients.find(id));
+    let unblocked = client.is_some_and(|client| clients.unblock(&client, how));
+    context.reply.integer(i64::from(unblocked));
+    Ok(())
+}
+
 /// CLIENT UNPAUSE
 pub fn client_unpause(context: &mut NetworkContext<'_>) -> Outcome {
     context.server.pause.end();
@@ -632,6 +660,8 @@ const CLIENT_HELP: &[&str] = &[
     "    Set client meta attr. Options are:",
     "    * LIB-NAME: the client lib name.",
     "    * LIB-VER: the client lib version.",
+    "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "    Unblock the specified blocked client.",
     "NO-EVICT (ON|OFF)",
     "    Protect current client connection from eviction.",
     "NO-TOUCH (ON|OFF)",

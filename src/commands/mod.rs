@@ -27,6 +27,7 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod waiting;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
@@ -34,6 +35,7 @@ use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
 use effects::Effects;
+use waiting::Waiting;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
 /// itself, so it can be dropped and run again.
@@ -61,6 +63,8 @@ pub struct Context<'a> {
     pub effects: &'a mut Effects,
     /// The rest of a large reply, which is written when the client has taken the first part.
     pub pieces: Option<Pieces>,
+    /// Set by a command that has nothing to give yet. Its reply is what it answers where it may not wait.
+    pub waits: Option<Waiting>,
 }
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
@@ -92,6 +96,7 @@ impl Context<'_> {
             is_inner: true,
             effects: self.effects,
             pieces: None,
+            waits: None,
         };
         let outcome = run(&mut inner);
         self.view.end_inner(outcome.is_ok());

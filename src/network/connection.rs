@@ -5,8 +5,9 @@ use super::clients::Client;
 use super::dispatch::{Gathering, Merging};
 use super::session::Session;
 use super::socket;
+use crate::commands::table::Command;
 use crate::config::OutputBufferLimit;
-use crate::protocol::Parser;
+use crate::protocol::{OwnedArguments, Parser};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -53,6 +54,19 @@ pub(super) struct PiecesOut {
     pub(super) is_asked: bool,
     /// What is here and cannot be sent yet, because earlier replies are not.
     pub(super) waiting: Vec<u8>,
+}
+
+/// A command that may wait.
+pub(super) struct WaitOut {
+    pub(super) command: &'static Command,
+    /// Its number on the connection.
+    pub(super) sequence: u32,
+    /// The storage executors that it was sent to.
+    pub(super) links: Vec<usize>,
+    /// Those that it is still to be sent to, one after the other, with its keys there.
+    pub(super) visits: VecDeque<(usize, OwnedArguments)>,
+    /// What it is answered when its time is up.
+    pub(super) late_reply: Vec<u8>,
 }
 
 /// One command that was read and not answered.
@@ -231,6 +245,10 @@ pub(super) struct Connection {
     pub(super) in_pieces: Cell<u32>,
     /// The last command is being gathered: the next must wait.
     pub(super) gathering: Cell<bool>,
+    /// The last command may have to wait for something to happen: nothing that follows is run.
+    pub(super) waiting: RefCell<Option<WaitOut>>,
+    /// Wakes the reading task when a command that waited was answered and others are here already.
+    pub(super) answered: RefCell<Option<Waker>>,
     /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.
     pub(super) is_full: Cell<bool>,
     /// Wakes the reading task when the last pending reply is there.
@@ -266,6 +284,22 @@ impl Connection {
             socket::shutdown(self.socket);
         }
         self.wake_reader();
+    }
+
+    /// Whether the last command may have to wait: nothing that follows is run.
+    #[inline]
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.borrow().is_some()
+    }
+
+    /// The command with a number was answered: takes what is known of its wait, if it is the one that may wait.
+    pub(super) fn end_wait(&self, sequence: u32) -> Option<WaitOut> {
+        let mut waiting = self.waiting.borrow_mut();
+        let ended = waiting.take_if(|waiting| waiting.sequence == sequence)?;
+        if let Some(waker) = self.answered.borrow_mut().take() {
+            waker.wake();
+        }
+        Some(ended)
     }
 
     pub(super) fn wake_reader(&self) {

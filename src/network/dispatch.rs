@@ -3,16 +3,18 @@
 use super::connection::{Awaited, Connection, PiecesOut};
 use super::executor::NetworkExecutor;
 use super::session::{NetworkContext, NetworkHandler, ReplyMode};
-use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
+use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
 use crate::channel::router::Slot;
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    self, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+    self, BLOCKING, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs,
+    WRITE,
 };
+use crate::commands::waiting::may_wait;
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
-use crate::protocol::{Arguments, Reply, Span};
+use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::storage::executor::reactor_turn;
 use crate::storage::view::{Gathered, View};
 use std::rc::Rc;
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant};
 const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 
 /// The deadline of the second half of a gathered command: what was decided must be written, however long it waits.
-const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
+pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for the
 /// time that takes.
@@ -33,33 +35,6 @@ type Place = (u8, Vec<u8>);
 
 /// A database, a key, and the record to be stored there (`None`: a deletion).
 type Write = (u8, Vec<u8>, Option<Vec<u8>>);
-
-/// A command's own copy of its arguments.
-pub(super) struct OwnedArguments {
-    bytes: Vec<u8>,
-    spans: Vec<Span>,
-}
-
-impl OwnedArguments {
-    fn of(arguments: Arguments<'_>) -> OwnedArguments {
-        let mut owned = OwnedArguments {
-            bytes: Vec::new(),
-            spans: Vec::with_capacity(arguments.len()),
-        };
-        for argument in arguments.iter() {
-            owned.spans.push(Span {
-                start: owned.bytes.len() as u32,
-                len: argument.len() as u32,
-            });
-            owned.bytes.extend_from_slice(argument);
-        }
-        owned
-    }
-
-    fn get(&self) -> Arguments<'_> {
-        Arguments::new(&self.bytes, &self.spans)
-    }
-}
 
 /// A command whose parts ran on several storage executors.
 pub(super) struct Merging {
@@ -190,6 +165,12 @@ impl NetworkExecutor {
         connection.client.commands.add(1);
         connection.client.last_command.set(command.index() as u64);
         let deadline = now + self.request_timeout.get();
+        if command.flags.has(BLOCKING)
+            && may_wait(command.name, arguments)
+            && self.send_blocking(connection, command, arguments, deadline)
+        {
+            return Taken::Yes;
+        }
         match command.runs {
             Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
             Runs::Shard(_) => {
@@ -214,12 +195,12 @@ impl NetworkExecutor {
         Taken::Yes
     }
 
-    fn link_of(&self, key: &[u8]) -> usize {
+    pub(super) fn link_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
     }
 
     /// The one storage executor that has all keys, if there is one.
-    fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
+    pub(super) fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         if self.server.router.executor_count() == 1 {
             return Some(0);
         }
@@ -318,7 +299,7 @@ impl NetworkExecutor {
         self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
     }
 
-    fn send_part<'a>(
+    pub(super) fn send_part<'a>(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
@@ -473,7 +454,7 @@ impl NetworkExecutor {
         let gathering = Gathering {
             command,
             handler,
-            arguments: OwnedArguments::of(arguments),
+            arguments: OwnedArguments::of(arguments.iter()),
             version,
             database,
             string_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),
@@ -515,7 +496,10 @@ impl NetworkExecutor {
             .filter(|connection| connection.generation == response.id.generation && !connection.closed.get());
         let Some(connection) = connection.map(Rc::clone) else {
             drop(connections);
-            return self.drop_pieces(batch.link, response.more);
+            return match response.more {
+                WAITS => {}
+                number => self.drop_pieces(batch.link, number),
+            };
         };
         drop(connections);
         if batch.priority == Priority::Low {
@@ -529,6 +513,12 @@ impl NetworkExecutor {
             return;
         }
         let sequence = response.id.sequence;
+        if connection.is_waiting() {
+            if response.more == WAITS {
+                return self.visit_next(&connection, sequence);
+            }
+            self.after_wait(&connection, sequence, Some(batch.link));
+        }
         let mut replies = connection.replies.borrow_mut();
         let Some(slot) = replies.slot(sequence) else { return };
         match &mut slot.awaited {
@@ -778,6 +768,7 @@ impl Gathering {
             is_inner: false,
             effects: &mut effects,
             pieces: None,
+            waits: None,
         };
         let handler = self.handler;
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
@@ -802,7 +793,7 @@ impl Gathering {
 }
 
 /// Whether a command is answered at all; takes note of CLIENT REPLY SKIP's one command.
-fn reply_suppressed(connection: &Connection) -> bool {
+pub(super) fn reply_suppressed(connection: &Connection) -> bool {
     let mut session = connection.session.borrow_mut();
     match session.reply_mode {
         ReplyMode::On => false,

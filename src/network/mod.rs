@@ -10,3 +10,4 @@ pub mod dispatch;
 pub mod executor;
 pub mod session;
 mod socket;
+mod waiting;

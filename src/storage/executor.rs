@@ -3,6 +3,9 @@
 //! One turn: drain the channel up to `batch-size` requests, in the order of their priorities; run each request's handler
 //! on its shard; commit what every shard staged as one write batch (a large one by way of the committer); send back each
 //! batch whose replies may leave, and hold the others until the committer and the syncer have caught up with them.
+//! `waiting` is what becomes of commands that found nothing yet.
+
+mod waiting;
 
 use super::committer::Committer;
 use super::database::DatabaseError;
@@ -12,14 +15,17 @@ use super::pieces::{Pieces, RepliesBegun, Written};
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::view::{Shards, View};
+use super::waiters::Claim;
 use crate::channel::message::{
-    Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
+    Batch, Caller, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, RequestId, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{Command, READ, Runs, WRITE};
+use crate::commands::table::{BLOCKING, Command, READ, Runs, WRITE};
+use crate::commands::waiting::{Waiting, may_wait};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::clients::Ticket;
 use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
@@ -30,6 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use waiting::waits_notice;
 
 /// How often an executor does its housekeeping: expiry, stalled commits, metrics. Also what bounds glommio's sleep when
 /// a wake is lost to its parking race (PITFALLS 1), so it must not grow.
@@ -83,6 +90,12 @@ pub struct StorageExecutor {
     published_epochs: Vec<u64>,
     /// A sweep found a batch with the committer.
     sweep_waits: bool,
+    /// Answers to commands that waited, of the turn.
+    // Boxes, since it is the box that travels.
+    #[allow(clippy::vec_box)]
+    woken: Vec<Box<Batch>>,
+    /// The shards note which keys are written.
+    notes_modified: bool,
     /// What the running command does beside writing and replying.
     effects: Effects,
     random: u64,
@@ -157,6 +170,26 @@ impl PriorityQueue {
     }
 }
 
+/// What came of a handler.
+struct Handled {
+    result: Result<(), CommandError>,
+    pieces: Option<Pieces>,
+    waits: Option<Waiting>,
+}
+
+impl Handled {
+    fn failed(error: CommandError) -> Handled {
+        Handled {
+            result: Err(error),
+            pieces: None,
+            waits: None,
+        }
+    }
+}
+
+/// The client that sent a command is gone, or was answered otherwise.
+struct NobodyWaits;
+
 impl StorageExecutor {
     /// `shard_metrics` are those of `shards`, in their order.
     pub fn new(
@@ -189,6 +222,8 @@ impl StorageExecutor {
             turn,
             published_epochs,
             sweep_waits: false,
+            woken: Vec::new(),
+            notes_modified: false,
             effects: Effects::default(),
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
@@ -224,11 +259,13 @@ impl StorageExecutor {
                 on_tick.borrow_mut().keep_house();
             }
         });
+        let deadline_task = glommio::spawn_local(waiting::answer_late(Rc::clone(&executor)));
         serve(&executor, &requests).await;
         let give_up = Instant::now() + STALLED_AT_SHUTDOWN_MAX;
         while executor.borrow().any_staged() && Instant::now() < give_up {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
         }
+        deadline_task.cancel().await;
         tick_task.cancel().await;
         commit_task.cancel().await;
         sync_task.cancel().await;
@@ -294,6 +331,7 @@ impl StorageExecutor {
             done.push(batch);
         }
         self.metrics.requests.add(count as u64);
+        done.append(&mut self.woken);
         self.commit(&mut done);
         self.release_held();
         let released = self.released_epochs();
@@ -304,59 +342,145 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// Runs one request and appends its response; returns the time at its end.
+    /// Runs one request and appends its response, unless it waits; returns the time at its end.
     fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
+        let claim = match self.claim_of(batch, request) {
+            Ok(claim) => claim,
+            // Its client is gone, or was answered by another executor.
+            Err(NobodyWaits) => return began,
+        };
         let start = batch.replies.len();
+        let outcome = if began > request.deadline {
+            self.metrics.timeouts.add(1);
+            self.shards.begin_command();
+            Handled::failed(CommandError::Timeout)
+        } else {
+            let (arguments, replies) = batch.parts(request);
+            self.run_handler(request.command, request.caller, arguments, replies)
+        };
+        let Some(claim) = claim else {
+            let ended = self.settle(
+                outcome,
+                (request.id, request.command, request.caller),
+                batch,
+                start,
+                began,
+            );
+            self.after_command(ended);
+            return ended;
+        };
+        match outcome.waits {
+            Some(waiting) if outcome.result.is_ok() => {
+                self.shards.keep_command();
+                // It does not wake itself by what it wrote.
+                self.after_command(began);
+                batch.replies.truncate(start);
+                self.shards.waiters.add(batch, request, claim, &waiting, began);
+                self.note_modified(true);
+                if request.id.part != 0 {
+                    batch.responses.push(waits_notice(request));
+                }
+                Instant::now()
+            }
+            _ if !claim.take() => {
+                self.shards.roll_back_command();
+                batch.replies.truncate(start);
+                began
+            }
+            _ => {
+                let ended = self.settle(
+                    outcome,
+                    (request.id, request.command, request.caller),
+                    batch,
+                    start,
+                    began,
+                );
+                self.forget_command(&claim);
+                self.after_command(ended);
+                ended
+            }
+        }
+    }
+
+    /// Who waits for the answer to a command that may wait; `None` for any other command.
+    fn claim_of(&self, batch: &Batch, request: &Request) -> Result<Option<Claim>, NobodyWaits> {
+        let (command, caller) = (request.command, request.caller);
+        if !command.flags.has(BLOCKING) || !may_wait(command.name, batch.arguments(request)) {
+            return Ok(None);
+        }
+        let client = self.shards.waiters.client(caller.client_id).ok_or(NobodyWaits)?;
+        let ticket = Ticket::of(request.id.sequence);
+        match client.awaits(ticket) {
+            true => Ok(Some(Claim { client, ticket })),
+            false => Err(NobodyWaits),
+        }
+    }
+
+    /// Runs a command's handler. What it staged neither stands nor is dropped yet.
+    fn run_handler(
+        &mut self,
+        command: &Command,
+        caller: Caller,
+        arguments: Arguments<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Handled {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
-        let mut pieces = None;
-        let mut more = 0;
-        let outcome = if began > request.deadline {
-            self.metrics.timeouts.add(1);
-            Err(CommandError::Timeout)
-        } else {
-            let (arguments, replies) = batch.parts(request);
-            let now_ms = self.shards.now_ms();
-            let mut context = Context {
-                arguments,
-                reply: Reply::new(replies, request.caller.version),
-                view: View::Local(&mut self.shards),
-                now_ms,
-                database: request.caller.database,
-                seed: self.random,
-                string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
-                client_id: request.caller.client_id,
-                is_inner: false,
-                effects: &mut self.effects,
-                pieces: None,
-            };
-            let outcome = run_contained(request.command, &mut context, &self.metrics);
-            pieces = context.pieces.take();
-            match batch.replies.len() <= REPLY_BYTES_MAX {
-                true => outcome,
-                false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
-            }
+        let now_ms = self.shards.now_ms();
+        let mut context = Context {
+            arguments,
+            reply: Reply::new(replies, caller.version),
+            view: View::Local(&mut self.shards),
+            now_ms,
+            database: caller.database,
+            seed: self.random,
+            string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+            client_id: caller.client_id,
+            is_inner: false,
+            effects: &mut self.effects,
+            pieces: None,
+            waits: None,
         };
-        let failed = outcome.is_err();
-        if let Some(rest) = pieces.filter(|_| !failed) {
-            match self.write_pieces(rest, &mut batch.replies, request.caller.version) {
+        let result = run_contained(command, &mut context, &self.metrics);
+        let (pieces, waits) = (context.pieces.take(), context.waits.take());
+        let result = match replies.len() <= REPLY_BYTES_MAX {
+            true => result,
+            false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
+        };
+        Handled { result, pieces, waits }
+    }
+
+    /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose
+    /// replies its own begin at `start`. Returns the time.
+    fn settle(
+        &mut self,
+        handled: Handled,
+        (id, command, caller): (RequestId, &'static Command, Caller),
+        batch: &mut Batch,
+        start: usize,
+        began: Instant,
+    ) -> Instant {
+        let mut more = 0;
+        let failed = handled.result.is_err();
+        if let Some(rest) = handled.pieces.filter(|_| !failed) {
+            match self.write_pieces(rest, &mut batch.replies, caller.version) {
                 Some(number) => more = number,
                 None => batch.replies.truncate(start),
             }
         }
-        match outcome {
+        match handled.result {
             Ok(()) => self.shards.keep_command(),
             Err(error) => {
                 self.shards.roll_back_command();
                 batch.replies.truncate(start);
-                Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
+                Reply::new(&mut batch.replies, caller.version).error(error.to_string());
             }
         }
         let ended = Instant::now();
         let touched = self.shards.touched();
-        if request.command.flags.has(READ) {
+        if command.flags.has(READ) {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
         }
@@ -365,9 +489,9 @@ impl StorageExecutor {
             len: (batch.replies.len() - start) as u32,
         };
         batch.responses.push(Response {
-            id: request.id,
+            id,
             reply,
-            command: request.command,
+            command,
             took_ns: ended
                 .saturating_duration_since(began)
                 .as_nanos()
@@ -545,7 +669,13 @@ impl StorageExecutor {
     fn keep_house(&mut self) {
         self.settings_are_current();
         self.sweep();
-        self.commit(&mut []);
+        self.after_command(Instant::now());
+        let mut done = std::mem::take(&mut self.woken);
+        self.commit(&mut done);
+        let released = self.released_epochs();
+        for batch in done {
+            self.release_or_hold(batch, &released);
+        }
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
             self.syncer.sync_soon();
@@ -574,6 +704,7 @@ impl StorageExecutor {
                 is_inner: false,
                 effects: &mut self.effects,
                 pieces: None,
+                waits: None,
             };
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
@@ -603,6 +734,9 @@ impl StorageExecutor {
     }
 
     fn update_metrics(&mut self) {
+        let (keys, keys_without) = self.shards.waiters.key_counts();
+        self.metrics.blocking_keys.set(keys as u64);
+        self.metrics.blocking_keys_on_nokey.set(keys_without as u64);
         self.metrics.held.set(self.held.len() as u64);
         self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.syncer.totals();

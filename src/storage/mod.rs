@@ -2,7 +2,8 @@
 //!
 //! [`executor`] takes batches from the channel, runs each request's handler on its [`shard`], commits once per turn through
 //! [`database`] (large batches by way of the [`committer`]) and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
-//! of hot and staged records, [`encoding`] every byte on disk, [`pieces`] the rest of large replies. [`faults`] are for tests.
+//! of hot and staged records, [`encoding`] every byte on disk, [`pieces`] the rest of large replies,
+//! [`waiters`] the commands that wait for a key. [`faults`] are for tests.
 
 pub mod committer;
 pub mod compaction;
@@ -17,3 +18,4 @@ pub mod records;
 pub mod shard;
 pub mod syncer;
 pub mod view;
+pub mod waiters;

@@ -123,6 +123,8 @@ pub struct Shard {
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
     modified: Vec<ModifiedKey>,
     modified_kept: usize,
+    /// A database was emptied or swapped, which is not told key by key.
+    databases_modified: bool,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
     /// Where the parts of the running command that are being run began, the innermost last.
@@ -223,6 +225,7 @@ impl Shard {
             expiry_changes_kept: 0,
             modified: Vec::new(),
             modified_kept: 0,
+            databases_modified: false,
             notes_modified: false,
             inner_marks: Vec::new(),
             counts,
@@ -727,6 +730,11 @@ impl Shard {
         std::mem::take(&mut self.modified)
     }
 
+    /// Whether databases were emptied or swapped since the last call.
+    pub fn take_databases_modified(&mut self) -> bool {
+        std::mem::take(&mut self.databases_modified)
+    }
+
     /// Notes that the key whose record's key in `meta` is `self.key` was written.
     fn note_modified_record(&mut self) {
         if !self.notes_modified {
@@ -957,6 +965,7 @@ impl Shard {
         self.write_at_once(writes)?;
         self.counts = counts;
         self.committed_at_once();
+        self.databases_modified |= self.notes_modified;
         self.records.clear(self.epoch);
         Ok(self.epoch)
     }
@@ -971,6 +980,7 @@ impl Shard {
         self.write_at_once(writes)?;
         self.databases = map;
         self.committed_at_once();
+        self.databases_modified |= self.notes_modified;
         Ok(self.epoch)
     }
 

@@ -5,9 +5,11 @@
 
 use super::database::{Column, Direction};
 use super::encoding::Record;
+use super::encoding::Type;
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
 pub use super::shard::Owner;
-use super::shard::Shard;
+use super::shard::{ModifiedKey, Shard};
+use super::waiters::Waiters;
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
@@ -23,6 +25,8 @@ pub struct Shards {
     touched: Touched,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
+    /// Commands that wait for a key.
+    pub waiters: Waiters,
 }
 
 /// What the running command has read and written.
@@ -64,6 +68,7 @@ impl Shards {
             now_ms: 0,
             touched: Touched::default(),
             replies_begun: RepliesBegun::default(),
+            waiters: Waiters::default(),
         }
     }
 
@@ -116,6 +121,28 @@ impl Shards {
             Some(place) => self.list[usize::from(place)].keep_command(),
             None => {}
         }
+    }
+
+    /// Whether somebody has to be told which keys are written.
+    pub fn set_notes_modified(&mut self, notes: bool) {
+        self.list.iter_mut().for_each(|shard| shard.set_notes_modified(notes));
+    }
+
+    /// The keys that were written since the last call by commands that are over: [`Shard::take_modified`].
+    pub fn take_modified(&mut self) -> Vec<ModifiedKey> {
+        self.list.iter_mut().flat_map(Shard::take_modified).collect()
+    }
+
+    /// Whether whole databases were emptied or swapped since the last call.
+    pub fn take_databases_modified(&mut self) -> bool {
+        let taken = self.list.iter_mut().map(Shard::take_databases_modified);
+        taken.fold(false, |any, modified| any | modified)
+    }
+
+    /// What kind of thing is under a key, if it is there and can be read.
+    pub fn kind_of(&mut self, (database, key): &ModifiedKey) -> Option<Type> {
+        let found = self.look_up(key, |shard, slot| shard.read_header(*database, slot, key));
+        found.ok().flatten().map(|record| record.kind)
     }
 
     /// The command failed: its writes never were.

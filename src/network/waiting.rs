@@ -1,0 +1,244 @@
+//! Clients in commands that wait: one executor after the other is asked, and the first that has something answers.
+//!
+//! Which of those who could answer does is decided by the client's [ticket](super::clients::Ticket): a storage executor, the
+//! end of the time, CLIENT UNBLOCK, or the end of the connection.
+
+use super::clients::{Ticket, Unblocked};
+use super::connection::{Awaited, Connection, WaitOut};
+use super::dispatch::{APPLY_DEADLINE, reply_suppressed};
+use super::executor::NetworkExecutor;
+use crate::channel::message::{Caller, Priority, RequestId};
+use crate::commands::table::{Command, MoreKeys, WAITERS_DROP};
+use crate::protocol::{Arguments, OwnedArguments, Reply};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// What CLIENT UNBLOCK ERROR answers.
+const UNBLOCKED_ERROR: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+
+impl NetworkExecutor {
+    /// Sends a command that may wait; false if it can only run as others do, over several executors at once.
+    pub(super) fn send_blocking(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) -> bool {
+        // WAIT and its like have no keys and run here.
+        if !command.keys.are_some() {
+            return false;
+        }
+        let Some(link) = self.only_link(command, arguments) else {
+            return self.send_to_first(connection, command, arguments, deadline);
+        };
+        let sequence = self.open_wait(connection, command, null_array(connection), VecDeque::new());
+        self.visit(connection, command, link, (sequence, 0), arguments, deadline);
+        true
+    }
+
+    /// Sends a command to the executor that has the first of its keys; the others follow if that finds nothing.
+    fn send_to_first(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) -> bool {
+        let Some(mut visits) = self.visits(command, arguments) else {
+            return false;
+        };
+        let Some((link, first)) = visits.pop_front() else {
+            return false;
+        };
+        let sequence = self.open_wait(connection, command, null_array(connection), visits);
+        self.visit(connection, command, link, (sequence, 1), first.get(), deadline);
+        true
+    }
+
+    /// The command as each run of keys on one executor gets it, in the order of the keys. `None` if its keys have different
+    /// parts to play.
+    fn visits(&self, command: &Command, arguments: Arguments<'_>) -> Option<VecDeque<(usize, OwnedArguments)>> {
+        let is_counted = matches!(command.keys.more, MoreKeys::Counted(_));
+        if !is_counted && command.keys.last >= 0 {
+            return None;
+        }
+        if matches!(command.keys.more, MoreKeys::Streams) {
+            return None;
+        }
+        let places: Vec<usize> = command.keys.places(arguments).collect();
+        let (first, last) = (*places.first()?, *places.last()?);
+        let link_at = |place: &usize| self.link_of(arguments.get(*place));
+        let mut visits = VecDeque::new();
+        for run in places.chunk_by(|left, right| link_at(left) == link_at(right)) {
+            let count = run.len().to_string();
+            let words = arguments.iter().enumerate().filter_map(|(place, word)| match place {
+                _ if is_counted && place + 1 == first => Some(count.as_bytes()),
+                _ if (first..=last).contains(&place) && !run.contains(&place) => None,
+                _ => Some(word),
+            });
+            visits.push_back((link_at(&run[0]), OwnedArguments::of(words)));
+        }
+        Some(visits)
+    }
+
+    /// Enters a command that may wait: nothing that follows on the connection is run before its answer.
+    fn open_wait(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        late_reply: Vec<u8>,
+        visits: VecDeque<(usize, OwnedArguments)>,
+    ) -> u32 {
+        let suppressed = reply_suppressed(connection);
+        let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+        connection.client.begin_wait(Ticket::of(sequence));
+        *connection.waiting.borrow_mut() = Some(WaitOut {
+            command,
+            sequence,
+            links: Vec::new(),
+            visits,
+            late_reply,
+        });
+        sequence
+    }
+
+    fn visit(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        link: usize,
+        part: (u32, u32),
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) {
+        if let Some(waiting) = connection.waiting.borrow_mut().as_mut()
+            && !waiting.links.contains(&link)
+        {
+            waiting.links.push(link);
+        }
+        self.send_part(connection, command, link, part, arguments.iter(), deadline);
+    }
+
+    /// A storage executor has found nothing, and the command waits there: the next may have something.
+    pub(super) fn visit_next(&self, connection: &Rc<Connection>, sequence: u32) {
+        let next = {
+            let mut waiting = connection.waiting.borrow_mut();
+            let waiting = waiting.as_mut().filter(|waiting| waiting.sequence == sequence);
+            waiting.and_then(|waiting| Some((waiting.command, waiting.visits.pop_front()?)))
+        };
+        if let Some((command, (link, arguments))) = next {
+            // What waits already must not be given up because a later executor is busy.
+            let deadline = Instant::now() + APPLY_DEADLINE;
+            self.visit(connection, command, link, (sequence, 1), arguments.get(), deadline);
+        }
+    }
+
+    /// A command that may have waited is answered, by the storage executor `by` if by any: the others forget it.
+    pub(super) fn after_wait(&self, connection: &Rc<Connection>, sequence: u32, by: Option<usize>) {
+        let Some(waiting) = connection.end_wait(sequence) else {
+            return;
+        };
+        for link in waiting.links.iter().filter(|link| Some(**link) != by) {
+            self.drop_waiters(connection.client.id, sequence, *link);
+        }
+    }
+
+    /// Nobody is to answer the command that waits any more; false if somebody is about to.
+    pub(super) fn give_up_wait(&self, connection: &Rc<Connection>) -> bool {
+        let sequence = connection.waiting.borrow().as_ref().map(|waiting| waiting.sequence);
+        let Some(sequence) = sequence.filter(|sequence| connection.client.claim(Ticket::of(*sequence))) else {
+            return false;
+        };
+        self.after_wait(connection, sequence, None);
+        true
+    }
+
+    fn drop_waiters(&self, client_id: u64, sequence: u32, link: usize) {
+        let nobody = RequestId {
+            connection: u32::MAX,
+            ..RequestId::default()
+        };
+        let (client_id, ticket) = (client_id.to_be_bytes(), Ticket::of(sequence).to_be_bytes());
+        let arguments = [WAITERS_DROP.name.as_bytes(), &client_id[..], &ticket[..]];
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let (target, caller) = ((link, Priority::Normal), Caller::default());
+        self.links
+            .borrow_mut()
+            .push(target, nobody, &WAITERS_DROP, caller, deadline, arguments);
+        self.flush_wanted.notify();
+    }
+
+    /// Answers the clients whose wait CLIENT UNBLOCK has ended.
+    pub(super) fn answer_unblocked(self: &Rc<Self>) {
+        let unblocks = self.server.clients.unblocks();
+        if unblocks == self.unblocks_seen.replace(unblocks) {
+            return;
+        }
+        let connections: Vec<_> = self.connections.borrow().iter().map(|(_, it)| Rc::clone(it)).collect();
+        for connection in connections {
+            let Some(how) = connection.client.take_unblocked() else {
+                continue;
+            };
+            let (command, sequence, late_reply) = match connection.waiting.borrow().as_ref() {
+                Some(waiting) => (waiting.command, waiting.sequence, waiting.late_reply.clone()),
+                None => continue,
+            };
+            let reply = match how {
+                Unblocked::Timeout => late_reply,
+                Unblocked::Error => {
+                    let mut reply = Vec::new();
+                    Reply::new(&mut reply, connection.session.borrow().version).error(UNBLOCKED_ERROR);
+                    reply
+                }
+            };
+            self.answer_wait(&connection, command, sequence, &reply);
+        }
+        self.flush_touched();
+    }
+
+    /// Answers a command that waited and was claimed here.
+    fn answer_wait(self: &Rc<Self>, connection: &Rc<Connection>, command: &Command, sequence: u32, reply: &[u8]) {
+        self.after_wait(connection, sequence, None);
+        self.count(command, 0, reply);
+        let mut replies = connection.replies.borrow_mut();
+        replies.complete(sequence, reply, &mut connection.output.borrow_mut().bytes);
+        drop(replies);
+        self.touch(connection);
+    }
+
+    /// A command that ran here waits until `timeout_ms` are over (0: for ever) and is answered `late_reply` then.
+    pub(super) fn wait_here(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        late_reply: Vec<u8>,
+        timeout_ms: u64,
+    ) {
+        let sequence = self.open_wait(connection, command, late_reply.clone(), VecDeque::new());
+        let ticket = Ticket::of(sequence);
+        connection.client.note_blocked(ticket);
+        if timeout_ms == 0 {
+            return;
+        }
+        let (executor, waiting) = (Rc::clone(self), Rc::downgrade(connection));
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(Duration::from_millis(timeout_ms)).await;
+            if let Some(connection) = waiting.upgrade()
+                && connection.client.claim(ticket)
+            {
+                executor.answer_wait(&connection, command, sequence, &late_reply);
+                executor.flush_touched();
+            }
+        })
+        .detach();
+    }
+}
+
+/// What keys that stay empty answer.
+fn null_array(connection: &Connection) -> Vec<u8> {
+    let mut reply = Vec::new();
+    Reply::new(&mut reply, connection.session.borrow().version).null_array();
+    reply
+}

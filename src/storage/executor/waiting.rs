@@ -1,0 +1,182 @@
+//! Commands that wait: run again when a key of theirs has changed, answered when their time is up.
+
+use super::StorageExecutor;
+use crate::channel::message::{Batch, Request, Response, WAITS};
+use crate::protocol::{Reply, Span};
+use crate::storage::shard::ModifiedKey;
+use crate::storage::waiters::{Claim, Waiter};
+use futures_lite::future;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+impl StorageExecutor {
+    /// A command is over: those that wait for what it wrote are served, first come first served for each key, in the order
+    /// in which the keys were written. So are those that wait for what these write.
+    pub(super) fn after_command(&mut self, now: Instant) {
+        if self.shards.waiters.is_empty() {
+            return self.note_modified(false);
+        }
+        let mut ready: VecDeque<ModifiedKey> = self.shards.take_modified().into();
+        if self.shards.take_databases_modified() {
+            ready.extend(self.shards.waiters.keys());
+        }
+        while let Some(key) = ready.pop_front() {
+            self.serve_key(&key, &mut ready, now);
+        }
+    }
+
+    /// Whether somebody waits, and has to be told which keys are written.
+    #[inline]
+    pub(super) fn note_modified(&mut self, notes: bool) {
+        if self.notes_modified != notes {
+            self.notes_modified = notes;
+            self.shards.set_notes_modified(notes);
+            self.shards.take_modified();
+            self.shards.take_databases_modified();
+        }
+    }
+
+    /// Serves those who wait for a key, as far as it goes; what they write comes behind what is `ready`.
+    fn serve_key(&mut self, key: &ModifiedKey, ready: &mut VecDeque<ModifiedKey>, now: Instant) {
+        if !self.shards.waiters.wait_for(key) {
+            return;
+        }
+        // One that comes to wait meanwhile has seen the key as it is.
+        let end = self.shards.waiters.last_number() + 1;
+        let mut next = 0;
+        while let Some(waiter) = self.shards.waiters.next_for(key, next..end) {
+            next = waiter.number + 1;
+            let kind = self.shards.kind_of(key);
+            if waiter.is_woken_by(kind) {
+                self.run_again(&waiter, ready, now);
+            } else if kind.is_none() && !self.shards.waiters.wait_without(key) {
+                return;
+            }
+        }
+    }
+
+    /// Runs a waiter's command again: it is answered, or waits on at its place in the line.
+    fn run_again(&mut self, waiter: &Waiter, ready: &mut VecDeque<ModifiedKey>, now: Instant) {
+        let mut answer = self.answer_box(waiter);
+        let start = answer.replies.len();
+        let began = Instant::now().max(now);
+        let handled = self.run_handler(
+            waiter.command,
+            waiter.caller,
+            waiter.arguments.get(),
+            &mut answer.replies,
+        );
+        if handled.waits.is_some() && handled.result.is_ok() {
+            // A group's consumer was seen. That wakes nobody, or each would wake itself.
+            self.shards.keep_command();
+            self.shards.take_modified();
+            answer.replies.truncate(start);
+        } else if waiter.claim.take() {
+            let whose = (waiter.id, waiter.command, waiter.caller);
+            self.settle(handled, whose, &mut answer, start, began);
+            self.shards
+                .waiters
+                .remove_command(waiter.claim.client.id, waiter.claim.ticket);
+            ready.extend(self.shards.take_modified());
+        } else {
+            self.shards.roll_back_command();
+            answer.replies.truncate(start);
+            self.shards
+                .waiters
+                .remove_command(waiter.claim.client.id, waiter.claim.ticket);
+        }
+        if !answer.responses.is_empty() {
+            self.woken.push(answer);
+        }
+    }
+
+    /// The box for a waiter's answer: one that goes to the same executor this turn, or a new one.
+    fn answer_box(&mut self, waiter: &Waiter) -> Box<Batch> {
+        match self.woken.iter().position(|batch| waiter.fits(batch)) {
+            Some(place) => self.woken.swap_remove(place),
+            None => waiter.answer_box(),
+        }
+    }
+
+    /// A command that may have waited here is answered.
+    pub(super) fn forget_command(&mut self, claim: &Claim) {
+        if !self.shards.waiters.is_empty() {
+            self.shards.waiters.remove_command(claim.client.id, claim.ticket);
+        }
+    }
+
+    /// Answers those whose time is up: with a null array, whatever they waited for.
+    fn answer_those_who_are_late(&mut self) {
+        let now = Instant::now();
+        while let Some(waiter) = self.shards.waiters.next_late(now) {
+            if waiter.claim.take() {
+                let mut answer = self.answer_box(&waiter);
+                let start = answer.replies.len();
+                Reply::new(&mut answer.replies, waiter.caller.version).null_array();
+                let reply = Span {
+                    start: start as u32,
+                    len: (answer.replies.len() - start) as u32,
+                };
+                answer.responses.push(Response {
+                    id: waiter.id,
+                    reply,
+                    command: waiter.command,
+                    took_ns: 0,
+                    failed: false,
+                    // What it has not found was not there when it came.
+                    commit_epoch: 0,
+                    shard: 0,
+                    more: 0,
+                });
+                self.woken.push(answer);
+            }
+            self.shards
+                .waiters
+                .remove_command(waiter.claim.client.id, waiter.claim.ticket);
+        }
+        for answer in std::mem::take(&mut self.woken) {
+            answer.send_home();
+        }
+    }
+}
+
+/// Says that a part of a command waits here.
+pub(super) fn waits_notice(request: &Request) -> Response {
+    Response {
+        id: request.id,
+        reply: Span::default(),
+        command: request.command,
+        took_ns: 0,
+        failed: false,
+        commit_epoch: 0,
+        shard: 0,
+        more: WAITS,
+    }
+}
+
+/// Answers those who wait when their time is up.
+pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
+    // One message stands for any number of deadlines that came.
+    let (sender, nearer) = flume::bounded(1);
+    executor.borrow_mut().shards.waiters.watch_deadlines(sender);
+    loop {
+        let nearest = executor.borrow().shards.waiters.nearest_deadline();
+        let become_nearer = async {
+            // The sender is the executor's, which is there.
+            let _ = nearer.recv_async().await;
+        };
+        match nearest {
+            None => become_nearer.await,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                future::or(become_nearer, async {
+                    glommio::timer::sleep(left).await;
+                })
+                .await;
+            }
+        }
+        executor.borrow_mut().answer_those_who_are_late();
+    }
+}
