@@ -3,7 +3,7 @@
 
 use super::clients::Client;
 use super::dispatch::{Gathering, Merging};
-use super::session::Session;
+use super::session::{Session, Until};
 use super::socket;
 use crate::commands::table::Command;
 use crate::config::OutputBufferLimit;
@@ -65,6 +65,10 @@ pub(super) struct WaitOut {
     pub(super) links: Vec<usize>,
     /// Those that it is still to be sent to, one after the other, with its keys there.
     pub(super) visits: VecDeque<(usize, OwnedArguments)>,
+    /// The storage executors that have not said yet whether all is on disk (WAITAOF).
+    pub(super) durable_left: usize,
+    /// What ends its wait beside an answer from a storage executor.
+    pub(super) until: Until,
     /// What it is answered when its time is up.
     pub(super) late_reply: Vec<u8>,
 }

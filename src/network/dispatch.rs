@@ -8,7 +8,7 @@ use crate::channel::router::Slot;
 use crate::commands::effects::Effects;
 use crate::commands::table::{
     self, BLOCKING, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs,
-    WRITE,
+    WAIT_DURABLE, WRITE,
 };
 use crate::commands::waiting::may_wait;
 use crate::commands::{Context, Handler, keys};
@@ -16,7 +16,7 @@ use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::storage::executor::reactor_turn;
-use crate::storage::view::{Gathered, View};
+use crate::storage::view::{Gathered, View, collections_on_several_executors};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -232,7 +232,7 @@ impl NetworkExecutor {
         let suppressed = reply_suppressed(connection);
         let began = Instant::now();
         let mut bytes = Vec::new();
-        let (outcome, deferred, mode) = {
+        let (outcome, deferred, waits, mode) = {
             let mut session = connection.session.borrow_mut();
             let version = session.version;
             let mut context = NetworkContext {
@@ -242,11 +242,12 @@ impl NetworkExecutor {
                 server: &self.server,
                 command,
                 deferred: None,
+                waits: None,
             };
             let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
             let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
-            let deferred = context.deferred.take();
-            (outcome, deferred, session.reply_mode)
+            let (deferred, waits) = (context.deferred.take(), context.waits.take());
+            (outcome, deferred, waits, session.reply_mode)
         };
         // CLIENT REPLY ON answers itself although replies were off; OFF and SKIP do not answer.
         let suppressed = match (command.name, mode) {
@@ -257,6 +258,9 @@ impl NetworkExecutor {
         if let Err(error) = &outcome {
             bytes.clear();
             Reply::new(&mut bytes, Version::Resp2).error(error.to_string());
+        }
+        if let Some(wait) = waits.filter(|_| outcome.is_ok()) {
+            return self.wait_here(connection, command, (bytes, suppressed), wait);
         }
         match deferred.filter(|_| outcome.is_ok()) {
             Some(work) => {
@@ -517,6 +521,9 @@ impl NetworkExecutor {
             if response.more == WAITS {
                 return self.visit_next(&connection, sequence);
             }
+            if std::ptr::eq(response.command, &WAIT_DURABLE) {
+                return self.take_durable(&connection, sequence, batch.reply(response));
+            }
             self.after_wait(&connection, sequence, Some(batch.link));
         }
         let mut replies = connection.replies.borrow_mut();
@@ -773,6 +780,11 @@ impl Gathering {
         let handler = self.handler;
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
         let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
+        // One that has found nothing and waits would have to be woken by several executors.
+        let outcome = match context.waits.take() {
+            Some(_) => outcome.and(Err(collections_on_several_executors())),
+            None => outcome,
+        };
         self.took_ns += began.elapsed().as_nanos() as u64;
         if let Err(error) = outcome {
             bytes.clear();

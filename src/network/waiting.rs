@@ -7,8 +7,9 @@ use super::clients::{Ticket, Unblocked};
 use super::connection::{Awaited, Connection, WaitOut};
 use super::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use super::executor::NetworkExecutor;
+use super::session::{Until, WaitHere};
 use crate::channel::message::{Caller, Priority, RequestId};
-use crate::commands::table::{Command, MoreKeys, WAITERS_DROP};
+use crate::commands::table::{Command, MoreKeys, WAIT_DURABLE, WAITERS_DROP};
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -33,7 +34,8 @@ impl NetworkExecutor {
         let Some(link) = self.only_link(command, arguments) else {
             return self.send_to_first(connection, command, arguments, deadline);
         };
-        let sequence = self.open_wait(connection, command, null_array(connection), VecDeque::new());
+        let late = (null_array(connection), reply_suppressed(connection));
+        let sequence = open_wait(connection, command, late, VecDeque::new(), Until::TimeIsUp);
         self.visit(connection, command, link, (sequence, 0), arguments, deadline);
         true
     }
@@ -52,7 +54,8 @@ impl NetworkExecutor {
         let Some((link, first)) = visits.pop_front() else {
             return false;
         };
-        let sequence = self.open_wait(connection, command, null_array(connection), visits);
+        let late = (null_array(connection), reply_suppressed(connection));
+        let sequence = open_wait(connection, command, late, visits, Until::TimeIsUp);
         self.visit(connection, command, link, (sequence, 1), first.get(), deadline);
         true
     }
@@ -81,27 +84,6 @@ impl NetworkExecutor {
             visits.push_back((link_at(&run[0]), OwnedArguments::of(words)));
         }
         Some(visits)
-    }
-
-    /// Enters a command that may wait: nothing that follows on the connection is run before its answer.
-    fn open_wait(
-        &self,
-        connection: &Rc<Connection>,
-        command: &'static Command,
-        late_reply: Vec<u8>,
-        visits: VecDeque<(usize, OwnedArguments)>,
-    ) -> u32 {
-        let suppressed = reply_suppressed(connection);
-        let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-        connection.client.begin_wait(Ticket::of(sequence));
-        *connection.waiting.borrow_mut() = Some(WaitOut {
-            command,
-            sequence,
-            links: Vec::new(),
-            visits,
-            late_reply,
-        });
-        sequence
     }
 
     fn visit(
@@ -208,32 +190,122 @@ impl NetworkExecutor {
         self.touch(connection);
     }
 
-    /// A command that ran here waits until `timeout_ms` are over (0: for ever) and is answered `late_reply` then.
+    /// A command that ran here waits, and is answered `late_reply` when its time is up.
     pub(super) fn wait_here(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
         command: &'static Command,
-        late_reply: Vec<u8>,
-        timeout_ms: u64,
+        (late_reply, suppressed): (Vec<u8>, bool),
+        wait: WaitHere,
     ) {
-        let sequence = self.open_wait(connection, command, late_reply.clone(), VecDeque::new());
+        let sequence = open_wait(
+            connection,
+            command,
+            (late_reply, suppressed),
+            VecDeque::new(),
+            wait.until,
+        );
         let ticket = Ticket::of(sequence);
+        if wait.until != Until::TimeIsUp {
+            self.ask_whether_durable(connection, sequence, wait.until != Until::Known);
+        }
+        if wait.until == Until::Known {
+            return;
+        }
         connection.client.note_blocked(ticket);
-        if timeout_ms == 0 {
+        if wait.timeout_ms == 0 {
             return;
         }
         let (executor, waiting) = (Rc::clone(self), Rc::downgrade(connection));
         glommio::spawn_local(async move {
-            glommio::timer::sleep(Duration::from_millis(timeout_ms)).await;
+            glommio::timer::sleep(Duration::from_millis(wait.timeout_ms)).await;
             if let Some(connection) = waiting.upgrade()
                 && connection.client.claim(ticket)
             {
-                executor.answer_wait(&connection, command, sequence, &late_reply);
+                executor.answer_late_reply(&connection, sequence);
                 executor.flush_touched();
             }
         })
         .detach();
     }
+
+    /// Asks every storage executor whether all that was written so far is on disk; one that is to `hold` its answer says so
+    /// when it is.
+    fn ask_whether_durable(&self, connection: &Rc<Connection>, sequence: u32, hold: bool) {
+        let count = self.server.router.executor_count();
+        if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {
+            waiting.durable_left = count;
+        }
+        let arguments = [WAIT_DURABLE.name.as_bytes(), &[u8::from(hold)]];
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        for link in 0..count {
+            let part = (sequence, link as u32 + 1);
+            self.send_part(connection, &WAIT_DURABLE, link, part, arguments, deadline);
+        }
+    }
+
+    /// One storage executor has said whether all is on disk.
+    pub(super) fn take_durable(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32, reply: &[u8]) {
+        {
+            let mut waiting = connection.waiting.borrow_mut();
+            let Some(waiting) = waiting.as_mut().filter(|waiting| waiting.sequence == sequence) else {
+                return;
+            };
+            if reply != b":1\r\n" {
+                // Only one that does not wait hears that.
+                waiting.until = Until::Known;
+            } else {
+                waiting.durable_left -= 1;
+                if waiting.durable_left > 0 {
+                    return;
+                }
+                waiting.late_reply = DURABLE_REPLY.to_vec();
+            }
+            if waiting.until == Until::TimeIsUpAfterDurable {
+                return;
+            }
+        }
+        if connection.client.claim(Ticket::of(sequence)) {
+            self.answer_late_reply(connection, sequence);
+        }
+    }
+
+    /// Answers a command that waited and was claimed here as if its time were up.
+    fn answer_late_reply(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32) {
+        let waiting = connection.waiting.borrow();
+        let late = waiting
+            .as_ref()
+            .map(|waiting| (waiting.command, waiting.late_reply.clone()));
+        drop(waiting);
+        if let Some((command, reply)) = late {
+            self.answer_wait(connection, command, sequence, &reply);
+        }
+    }
+}
+
+/// WAITAOF's reply when all is on disk: by one local log, and no replica's.
+const DURABLE_REPLY: &[u8] = b"*2\r\n:1\r\n:0\r\n";
+
+/// Enters a command that may wait: nothing that follows on the connection is run before its answer.
+fn open_wait(
+    connection: &Connection,
+    command: &'static Command,
+    (late_reply, suppressed): (Vec<u8>, bool),
+    visits: VecDeque<(usize, OwnedArguments)>,
+    until: Until,
+) -> u32 {
+    let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+    connection.client.begin_wait(Ticket::of(sequence));
+    *connection.waiting.borrow_mut() = Some(WaitOut {
+        command,
+        sequence,
+        links: Vec::new(),
+        visits,
+        durable_left: 0,
+        until,
+        late_reply,
+    });
+    sequence
 }
 
 /// What keys that stay empty answer.

@@ -20,7 +20,7 @@ use crate::channel::message::{
     Batch, Caller, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, RequestId, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{BLOCKING, Command, READ, Runs, WRITE};
+use crate::commands::table::{BLOCKING, Command, READ, Runs, WAIT_DURABLE, WRITE};
 use crate::commands::waiting::{Waiting, may_wait};
 use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
@@ -36,7 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use waiting::waits_notice;
+use waiting::{DurableWait, waits_notice};
 
 /// How often an executor does its housekeeping: expiry, stalled commits, metrics. Also what bounds glommio's sleep when
 /// a wake is lost to its parking race (PITFALLS 1), so it must not grow.
@@ -94,6 +94,8 @@ pub struct StorageExecutor {
     // Boxes, since it is the box that travels.
     #[allow(clippy::vec_box)]
     woken: Vec<Box<Batch>>,
+    /// Those who wait until what was written is on disk.
+    durable_waits: Vec<DurableWait>,
     /// The shards note which keys are written.
     notes_modified: bool,
     /// What the running command does beside writing and replying.
@@ -223,6 +225,7 @@ impl StorageExecutor {
             published_epochs,
             sweep_waits: false,
             woken: Vec::new(),
+            durable_waits: Vec::new(),
             notes_modified: false,
             effects: Effects::default(),
             random: crate::clock::unix_us() | 1,
@@ -344,6 +347,10 @@ impl StorageExecutor {
 
     /// Runs one request and appends its response, unless it waits; returns the time at its end.
     fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
+        if std::ptr::eq(request.command, &WAIT_DURABLE) {
+            self.answer_when_durable(batch, request);
+            return began;
+        }
         let claim = match self.claim_of(batch, request) {
             Ok(claim) => claim,
             // Its client is gone, or was answered by another executor.
@@ -663,6 +670,7 @@ impl StorageExecutor {
         }
         self.settings_are_current();
         self.release_held();
+        self.tell_durable();
     }
 
     /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.

@@ -430,9 +430,7 @@ impl View<'_> {
     fn shards_of_collections(&mut self) -> Result<&mut Shards, CommandError> {
         match self {
             View::Local(shards) => Ok(shards),
-            View::Gathered(_) => Err(CommandError::text(
-                "ERR collections on several storage executors cannot be used in one command yet; give their keys one {hash tag}",
-            )),
+            View::Gathered(_) => Err(collections_on_several_executors()),
         }
     }
 
@@ -443,6 +441,13 @@ impl View<'_> {
             View::Gathered(_) => Err(CommandError::Internal),
         }
     }
+}
+
+/// What a command answers that cannot be run where its keys lie.
+pub fn collections_on_several_executors() -> CommandError {
+    CommandError::text(
+        "ERR collections on several storage executors cannot be used in one command yet; give their keys one {hash tag}",
+    )
 }
 
 fn undeclared() -> CommandError {

@@ -2,8 +2,9 @@
 
 use super::StorageExecutor;
 use crate::channel::message::{Batch, Request, Response, WAITS};
+use crate::network::clients::Ticket;
 use crate::protocol::{Reply, Span};
-use crate::storage::shard::ModifiedKey;
+use crate::storage::shard::{ModifiedKey, Shard};
 use crate::storage::waiters::{Claim, Waiter};
 use futures_lite::future;
 use std::cell::RefCell;
@@ -140,6 +141,72 @@ impl StorageExecutor {
             answer.send_home();
         }
     }
+}
+
+/// Somebody who waits until what was written is on disk.
+pub(super) struct DurableWait {
+    claim: Claim,
+    /// By place: the turn up to which it must be.
+    epochs: Vec<u64>,
+    /// The answer.
+    answer: Box<Batch>,
+}
+
+impl StorageExecutor {
+    /// Says, at once or when it is so, that all that was written so far is on disk.
+    pub(super) fn answer_when_durable(&mut self, batch: &mut Batch, request: &Request) {
+        let Some(client) = self.shards.waiters.client(request.caller.client_id) else {
+            return;
+        };
+        let claim = Claim {
+            client,
+            ticket: Ticket::of(request.id.sequence),
+        };
+        let holds = batch.arguments(request).get(1) == [1];
+        let epochs: Vec<u64> = self.shards.list().iter().map(Shard::newest_epoch).collect();
+        let is_durable = self.are_durable(&epochs);
+        if is_durable || !holds {
+            return append_integer(batch, request, i64::from(is_durable));
+        }
+        // Those whose time was up.
+        self.durable_waits
+            .retain(|wait| wait.claim.client.awaits(wait.claim.ticket));
+        let mut answer = Batch::new(batch.home());
+        (answer.link, answer.priority) = (batch.link, batch.priority);
+        append_integer(&mut answer, request, 1);
+        self.durable_waits.push(DurableWait { claim, epochs, answer });
+    }
+
+    fn are_durable(&self, epochs: &[u64]) -> bool {
+        let shards = self.shards.list().iter().enumerate();
+        let durable = shards.map(|(place, shard)| shard.released_epoch(Some(self.syncer.durable_epoch(place))));
+        durable.zip(epochs).all(|(durable, epoch)| durable >= *epoch)
+    }
+
+    /// A sync has ended: tells those whose writes are on disk.
+    pub(super) fn tell_durable(&mut self) {
+        for wait in std::mem::take(&mut self.durable_waits) {
+            match self.are_durable(&wait.epochs) {
+                true => wait.answer.send_home(),
+                false => self.durable_waits.push(wait),
+            }
+        }
+    }
+}
+
+fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
+    let start = batch.replies.len();
+    Reply::new(&mut batch.replies, request.caller.version).integer(number);
+    let reply = Span {
+        start: start as u32,
+        len: (batch.replies.len() - start) as u32,
+    };
+    let response = Response {
+        more: 0,
+        reply,
+        ..waits_notice(request)
+    };
+    batch.responses.push(response);
 }
 
 /// Says that a part of a command waits here.
