@@ -4,6 +4,7 @@
 //! By hand, against any running server (it is emptied first!):
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
+mod blocking;
 mod dump_restore;
 mod hash_model;
 mod random_strings;
