@@ -79,6 +79,7 @@ transcripts! {
     stream_groups
     streams
     strings
+    waiting
 }
 
 /// How the cores and shards of a Corelane under test are laid out.
