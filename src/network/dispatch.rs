@@ -10,11 +10,12 @@ use crate::commands::table::{
     self, BLOCKING, Command, GATHER_APPLY, GATHER_FETCH, LOW_PRIORITY, Merge, NO_AUTH, PIECES_DROP, PIECES_NEXT, Runs,
     WAIT_DURABLE, WRITE,
 };
-use crate::commands::waiting::may_wait;
+use crate::commands::waiting::{Waiting, may_wait};
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
+use crate::storage::encoding::Type;
 use crate::storage::executor::reactor_turn;
 use crate::storage::view::{Gathered, View, collections_on_several_executors};
 use std::rc::Rc;
@@ -585,6 +586,16 @@ impl NetworkExecutor {
                             let mut replies = connection.replies.borrow_mut();
                             replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
                         }
+                        Next::Wait(waiting) => {
+                            connection.gathering.set(false);
+                            self.wait_for_streams(
+                                &connection,
+                                gathering.command,
+                                sequence,
+                                gathering.arguments.get(),
+                                &waiting,
+                            );
+                        }
                         Next::Write(writes) => self.apply(&connection, sequence, gathering, writes),
                     }
                 }
@@ -739,6 +750,7 @@ impl NetworkExecutor {
 /// What a gathered command needs next.
 enum Next {
     Answer(Vec<u8>),
+    Wait(Waiting),
     Write(Vec<Write>),
 }
 
@@ -780,8 +792,9 @@ impl Gathering {
         let handler = self.handler;
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
         let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
-        // One that has found nothing and waits would have to be woken by several executors.
         let outcome = match context.waits.take() {
+            Some(waiting) if outcome.is_ok() && waiting.kind == Type::Stream => return Next::Wait(waiting),
+            // A move that has found nothing would have to be woken by one executor and run on two.
             Some(_) => outcome.and(Err(collections_on_several_executors())),
             None => outcome,
         };

@@ -10,6 +10,7 @@ use super::executor::NetworkExecutor;
 use super::session::{Until, WaitHere};
 use crate::channel::message::{Caller, Priority, RequestId};
 use crate::commands::table::{Command, MoreKeys, WAIT_DURABLE, WAITERS_DROP};
+use crate::commands::waiting::Waiting;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -84,6 +85,52 @@ impl NetworkExecutor {
             visits.push_back((link_at(&run[0]), OwnedArguments::of(words)));
         }
         Some(visits)
+    }
+
+    /// A reader of streams on several executors has found nothing at first and waits on each of them; the first that has
+    /// something answers with its streams.
+    pub(super) fn wait_for_streams(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        sequence: u32,
+        arguments: Arguments<'_>,
+        waiting: &Waiting,
+    ) {
+        let visits = self.visits_to_streams(arguments, waiting);
+        begin_wait(
+            connection,
+            command,
+            sequence,
+            (null_array(connection), VecDeque::new()),
+            Until::TimeIsUp,
+        );
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        for (link, arguments) in &visits {
+            self.visit(connection, command, *link, (sequence, 1), arguments.get(), deadline);
+        }
+    }
+
+    /// The command as each executor gets it: its streams, each with the id that was meant when it came.
+    fn visits_to_streams(&self, arguments: Arguments<'_>, waiting: &Waiting) -> Vec<(usize, OwnedArguments)> {
+        let (keys, count) = (waiting.keys.clone(), waiting.keys.len());
+        let word = |place: usize| {
+            let replaced = waiting.replaced.iter().find(|(at, _)| *at == place);
+            replaced.map_or(arguments.get(place), |(_, meant)| meant)
+        };
+        let link_at = |place: usize| self.link_of(arguments.get(place));
+        let mut links: Vec<usize> = keys.clone().map(link_at).collect();
+        links.sort_unstable();
+        links.dedup();
+        let visits = links.into_iter().map(|link| {
+            let places = || keys.clone().filter(move |place| link_at(*place) == link);
+            let words = (0..keys.start)
+                .chain(places())
+                .chain(places().map(|place| place + count))
+                .map(word);
+            (link, OwnedArguments::of(words))
+        });
+        visits.collect()
     }
 
     fn visit(
@@ -295,6 +342,18 @@ fn open_wait(
     until: Until,
 ) -> u32 {
     let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+    begin_wait(connection, command, sequence, (late_reply, visits), until);
+    sequence
+}
+
+/// The same for a command that is entered already.
+fn begin_wait(
+    connection: &Connection,
+    command: &'static Command,
+    sequence: u32,
+    (late_reply, visits): (Vec<u8>, VecDeque<(usize, OwnedArguments)>),
+    until: Until,
+) {
     connection.client.begin_wait(Ticket::of(sequence));
     *connection.waiting.borrow_mut() = Some(WaitOut {
         command,
@@ -305,7 +364,6 @@ fn open_wait(
         until,
         late_reply,
     });
-    sequence
 }
 
 /// What keys that stay empty answer.

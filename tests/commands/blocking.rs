@@ -304,6 +304,14 @@ mod play {
         assert_eq!(reply(&mut first), entry);
         assert_eq!(reply(&mut second), entry);
         stage.wait_until_blocked(1);
+        // Streams on several executors, none of which is there yet.
+        let mut several = stage.waits("XREAD BLOCK 0 STREAMS a b c d 0 $ 0 7-0", 2);
+        run(&mut main, "XADD d 7-0 f old");
+        run(&mut main, "XADD b 1-0 f new");
+        assert_eq!(
+            reply(&mut several),
+            "1) 1) \"b\" 2) 1) 1) \"1-0\" 2) 1) \"f\" 2) \"new\""
+        );
         run(&mut main, "XADD {s}1 5-1 f late");
         assert_eq!(
             reply(&mut later),
