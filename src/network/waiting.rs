@@ -152,6 +152,7 @@ impl NetworkExecutor {
 
     /// A storage executor has found nothing, and the command waits there: the next may have something.
     pub(super) fn visit_next(&self, connection: &Rc<Connection>, sequence: u32) {
+        // A command on one executor has no next.
         let next = {
             let mut waiting = connection.waiting.borrow_mut();
             let waiting = waiting.as_mut().filter(|waiting| waiting.sequence == sequence);

@@ -354,7 +354,10 @@ impl StorageExecutor {
         let claim = match self.claim_of(batch, request) {
             Ok(claim) => claim,
             // Its client is gone, or was answered by another executor.
-            Err(NobodyWaits) => return began,
+            Err(NobodyWaits) => {
+                batch.responses.push(waits_notice(request));
+                return began;
+            }
         };
         let start = batch.replies.len();
         let outcome = if began > request.deadline {
@@ -384,14 +387,13 @@ impl StorageExecutor {
                 batch.replies.truncate(start);
                 self.shards.waiters.add(batch, request, claim, &waiting, began);
                 self.note_modified(true);
-                if request.id.part != 0 {
-                    batch.responses.push(waits_notice(request));
-                }
+                batch.responses.push(waits_notice(request));
                 Instant::now()
             }
             _ if !claim.take() => {
                 self.shards.roll_back_command();
                 batch.replies.truncate(start);
+                batch.responses.push(waits_notice(request));
                 began
             }
             _ => {

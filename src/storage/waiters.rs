@@ -4,8 +4,7 @@
 //! order in which they came. A command over several executors has a waiter on each, and whichever claims its
 //! [ticket](crate::network::clients::Ticket) first answers it; the others are dropped when they are met, or told to go.
 
-use crate::channel::message::Caller;
-use crate::channel::message::{Batch, Priority, RequestId};
+use crate::channel::message::{Batch, Caller, Request, RequestId};
 use crate::commands::table::Command;
 use crate::commands::waiting::Waiting;
 use crate::network::clients::{Client, Clients, Ticket};
@@ -53,8 +52,6 @@ pub struct Waiter {
     pub without_key: bool,
     /// When it is answered that nothing came.
     pub deadline: Option<Instant>,
-    /// Queue of its request.
-    pub priority: Priority,
     /// Which storage executor it is on, for its sender.
     pub link: usize,
     home: flume::Sender<Box<Batch>>,
@@ -65,13 +62,13 @@ impl Waiter {
     /// An empty box for its answer.
     pub fn answer_box(&self) -> Box<Batch> {
         let mut batch = Batch::new(self.home.clone());
-        (batch.link, batch.priority) = (self.link, self.priority);
+        batch.link = self.link;
         batch
     }
 
     /// Whether its answer may go in a box.
     pub fn fits(&self, batch: &Batch) -> bool {
-        batch.priority == self.priority && batch.link == self.link && batch.home().same_channel(&self.home)
+        batch.link == self.link && batch.home().same_channel(&self.home)
     }
 
     /// Whether it runs again when a key of its holds `kind`.
@@ -131,14 +128,7 @@ impl Waiters {
     }
 
     /// A command waits: the request `id` of `batch`, which has found nothing.
-    pub fn add(
-        &mut self,
-        batch: &Batch,
-        request: &crate::channel::message::Request,
-        claim: Claim,
-        waiting: &Waiting,
-        now: Instant,
-    ) {
+    pub fn add(&mut self, batch: &Batch, request: &Request, claim: Claim, waiting: &Waiting, now: Instant) {
         let arguments = batch.arguments(request);
         let keys = arguments.iter().skip(waiting.keys.start).take(waiting.keys.len());
         let mut keys: Vec<ModifiedKey> = keys.map(|key| (request.caller.database, key.to_vec())).collect();
@@ -162,7 +152,6 @@ impl Waiters {
             deadline: (waiting.timeout_ms > 0)
                 .then(|| deadline_after(now, waiting.timeout_ms))
                 .flatten(),
-            priority: batch.priority,
             link: batch.link,
             home: batch.home(),
             keys,

@@ -172,8 +172,9 @@ impl StorageExecutor {
         self.durable_waits
             .retain(|wait| wait.claim.client.awaits(wait.claim.ticket));
         let mut answer = Batch::new(batch.home());
-        (answer.link, answer.priority) = (batch.link, batch.priority);
+        answer.link = batch.link;
         append_integer(&mut answer, request, 1);
+        batch.responses.push(waits_notice(request));
         self.durable_waits.push(DurableWait { claim, epochs, answer });
     }
 
@@ -209,7 +210,8 @@ fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
     batch.responses.push(response);
 }
 
-/// Says that a part of a command waits here.
+/// Says that a command, or a part of one, waits here or is not wanted any more: the request is done, and an answer comes by
+/// itself if it does.
 pub(super) fn waits_notice(request: &Request) -> Response {
     Response {
         id: request.id,
