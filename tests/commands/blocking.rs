@@ -44,16 +44,21 @@ impl Stage {
     /// Waits until nothing is kept of any command that waited, as far as the server tells.
     fn wait_until_nothing_is_kept(&self) {
         self.wait_until_blocked(0);
+        self.wait_until_keys_wait(0);
+    }
+
+    /// Waits until as many keys are waited for, where the server tells.
+    fn wait_until_keys_wait(&self, count: u64) {
         if self.is_before_7_2() {
-            return;
+            return self.wait_until_blocked(count.min(1));
         }
         let mut observer = self.client();
         let mut keys = 0;
-        let gone = wait_for(|| {
+        let reached = wait_for(|| {
             keys = info_number(&mut observer, "clients", "total_blocking_keys");
-            keys == 0
+            keys == count
         });
-        assert!(gone, "{keys} keys are still waited for");
+        assert!(reached, "{keys} keys are waited for, and {count} should be");
     }
 
     /// Whether it is a Redis from before 7.2, which words some errors otherwise.
@@ -136,6 +141,8 @@ scenarios! {
     a_group_that_is_gone_ends_the_wait
     a_client_that_leaves_takes_nothing
     client_unblock_ends_a_wait
+    of_pushes_at_once_one_is_taken
+    a_pause_holds_what_would_wake
     what_follows_waits_too
     a_wait_ends_in_time
     waiting_clients_are_listed
@@ -438,6 +445,58 @@ mod play {
         stage.wait_until_nothing_is_kept();
         assert_eq!(run(&mut main, "RPUSH a 1"), "(integer) 1");
         assert_eq!(run(&mut main, "LLEN a"), "(integer) 1");
+    }
+
+    pub(super) fn of_pushes_at_once_one_is_taken(stage: &Stage) {
+        const ROUNDS: usize = 300;
+        let mut main = stage.client();
+        let mut pushers: Vec<_> = ["a", "b", "c", "d"].map(|key| (key, stage.client())).into();
+        let mut waiter = stage.client();
+        let id = run(&mut waiter, "CLIENT ID").replace("(integer) ", "");
+        let mut unanswered = 0;
+        for round in 0..ROUNDS {
+            // It waits already, is on its way, or its time is about to be up.
+            let timeout = ["0", "0.001", "0"][round % 3];
+            send(&mut waiter, &format!("BLPOP a b c d {timeout}"));
+            if timeout == "0" && round % 2 == 0 {
+                stage.wait_until_keys_wait(4);
+            }
+            // Two neighbours in each order, so that some arrive on two executors at once.
+            pushers.rotate_left(1);
+            pushers.swap(0, round % 3);
+            for (key, pusher) in &mut pushers {
+                send(pusher, &format!("RPUSH {key} x"));
+            }
+            if round % 5 == 0 {
+                run(&mut main, &format!("CLIENT UNBLOCK {id}"));
+            }
+            pushers.iter_mut().for_each(|(_, pusher)| drop(reply(pusher)));
+            let taken = usize::from(reply(&mut waiter) != "(nil)");
+            unanswered += 1 - taken;
+            let left = run(&mut main, "DEL a b c d");
+            assert_eq!(left, format!("(integer) {}", 4 - taken), "round {round}");
+        }
+        println!("{unanswered} of {ROUNDS} waits were ended by their time or by CLIENT UNBLOCK");
+        stage.wait_until_nothing_is_kept();
+    }
+
+    pub(super) fn a_pause_holds_what_would_wake(stage: &Stage) {
+        let mut main = stage.client();
+        let mut late = stage.waits("BLPOP a b c d 0.2", 1);
+        let mut waiter = stage.waits("BLPOP a b c d 0", 2);
+        run(&mut main, "CLIENT PAUSE 100000 WRITE");
+        let mut pusher = stage.client();
+        send(&mut pusher, "RPUSH d x");
+        // A client that would begin to wait is held as well.
+        let mut held = stage.client();
+        send(&mut held, "BLPOP d 0");
+        assert_eq!(reply(&mut late), "(nil)", "its time ends in the pause");
+        assert_eq!(run(&mut main, "EXISTS d"), "(integer) 0");
+        run(&mut main, "CLIENT UNPAUSE");
+        assert_eq!(reply(&mut pusher), "(integer) 1");
+        assert_eq!(reply(&mut waiter), "1) \"d\" 2) \"x\"");
+        run(&mut main, "RPUSH d y");
+        assert_eq!(reply(&mut held), "1) \"d\" 2) \"y\"");
     }
 
     pub(super) fn what_follows_waits_too(stage: &Stage) {
