@@ -3,10 +3,11 @@
 //! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64 under each durability, and for
 //! commands on collections and a script at pipeline 16, the medians of three interleaved rounds in thousand requests per second, the ratio,
 //! and the server's CPU seconds per million requests (user and system time of the whole process, from /proc). Redis runs with
-//! `appendonly yes` and `appendfsync everysec` or `always`, Corelane with `durability interval` or `always`. With the argument
-//! `collections` it prints only those. It needs redis-server and redis-benchmark.
+//! `appendonly yes` and `appendfsync everysec` or `always`, Corelane with `durability interval` or `always`. Then come the times of a hand-over by
+//! BLPOP: from sending an RPUSH on one connection to reading the element on another that waits for it. With the argument
+//! `collections` or `blocking` it prints only those. It needs redis-server and redis-benchmark.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,6 +44,9 @@ const VALUE: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv
 const CLIENTS: usize = 50;
 
 const ROUNDS: usize = 3;
+
+/// Elements handed over by BLPOP, one after the other.
+const HAND_OVERS: usize = 10_000;
 
 /// One server of a pair, with the files it may write.
 struct Server {
@@ -116,6 +120,33 @@ impl Server {
         }
     }
 
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server accepts");
+        stream.set_nodelay(true).expect("a TCP socket has the option");
+        stream
+    }
+
+    /// The times of `rounds` hand-overs by BLPOP, in microseconds, sorted.
+    fn hand_over(&self, rounds: usize) -> Vec<f64> {
+        let (mut giver, mut taker) = (self.connect(), self.connect());
+        let mut times_us: Vec<f64> = (0..rounds)
+            .map(|_| {
+                exchange(&mut taker, b"PING\r\n", b"+PONG\r\n");
+                taker.write_all(b"BLPOP queue 0\r\n").expect("the server reads");
+                // Answered behind the BLPOP, which came before it: so that one waits by now.
+                exchange(&mut giver, b"LLEN queue\r\n", b":0\r\n");
+                let began = Instant::now();
+                giver.write_all(b"RPUSH queue element\r\n").expect("the server reads");
+                expect(&mut taker, b"*2\r\n$5\r\nqueue\r\n$7\r\nelement\r\n");
+                let took = began.elapsed();
+                expect(&mut giver, b":1\r\n");
+                took.as_secs_f64() * 1e6
+            })
+            .collect();
+        times_us.sort_by(f64::total_cmp);
+        times_us
+    }
+
     /// User and system time so far, in seconds.
     fn cpu_seconds(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("the server runs");
@@ -162,6 +193,17 @@ impl Server {
     }
 }
 
+fn exchange(stream: &mut TcpStream, command: &[u8], reply: &[u8]) {
+    stream.write_all(command).expect("the server reads");
+    expect(stream, reply);
+}
+
+fn expect(stream: &mut TcpStream, reply: &[u8]) {
+    let mut got = vec![0; reply.len()];
+    stream.read_exact(&mut got).expect("the server answers");
+    assert_eq!(got.escape_ascii().to_string(), reply.escape_ascii().to_string());
+}
+
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
@@ -183,6 +225,22 @@ fn main() {
         (Server::redis("everysec"), Server::corelane("interval")),
         (Server::redis("always"), Server::corelane("always")),
     ];
+    let blocking_only = std::env::args().any(|argument| argument == "blocking");
+    if !blocking_only {
+        compare_rates(&pairs, small);
+    }
+    println!("| BLPOP hand-over | p50, µs | p99, µs |");
+    println!("|---|---|---|");
+    for pair in &pairs {
+        for server in [&pair.0, &pair.1] {
+            let times_us = server.hand_over(if small { 100 } else { HAND_OVERS });
+            let quantile = |share: f64| times_us[((times_us.len() - 1) as f64 * share) as usize];
+            println!("| {} | {:.0} | {:.0} |", server.name, quantile(0.5), quantile(0.99));
+        }
+    }
+}
+
+fn compare_rates(pairs: &[(Server, Server)], small: bool) {
     println!("| | pipeline | redis-server, thousand/s (CPU s per million) | corelane | ratio |");
     println!("|---|---|---|---|---|");
     let collections_only = std::env::args().any(|argument| argument == "collections");

@@ -28,6 +28,7 @@ use crate::storage::redo;
 use crate::storage::shard::Shard;
 use crate::storage::syncer::{SyncReport, Syncer};
 use crate::storage::view::Shards;
+use crate::storage::waiters::Waiters;
 use crate::topology::{self, CoreMap, CoreMapOverrides, CpuId, CpuSet, NodeId, Role, Topology, TopologyError};
 use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -55,7 +56,7 @@ pub struct ServerState {
     /// Which executor is on which core.
     pub core_map: CoreMap,
     /// All clients.
-    pub clients: Clients,
+    pub clients: Arc<Clients>,
     /// Who subscribes to what, and how to reach them from any thread.
     pub pubsub: Arc<PubSub>,
     /// Who is told of keys that it has read.
@@ -224,6 +225,8 @@ pub(crate) struct Stores {
     pub(crate) topology: Topology,
     pub(crate) core_map: CoreMap,
     pub(crate) router: Router,
+    /// Those who are connected: none of an embedded engine.
+    pub(crate) clients: Arc<Clients>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
@@ -380,6 +383,7 @@ impl Stores {
             scripts,
             topology,
             router,
+            clients: Arc::default(),
             resources,
             storage_metrics: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
@@ -450,6 +454,7 @@ impl Stores {
             }
             let mut own = Shards::new(own, shard_count, Arc::clone(&self.tracking));
             own.set_scripts(Arc::clone(&self.scripts), number);
+            own.waiters = Waiters::new(Arc::clone(&self.clients));
             let executor = StorageExecutor::new(ExecutorParts {
                 shards: own,
                 committer,
@@ -826,9 +831,9 @@ pub fn run(
         config_file,
         router: stores.router.clone(),
         core_map: stores.core_map.clone(),
-        clients: Clients::default(),
         pubsub: Arc::clone(&stores.pubsub),
         tracking: Arc::clone(&stores.tracking),
+        clients: Arc::clone(&stores.clients),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))

@@ -27,6 +27,9 @@ const BATCH_BYTES_KEPT: usize = 512 * 1024;
 /// A response that is bound to the commits of more than one shard of its executor.
 pub const SEVERAL_SHARDS: u16 = u16::MAX;
 
+/// In [`Response::more`]: not a reply, but the notice that a command, or a part of one, has found nothing and waits.
+pub const WAITS: u64 = u64::MAX;
+
 /// In which order a storage executor serves what has arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {

@@ -6,7 +6,7 @@ use super::server::REDIS_VERSION;
 use super::table::{COMMANDS, Command};
 use crate::clock;
 use crate::error::CommandError;
-use crate::network::clients::Client;
+use crate::network::clients::{Client, Unblocked};
 use crate::network::pubsub::Kind;
 use crate::network::session::{NetworkContext, ReplyMode, Session};
 use crate::protocol::{Arguments, Version};
@@ -331,6 +331,7 @@ fn state_letters(client: &Client, (in_multi, is_dirty, closing): (bool, bool, bo
         (client.is_subscriber(), 'P'),
         (in_multi, 'x'),
         (is_dirty, 'd'),
+        (client.is_blocked(), 'b'),
         (closing, 'c'),
         (client.is_killed(), 'A'),
         (client.tracking.get() & 1 > 0, 't'),
@@ -670,6 +671,33 @@ pub fn client_pause(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
+/// CLIENT UNBLOCK client-id [TIMEOUT | ERROR]
+pub fn client_unblock(context: &mut NetworkContext<'_>) -> Outcome {
+    let arguments = context.arguments;
+    let how = match arguments.len() {
+        3 => Unblocked::Timeout,
+        4 if is_option(arguments.get(3), "TIMEOUT") => Unblocked::Timeout,
+        4 if is_option(arguments.get(3), "ERROR") => Unblocked::Error,
+        4 => {
+            return Err(CommandError::text(
+                "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
+            ));
+        }
+        _ => {
+            return Err(CommandError::text(format!(
+                "ERR unknown subcommand or wrong number of arguments for '{}'. Try CLIENT HELP.",
+                text(arguments.get(1))
+            )));
+        }
+    };
+    let id = parse_integer(arguments.get(2)).ok_or(CommandError::NotAnInteger)?;
+    let clients = &context.server.clients;
+    let client = u64::try_from(id).ok().and_then(|id| clients.find(id));
+    let unblocked = client.is_some_and(|client| clients.unblock(&client, how));
+    context.reply.integer(i64::from(unblocked));
+    Ok(())
+}
+
 /// CLIENT UNPAUSE
 pub fn client_unpause(context: &mut NetworkContext<'_>) -> Outcome {
     context.server.pause.end();
@@ -731,6 +759,8 @@ const CLIENT_HELP: &[&str] = &[
     "    Control server assisted client side caching.",
     "TRACKINGINFO",
     "    Report tracking status for the current connection.",
+    "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "    Unblock the specified blocked client.",
     "NO-EVICT (ON|OFF)",
     "    Protect current client connection from eviction.",
     "NO-TOUCH (ON|OFF)",

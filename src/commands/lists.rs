@@ -9,7 +9,9 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
 use super::number::parse_integer;
+use super::waiting::{Waiting, timeout_of_seconds};
 use crate::error::CommandError;
+use crate::protocol::Arguments;
 use crate::storage::encoding::{LIST_ORIGIN, Type, list_extra, list_head, list_member};
 use crate::storage::view::View;
 use std::ops::{ControlFlow, Range};
@@ -708,20 +710,52 @@ pub fn lmove(context: &mut Context<'_>) -> Outcome {
         End::parse(context.arguments.get(3))?,
         End::parse(context.arguments.get(4))?,
     );
-    move_generic(context, from, to)
+    move_or_null(context, from, to)
+}
+
+/// BLMOVE source destination LEFT | RIGHT LEFT | RIGHT timeout
+pub fn blmove(context: &mut Context<'_>) -> Outcome {
+    let (from, to) = (
+        End::parse(context.arguments.get(3))?,
+        End::parse(context.arguments.get(4))?,
+    );
+    let timeout_ms = timeout_of_seconds(context.arguments.get(5), context.now_ms)?;
+    move_or_wait(context, (from, to), timeout_ms)
+}
+
+/// BRPOPLPUSH source destination timeout
+pub fn brpoplpush(context: &mut Context<'_>) -> Outcome {
+    let timeout_ms = timeout_of_seconds(context.arguments.get(3), context.now_ms)?;
+    move_or_wait(context, (End::Right, End::Left), timeout_ms)
+}
+
+/// BLMOVE and BRPOPLPUSH, which wait for the source.
+fn move_or_wait(context: &mut Context<'_>, (from, to): (End, End), timeout_ms: u64) -> Outcome {
+    if !move_generic(context, from, to)? {
+        context.reply.null();
+        context.waits = Some(Waiting::for_keys(1..2, Type::List, timeout_ms));
+    }
+    Ok(())
+}
+
+/// LMOVE and RPOPLPUSH.
+fn move_or_null(context: &mut Context<'_>, from: End, to: End) -> Outcome {
+    if !move_generic(context, from, to)? {
+        context.reply.null();
+    }
+    Ok(())
 }
 
 /// RPOPLPUSH source destination
 pub fn rpoplpush(context: &mut Context<'_>) -> Outcome {
-    move_generic(context, End::Right, End::Left)
+    move_or_null(context, End::Right, End::Left)
 }
 
-/// LMOVE and RPOPLPUSH.
-fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Outcome {
+/// LMOVE, RPOPLPUSH and those that wait; false without a reply if there is nothing to move.
+fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Result<bool, CommandError> {
     let (source_key, target_key) = (context.arguments.get(1), context.arguments.get(2));
     let Some(mut source) = List::open(context, source_key)? else {
-        context.reply.null();
-        return Ok(());
+        return Ok(false);
     };
     let element = if source_key == target_key {
         // Within one list, which is never empty meanwhile, so that it keeps its deadline.
@@ -740,35 +774,105 @@ fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Outcome {
         element
     };
     context.reply.bulk(&element);
+    Ok(true)
+}
+
+/// BLPOP key [key …] timeout
+pub fn blpop(context: &mut Context<'_>) -> Outcome {
+    pop_or_wait(context, End::Left)
+}
+
+/// BRPOP key [key …] timeout
+pub fn brpop(context: &mut Context<'_>) -> Outcome {
+    pop_or_wait(context, End::Right)
+}
+
+/// BLPOP and BRPOP.
+fn pop_or_wait(context: &mut Context<'_>, end: End) -> Outcome {
+    let arguments = context.arguments;
+    let keys = 1..arguments.len() - 1;
+    let timeout_ms = timeout_of_seconds(arguments.get(keys.end), context.now_ms)?;
+    for key in arguments.iter().skip(keys.start).take(keys.len()) {
+        if let Some(mut list) = List::open(context, key)? {
+            let element = list.pop(context, end)?;
+            list.save(context)?;
+            context.reply.array(2);
+            context.reply.bulk(key);
+            context.reply.bulk(&element);
+            return Ok(());
+        }
+    }
+    context.reply.null_array();
+    context.waits = Some(Waiting::for_keys(keys, Type::List, timeout_ms));
     Ok(())
 }
 
 /// LMPOP numkeys key [key …] LEFT | RIGHT [COUNT count]
 pub fn lmpop(context: &mut Context<'_>) -> Outcome {
-    let arguments = context.arguments;
-    let key_count = at_least(arguments.get(1), 1, "ERR numkeys should be greater than 0")?;
-    let key_count = usize::try_from(key_count).map_err(|_| CommandError::Syntax)?;
-    if key_count >= arguments.len() - 2 {
-        return Err(CommandError::Syntax);
+    let options = MultiPop::parse(context.arguments)?;
+    if !options.pop(context, context.arguments)? {
+        context.reply.null_array();
     }
-    let end = End::parse(arguments.get(2 + key_count))?;
-    let mut count = None;
-    let mut rest = arguments.iter().skip(3 + key_count);
-    while let Some(option) = rest.next() {
-        let argument = rest.next().ok_or(CommandError::Syntax)?;
-        if count.is_some() || !is_option(option, "COUNT") {
+    Ok(())
+}
+
+/// BLMPOP timeout numkeys key [key …] LEFT | RIGHT [COUNT count]
+pub fn blmpop(context: &mut Context<'_>) -> Outcome {
+    // From the timeout on they are as LMPOP's from its name on.
+    let arguments = context.arguments.from(1);
+    let options = MultiPop::parse(arguments)?;
+    let timeout_ms = timeout_of_seconds(arguments.get(0), context.now_ms)?;
+    if !options.pop(context, arguments)? {
+        context.reply.null_array();
+        let keys = 3..3 + options.key_count;
+        context.waits = Some(Waiting::for_keys(keys, Type::List, timeout_ms));
+    }
+    Ok(())
+}
+
+/// What LMPOP and BLMPOP were asked.
+struct MultiPop {
+    key_count: usize,
+    end: End,
+    count: u64,
+}
+
+impl MultiPop {
+    /// Reads LMPOP's arguments.
+    fn parse(arguments: Arguments<'_>) -> Result<MultiPop, CommandError> {
+        let key_count = at_least(arguments.get(1), 1, "ERR numkeys should be greater than 0")?;
+        let key_count = usize::try_from(key_count).map_err(|_| CommandError::Syntax)?;
+        if key_count >= arguments.len() - 2 {
             return Err(CommandError::Syntax);
         }
-        count = Some(at_least(argument, 1, "ERR count should be greater than 0")?);
-    }
-    for key in arguments.iter().skip(2).take(key_count) {
-        if let Some(mut list) = List::open(context, key)? {
-            context.reply.array(2);
-            context.reply.bulk(key);
-            let count = count.unwrap_or(1).min(list.len());
-            return list.pop_into_reply(context, end, count);
+        let end = End::parse(arguments.get(2 + key_count))?;
+        let mut count = None;
+        let mut rest = arguments.iter().skip(3 + key_count);
+        while let Some(option) = rest.next() {
+            let argument = rest.next().ok_or(CommandError::Syntax)?;
+            if count.is_some() || !is_option(option, "COUNT") {
+                return Err(CommandError::Syntax);
+            }
+            count = Some(at_least(argument, 1, "ERR count should be greater than 0")?);
         }
+        Ok(MultiPop {
+            key_count,
+            end,
+            count: count.unwrap_or(1),
+        })
     }
-    context.reply.null_array();
-    Ok(())
+
+    /// Pops from the first list that is there; false without a reply if there is none.
+    fn pop(&self, context: &mut Context<'_>, arguments: Arguments<'_>) -> Result<bool, CommandError> {
+        for key in arguments.iter().skip(2).take(self.key_count) {
+            if let Some(mut list) = List::open(context, key)? {
+                context.reply.array(2);
+                context.reply.bulk(key);
+                let count = self.count.min(list.len());
+                list.pop_into_reply(context, self.end, count)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }

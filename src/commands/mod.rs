@@ -33,6 +33,7 @@ pub mod strings;
 pub mod table;
 pub mod tracking;
 pub mod transactions;
+pub mod waiting;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
@@ -40,6 +41,7 @@ use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
 use effects::{Effects, EffectsMark};
+use waiting::Waiting;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
 /// itself, so it can be dropped and run again.
@@ -67,6 +69,8 @@ pub struct Context<'a> {
     pub effects: &'a mut Effects,
     /// The rest of a large reply, which is written when the client has taken the first part.
     pub pieces: Option<Pieces>,
+    /// Set by a command that has nothing to give yet. Its reply is what it answers where it may not wait.
+    pub waits: Option<Waiting>,
 }
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
@@ -103,6 +107,7 @@ impl Context<'_> {
             is_inner: true,
             effects: self.effects,
             pieces: None,
+            waits: None,
         };
         let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
             Some(pieces) => pieces.write_whole(&mut inner.reply),
@@ -158,6 +163,7 @@ impl Context<'_> {
             is_inner: true,
             effects: self.effects,
             pieces: None,
+            waits: None,
         };
         let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
             Some(pieces) => pieces.write_whole(&mut inner.reply),

@@ -11,6 +11,7 @@ use super::server::help;
 use super::streams::{
     ALL_IDS, Entries, ReadOptions, ReadReply, Stream, any_id, damaged, range_end, range_start, reply_id, strict_id,
 };
+use super::waiting::Waiting;
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::protocol::{Arguments, Reply};
@@ -540,6 +541,12 @@ pub fn xreadgroup(context: &mut Context<'_>) -> Outcome {
         if position.is_some() || !found.ids.is_empty() {
             answer.add(version, key, &found);
         }
+    }
+    if answer.is_empty() {
+        context.waits = options.waiting().map(|waiting| Waiting {
+            without_key: true,
+            ..waiting
+        });
     }
     answer.finish(&mut context.reply);
     Ok(())

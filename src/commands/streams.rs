@@ -5,6 +5,7 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction, Part};
 use super::number::parse_unsigned;
+use super::waiting::{Waiting, timeout_of_milliseconds};
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
@@ -653,6 +654,8 @@ pub(super) struct ReadOptions<'a> {
     pub group: Option<(&'a [u8], &'a [u8])>,
     /// Whether what is delivered counts as acknowledged.
     pub acknowledged: bool,
+    /// How long it waits for an entry, in milliseconds (0: for ever); `None` if it does not.
+    pub block_ms: Option<u64>,
     arguments: Arguments<'a>,
     /// The places of the keys; as many ids follow.
     keys: std::ops::Range<usize>,
@@ -669,6 +672,7 @@ impl<'a> ReadOptions<'a> {
             count_max: u64::MAX,
             group: None,
             acknowledged: false,
+            block_ms: None,
             arguments,
             keys: 0..0,
         };
@@ -677,7 +681,7 @@ impl<'a> ReadOptions<'a> {
             let argument = arguments.get(place);
             let more = arguments.len() - place - 1;
             if more >= 1 && is_option(argument, "BLOCK") {
-                check_block_timeout(arguments.get(place + 1), now_ms)?;
+                options.block_ms = Some(timeout_of_milliseconds(arguments.get(place + 1), now_ms)?);
                 place += 1;
             } else if more >= 1 && is_option(argument, "COUNT") {
                 let count = integer(arguments.get(place + 1))?;
@@ -706,6 +710,12 @@ impl<'a> ReadOptions<'a> {
         }
     }
 
+    /// What a command waits for that has found nothing, if it was asked to wait: an entry in any of its streams.
+    pub(super) fn waiting(&self) -> Option<Waiting> {
+        let timeout_ms = self.block_ms?;
+        Some(Waiting::for_keys(self.keys.clone(), Type::Stream, timeout_ms))
+    }
+
     /// The keys, each with the text of its id.
     pub(super) fn streams(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let (arguments, count) = (self.arguments, self.keys.len());
@@ -731,18 +741,6 @@ fn group_only(for_group: bool, option: &str) -> Outcome {
     }
 }
 
-/// BLOCK's argument is checked, and no more: a command that may not wait answers as if its time were up.
-fn check_block_timeout(text: &[u8], now_ms: u64) -> Outcome {
-    let timeout_ms = integer(text).map_err(|_| CommandError::text("ERR timeout is not an integer or out of range"))?;
-    if timeout_ms < 0 {
-        return Err(CommandError::text("ERR timeout is negative"));
-    }
-    match timeout_ms.checked_add(now_ms as i64) {
-        Some(_) => Ok(()),
-        None => Err(CommandError::text("ERR timeout is out of range")),
-    }
-}
-
 /// The reply to XREAD and XREADGROUP while it grows: the streams that have something.
 #[derive(Default)]
 pub(super) struct ReadReply {
@@ -758,6 +756,11 @@ impl ReadReply {
         reply.array(entries.ids.len());
         reply.raw(&entries.replies);
         self.streams += 1;
+    }
+
+    /// Whether no stream has anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams == 0
     }
 
     /// Writes the reply: a map in RESP3, pairs in RESP2, and nothing at all without streams.
@@ -808,12 +811,23 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
     }
     let version = context.reply.version();
     let mut answer = ReadReply::default();
-    for ((key, _), position) in options.streams().zip(positions) {
+    for ((key, _), position) in options.streams().zip(positions.iter().copied()) {
         let Some(stream) = context.stream(key)? else { continue };
         let found = context.entries_after(&stream, position, options.count_max)?;
         if !found.ids.is_empty() {
             answer.add(version, key, &found);
         }
+    }
+    if answer.is_empty() {
+        context.waits = options.waiting().map(|waiting| Waiting {
+            // The last entry of now, not of the time when the next comes.
+            replaced: positions
+                .iter()
+                .enumerate()
+                .map(|(number, position)| (waiting.keys.end + number, position.to_string().into_bytes()))
+                .collect(),
+            ..waiting
+        });
     }
     answer.finish(&mut context.reply);
     Ok(())

@@ -8,6 +8,7 @@ use super::sorted_sets::{algebra, members, ranges};
 use super::{
     Handler, bits, connection, dump, field_expiry, functions, geo, hashes, hyperloglog, keys, lists, persistence,
     pubsub, scripting, server, sets, sort, stream_deletion, stream_groups, streams, strings, tracking, transactions,
+    waiting,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -398,9 +399,11 @@ impl Command {
         add(!self.flags.has(FAST), "slow");
         add(self.flags.has(BLOCKING), "blocking");
         add(self.flags.has(ADMIN) || self.flags.has(DANGEROUS), "dangerous");
-        // COMMAND is about the connection, says Redis.
+        // COMMAND and WAIT are about the connection, says Redis.
         add(
-            self.group == "connection" && !is_container || self.name.starts_with("command"),
+            self.group == "connection" && !is_container
+                || self.name.starts_with("command")
+                || WAITS_FOR_COPIES.contains(&self.name),
             "connection",
         );
         add(self.group == "scripting" && !is_container, "scripting");
@@ -410,6 +413,9 @@ impl Command {
 
 /// Commands that are in the families of what they sort.
 const SORTS: [&str; 2] = ["sort", "sort_ro"];
+
+/// Commands that wait until the connection's writes are on disk or elsewhere.
+const WAITS_FOR_COPIES: [&str; 2] = ["wait", "waitaof"];
 
 const KEYSPACE_WITHOUT_KEYS: [&str; 8] = [
     "dbsize",
@@ -455,6 +461,8 @@ const fn or(a: Flags, b: Flags) -> Flags {
 const READ_FAST: Flags = or(READ, FAST);
 const WRITE_FAST: Flags = or(WRITE, FAST);
 const WRITE_OOM: Flags = or(WRITE, DENY_OOM);
+const BLOCKING_WRITE: Flags = or(WRITE, BLOCKING);
+const BLOCKING_OOM: Flags = or(BLOCKING_WRITE, DENY_OOM);
 const WRITE_OOM_FAST: Flags = or(WRITE_OOM, FAST);
 /// Commands about the connection or the server: allowed in every state.
 const SESSION: Flags = or(or(NO_SCRIPT, LOADING), STALE);
@@ -522,6 +530,11 @@ pub static COMMANDS: &[Command] = &[
     command("hvals",          2, READ,            Keys::at(1),          Shard(hashes::hvals),              ("hash", "2.0.0", "Returns all values in a hash.")),
 
     // Lists.
+    command("blmove",         6, BLOCKING_OOM,     Keys::range(1, 2, 1), Transaction(lists::blmove),        ("list", "6.2.0", "Pops an element from a list, pushes it to another list and returns it. Blocks until an element is available otherwise. Deletes the list if the last element was moved.")),
+    command("blmpop",        -5, BLOCKING_WRITE, Keys::none().and(MoreKeys::Counted(2)), Transaction(lists::blmpop), ("list", "7.0.0", "Pops the first element from one of multiple lists. Blocks until an element is available otherwise. Deletes the list if the last element was popped.")),
+    command("blpop",         -3, BLOCKING_WRITE,   Keys::range(1, -2, 1), Transaction(lists::blpop),        ("list", "2.0.0", "Removes and returns the first element in a list. Blocks until an element is available otherwise. Deletes the list if the last element was popped.")),
+    command("brpop",         -3, BLOCKING_WRITE,   Keys::range(1, -2, 1), Transaction(lists::brpop),        ("list", "2.0.0", "Removes and returns the last element in a list. Blocks until an element is available otherwise. Deletes the list if the last element was popped.")),
+    command("brpoplpush",     4, BLOCKING_OOM,     Keys::range(1, 2, 1), Transaction(lists::brpoplpush),    ("list", "2.2.0", "Pops an element from a list, pushes it to another list and returns it. Block until an element is available otherwise. Deletes the list if the last element was popped.")),
     command("lindex",         3, READ,            Keys::at(1),          Shard(lists::lindex),              ("list", "1.0.0", "Returns an element from a list by its index.")),
     command("linsert",        5, WRITE_OOM,       Keys::at(1),          Shard(lists::linsert),             ("list", "2.2.0", "Inserts an element before or after another element in a list.")),
     command("llen",           2, READ_FAST,       Keys::at(1),          Shard(lists::llen),                ("list", "1.0.0", "Returns the length of a list.")),
@@ -560,6 +573,9 @@ pub static COMMANDS: &[Command] = &[
     command("sunionstore",   -3, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(sets::sunionstore),    ("set", "1.0.0", "Stores the union of multiple sets in a key.")),
 
     // Sorted sets.
+    command("bzmpop",          -5, BLOCKING_WRITE, Keys::none().and(MoreKeys::Counted(2)), Transaction(members::bzmpop), ("sorted-set", "7.0.0", "Removes and returns a member by score from one or more sorted sets. Blocks until a member is available otherwise. Deletes the sorted set if the last element was popped.")),
+    command("bzpopmax",        -3, or(BLOCKING_WRITE, FAST), Keys::range(1, -2, 1), Transaction(members::bzpopmax), ("sorted-set", "5.0.0", "Removes and returns the member with the highest score from one or more sorted sets. Blocks until a member available otherwise.  Deletes the sorted set if the last element was popped.")),
+    command("bzpopmin",        -3, or(BLOCKING_WRITE, FAST), Keys::range(1, -2, 1), Transaction(members::bzpopmin), ("sorted-set", "5.0.0", "Removes and returns the member with the lowest score from one or more sorted sets. Blocks until a member is available otherwise. Deletes the sorted set if the last element was popped.")),
     command("zadd",            -4, WRITE_OOM_FAST, Keys::at(1),          Shard(members::zadd),              ("sorted-set", "1.2.0", "Adds one or more members to a sorted set, or updates their scores. Creates the key if it doesn't exist.")),
     command("zcard",            2, READ_FAST,      Keys::at(1),          Shard(members::zcard),             ("sorted-set", "1.2.0", "Returns the number of members in a sorted set.")),
     command("zcount",           4, READ_FAST,      Keys::at(1),          Shard(ranges::zcount),             ("sorted-set", "2.0.0", "Returns the count of members in a sorted set that have scores within a range.")),
@@ -686,6 +702,8 @@ pub static COMMANDS: &[Command] = &[
     command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),
     command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
     command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Transaction(keys::del),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
+    command("wait",             3, BLOCKING,        Keys::none(),         Network(waiting::wait),            ("generic", "3.0.0", "Blocks until the asynchronous replication of all preceding write commands sent by the connection is completed.")),
+    command("waitaof",          4, BLOCKING,        Keys::none(),         Network(waiting::waitaof),         ("generic", "7.2.0", "Blocks until all of the preceding write commands sent by the connection are written to the append-only file of the master and/or replicas.")),
 
     // Transactions.
     command("discard",          1, SESSION_FAST,    Keys::none(),         Network(transactions::discard),    ("transactions", "2.0.0", "Discards a transaction.")),
@@ -729,6 +747,7 @@ pub static COMMANDS: &[Command] = &[
     command("client|setname",   3, SESSION,         Keys::none(),         Network(connection::client_setname), ("connection", "2.6.9", "Sets the connection name.")),
     command("client|tracking", -3, SESSION,         Keys::none(),         Network(tracking::client_tracking), ("connection", "6.0.0", "Controls server-assisted client-side caching for the connection.")),
     command("client|trackinginfo", 2, SESSION,         Keys::none(),         Network(tracking::client_trackinginfo), ("connection", "6.2.0", "Returns information about server-assisted client-side caching for the connection.")),
+    command("client|unblock",  -3, ADMINISTRATION,  Keys::none(),         Network(connection::client_unblock), ("connection", "5.0.0", "Unblocks a client blocked by a blocking command from a different connection.")),
     command("client|unpause",   2, ADMINISTRATION,  Keys::none(),         Network(connection::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
     command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection::echo),         ("connection", "1.0.0", "Returns the given string.")),
     command("hello",           -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),
@@ -864,6 +883,25 @@ pub static WATCHES_DROP: Command = command(
     Shard(transactions::watches_drop),
     ("", "", ""),
 );
+/// Asks whether all that was written so far is on disk, or to be told when it is (WAITAOF).
+pub static WAIT_DURABLE: Command = command(
+    "wait|durable",
+    2,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(waiting::wait_durable),
+    ("", "", ""),
+);
+/// What a network executor says when a command that waits was answered elsewhere, or its client is gone.
+pub static WAITERS_DROP: Command = command(
+    "waiters|drop",
+    3,
+    or(READ, INTERNAL),
+    Keys::none(),
+    Shard(waiting::drop_waiters),
+    ("", "", ""),
+);
+
 type RowsByName = HashMap<&'static [u8], &'static Command, foldhash::fast::RandomState>;
 
 fn rows_by_name(subcommands: bool) -> RowsByName {

@@ -68,8 +68,23 @@ pub struct Client {
     /// CLIENT NO-TOUCH.
     pub no_touch: AtomicBool,
     killed: AtomicBool,
+    /// The blocking command that it waits for: see [`Client::begin_wait`].
+    wait: AtomicU64,
+    unblocked: Mutex<Option<Unblocked>>,
     names: Mutex<Names>,
 }
+
+/// How CLIENT UNBLOCK ends a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unblocked {
+    /// As if its time were up.
+    Timeout,
+    /// With an error.
+    Error,
+}
+
+/// Set in [`Client::wait`] once the command waits somewhere.
+const IS_BLOCKED: u64 = 1;
 
 /// What a client calls itself.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +113,73 @@ impl Client {
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Relaxed)
     }
+
+    /// A blocking command begins. Several executors may come to answer it, and a timeout and CLIENT UNBLOCK too; whoever
+    /// succeeds in [`Client::claim`] does.
+    pub fn begin_wait(&self, ticket: Ticket) {
+        self.wait.store(ticket.bits(), Ordering::Release);
+    }
+
+    /// Whether the answer to a command is still open.
+    pub fn awaits(&self, ticket: Ticket) -> bool {
+        self.wait.load(Ordering::Acquire) & !IS_BLOCKED == ticket.bits()
+    }
+
+    /// Takes it upon the caller to answer a command; false if somebody else has.
+    pub fn claim(&self, ticket: Ticket) -> bool {
+        let open = |wait: u64| (wait & !IS_BLOCKED == ticket.bits()).then_some(0);
+        self.wait
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, open)
+            .is_ok()
+    }
+
+    /// A command found nothing and waits.
+    pub fn note_blocked(&self, ticket: Ticket) {
+        let bits = ticket.bits();
+        // Lost only against somebody who has claimed it meanwhile.
+        let _ = self
+            .wait
+            .compare_exchange(bits, bits | IS_BLOCKED, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Whether it waits in a blocking command.
+    pub fn is_blocked(&self) -> bool {
+        self.wait.load(Ordering::Acquire) & IS_BLOCKED != 0
+    }
+
+    /// How CLIENT UNBLOCK has ended its wait, if it was not told yet.
+    pub fn take_unblocked(&self) -> Option<Unblocked> {
+        self.unblocked
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take()
+    }
+}
+
+/// The number of a blocking command among those of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u32);
+
+impl Ticket {
+    /// That of the command with a number on its connection.
+    pub fn of(sequence: u32) -> Ticket {
+        Ticket(sequence)
+    }
+
+    /// Never 0, and even.
+    fn bits(self) -> u64 {
+        (u64::from(self.0) + 1) << 1
+    }
+
+    /// As it travels between executors.
+    pub fn to_be_bytes(self) -> [u8; 4] {
+        self.0.to_be_bytes()
+    }
+
+    /// What [`Ticket::to_be_bytes`] made.
+    pub fn from_be_bytes(bytes: [u8; 4]) -> Ticket {
+        Ticket(u32::from_be_bytes(bytes))
+    }
 }
 
 /// All clients of the server.
@@ -106,6 +188,7 @@ pub struct Clients {
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
     last_id: AtomicU64,
     kills: AtomicU64,
+    unblocks: AtomicU64,
 }
 
 impl Clients {
@@ -151,6 +234,8 @@ impl Clients {
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            wait: AtomicU64::new(0),
+            unblocked: Mutex::default(),
             names: Mutex::default(),
         });
         client.version.set(2);
@@ -174,6 +259,24 @@ impl Clients {
     /// All clients, oldest first.
     pub fn all(&self) -> Vec<Arc<Client>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Ends a client's wait; false if it does not wait. Its executor tells it within its housekeeping interval.
+    pub fn unblock(&self, client: &Client, how: Unblocked) -> bool {
+        let blocked = |wait: u64| (wait & IS_BLOCKED != 0).then_some(0);
+        // Held until the reason is there, so that nobody sees the claim without it.
+        let mut unblocked = client.unblocked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let claimed = client.wait.fetch_update(Ordering::AcqRel, Ordering::Acquire, blocked);
+        if claimed.is_ok() {
+            *unblocked = Some(how);
+            self.unblocks.fetch_add(1, Ordering::Release);
+        }
+        claimed.is_ok()
+    }
+
+    /// How many waits were ended by CLIENT UNBLOCK so far: an executor looks for its own when this has changed.
+    pub fn unblocks(&self) -> u64 {
+        self.unblocks.load(Ordering::Acquire)
     }
 
     /// How many there are.

@@ -4,10 +4,11 @@
 use super::clients::Client;
 use super::merging::Merging;
 use super::multi::Executing;
-use super::session::Session;
+use super::session::{Session, Until};
 use super::socket;
+use crate::commands::table::Command;
 use crate::config::OutputBufferLimit;
-use crate::protocol::Parser;
+use crate::protocol::{OwnedArguments, Parser};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -57,6 +58,23 @@ pub(super) struct PiecesOut {
     pub(super) is_asked: bool,
     /// What is here and cannot be sent yet, because earlier replies are not.
     pub(super) waiting: Vec<u8>,
+}
+
+/// A command that may wait.
+pub(super) struct WaitOut {
+    pub(super) command: &'static Command,
+    /// Its number on the connection.
+    pub(super) sequence: u32,
+    /// The storage executors that it was sent to.
+    pub(super) links: Vec<usize>,
+    /// Those that it is still to be sent to, one after the other, with its keys there.
+    pub(super) visits: VecDeque<(usize, OwnedArguments)>,
+    /// The storage executors that have not said yet whether all is on disk (WAITAOF).
+    pub(super) durable_left: usize,
+    /// What ends its wait beside an answer from a storage executor.
+    pub(super) until: Until,
+    /// What it is answered when its time is up.
+    pub(super) late_reply: Vec<u8>,
 }
 
 /// One command that was read and not answered.
@@ -272,6 +290,10 @@ pub(super) struct Connection {
     /// The last command is a transaction whose writes are not on their way yet, or an EXEC that may change the session: the
     /// next must wait.
     pub(super) coordinating: Cell<bool>,
+    /// The last command may have to wait for something to happen: nothing that follows is run.
+    pub(super) waiting: RefCell<Option<WaitOut>>,
+    /// Wakes the reading task when a command that waited was answered and others are here already.
+    pub(super) answered: RefCell<Option<Waker>>,
     /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.
     pub(super) is_full: Cell<bool>,
     /// Wakes the reading task when the last pending reply is there.
@@ -307,6 +329,22 @@ impl Connection {
             socket::shutdown(self.socket);
         }
         self.wake_reader();
+    }
+
+    /// Whether the last command may have to wait: nothing that follows is run.
+    #[inline]
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.borrow().is_some()
+    }
+
+    /// The command with a number was answered: takes what is known of its wait, if it is the one that may wait.
+    pub(super) fn end_wait(&self, sequence: u32) -> Option<WaitOut> {
+        let mut waiting = self.waiting.borrow_mut();
+        let ended = waiting.take_if(|waiting| waiting.sequence == sequence)?;
+        if let Some(waker) = self.answered.borrow_mut().take() {
+            waker.wake();
+        }
+        Some(ended)
     }
 
     pub(super) fn wake_reader(&self) {

@@ -10,7 +10,7 @@
 //! A client that goes away changes nothing: a transaction belongs to the executor, and ends.
 
 use super::connection::{Awaited, Connection};
-use super::dispatch::{APPLY_DEADLINE, OwnedArguments, reply_suppressed};
+use super::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
 use super::multi::Executing;
@@ -23,11 +23,13 @@ use crate::commands::table::{
     TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
 };
 use crate::commands::transactions::parts_of_exec;
+use crate::commands::waiting::Waiting;
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
 use crate::observe::metrics::count_error;
-use crate::protocol::{Arguments, Reply};
+use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::storage::database::{Column, Direction};
+use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, Member, Range, Remote};
 use crate::storage::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
@@ -126,6 +128,8 @@ struct Coordination {
     /// What the handler did beside writing: given out when all is written.
     effects: Effects,
     merging: Option<Merging>,
+    /// It has found nothing and waits for streams.
+    waits: Option<Waiting>,
     reply: Vec<u8>,
     parts: Vec<Part>,
     took_ns: u64,
@@ -171,7 +175,7 @@ impl NetworkExecutor {
         places: Option<Vec<Place>>,
         deadline: Instant,
     ) {
-        let asked = (command, work, OwnedArguments::of(arguments));
+        let asked = (command, work, OwnedArguments::of(arguments.iter()));
         self.coordinate_exec(connection, asked, places, None, deadline);
     }
 
@@ -231,6 +235,7 @@ impl NetworkExecutor {
                 ..Effects::default()
             },
             merging,
+            waits: None,
             reply: Vec::new(),
             parts: Vec::new(),
             took_ns: 0,
@@ -640,6 +645,11 @@ impl NetworkExecutor {
             return connection.abort();
         }
         let mut coordination = coordination;
+        if let Some(waiting) = coordination.waits.take().filter(|_| coordination.error.is_none()) {
+            self.let_go(&coordination);
+            let (command, sequence) = (coordination.command, coordination.sequence);
+            return self.wait_for_streams(&connection, command, sequence, coordination.arguments.get(), &waiting);
+        }
         if let Some(exec) = coordination.exec.take() {
             connection.session.borrow_mut().transaction.forget(&exec.watched_links);
             self.forget_watches(&connection);
@@ -801,9 +811,21 @@ impl Coordination {
             is_inner: false,
             effects: &mut self.effects,
             pieces: None,
+            waits: None,
         };
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
-        std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal))
+        let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
+        match context.waits.take() {
+            Some(waiting) if outcome.is_ok() && waiting.kind == Type::Stream => {
+                self.waits = Some(waiting);
+                Ok(())
+            }
+            // A move that has found nothing would have to be woken by one executor and run on two.
+            Some(_) => outcome.and(Err(CommandError::text(
+                "ERR a move between storage executors cannot wait; give the keys one {hash tag}",
+            ))),
+            None => outcome,
+        }
     }
 }
 

@@ -5,19 +5,20 @@ use super::coordination::{STEPS_FROM, Work};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
 use super::monitor;
-use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session};
-use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
+use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session, WaitHere};
+use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
 use crate::channel::router::Slot;
 use crate::commands::keys;
 use crate::commands::table::{
-    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES, PUBSUB,
-    READ, RUNS_SCRIPT, Runs, WRITE,
+    self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES,
+    PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WRITE,
 };
+use crate::commands::waiting::may_wait;
 use crate::config::Durability;
 use crate::error::CommandError;
 use crate::observe::metrics::count_error;
 use crate::protocol::reply::Version;
-use crate::protocol::{Arguments, Reply, Span};
+use crate::protocol::{Arguments, Reply};
 use crate::storage::executor::reactor_turn;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -33,31 +34,12 @@ pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 /// time that takes.
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
-/// A command's own copy of its arguments.
-#[derive(Default)]
-pub(super) struct OwnedArguments {
-    bytes: Vec<u8>,
-    spans: Vec<Span>,
-}
-
-impl OwnedArguments {
-    pub(super) fn of(arguments: Arguments<'_>) -> OwnedArguments {
-        let mut owned = OwnedArguments::default();
-        arguments.iter().for_each(|argument| owned.push(argument));
-        owned
-    }
-
-    pub(super) fn push(&mut self, argument: &[u8]) {
-        self.spans.push(Span {
-            start: self.bytes.len() as u32,
-            len: argument.len() as u32,
-        });
-        self.bytes.extend_from_slice(argument);
-    }
-
-    pub(super) fn get(&self) -> Arguments<'_> {
-        Arguments::new(&self.bytes, &self.spans)
-    }
+/// Why the reply of a handler that ran here is not given at once.
+pub(super) enum Later {
+    /// Work on another thread makes it.
+    Work(Deferred),
+    /// The command waits for something.
+    Wait(WaitHere),
 }
 
 /// What to do after a command was taken.
@@ -139,6 +121,12 @@ impl NetworkExecutor {
         }
         if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
             self.refuse(connection, Some(command), &self.server.scripts.busy_error());
+            return Taken::Yes;
+        }
+        if command.flags.has(BLOCKING)
+            && may_wait(command.name, arguments)
+            && self.send_blocking(connection, command, arguments, deadline)
+        {
             return Taken::Yes;
         }
         match command.runs {
@@ -227,7 +215,7 @@ impl NetworkExecutor {
     /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to several of its
     /// shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk they take the longer
     /// way.
-    fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
+    pub(super) fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         // Without keys the handler has an error to tell, anywhere.
         let keys = command.keys.of(arguments);
         self.only_link_of(keys, command.may_write()).unwrap_or(Some(0))
@@ -290,10 +278,11 @@ impl NetworkExecutor {
     ) {
         let suppressed = reply_suppressed(connection);
         let began = Instant::now();
-        let (bytes, deferred, suppressed) = self.call_here(connection, command, handler, arguments, suppressed);
+        let (bytes, later, suppressed) = self.call_here(connection, command, handler, arguments, suppressed);
         self.forget_watches(connection);
-        match deferred {
-            Some(work) => {
+        match later {
+            Some(Later::Wait(wait)) => self.wait_here(connection, command, (bytes, suppressed), wait),
+            Some(Later::Work(work)) => {
                 let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
                 self.run_elsewhere(connection, command, sequence, work);
             }
@@ -304,8 +293,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Calls a handler of this executor. Returns its reply, the blocking work that makes the reply instead, and whether
-    /// the client gets it: `suppressed`, unless the command itself changes that.
+    /// Calls a handler of this executor. Returns its reply, why that is not given at once, and whether the client gets it:
+    /// `suppressed`, unless the command itself changes that.
     pub(super) fn call_here(
         &self,
         connection: &Connection,
@@ -313,9 +302,9 @@ impl NetworkExecutor {
         handler: NetworkHandler,
         arguments: Arguments<'_>,
         suppressed: bool,
-    ) -> (Vec<u8>, Option<Deferred>, bool) {
+    ) -> (Vec<u8>, Option<Later>, bool) {
         let mut bytes = Vec::new();
-        let (outcome, deferred, mode) = {
+        let (outcome, later, mode) = {
             let mut session = connection.session.borrow_mut();
             let version = session.version;
             let mut context = NetworkContext {
@@ -326,11 +315,13 @@ impl NetworkExecutor {
                 subscriptions: &self.subscriptions,
                 command,
                 deferred: None,
+                waits: None,
             };
             let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
             let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
-            let deferred = context.deferred.take();
-            (outcome, deferred, session.reply_mode)
+            let waits = context.waits.take().map(Later::Wait);
+            let later = context.deferred.take().map(Later::Work).or(waits);
+            (outcome, later, session.reply_mode)
         };
         // CLIENT REPLY ON answers itself although replies were off; OFF and SKIP do not answer.
         let suppressed = match (command.name, mode) {
@@ -346,7 +337,7 @@ impl NetworkExecutor {
             bytes.clear();
             Reply::new(&mut bytes, Version::Resp2).error(error.to_string());
         }
-        (bytes, deferred.filter(|_| outcome.is_ok()), suppressed)
+        (bytes, later.filter(|_| outcome.is_ok()), suppressed)
     }
 
     /// Answers a command at once, behind those that are still out.
@@ -455,7 +446,10 @@ impl NetworkExecutor {
             .filter(|connection| connection.generation == response.id.generation && !connection.closed.get());
         let Some(connection) = connection.map(Rc::clone) else {
             drop(connections);
-            return self.drop_pieces(batch.link, response.more);
+            return match response.more {
+                WAITS => {}
+                number => self.drop_pieces(batch.link, number),
+            };
         };
         drop(connections);
         if batch.priority == Priority::Low {
@@ -469,6 +463,15 @@ impl NetworkExecutor {
             return;
         }
         let sequence = response.id.sequence;
+        if connection.is_waiting() {
+            if response.more == WAITS {
+                return self.visit_next(&connection, sequence);
+            }
+            if std::ptr::eq(response.command, &WAIT_DURABLE) {
+                return self.take_durable(&connection, sequence, batch.reply(response));
+            }
+            self.after_wait(&connection, sequence, Some(batch.link));
+        }
         let mut replies = connection.replies.borrow_mut();
         let Some(slot) = replies.slot(sequence) else { return };
         match &mut slot.awaited {

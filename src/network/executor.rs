@@ -40,6 +40,9 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 /// A frame that is longer than a read is read in pieces of at most this.
 const READ_FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// What is read at once of a client that waits in a blocking command, and has sent others already: thousands may.
+const READ_BEHIND_WAIT_BYTES: usize = 4096;
+
 /// Replies of one box that are sent on before the next box is taken in: so a client that does not read is noticed within
 /// that much of its limit.
 const REPLY_BYTES_SENT_AT_ONCE: usize = 1 << 20;
@@ -150,6 +153,7 @@ pub struct NetworkExecutor {
     read_buffer: RefCell<Vec<u8>>,
     last_generation: Cell<u32>,
     kills_seen: Cell<u64>,
+    pub(super) unblocks_seen: Cell<u64>,
     stopping: Cell<bool>,
 }
 
@@ -175,6 +179,7 @@ impl NetworkExecutor {
             read_buffer: RefCell::new(vec![0; READ_BYTES_MAX]),
             last_generation: Cell::new(0),
             kills_seen: Cell::new(0),
+            unblocks_seen: Cell::new(0),
             stopping: Cell::new(false),
             server,
         });
@@ -216,6 +221,7 @@ impl NetworkExecutor {
             self.retry_links();
             self.forget_finished();
             self.close_killed();
+            self.answer_unblocked();
             // Whoever waits for the end of a pause looks again.
             self.room.notify();
             let now = Instant::now();
@@ -226,6 +232,12 @@ impl NetworkExecutor {
             self.metrics.pending.set(self.links.borrow().requests_out() as u64);
             if self.server.shutdown.is_requested() {
                 self.stopping.set(true);
+                // Nobody will push any more. Those that were claimed for an answer get it.
+                for (_, connection) in self.connections.borrow().iter() {
+                    if self.give_up_wait(connection) {
+                        connection.abort();
+                    }
+                }
                 let give_up_at = *give_up_at.get_or_insert(now + DRAIN_MAX);
                 if self.is_drained() || now >= give_up_at || self.server.shutdown.is_immediate() {
                     self.connections
@@ -242,6 +254,7 @@ impl NetworkExecutor {
         let connections = self.connections.borrow();
         let answered = connections
             .iter()
+            .filter(|(_, connection)| !connection.closed.get())
             .all(|(_, connection)| connection.replies.borrow().is_empty() && connection.output.borrow().len() == 0);
         answered && self.transactions.borrow().is_empty()
     }
@@ -553,6 +566,8 @@ impl NetworkExecutor {
             low_out: Cell::new(0),
             in_pieces: Cell::new(0),
             coordinating: Cell::new(false),
+            waiting: RefCell::new(None),
+            answered: RefCell::new(None),
             is_full: Cell::new(false),
             touched: Cell::new(false),
             closed: Cell::new(false),
@@ -568,7 +583,9 @@ impl NetworkExecutor {
         let mut input = Input::new();
         while !connection.closed.get() {
             match self.read(&mut stream, &connection, &mut input).await {
-                Ok(0) => {
+                // As with Redis, one that waits and closes its side is gone.
+                Ok(Some(0)) if connection.is_waiting() => break,
+                Ok(Some(0)) => {
                     // It may have closed only its own side (`printf … | nc`): what it asked for is answered.
                     self.wait_until_drained(&connection).await;
                     break;
@@ -576,7 +593,7 @@ impl NetworkExecutor {
                 Err(_) => break,
                 // A client that sends faster than it is served never lets a read wait, so without this no other task of
                 // the executor would run again.
-                Ok(count) if count >= READ_BYTES_MAX => reactor_turn().await,
+                Ok(Some(count)) if count >= READ_BYTES_MAX => reactor_turn().await,
                 Ok(_) => {}
             }
             self.process_waiting(&connection, &mut input).await;
@@ -586,6 +603,7 @@ impl NetworkExecutor {
             }
         }
         connection.closed.set(true);
+        self.give_up_wait(&connection);
         self.drop_all_pieces(&connection);
         connection.session.borrow_mut().transaction.reset();
         self.forget_watches(&connection);
@@ -612,7 +630,8 @@ impl NetworkExecutor {
             input.compact();
             self.end_of_input(connection, input);
             match progress {
-                Progress::WantsMore => return,
+                // A client that waits must be seen to leave, so its socket is read meanwhile.
+                Progress::WantsMore | Progress::Waits => return,
                 Progress::Blocked => {
                     if consumed > 0 {
                         place = None;
@@ -638,13 +657,14 @@ impl NetworkExecutor {
     }
 
     /// Reads once. Small reads go to the executor's shared buffer and are processed from there; only what is no whole
-    /// command is kept with the connection, so that an idle client holds no buffer.
+    /// command is kept with the connection, so that an idle client holds no buffer. `None` if nothing was read because a
+    /// command was answered that others wait behind.
     async fn read(
         self: &Rc<Self>,
         stream: &mut TcpStream,
         connection: &Rc<Connection>,
         input: &mut Input,
-    ) -> std::io::Result<usize> {
+    ) -> std::io::Result<Option<usize>> {
         let count = if input.is_empty() {
             poll_fn(|context| {
                 let mut shared = self.read_buffer.borrow_mut();
@@ -669,12 +689,29 @@ impl NetworkExecutor {
             })?
         } else {
             let len = input.bytes.len();
-            let piece = input.wanted.clamp(READ_BYTES_MAX, READ_FRAME_BYTES_MAX);
+            let waited = connection.is_waiting();
+            let piece = match waited {
+                true => READ_BEHIND_WAIT_BYTES,
+                false => input.wanted.clamp(READ_BYTES_MAX, READ_FRAME_BYTES_MAX),
+            };
             input.bytes.resize(len + piece, 0);
-            let read = poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut input.bytes[len..])).await;
-            let count = *read.as_ref().unwrap_or(&0);
+            let read = poll_fn(|context| {
+                let read = Pin::new(&mut *stream).poll_read(context, &mut input.bytes[len..]);
+                if read.is_pending() && waited {
+                    if !connection.is_waiting() {
+                        return Poll::Ready(Ok(None));
+                    }
+                    *connection.answered.borrow_mut() = Some(context.waker().clone());
+                }
+                read.map_ok(Some)
+            })
+            .await;
+            let count = read.as_ref().map_or(0, |count| count.unwrap_or(0));
             input.bytes.truncate(len + count);
-            read?
+            match read? {
+                Some(count) => count,
+                None => return Ok(None),
+            }
         };
         self.metrics.bytes_in.add(count as u64);
         connection.client.bytes_in.add(count as u64);
@@ -691,9 +728,9 @@ impl NetworkExecutor {
                 client = connection.client.id,
                 "a client was disconnected because its query is too long"
             );
-            return Ok(0);
+            return Ok(Some(0));
         }
-        Ok(count)
+        Ok(Some(count))
     }
 
     /// Dispatches the whole commands in `bytes`; returns how many bytes they were, and why it stopped.
@@ -716,6 +753,9 @@ impl NetworkExecutor {
             // Its writes are sent only when its keys are all here: what follows on the connection may read them.
             if connection.coordinating.get() {
                 return (consumed, Progress::Blocked);
+            }
+            if connection.is_waiting() {
+                return (consumed, Progress::Waits);
             }
             if connection.is_full.get() || connection.replies.borrow().len() >= COMMANDS_OUT_MAX {
                 connection.is_full.set(true);
@@ -835,6 +875,8 @@ enum Progress {
     WantsMore,
     /// There are no credits, clients are paused, or the connection must wait for its own commands.
     Blocked,
+    /// The last command waits for something to happen, perhaps for ever.
+    Waits,
 }
 
 const PROTECTED_MODE_ERROR: &str = "DENIED Corelane is running in protected mode because protected mode is enabled and no \

@@ -3,7 +3,7 @@
 //! [`executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies, [`dispatch`]
 //! takes a command to where it runs, `coordination` those whose keys lie on several storage executors. [`session`] is what a
 //! client has set up, [`transaction`] what it has queued since MULTI, `multi` how EXEC gets to where it runs, and [`clients`]
-//! the list of all of them. [`pubsub`] is who subscribes to what, [`inbox`] what is under way to subscribers, [`delivery`] how
+//! the list of all of them; `waiting` is about those in commands that wait. [`pubsub`] is who subscribes to what, [`inbox`] what is under way to subscribers, [`delivery`] how
 //! it reaches them, [`monitor`] what clients that monitor are shown, and [`tracking`] what clients are told of keys that they
 //! have read.
 
@@ -22,5 +22,6 @@ pub mod session;
 mod socket;
 pub mod tracking;
 pub mod transaction;
+mod waiting;
 
 pub(crate) use coordination::THREADS_MAX as TRANSACTION_THREADS_MAX;

@@ -5,7 +5,7 @@
 
 use super::connection::{Awaited, Connection};
 use super::coordination::{ExecOnSeveral, Work};
-use super::dispatch::{OwnedArguments, reply_suppressed};
+use super::dispatch::{Later, reply_suppressed};
 use super::executor::NetworkExecutor;
 use super::session::ReplyMode;
 use super::transaction::{Queue, Queued};
@@ -16,7 +16,7 @@ use crate::commands::transactions;
 use crate::commands::transactions::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
-use crate::protocol::{Arguments, Reply};
+use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::storage::locks::Place;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -261,9 +261,10 @@ impl NetworkExecutor {
                     Runs::Network(handler) => {
                         let began = Instant::now();
                         let arguments = queue.arguments(queued);
-                        let (mut reply, work, suppressed) =
+                        let (mut reply, later, suppressed) =
                             executor.call_here(&connection, queued.command, handler, arguments, !is_on);
-                        if let Some(work) = work {
+                        // What would wait is answered as if its time were up.
+                        if let Some(Later::Work(work)) = later {
                             reply = executor.begin_elsewhere(work).await;
                         }
                         executor.metrics.commands_processed.add(1);

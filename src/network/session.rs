@@ -115,6 +115,30 @@ pub struct NetworkContext<'a> {
     /// Set by a handler that must block (a file, a disk): runs on a thread of its own and returns the whole reply, in
     /// place of what the handler wrote.
     pub deferred: Option<Deferred>,
+    /// Set by a handler whose reply is only given when the time is up, unless what it waits for comes before.
+    pub waits: Option<WaitHere>,
+}
+
+/// What a command waits for that runs on the network executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitHere {
+    /// How long, in milliseconds; 0 for ever.
+    pub timeout_ms: u64,
+    /// For what, beside that.
+    pub until: Until,
+}
+
+/// What ends a wait before its time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Nothing does: WAIT, as there are no replicas.
+    TimeIsUp,
+    /// All earlier writes are on disk: WAITAOF.
+    Durable,
+    /// It is known whether they are: WAITAOF that asks for nothing.
+    Known,
+    /// Nothing does, but the reply says whether they are on disk: WAITAOF for replicas, of which there are none.
+    TimeIsUpAfterDurable,
 }
 
 /// Work for a thread that may block; returns the reply as RESP.

@@ -3,7 +3,7 @@
 //! Names are Redis's where Redis has the figure and it is true of us; what Redis has and Corelane has not is left out
 //! rather than made up. The sections `executors` and `shards` are Corelane's own.
 
-use super::metrics::{Histogram, ShardMetrics, merged_histogram};
+use super::metrics::{Histogram, ShardMetrics, StorageMetrics, merged_histogram};
 use crate::commands::server::REDIS_VERSION;
 use crate::commands::table::COMMANDS;
 use crate::config::Durability;
@@ -359,6 +359,17 @@ fn write_clients(server: &ServerState, lines: &mut Lines) {
     lines.add("client_recent_max_output_buffer", max_output);
     lines.add("blocked_clients", 0);
     lines.add("tracking_clients", server.tracking.client_count());
+    lines.add(
+        "blocked_clients",
+        clients.iter().filter(|client| client.is_blocked()).count(),
+    );
+    lines.add("tracking_clients", 0);
+    let sum = |figure: fn(&StorageMetrics) -> u64| server.storage.iter().map(|storage| figure(storage)).sum::<u64>();
+    lines.add("total_blocking_keys", sum(|storage| storage.blocking_keys.get()));
+    lines.add(
+        "total_blocking_keys_on_nokey",
+        sum(|storage| storage.blocking_keys_on_nokey.get()),
+    );
 }
 
 /// A field of /proc/self/status or /proc/meminfo (`VmRSS:   1234 kB`) in bytes.

@@ -232,6 +232,10 @@ pub struct StorageMetrics {
     pub parked: Counter,
     /// Large replies of which a part has not been asked for yet.
     pub replies_begun: Counter,
+    /// Keys for which commands wait.
+    pub blocking_keys: Counter,
+    /// Those of them whose deletion is waited for too.
+    pub blocking_keys_on_nokey: Counter,
     /// Syncs of logs.
     pub syncs: Counter,
     /// Time spent in them, nanoseconds.

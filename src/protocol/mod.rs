@@ -4,10 +4,12 @@
 //! writes what it gets back (RESP2 or RESP3); [`rdb`] is the encoding of DUMP and RESTORE. A command's arguments are never copied here: they are [`Span`]s in the
 //! bytes that were read, seen through [`Arguments`].
 
+pub mod owned;
 pub mod rdb;
 pub mod reply;
 pub mod request;
 
+pub use owned::OwnedArguments;
 pub use reply::{DoubleText, Reply, Version, format_double};
 pub use request::{Limits, Parsed, Parser, ProtocolError};
 

@@ -3,6 +3,9 @@
 //! One turn: drain the channel up to `batch-size` requests, in the order of their priorities; run each request's handler
 //! on its shard; commit what every shard staged as one write batch (a large one by way of the committer); send back each
 //! batch whose replies may leave, and hold the others until the committer and the syncer have caught up with them.
+//! `waiting` is what becomes of commands that found nothing yet.
+
+mod waiting;
 
 use super::committer::Committer;
 use super::database::DatabaseError;
@@ -16,14 +19,17 @@ use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
 use super::transactions::{Parked, Schedule, Step, StepOutcome};
 use super::view::{Shards, View};
+use super::waiters::Claim;
 use crate::channel::message::{
-    Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
+    Batch, Caller, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, RequestId, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, Command, INTERNAL, READ, RUNS_SCRIPT, Runs};
+use crate::commands::table::{self, BLOCKING, Command, INTERNAL, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE};
+use crate::commands::waiting::{Waiting, may_wait};
 use crate::commands::{Context, hash, scripting};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::clients::Ticket;
 use crate::network::pubsub::PubSub;
 use crate::network::tracking::{Reader, Tracking};
 use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
@@ -38,6 +44,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use waiting::{DurableWait, waits_notice};
 
 /// How often an executor does its housekeeping: expiry, stalled commits, metrics. Also what bounds glommio's sleep when
 /// a wake is lost to its parking race (PITFALLS 1), so it must not grow.
@@ -110,6 +117,12 @@ pub struct StorageExecutor {
     published_epochs: Vec<u64>,
     /// A sweep found a batch with the committer.
     sweep_waits: bool,
+    /// Answers to commands that waited, of the turn.
+    // Boxes, since it is the box that travels.
+    #[allow(clippy::vec_box)]
+    woken: Vec<Box<Batch>>,
+    /// Those who wait until what was written is on disk.
+    durable_waits: Vec<DurableWait>,
     /// What the running command does beside writing and replying.
     effects: Effects,
     /// What commands did that is not committed yet.
@@ -234,6 +247,32 @@ impl PriorityQueue {
     }
 }
 
+/// What came of a handler.
+struct Handled {
+    result: Result<(), CommandError>,
+    pieces: Option<Pieces>,
+    waits: Option<Waiting>,
+    /// It is a script that is to go on.
+    is_paused: bool,
+    /// What became of it is not known, and the client must not be told either OK or an error.
+    is_unknown: bool,
+}
+
+impl Handled {
+    fn of(result: Result<(), CommandError>) -> Handled {
+        Handled {
+            result,
+            pieces: None,
+            waits: None,
+            is_paused: false,
+            is_unknown: false,
+        }
+    }
+}
+
+/// The client that sent a command is gone, or was answered otherwise.
+struct NobodyWaits;
+
 impl StorageExecutor {
     /// Puts an executor together.
     pub fn new(parts: ExecutorParts) -> StorageExecutor {
@@ -278,6 +317,8 @@ impl StorageExecutor {
             },
             outbox: Outbox::new(pubsub, tracking),
             current,
+            woken: Vec::new(),
+            durable_waits: Vec::new(),
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
             script_is_open: false,
@@ -315,11 +356,13 @@ impl StorageExecutor {
                 on_tick.borrow_mut().keep_house();
             }
         });
+        let deadline_task = glommio::spawn_local(waiting::answer_late(Rc::clone(&executor)));
         serve(&executor, &requests).await;
         let give_up = Instant::now() + STALLED_AT_SHUTDOWN_MAX;
         while executor.borrow().any_staged() && Instant::now() < give_up {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
         }
+        deadline_task.cancel().await;
         tick_task.cancel().await;
         commit_task.cancel().await;
         sync_task.cancel().await;
@@ -429,6 +472,7 @@ impl StorageExecutor {
     #[allow(clippy::vec_box)]
     fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
+        done.append(&mut self.woken);
         self.commit(&mut done);
         self.release_held();
         let released = self.released_epochs();
@@ -437,17 +481,6 @@ impl StorageExecutor {
         }
         self.metrics.turns.add(1);
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
-    }
-
-    /// Begins a command that a client has asked for.
-    fn begin_command(&mut self, request: &Request) {
-        self.shards.begin_command();
-        self.shards.tracked_mut().command = (request.caller.client_id, request.id.sequence);
-        self.shards.note_missed(self.effects.wants_missed(request.command));
-        if request.caller.tracks {
-            self.shards.expect_reader();
-            self.effects.notes_read = true;
-        }
     }
 
     /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
@@ -546,37 +579,44 @@ impl StorageExecutor {
         began: Instant,
         mut resumed: Option<Running>,
     ) -> Ran {
-        let start = batch.replies.len();
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        if resumed.is_none() {
-            self.begin_command(request);
+        if std::ptr::eq(request.command, &WAIT_DURABLE) {
+            self.answer_when_durable(batch, request);
+            return Ran::Ended(began);
         }
-        let mut is_known = true;
-        let step = match request.command.runs {
-            Runs::Step(step) if step != Step::Run => Some(step),
-            _ => None,
+        let claim = match self.claim_of(batch, request) {
+            Ok(claim) => claim,
+            // Its client is gone, or was answered by another executor.
+            Err(NobodyWaits) => {
+                batch.responses.push(waits_notice(request));
+                return Ran::Ended(began);
+            }
         };
-        let outcome = if began > request.deadline && resumed.is_none() {
+        let start = batch.replies.len();
+        let whose = (request.id, request.command, request.caller);
+        if resumed.is_none() {
+            self.begin_command(whose);
+        }
+        let mut handled = if began > request.deadline && resumed.is_none() {
             self.metrics.timeouts.add(1);
             if matches!(request.command.runs, Runs::Exec(_)) {
                 // Its transaction is over all the same.
                 self.shards.unwatch(request.caller.client_id);
             }
-            Err(CommandError::Timeout)
-        } else if let Some(step) = step {
+            Handled::of(Err(CommandError::Timeout))
+        } else if let Runs::Step(step) = request.command.runs
+            && step != Step::Run
+        {
             match self.run_step(step, batch, request) {
-                Ok(StepOutcome::Answered) => Ok(Rest::None),
-                Ok(StepOutcome::Unknown) => {
-                    is_known = false;
-                    Ok(Rest::None)
-                }
+                Ok(StepOutcome::Answered) => Handled::of(Ok(())),
+                Ok(StepOutcome::Unknown) => Handled {
+                    is_unknown: true,
+                    ..Handled::of(Ok(()))
+                },
                 Ok(later) => {
                     self.park_step(&later, batch, request);
                     return Ran::Ended(began);
                 }
-                Err(error) => Err(error),
+                Err(error) => Handled::of(Err(error)),
             }
         } else {
             let (mut arguments, replies) = batch.parts(request);
@@ -585,66 +625,166 @@ impl StorageExecutor {
                 arguments = arguments.from(1);
                 command = table::find(arguments.get(0)).unwrap_or(command);
             }
-            let now_ms = self.shards.now_ms();
-            let mut context = Context {
-                arguments,
-                reply: Reply::new(replies, request.caller.version),
-                view: View::Local(&mut self.shards),
-                now_ms,
-                database: request.caller.database,
-                seed: self.random,
-                string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
-                client_id: request.caller.client_id,
-                is_inner: false,
-                effects: &mut self.effects,
-                pieces: None,
-            };
-            let outcome = match command.flags.has(RUNS_SCRIPT) {
-                true => match run_script(command, &mut context, &self.metrics, &mut resumed) {
-                    Ok(Driven::Done) => Ok(()),
-                    Ok(Driven::Paused) => {
-                        let script = resumed.take().expect("a script that pauses is there");
-                        return Ran::Paused(Box::new(script));
-                    }
-                    Err(error) => Err(error),
-                },
-                false => run_contained(command, &mut context, &self.metrics),
-            };
-            let pieces = context.pieces.take();
-            outcome.and_then(|()| self.write_pieces(pieces, &mut batch.replies, request.caller.version))
+            self.run_handler(command, request.caller, arguments, replies, &mut resumed)
         };
+        if let Some(script) = resumed.take_if(|_| handled.is_paused) {
+            return Ran::Paused(Box::new(script));
+        }
         if request.caller.tracks {
             self.note_read(batch, request);
         }
-        let outcome = match (outcome, step) {
-            (Ok(rest), None) => self.shards.keep_command().map(|()| rest),
-            (Ok(rest), Some(_)) => {
+        let Some(claim) = claim else {
+            let ended = self.settle(handled, whose, batch, start, began);
+            self.serve_waiters(ended);
+            return Ran::Ended(ended);
+        };
+        match handled.waits.take() {
+            Some(waiting) if handled.result.is_ok() => {
+                // It does not wake itself by what it wrote: nobody has entered it yet.
+                self.keep_what_waits(request.caller.client_id);
+                self.serve_waiters(began);
+                batch.replies.truncate(start);
+                self.shards.waiters.add(batch, request, claim, &waiting, began);
+                self.shards.note_interest();
+                batch.responses.push(waits_notice(request));
+                Ran::Ended(Instant::now())
+            }
+            _ if !claim.take() => {
+                self.roll_back_command();
+                batch.replies.truncate(start);
+                batch.responses.push(waits_notice(request));
+                Ran::Ended(began)
+            }
+            _ => {
+                let ended = self.settle(handled, whose, batch, start, began);
+                self.forget_command(&claim);
+                self.serve_waiters(ended);
+                Ran::Ended(ended)
+            }
+        }
+    }
+
+    /// A command that has found nothing is to wait: what it wrote beside (a group's consumer was seen) stands.
+    fn keep_what_waits(&mut self, client_id: u64) {
+        // All of it is on the shard of one key.
+        self.shards.keep_step();
+        self.command_stands(client_id);
+    }
+
+    /// Who waits for the answer to a command that may wait; `None` for any other command.
+    fn claim_of(&self, batch: &Batch, request: &Request) -> Result<Option<Claim>, NobodyWaits> {
+        let (command, caller) = (request.command, request.caller);
+        if !command.flags.has(BLOCKING) || !may_wait(command.name, batch.arguments(request)) {
+            return Ok(None);
+        }
+        let client = self.shards.waiters.client(caller.client_id).ok_or(NobodyWaits)?;
+        let ticket = Ticket::of(request.id.sequence);
+        match client.awaits(ticket) {
+            true => Ok(Some(Claim { client, ticket })),
+            false => Err(NobodyWaits),
+        }
+    }
+
+    /// Begins a command that a client has asked for.
+    fn begin_command(&mut self, (id, command, caller): (RequestId, &'static Command, Caller)) {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.shards.begin_command();
+        self.shards.tracked_mut().command = (caller.client_id, id.sequence);
+        self.shards.note_missed(self.effects.wants_missed(command));
+        if caller.tracks {
+            self.shards.expect_reader();
+            self.effects.notes_read = true;
+        }
+    }
+
+    /// Runs a command's handler. What it staged neither stands nor is dropped yet.
+    fn run_handler(
+        &mut self,
+        command: &'static Command,
+        caller: Caller,
+        arguments: Arguments<'_>,
+        replies: &mut Vec<u8>,
+        resumed: &mut Option<Running>,
+    ) -> Handled {
+        let now_ms = self.shards.now_ms();
+        let mut context = Context {
+            arguments,
+            reply: Reply::new(replies, caller.version),
+            view: View::Local(&mut self.shards),
+            now_ms,
+            database: caller.database,
+            seed: self.random,
+            string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+            client_id: caller.client_id,
+            is_inner: false,
+            effects: &mut self.effects,
+            pieces: None,
+            waits: None,
+        };
+        let (result, is_paused) = match command.flags.has(RUNS_SCRIPT) {
+            true => match run_script(command, &mut context, &self.metrics, resumed) {
+                Ok(Driven::Done) => (Ok(()), false),
+                Ok(Driven::Paused) => (Ok(()), true),
+                Err(error) => (Err(error), false),
+            },
+            false => (run_contained(command, &mut context, &self.metrics), false),
+        };
+        Handled {
+            pieces: context.pieces.take(),
+            waits: context.waits.take(),
+            is_paused,
+            ..Handled::of(result)
+        }
+    }
+
+    /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose
+    /// replies its own begin at `start`. Returns the time.
+    fn settle(
+        &mut self,
+        handled: Handled,
+        (id, command, caller): (RequestId, &'static Command, Caller),
+        batch: &mut Batch,
+        start: usize,
+        began: Instant,
+    ) -> Instant {
+        let Handled {
+            result,
+            pieces,
+            is_unknown,
+            ..
+        } = handled;
+        let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
+        let outcome = match (outcome, command.runs) {
+            (Ok(rest), Runs::Step(step)) if step != Step::Run => {
                 self.shards.keep_step();
                 Ok(rest)
             }
+            (Ok(rest), _) => self.shards.keep_command().map(|()| rest),
             (failed, _) => failed,
         };
         let failed = outcome.is_err();
         let more = match outcome {
             Ok(rest) => {
-                if !is_known || rest == Rest::Unreadable {
+                if is_unknown || rest == Rest::Unreadable {
                     // An empty reply, with no more to come, closes the connection.
                     batch.replies.truncate(start);
                 }
-                self.command_stands(request.caller.client_id);
+                self.command_stands(caller.client_id);
                 rest.number()
             }
             Err(error) => {
                 self.roll_back_command();
                 batch.replies.truncate(start);
-                Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
+                Reply::new(&mut batch.replies, caller.version).error(error.to_string());
                 0
             }
         };
         self.count_inner(&batch.replies);
         let ended = Instant::now();
         let touched = self.shards.touched();
-        if request.command.counts_look_ups() {
+        if command.counts_look_ups() {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
         }
@@ -653,9 +793,9 @@ impl StorageExecutor {
             len: (batch.replies.len() - start) as u32,
         };
         batch.responses.push(Response {
-            id: request.id,
+            id,
             reply,
-            command: request.command,
+            command,
             took_ns: ended
                 .saturating_duration_since(began)
                 .as_nanos()
@@ -665,7 +805,7 @@ impl StorageExecutor {
             shard: touched.shard.unwrap_or(0),
             more,
         });
-        Ran::Ended(ended)
+        ended
     }
 
     /// Counts the commands that were parts of the last one.
@@ -943,17 +1083,20 @@ impl StorageExecutor {
         }
         self.settings_are_current();
         self.release_held();
+        self.tell_durable();
     }
 
     /// What no client asks for: deadlines, redo records, requests that have waited too long.
     fn look_after_shards(&mut self) {
         self.sweep();
+        self.serve_waiters(Instant::now());
         self.delete_notes();
         self.shards.finish_commands();
         let mut done = Vec::new();
         if self.has_parked() {
             self.look_at_parked(&mut done);
         }
+        done.append(&mut self.woken);
         self.commit(&mut done);
         let released = self.released_epochs();
         for batch in done {
@@ -999,6 +1142,7 @@ impl StorageExecutor {
                 is_inner: false,
                 effects: &mut self.effects,
                 pieces: None,
+                waits: None,
             };
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
@@ -1040,6 +1184,9 @@ impl StorageExecutor {
     }
 
     fn update_metrics(&mut self) {
+        let (keys, keys_without) = self.shards.waiters.key_counts();
+        self.metrics.blocking_keys.set(keys as u64);
+        self.metrics.blocking_keys_on_nokey.set(keys_without as u64);
         self.metrics.held.set(self.held.len() as u64);
         self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.syncer.totals();

@@ -4,7 +4,7 @@
 //! [`database`] (large batches by way of the [`committer`]) and sends the boxes home; [`syncer`] tells it how far the disk has followed. [`records`] is a shard's table
 //! of hot and staged records, of which [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the
 //! orders of hot sorted sets and [`gaps`] where large ones are empty, [`pieces`] the rest of large replies. [`watches`] knows who watches
-//! which key, [`tracking`] who has read it, [`lifecycle`] takes note of keys that come and expire, and the [`outbox`] keeps what
+//! which key, [`waiters`] which commands wait for it, [`tracking`] who has read it, [`lifecycle`] takes note of keys that come and expire, and the [`outbox`] keeps what
 //! is to be published until the commit. The [`reclaimer`] gives the space of large deleted collections back, with the filter of [`compaction`]s. In
 //! transactions over several executors the [`locks`] say who goes first and the [`redo`] records keep them whole; [`gathered`] is
 //! what one sees. [`faults`] are for tests.
@@ -34,4 +34,5 @@ pub mod tracking;
 pub mod transactions;
 pub mod uncommitted;
 pub mod view;
+pub mod waiters;
 pub mod watches;

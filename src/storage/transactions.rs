@@ -11,7 +11,7 @@ use super::fields::{FieldReader, FieldWriter};
 use super::gathered::{Member, Range};
 use super::locks::{Admission, Mode, Place, Scope, TransactionId};
 use super::redo::{self, Part};
-use super::shard::{Owner, ShardState};
+use super::shard::{ModifiedKey, Owner, ShardState};
 use crate::channel::message::{Batch, Request};
 use crate::channel::router::{ShardId, Slot};
 use crate::commands::table::{self, Runs};
@@ -185,6 +185,8 @@ pub(super) struct Parked {
     schedules: HashMap<TransactionId, Box<Batch>>,
     /// Apply steps that a shard could not take yet.
     applies: Boxes,
+    /// Keys that have something for those who wait for it, and for which these must wait.
+    pub(super) ready_later: Vec<ModifiedKey>,
     /// Locks were released: those that wait are to be looked at.
     is_due: bool,
     /// Schedule steps of transactions that were given up.
@@ -266,6 +268,8 @@ impl StorageExecutor {
         }
         while self.parked.is_due || !self.parked.granted.is_empty() {
             self.parked.is_due = false;
+            self.shards.ready.extend(self.parked.ready_later.drain(..));
+            self.serve_waiters(Instant::now());
             for id in std::mem::take(&mut self.parked.granted) {
                 if let Some(mut batch) = self.parked.schedules.remove(&id) {
                     let request = batch.requests[0];
@@ -338,7 +342,7 @@ impl StorageExecutor {
     fn release_locks(&mut self, id: TransactionId) {
         let granted = self.shards.locks.leave(id);
         self.parked.granted.extend(granted);
-        self.parked.is_due |= !self.parked.commands.is_empty();
+        self.parked.is_due |= !(self.parked.commands.is_empty() && self.parked.ready_later.is_empty());
         // One that was given up before its locks were granted is answered all the same.
         if let Some(batch) = self.parked.schedules.remove(&id) {
             self.parked.given_up.push(batch);

@@ -4,7 +4,7 @@
 //! written once.
 
 use super::database::{Column, Direction};
-use super::encoding::{DATABASE_COUNT, Record};
+use super::encoding::{DATABASE_COUNT, Record, Type};
 use super::gathered::Gathered;
 use super::lifecycle::{KeyFate, KeyNote};
 use super::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
@@ -13,12 +13,14 @@ use super::redo::{self, Part, Write};
 pub use super::shard::Owner;
 use super::shard::{ModifiedKey, Shard};
 use super::tracking::TrackedKeys;
+use super::waiters::Waiters;
 use super::watches::{Presence, Watches};
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
 use crate::network::tracking::{Reader, Tracking};
 use crate::scripts::registry::Scripts;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -38,6 +40,10 @@ pub struct Shards {
     unfinished: Vec<Unfinished>,
     watches: Watches,
     tracked: TrackedKeys,
+    /// Commands that wait for a key.
+    pub waiters: Waiters,
+    /// Keys that were written and that commands wait for, oldest first.
+    pub ready: VecDeque<ModifiedKey>,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
     /// Transactions over several executors that have keys here.
@@ -103,6 +109,8 @@ impl Shards {
             unfinished: Vec::new(),
             watches: Watches::default(),
             tracked: TrackedKeys::new(tracking),
+            waiters: Waiters::default(),
+            ready: VecDeque::new(),
             notes_modified: false,
             locks: Locks::default(),
             scripts: Arc::default(),
@@ -152,13 +160,18 @@ impl Shards {
                     self.watches.touch(&key, presence);
                 }
                 self.tracked.note_written(&key.1, writer);
+                if self.waiters.wait_for(&key) {
+                    self.ready.push_back(key);
+                }
             }
         }
         self.note_interest();
     }
 
-    fn note_interest(&mut self) {
-        self.set_notes_modified(!self.watches.is_empty() || self.tracked.is_interested());
+    /// Somebody has begun, or does not go on, to be interested in what is written.
+    pub fn note_interest(&mut self) {
+        let waits = !self.waiters.is_empty();
+        self.set_notes_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
     }
 
     fn set_notes_modified(&mut self, notes: bool) {
@@ -205,6 +218,10 @@ impl Shards {
 
     /// All keys of a database are about to be deleted, or replaced by those of another.
     pub fn replace_database(&mut self, database: u8, by: Option<u8>) {
+        // Those who wait look for themselves what is there now.
+        let waited_for = self.waiters.keys();
+        self.ready
+            .extend(waited_for.into_iter().filter(|key| key.0 == database));
         for key in self.watches.keys_of(database) {
             let before = self.presence_or_absent(&key);
             let after = by.map_or(Presence::Absent, |by| self.presence_or_absent(&(by, key.1.clone())));
@@ -440,6 +457,12 @@ impl Shards {
             }
             !is_gone
         });
+    }
+
+    /// What kind of thing is under a key, if it is there and can be read.
+    pub fn kind_of(&mut self, (database, key): &ModifiedKey) -> Option<Type> {
+        let found = self.look_up((*database, key), |shard, slot| shard.read_header(*database, slot, key));
+        found.ok().flatten().map(|record| record.kind)
     }
 
     /// The command failed: its writes never were.

@@ -89,6 +89,7 @@ impl Bench {
             is_inner: false,
             effects: &mut effects,
             pieces: None,
+            waits: None,
         };
         let outcome = work(&mut context);
         assert!(context.pieces.is_none(), "no hash here is large enough for pieces");

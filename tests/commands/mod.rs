@@ -4,6 +4,7 @@
 //! By hand, against any running server (it is emptied first!):
 //! `CORELANE_ADDRESS=127.0.0.1:6379 cargo test --release --test suite every_transcript -- --ignored`
 
+mod blocking;
 mod dump_restore;
 mod hash_model;
 mod keyspace_events;
@@ -91,6 +92,7 @@ transcripts! {
     strings
     tracking
     transactions
+    waiting
 }
 
 /// Transactions of commands on all keys, which are refused as long as there are several storage executors: not played on

@@ -86,3 +86,21 @@ pub(crate) fn open_files_max() -> usize {
     // `unlimited` is no number.
     soft.unwrap_or(usize::MAX)
 }
+
+/// The CPU time that a process has used, in clock ticks (100 a second on Linux), by all of its threads.
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name in parentheses may have blanks in it.
+    let (_, fields) = stat.rsplit_once(')').expect("the name ends");
+    let field = |place: usize| {
+        fields
+            .split_whitespace()
+            .nth(place)
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    // utime and stime: fields 14 and 15, of which 3 is the first here.
+    field(11)
+        .zip(field(12))
+        .map(|(user, system)| user + system)
+        .expect("the kernel gives both")
+}

@@ -191,7 +191,7 @@ fn the_redis_crate_works_in_both_protocols() {
 
 /// What redis-py does: connect in both protocols, pipelines, scans, binary values.
 const PYTHON: &str = r#"
-import sys, redis
+import sys, threading, redis
 # Before version 5 there is no RESP3, and no argument to ask for it.
 protocols = ({'protocol': 2}, {'protocol': 3}) if int(redis.__version__.split('.')[0]) >= 5 else ({},)
 for protocol in protocols:
@@ -250,6 +250,21 @@ for protocol in protocols:
         sys.exit('INCR of bytes did not fail')
     except redis.ResponseError as error:
         assert 'not an integer' in str(error)
+    def push_when_it_waits():
+        other = redis.Redis(port=int(sys.argv[1]), db=1)
+        while other.info('clients')['blocked_clients'] == 0:
+            pass
+        other.rpush('queue:2', 'x', 'y')
+    pusher = threading.Thread(target=push_when_it_waits)
+    pusher.start()
+    assert client.blpop(['queue:1', 'queue:2', 'queue:3'], timeout=10) in ((b'queue:2', b'x'), [b'queue:2', b'x'])
+    pusher.join()
+    assert client.brpop('queue:2') in ((b'queue:2', b'y'), [b'queue:2', b'y'])
+    assert client.blpop('queue:2', timeout=1) is None
+    assert client.brpoplpush('{q}1', '{q}2', timeout=1) is None and client.blmove('{q}1', '{q}2', timeout=1) is None
+    assert client.zadd('ranks', {'m': 1.5}) == 1
+    assert client.bzpopmin('ranks', timeout=1) in ((b'ranks', b'm', 1.5), [b'ranks', b'm', 1.5])
+    assert not client.xread({'stream': '$'}, block=10) and client.wait(0, 0) == 0
     assert client.info('server')['tcp_port'] == int(sys.argv[1])
     assert client.config_get('maxclients') and client.dbsize() == 502
 print('all well with redis-py', redis.__version__)

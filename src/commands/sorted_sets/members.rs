@@ -7,6 +7,7 @@ use crate::commands::collection::{Collection, Column, Direction};
 use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
 use crate::commands::number::{parse_double, parse_integer};
 use crate::commands::random::{Random, Shuffled};
+use crate::commands::waiting::{Waiting, timeout_of_seconds};
 use crate::error::CommandError;
 use crate::protocol::{Arguments, format_double};
 use crate::storage::encoding::{Type, ordered_score, score_key, split_score_value};
@@ -312,7 +313,65 @@ fn positive_count(argument: &[u8]) -> Result<u64, CommandError> {
 /// ZMPOP numkeys key [key …] MIN | MAX [COUNT count]
 pub fn zmpop(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
-    let (key_count, direction, count) = mpop_options(arguments)?;
+    let options = mpop_options(arguments)?;
+    if !pop_first(context, arguments, options)? {
+        context.reply.null_array();
+    }
+    Ok(())
+}
+
+/// BZMPOP timeout numkeys key [key …] MIN | MAX [COUNT count]
+pub fn bzmpop(context: &mut Context<'_>) -> Outcome {
+    // From the timeout on they are as ZMPOP's from its name on.
+    let arguments = context.arguments.from(1);
+    let options = mpop_options(arguments)?;
+    let timeout_ms = timeout_of_seconds(arguments.get(0), context.now_ms)?;
+    if !pop_first(context, arguments, options)? {
+        context.reply.null_array();
+        context.waits = Some(Waiting::for_keys(3..3 + options.0, Type::SortedSet, timeout_ms));
+    }
+    Ok(())
+}
+
+/// BZPOPMIN key [key …] timeout
+pub fn bzpopmin(context: &mut Context<'_>) -> Outcome {
+    pop_or_wait(context, Direction::Forward)
+}
+
+/// BZPOPMAX key [key …] timeout
+pub fn bzpopmax(context: &mut Context<'_>) -> Outcome {
+    pop_or_wait(context, Direction::Backward)
+}
+
+/// BZPOPMIN and BZPOPMAX.
+fn pop_or_wait(context: &mut Context<'_>, direction: Direction) -> Outcome {
+    let arguments = context.arguments;
+    let keys = 1..arguments.len() - 1;
+    let timeout_ms = timeout_of_seconds(arguments.get(keys.end), context.now_ms)?;
+    for key in arguments.iter().skip(keys.start).take(keys.len()) {
+        let Some(mut set) = context.sorted_set(key)? else {
+            continue;
+        };
+        let entries = context.remove_stretch(&mut set, &Stretch::from_end(direction, 1), pop_event(direction))?;
+        for Entry { score, member } in &entries {
+            context.reply.array(3);
+            context.reply.bulk(key);
+            context.reply.bulk(member);
+            context.reply.double(*score);
+        }
+        return Ok(());
+    }
+    context.reply.null_array();
+    context.waits = Some(Waiting::for_keys(keys, Type::SortedSet, timeout_ms));
+    Ok(())
+}
+
+/// Pops from the first sorted set that is there; false without a reply if there is none.
+fn pop_first(
+    context: &mut Context<'_>,
+    arguments: Arguments<'_>,
+    (key_count, direction, count): (usize, Direction, u64),
+) -> Result<bool, CommandError> {
     for key in arguments.iter().skip(2).take(key_count) {
         let Some(mut set) = context.sorted_set(key)? else {
             continue;
@@ -327,10 +386,9 @@ pub fn zmpop(context: &mut Context<'_>) -> Outcome {
             context.reply.bulk(member);
             context.reply.double(*score);
         }
-        return Ok(());
+        return Ok(true);
     }
-    context.reply.null_array();
-    Ok(())
+    Ok(false)
 }
 
 /// How many keys, which end, and how many members.
