@@ -357,13 +357,11 @@ fn write_clients(server: &ServerState, lines: &mut Lines) {
         .unwrap_or(0);
     lines.add("client_recent_max_input_buffer", max_input);
     lines.add("client_recent_max_output_buffer", max_output);
-    lines.add("blocked_clients", 0);
     lines.add("tracking_clients", server.tracking.client_count());
     lines.add(
         "blocked_clients",
         clients.iter().filter(|client| client.is_blocked()).count(),
     );
-    lines.add("tracking_clients", 0);
     let sum = |figure: fn(&StorageMetrics) -> u64| server.storage.iter().map(|storage| figure(storage)).sum::<u64>();
     lines.add("total_blocking_keys", sum(|storage| storage.blocking_keys.get()));
     lines.add(

@@ -761,7 +761,10 @@ impl StorageExecutor {
                 self.shards.keep_step();
                 Ok(rest)
             }
-            (Ok(rest), _) => self.shards.keep_command().map(|()| rest),
+            (Ok(rest), _) => {
+                self.shards.keep_command();
+                Ok(rest)
+            }
             (failed, _) => failed,
         };
         let failed = outcome.is_err();
@@ -905,9 +908,12 @@ impl StorageExecutor {
 
     /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the committer).
     fn commit(&mut self, done: &mut [Box<Batch>]) {
+        if self.shards.is_linked() {
+            self.shards.commit_linked();
+        }
+        let may_commit = !self.shards.is_linked();
         let mut any = false;
         for place in 0..self.shards.list().len() {
-            let may_commit = self.may_commit(place);
             let shard = &mut self.shards.list_mut()[place];
             if shard.is_committing() || !may_commit {
                 // What is staged rides the next batch.

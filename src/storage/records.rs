@@ -289,16 +289,6 @@ impl Records {
         self.undo.clear();
     }
 
-    /// What the running command has staged: each key once, with what is there now.
-    pub fn command_writes(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
-        let mut seen = hashbrown::HashSet::<EntryIndex, foldhash::fast::RandomState>::default();
-        let first = move |undo: &&Undo| seen.insert(undo.entry);
-        self.undo.iter().filter(first).map(|undo| {
-            let entry = &self.entries[undo.entry as usize];
-            (entry.column, &*entry.key, entry.value.as_deref())
-        })
-    }
-
     /// Whether the running command has staged anything.
     pub fn command_staged(&self) -> bool {
         !self.undo.is_empty()

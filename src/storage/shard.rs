@@ -164,9 +164,8 @@ pub struct Shard {
     modified_kept: usize,
     /// Transactions of other homes that this shard has followed and whose redo records may still be there.
     applied: BTreeSet<TransactionId>,
-    /// What is staged must not be committed before the shards at these places of the executor have committed these turns: they
-    /// are the homes of commands that wrote to both.
-    commit_after: Vec<(usize, u64)>,
+    /// What is staged is one with what other shards have staged, and must not be committed by itself.
+    is_linked: bool,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
     /// What became of the keys that the running command wrote.
@@ -285,7 +284,7 @@ impl Shard {
             modified: Vec::new(),
             modified_kept: 0,
             applied,
-            commit_after: Vec::new(),
+            is_linked: false,
             notes_modified: false,
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
@@ -951,7 +950,7 @@ impl Shard {
     /// back; the shard is read-only if the disk is full, or else stops for good.
     pub fn commit(&mut self) -> Result<(), DatabaseError> {
         self.settle()?;
-        if !self.commit_after.is_empty() {
+        if self.is_linked && self.has_changes() {
             // Not now: as if the shard were stalled, but it will not take long.
             return Err(DatabaseError::Stalled);
         }
@@ -975,24 +974,12 @@ impl Shard {
         }
     }
 
-    /// The commits of other shards of the executor that what is staged waits for: their places, and the turns.
-    pub fn commit_after(&self) -> &[(usize, u64)] {
-        &self.commit_after
+    /// Whether what is staged is one with what other shards have staged.
+    pub fn set_linked(&mut self, is_linked: bool) {
+        self.is_linked = is_linked;
     }
 
-    /// What is staged must wait for one more.
-    pub fn wait_for_commit(&mut self, home: (usize, u64)) {
-        if !self.commit_after.contains(&home) {
-            self.commit_after.push(home);
-        }
-    }
-
-    /// It has waited enough.
-    pub fn end_waiting(&mut self) {
-        self.commit_after.clear();
-    }
-
-    /// The shard that what is staged waits for has failed: forgets what is staged.
+    /// The shard that what is staged is one with has failed: forgets what is staged.
     pub fn abandon(&mut self, error: CommandError) {
         if self.records.has_staged() {
             self.rolled_back = Some(RolledBack {

@@ -11,7 +11,7 @@ use super::fields::{FieldReader, FieldWriter};
 use super::gathered::{Member, Range};
 use super::locks::{Admission, Mode, Place, Scope, TransactionId};
 use super::redo::{self, Part};
-use super::shard::{ModifiedKey, Owner, ShardState};
+use super::shard::{ModifiedKey, Owner};
 use crate::channel::message::{Batch, Request};
 use crate::channel::router::{ShardId, Slot};
 use crate::commands::table::{self, Runs};
@@ -570,35 +570,6 @@ impl StorageExecutor {
             })?;
         }
         Ok(())
-    }
-
-    /// Whether the shards that what is staged on the shard at `place` must wait for have committed; gives it up if one of them
-    /// never will.
-    pub(super) fn may_commit(&mut self, place: usize) -> bool {
-        let list = self.shards.list();
-        if list[place].commit_after().is_empty() {
-            return true;
-        }
-        let mut lost = None;
-        for (home, epoch) in list[place].commit_after() {
-            let home = &list[*home];
-            if home.settled_epoch() >= *epoch {
-                continue;
-            }
-            if home.has_staged() || list[place].is_committing() {
-                return false;
-            }
-            lost = Some(match home.state() {
-                ShardState::Unavailable(text) => CommandError::ShardDown(text.clone()),
-                _ => CommandError::DiskFull,
-            });
-        }
-        let shard = &mut self.shards.list_mut()[place];
-        shard.end_waiting();
-        if let Some(error) = lost {
-            shard.abandon(error);
-        }
-        true
     }
 }
 

@@ -3,7 +3,7 @@
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys is
 //! written once.
 
-use super::database::{Column, Direction};
+use super::database::{Column, DatabaseError, Direction};
 use super::encoding::{DATABASE_COUNT, Record, Type};
 use super::gathered::Gathered;
 use super::lifecycle::{KeyFate, KeyNote};
@@ -36,8 +36,10 @@ pub struct Shards {
     missed: Vec<KeyNote>,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
-    /// Commands that wrote to several shards and whose redo records are still there.
+    /// Commits of several shards as one whose redo records are still there.
     unfinished: Vec<Unfinished>,
+    /// The number of the next such commit, if what is staged is to be one.
+    link_id: Option<TransactionId>,
     watches: Watches,
     tracked: TrackedKeys,
     /// Commands that wait for a key.
@@ -53,7 +55,7 @@ pub struct Shards {
     executor: usize,
 }
 
-/// A command that wrote to several of the executor's shards. Its redo record may go when all have committed.
+/// A commit of several of the executor's shards as one. Its redo record may go when all have committed.
 struct Unfinished {
     id: TransactionId,
     /// The place of the shard that has the record.
@@ -107,6 +109,7 @@ impl Shards {
             missed: Vec::new(),
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
+            link_id: None,
             watches: Watches::default(),
             tracked: TrackedKeys::new(tracking),
             waiters: Waiters::default(),
@@ -357,57 +360,83 @@ impl Shards {
     }
 
     /// The command's writes stand.
-    ///
-    /// # Errors
-    /// They were on several shards and cannot be kept whole; the command is to be rolled back.
     #[inline]
-    pub fn keep_command(&mut self) -> Result<(), CommandError> {
+    pub fn keep_command(&mut self) {
         match self.touched.shard {
             Some(SEVERAL_SHARDS) => {
-                self.stage_redo()?;
+                if self.list.iter().any(Shard::command_staged) {
+                    self.link();
+                }
                 self.list.iter_mut().for_each(Shard::keep_command);
             }
             Some(place) => self.list[usize::from(place)].keep_command(),
             None => {}
         }
-        Ok(())
     }
 
-    /// What the running command wrote to several shards becomes one by a redo record: the first of them commits it, with all
-    /// parts, before the others commit theirs.
-    fn stage_redo(&mut self) -> Result<(), CommandError> {
-        let places: Vec<usize> = (0..self.list.len())
-            .filter(|place| self.list[*place].command_staged())
-            .collect();
-        let [home, others @ ..] = &places[..] else {
-            return Ok(());
-        };
-        if others.is_empty() {
-            return Ok(());
+    /// A command has written by what it has seen on several shards, of which some may have staged what it saw: all that is
+    /// staged is one from now on, and no shard commits by itself.
+    fn link(&mut self) {
+        self.link_id.get_or_insert_with(next_transaction_id);
+        self.list.iter_mut().for_each(|shard| shard.set_linked(true));
+    }
+
+    /// Whether what the shards have staged must be committed as one.
+    pub fn is_linked(&self) -> bool {
+        self.link_id.is_some()
+    }
+
+    /// Commits what all shards have staged as one, if that can be done now: the first shard commits a redo record of it with
+    /// its own part, then the others theirs.
+    pub fn commit_linked(&mut self) {
+        // What is under way belongs to what was seen, and is not in the record.
+        if self.list.iter().any(Shard::is_committing) {
+            return;
         }
-        let mut parts = Vec::new();
-        for place in &places {
-            let shard = &self.list[*place];
-            parts.push(Part {
-                shard: shard.id(),
-                writes: shard.command_writes()?,
+        let Some(id) = self.link_id.take() else { return };
+        self.list.iter_mut().for_each(|shard| shard.set_linked(false));
+        let places: Vec<usize> = (0..self.list.len())
+            .filter(|place| self.list[*place].has_staged())
+            .collect();
+        let [home, others @ ..] = &places[..] else { return };
+        if !others.is_empty() {
+            let part_of = |place: &usize| Part {
+                shard: self.list[*place].id(),
+                writes: self.list[*place].staged_writes(),
+            };
+            let parts = redo::encode_parts(&places.iter().map(part_of).collect::<Vec<_>>());
+            self.list[*home].note_redo(id, parts);
+            for place in others {
+                self.list[*place].note_following(id);
+            }
+        }
+        match self.list[*home].commit() {
+            Ok(()) => {}
+            Err(DatabaseError::Stalled) => {
+                // Again with the next turn, under the same number.
+                self.link_id = Some(id);
+                return self.list.iter_mut().for_each(|shard| shard.set_linked(true));
+            }
+            Err(error) => {
+                return others
+                    .iter()
+                    .for_each(|place| self.list[*place].abandon(error.clone().into()));
+            }
+        }
+        let epoch = self.list[*home].committed_epoch();
+        for place in others {
+            // What fails here is done by the restart that the shard needs, and what stalls is committed when it can be.
+            let _ = self.list[*place].commit();
+        }
+        if !others.is_empty() {
+            self.unfinished.push(Unfinished {
+                id,
+                home: *home,
+                others: others.to_vec(),
+                epoch,
+                is_deleted: false,
             });
         }
-        let id = next_transaction_id();
-        let epoch = self.list[*home].stage_redo(id, redo::encode_parts(&parts))?;
-        for place in others {
-            let shard = &mut self.list[*place];
-            shard.note_applied(id)?;
-            shard.wait_for_commit((*home, epoch));
-        }
-        self.unfinished.push(Unfinished {
-            id,
-            home: *home,
-            others: others.to_vec(),
-            epoch,
-            is_deleted: false,
-        });
-        Ok(())
     }
 
     /// The step of a transaction is done, and its writes stand: its redo record is the coordinator's affair.
@@ -433,7 +462,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Deletes the redo records of commands whose parts are all committed.
+    /// Deletes the redo records of commits of which all parts are done.
     pub fn finish_commands(&mut self) {
         let Shards { list, unfinished, .. } = self;
         unfinished.retain_mut(|command| {

@@ -8,7 +8,7 @@ use crate::storage::encoding::{self, Record};
 use crate::storage::fields::FieldWriter;
 use crate::storage::locks::TransactionId;
 use crate::storage::redo::Write;
-use crate::storage::shard::{Owner, damaged_record};
+use crate::storage::shard::Owner;
 use std::ops::ControlFlow;
 
 /// Members, and their bytes, up to which a collection travels whole to where a transaction runs. Of a larger one that place
@@ -61,39 +61,41 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// What the running command has staged, as others would have to write it.
-    pub fn command_writes(&self) -> Result<Vec<Write>, CommandError> {
-        let mut writes = Vec::new();
-        for physical in self.emptied_by_command() {
-            let database = Some(self.number_of(physical).ok_or_else(damaged_record)?);
-            writes.push(Write::Empty { database });
-        }
-        for (column, key, value) in self.records.command_writes() {
-            let value = value.map(<[u8]>::to_vec);
-            let (meta_key, version, member) = match column {
-                Column::Meta => (key.to_vec(), 0, None),
-                Column::Data | Column::Score => {
-                    let (meta_key, version) = encoding::owner_of_member(key).ok_or_else(damaged_record)?;
-                    // Its length(4) and the version(8) are there, too.
-                    let member = key.get(meta_key.len() + 12..).ok_or_else(damaged_record)?;
-                    (meta_key, version, Some(member.to_vec()))
-                }
-                Column::Expiry | Column::System => continue,
-            };
-            let (physical, _, key) = encoding::split_meta_key(&meta_key).ok_or_else(damaged_record)?;
-            let database = self.number_of(physical).ok_or_else(damaged_record)?;
-            let key = key.to_vec();
-            writes.push(match member {
-                None => Write::Record { database, key, value },
-                Some(member) => Write::Member {
-                    owner: Owner { database, key, version },
-                    column,
-                    member,
-                    value,
-                },
-            });
-        }
-        Ok(writes)
+    /// All that is staged, as a start would have to write it.
+    pub fn staged_writes(&self) -> Vec<Write> {
+        let emptied = (0..encoding::DATABASE_COUNT as u8).filter(|number| self.whole.emptied >> number & 1 == 1);
+        let emptied = emptied.filter_map(|physical| self.number_of(physical));
+        let emptied = emptied.map(|number| Write::Empty { database: Some(number) });
+        emptied
+            .chain(self.records.staged().filter_map(|staged| self.as_write(staged)))
+            .collect()
+    }
+
+    /// A staged record as a write; `None` if it is one of the shard's own.
+    fn as_write(&self, (column, key, value): (Column, &[u8], Option<&[u8]>)) -> Option<Write> {
+        let value = value.map(<[u8]>::to_vec);
+        let (meta_key, version, member) = match column {
+            Column::Meta => (key.to_vec(), 0, None),
+            Column::Data | Column::Score => {
+                let (meta_key, version) = encoding::owner_of_member(key)?;
+                // Its length(4) and the version(8) are there, too.
+                let member = key.get(meta_key.len() + 12..)?.to_vec();
+                (meta_key, version, Some(member))
+            }
+            Column::Expiry | Column::System => return None,
+        };
+        let (physical, _, key) = encoding::split_meta_key(&meta_key)?;
+        let database = self.number_of(physical)?;
+        let key = key.to_vec();
+        Some(match member {
+            None => Write::Record { database, key, value },
+            Some(member) => Write::Member {
+                owner: Owner { database, key, version },
+                column,
+                member,
+                value,
+            },
+        })
     }
 
     /// Whether the running command has staged anything here.
@@ -101,19 +103,16 @@ impl Shard {
         self.records.command_staged() || !self.whole_undo.is_empty()
     }
 
-    /// The physical databases that the running command has emptied, or another one of the turn that is not committed either.
-    fn emptied_by_command(&self) -> impl Iterator<Item = u8> {
-        let emptied = if self.whole_undo.is_empty() {
-            0
-        } else {
-            self.whole.emptied
-        };
-        (0..encoding::DATABASE_COUNT as u8).filter(move |number| emptied >> number & 1 == 1)
-    }
-
     /// Stages the redo record of a transaction of which this shard is the home.
     pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
-        self.write_system(&encoding::redo_key(id), Some(parts))
+        self.check_writable()?;
+        Ok(self.note_redo(id, parts))
+    }
+
+    /// The same for what is staged already, and to be committed with other shards as one.
+    pub fn note_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
+        self.set_system_key(&encoding::redo_key(id));
+        self.stage_here(Column::System, Some(parts))
     }
 
     /// All others have followed: stages the deletion of the record.
@@ -139,12 +138,16 @@ impl Shard {
 
     /// Stages the note that it does so with what the running command stages.
     pub fn note_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
-        let is_new = self.applied.insert(id);
-        let noted = self.write_system(encoding::APPLIED_KEY, Some(encoding::encode_applied(&self.applied)));
-        if noted.is_err() && is_new {
-            self.applied.remove(&id);
-        }
-        noted
+        self.check_writable()?;
+        Ok(self.note_following(id))
+    }
+
+    /// The same for what is staged already, and to be committed with other shards as one.
+    pub fn note_following(&mut self, id: TransactionId) -> u64 {
+        self.applied.insert(id);
+        let noted = encoding::encode_applied(&self.applied);
+        self.set_system_key(encoding::APPLIED_KEY);
+        self.stage_here(Column::System, Some(noted))
     }
 
     /// The redo record of a transaction is gone, so that it need not be remembered: the next note leaves it out.
@@ -162,9 +165,13 @@ impl Shard {
 
     pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         self.check_writable()?;
+        self.set_system_key(key);
+        Ok(self.stage_here(Column::System, value))
+    }
+
+    fn set_system_key(&mut self, key: &[u8]) {
         self.key.clear();
         self.key.extend_from_slice(key);
-        Ok(self.stage_here(Column::System, value))
     }
 
     /// Appends to `out` what a transaction that runs elsewhere gets of a key: its record, and its members if they are few.
