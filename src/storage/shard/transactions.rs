@@ -37,6 +37,8 @@ impl Shard {
         for write in writes {
             let slot = Slot::of(write.key().unwrap_or_default());
             let (written, version) = match write {
+                Write::Databases { map } if map.generation <= self.databases.generation => continue,
+                Write::Databases { map } => (self.set_database_map(*map)?, 0),
                 Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
                     let version = value
@@ -64,6 +66,9 @@ impl Shard {
     /// What the running command has staged, as others would have to write it.
     pub fn command_writes(&self) -> Result<Vec<Write>, CommandError> {
         let mut writes = Vec::new();
+        if !self.whole_undo.is_empty() && self.whole.has_new_map {
+            writes.push(Write::Databases { map: self.databases });
+        }
         for physical in self.emptied_by_command() {
             let database = Some(self.number_of(physical).ok_or_else(damaged_record)?);
             writes.push(Write::Empty { database });
