@@ -214,8 +214,8 @@ const SYNC_REPORTS_MAX: usize = 1024;
 const ADMIN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The turns in which a start writes, before the executors count on from the last.
-const AGREEMENT_TURN: u64 = 1;
-const RECOVERY_TURN: u64 = 2;
+const RECOVERY_TURN: u64 = 1;
+const AGREEMENT_TURN: u64 = 2;
 
 /// How often RocksDB's threads are looked for: it starts some late, on the affinity of whoever made it.
 const REPIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -365,8 +365,9 @@ impl Stores {
         if new {
             Manifest::mark_created(data_dir)?;
         }
-        agree_on_database_map(&mut shards, data_dir)?;
+        // In this order: what a redo record says of a shard that did not follow is in the numbers of that shard's map.
         finish_transactions(&mut shards, data_dir)?;
+        agree_on_database_map(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
         let (pubsub, inboxes) = PubSub::new(core_map.network.len());

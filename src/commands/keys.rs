@@ -5,10 +5,10 @@ use super::arguments::{TimeUnit, database, database_of, integer, is_option, smal
 use super::collection::{Collection, Column, Direction};
 use super::glob;
 use super::number::{parse_integer, parse_unsigned};
-use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
+use crate::channel::router::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::config::EventClass;
 use crate::error::CommandError;
-use crate::storage::encoding::{DatabaseMap, HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
+use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Extent, Pieces, WriteEntry};
 use crate::storage::view::{Owner, View};
 use std::ops::ControlFlow;
@@ -565,14 +565,7 @@ fn member_bytes(
 
 /// DBSIZE, of the shards of one executor.
 pub fn dbsize(context: &mut Context<'_>) -> Outcome {
-    let database = context.database;
-    let mut keys = 0;
-    for place in shard_ids(context)? {
-        keys += context.view.shards()?.with_shard(place, |shard| {
-            // It counts what is not committed yet.
-            Ok((shard.counts(database).keys, shard.newest_epoch()))
-        })?;
-    }
+    let keys = context.view.key_count(context.database)?;
     context.reply.integer(keys as i64);
     Ok(())
 }
@@ -611,19 +604,7 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     };
     let (first, second) = (number(1, "first")?, number(2, "second")?);
     let (first, second) = (database_of(first)?, database_of(second)?);
-    let shards = context.view.shards()?;
-    shards.replace_database(first, Some(second));
-    shards.replace_database(second, Some(first));
-    // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
-    shards.note_flushed();
-    for id in shard_ids(context)? {
-        context.view.shards()?.with_shard(id, |shard| {
-            let mut map = shard.database_map();
-            map.physical.swap(usize::from(first), usize::from(second));
-            map.generation += 1;
-            Ok(((), shard.set_database_map(DatabaseMap { ..map })?))
-        })?;
-    }
+    context.view.swap_databases(first, second)?;
     context.reply.ok();
     Ok(())
 }
@@ -656,21 +637,14 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
 
 /// KEYS as a part of another command: cursors read what is committed, and would commit a part of that command.
 fn keys_at_once(context: &mut Context<'_>) -> Outcome {
-    let (pattern, database, now_ms) = (context.arguments.get(1), context.database, context.now_ms);
+    let pattern = context.arguments.get(1);
     let mut found: Vec<Vec<u8>> = Vec::new();
-    for id in shard_ids(context)? {
-        let shards = context.view.shards()?;
-        let slots = slots_of(id, shards.shard_count());
-        shards.with_shard(id, |shard| {
-            let epoch = shard.scan(database, slots, None, |_, key, record| {
-                if record.is_alive(now_ms) && matches_key(pattern, key) {
-                    found.push(key.to_vec());
-                }
-                ControlFlow::Continue(())
-            })?;
-            Ok(((), epoch))
-        })?;
-    }
+    context.view.visit_keys(context.database, 0..SLOT_COUNT, |key, _| {
+        if matches_key(pattern, key) {
+            found.push(key.to_vec());
+        }
+        ControlFlow::Continue(())
+    })?;
     context.reply.array(found.len());
     found.iter().for_each(|key| context.reply.bulk(key));
     Ok(())
@@ -681,41 +655,30 @@ pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
 
-/// RANDOMKEY: the first key at or after a random slot of a random shard of the executor, else of the next shards.
+/// RANDOMKEY: one of the first keys at or after a random slot, of those that the executor has.
 ///
 /// Not uniform over keys (nor is Redis's), but every key can come up.
 pub fn randomkey(context: &mut Context<'_>) -> Outcome {
-    let (database, now_ms, seed) = (context.database, context.now_ms, context.seed);
-    let ids = shard_ids(context)?;
-    let first = (seed >> 32) as usize % ids.len();
-    for id in ids.iter().cycle().skip(first).take(ids.len()) {
-        let shards = context.view.shards()?;
-        let slots = slots_of(*id, shards.shard_count());
-        let start = slots.start + (seed % u64::from(slots.end - slots.start)) as u16;
-        // A few keys from there on, of which one is picked: keys behind large gaps come up less often this way.
-        let mut candidates: Vec<Vec<u8>> = Vec::new();
-        for range in [start..slots.end, slots.start..start] {
-            shards.with_shard(*id, |shard| {
-                let epoch = shard.scan(database, range, None, |_, key, record| {
-                    if record.is_alive(now_ms) {
-                        candidates.push(key.to_vec());
-                    }
-                    if candidates.len() < RANDOM_CANDIDATES {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                })?;
-                Ok(((), epoch))
-            })?;
-        }
-        if !candidates.is_empty() {
-            let pick = (seed >> 16) as usize % candidates.len();
-            context.reply.bulk(&candidates[pick]);
-            return Ok(());
+    let seed = context.seed;
+    let start = ((seed >> 32) % u64::from(SLOT_COUNT)) as u16;
+    // A few keys from there on, of which one is picked: keys behind large gaps come up less often this way.
+    let mut candidates: Vec<Vec<u8>> = Vec::new();
+    for slots in [start..SLOT_COUNT, 0..start] {
+        context.view.visit_keys(context.database, slots, |key, _| {
+            candidates.push(key.to_vec());
+            match candidates.len() < RANDOM_CANDIDATES {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        if candidates.len() == RANDOM_CANDIDATES {
+            break;
         }
     }
-    context.reply.null();
+    match candidates.len() {
+        0 => context.reply.null(),
+        count => context.reply.bulk(&candidates[(seed >> 16) as usize % count]),
+    }
     Ok(())
 }
 
@@ -733,7 +696,7 @@ const CURSOR_POSITION_BITS: u32 = 48;
 pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
     let cursor = parse_cursor(argument)?;
     // A cursor that no SCAN returned ends the scan, as in Redis, where it may return anything.
-    let slot = (cursor >> CURSOR_POSITION_BITS).min(u64::from(crate::channel::router::SLOT_COUNT - 1));
+    let slot = (cursor >> CURSOR_POSITION_BITS).min(u64::from(SLOT_COUNT - 1));
     Ok(Slot(slot as u16))
 }
 
@@ -820,6 +783,9 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
     let cursor = parse_cursor(arguments.get(1))?;
     let position = cursor & ((1 << CURSOR_POSITION_BITS) - 1);
     let options = ScanOptions::parse(arguments, Scanned::Keys)?;
+    if context.view.is_gathered() {
+        return scan_at_once(context, slot, &options);
+    }
     let (database, now_ms) = (context.database, context.now_ms);
     let shards = context.view.shards()?;
     let shard_count = shards.shard_count();
@@ -855,7 +821,7 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
                 u64::from(last_slot.0) << CURSOR_POSITION_BITS | shard.remember_scan_position(key)
             }
             (Some(next_slot), _) => u64::from(next_slot.0) << CURSOR_POSITION_BITS,
-            (None, _) if slots.end < crate::channel::router::SLOT_COUNT => u64::from(slots.end) << CURSOR_POSITION_BITS,
+            (None, _) if slots.end < SLOT_COUNT => u64::from(slots.end) << CURSOR_POSITION_BITS,
             (None, _) => 0,
         };
         Ok((next, epoch))
@@ -863,6 +829,26 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
     let mut digits = itoa::Buffer::new();
     context.reply.array(2);
     context.reply.text(digits.format(next));
+    context.reply.array(found.len());
+    found.iter().for_each(|key| context.reply.bulk(key));
+    Ok(())
+}
+
+/// SCAN in a transaction over several storage executors: all that is left, since no shard remembers a place for it.
+fn scan_at_once(context: &mut Context<'_>, slot: Slot, options: &ScanOptions<'_>) -> Outcome {
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    context
+        .view
+        .visit_keys(context.database, slot.0..SLOT_COUNT, |key, kind| {
+            let is_wanted = options.kind.is_none_or(|wanted| wanted == Some(kind))
+                && options.pattern.is_none_or(|pattern| matches_key(pattern, key));
+            if is_wanted {
+                found.push(key.to_vec());
+            }
+            ControlFlow::Continue(())
+        })?;
+    context.reply.array(2);
+    context.reply.text("0");
     context.reply.array(found.len());
     found.iter().for_each(|key| context.reply.bulk(key));
     Ok(())

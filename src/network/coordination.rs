@@ -16,11 +16,11 @@ use super::merging::Merging;
 use super::multi::Executing;
 use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
-use crate::channel::router::{ShardId, Slot};
+use crate::channel::router::{ShardId, Slot, slots_of};
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    Command, Merge, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE, TRANSACTION_READ,
-    TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
+    Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE,
+    TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
 };
 use crate::commands::transactions::parts_of_exec;
 use crate::commands::waiting::Waiting;
@@ -29,14 +29,14 @@ use crate::error::CommandError;
 use crate::observe::metrics::count_error;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::storage::database::{Column, Direction};
-use crate::storage::encoding::Type;
+use crate::storage::encoding::{DatabaseMap, Type};
 use crate::storage::fields::{FieldReader, FieldWriter};
-use crate::storage::gathered::{Gathered, Member, Range, Remote};
+use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
 use crate::storage::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::storage::outbox;
 use crate::storage::redo::{Part, encode_parts, parts_of};
 use crate::storage::shard::Owner;
-use crate::storage::transactions::{Question, REFUSED, Schedule, decode_members};
+use crate::storage::transactions::{BEHIND, Question, REFUSED, Schedule, decode_keys, decode_members};
 use crate::storage::view::View;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -59,8 +59,11 @@ const NOBODY: u32 = u32::MAX;
 /// Transactions that run at once on threads of their own; others wait for their turn.
 pub(crate) const THREADS_MAX: usize = 16;
 
-/// How long such a thread waits for an answer before it looks whether the server is stopping.
+/// How long such a thread waits for an answer before it offers again what a channel did not take.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a transaction waits before it begins again behind its client's earlier commands: about as long as another one takes.
+const BEHIND_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a transaction is to do once everything is locked.
 pub(super) enum Work {
@@ -121,9 +124,13 @@ struct Coordination {
     round: u32,
     responses_left: usize,
     is_refused: bool,
+    /// It was refused because an earlier command of its client waits.
+    is_behind: bool,
     error: Option<Vec<u8>>,
     /// What became of it cannot be known before a restart.
     is_unknown: bool,
+    /// The client's next commands are read again.
+    has_gone_on: bool,
     gathered: Gathered,
     /// What the handler did beside writing: given out when all is written.
     effects: Effects,
@@ -227,8 +234,10 @@ impl NetworkExecutor {
             round: 0,
             responses_left: 0,
             is_refused: false,
+            is_behind: false,
             error: None,
             is_unknown: false,
+            has_gone_on: false,
             gathered: Gathered::new(is_whole),
             effects: Effects {
                 classes: self.settings.borrow().notify_keyspace_events,
@@ -296,6 +305,16 @@ impl NetworkExecutor {
             );
         }
         self.wait_for_round(number, coordination);
+    }
+
+    /// An earlier command of the client waits for another transaction: begins again when that may be over.
+    fn schedule_later(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
+        let executor = Rc::clone(self);
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(BEHIND_PAUSE).await;
+            executor.schedule(number, coordination);
+        })
+        .detach();
     }
 
     fn wait_for_round(&self, number: usize, coordination: Box<Coordination>) {
@@ -384,10 +403,20 @@ impl NetworkExecutor {
         let Some(mut coordination) = taken else { return };
         let bytes = batch.reply(response);
         coordination.took_ns += u64::from(response.took_ns);
+        if response.more != 0
+            && let Some(merging) = &mut coordination.merging
+        {
+            // A part of a large reply: the other executors' are needed before any of it can be sent.
+            merging.add_piece(response.id.part as usize, bytes);
+            self.ask_for_more(batch.link, &coordination, response);
+            return self.wait_for_round(number, coordination);
+        }
         coordination.responses_left -= 1;
         match coordination.phase {
             Phase::Scheduling => self.take_grant(number, &mut coordination, response.id.part as usize, bytes),
             Phase::Running => {
+                // Of a shard whose sync has failed nothing is known.
+                coordination.is_unknown |= bytes.is_empty();
                 if let Some(merging) = &mut coordination.merging {
                     merging.add(response.id.part as usize, bytes);
                 }
@@ -404,6 +433,20 @@ impl NetworkExecutor {
         }
     }
 
+    fn ask_for_more(&self, link: usize, coordination: &Coordination, response: &Response) {
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let target = (link, coordination.priority);
+        let number = response.more.to_be_bytes();
+        self.push_step(
+            target,
+            response.id,
+            &PIECES_NEXT,
+            coordination.caller,
+            deadline,
+            &[&number],
+        );
+    }
+
     /// Takes in what an executor says of the keys that are locked there.
     fn take_grant(&self, number: usize, coordination: &mut Coordination, part: usize, bytes: &[u8]) {
         let had_failed = coordination.is_refused || coordination.error.is_some();
@@ -413,7 +456,10 @@ impl NetworkExecutor {
                     coordination.error = Some(b"-ERR internal error\r\n".to_vec());
                 }
             }
+            // A shard's sync has failed, and what it has told of is perhaps not on disk.
+            None => (coordination.error, coordination.is_unknown) = (Some(Vec::new()), true),
             _ if bytes == REFUSED => coordination.is_refused = true,
+            _ if bytes == BEHIND => (coordination.is_refused, coordination.is_behind) = (true, true),
             _ => drop(coordination.error.get_or_insert_with(|| bytes.to_vec())),
         }
         if !had_failed && (coordination.is_refused || coordination.error.is_some()) {
@@ -429,7 +475,10 @@ impl NetworkExecutor {
             Phase::Scheduling if coordination.is_refused => {
                 self.metrics.transaction_retries.add(1);
                 coordination.gathered = Gathered::new(coordination.gathered.is_whole());
-                self.schedule(number, coordination);
+                match std::mem::take(&mut coordination.is_behind) {
+                    true => self.schedule_later(number, coordination),
+                    false => self.schedule(number, coordination),
+                }
             }
             Phase::Scheduling => self.run_locked(number, coordination),
             Phase::Running => {
@@ -508,12 +557,15 @@ impl NetworkExecutor {
         };
         let background = self.server.core_map.background.clone();
         let (sender, receiver) = flume::bounded(1);
+        // The thread gets the transaction when there is one.
+        let (handed, taken) = flume::bounded::<Box<Coordination>>(1);
         let spawned = std::thread::Builder::new()
             .name("transaction".to_owned())
             .spawn(move || {
                 if let Err(error) = crate::topology::pin_current_thread(&background) {
                     tracing::warn!(%error, "a transaction's thread could not be pinned");
                 }
+                let Ok(mut coordination) = taken.recv() else { return };
                 coordination.gathered.begin_again();
                 coordination.gathered.remote = Some(Box::new(asking));
                 let began = Instant::now();
@@ -523,9 +575,13 @@ impl NetworkExecutor {
                 // The executor waits for it, unless it has stopped.
                 let _ = sender.send((coordination, outcome));
             });
-        if let Err(error) = &spawned {
+        if let Err(error) = spawned {
             tracing::error!(%error, "a transaction could not be given a thread");
+            self.transactions.borrow_mut().seats[seat] = false;
+            return self.write(number, coordination, Err(CommandError::Internal));
         }
+        // The channel is empty, and the thread has its other end.
+        let _ = handed.send(coordination);
         let executor = Rc::clone(self);
         glommio::spawn_local(async move {
             let ran = receiver.recv_async().await;
@@ -555,6 +611,7 @@ impl NetworkExecutor {
             coordination.gathered.begin_again();
             coordination.effects.clear();
         }
+        self.count_inner(&mut coordination);
         let router = &self.server.router;
         let writes = coordination.gathered.take_writes();
         coordination.parts = parts_of(writes, router);
@@ -574,6 +631,28 @@ impl NetworkExecutor {
         }
     }
 
+    /// Counts the commands that were parts of an EXEC, and what was looked up.
+    fn count_inner(&self, coordination: &mut Coordination) {
+        if coordination.command.counts_look_ups() {
+            self.metrics.keyspace_hits.add(u64::from(coordination.gathered.found));
+            self.metrics
+                .keyspace_misses
+                .add(u64::from(coordination.gathered.missed));
+        }
+        for ran in std::mem::take(&mut coordination.effects.ran) {
+            self.metrics.commands_processed.add(1);
+            let Some(counters) = self.metrics.commands.get(ran.index) else {
+                continue;
+            };
+            counters.calls.add(1);
+            counters.took_ns.add(ran.took_ns);
+            if let Some(error) = ran.error_at.and_then(|start| coordination.reply.get(start..)) {
+                counters.failed.add(1);
+                count_error(&self.metrics.errors, error);
+            }
+        }
+    }
+
     fn prepare(&self, number: usize, mut coordination: Box<Coordination>) {
         coordination.phase = Phase::Preparing;
         coordination.begin_round(1);
@@ -583,7 +662,7 @@ impl NetworkExecutor {
         let mut argument = Vec::new();
         FieldWriter(&mut argument).number(coordination.id);
         FieldWriter(&mut argument).byte(u8::from(is_only));
-        argument.extend_from_slice(&encode_parts(&coordination.parts));
+        encode_parts(&mut argument, &coordination.parts);
         self.send_step((number, &coordination), &TRANSACTION_PREPARE, (home, 0), &[&argument]);
         self.wait_for_round(number, coordination);
     }
@@ -592,21 +671,26 @@ impl NetworkExecutor {
     fn apply(&self, number: usize, mut coordination: Box<Coordination>) {
         coordination.phase = Phase::Applying;
         let is_noted = coordination.parts.len() > 1;
-        let mut by_link: Vec<Vec<Part>> = vec![Vec::new(); self.link_count()];
+        let mut by_link: Vec<Vec<u8>> = vec![Vec::new(); self.link_count()];
         // The home has its part already.
         for part in coordination.parts.iter().skip(usize::from(is_noted)) {
-            by_link[usize::from(self.server.router.owner(part.shard).0)].push(part.clone());
+            let argument = &mut by_link[usize::from(self.server.router.owner(part.shard).0)];
+            if argument.is_empty() {
+                FieldWriter(argument).number(coordination.id);
+                FieldWriter(argument).byte(u8::from(is_noted));
+            }
+            encode_parts(argument, [part]);
         }
-        coordination.begin_round(by_link.iter().filter(|parts| !parts.is_empty()).count());
-        for (link, parts) in by_link.iter().enumerate().filter(|(_, parts)| !parts.is_empty()) {
-            let mut argument = Vec::new();
-            FieldWriter(&mut argument).number(coordination.id);
-            FieldWriter(&mut argument).byte(u8::from(is_noted));
-            argument.extend_from_slice(&encode_parts(parts));
-            self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[&argument]);
+        coordination.begin_round(by_link.iter().filter(|argument| !argument.is_empty()).count());
+        for (link, argument) in by_link.iter().enumerate().filter(|(_, argument)| !argument.is_empty()) {
+            self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[argument]);
         }
-        // What the client sends now follows these to the same executors.
-        self.let_go(&coordination);
+        // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change what that
+        // means, so they come first.
+        let goes_on_here = (coordination.exec.as_ref()).is_some_and(|exec| exec.executing.is_some());
+        if !goes_on_here {
+            self.let_go(&mut coordination);
+        }
         self.wait_for_round(number, coordination);
     }
 
@@ -617,8 +701,10 @@ impl NetworkExecutor {
         (connection.generation == coordination.generation && !connection.closed.get()).then(|| Rc::clone(connection))
     }
 
-    fn let_go(&self, coordination: &Coordination) {
-        if let Some(connection) = self.client_of(coordination) {
+    /// The client's next command may run. Only once: it may be a transaction, too, and then the connection waits for that.
+    fn let_go(&self, coordination: &mut Coordination) {
+        let has_gone_on = std::mem::replace(&mut coordination.has_gone_on, true);
+        if let Some(connection) = self.client_of(coordination).filter(|_| !has_gone_on) {
             connection.coordinating.set(false);
             self.room.notify();
         }
@@ -636,7 +722,6 @@ impl NetworkExecutor {
             } = &coordination.effects;
             outbox::publish(&self.server.pubsub, *classes, events, messages);
         }
-        self.count_parts(&coordination);
         let Some(connection) = self.client_of(&coordination) else {
             return;
         };
@@ -646,7 +731,7 @@ impl NetworkExecutor {
         }
         let mut coordination = coordination;
         if let Some(waiting) = coordination.waits.take().filter(|_| coordination.error.is_none()) {
-            self.let_go(&coordination);
+            self.let_go(&mut coordination);
             let (command, sequence) = (coordination.command, coordination.sequence);
             return self.wait_for_streams(&connection, command, sequence, coordination.arguments.get(), &waiting);
         }
@@ -656,6 +741,7 @@ impl NetworkExecutor {
             let has_run = coordination.error.is_none() && coordination.reply.first() == Some(&0);
             if let Some(executing) = exec.executing.filter(|_| has_run) {
                 let reply = std::mem::take(&mut coordination.reply);
+                self.count(coordination.command, coordination.took_ns, &reply);
                 return self.exec_ran(&connection, coordination.sequence, executing, &reply);
             }
         }
@@ -665,23 +751,7 @@ impl NetworkExecutor {
         replies.complete(coordination.sequence, reply, &mut connection.output.borrow_mut().bytes);
         drop(replies);
         self.touch(&connection);
-        self.let_go(&coordination);
-    }
-
-    /// Counts the commands that were parts of one.
-    fn count_parts(&self, coordination: &Coordination) {
-        for ran in &coordination.effects.ran {
-            self.metrics.commands_processed.add(1);
-            let Some(counters) = self.metrics.commands.get(ran.index) else {
-                continue;
-            };
-            counters.calls.add(1);
-            counters.took_ns.add(ran.took_ns);
-            if let Some(error) = ran.error_at.and_then(|start| coordination.reply.get(start..)) {
-                counters.failed.add(1);
-                count_error(&self.metrics.errors, error);
-            }
-        }
+        self.let_go(&mut coordination);
     }
 
     fn note_finished(&self, coordination: &Coordination) {
@@ -782,6 +852,9 @@ impl Coordination {
         let mut fields = FieldReader(bytes);
         self.gathered.watch_failed |= fields.byte()? != 0;
         self.gathered.note_version(fields.number()?);
+        if let Some(map) = fields.optional_bytes()? {
+            self.gathered.note_map(DatabaseMap::decode(map)?);
+        }
         if let Scope::Keys(places) = &self.participants.get(part)?.scope {
             for place in places {
                 self.gathered.add(place.clone(), &mut fields)?;
@@ -840,6 +913,10 @@ impl Asking {
     /// Asks the executor that has `key`, and waits.
     fn ask(&mut self, key: &[u8], question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
         let link = usize::from(self.router.executor_of(Slot::of(key)).0);
+        self.ask_at(link, question)
+    }
+
+    fn ask_at(&mut self, link: usize, question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
         let words = [TRANSACTION_READ.name.as_bytes(), &question.encode()];
         self.links.push(
             (link, Priority::Normal),
@@ -895,5 +972,35 @@ impl Remote for Asking {
 
     fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError> {
         self.ask(&place.1, &Question::Key(place))
+    }
+
+    fn count(&mut self, database: u8) -> Result<u64, CommandError> {
+        let mut count = 0;
+        for link in 0..self.router.executor_count() {
+            let answer = self.ask_at(link, &Question::Count(database))?;
+            count += FieldReader(&answer).number().ok_or(CommandError::Internal)?;
+        }
+        Ok(count)
+    }
+
+    fn keys(&mut self, database: u8, range: KeyRange, now_ms: u64) -> Result<KeysFound, CommandError> {
+        let shard = self.router.shard_of(Slot(range.slot));
+        let shard_end = slots_of(shard, self.router.shard_count()).end;
+        let here = KeyRange {
+            end: range.end.min(shard_end),
+            ..range
+        };
+        let link = usize::from(self.router.owner(shard).0);
+        let answer = self.ask_at(link, &Question::Keys(database, &here, now_ms))?;
+        let (keys, last) = decode_keys(&answer).ok_or(CommandError::Internal)?;
+        let rest = KeyRange {
+            slot: last.as_ref().map_or(here.end, |key| Slot::of(key).0),
+            after: last,
+            end: range.end,
+        };
+        Ok(KeysFound {
+            keys,
+            rest: (rest.slot < rest.end).then_some(rest),
+        })
     }
 }

@@ -159,7 +159,7 @@ impl NetworkExecutor {
             }
         }
         let link = self.only_link_of(places.iter().map(|(_, key)| key.as_slice()), writes);
-        let is_everywhere = is_whole && self.server.router.executor_count() > 1;
+        let is_everywhere = is_whole && self.only_link_of(std::iter::empty(), writes).is_none();
         match (link, cursor_link) {
             _ if is_everywhere => ExecScope::Several(None),
             (Some(Some(link)), Some(cursor)) if link != cursor => ExecScope::Several(None),

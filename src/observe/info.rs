@@ -194,6 +194,8 @@ impl Counts {
             counts.add_errors(&storage.errors);
         }
         for network in &server.network {
+            counts.keyspace_hits += network.keyspace_hits.get();
+            counts.keyspace_misses += network.keyspace_misses.get();
             counts.commands_processed += network.commands_processed.get();
             counts.bytes_in += network.bytes_in.get();
             counts.bytes_out += network.bytes_out.get();
@@ -584,7 +586,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",connections={},commands={},requests={requests},responses={},batches={batches},batch_size_mean={:.2},{},\
-                 timeouts={},send_failures={},pending={},backpressure_events={}",
+                 timeouts={},send_failures={},pending={},backpressure_events={},transactions={},transaction_retries={}",
                 network.connections.get(),
                 network.commands_processed.get(),
                 network.responses.get(),
@@ -594,6 +596,8 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 network.send_failures.get(),
                 network.pending.get(),
                 network.backpressure_events.get(),
+                network.transactions.get(),
+                network.transaction_retries.get(),
             );
         }
         let storage = server
@@ -605,13 +609,14 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
-                 held={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                 held={},parked={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),
                 Quantiles("queue", &storage.queue_ns),
                 Quantiles("turn", &storage.turn_ns),
                 storage.held.get(),
+                storage.parked.get(),
                 storage.replies_begun.get(),
                 mean(storage.sync_ns.get(), syncs) / 1000.0,
                 storage.panics.get(),

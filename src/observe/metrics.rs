@@ -142,6 +142,10 @@ pub struct NetworkMetrics {
     pub transactions: Counter,
     /// How often one came too late at an executor and began again.
     pub transaction_retries: Counter,
+    /// Look-ups of their reading commands that found their key.
+    pub keyspace_hits: Counter,
+    /// Those that did not.
+    pub keyspace_misses: Counter,
     /// Connections that are open.
     pub connections: Counter,
     /// Connections given to it so far; written by the executor that accepts.
@@ -181,6 +185,8 @@ impl NetworkMetrics {
             commands_processed: Counter::default(),
             transactions: Counter::default(),
             transaction_retries: Counter::default(),
+            keyspace_hits: Counter::default(),
+            keyspace_misses: Counter::default(),
             connections: Counter::default(),
             connections_assigned: Counter::default(),
             connections_closed: Counter::default(),

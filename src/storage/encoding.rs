@@ -48,9 +48,10 @@
 //!          lowest ‖ end
 //! ```
 //!
-//! The writes of a redo record, each with a database's *number* as SELECT takes it (a swap waits until no record is there):
+//! The writes of a redo record, each with a database's *number* as SELECT takes it:
 //!
 //! ```text
+//! 0xfe ‖ length(4) ‖ generation(8) ‖ physical database(1) × 16    the numbers are by this map, unless there is a newer one
 //! 0 ‖ database(1) ‖ length(4) ‖ key ‖ value               the record of a key
 //! 0xff ‖ database(1), 0xff: all                           all keys are deleted, before what follows
 //! 1 or 2 ‖ database(1) ‖ length(4) ‖ key ‖ version(8) ‖ length(4) ‖ member ‖ value     a member in data or score

@@ -17,6 +17,11 @@
 //! kill-before-commit=WHEN  the process dies before a write
 //! kill-after-commit=WHEN   the process dies when a write is in the kernel, and not synced
 //! kill-before-replies=WHEN the process dies when a log was synced, before anybody is told
+//! kill-after-redo-staged=WHEN   the process dies when a transaction's redo record is staged, and not committed
+//! kill-before-apply=WHEN        ...when a shard is about to follow a transaction whose record another shard has
+//! kill-after-apply=WHEN         ...when it has staged its part
+//! kill-before-forget=WHEN       ...when all have followed, before the record's deletion is staged
+//! kill-after-forget=WHEN        ...when that is staged
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
 //! delay-send-ms=N          each hand-over of a batch takes that much longer
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
@@ -31,6 +36,21 @@
 //! The first write of a process is the one by which the first shard notes the start.
 
 pub use hooks::*;
+
+/// Where a transaction over several shards may be killed, from its first record to the removal of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The redo record is staged.
+    RedoStaged,
+    /// A shard that is not the home is about to follow.
+    BeforeApply,
+    /// It has staged its part.
+    AfterApply,
+    /// The record's deletion is about to be staged.
+    BeforeForget,
+    /// It is.
+    AfterForget,
+}
 
 #[cfg(not(feature = "fault-injection"))]
 mod hooks {
@@ -75,6 +95,10 @@ mod hooks {
         found
     }
 
+    /// A transaction has come to a point.
+    #[inline(always)]
+    pub fn reached(_point: super::Point) {}
+
     /// Before a batch is handed to a channel; whether the channel refuses it.
     #[inline(always)]
     pub fn refuses_send() -> bool {
@@ -84,6 +108,7 @@ mod hooks {
 
 #[cfg(feature = "fault-injection")]
 mod hooks {
+    use super::Point;
     use crate::storage::database::DatabaseError;
     use std::path::{Path, PathBuf};
     use std::sync::OnceLock;
@@ -112,10 +137,15 @@ mod hooks {
         KillBeforeCommit,
         KillAfterCommit,
         KillBeforeReplies,
+        KillAfterRedoStaged,
+        KillBeforeApply,
+        KillAfterApply,
+        KillBeforeForget,
+        KillAfterForget,
         RefuseSend,
     }
 
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 15] = [
         "fail-sync",
         "fail-write",
         "hold-writes",
@@ -125,6 +155,11 @@ mod hooks {
         "kill-before-commit",
         "kill-after-commit",
         "kill-before-replies",
+        "kill-after-redo-staged",
+        "kill-before-apply",
+        "kill-after-apply",
+        "kill-before-forget",
+        "kill-after-forget",
         "refuse-send",
     ];
 
@@ -266,6 +301,19 @@ mod hooks {
     pub fn after_write() {
         if let Some(plan) = plan() {
             plan.kills(Fault::KillAfterCommit);
+        }
+    }
+
+    /// A transaction has come to a point.
+    pub fn reached(point: Point) {
+        if let Some(plan) = plan() {
+            plan.kills(match point {
+                Point::RedoStaged => Fault::KillAfterRedoStaged,
+                Point::BeforeApply => Fault::KillBeforeApply,
+                Point::AfterApply => Fault::KillAfterApply,
+                Point::BeforeForget => Fault::KillBeforeForget,
+                Point::AfterForget => Fault::KillAfterForget,
+            });
         }
     }
 

@@ -6,13 +6,15 @@
 //! gets to them, and is run again on such a thread.
 
 use super::database::{Column, Direction};
-use super::encoding::{self, Record, STRING_CHUNK_LEN};
+use super::encoding::{self, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type};
 use super::fields::FieldReader;
 use super::locks::Place;
 use super::redo::Write;
 use super::shard::{Owner, Visit, damaged_record};
+use crate::channel::router::Slot;
 use crate::error::CommandError;
 use crate::scripts::registry::Scripts;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -44,7 +46,39 @@ pub trait Remote {
     /// What is known of a key that was not locked with the others, in the form of [`Gathered::add`]. Only a transaction that
     /// has locked everything asks for such.
     fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError>;
+
+    /// The number of keys in a database.
+    fn count(&mut self, database: u8) -> Result<u64, CommandError>;
+
+    /// Some keys of a database that are alive at `now_ms` (Unix milliseconds), in the order of slots, and where to go on.
+    fn keys(&mut self, database: u8, slots: KeyRange, now_ms: u64) -> Result<KeysFound, CommandError>;
 }
+
+/// The keys of the slots before one, from the first of a slot on, or from behind a key in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first slot.
+    pub slot: u16,
+    /// In that slot only keys that come after this one.
+    pub after: Option<Vec<u8>>,
+    /// The slot at which it ends.
+    pub end: u16,
+}
+
+/// A key and its type.
+pub type KeyAndType = (Vec<u8>, Type);
+
+/// What [`Remote::keys`] has found.
+#[derive(Debug, Default)]
+pub struct KeysFound {
+    /// The keys, and their types.
+    pub keys: Vec<KeyAndType>,
+    /// What was not looked at yet.
+    pub rest: Option<KeyRange>,
+}
+
+/// What is called with each key and its type.
+pub type VisitKey<'a> = dyn FnMut(&[u8], Type) -> ControlFlow<()> + 'a;
 
 /// Members by column and name.
 type Members = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
@@ -58,6 +92,10 @@ struct Key {
     members: Option<Members>,
     /// What the shard has was deleted with all others of the database.
     is_emptied: bool,
+    /// Whether it is in the order of what was written.
+    is_written: bool,
+    /// Nobody was asked for it, because its database was emptied before.
+    is_assumed: bool,
     /// What was written: the record...
     record: Option<Option<Vec<u8>>>,
     /// ...and members, by version, column and name.
@@ -89,11 +127,16 @@ enum Undo {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Gathered {
+    /// By place, the database being numbered as it was when everything was locked.
     keys: HashMap<Place, Key>,
     /// The keys that were written, in the order of first writing.
     order: Vec<Place>,
     /// Databases of which all keys were deleted, `None` for all, before what is written now.
     emptied: Vec<Option<u8>>,
+    /// The shards' database map, if everything is locked.
+    map: Option<DatabaseMap>,
+    /// By number: which database it stands for now, as it was numbered before; `None` if none was swapped.
+    swapped: Option<[u8; DATABASE_COUNT]>,
     undo: Vec<Undo>,
     /// Where the parts of the command that are being run began.
     inner_marks: Vec<usize>,
@@ -105,6 +148,10 @@ pub struct Gathered {
     pub watch_failed: bool,
     /// Whether a handler got to something that is not here.
     pub has_missed: bool,
+    /// Look-ups that found a key that is alive, and others.
+    pub found: u32,
+    /// See [`Gathered::found`].
+    pub missed: u32,
     is_whole: bool,
     /// What is known of scripts, and the number of who runs them here.
     pub scripts: Option<(Arc<Scripts>, usize)>,
@@ -138,6 +185,11 @@ impl Gathered {
         self.last_version = self.last_version.max(last_version);
     }
 
+    /// Takes in what a shard says of its database map: all say the same.
+    pub fn note_map(&mut self, map: DatabaseMap) {
+        self.map = Some(map);
+    }
+
     /// Takes in what a shard says of a key: the fields that `Shard::export` has written. `None` if they are damaged.
     pub fn add(&mut self, place: Place, fields: &mut FieldReader<'_>) -> Option<()> {
         let stored = fields.optional_bytes()?.map(<[u8]>::to_vec);
@@ -166,15 +218,18 @@ impl Gathered {
 
     /// Forgets what a handler has written, so that it can be run again.
     pub fn begin_again(&mut self) {
+        self.keys.retain(|_, key| !key.is_assumed);
         for key in self.keys.values_mut() {
-            (key.is_emptied, key.record) = (false, None);
+            (key.is_emptied, key.is_written, key.record) = (false, false, None);
             key.written.clear();
         }
         self.order.clear();
         self.emptied.clear();
+        self.swapped = None;
         self.undo.clear();
         self.inner_marks.clear();
         self.has_missed = false;
+        (self.found, self.missed) = (0, 0);
     }
 
     /// A part of the command begins, which may fail and leave what was written before.
@@ -209,11 +264,16 @@ impl Gathered {
 
     /// Everything that was written, each key and member once.
     pub fn take_writes(&mut self) -> Vec<Write> {
+        let (new_map, numbers) = self.new_numbers();
+        let mut writes: Vec<Write> = new_map.map(|map| Write::Databases { map }).into_iter().collect();
         let emptied = std::mem::take(&mut self.emptied).into_iter();
-        let mut writes: Vec<Write> = emptied.map(|database| Write::Empty { database }).collect();
+        writes.extend(emptied.map(|database| Write::Empty {
+            database: database.map(|database| numbers[usize::from(database)]),
+        }));
         for place in std::mem::take(&mut self.order) {
             let Some(key) = self.keys.get_mut(&place) else { continue };
             let (database, name) = place;
+            let database = numbers[usize::from(database)];
             for ((version, column, member), value) in std::mem::take(&mut key.written) {
                 let Some(column) = column_of(column) else { continue };
                 writes.push(Write::Member {
@@ -238,15 +298,121 @@ impl Gathered {
         writes
     }
 
+    /// The database map after what was swapped, if anything was, and by number before the number now.
+    fn new_numbers(&self) -> (Option<DatabaseMap>, [u8; DATABASE_COUNT]) {
+        let same = std::array::from_fn(|number| number as u8);
+        let (Some(swapped), Some(map)) = (self.swapped, self.map) else {
+            return (None, same);
+        };
+        let mut numbers = same;
+        for (now, before) in swapped.iter().enumerate() {
+            numbers[usize::from(*before)] = now as u8;
+        }
+        let new_map = DatabaseMap {
+            generation: map.generation + 1,
+            physical: swapped.map(|before| map.physical[usize::from(before)]),
+        };
+        ((new_map.physical != map.physical).then_some(new_map), numbers)
+    }
+
+    /// How a database was numbered before the transaction.
+    fn before(&self, database: u8) -> u8 {
+        self.swapped.map_or(database, |swapped| swapped[usize::from(database)])
+    }
+
+    /// The same for a collection's.
+    fn owner_before<'a>(&self, owner: &'a Owner) -> Cow<'a, Owner> {
+        match self.before(owner.database) {
+            same if same == owner.database => Cow::Borrowed(owner),
+            database => Cow::Owned(Owner {
+                database,
+                ..owner.clone()
+            }),
+        }
+    }
+
     /// Deletes all keys of a database, or of all. It is not taken back with a part of the command, which cannot fail after it.
     pub fn flush(&mut self, database: Option<u8>) {
+        let database = database.map(|database| self.before(database));
         let is_emptied = |place: &Place| database.is_none_or(|database| place.0 == database);
         for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
-            (key.is_emptied, key.record) = (true, None);
+            (key.is_emptied, key.is_written, key.record) = (true, false, None);
             key.written.clear();
         }
         self.order.retain(|place| !is_emptied(place));
         self.emptied.push(database);
+    }
+
+    /// Exchanges two databases. The same holds.
+    pub fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
+        if self.map.is_none() {
+            return Err(undeclared());
+        }
+        let swapped = self.swapped.get_or_insert(std::array::from_fn(|number| number as u8));
+        swapped.swap(usize::from(first), usize::from(second));
+        Ok(())
+    }
+
+    /// Where to ask for what concerns all keys.
+    fn remote_of_all(&mut self) -> Result<&mut Box<dyn Remote + Send>, CommandError> {
+        if !self.is_whole {
+            return Err(undeclared());
+        }
+        self.has_missed |= self.remote.is_none();
+        self.remote.as_mut().ok_or(CommandError::Elsewhere)
+    }
+
+    /// The number of keys in a database; as the shards count, with those that have expired and were not deleted yet.
+    pub fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
+        let database = self.before(database);
+        let is_emptied = self.is_emptied(database);
+        let mut count = match is_emptied {
+            true => 0,
+            false => self.remote_of_all()?.count(database)?,
+        };
+        for (_, key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
+            if let Some(record) = &key.record {
+                let was_counted = key.stored.is_some() && !is_emptied;
+                count = (count + u64::from(record.is_some())).saturating_sub(u64::from(was_counted));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks: first
+    /// with those that were written.
+    pub fn visit_keys(
+        &mut self,
+        database: u8,
+        slots: std::ops::Range<u16>,
+        visit: &mut VisitKey<'_>,
+    ) -> Result<(), CommandError> {
+        let (database, now_ms) = (self.before(database), self.now_ms);
+        for ((_, name), key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
+            let Some(Some(stored)) = &key.record else { continue };
+            let record = Record::decode(stored).ok_or_else(damaged_record)?;
+            let is_meant = record.is_alive(now_ms) && slots.contains(&Slot::of(name).0);
+            if is_meant && visit(name, record.kind).is_break() {
+                return Ok(());
+            }
+        }
+        let mut rest = (!self.is_emptied(database)).then_some(KeyRange {
+            slot: slots.start,
+            after: None,
+            end: slots.end,
+        });
+        while let Some(range) = rest.filter(|range| range.slot < range.end) {
+            let found = self.remote_of_all()?.keys(database, range, now_ms)?;
+            for (name, kind) in found.keys {
+                let place = (database, name);
+                let was_written = self.keys.get(&place).is_some_and(|key| key.record.is_some());
+                if !was_written && visit(&place.1, kind).is_break() {
+                    return Ok(());
+                }
+            }
+            rest = found.rest;
+        }
+        Ok(())
     }
 
     fn is_emptied(&self, database: u8) -> bool {
@@ -256,9 +422,12 @@ impl Gathered {
     }
 
     fn key(&mut self, database: u8, name: &[u8]) -> Result<&mut Key, CommandError> {
-        let place = (database, name.to_vec());
-        if self.is_whole && self.is_emptied(database) {
-            self.keys.entry(place.clone()).or_default();
+        let place = (self.before(database), name.to_vec());
+        if self.is_whole && self.is_emptied(place.0) {
+            self.keys.entry(place.clone()).or_insert_with(|| Key {
+                is_assumed: true,
+                ..Key::default()
+            });
         }
         if !self.keys.contains_key(&place) {
             if !self.is_whole {
@@ -281,6 +450,17 @@ impl Gathered {
 
     /// The record of a key that is alive; of a string in chunks as it is stored.
     pub fn read_header(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        let is_there = self.header(database, name)?.is_some();
+        self.count_look_up(is_there);
+        self.header(database, name)
+    }
+
+    fn count_look_up(&mut self, is_there: bool) {
+        self.found += u32::from(is_there);
+        self.missed += u32::from(!is_there);
+    }
+
+    fn header(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         let now_ms = self.now_ms;
         match self.key(database, name)?.current().map(Record::decode) {
             None => Ok(None),
@@ -291,16 +471,21 @@ impl Gathered {
 
     /// The record of a key that is alive; a string has its bytes in it, however it is stored.
     pub fn read(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
-        let header = self.read_header(database, name)?;
-        let Some(record) = header.filter(|record| record.is_in_chunks()) else {
-            return self.read_header(database, name);
+        let header = self.header(database, name)?;
+        let is_there = header.is_some();
+        let in_chunks = header.filter(Record::is_in_chunks).map(|record| {
+            let len = record.string_len().ok_or_else(damaged_record);
+            (len, record.deadline_ms, record.edited, record.version)
+        });
+        self.count_look_up(is_there);
+        let Some((len, deadline_ms, edited, version)) = in_chunks else {
+            return self.header(database, name);
         };
-        let len = record.string_len().ok_or_else(damaged_record)?;
-        let (deadline_ms, edited) = (record.deadline_ms, record.edited);
+        let len = len?;
         let owner = Owner {
             database,
             key: name.to_vec(),
-            version: record.version,
+            version,
         };
         let mut joined = std::mem::take(&mut self.joined);
         joined.clear();
@@ -348,12 +533,14 @@ impl Gathered {
             return Ok(());
         }
         let old = key.record.replace(value);
-        self.note((database, name.to_vec()), |place| Undo::Record(place, old));
+        let is_new = !std::mem::replace(&mut key.is_written, true);
+        let place = (self.before(database), name.to_vec());
+        self.note(place, is_new, |place| Undo::Record(place, old));
         Ok(())
     }
 
-    fn note(&mut self, place: Place, undo: impl FnOnce(Place) -> Undo) {
-        if !self.order.contains(&place) {
+    fn note(&mut self, place: Place, is_new: bool, undo: impl FnOnce(Place) -> Undo) {
+        if is_new {
             self.order.push(place.clone());
         }
         self.undo.push(undo(place));
@@ -367,6 +554,7 @@ impl Gathered {
 
     /// A member's value.
     pub fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
+        let asked = self.owner_before(owner);
         let key = self.key(owner.database, &owner.key)?;
         let written = key.written.get(&(owner.version, column as u8, member.to_vec()));
         let value = match (written, &key.members) {
@@ -374,7 +562,7 @@ impl Gathered {
             (None, _) if !key.is_stored_version(owner.version) => None,
             (None, Some(members)) => members.get(&(column as u8, member.to_vec())).cloned(),
             (None, None) => match &mut self.remote {
-                Some(remote) => remote.member(owner, column, member)?,
+                Some(remote) => remote.member(&asked, column, member)?,
                 None => return Err(self.missed()),
             },
         };
@@ -398,9 +586,9 @@ impl Gathered {
         let name = (owner.version, column as u8, member.to_vec());
         let key = self.key(owner.database, &owner.key)?;
         let old = key.written.insert(name.clone(), value);
-        self.note((owner.database, owner.key.clone()), |place| {
-            Undo::Member(place, name, old)
-        });
+        let is_new = !std::mem::replace(&mut key.is_written, true);
+        let place = (self.before(owner.database), owner.key.clone());
+        self.note(place, is_new, |place| Undo::Member(place, name, old));
         Ok(())
     }
 
@@ -465,6 +653,7 @@ impl Gathered {
         range: Range<'_>,
         direction: Direction,
     ) -> Result<(Vec<Member>, bool), CommandError> {
+        let asked = self.owner_before(owner);
         let key = self.key(owner.database, &owner.key)?;
         if !key.is_stored_version(owner.version) {
             return Ok((Vec::new(), true));
@@ -483,7 +672,7 @@ impl Gathered {
         }
         match &mut self.remote {
             Some(remote) => {
-                let found = remote.members(owner, column, range, direction, MEMBERS_PER_QUESTION)?;
+                let found = remote.members(&asked, column, range, direction, MEMBERS_PER_QUESTION)?;
                 let is_all = found.len() < MEMBERS_PER_QUESTION;
                 Ok((found, is_all))
             }
@@ -617,9 +806,101 @@ mod tests {
             Ok(all.into_iter().take(count).map(|name| (name, Vec::new())).collect())
         }
 
-        fn key(&mut self, _: &Place) -> Result<Vec<u8>, CommandError> {
-            Err(CommandError::Internal)
+        fn key(&mut self, (_, name): &Place) -> Result<Vec<u8>, CommandError> {
+            let mut known = Vec::new();
+            let record = Record::string(name, 0).encode();
+            let stored = self.names().contains(name).then_some(&record[..]);
+            FieldWriter(&mut known).optional_bytes(stored);
+            Ok(known)
         }
+
+        fn count(&mut self, _: u8) -> Result<u64, CommandError> {
+            Ok(u64::from(self.0))
+        }
+
+        fn keys(&mut self, _: u8, range: KeyRange, _: u64) -> Result<KeysFound, CommandError> {
+            let is_meant = |name: &Vec<u8>| {
+                let slot = Slot::of(name).0;
+                let is_behind = slot > range.slot || range.after.as_ref().is_none_or(|after| name > after);
+                (range.slot..range.end).contains(&slot) && is_behind
+            };
+            let mut names: Vec<_> = self.names().into_iter().filter(is_meant).collect();
+            names.sort_by_key(|name| (Slot::of(name).0, name.clone()));
+            let rest = names.get(2).map(|_| KeyRange {
+                slot: Slot::of(&names[1]).0,
+                after: Some(names[1].clone()),
+                ..range
+            });
+            let keys = names.into_iter().take(2).map(|name| (name, Type::String));
+            Ok(KeysFound {
+                keys: keys.collect(),
+                rest,
+            })
+        }
+    }
+
+    impl Numbers {
+        /// Keys of every database, by their number in decimal digits.
+        fn names(&self) -> Vec<Vec<u8>> {
+            (0..self.0).map(|number| number.to_string().into_bytes()).collect()
+        }
+    }
+
+    /// What KEYS would say, sorted.
+    fn keys_of(gathered: &mut Gathered, database: u8) -> String {
+        let mut found = Vec::new();
+        let mut visit = |name: &[u8], _: Type| {
+            found.push(String::from_utf8_lossy(name).into_owned());
+            ControlFlow::Continue(())
+        };
+        gathered
+            .visit_keys(database, 0..crate::channel::router::SLOT_COUNT, &mut visit)
+            .expect("keys");
+        found.sort();
+        found.join(" ")
+    }
+
+    #[test]
+    fn keys_of_whole_databases_are_those_of_the_shards_with_what_was_written_over_them() {
+        let mut gathered = Gathered::new(true);
+        assert_eq!(gathered.key_count(0), Err(CommandError::Elsewhere));
+        assert!(gathered.has_missed);
+        gathered.begin_again();
+        gathered.note_map(DatabaseMap::default());
+        gathered.remote = Some(Box::new(Numbers(5)));
+        let text = |text: &str| Some(Record::string(text.as_bytes(), 0).encode());
+        gathered.write_stored(0, b"2", None).unwrap();
+        gathered.write_stored(0, b"3", text("again")).unwrap();
+        gathered.write_stored(0, b"new", text("v")).unwrap();
+        gathered.write_stored(0, b"none", None).unwrap();
+        assert_eq!(keys_of(&mut gathered, 0), "0 1 3 4 new");
+        assert_eq!(gathered.key_count(0), Ok(5));
+        assert_eq!(keys_of(&mut gathered, 1), "0 1 2 3 4");
+        // Another database is swapped in, and what is written goes there.
+        gathered.swap_databases(0, 1).unwrap();
+        assert_eq!(gathered.key_count(0), Ok(5));
+        gathered.write_stored(0, b"0", None).unwrap();
+        assert_eq!(
+            (gathered.key_count(0), keys_of(&mut gathered, 1)),
+            (Ok(4), "0 1 3 4 new".to_owned())
+        );
+        gathered.flush(Some(1));
+        gathered.write_stored(1, b"only", text("v")).unwrap();
+        assert_eq!(
+            (gathered.key_count(1), keys_of(&mut gathered, 1)),
+            (Ok(1), "only".to_owned())
+        );
+        let writes = gathered.take_writes();
+        let Write::Databases { map } = &writes[0] else {
+            panic!("the new numbers come first: {writes:?}");
+        };
+        assert_eq!((map.generation, &map.physical[..3]), (1, &[1, 0, 2][..]));
+        assert_eq!(writes[1], Write::Empty { database: Some(1) });
+        let names: Vec<_> = writes[2..]
+            .iter()
+            .map(|write| (write.key().unwrap(), matches!(write, Write::Record { database: 1, .. })))
+            .collect();
+        assert_eq!(names, [(&b"0"[..], false), (b"only", true)]);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! [transactions](https://github.com/dragonflydb/dragonfly/blob/main/docs/transaction.md), after Ren, Thomson and Abadi,
 //! "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
 //!
-//! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys.
+//! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys. One that
+//! must wait is entered like a transaction, with the newest number: so those that come later do not go before it for ever.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,14 +67,46 @@ struct Entered {
     is_granted: bool,
 }
 
+/// Those that need a key, in the order of their numbers, in which they are granted it.
+#[derive(Default)]
+struct Line {
+    ids: Vec<TransactionId>,
+    /// How many of them may write.
+    exclusive: usize,
+}
+
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Locks {
     entered: BTreeMap<TransactionId, Entered>,
-    /// By key: those that need it.
-    by_key: HashMap<Place, Vec<TransactionId>>,
+    by_key: HashMap<Place, Line>,
     /// Those that need everything.
-    whole: Vec<TransactionId>,
+    whole: Line,
+}
+
+impl Line {
+    fn enter(&mut self, id: TransactionId, mode: Mode) {
+        // Almost always at the end.
+        if let Err(place) = self.ids.binary_search(&id) {
+            self.ids.insert(place, id);
+            self.exclusive += usize::from(mode == Mode::Exclusive);
+        }
+    }
+
+    fn leave(&mut self, id: TransactionId, mode: Mode) {
+        if let Ok(place) = self.ids.binary_search(&id) {
+            self.ids.remove(place);
+            self.exclusive -= usize::from(mode == Mode::Exclusive);
+        }
+    }
+
+    fn before(&self, id: TransactionId) -> &[TransactionId] {
+        &self.ids[..self.ids.partition_point(|other| *other < id)]
+    }
+
+    fn after(&self, id: TransactionId) -> &[TransactionId] {
+        &self.ids[self.ids.partition_point(|other| *other <= id)..]
+    }
 }
 
 impl Locks {
@@ -90,23 +123,30 @@ impl Locks {
 
     /// Enters a transaction.
     pub fn enter(&mut self, id: TransactionId, scope: Scope, mode: Mode) -> Admission {
-        let mut waits = false;
-        for other in self.rivals(&scope) {
-            let rival = &self.entered[&other];
-            if rival.mode.excludes(mode) {
-                if other > id && rival.is_granted {
-                    return Admission::Refused;
-                }
-                waits |= other < id;
+        let is_late = match &scope {
+            Scope::Everything => {
+                let mut after = self.entered.range(id + 1..);
+                after.any(|(_, other)| other.is_granted && other.mode.excludes(mode))
             }
+            Scope::Keys(places) => {
+                let mut lines = self.lines_of(places);
+                lines.any(|line| line.after(id).iter().any(|other| self.is_granted_against(*other, mode)))
+            }
+        };
+        if is_late {
+            return Admission::Refused;
         }
+        let waits = self.must_wait(id, &scope, mode);
         match &scope {
             Scope::Keys(places) => {
                 for place in places {
-                    self.by_key.entry(place.clone()).or_default().push(id);
+                    match self.by_key.get_mut(place) {
+                        Some(line) => line.enter(id, mode),
+                        None => self.by_key.entry(place.clone()).or_default().enter(id, mode),
+                    }
                 }
             }
-            Scope::Everything => self.whole.push(id),
+            Scope::Everything => self.whole.enter(id, mode),
         }
         let entered = Entered {
             scope,
@@ -122,27 +162,31 @@ impl Locks {
         let Some(left) = self.entered.remove(&id) else {
             return Vec::new();
         };
+        let mut granted = Vec::new();
         match &left.scope {
             Scope::Keys(places) => {
                 for place in places {
-                    if let Some(ids) = self.by_key.get_mut(place) {
-                        ids.retain(|other| *other != id);
-                        if ids.is_empty() {
+                    if let Some(line) = self.by_key.get_mut(place) {
+                        line.leave(id, left.mode);
+                        if line.ids.is_empty() {
                             self.by_key.remove(place);
                         }
                     }
                 }
+                for line in self.lines_of(places) {
+                    self.grantable(line.ids.iter().copied(), &mut granted);
+                }
             }
-            Scope::Everything => self.whole.retain(|other| *other != id),
+            Scope::Everything => {
+                self.whole.leave(id, left.mode);
+                let waiting = self.entered.iter().filter(|(_, entered)| !entered.is_granted);
+                let may_go =
+                    |(id, entered): &(&TransactionId, &Entered)| !self.must_wait(**id, &entered.scope, entered.mode);
+                granted.extend(waiting.filter(may_go).map(|(id, _)| *id));
+            }
         }
-        let waiting = self.entered.iter().filter(|(_, entered)| !entered.is_granted);
-        let granted: Vec<_> = waiting
-            .filter(|(id, entered)| {
-                self.rivals(&entered.scope)
-                    .all(|other| other >= **id || !self.entered[&other].mode.excludes(entered.mode))
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        granted.sort_unstable();
+        granted.dedup();
         for id in &granted {
             if let Some(entered) = self.entered.get_mut(id) {
                 entered.is_granted = true;
@@ -151,34 +195,71 @@ impl Locks {
         granted
     }
 
-    /// Whether a command on `place` must wait: a transaction has been granted it.
-    #[inline]
-    pub fn holds(&self, place: &Place, mode: Mode) -> bool {
-        let of_key = self.by_key.get(place).into_iter().flatten();
-        self.any_granted(of_key.chain(&self.whole), mode)
-    }
-
-    /// Whether a command that looks at everything must wait.
-    pub fn holds_any(&self, mode: Mode) -> bool {
-        self.any_granted(self.entered.keys(), mode)
-    }
-
-    fn any_granted<'a>(&self, mut ids: impl Iterator<Item = &'a TransactionId>, mode: Mode) -> bool {
-        ids.any(|id| {
-            let entered = &self.entered[id];
-            entered.is_granted && entered.mode.excludes(mode)
-        })
-    }
-
-    /// Those that need something of `scope`; one may come several times.
-    fn rivals<'a>(&'a self, scope: &'a Scope) -> Box<dyn Iterator<Item = TransactionId> + 'a> {
-        match scope {
-            Scope::Everything => Box::new(self.entered.keys().copied()),
-            Scope::Keys(places) => {
-                let of_keys = places.iter().filter_map(|place| self.by_key.get(place)).flatten();
-                Box::new(of_keys.chain(&self.whole).copied())
+    /// Those of one line that wait and need not any more. Who comes behind one that may write waits for that one.
+    fn grantable(&self, line: impl Iterator<Item = TransactionId>, granted: &mut Vec<TransactionId>) {
+        for id in line {
+            let entered = &self.entered[&id];
+            if !entered.is_granted && !self.must_wait(id, &entered.scope, entered.mode) {
+                granted.push(id);
+            }
+            if entered.mode == Mode::Exclusive {
+                return;
             }
         }
+    }
+
+    /// Whether one that comes before it needs something of the same.
+    fn must_wait(&self, id: TransactionId, scope: &Scope, mode: Mode) -> bool {
+        let excludes = |other: &TransactionId| self.entered[other].mode.excludes(mode);
+        match scope {
+            Scope::Everything => self.entered.range(..id).any(|(_, other)| other.mode.excludes(mode)),
+            Scope::Keys(places) => self
+                .lines_of(places)
+                .any(|line| (mode == Mode::Exclusive || line.exclusive > 0) && line.before(id).iter().any(excludes)),
+        }
+    }
+
+    /// The lines for some keys, that for everything among them.
+    fn lines_of<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = &'a Line> {
+        let of_keys = places.iter().filter_map(|place| self.by_key.get(place));
+        of_keys.chain(std::iter::once(&self.whole))
+    }
+
+    /// Whether a command that needs `scope` must wait: a transaction has been granted something of it.
+    pub fn holds_some(&self, scope: &Scope, mode: Mode) -> bool {
+        match scope {
+            Scope::Keys(places) => places.iter().any(|place| self.holds(place, mode)),
+            Scope::Everything => {
+                let mut granted = self.entered.values().filter(|entered| entered.is_granted);
+                granted.any(|entered| entered.mode.excludes(mode))
+            }
+        }
+    }
+
+    /// The same for one key.
+    #[inline]
+    pub fn holds(&self, place: &Place, mode: Mode) -> bool {
+        let holds = |line: &Line| {
+            if mode == Mode::Shared && line.exclusive == 0 {
+                return false;
+            }
+            for id in &line.ids {
+                if self.is_granted_against(*id, mode) {
+                    return true;
+                }
+                // Nobody has been granted it behind one that waits to write.
+                if self.entered[id].mode == Mode::Exclusive {
+                    return false;
+                }
+            }
+            false
+        };
+        holds(&self.whole) || self.by_key.get(place).is_some_and(holds)
+    }
+
+    fn is_granted_against(&self, id: TransactionId, mode: Mode) -> bool {
+        let entered = &self.entered[&id];
+        entered.is_granted && entered.mode.excludes(mode)
     }
 }
 
@@ -234,7 +315,10 @@ mod tests {
         assert_eq!(locks.enter(3, keys(&["b"]), Mode::Exclusive), Admission::Waits);
         assert!(!locks.holds(&place("a"), Mode::Shared));
         assert!(locks.holds(&place("z"), Mode::Exclusive));
-        assert!(locks.holds_any(Mode::Exclusive) && !locks.holds_any(Mode::Shared));
+        assert!(
+            locks.holds_some(&Scope::Everything, Mode::Exclusive)
+                && !locks.holds_some(&Scope::Everything, Mode::Shared)
+        );
         assert_eq!(locks.leave(2), [3]);
         assert_eq!(locks.enter(4, Scope::Everything, Mode::Exclusive), Admission::Waits);
         assert!(locks.leave(3).is_empty());

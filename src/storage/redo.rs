@@ -5,17 +5,24 @@
 //! their parts that have no note of it. The bytes are described in [`encoding`](super::encoding).
 
 use super::database::Column;
-use super::encoding;
+use super::encoding::{self, DatabaseMap};
 use super::fields::{FieldReader, FieldWriter};
 use super::locks::TransactionId;
 use super::shard::{Owner, Shard};
 use crate::channel::router::{Router, ShardId, Slot};
 use crate::error::CommandError;
+use std::collections::BTreeMap;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// All keys of a database, or of all, are deleted. It comes before the others.
+    /// Databases were swapped: the other writes number them by this map. It comes first, and changes nothing where the map is
+    /// as new or newer.
+    Databases {
+        /// The new map.
+        map: DatabaseMap,
+    },
+    /// All keys of a database, or of all, are deleted. It comes before those of keys.
     Empty {
         /// The database, as SELECT numbers it.
         database: Option<u8>,
@@ -46,11 +53,14 @@ pub enum Write {
 const EMPTY: u8 = 0xff;
 const ALL_DATABASES: u8 = 0xff;
 
+/// What stands for a column where databases were swapped.
+const DATABASES: u8 = 0xfe;
+
 impl Write {
     /// The key that is written; none if it is all of them.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Write::Empty { .. } => None,
+            Write::Databases { .. } | Write::Empty { .. } => None,
             Write::Record { key, .. } => Some(key),
             Write::Member { owner, .. } => Some(&owner.key),
         }
@@ -58,6 +68,10 @@ impl Write {
 
     fn encode(&self, fields: &mut FieldWriter<'_>) {
         match self {
+            Write::Databases { map } => {
+                fields.byte(DATABASES);
+                fields.bytes(&map.encode());
+            }
             Write::Empty { database } => {
                 fields.byte(EMPTY);
                 fields.byte(database.unwrap_or(ALL_DATABASES));
@@ -86,6 +100,10 @@ impl Write {
 
     fn decode(fields: &mut FieldReader<'_>) -> Option<Write> {
         let column = fields.byte()?;
+        if column == DATABASES {
+            let map = DatabaseMap::decode(fields.bytes()?)?;
+            return Some(Write::Databases { map });
+        }
         let database = fields.byte()?;
         let is_one = usize::from(database) < encoding::DATABASE_COUNT;
         if column == EMPTY {
@@ -124,18 +142,20 @@ pub struct Part {
 }
 
 /// Appends the stored form of parts.
-pub fn encode_parts<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<u8> {
-    let mut out = Vec::new();
+pub fn encode_parts<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a Part>) {
     for part in parts {
-        let mut writes = Vec::new();
-        part.writes
-            .iter()
-            .for_each(|write| write.encode(&mut FieldWriter(&mut writes)));
         out.extend_from_slice(&part.shard.0.to_be_bytes());
-        FieldWriter(&mut out).bytes(&writes);
+        // The length goes before the writes when it is known.
+        let start = out.len();
+        FieldWriter(out).bytes(b"");
+        part.writes.iter().for_each(|write| write.encode(&mut FieldWriter(out)));
+        let len = (out.len() - start - LEN_BYTES) as u32;
+        out[start..start + LEN_BYTES].copy_from_slice(&len.to_be_bytes());
     }
-    out
 }
+
+/// Bytes of a byte string's length.
+const LEN_BYTES: usize = 4;
 
 /// Reads parts; `None` if the bytes are damaged.
 pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<Part>> {
@@ -156,33 +176,23 @@ pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<Part>> {
     bytes.is_empty().then_some(parts)
 }
 
-/// Sorts writes by the shard that has the key, the shards in their order. What empties databases goes to each.
+/// Sorts writes by the shard that has the key, the shards in their order. What concerns whole databases goes to each.
 pub fn parts_of(writes: Vec<Write>, router: &Router) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
+    let mut by_shard: BTreeMap<ShardId, Vec<Write>> = BTreeMap::new();
     for write in writes {
-        let Some(key) = write.key() else {
-            for shard in (0..router.shard_count()).map(ShardId) {
-                match parts.iter_mut().find(|part| part.shard == shard) {
-                    Some(part) => part.writes.push(write.clone()),
-                    None => parts.push(Part {
-                        shard,
-                        writes: vec![write.clone()],
-                    }),
+        match write.key() {
+            Some(key) => by_shard.entry(router.shard_of(Slot::of(key))).or_default().push(write),
+            None => {
+                for shard in (0..router.shard_count()).map(ShardId) {
+                    by_shard.entry(shard).or_default().push(write.clone());
                 }
             }
-            continue;
-        };
-        let shard = router.shard_of(Slot::of(key));
-        match parts.iter_mut().find(|part| part.shard == shard) {
-            Some(part) => part.writes.push(write),
-            None => parts.push(Part {
-                shard,
-                writes: vec![write],
-            }),
         }
     }
-    parts.sort_by_key(|part| part.shard);
-    parts
+    by_shard
+        .into_iter()
+        .map(|(shard, writes)| Part { shard, writes })
+        .collect()
 }
 
 /// Finishes the transactions that a crash has left half done. All shards of the server are in `shards`, by their number.
@@ -269,13 +279,27 @@ mod tests {
                     value: Some(Vec::new()),
                 }],
             },
+            Part {
+                shard: ShardId(4),
+                writes: vec![
+                    Write::Databases {
+                        map: DatabaseMap {
+                            generation: 5,
+                            ..DatabaseMap::default()
+                        },
+                    },
+                    Write::Empty { database: Some(3) },
+                    Write::Empty { database: None },
+                ],
+            },
         ]
     }
 
     #[test]
     fn the_bytes_of_parts_are_these() {
         let parts = some_parts();
-        let bytes = encode_parts(&parts);
+        let mut bytes = Vec::new();
+        encode_parts(&mut bytes, &parts);
         let expected = [
             &[0, 1, 0, 0, 0, 21][..],
             &[0, 0, 0, 0, 0, 1, b'a', 1, 0, 0, 0, 2, 0, b'v'],
@@ -284,6 +308,9 @@ mod tests {
             &[
                 2, 3, 0, 0, 0, 1, b'k', 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, b'm', 1, 0, 0, 0, 0,
             ],
+            &[0, 4, 0, 0, 0, 33, 0xfe, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 5],
+            &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+            &[0xff, 3, 0xff, 0xff],
         ]
         .concat();
         assert_eq!(bytes, expected);
@@ -292,10 +319,11 @@ mod tests {
 
     #[test]
     fn damaged_parts_are_refused_and_never_panic() {
-        let bytes = encode_parts(&some_parts());
+        let mut bytes = Vec::new();
+        encode_parts(&mut bytes, &some_parts());
         for len in 1..bytes.len() {
             let cut = decode_parts(&bytes[..len]);
-            assert!(cut.is_none_or(|parts| parts.len() == 1), "cut to {len}");
+            assert!(cut.is_none_or(|parts| parts.len() < 3), "cut to {len}");
         }
         let seed: u64 = rand::random();
         println!("seed {seed}");

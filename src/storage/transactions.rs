@@ -6,18 +6,20 @@
 //! locks go with its part; where nothing was written they are released.
 
 use super::database::Direction;
+use super::encoding::Type;
 use super::executor::StorageExecutor;
+use super::faults::{self, Point};
 use super::fields::{FieldReader, FieldWriter};
-use super::gathered::{Member, Range};
-use super::locks::{Admission, Mode, Place, Scope, TransactionId};
+use super::gathered::{KeyAndType, KeyRange, Member, Range};
+use super::locks::{Admission, Mode, Place, Scope, TransactionId, next_transaction_id};
 use super::redo::{self, Part};
 use super::shard::{ModifiedKey, Owner};
 use crate::channel::message::{Batch, Request};
-use crate::channel::router::{ShardId, Slot};
+use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::commands::table::{self, Runs};
 use crate::error::CommandError;
 use crate::storage::database::Column;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -42,6 +44,10 @@ pub enum Step {
 
 /// The reply to a transaction that came too late and must come again.
 pub const REFUSED: &[u8] = b"-RETRY\r\n";
+
+/// The reply to one whose client has an earlier command waiting here. It comes again a little later: if it waited here while it
+/// had its locks elsewhere, those before it could wait for those locks.
+pub const BEHIND: &[u8] = b"-BEHIND\r\n";
 
 /// What the schedule step says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +129,10 @@ pub enum Question<'a> {
     Members(&'a Owner, Column, Range<'a>, Direction, usize),
     /// A key.
     Key(&'a Place),
+    /// The number of keys of a database.
+    Count(u8),
+    /// Keys of a database that are alive at a time (Unix milliseconds), on the shard of the first slot.
+    Keys(u8, &'a KeyRange, u64),
 }
 
 impl Question<'_> {
@@ -154,6 +164,20 @@ impl Question<'_> {
                 fields.byte(u8::from(*direction == Direction::Backward));
                 fields.number(*count as u64);
             }
+            Question::Count(database) => {
+                fields.byte(3);
+                fields.byte(*database);
+                fields.bytes(b"");
+            }
+            Question::Keys(database, range, now_ms) => {
+                fields.byte(4);
+                fields.byte(*database);
+                fields.bytes(b"");
+                fields.number(u64::from(range.slot));
+                fields.number(u64::from(range.end));
+                fields.optional_bytes(range.after.as_deref());
+                fields.number(*now_ms);
+            }
         }
         out
     }
@@ -169,6 +193,21 @@ pub fn decode_members(bytes: &[u8]) -> Option<Vec<Member>> {
     Some(members)
 }
 
+/// Reads an answer to [`Question::Keys`]: keys and their types, and the last one that was looked at if there are more; `None`
+/// if it is damaged.
+pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
+    let mut fields = FieldReader(bytes);
+    let mut keys = Vec::new();
+    while fields.byte()? == 1 {
+        let kind = Type::from_code(fields.byte()?)?;
+        keys.push((fields.bytes()?.to_vec(), kind));
+    }
+    Some((keys, fields.optional_bytes()?.map(<[u8]>::to_vec)))
+}
+
+/// Keys that are looked at for one answer.
+const KEYS_PER_ANSWER: usize = 1024;
+
 /// Boxes that are to leave at the end of the turn, or that wait.
 // Boxes, since it is the box that travels.
 #[allow(clippy::vec_box)]
@@ -177,22 +216,22 @@ pub(super) type Boxes = Vec<Box<Batch>>;
 /// Requests that transactions keep waiting, each in a box of its own with its credit.
 #[derive(Default)]
 pub(super) struct Parked {
-    /// Commands, oldest first.
-    commands: VecDeque<Box<Batch>>,
-    /// How many of them by client: its later ones wait behind them.
-    by_client: HashMap<u64, usize>,
+    /// Commands, by their number in the lines for their keys.
+    commands: HashMap<TransactionId, Box<Batch>>,
+    /// By client that has one of those: its later commands, which wait behind it.
+    behind: HashMap<u64, VecDeque<Box<Batch>>>,
     /// Schedule steps that wait for their locks.
     schedules: HashMap<TransactionId, Box<Batch>>,
     /// Apply steps that a shard could not take yet.
     applies: Boxes,
-    /// Keys that have something for those who wait for it, and for which these must wait.
-    pub(super) ready_later: Vec<ModifiedKey>,
-    /// Locks were released: those that wait are to be looked at.
-    is_due: bool,
     /// Schedule steps of transactions that were given up.
     given_up: Boxes,
-    /// Transactions whose locks were granted and whose schedule steps are to be answered.
-    granted: Vec<TransactionId>,
+    /// Those whose locks were granted: their schedule steps are to be answered, and commands run.
+    granted: VecDeque<TransactionId>,
+    /// Keys that have something for those who wait for it, and for which these must wait.
+    pub(super) ready_later: Vec<ModifiedKey>,
+    /// Locks were released since those were looked at.
+    is_due: bool,
 }
 
 /// What became of a step.
@@ -211,43 +250,44 @@ impl StorageExecutor {
     /// Whether a request must wait for a transaction, or for an earlier one of its client that does.
     #[inline]
     pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
-        if self.shards.locks.is_empty() && self.parked.commands.is_empty() {
+        // Who waits is among the locks, too.
+        if self.shards.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
             return false;
         }
         self.is_behind_own(request) || self.is_held(batch, request)
     }
 
     fn is_behind_own(&self, request: &Request) -> bool {
-        let may_wait = match request.command.runs {
-            Runs::Step(step) => step == Step::Schedule,
-            _ => true,
-        };
-        let client = request.caller.client_id;
-        may_wait && client != 0 && self.parked.by_client.contains_key(&client)
+        self.parked.behind.contains_key(&request.caller.client_id)
     }
 
     fn is_held(&self, batch: &Batch, request: &Request) -> bool {
-        if self.shards.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
-            return false;
-        }
-        let arguments = batch.arguments(request);
-        let mode = match request.command.writes(arguments) {
-            true => Mode::Exclusive,
-            false => Mode::Shared,
-        };
-        // Those that read everything here see what is committed of each transaction.
-        if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
-            return self.shards.locks.holds_any(mode);
-        }
-        let places = table::places_of(request.command, arguments, request.caller.database);
-        places.iter().any(|place| self.shards.locks.holds(place, mode))
+        let (scope, mode) = needs_of(batch, request);
+        self.shards.locks.holds_some(&scope, mode)
     }
 
     /// Lets a request wait.
     pub(super) fn park(&mut self, batch: &mut Batch, request: &Request) {
         self.metrics.parked.add(1);
-        *self.parked.by_client.entry(request.caller.client_id).or_default() += 1;
-        self.parked.commands.push_back(batch.take_request(request));
+        let alone = batch.take_request(request);
+        match self.parked.behind.get_mut(&request.caller.client_id) {
+            Some(line) => line.push_back(alone),
+            None => self.stand_in_line(alone),
+        }
+    }
+
+    /// Enters a command in the lines for its keys. It has the newest number of all, so it waits, and nobody waits for it who has
+    /// what it waits for.
+    fn stand_in_line(&mut self, alone: Box<Batch>) {
+        let request = alone.requests[0];
+        let (scope, mode) = needs_of(&alone, &request);
+        let id = next_transaction_id();
+        let admission = self.shards.locks.enter(id, scope, mode);
+        assert_eq!(admission, Admission::Waits, "only what is held stands in line");
+        if request.caller.client_id != 0 {
+            self.parked.behind.entry(request.caller.client_id).or_default();
+        }
+        self.parked.commands.insert(id, alone);
     }
 
     /// Keeps a step until it can be done.
@@ -260,77 +300,71 @@ impl StorageExecutor {
     }
 
     /// Answers the transactions that have been granted their locks, and runs what needs not wait any more.
+    #[inline]
     pub(super) fn resume(&mut self, done: &mut Boxes) {
+        if !(self.parked.granted.is_empty() && self.parked.given_up.is_empty()) || self.parked.is_due {
+            self.resume_granted(done);
+        }
+    }
+
+    fn resume_granted(&mut self, done: &mut Boxes) {
         for mut batch in std::mem::take(&mut self.parked.given_up) {
             let request = batch.requests[0];
             batch.answer(&request, REFUSED);
             done.push(batch);
         }
-        while self.parked.is_due || !self.parked.granted.is_empty() {
-            self.parked.is_due = false;
+        while let Some(id) = self.parked.granted.pop_front() {
+            if let Some(schedule) = self.parked.schedules.remove(&id) {
+                self.run_alone(schedule, done);
+            }
+            if let Some(command) = self.parked.commands.remove(&id) {
+                let client = command.requests[0].caller.client_id;
+                // Nobody comes between, as those that are granted now are in the line here.
+                self.release_locks(id);
+                self.run_alone(command, done);
+                self.run_behind(client, done);
+            }
+        }
+        if std::mem::take(&mut self.parked.is_due) {
             self.shards.ready.extend(self.parked.ready_later.drain(..));
             self.serve_waiters(Instant::now());
-            for id in std::mem::take(&mut self.parked.granted) {
-                if let Some(mut batch) = self.parked.schedules.remove(&id) {
-                    let request = batch.requests[0];
-                    self.run_to_its_end(&mut batch, &request, Instant::now());
-                    done.push(batch);
-                }
-            }
-            self.run_parked(done);
         }
     }
 
-    fn run_parked(&mut self, done: &mut Boxes) {
-        let now = Instant::now();
-        // Clients of which a command waits on: their later ones do, too.
-        let mut waiting = HashSet::new();
-        for mut batch in std::mem::take(&mut self.parked.commands) {
-            let request = batch.requests[0];
-            let client = request.caller.client_id;
-            let is_held = request.deadline >= now && self.is_held(&batch, &request);
-            if waiting.contains(&client) || is_held {
-                if client != 0 {
-                    waiting.insert(client);
-                }
-                self.parked.commands.push_back(batch);
-                continue;
+    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Boxes) {
+        let request = alone.requests[0];
+        self.run_to_its_end(&mut alone, &request, Instant::now());
+        done.push(alone);
+    }
+
+    /// A client's command that has waited was run: the next ones follow, until one must wait itself.
+    fn run_behind(&mut self, client: u64, done: &mut Boxes) {
+        while let Some(next) = self.parked.behind.get_mut(&client).and_then(VecDeque::pop_front) {
+            if self.is_held(&next, &next.requests[0]) {
+                return self.stand_in_line(next);
             }
-            if let Some(count) = self.parked.by_client.get_mut(&client) {
-                *count -= 1;
-                if *count == 0 {
-                    self.parked.by_client.remove(&client);
-                }
-            }
-            self.run_to_its_end(&mut batch, &request, now);
-            // A schedule step may have gone on to wait for its locks, in a box of its own.
-            done.push(batch);
+            self.run_alone(next, done);
         }
+        self.parked.behind.remove(&client);
     }
 
     /// Tries again what could not be done, and gives up what has waited too long; in a turn that has begun.
     pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
-        for mut batch in std::mem::take(&mut self.parked.applies) {
-            let request = batch.requests[0];
-            self.run_to_its_end(&mut batch, &request, Instant::now());
-            done.push(batch);
+        for apply in std::mem::take(&mut self.parked.applies) {
+            self.run_alone(apply, done);
         }
         let now = Instant::now();
-        let is_late = |batch: &Batch| batch.requests[0].deadline < now;
-        let late: Vec<TransactionId> = (self.parked.schedules.iter())
-            .filter(|(_, batch)| is_late(batch))
+        let waiting = self.parked.schedules.iter().chain(&self.parked.commands);
+        let late: Vec<TransactionId> = waiting
+            .filter(|(_, batch)| batch.requests[0].deadline < now)
             .map(|(id, _)| *id)
             .collect();
+        // They are told so when they are run so late.
         for id in late {
-            // It has its answer when it is run so late.
-            let waiting = self.parked.schedules.remove(&id);
-            self.release_locks(id);
-            if let Some(waiting) = waiting {
-                self.parked.schedules.insert(id, waiting);
-                self.parked.granted.push(id);
-            }
+            let granted = self.shards.locks.leave(id);
+            self.parked.granted.extend(granted);
+            self.parked.granted.push_back(id);
         }
-        self.parked.is_due |= self.parked.commands.iter().any(|batch| is_late(batch));
         self.resume(done);
     }
 
@@ -342,7 +376,7 @@ impl StorageExecutor {
     fn release_locks(&mut self, id: TransactionId) {
         let granted = self.shards.locks.leave(id);
         self.parked.granted.extend(granted);
-        self.parked.is_due |= !(self.parked.commands.is_empty() && self.parked.ready_later.is_empty());
+        self.parked.is_due |= !self.parked.ready_later.is_empty();
         // One that was given up before its locks were granted is answered all the same.
         if let Some(batch) = self.parked.schedules.remove(&id) {
             self.parked.given_up.push(batch);
@@ -360,6 +394,9 @@ impl StorageExecutor {
         let argument = arguments.get(1);
         let mut fields = FieldReader(argument);
         match step {
+            Step::Schedule if self.parked.behind.contains_key(&request.caller.client_id) => {
+                replies.extend_from_slice(BEHIND);
+            }
             Step::Schedule => {
                 let schedule = Schedule::decode(argument).ok_or(CommandError::Internal)?;
                 return self.schedule(schedule, replies);
@@ -375,11 +412,12 @@ impl StorageExecutor {
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
                 let home = parts.first().ok_or(CommandError::Internal)?;
                 let stored = fields.0.to_vec();
-                self.shards.tell_emptied_by(home);
+                self.shards.tell_whole_changes_of(home);
                 self.shards.with_shard(home.shard, |shard| {
                     shard.apply(&home.writes)?;
                     Ok(((), shard.stage_redo(id, stored)?))
                 })?;
+                faults::reached(Point::RedoStaged);
                 if releases {
                     self.release_locks(id);
                 }
@@ -389,7 +427,13 @@ impl StorageExecutor {
                 let id = fields.number().ok_or(CommandError::Internal)?;
                 let is_noted = fields.byte().ok_or(CommandError::Internal)? != 0;
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
+                if is_noted {
+                    faults::reached(Point::BeforeApply);
+                }
                 let outcome = self.apply(id, &parts, is_noted)?;
+                if is_noted {
+                    faults::reached(Point::AfterApply);
+                }
                 if !matches!(outcome, StepOutcome::Answered) {
                     return Ok(outcome);
                 }
@@ -446,13 +490,15 @@ impl StorageExecutor {
     }
 
     /// What the reply to a granted schedule step says: a byte that no error begins with, whether a key that the client watches
-    /// was modified, the newest version of the shards' collections, and each key.
+    /// was modified, the newest version of the shards' collections, their database map if everything is locked, and each key.
     fn tell(&mut self, scope: &Scope, watcher: u64, replies: &mut Vec<u8>) -> Result<(), CommandError> {
         let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
         let mut fields = FieldWriter(replies);
         fields.byte(b'=');
         fields.byte(u8::from(watcher != 0 && self.shards.is_dirty(watcher)));
         fields.number(newest.unwrap_or(0));
+        let map = self.shards.list().first().map(|shard| shard.database_map().encode());
+        fields.optional_bytes(map.filter(|_| *scope == Scope::Everything).as_deref());
         if let Scope::Keys(places) = scope {
             for place in places {
                 self.shards.export(place, replies)?;
@@ -477,6 +523,14 @@ impl StorageExecutor {
         if kind == 0 {
             self.shards.export(&(database, key), replies)?;
             return Ok(Some(()));
+        }
+        if kind == 3 {
+            let count = self.shards.key_count(database)?;
+            FieldWriter(replies).number(count);
+            return Ok(Some(()));
+        }
+        if kind == 4 {
+            return self.answer_keys(database, fields, replies);
         }
         let read = |fields: &mut FieldReader<'_>| -> Option<(u64, Column)> {
             let version = fields.number()?;
@@ -519,11 +573,49 @@ impl StorageExecutor {
         Ok(Some(()))
     }
 
+    fn answer_keys(
+        &mut self,
+        database: u8,
+        fields: &mut FieldReader<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<()>, CommandError> {
+        let read = |fields: &mut FieldReader<'_>| -> Option<(u16, u16, Option<Vec<u8>>, u64)> {
+            let (slot, end) = (fields.number()? as u16, fields.number()? as u16);
+            let after = fields.optional_bytes()?.map(<[u8]>::to_vec);
+            Some((slot, end, after, fields.number()?))
+        };
+        let Some((slot, end, after, now_ms)) = read(fields) else {
+            return Ok(None);
+        };
+        let mut fields = FieldWriter(replies);
+        let (mut seen, mut last) = (0, None);
+        let id = shard_of(Slot(slot), self.shards.shard_count());
+        self.shards.with_shard(id, |shard| {
+            let epoch = shard.scan(database, slot..end, after.as_deref(), |_, key, record| {
+                if record.is_alive(now_ms) {
+                    fields.byte(1);
+                    fields.byte(record.kind as u8);
+                    fields.bytes(key);
+                }
+                seen += 1;
+                if seen < KEYS_PER_ANSWER {
+                    return ControlFlow::Continue(());
+                }
+                last = Some(key.to_vec());
+                ControlFlow::Break(())
+            })?;
+            Ok(((), epoch))
+        })?;
+        fields.byte(0);
+        fields.optional_bytes(last.as_deref());
+        Ok(Some(()))
+    }
+
     /// Stages parts of a transaction that is decided: what a shard cannot take now it is offered again.
     fn apply(&mut self, id: TransactionId, parts: &[Part], is_noted: bool) -> Result<StepOutcome, CommandError> {
         let mut outcome = StepOutcome::Answered;
         for part in parts {
-            self.shards.tell_emptied_by(part);
+            self.shards.tell_whole_changes_of(part);
             let staged = self.shards.with_shard(part.shard, |shard| {
                 if is_noted && shard.has_applied(id) {
                     return Ok(((), 0));
@@ -563,7 +655,10 @@ impl StorageExecutor {
             };
             self.shards.with_shard(shard, |shard| {
                 if is_home {
-                    return Ok(((), shard.delete_redo(id)?));
+                    faults::reached(Point::BeforeForget);
+                    let epoch = shard.delete_redo(id)?;
+                    faults::reached(Point::AfterForget);
+                    return Ok(((), epoch));
                 }
                 shard.forget_applied(id);
                 Ok(((), 0))
@@ -571,6 +666,21 @@ impl StorageExecutor {
         }
         Ok(())
     }
+}
+
+/// What a command needs for itself.
+fn needs_of(batch: &Batch, request: &Request) -> (Scope, Mode) {
+    let arguments = batch.arguments(request);
+    let mode = match request.command.writes(arguments) {
+        true => Mode::Exclusive,
+        false => Mode::Shared,
+    };
+    // Those that read everything here see what is committed of each transaction.
+    if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
+        return (Scope::Everything, mode);
+    }
+    let places = table::places_of(request.command, arguments, request.caller.database);
+    (Scope::Keys(places), mode)
 }
 
 #[cfg(test)]

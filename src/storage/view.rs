@@ -4,8 +4,9 @@
 //! written once.
 
 use super::database::{Column, DatabaseError, Direction};
-use super::encoding::{DATABASE_COUNT, Record, Type};
-use super::gathered::Gathered;
+use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
+use super::faults::{self, Point};
+use super::gathered::{Gathered, VisitKey};
 use super::lifecycle::{KeyFate, KeyNote};
 use super::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
 use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
@@ -16,7 +17,7 @@ use super::tracking::TrackedKeys;
 use super::waiters::Waiters;
 use super::watches::{Presence, Watches};
 use crate::channel::message::SEVERAL_SHARDS;
-use crate::channel::router::{ShardId, Slot, shard_of};
+use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
 use crate::error::CommandError;
 use crate::network::tracking::{Reader, Tracking};
 use crate::scripts::registry::Scripts;
@@ -235,7 +236,7 @@ impl Shards {
     /// Deletes all keys of a database, or of all, on the executor's shards.
     pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
         self.tell_emptied(database);
-        for id in self.list.iter().map(Shard::id).collect::<Vec<_>>() {
+        for id in self.ids() {
             self.with_shard(id, |shard| Ok(((), shard.flush(database)?)))?;
         }
         Ok(())
@@ -249,13 +250,88 @@ impl Shards {
         }
     }
 
-    /// The same, if a part of a transaction does so.
-    pub fn tell_emptied_by(&mut self, part: &Part) {
+    /// The same, if a part of a transaction does so, or swaps databases.
+    pub fn tell_whole_changes_of(&mut self, part: &Part) {
         for write in &part.writes {
-            if let Write::Empty { database } = write {
-                self.tell_emptied(*database);
+            match write {
+                Write::Databases { map } => self.tell_swapped(map),
+                Write::Empty { database } => self.tell_emptied(*database),
+                Write::Record { .. } | Write::Member { .. } => {}
             }
         }
+    }
+
+    /// The databases are about to be numbered by another map.
+    fn tell_swapped(&mut self, new: &DatabaseMap) {
+        self.tracked.note_flushed();
+        let Some(old) = self.list.first().map(Shard::database_map) else {
+            return;
+        };
+        for (number, physical) in new.physical.iter().enumerate() {
+            if old.physical[number] != *physical {
+                let by = old.physical.iter().position(|of_number| of_number == physical);
+                self.replace_database(number as u8, by.map(|by| by as u8));
+            }
+        }
+    }
+
+    /// Exchanges two databases on the executor's shards.
+    fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
+        // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
+        self.tracked.note_flushed();
+        self.replace_database(first, Some(second));
+        self.replace_database(second, Some(first));
+        for id in self.ids() {
+            self.with_shard(id, |shard| {
+                let mut map = shard.database_map();
+                map.physical.swap(usize::from(first), usize::from(second));
+                map.generation += 1;
+                Ok(((), shard.set_database_map(map)?))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn ids(&self) -> Vec<ShardId> {
+        self.list.iter().map(Shard::id).collect()
+    }
+
+    /// The number of keys of a database, those among them that have expired and were not deleted yet.
+    pub fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
+        let mut keys = 0;
+        for id in self.ids() {
+            // It counts what is not committed yet.
+            keys += self.with_shard(id, |shard| Ok((shard.counts(database).keys, shard.newest_epoch())))?;
+        }
+        Ok(keys)
+    }
+
+    /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks.
+    fn visit_keys(
+        &mut self,
+        database: u8,
+        slots: std::ops::Range<u16>,
+        visit: &mut VisitKey<'_>,
+    ) -> Result<(), CommandError> {
+        let (shard_count, now_ms) = (self.shard_count(), self.now_ms);
+        let mut flow = ControlFlow::Continue(());
+        for id in self.ids() {
+            let own = slots_of(id, shard_count);
+            let part = own.start.max(slots.start)..own.end.min(slots.end);
+            if part.is_empty() || flow.is_break() {
+                continue;
+            }
+            self.with_shard(id, |shard| {
+                let epoch = shard.scan(database, part, None, |_, key, record| {
+                    if record.is_alive(now_ms) {
+                        flow = visit(key, record.kind);
+                    }
+                    flow
+                })?;
+                Ok(((), epoch))
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether a watched key of a client was modified or has expired, which is still to be told by [`Shards::unwatch`].
@@ -404,8 +480,10 @@ impl Shards {
                 shard: self.list[*place].id(),
                 writes: self.list[*place].staged_writes(),
             };
-            let parts = redo::encode_parts(&places.iter().map(part_of).collect::<Vec<_>>());
-            self.list[*home].note_redo(id, parts);
+            let mut record = Vec::new();
+            redo::encode_parts(&mut record, &places.iter().map(part_of).collect::<Vec<_>>());
+            self.list[*home].note_redo(id, record);
+            faults::reached(Point::RedoStaged);
             for place in others {
                 self.list[*place].note_following(id);
             }
@@ -469,10 +547,12 @@ impl Shards {
             let has_committed = |place: &usize| list[*place].settled_epoch() >= command.epoch;
             if !command.is_deleted {
                 if has_committed(&command.home) && command.others.iter().all(has_committed) {
+                    faults::reached(Point::BeforeForget);
                     // One that cannot be deleted now is found again by the next call, or by the next start.
                     if let Ok(epoch) = list[command.home].delete_redo(command.id) {
                         list[command.home].keep_command();
                         (command.epoch, command.is_deleted) = (epoch, true);
+                        faults::reached(Point::AfterForget);
                     }
                 }
                 return true;
@@ -835,6 +915,40 @@ impl View<'_> {
         }
     }
 
+    /// Exchanges two databases.
+    pub fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
+        match self {
+            View::Local(shards) => shards.swap_databases(first, second),
+            View::Gathered(gathered) => gathered.swap_databases(first, second),
+        }
+    }
+
+    /// The number of keys of a database on the executor's shards, or on all if everything is locked.
+    pub fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
+        match self {
+            View::Local(shards) => shards.key_count(database),
+            View::Gathered(gathered) => gathered.key_count(database),
+        }
+    }
+
+    /// Calls `visit` with the keys, of the same shards, that are alive and lie in `slots`, and their types, until it breaks.
+    pub fn visit_keys(
+        &mut self,
+        database: u8,
+        slots: std::ops::Range<u16>,
+        mut visit: impl FnMut(&[u8], Type) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        match self {
+            View::Local(shards) => shards.visit_keys(database, slots, &mut visit),
+            View::Gathered(gathered) => gathered.visit_keys(database, slots, &mut visit),
+        }
+    }
+
+    /// Whether the data is spread over several executors.
+    pub fn is_gathered(&self) -> bool {
+        matches!(self, View::Gathered(_))
+    }
+
     /// Whether a key that the client watches was modified, or has expired, since it began to; it watches nothing any more.
     pub fn unwatch(&mut self, client_id: u64) -> bool {
         match self {
@@ -878,14 +992,19 @@ impl View<'_> {
     pub fn touched(&self) -> Touched {
         match self {
             View::Local(shards) => shards.touched(),
-            View::Gathered(_) => Touched::default(),
+            View::Gathered(gathered) => Touched {
+                found: gathered.found,
+                missed: gathered.missed,
+                ..Touched::default()
+            },
         }
     }
 
     /// Look-ups since `before` do not count.
     pub fn uncount_look_ups(&mut self, before: Touched) {
-        if let View::Local(shards) = self {
-            shards.uncount_look_ups(before);
+        match self {
+            View::Local(shards) => shards.uncount_look_ups(before),
+            View::Gathered(gathered) => (gathered.found, gathered.missed) = (before.found, before.missed),
         }
     }
 

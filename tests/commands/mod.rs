@@ -92,18 +92,8 @@ transcripts! {
     strings
     tracking
     transactions
+    transactions_of_databases
     waiting
-}
-
-/// Transactions of commands on all keys, which are refused as long as there are several storage executors: not played on
-/// that shape.
-const OF_ONE_EXECUTOR: &str = "transactions_of_databases";
-
-#[test]
-fn transactions_of_databases_on_one_executor() {
-    play_on_corelane(OF_ONE_EXECUTOR, Shape::OneShard);
-    play_on_corelane(OF_ONE_EXECUTOR, Shape::FourShardsSeparateRoles);
-    play_on_redis(OF_ONE_EXECUTOR);
 }
 
 /// How the cores and shards of a Corelane under test are laid out.
@@ -173,7 +163,6 @@ fn every_transcript_of_the_folder_is_listed() {
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_string()))
         .collect();
     found.sort();
-    found.retain(|name| name != OF_ONE_EXECUTOR);
     assert_eq!(found, LISTED);
     for name in LISTED {
         assert!(read(name).commands() > 0, "{name} has no commands");

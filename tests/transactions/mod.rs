@@ -3,6 +3,7 @@
 #[cfg(feature = "fault-injection")]
 mod crashes;
 mod isolation;
+mod waiting;
 
 use crate::harness::client::Client;
 use crate::harness::value::Value;

@@ -37,6 +37,8 @@ impl Shard {
         for write in writes {
             let slot = Slot::of(write.key().unwrap_or_default());
             let (written, version) = match write {
+                Write::Databases { map } if map.generation <= self.databases.generation => continue,
+                Write::Databases { map } => (self.set_database_map(*map)?, 0),
                 Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
                     let version = value
@@ -66,7 +68,12 @@ impl Shard {
         let emptied = (0..encoding::DATABASE_COUNT as u8).filter(|number| self.whole.emptied >> number & 1 == 1);
         let emptied = emptied.filter_map(|physical| self.number_of(physical));
         let emptied = emptied.map(|number| Write::Empty { database: Some(number) });
-        emptied
+        let map = self
+            .whole
+            .has_new_map
+            .then_some(Write::Databases { map: self.databases });
+        map.into_iter()
+            .chain(emptied)
             .chain(self.records.staged().filter_map(|staged| self.as_write(staged)))
             .collect()
     }
