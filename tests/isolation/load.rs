@@ -21,7 +21,7 @@ const CLIENTS: usize = 6;
 const LIFE_MS: std::ops::Range<u64> = 100..500;
 
 /// At which write of its life a server dies: above what its start writes.
-const LAST_WRITE: std::ops::Range<u64> = 30..600;
+const LAST_WRITE: std::ops::Range<u64> = 30..300;
 
 /// A load whose commands are refused proves nothing: one in this many may be.
 const REFUSED_SHARE_MIN: usize = 20;
@@ -96,6 +96,8 @@ impl<A> Session<A> {
         let replies = self.send(commands);
         let now = self.clock.now();
         let (ending, action, outcome) = match replies {
+            // A server that is alive and does not answer has lost a wake or a lock.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => panic!("no reply to {commands:?}"),
             // When the server was gone is known later.
             Err(error) => (Ending::Lost(u64::MAX), action, Err(error)),
             Ok(replies) if self.note_refusals(&replies) => (Ending::Refused(now), action, Ok(())),
