@@ -1,7 +1,7 @@
 //! Corelane against redis-server, both under redis-benchmark, on this machine and in the same run: the figures of README.
 //!
 //! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64 under each durability, and for
-//! commands on collections at pipeline 16, the medians of three interleaved rounds in thousand requests per second, the ratio,
+//! commands on collections and a script at pipeline 16, the medians of three interleaved rounds in thousand requests per second, the ratio,
 //! and the server's CPU seconds per million requests (user and system time of the whole process, from /proc). Redis runs with
 //! `appendonly yes` and `appendfsync everysec` or `always`, Corelane with `durability interval` or `always`. With the argument
 //! `collections` it prints only those. It needs redis-server and redis-benchmark.
@@ -30,7 +30,12 @@ const COLLECTIONS: [(&str, &[&str]); 8] = [
     ("XADD", &["xadd", "stream", "*", "field", VALUE]),
 ];
 
-/// The pipeline that those are run with: enough that the network does not hide the difference.
+/// Scripts.
+const SCRIPTS: [(&str, &[&str]); 1] = [("EVAL of INCRBY", &["eval", INCRBY, "1", "scripted:__rand_int__", "2"])];
+
+const INCRBY: &str = "return redis.call('incrby', KEYS[1], ARGV[1])";
+
+/// The pipeline that all of these are run with: enough that the network does not hide the difference.
 const COLLECTIONS_PIPELINE: usize = 16;
 
 const VALUE: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv";
@@ -189,7 +194,7 @@ fn main() {
             }
         }
     }
-    for (name, command) in COLLECTIONS {
+    for (name, command) in COLLECTIONS.into_iter().chain(SCRIPTS) {
         let requests = requests(small, COLLECTIONS_PIPELINE);
         compare(&pairs[0], small, name, (command, COLLECTIONS_PIPELINE, requests));
     }

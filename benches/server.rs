@@ -27,6 +27,9 @@ const LOAD_THREADS: usize = 2;
 /// Commands that a connection sends before it waits for their replies.
 const PIPELINES: [usize; 3] = [1, 16, 64];
 
+/// Commands of one transaction: what is between MULTI and EXEC.
+const TRANSACTION: usize = 8;
+
 /// Keys that are set and got, at random: more than the CPU's caches hold with their values.
 const KEY_COUNT: u64 = 100_000;
 
@@ -46,6 +49,8 @@ const _: () = assert!(KEY_COUNT.is_multiple_of(FILL_PIPELINE));
 enum Load {
     Set,
     Get,
+    /// The same as [`Load::Set`], in transactions of [`TRANSACTION`].
+    SetInMulti,
 }
 
 /// The server with its keys, which is killed before its directory is removed.
@@ -83,9 +88,14 @@ fn main() {
 /// Measures all loads on one core map; its server is started when criterion first runs one of them.
 fn measure(criterion: &mut Criterion, table: &mut LatencyTable, map: &str, network: CpuId, storage: CpuId) {
     let mut server = None;
-    for (name, load) in [("SET", Load::Set), ("GET", Load::Get)] {
+    for (name, load) in [
+        ("SET", Load::Set),
+        ("SET in MULTI", Load::SetInMulti),
+        ("GET", Load::Get),
+    ] {
         let mut group = criterion.benchmark_group(format!("server/{map}/{name}"));
-        for pipeline in PIPELINES {
+        let is_whole = |pipeline: &usize| !matches!(load, Load::SetInMulti) || pipeline.is_multiple_of(TRANSACTION);
+        for pipeline in PIPELINES.into_iter().filter(is_whole) {
             let mut connections = Vec::new();
             group.throughput(Throughput::Elements((CONNECTIONS * pipeline) as u64));
             group.bench_function(format!("pipeline {pipeline}"), |bencher| {
@@ -172,7 +182,7 @@ impl Connection {
     /// `seed` decides on the keys.
     fn new(stream: TcpStream, load: Load, pipeline: usize, seed: u64) -> Connection {
         let (mut before_key, mut after_key, reply) = match load {
-            Load::Set => (
+            Load::Set | Load::SetInMulti => (
                 b"*3\r\n$3\r\nSET\r\n".to_vec(),
                 format!("\r\n${}\r\n", VALUE.len()).into_bytes(),
                 b"+OK\r\n".to_vec(),
@@ -181,19 +191,30 @@ impl Connection {
         };
         let key_prefix = "key:0000000";
         before_key.extend_from_slice(format!("${}\r\n{key_prefix}", key_prefix.len() + KEY_DIGITS).as_bytes());
-        if matches!(load, Load::Set) {
+        if !matches!(load, Load::Get) {
             after_key.extend_from_slice(VALUE);
         }
         after_key.extend_from_slice(b"\r\n");
         let mut requests = Vec::new();
         let mut key_positions = Vec::new();
-        for _ in 0..pipeline {
+        let mut expected = Vec::new();
+        let in_multi = matches!(load, Load::SetInMulti);
+        for place in 0..pipeline {
+            if in_multi && place % TRANSACTION == 0 {
+                requests.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n");
+                expected.extend_from_slice(b"+OK\r\n");
+            }
             requests.extend_from_slice(&before_key);
             key_positions.push(requests.len());
             requests.extend_from_slice(&[b'0'; KEY_DIGITS]);
             requests.extend_from_slice(&after_key);
+            expected.extend_from_slice(if in_multi { b"+QUEUED\r\n" } else { &reply });
+            if in_multi && (place + 1) % TRANSACTION == 0 {
+                requests.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
+                expected.extend_from_slice(format!("*{TRANSACTION}\r\n").as_bytes());
+                expected.extend(reply.repeat(TRANSACTION));
+            }
         }
-        let expected = reply.repeat(pipeline);
         Connection {
             stream,
             requests,

@@ -47,6 +47,10 @@ pub enum CommandError {
     Internal,
     #[error("TIMEOUT the request waited longer than request-timeout-ms and was not executed")]
     Timeout,
+    #[error("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")]
+    Busy,
+    #[error("BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.")]
+    BusyFunction,
     #[error("BUSY the shard's writes are stalled by compaction; try again later")]
     Stalled,
     #[error("MISCONF the disk of this shard is full; it takes no writes until there is room")]

@@ -22,11 +22,13 @@
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.
 //!
-//! - [`network`]: a client's bytes, from the socket to the channel and back.
+//! - [`network`]: a client's bytes, from the socket to the channel and back; and what is published, from any thread to the inboxes
+//!   of the network executors that have subscribers.
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
 //! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
 //! - [`storage`]: the executors that own the shards; staging, commit, sync, expiry, every byte on disk.
 //! - [`commands`]: the command table and what each command means.
+//! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
 //! - [`topology`]: which executor goes on which core.
 //! - [`observe`]: counters, histograms, INFO.
 //! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and stop.
@@ -47,6 +49,7 @@ pub mod observe;
 pub mod preflight;
 pub mod protocol;
 pub mod ring;
+pub mod scripts;
 pub mod server;
 pub mod storage;
 pub mod topology;

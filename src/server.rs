@@ -3,17 +3,25 @@
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::Batch;
 use crate::channel::router::{Router, ShardId, StorageId};
+use crate::commands::persistence::Saves;
 use crate::commands::table::COMMANDS;
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::TRANSACTION_THREADS_MAX;
 use crate::network::clients::Clients;
 use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::network::inbox::Posted;
+use crate::network::pubsub::PubSub;
+use crate::network::tracking::Tracking;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::scripts::functions::{self, Libraries};
+use crate::scripts::interpreter::{self, LoadLimit};
+use crate::scripts::registry::Scripts;
 use crate::storage::committer::Committer;
 use crate::storage::database::{Database, DatabaseError, Resources};
-use crate::storage::executor::{CommitThread, StorageExecutor};
+use crate::storage::executor::{CommitThread, ExecutorParts, StorageExecutor};
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
 use crate::storage::reclaimer::Reclaimer;
 use crate::storage::redo;
@@ -48,6 +56,10 @@ pub struct ServerState {
     pub core_map: CoreMap,
     /// All clients.
     pub clients: Clients,
+    /// Who subscribes to what, and how to reach them from any thread.
+    pub pubsub: Arc<PubSub>,
+    /// Who is told of keys that it has read.
+    pub tracking: Arc<Tracking>,
     /// By network executor.
     pub network: Vec<Arc<NetworkMetrics>>,
     /// By storage executor.
@@ -64,10 +76,14 @@ pub struct ServerState {
     pub port: u16,
     /// What is counted for the whole server.
     pub totals: Totals,
+    /// SAVE and BGSAVE.
+    pub saves: Arc<Saves>,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SHUTDOWN and signals.
     pub shutdown: Shutdown,
+    /// Scripts: their texts, and which run.
+    pub scripts: Arc<Scripts>,
 }
 
 /// Counts of rare events, from several threads.
@@ -211,8 +227,15 @@ pub(crate) struct Stores {
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
+    /// Who subscribes to what; all threads may publish.
+    pub(crate) pubsub: Arc<PubSub>,
+    /// Who is told of keys that it has read.
+    pub(crate) tracking: Arc<Tracking>,
+    /// By network executor: its end of its inbox.
+    inboxes: Vec<flume::Receiver<Posted>>,
     /// To the storage executors.
     pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
+    pub(crate) scripts: Arc<Scripts>,
     seats: Vec<StorageSeat>,
     spin: SpinPolicy,
     lock: DataDirLock,
@@ -343,12 +366,26 @@ impl Stores {
         finish_transactions(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
         let spin = SpinPolicy::of(&current, &core_map, &topology);
+        let (pubsub, inboxes) = PubSub::new(core_map.network.len());
+        let pubsub = Arc::new(pubsub);
+        let tracking = Tracking::new(Arc::clone(&pubsub), core_map.network.len());
+        // Scripts run on the storage executors, and on the threads of transactions over several of them.
+        let script_seats = router.executor_count() + core_map.network.len() * TRANSACTION_THREADS_MAX;
+        let scripts = Arc::new(Scripts::new(settings.clone(), script_seats));
+        load_functions(&shards[0], &scripts).map_err(|error| ServerError::Shard {
+            path: shard_path(data_dir, 0),
+            error,
+        })?;
         let mut stores = Stores {
+            scripts,
             topology,
             router,
             resources,
             storage_metrics: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
+            pubsub,
+            tracking: Arc::new(tracking),
+            inboxes,
             senders: Vec::new(),
             seats: Vec::new(),
             spin,
@@ -411,15 +448,19 @@ impl Stores {
                 });
                 shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
             }
-            let executor = StorageExecutor::new(
-                Shards::new(own, shard_count),
+            let mut own = Shards::new(own, shard_count, Arc::clone(&self.tracking));
+            own.set_scripts(Arc::clone(&self.scripts), number);
+            let executor = StorageExecutor::new(ExecutorParts {
+                shards: own,
                 committer,
-                syncer.map_err(ServerError::Thread)?,
-                reclaimer.map_err(ServerError::Thread)?,
-                settings.clone(),
-                Arc::clone(&metrics),
+                syncer: syncer.map_err(ServerError::Thread)?,
+                reclaimer: reclaimer.map_err(ServerError::Thread)?,
+                settings: settings.clone(),
+                pubsub: Arc::clone(&self.pubsub),
+                tracking: Arc::clone(&self.tracking),
+                metrics: Arc::clone(&metrics),
                 shard_metrics,
-            );
+            });
             // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
             // be as large.
             let (sender, requests) = flume::unbounded();
@@ -615,6 +656,23 @@ fn finish_transactions(shards: &mut [Shard], data_dir: &Path) -> Result<(), Serv
     Ok(())
 }
 
+/// Runs the code of the function libraries that the first shard has, so that their functions are known.
+fn load_functions(shard: &Shard, scripts: &Scripts) -> Result<(), DatabaseError> {
+    let codes = shard.libraries()?;
+    if codes.is_empty() {
+        return Ok(());
+    }
+    let failed = |error: CommandError| DatabaseError::Failed(format!("a function library cannot be loaded: {error}"));
+    let interpreter = interpreter::take(scripts).map_err(failed)?;
+    let mut libraries = Libraries::default();
+    for code in &codes {
+        let library = functions::load(&interpreter, code, LoadLimit::Known).map_err(failed)?;
+        libraries.add(Arc::new(library)).map_err(failed)?;
+    }
+    scripts.functions.publish(libraries);
+    Ok(())
+}
+
 /// Puts every thread of RocksDB on the background cores.
 fn repin_rocksdb_threads(background: &[CpuId], must_exist: bool) {
     let wanted: CpuSet = background.iter().copied().collect();
@@ -769,6 +827,8 @@ pub fn run(
         router: stores.router.clone(),
         core_map: stores.core_map.clone(),
         clients: Clients::default(),
+        pubsub: Arc::clone(&stores.pubsub),
+        tracking: Arc::clone(&stores.tracking),
         network: network_cpus
             .iter()
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))
@@ -780,8 +840,10 @@ pub fn run(
         started_at_ms: crate::clock::unix_ms(),
         port,
         totals: Totals::default(),
+        saves: Arc::default(),
         pause: Pause::default(),
         shutdown: Shutdown::default(),
+        scripts: Arc::clone(&stores.scripts),
     });
     let credits = Credits {
         requests: current.link_credits,
@@ -793,7 +855,9 @@ pub fn run(
         listeners,
         executors: accepted_senders,
     });
-    let network = accepted.into_iter().enumerate().map(|(index, accepted)| {
+    let inboxes = std::mem::take(&mut stores.inboxes);
+    let parts = accepted.into_iter().zip(inboxes).enumerate();
+    let network = parts.map(|(index, (accepted, inbox))| {
         // Boxes come home within the credits that were given out, so this is bounded by them.
         let (home_sender, home) = flume::unbounded();
         let links = Links::new(stores.senders.clone(), home_sender, credits);
@@ -802,6 +866,7 @@ pub fn run(
             index,
             links,
             home,
+            inbox,
             accepted,
             acceptor: acceptor.take(),
         }

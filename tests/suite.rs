@@ -7,6 +7,7 @@ mod harness;
 mod isolation;
 mod network;
 mod protocol;
+mod scripts;
 mod server;
 mod simulation;
 mod storage;

@@ -40,8 +40,10 @@ fn command_list() -> String {
         ("geo", "Geospatial indices"),
         ("generic", "Keys"),
         ("transactions", "Transactions"),
+        ("pubsub", "Channels"),
         ("connection", "Connection"),
         ("server", "Server"),
+        ("scripting", "Scripts"),
     ];
     let mut list = String::new();
     for (group, title) in families {

@@ -57,6 +57,10 @@ pub struct RequestId {
 pub struct Caller {
     /// CLIENT ID; 0 for nobody's.
     pub client_id: u64,
+    /// The network executor that has it.
+    pub executor: u16,
+    /// CLIENT TRACKING: it is to be told when what it reads is outdated.
+    pub tracks: bool,
     /// The reply's encoding.
     pub version: Version,
     /// The database that the client selected, `0..16`.
@@ -275,6 +279,20 @@ impl Batch {
         alone
     }
 
+    /// Takes the requests from `place` on into a box of their own and answers them there without running them. The credits
+    /// stay here.
+    pub fn refuse_from(&mut self, place: usize, error: &CommandError) -> Box<Batch> {
+        let mut refused = Batch::new(self.reply_to.clone());
+        (refused.sent_at, refused.received_at, refused.link) = (self.sent_at, self.received_at, self.link);
+        refused.priority = self.priority;
+        refused.requests.extend(self.requests.drain(place..));
+        for place in 0..refused.requests.len() {
+            refused.answer_with_error(place, error);
+        }
+        refused.run = refused.requests.len();
+        refused
+    }
+
     /// Where the box returns to.
     pub fn home(&self) -> flume::Sender<Box<Batch>> {
         self.reply_to.clone()
@@ -282,11 +300,17 @@ impl Batch {
 
     /// Answers every request of a batch that was never handed over: its deadlines have passed.
     pub fn answer_all_with_timeout(&mut self) {
-        for request in std::mem::take(&mut self.requests) {
-            let mut error = Vec::new();
-            Reply::new(&mut error, request.caller.version).error(CommandError::Timeout.to_string());
-            self.answer(&request, &error);
+        for place in 0..self.requests.len() {
+            self.answer_with_error(place, &CommandError::Timeout);
         }
+    }
+
+    /// Answers the request at `place` without running it.
+    pub fn answer_with_error(&mut self, place: usize, error: &CommandError) {
+        let request = self.requests[place];
+        let mut reply = Vec::new();
+        Reply::new(&mut reply, request.caller.version).error(error.to_string());
+        self.answer(&request, &reply);
     }
 
     /// Answers a request that was not run with an error.

@@ -4,6 +4,7 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::number::parse_integer;
 use super::string_part::StringEdit;
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
 use crate::storage::encoding::Record;
@@ -26,12 +27,16 @@ pub fn setbit(context: &mut Context<'_>) -> Outcome {
     let mut old = [0];
     string.read(context, byte, &mut old)?;
     let was_set = old[0] & mask != 0;
+    let is_changed = was_set != set || string.byte_len() <= byte;
     if was_set == set {
         string.grow(context, byte + 1)?;
     } else {
         string.write(context, byte, &[old[0] ^ mask])?;
     }
     string.save(context, true)?;
+    if is_changed {
+        context.notify(EventClass::String, "setbit", arguments.get(1));
+    }
     context.reply.integer(i64::from(was_set));
     Ok(())
 }
@@ -343,7 +348,8 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
     let operation = BitOperation::parse(arguments.get(1), sources.len())?;
     let mut len_max = 0;
     for key in sources.clone() {
-        len_max = len_max.max(context.string_len(key)?.unwrap_or(0));
+        let len = context.reading(|context| context.string_len(key))?;
+        len_max = len_max.max(len.unwrap_or(0));
     }
     let (mut result, mut rest) = (vec![0; len_max], vec![0; len_max]);
     for (place, key) in sources.enumerate() {
@@ -353,7 +359,7 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
     operation.finish(&mut result, &rest);
     let target = arguments.get(2);
     if result.is_empty() {
-        context.delete(target)?;
+        context.delete_target(target)?;
     } else {
         context.write(
             target,
@@ -362,6 +368,7 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
                 ..Record::string(&result, 0)
             },
         )?;
+        context.notify(EventClass::String, "set", target);
     }
     context.reply.integer(len_max as i64);
     Ok(())
@@ -516,33 +523,42 @@ pub fn bitfield(context: &mut Context<'_>) -> Outcome {
     let actions = field_actions(context.arguments, context.string_bytes_max)?;
     let written = actions.iter().filter(|(_, action, _)| !matches!(action, Action::Get));
     let Some(len_min) = written.map(|(field, ..)| field.first_byte() + field.bytes()).max() else {
-        return get_fields(context, &actions);
+        return context.reading(|context| get_fields(context, &actions));
     };
     let mut string = context.edit_string(context.arguments.get(1))?;
     // As in Redis the string grows even if all that would be written fails.
+    let grows = string.byte_len() < len_min;
     string.grow(context, len_min)?;
     context.reply.array(actions.len());
+    let mut is_changed = false;
     for (field, action, overflow) in actions {
         match act_on_field(context, &mut string, field, (action, overflow))? {
-            Some(answer) => context.reply.integer(answer as i64),
+            Some((answer, changes)) => {
+                is_changed |= changes || grows && !matches!(action, Action::Get);
+                context.reply.integer(answer as i64);
+            }
             None => context.reply.null(),
         }
     }
-    string.save(context, true)
+    string.save(context, true)?;
+    if is_changed {
+        context.notify(EventClass::String, "setbit", context.arguments.get(1));
+    }
+    Ok(())
 }
 
-/// Does one thing to a field; returns the answer, `None` if an overflow made it fail.
+/// Does one thing to a field; returns the answer and whether the field has changed, `None` if an overflow made it fail.
 fn act_on_field(
     context: &mut Context<'_>,
     string: &mut StringEdit,
     field: Field,
     (action, overflow): (Action, Overflow),
-) -> Result<Option<i128>, CommandError> {
+) -> Result<Option<(i128, bool)>, CommandError> {
     let mut window = [0; FIELD_BYTES_MAX];
     string.read(context, field.first_byte(), &mut window)?;
     let old = field.get(&window);
     let wanted = match action {
-        Action::Get => return Ok(Some(old)),
+        Action::Get => return Ok(Some((old, false))),
         Action::Increment(by) => old + i128::from(by),
         Action::Set(value) if field.signed && field.bits < 64 && matches!(overflow, Overflow::Saturate) => {
             // Redis's check overflows for numbers far below the field's smallest: they saturate to the largest.
@@ -560,7 +576,8 @@ fn act_on_field(
         field.put(&mut window, new);
         string.write(context, field.first_byte(), &window[..field.bytes()])?;
     }
-    Ok(Some(if matches!(action, Action::Set(_)) { old } else { new }))
+    let answer = if matches!(action, Action::Set(_)) { old } else { new };
+    Ok(Some((answer, new != old)))
 }
 
 /// BITFIELD_RO key [GET type offset [GET type offset …]]
@@ -576,7 +593,11 @@ pub fn bitfield_ro(context: &mut Context<'_>) -> Outcome {
 fn get_fields(context: &mut Context<'_>, actions: &[(Field, Action, Overflow)]) -> Outcome {
     let key = context.arguments.get(1);
     // The type is checked even if no field is asked for.
-    context.string_len(key)?;
+    if context.string_len(key)?.is_none() {
+        context.reply.array(actions.len());
+        actions.iter().for_each(|_| context.reply.integer(0));
+        return Ok(());
+    }
     context.reply.array(actions.len());
     for (field, ..) in actions {
         let mut window = [0; FIELD_BYTES_MAX];

@@ -4,6 +4,7 @@
 //! The members are in the columns `data` and `score`; see [`crate::storage::encoding`] for each type's keys and values.
 
 use super::Context;
+use crate::config::EventClass;
 use crate::error::CommandError;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
@@ -83,6 +84,34 @@ impl Context<'_> {
             payload: &payload,
         };
         self.view.write(*database, key, &record)
+    }
+
+    /// The same, after `event` has happened to the collection; says so, and that the key is gone if it is.
+    pub fn save_after(&mut self, event: &'static str, collection: &Collection) -> Result<(), CommandError> {
+        self.save(collection)?;
+        self.notify_of(event, collection);
+        Ok(())
+    }
+
+    /// Notes that `event` has happened to a collection, which is saved, and that its key is gone if it has become empty.
+    pub fn notify_of(&mut self, event: &'static str, collection: &Collection) {
+        let Owner { database, key, .. } = &collection.owner;
+        self.notify_in(*database, event_class(collection.kind), event, key);
+        if collection.count == 0 && collection.kind != Type::Stream {
+            self.notify_in(*database, EventClass::Generic, "del", key);
+        }
+    }
+
+    /// Deletes the key that a command would have stored an empty result under.
+    pub fn delete_target(&mut self, key: &[u8]) -> Result<(), CommandError> {
+        let wanted_missed = self.view.note_missed(false);
+        let was_there = self.read_header(key)?.is_some();
+        self.view.note_missed(wanted_missed);
+        self.delete(key)?;
+        if was_there {
+            self.notify(EventClass::Generic, "del", key);
+        }
+        Ok(())
     }
 
     /// The value of a member.
@@ -244,6 +273,18 @@ impl Collection {
             true => Ok(()),
             false => Err(damaged_members()),
         }
+    }
+}
+
+/// The class of the events of a type's commands.
+fn event_class(kind: Type) -> EventClass {
+    match kind {
+        Type::String => EventClass::String,
+        Type::Hash => EventClass::Hash,
+        Type::List => EventClass::List,
+        Type::Set => EventClass::Set,
+        Type::SortedSet => EventClass::SortedSet,
+        Type::Stream => EventClass::Stream,
     }
 }
 

@@ -7,6 +7,7 @@ use super::table::{COMMANDS, Command};
 use crate::clock;
 use crate::error::CommandError;
 use crate::network::clients::Client;
+use crate::network::pubsub::Kind;
 use crate::network::session::{NetworkContext, ReplyMode, Session};
 use crate::protocol::{Arguments, Version};
 use std::collections::BTreeSet;
@@ -21,7 +22,13 @@ const DEFAULT_USER: &str = "default";
 
 /// PING [message]
 pub fn ping(context: &mut NetworkContext<'_>) -> Outcome {
+    let in_subscriber_mode = context.session.subscribed.is_some() && context.session.version == Version::Resp2;
     match context.arguments.len() {
+        1 | 2 if in_subscriber_mode => {
+            context.reply.array(2);
+            context.reply.text("pong");
+            context.reply.bulk(context.arguments.iter().nth(1).unwrap_or_default());
+        }
         1 => context.reply.simple("PONG"),
         2 => context.reply.bulk(context.arguments.get(1)),
         _ => return Err(CommandError::Arity(context.command.name.to_owned())),
@@ -188,8 +195,14 @@ pub fn quit(context: &mut NetworkContext<'_>) -> Outcome {
 /// RESET: the session is as on a new connection; what the client's library said about itself stays.
 pub fn reset(context: &mut NetworkContext<'_>) -> Outcome {
     let NetworkContext {
-        reply, session, server, ..
+        reply,
+        session,
+        server,
+        subscriptions,
+        ..
     } = context;
+    subscriptions.borrow_mut().leave(&server.pubsub, session);
+    server.tracking.set(session, None);
     session.database = 0;
     session.version = Version::default();
     session.authenticated = server.settings.snapshot().requirepass.is_empty();
@@ -314,10 +327,15 @@ impl Latest {
 /// Redis's letters for a client's state, `N` for none of them.
 fn state_letters(client: &Client, (in_multi, is_dirty, closing): (bool, bool, bool)) -> String {
     let states = [
+        (client.is_monitor.load(Ordering::Relaxed), 'O'),
+        (client.is_subscriber(), 'P'),
         (in_multi, 'x'),
         (is_dirty, 'd'),
         (closing, 'c'),
         (client.is_killed(), 'A'),
+        (client.tracking.get() & 1 > 0, 't'),
+        (client.tracking.get() & 2 > 0, 'R'),
+        (client.tracking.get() & 4 > 0, 'B'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
         (client.no_touch.load(Ordering::Relaxed), 'T'),
     ];
@@ -339,9 +357,9 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
     // Writing to a string does not fail.
     let _ = write!(
         out,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi={} \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub={} psub={} ssub={} multi={} \
          watch={} qbuf={input_bytes} qbuf-free=0 argv-mem={} multi-mem={} rbs={output_bytes} rbp={output_bytes} \
-         obl={output_bytes} oll=0 omem={output_bytes} tot-mem={} events={} cmd={} user={DEFAULT_USER} redir=-1 resp={} \
+         obl={output_bytes} oll=0 omem={output_bytes} tot-mem={} events={} cmd={} user={DEFAULT_USER} redir={} resp={} \
          lib-name={} lib-ver={}",
         client.id,
         client.address,
@@ -351,6 +369,9 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         now_ms.saturating_sub(client.connected_at_ms) / 1000,
         latest.idle_s,
         latest.database,
+        client.subscriptions[Kind::Channel as usize].get(),
+        client.subscriptions[Kind::Pattern as usize].get(),
+        client.subscriptions[Kind::ShardChannel as usize].get(),
         latest.queued.map_or(-1, |count| count as i64),
         latest.watched_keys,
         latest.argument_bytes,
@@ -359,6 +380,8 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         // A client with output left waits for its socket in both directions.
         if output_bytes > 0 { "rw" } else { "r" },
         latest.command,
+        // None is -1.
+        client.redirect.get() as i64,
         latest.version,
         names.library,
         names.library_version,
@@ -414,18 +437,37 @@ pub fn client_info(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// Whether clients of the kind that a `TYPE` option names exist here: `normal` ones do, replicas, masters and
-/// subscribers do not.
-fn is_kind_of_all(kind: &[u8]) -> Result<bool, CommandError> {
-    if is_option(kind, "normal") {
-        return Ok(true);
+/// What a `TYPE` option asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientType {
+    Normal,
+    /// Clients that subscribe to something.
+    PubSub,
+    /// Replicas and masters: there are none here.
+    Nobody,
+}
+
+impl ClientType {
+    fn parse(kind: &[u8]) -> Result<ClientType, CommandError> {
+        let types = [
+            ("normal", ClientType::Normal),
+            ("pubsub", ClientType::PubSub),
+            ("slave", ClientType::Nobody),
+            ("replica", ClientType::Nobody),
+            ("master", ClientType::Nobody),
+        ];
+        let found = types.iter().find(|(name, _)| is_option(kind, name));
+        found
+            .map(|(_, client_type)| *client_type)
+            .ok_or_else(|| CommandError::text(format!("ERR Unknown client type '{}'", text(kind))))
     }
-    match ["slave", "replica", "pubsub", "master"]
-        .iter()
-        .any(|known| is_option(kind, known))
-    {
-        true => Ok(false),
-        false => Err(CommandError::text(format!("ERR Unknown client type '{}'", text(kind)))),
+
+    fn has(self, client: &Client) -> bool {
+        match self {
+            ClientType::Normal => !client.is_subscriber(),
+            ClientType::PubSub => client.is_subscriber(),
+            ClientType::Nobody => false,
+        }
     }
 }
 
@@ -436,9 +478,8 @@ pub fn client_list(context: &mut NetworkContext<'_>) -> Outcome {
     match arguments.len() {
         2 => {}
         4 if is_option(arguments.get(2), "TYPE") => {
-            if !is_kind_of_all(arguments.get(3))? {
-                clients.clear();
-            }
+            let client_type = ClientType::parse(arguments.get(3))?;
+            clients.retain(|client| client_type.has(client));
         }
         count if count > 3 && is_option(arguments.get(2), "ID") => {
             let ids = arguments
@@ -470,8 +511,7 @@ struct KillFilter {
     id: Option<u64>,
     address: Option<String>,
     local_address: Option<String>,
-    /// Set by a `TYPE` that no client here has.
-    none: bool,
+    client_type: Option<ClientType>,
     skip_me: bool,
 }
 
@@ -482,7 +522,7 @@ impl KillFilter {
             id: None,
             address: None,
             local_address: None,
-            none: false,
+            client_type: None,
             skip_me: true,
         };
         while let Some(option) = arguments.next() {
@@ -494,7 +534,7 @@ impl KillFilter {
                         .filter(|id| *id > 0);
                     filter.id = Some(id.ok_or_else(|| CommandError::text("ERR client-id should be greater than 0"))?);
                 }
-                _ if is_option(option, "TYPE") => filter.none = !is_kind_of_all(value)?,
+                _ if is_option(option, "TYPE") => filter.client_type = Some(ClientType::parse(value)?),
                 _ if is_option(option, "ADDR") => filter.address = Some(text(value)),
                 _ if is_option(option, "LADDR") => filter.local_address = Some(text(value)),
                 _ if is_option(option, "USER") => {
@@ -511,7 +551,7 @@ impl KillFilter {
     }
 
     fn selects(&self, client: &Client, own_id: u64) -> bool {
-        !self.none
+        self.client_type.is_none_or(|client_type| client_type.has(client))
             && self.id.is_none_or(|id| client.id == id)
             && self
                 .address
@@ -534,7 +574,7 @@ pub fn client_kill(context: &mut NetworkContext<'_>) -> Outcome {
             id: None,
             address: Some(text(arguments.get(2))),
             local_address: None,
-            none: false,
+            client_type: None,
             skip_me: false,
         },
         false => KillFilter::parse(arguments.iter().skip(2))?,
@@ -644,6 +684,10 @@ pub fn client_help(context: &mut NetworkContext<'_>) -> Outcome {
 }
 
 const CLIENT_HELP: &[&str] = &[
+    "CACHING (YES|NO)",
+    "    Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.",
+    "GETREDIR",
+    "    Return the client ID we are redirecting to when tracking is enabled.",
     "GETNAME",
     "    Return the name of the current connection.",
     "ID",
@@ -682,6 +726,11 @@ const CLIENT_HELP: &[&str] = &[
     "    Set client meta attr. Options are:",
     "    * LIB-NAME: the client lib name.",
     "    * LIB-VER: the client lib version.",
+    "TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]]",
+    "         [OPTIN] [OPTOUT] [NOLOOP]",
+    "    Control server assisted client side caching.",
+    "TRACKINGINFO",
+    "    Report tracking status for the current connection.",
     "NO-EVICT (ON|OFF)",
     "    Protect current client connection from eviction.",
     "NO-TOUCH (ON|OFF)",

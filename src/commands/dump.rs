@@ -8,6 +8,7 @@ use super::collection::{Collection, Column, Direction};
 use super::sorted_sets::members::zadd;
 use super::stream_groups::{Group, xclaim, xgroup_create, xgroup_createconsumer};
 use super::{Context, Handler, hashes, lists, sets, streams};
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::rdb::{self, Pair, RdbError, Stream, StreamConsumer, StreamPending, Value};
 use crate::protocol::{Arguments, Reply, Span, Version, format_double};
@@ -164,12 +165,19 @@ pub fn restore(context: &mut Context<'_>) -> Outcome {
         (ttl_ms, true) => ttl_ms,
         (ttl_ms, false) => ttl_ms.saturating_add(context.now_ms),
     };
-    if context.read_header(key)?.is_some() {
+    let was_there = context.read_header(key)?.is_some();
+    if was_there {
         context.delete(key)?;
     }
     if deadline_ms == 0 || deadline_ms > context.now_ms {
-        make(context, key, &value)?;
-        set_deadline(context, key, deadline_ms)?;
+        // The commands that make the value have no events of their own.
+        let classes = std::mem::take(&mut context.effects.classes);
+        let made = make(context, key, &value).and_then(|()| set_deadline(context, key, deadline_ms));
+        context.effects.classes = classes;
+        made?;
+        context.notify(EventClass::Generic, "restore", key);
+    } else if was_there {
+        context.notify(EventClass::Generic, "del", key);
     }
     context.reply.ok();
     Ok(())

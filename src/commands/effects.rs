@@ -3,6 +3,12 @@
 //! A handler only notes them here. They are given out when the command's writes are committed, in their order; of a command
 //! that fails, or is dropped and run again, nothing is.
 
+use super::Context;
+use super::table::{self, Command, READ};
+use crate::config::{EventClass, EventClasses};
+use crate::protocol::Arguments;
+use crate::storage::lifecycle::{KeyFate, KeyNote};
+
 /// Something that happened to a key, for those who subscribe to
 /// [keyspace notifications](https://redis.io/docs/latest/develop/use/keyspace-notifications/).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +19,8 @@ pub struct KeyEvent {
     pub database: u8,
     /// The key.
     pub key: Vec<u8>,
+    /// How many messages the command had sent before.
+    pub messages_before: usize,
 }
 
 /// A message for a channel.
@@ -40,6 +48,12 @@ pub struct Ran {
 pub struct Effects {
     /// Parts that were commands, oldest first; they are counted whatever came of them.
     pub ran: Vec<Ran>,
+    /// Which events somebody may have subscribed to; others are not noted.
+    pub classes: EventClasses,
+    /// Whether the client tracks what it reads: then the keys that parts of the command read are noted.
+    pub notes_read: bool,
+    /// Those.
+    pub read: Vec<Vec<u8>>,
     /// Events, oldest first.
     pub events: Vec<KeyEvent>,
     /// Messages, oldest first.
@@ -68,9 +82,121 @@ impl Effects {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.events.clear();
+        self.messages.clear();
+    }
+
     /// Forgets what came after `mark`.
     pub fn forget_after(&mut self, mark: EffectsMark) {
         self.events.truncate(mark.events);
         self.messages.truncate(mark.messages);
     }
+}
+
+impl Context<'_> {
+    /// Notes that something happened to a key of the selected database. It costs nothing as long as nobody has asked for
+    /// events of this class (`notify-keyspace-events`).
+    #[inline]
+    pub fn notify(&mut self, class: EventClass, name: &'static str, key: &[u8]) {
+        self.notify_in(self.database, class, name, key);
+    }
+
+    /// The same, of another database.
+    #[inline]
+    pub fn notify_in(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
+        if !self.effects.classes.is_empty() {
+            self.note_event(database, class, name, key);
+        }
+    }
+
+    fn note_event(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
+        self.note_key_fates();
+        self.effects.note(database, class, name, key);
+    }
+
+    /// Runs a part of a command that writes in which it asks for keys as reading commands do: those that are not there are
+    /// `keymiss` events.
+    pub fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let wants_missed = self.effects.classes.has(EventClass::KeyMiss);
+        let wanted_missed = self.view.note_missed(wants_missed);
+        let result = read(self);
+        self.view.note_missed(wanted_missed);
+        result
+    }
+
+    /// Notes what has become of keys (`expired`, `new`, `keymiss`): before the event of the command, as in Redis.
+    #[inline]
+    pub fn note_key_fates(&mut self) {
+        if !self.effects.classes.is_empty() {
+            let notes = self.view.take_key_notes();
+            self.effects.note_key_fates(&notes);
+        }
+    }
+}
+
+impl Effects {
+    fn note(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
+        if self.classes.has(class) {
+            self.events.push(KeyEvent {
+                name,
+                database,
+                key: key.to_vec(),
+                messages_before: self.messages.len(),
+            });
+        }
+    }
+
+    /// Notes what has become of keys.
+    pub fn note_key_fates(&mut self, notes: &[KeyNote]) {
+        for (fate, database, key) in notes {
+            let mut note = |class, name| self.note(*database, class, name, key);
+            match fate {
+                KeyFate::Made => note(EventClass::New, "new"),
+                KeyFate::Missed => note(EventClass::KeyMiss, "keymiss"),
+                KeyFate::Expired => note(EventClass::Expired, "expired"),
+                KeyFate::FieldsExpired => {
+                    note(EventClass::Hash, "hexpired");
+                    note(EventClass::Generic, "del");
+                }
+            }
+        }
+    }
+
+    /// A part of the command runs: notes the keys that it reads.
+    pub(super) fn note_read_by(&mut self, arguments: Arguments<'_>) {
+        if self.notes_read
+            && let Some(command) = row_of(arguments).filter(|command| command.flags.has(READ))
+        {
+            self.read.extend(command.keys.of(arguments).map(<[u8]>::to_vec));
+        }
+    }
+
+    /// Whether keys that a command misses are events: those of commands that only read, but for OBJECT and MEMORY, which do
+    /// not count as use of a key. (Commands that write and read other keys say themselves what they missed.)
+    #[inline]
+    pub fn wants_missed(&self, command: &Command) -> bool {
+        self.classes.has(EventClass::KeyMiss)
+            && command.flags.has(READ)
+            && !matches!(command.container(), Some("object" | "memory"))
+    }
+
+    /// The same, of a part of a command.
+    pub(super) fn wants_missed_by(&self, arguments: Arguments<'_>) -> bool {
+        self.classes.has(EventClass::KeyMiss) && row_of(arguments).is_some_and(|command| self.wants_missed(command))
+    }
+}
+
+/// The row of a part of a command.
+fn row_of(arguments: Arguments<'_>) -> Option<&'static Command> {
+    if arguments.is_empty() {
+        return None;
+    }
+    let command = table::find(arguments.get(0))?;
+    let subcommand = match arguments.len() {
+        1 => None,
+        _ => table::find_subcommand(command, arguments.get(1)),
+    };
+    subcommand.or(Some(command))
 }

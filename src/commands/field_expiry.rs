@@ -127,18 +127,30 @@ fn hexpire_generic(context: &mut Context<'_>, unit: TimeUnit, command: &'static 
     };
     let fields = fields(arguments, place, "ERR Parameter `numFields` should be greater than 0")?;
     context.reply.array(fields.len());
+    let mut events: &[&'static str] = &[];
     for field in fields {
         let answer = match &mut hash {
             None => NO_FIELD,
             Some(hash) => match hash.find(context, field)? {
                 None => NO_FIELD,
                 Some(place) if !condition.allows(place.deadline_ms, deadline_ms) => CONDITION_NOT_MET,
-                Some(place) => expire_field(context, hash, field, place, deadline_ms)?,
+                Some(place) => {
+                    events = expiry_events(deadline_ms, context.now_ms);
+                    expire_field(context, hash, field, place, deadline_ms)?
+                }
             },
         };
         context.reply.integer(answer);
     }
-    hash.map_or(Ok(()), |hash| hash.save(context))
+    hash.map_or(Ok(()), |hash| hash.save_after(context, events))
+}
+
+/// What has happened to a hash of which fields got this deadline.
+fn expiry_events(deadline_ms: u64, now_ms: u64) -> &'static [&'static str] {
+    match deadline_ms <= now_ms {
+        true => &["hdel"],
+        false => &["hexpire"],
+    }
 }
 
 /// Gives a field a deadline; one that has passed already removes the field.
@@ -203,18 +215,22 @@ pub fn hpersist(context: &mut Context<'_>) -> Outcome {
     let mut hash = Hash::open_to_write(context, arguments.get(1))?;
     let fields = fields(arguments, 2, BAD_FIELD_COUNT)?;
     context.reply.array(fields.len());
+    let mut events: &[&'static str] = &[];
     for field in fields {
         let answer = match &mut hash {
             None => NO_FIELD,
             Some(hash) => match hash.find(context, field)? {
                 None => NO_FIELD,
                 Some(place) if place.deadline_ms == 0 => NO_DEADLINE,
-                Some(place) => hash.set_deadline(context, field, place, 0).map(|()| CHANGED)?,
+                Some(place) => {
+                    events = &["hpersist"];
+                    hash.set_deadline(context, field, place, 0).map(|()| CHANGED)?
+                }
             },
         };
         context.reply.integer(answer);
     }
-    hash.map_or(Ok(()), |hash| hash.save(context))
+    hash.map_or(Ok(()), |hash| hash.save_after(context, events))
 }
 
 /// HGETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST] FIELDS numfields field [field …]
@@ -233,6 +249,7 @@ pub fn hgetex(context: &mut Context<'_>) -> Outcome {
     let persist = is_option(option, "PERSIST");
     let fields = fields(arguments, place, BAD_FIELD_COUNT)?;
     context.reply.array(fields.len());
+    let mut events: &[&'static str] = &[];
     for field in fields {
         let Some(hash) = &mut hash else {
             context.reply.null();
@@ -243,13 +260,18 @@ pub fn hgetex(context: &mut Context<'_>) -> Outcome {
             continue;
         };
         match persist {
-            true => hash.set_deadline(context, field, place, 0)?,
+            true if place.deadline_ms == 0 => {}
+            true => {
+                events = &["hpersist"];
+                hash.set_deadline(context, field, place, 0)?;
+            }
             false => {
+                events = expiry_events(deadline_ms, context.now_ms);
                 expire_field(context, hash, field, place, deadline_ms)?;
             }
         }
     }
-    hash.map_or(Ok(()), |hash| hash.save(context))
+    hash.map_or(Ok(()), |hash| hash.save_after(context, events))
 }
 
 /// HGETDEL key FIELDS numfields field [field …]
@@ -258,6 +280,7 @@ pub fn hgetdel(context: &mut Context<'_>) -> Outcome {
     let mut hash = Hash::open_to_write(context, arguments.get(1))?;
     let fields = fields(arguments, 2, BAD_FIELD_COUNT)?;
     context.reply.array(fields.len());
+    let mut events: &[&'static str] = &[];
     for field in fields {
         let Some(hash) = &mut hash else {
             context.reply.null();
@@ -266,9 +289,10 @@ pub fn hgetdel(context: &mut Context<'_>) -> Outcome {
         hash.answer_with(context, field, bulk_or_null)?;
         if let Some(place) = hash.find(context, field)? {
             hash.remove(context, field, place)?;
+            events = &["hdel"];
         }
     }
-    hash.map_or(Ok(()), |hash| hash.save(context))
+    hash.map_or(Ok(()), |hash| hash.save_after(context, events))
 }
 
 /// What HSETEX was asked to do beside setting.
@@ -349,7 +373,7 @@ pub fn hsetex(context: &mut Context<'_>) -> Outcome {
         for pair in pairs() {
             if hash.find(context, arguments.get(pair))?.is_some() != must_be_present {
                 context.reply.integer(0);
-                return hash.save(context);
+                return hash.save_after(context, &[]);
             }
         }
     }
@@ -371,7 +395,15 @@ pub fn hsetex(context: &mut Context<'_>) -> Outcome {
             }
         }
     }
-    hash.save(context)?;
+    hash.save_after(
+        context,
+        match options.deadline_ms {
+            // Redis sets them, and then finds that they have expired.
+            Some(deadline_ms) if deadline_ms <= context.now_ms => &["hset", "hdel"],
+            Some(_) => &["hset", "hexpire"],
+            None => &["hset"],
+        },
+    )?;
     context.reply.integer(1);
     Ok(())
 }

@@ -230,7 +230,7 @@ pub fn geosearchstore(context: &mut Context<'_>) -> Outcome {
 fn search_generic(context: &mut Context<'_>, kind: Kind) -> Outcome {
     let arguments = context.arguments;
     let source = if kind == Kind::SearchStore { 2 } else { 1 };
-    let set = context.sorted_set(arguments.get(source))?;
+    let set = context.reading(|context| context.sorted_set(arguments.get(source)))?;
     let search = Search::parse(context, set.as_ref(), kind)?;
     let found = match &set {
         Some(set) => search.found(context, set)?,
@@ -506,6 +506,10 @@ impl<'a> Search<'a> {
         });
         let entries: Vec<Entry> = entries.collect();
         context.reply.integer(entries.len() as i64);
-        context.store_sorted_set(destination, entries)
+        let event = match is_option(context.arguments.get(0), "GEOSEARCHSTORE") {
+            true => "geosearchstore",
+            false => "georadiusstore",
+        };
+        context.store_sorted_set(destination, entries, event)
     }
 }

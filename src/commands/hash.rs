@@ -5,6 +5,7 @@
 
 use super::Context;
 use super::collection::{Collection, Column, Direction};
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use crate::storage::encoding::{self, FieldDeadlines, HashField, Type};
@@ -109,7 +110,7 @@ impl Hash {
     }
 
     /// Stages the hash's record if it has changed, or the deletion of its key if no field is left.
-    pub fn save(mut self, context: &mut Context<'_>) -> Result<(), CommandError> {
+    fn save(mut self, context: &mut Context<'_>) -> Result<(), CommandError> {
         if !self.changed {
             return Ok(());
         }
@@ -119,6 +120,20 @@ impl Hash {
         }
         self.collection.extra = self.deadlines.encode();
         context.save(&self.collection)
+    }
+
+    /// The same, after `events` have happened to the hash, if any; the key may be gone all the same, because fields expired.
+    pub fn save_after(self, context: &mut Context<'_>, events: &[&'static str]) -> Result<(), CommandError> {
+        let owner = self.collection.owner.clone();
+        let is_gone = self.changed && self.collection.count == 0;
+        self.save(context)?;
+        for event in events {
+            context.notify(EventClass::Hash, event, &owner.key);
+        }
+        if is_gone {
+            context.notify(EventClass::Generic, "del", &owner.key);
+        }
+        Ok(())
     }
 
     fn outermost_deadline(&self, context: &mut Context<'_>, direction: Direction) -> Result<u64, CommandError> {
@@ -182,6 +197,9 @@ impl Hash {
         for field in &expired {
             let place = self.place(context, field)?.ok_or_else(damaged)?;
             self.remove(context, field, place)?;
+        }
+        if !expired.is_empty() {
+            context.notify(EventClass::Hash, "hexpired", &self.collection.owner.key);
         }
         Ok(expired.len())
     }
@@ -364,7 +382,7 @@ pub fn expire_fields(context: &mut Context<'_>, key: &[u8], budget: usize) -> Re
         return Ok(0);
     };
     let expired = hash.remove_expired(context, budget)?;
-    hash.save(context)?;
+    hash.save_after(context, &[])?;
     Ok(expired)
 }
 

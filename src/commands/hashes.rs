@@ -39,7 +39,7 @@ fn hset_generic(context: &mut Context<'_>, command: &str) -> Result<i64, Command
         let (field, value) = (arguments.get(pair), arguments.get(pair + 1));
         created += i64::from(hash.put(context, field, value, 0)?);
     }
-    hash.save(context)?;
+    hash.save_after(context, &["hset"])?;
     Ok(created)
 }
 
@@ -52,7 +52,7 @@ pub fn hsetnx(context: &mut Context<'_>) -> Outcome {
     if absent {
         hash.put(context, field, arguments.get(3), 0)?;
     }
-    hash.save(context)?;
+    hash.save_after(context, if absent { &["hset"] } else { &[] })?;
     context.reply.integer(i64::from(absent));
     Ok(())
 }
@@ -147,7 +147,7 @@ pub fn hdel(context: &mut Context<'_>) -> Outcome {
                 deleted += 1;
             }
         }
-        hash.save(context)?;
+        hash.save_after(context, if deleted > 0 { &["hdel"] } else { &[] })?;
     }
     context.reply.integer(deleted);
     Ok(())
@@ -190,7 +190,7 @@ fn answer_about_value(context: &mut Context<'_>, answer: impl FnOnce(Option<&[u8
 pub fn hincrby(context: &mut Context<'_>) -> Outcome {
     let increment = integer(context.arguments.get(3))?;
     let mut sum = 0;
-    change_value(context, |old| {
+    change_value(context, "hincrby", |old| {
         let not_an_integer = || CommandError::text("ERR hash value is not an integer");
         let old = old.map_or(Ok(0), |old| parse_integer(old).ok_or_else(not_an_integer))?;
         sum = old.checked_add(increment).ok_or(CommandError::Overflow)?;
@@ -206,7 +206,7 @@ pub fn hincrbyfloat(context: &mut Context<'_>) -> Outcome {
     if increment.is_nan_or_infinite() {
         return Err(CommandError::text("ERR value is NaN or Infinity"));
     }
-    let sum = change_value(context, |old| {
+    let sum = change_value(context, "hincrbyfloat", |old| {
         let not_a_float = || CommandError::text("ERR hash value is not a float");
         let old = LongDouble::parse(old.unwrap_or(b"0")).ok_or_else(not_a_float)?;
         let sum = old + increment;
@@ -222,6 +222,7 @@ pub fn hincrbyfloat(context: &mut Context<'_>) -> Outcome {
 /// HINCRBY and HINCRBYFLOAT: puts what `change` makes of a field's value in its place. The field keeps its deadline.
 fn change_value(
     context: &mut Context<'_>,
+    event: &'static str,
     change: impl FnOnce(Option<&[u8]>) -> Result<String, CommandError>,
 ) -> Result<String, CommandError> {
     let arguments = context.arguments;
@@ -230,7 +231,7 @@ fn change_value(
     let deadline_ms = hash.find(context, field)?.map_or(0, |place| place.deadline_ms);
     let new = hash.answer_with(context, field, |_, old| change(old))??;
     hash.put(context, field, new.as_bytes(), deadline_ms)?;
-    hash.save(context)?;
+    hash.save_after(context, &[event])?;
     Ok(new)
 }
 

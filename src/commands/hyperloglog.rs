@@ -17,6 +17,7 @@
 
 use super::Context;
 use super::arguments::is_option;
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::protocol::Reply;
@@ -435,6 +436,7 @@ pub fn pfadd(context: &mut Context<'_>) -> Outcome {
     if updated {
         sketch.forget_count();
         sketch.save(context, key, deadline_ms)?;
+        context.notify(EventClass::String, "pfadd", key);
     }
     context.reply.integer(i64::from(updated));
     Ok(())
@@ -500,7 +502,7 @@ fn merged<'a>(
 pub fn pfmerge(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let target = arguments.get(1);
-    let (registers, any_dense) = merged(context, arguments.iter().skip(1))?;
+    let (registers, any_dense) = context.reading(|context| merged(context, arguments.iter().skip(1)))?;
     let (mut sketch, deadline_ms) = read(context, target)?.unwrap_or((Sketch::empty(), 0));
     if any_dense {
         sketch.become_dense()?;
@@ -510,6 +512,7 @@ pub fn pfmerge(context: &mut Context<'_>) -> Outcome {
     }
     sketch.forget_count();
     sketch.save(context, target, deadline_ms)?;
+    context.notify(EventClass::String, "pfadd", target);
     context.reply.ok();
     Ok(())
 }

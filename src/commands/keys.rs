@@ -6,6 +6,7 @@ use super::collection::{Collection, Column, Direction};
 use super::glob;
 use super::number::{parse_integer, parse_unsigned};
 use crate::channel::router::{ShardId, Slot, shard_of, slots_of};
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::storage::encoding::{DatabaseMap, HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Pieces, Select};
@@ -20,6 +21,7 @@ pub fn del(context: &mut Context<'_>) -> Outcome {
     for key in context.arguments.iter().skip(1) {
         if context.read_header(key)?.is_some() {
             context.delete(key)?;
+            context.notify(EventClass::Generic, "del", key);
             deleted += 1;
         }
     }
@@ -136,7 +138,9 @@ fn expire_generic(context: &mut Context<'_>, unit: TimeUnit, command: &'static s
             return Ok(());
         }
     };
+    let event = if stored.is_some() { "expire" } else { "del" };
     context.view.write_stored(context.database, key, stored)?;
+    context.notify(EventClass::Generic, event, key);
     context.reply.integer(1);
     Ok(())
 }
@@ -156,6 +160,7 @@ pub fn persist(context: &mut Context<'_>) -> Outcome {
         }
     };
     context.view.write_stored(context.database, key, Some(stored))?;
+    context.notify(EventClass::Generic, "persist", key);
     context.reply.integer(1);
     Ok(())
 }
@@ -220,10 +225,13 @@ fn rename_generic(context: &mut Context<'_>) -> Outcome {
     if from == to {
         return context.read(from)?.map(|_| ()).ok_or(CommandError::NoSuchKey);
     }
-    match duplicate(context, from, (context.database, to))? {
-        true => context.delete(from),
-        false => Err(CommandError::NoSuchKey),
+    if !duplicate(context, from, (context.database, to))? {
+        return Err(CommandError::NoSuchKey);
     }
+    context.delete(from)?;
+    context.notify(EventClass::Generic, "rename_from", from);
+    context.notify(EventClass::Generic, "rename_to", to);
+    Ok(())
 }
 
 /// Stages under another key what is under `from`, with its deadline; whether there is anything. RENAME, RENAMENX, COPY and
@@ -238,6 +246,8 @@ fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) 
     let Some(record) = Record::decode(&stored) else {
         unreachable!("a record that was just encoded can be decoded");
     };
+    // What was there goes: the new key is a new one, and not the old one with another value.
+    context.view.delete(target, to)?;
     if record.version == 0 {
         context.view.write_stored(target, to, Some(stored))?;
         return Ok(true);
@@ -308,8 +318,12 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
     if target == context.database && from == to {
         return Err(CommandError::SameObject);
     }
-    let may_copy = replace || context.view.read_header(target, to)?.is_none();
+    let is_there = context.reading(|context| context.read_header(from).map(|record| record.is_some()))?;
+    let may_copy = is_there && (replace || context.view.read_header(target, to)?.is_none());
     let copied = may_copy && duplicate(context, from, (target, to))?;
+    if copied {
+        context.notify_in(target, EventClass::Generic, "copy_to", to);
+    }
     context.reply.integer(i64::from(copied));
     Ok(())
 }
@@ -335,6 +349,8 @@ pub fn move_key(context: &mut Context<'_>) -> Outcome {
     let moved = is_free && duplicate(context, key, (target, key))?;
     if moved {
         context.delete(key)?;
+        context.notify(EventClass::Generic, "move_from", key);
+        context.notify_in(target, EventClass::Generic, "move_to", key);
     }
     context.reply.integer(i64::from(moved));
     Ok(())
@@ -598,6 +614,8 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     let shards = context.view.shards()?;
     shards.replace_database(first, Some(second));
     shards.replace_database(second, Some(first));
+    // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
+    shards.note_flushed();
     for id in shard_ids(context)? {
         context.view.shards()?.with_shard(id, |shard| {
             let mut map = shard.database_map();

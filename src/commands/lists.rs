@@ -37,6 +37,22 @@ impl End {
             _ => Err(CommandError::Syntax),
         }
     }
+
+    /// What has happened to a list that elements were added to here.
+    fn push_event(self) -> &'static str {
+        match self {
+            End::Left => "lpush",
+            End::Right => "rpush",
+        }
+    }
+
+    /// What has happened to a list that elements were taken from here.
+    fn pop_event(self) -> &'static str {
+        match self {
+            End::Left => "lpop",
+            End::Right => "rpop",
+        }
+    }
 }
 
 /// A list that a command works on.
@@ -86,6 +102,13 @@ impl List {
         self.collection.extra.clear();
         self.collection.extra.extend_from_slice(&list_extra(self.head));
         context.save(&self.collection)
+    }
+
+    /// The same, after `event` has happened to the list; says so, and that the key is gone if it is.
+    pub fn save_after(&mut self, context: &mut Context<'_>, event: &'static str) -> Outcome {
+        self.save(context)?;
+        context.notify_of(event, &self.collection);
+        Ok(())
     }
 
     /// How many elements it has.
@@ -317,7 +340,7 @@ impl List {
         context.reply.array(count as usize);
         self.walk_into_reply(context, self.outermost(end, count), direction)?;
         self.drop_outermost(context, end, count)?;
-        self.save(context)
+        self.save_after(context, end.pop_event())
     }
 
     fn walk_into_reply(&self, context: &mut Context<'_>, range: Range<u64>, direction: Direction) -> Outcome {
@@ -368,7 +391,7 @@ fn push_generic(context: &mut Context<'_>, end: End, must_exist: bool) -> Outcom
     for element in arguments.iter().skip(2) {
         list.push(context, end, element.to_vec())?;
     }
-    list.save(context)?;
+    list.save_after(context, end.push_event())?;
     context.reply.integer(list.len() as i64);
     Ok(())
 }
@@ -405,7 +428,7 @@ fn pop_generic(context: &mut Context<'_>, end: End, command: &str) -> Outcome {
         }
         (Some(mut list), None) => {
             let element = list.pop(context, end)?;
-            list.save(context)?;
+            list.save_after(context, end.pop_event())?;
             context.reply.bulk(&element);
         }
     }
@@ -476,6 +499,7 @@ pub fn lset(context: &mut Context<'_>) -> Outcome {
         .index(integer(arguments.get(2))?)
         .ok_or(CommandError::text("ERR index out of range"))?;
     list.put(context, index, arguments.get(3).to_vec())?;
+    context.notify_of("lset", &list.collection);
     context.reply.ok();
     Ok(())
 }
@@ -502,7 +526,7 @@ pub fn linsert(context: &mut Context<'_>) -> Outcome {
     match sought.find(context, &list)?.first() {
         Some(pivot) => {
             list.insert(context, pivot + after, arguments.get(4).to_vec())?;
-            list.save(context)?;
+            list.save_after(context, "linsert")?;
             context.reply.integer(list.len() as i64);
         }
         None => context.reply.integer(-1),
@@ -572,7 +596,7 @@ pub fn lrem(context: &mut Context<'_>) -> Outcome {
     removed.sort_unstable();
     if !removed.is_empty() {
         list.remove(context, &removed)?;
-        list.save(context)?;
+        list.save_after(context, "lrem")?;
     }
     context.reply.integer(removed.len() as i64);
     Ok(())
@@ -588,6 +612,7 @@ pub fn ltrim(context: &mut Context<'_>) -> Outcome {
             list.keep(context, range)?;
             list.save(context)?;
         }
+        context.notify_of("ltrim", &list.collection);
     }
     context.reply.ok();
     Ok(())
@@ -702,15 +727,18 @@ fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Outcome {
         // Within one list, which is never empty meanwhile, so that it keeps its deadline.
         let element = source.pop(context, from)?;
         source.push(context, to, element.clone())?;
+        source.save(context)?;
+        context.notify_of(to.push_event(), &source.collection);
+        context.notify_of(from.pop_event(), &source.collection);
         element
     } else {
         let mut target = List::open_or_new(context, target_key)?;
         let element = source.pop(context, from)?;
         target.push(context, to, element.clone())?;
-        target.save(context)?;
+        target.save_after(context, to.push_event())?;
+        source.save_after(context, from.pop_event())?;
         element
     };
-    source.save(context)?;
     context.reply.bulk(&element);
     Ok(())
 }

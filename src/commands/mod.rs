@@ -7,6 +7,7 @@ pub mod connection;
 pub mod dump;
 pub mod effects;
 pub mod field_expiry;
+pub mod functions;
 pub mod geo;
 pub mod geohash;
 pub mod glob;
@@ -16,7 +17,10 @@ pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
 pub mod number;
+pub mod persistence;
+pub mod pubsub;
 pub mod random;
+pub mod scripting;
 pub mod server;
 pub mod sets;
 pub mod sort;
@@ -27,6 +31,7 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod tracking;
 pub mod transactions;
 
 use crate::error::CommandError;
@@ -34,7 +39,7 @@ use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
-use effects::Effects;
+use effects::{Effects, EffectsMark};
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
 /// itself, so it can be dropped and run again.
@@ -67,6 +72,12 @@ pub struct Context<'a> {
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 
+/// How things were when a part of a command began.
+struct PartMark {
+    effects: EffectsMark,
+    wanted_missed: bool,
+}
+
 impl Context<'_> {
     /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If it fails, what it staged
     /// and noted is dropped, and what the command did before stands.
@@ -79,8 +90,7 @@ impl Context<'_> {
         reply: Reply<'_>,
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
-        let mark = self.effects.mark();
-        self.view.begin_inner();
+        let mark = self.begin_part(arguments);
         let mut inner = Context {
             arguments,
             reply,
@@ -94,12 +104,35 @@ impl Context<'_> {
             effects: self.effects,
             pieces: None,
         };
-        let outcome = run(&mut inner);
-        self.view.end_inner(outcome.is_ok());
-        if outcome.is_err() {
-            self.effects.forget_after(mark);
-        }
+        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
+            Some(pieces) => pieces.write_whole(&mut inner.reply),
+            None => Ok(()),
+        });
+        self.end_part(mark, outcome.is_ok());
         outcome
+    }
+
+    /// A part of this command begins; [`Context::end_part`] must follow.
+    fn begin_part(&mut self, arguments: Arguments<'_>) -> PartMark {
+        self.note_key_fates();
+        self.effects.note_read_by(arguments);
+        let wants_missed = self.effects.wants_missed_by(arguments);
+        let mark = PartMark {
+            effects: self.effects.mark(),
+            wanted_missed: self.view.note_missed(wants_missed),
+        };
+        self.view.begin_inner();
+        mark
+    }
+
+    /// It is over; if it is not `kept`, what it staged and noted never was.
+    fn end_part(&mut self, mark: PartMark, kept: bool) {
+        self.view.note_missed(mark.wanted_missed);
+        self.view.end_inner(kept);
+        if !kept {
+            self.effects.forget_after(mark.effects);
+        }
+        self.note_key_fates();
     }
 
     /// The same, the part's reply or its error being the next thing in this command's reply. Returns the error too.
@@ -112,8 +145,7 @@ impl Context<'_> {
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
         let start = self.reply.len();
-        let mark = self.effects.mark();
-        self.view.begin_inner();
+        let mark = self.begin_part(arguments);
         let mut inner = Context {
             arguments,
             reply: self.reply.reborrow(),
@@ -127,10 +159,12 @@ impl Context<'_> {
             effects: self.effects,
             pieces: None,
         };
-        let outcome = run(&mut inner);
-        self.view.end_inner(outcome.is_ok());
+        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
+            Some(pieces) => pieces.write_whole(&mut inner.reply),
+            None => Ok(()),
+        });
+        self.end_part(mark, outcome.is_ok());
         if let Err(error) = &outcome {
-            self.effects.forget_after(mark);
             self.reply.truncate(start);
             self.reply.error(error.to_string());
         }

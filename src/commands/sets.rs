@@ -28,7 +28,7 @@ pub fn sadd(context: &mut Context<'_>) -> Outcome {
     }
     let added = set.count - before;
     if added > 0 {
-        context.save(&set)?;
+        context.save_after("sadd", &set)?;
     }
     context.reply.integer(added as i64);
     Ok(())
@@ -66,7 +66,7 @@ pub fn srem(context: &mut Context<'_>) -> Outcome {
     }
     let removed = before - set.count;
     if removed > 0 {
-        context.save(&set)?;
+        context.save_after("srem", &set)?;
     }
     context.reply.integer(removed as i64);
     Ok(())
@@ -115,13 +115,13 @@ fn move_member(
     if !remove(context, &mut from, member)? {
         return Ok(false);
     }
-    context.save(&from)?;
+    context.save_after("srem", &from)?;
     let mut to = match to {
         Some(to) => to,
         None => context.new_collection(context.arguments.get(2), Type::Set)?,
     };
     if add(context, &mut to, member)? {
-        context.save(&to)?;
+        context.save_after("sadd", &to)?;
     }
     Ok(true)
 }
@@ -202,7 +202,7 @@ fn spop_one(context: &mut Context<'_>) -> Outcome {
     };
     let mut random = Random::new(context.seed);
     let member = pop(context, &mut set, &mut random)?;
-    context.save(&set)?;
+    context.save_after("spop", &set)?;
     context.reply.bulk(&member);
     Ok(())
 }
@@ -219,7 +219,8 @@ fn spop_several(context: &mut Context<'_>) -> Outcome {
     context.reply.set(count.min(set.count) as usize);
     if count >= set.count {
         reply_all(context, &set)?;
-        return context.delete(key);
+        set.count = 0;
+        return context.save_after("spop", &set);
     }
     let mut random = Random::new(context.seed);
     for _ in 0..count {
@@ -227,7 +228,7 @@ fn spop_several(context: &mut Context<'_>) -> Outcome {
         context.reply.bulk(&member);
     }
     if count > 0 {
-        context.save(&set)?;
+        context.save_after("spop", &set)?;
     }
     Ok(())
 }
@@ -355,17 +356,17 @@ pub fn sdiff(context: &mut Context<'_>) -> Outcome {
 
 /// SINTERSTORE destination key [key …]
 pub fn sinterstore(context: &mut Context<'_>) -> Outcome {
-    store_combined(context, intersection)
+    store_combined(context, intersection, "sinterstore")
 }
 
 /// SUNIONSTORE destination key [key …]
 pub fn sunionstore(context: &mut Context<'_>) -> Outcome {
-    store_combined(context, union)
+    store_combined(context, union, "sunionstore")
 }
 
 /// SDIFFSTORE destination key [key …]
 pub fn sdiffstore(context: &mut Context<'_>) -> Outcome {
-    store_combined(context, difference)
+    store_combined(context, difference, "sdiffstore")
 }
 
 /// SINTER, SUNION and SDIFF.
@@ -378,18 +379,18 @@ fn reply_combined(context: &mut Context<'_>, combine: Combine) -> Outcome {
 }
 
 /// SINTERSTORE, SUNIONSTORE and SDIFFSTORE: what was at the destination goes, whatever it is, and its deadline too.
-fn store_combined(context: &mut Context<'_>, combine: Combine) -> Outcome {
+fn store_combined(context: &mut Context<'_>, combine: Combine, event: &'static str) -> Outcome {
     let destination = context.arguments.get(1);
     let sets = sets_at(context, 2..context.arguments.len())?;
     let found = combine(context, sets)?;
     if found.is_empty() {
-        context.delete(destination)?;
+        context.delete_target(destination)?;
     } else {
         let mut set = context.new_collection(destination, Type::Set)?;
         for member in &found {
             add_new(context, &mut set, member)?;
         }
-        context.save(&set)?;
+        context.save_after(event, &set)?;
     }
     context.reply.integer(found.len() as i64);
     Ok(())
@@ -398,9 +399,11 @@ fn store_combined(context: &mut Context<'_>, combine: Combine) -> Outcome {
 /// The sets under the keys at these places, all looked at, so that one of another type is an error wherever it stands.
 fn sets_at(context: &mut Context<'_>, places: Range<usize>) -> Result<Vec<Option<Collection>>, CommandError> {
     let arguments = context.arguments;
-    places
-        .map(|place| context.collection(arguments.get(place), Type::Set))
-        .collect()
+    context.reading(|context| {
+        places
+            .map(|place| context.collection(arguments.get(place), Type::Set))
+            .collect()
+    })
 }
 
 fn intersection(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {

@@ -19,7 +19,7 @@ type Outcome = Result<(), CommandError>;
 /// SORT key [BY pattern] [LIMIT offset count] [GET pattern …] [ASC | DESC] [ALPHA] [STORE destination]
 pub fn sort(context: &mut Context<'_>) -> Outcome {
     let options = Options::parse(context.arguments, true)?;
-    sort_generic(context, options)
+    context.reading(|context| sort_generic(context, options))
 }
 
 /// SORT_RO key [BY pattern] [LIMIT offset count] [GET pattern …] [ASC | DESC] [ALPHA]
@@ -339,11 +339,16 @@ fn store(context: &mut Context<'_>, target: &[u8], elements: Vec<Vec<u8>>, optio
             values
         }
     };
+    if values.is_empty() {
+        context.delete_target(target)?;
+        context.reply.integer(0);
+        return Ok(());
+    }
     let mut list = List::create(context, target)?;
     for value in values {
         list.push(context, End::Right, value)?;
     }
-    list.save(context)?;
+    list.save_after(context, "sortstore")?;
     context.reply.integer(list.len() as i64);
     Ok(())
 }

@@ -34,7 +34,9 @@ impl Context<'_> {
             let next = self.edge_id(stream, (first, StreamId::MAX), Direction::Forward)?;
             stream.numbers.first = next.ok_or_else(damaged)?;
         }
-        self.save_stream(stream)
+        self.save_stream(stream)?;
+        self.notify_of_stream("xdel", stream);
+        Ok(())
     }
 }
 

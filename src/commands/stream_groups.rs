@@ -115,6 +115,7 @@ impl Context<'_> {
             None => {
                 group.numbers.consumers += 1;
                 self.put_group(stream, group)?;
+                self.notify_of_stream("xgroup-createconsumer", stream);
                 StreamConsumer::default()
             }
         };
@@ -384,6 +385,7 @@ pub fn xgroup_create(context: &mut Context<'_>) -> Outcome {
     context.put_group(&stream, &mut Group { name, numbers })?;
     stream.numbers.groups += 1;
     context.save_stream(&mut stream)?;
+    context.notify_of_stream("xgroup-create", &stream);
     context.reply.ok();
     Ok(())
 }
@@ -402,6 +404,7 @@ pub fn xgroup_setid(context: &mut Context<'_>) -> Outcome {
     };
     group.numbers.entries_read = options.entries_read;
     context.put_group(&stream, &mut group)?;
+    context.notify_of_stream("xgroup-setid", &stream);
     context.reply.ok();
     Ok(())
 }
@@ -423,6 +426,7 @@ pub fn xgroup_destroy(context: &mut Context<'_>) -> Outcome {
         context.delete_member(&stream.collection, Column::Data, &member)?;
         stream.numbers.groups = stream.numbers.groups.saturating_sub(1);
         context.save_stream(&mut stream)?;
+        context.notify_of_stream("xgroup-destroy", &stream);
     }
     context.reply.integer(i64::from(there));
     Ok(())
@@ -458,6 +462,7 @@ pub fn xgroup_delconsumer(context: &mut Context<'_>) -> Outcome {
     context.delete_member(&stream.collection, Column::Data, &member)?;
     group.numbers.consumers = group.numbers.consumers.saturating_sub(1);
     context.put_group(&stream, &mut group)?;
+    context.notify_of_stream("xgroup-delconsumer", &stream);
     context.reply.integer(consumer.pending as i64);
     Ok(())
 }
@@ -511,7 +516,7 @@ pub fn xreadgroup(context: &mut Context<'_>) -> Outcome {
     // All is checked before anything is delivered.
     let mut positions = Vec::new();
     for (key, id) in options.streams() {
-        let stream = context.stream(key)?;
+        let stream = context.reading(|context| context.stream(key))?;
         let there = match &stream {
             Some(stream) => context.group(stream, name)?.is_some(),
             None => false,
@@ -656,7 +661,7 @@ fn read_history(
 /// XACK key group id [id …]
 pub fn xack(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
-    let stream = context.stream(arguments.get(1))?;
+    let stream = context.reading(|context| context.stream(arguments.get(1)))?;
     let group = match &stream {
         Some(stream) => context.group(stream, arguments.get(2))?,
         None => None,
@@ -681,7 +686,7 @@ pub fn xack(context: &mut Context<'_>) -> Outcome {
 /// The stream and the group that XPENDING, XCLAIM and XAUTOCLAIM name first.
 fn claimed_group<'a>(context: &mut Context<'_>, arguments: Arguments<'a>) -> Result<(Stream, Group<'a>), CommandError> {
     let (key, name) = (arguments.get(1), arguments.get(2));
-    let Some(stream) = context.stream(key)? else {
+    let Some(stream) = context.reading(|context| context.stream(key))? else {
         return Err(no_group(key, name, ""));
     };
     let group = context.group(&stream, name)?.ok_or_else(|| no_group(key, name, ""))?;

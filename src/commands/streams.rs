@@ -54,6 +54,11 @@ impl Context<'_> {
         self.save(&stream.collection)
     }
 
+    /// Notes that `event` has happened to a stream.
+    pub(super) fn notify_of_stream(&mut self, event: &'static str, stream: &Stream) {
+        self.notify_of(event, &stream.collection);
+    }
+
     /// Whether an entry is there.
     pub(super) fn has_entry(&mut self, stream: &Stream, id: StreamId) -> Result<bool, CommandError> {
         let member = encoding::stream_entry_member(id);
@@ -452,10 +457,15 @@ pub fn xadd(context: &mut Context<'_>) -> Outcome {
     stream.collection.count += 1;
     stream.numbers.entries_added += 1;
     stream.numbers.last = id;
+    let mut removed = 0;
     if let Some(trim) = options.trim {
-        trim_stream(context, &mut stream, trim)?;
+        removed = trim_stream(context, &mut stream, trim)?;
     }
     context.save_stream(&mut stream)?;
+    context.notify_of_stream("xadd", &stream);
+    if removed > 0 {
+        context.notify_of_stream("xtrim", &stream);
+    }
     reply_id(&mut context.reply, id);
     Ok(())
 }
@@ -526,6 +536,7 @@ pub fn xtrim(context: &mut Context<'_>) -> Outcome {
         removed = trim_stream(context, &mut stream, trim)?;
         if removed > 0 {
             context.save_stream(&mut stream)?;
+            context.notify_of_stream("xtrim", &stream);
         }
     }
     context.reply.integer(removed as i64);
@@ -776,6 +787,7 @@ pub fn xsetid(context: &mut Context<'_>) -> Outcome {
         stream.numbers.deleted_max = deleted_max;
     }
     context.save_stream(&mut stream)?;
+    context.notify_of_stream("xsetid", &stream);
     context.reply.ok();
     Ok(())
 }

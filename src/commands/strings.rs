@@ -3,6 +3,7 @@
 use super::Context;
 use super::arguments::{TimeUnit, integer, is_option};
 use super::number::{LongDouble, parse_integer};
+use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
 use crate::storage::encoding::{Record, Type};
@@ -109,29 +110,34 @@ fn set_generic(context: &mut Context<'_>, key: &[u8], value: &[u8], options: Set
                 None => reply.null(),
             }
         }
-        if (options.if_absent && found.is_some()) || (options.if_present && found.is_none()) {
-            if !options.get {
-                reply.null();
-            }
-            return Ok(());
-        }
+        let is_there = found.is_some();
         if options.keep_deadline {
             deadline_ms = found.map_or(0, |record| record.deadline_ms);
         }
+        if options.get && !is_there {
+            context.notify(EventClass::KeyMiss, "keymiss", key);
+        }
+        if (options.if_absent && is_there) || (options.if_present && !is_there) {
+            if !options.get {
+                context.reply.null();
+            }
+            return Ok(());
+        }
     }
-    write_or_expire(context, key, &Record::string(value, deadline_ms))?;
+    let record = Record::string(value, deadline_ms);
+    context.write(key, &record)?;
+    context.notify(EventClass::String, "set", key);
+    if options.deadline_ms != 0 {
+        context.notify(EventClass::Generic, "expire", key);
+    }
+    if !record.is_alive(context.now_ms) {
+        // EXAT in the past: it was set, and has expired at once.
+        context.delete(key)?;
+    }
     if !options.get {
         context.reply.ok();
     }
     Ok(())
-}
-
-/// Stages a record, or deletes the key if the record's deadline has passed already (EXAT in the past).
-fn write_or_expire(context: &mut Context<'_>, key: &[u8], record: &Record<'_>) -> Outcome {
-    match record.is_alive(context.now_ms) {
-        true => context.write(key, record),
-        false => context.delete(key),
-    }
 }
 
 /// SETNX key value
@@ -140,6 +146,7 @@ pub fn setnx(context: &mut Context<'_>) -> Outcome {
     let absent = context.read_header(key)?.is_none();
     if absent {
         context.write(key, &Record::string(value, 0))?;
+        context.notify(EventClass::String, "set", key);
     }
     context.reply.integer(i64::from(absent));
     Ok(())
@@ -185,10 +192,11 @@ pub fn getset(context: &mut Context<'_>) -> Outcome {
 
 /// GETDEL key
 pub fn getdel(context: &mut Context<'_>) -> Outcome {
-    get(context)?;
+    context.reading(get)?;
     let key = context.arguments.get(1);
     if context.read_header(key)?.is_some() {
         context.delete(key)?;
+        context.notify(EventClass::Generic, "del", key);
     }
     Ok(())
 }
@@ -196,20 +204,24 @@ pub fn getdel(context: &mut Context<'_>) -> Outcome {
 /// GETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST]
 pub fn getex(context: &mut Context<'_>) -> Outcome {
     let change = deadline_change(context.arguments)?;
-    get(context)?;
+    context.reading(get)?;
     let (key, now_ms) = (context.arguments.get(1), context.now_ms);
     // The key is looked at before the time, as in Redis: an absent key answers nil to any amount.
     let Some(record) = context.read_header(key)? else {
         return Ok(());
     };
-    let deadline_ms = match change {
+    let (deadline_ms, event) = match change {
         DeadlineChange::None => return Ok(()),
-        DeadlineChange::Persist => 0,
-        DeadlineChange::Expire(unit, amount) => unit.future_deadline_ms(amount, now_ms, "getex")?,
+        DeadlineChange::Persist if record.deadline_ms == 0 => return Ok(()),
+        DeadlineChange::Persist => (0, "persist"),
+        DeadlineChange::Expire(unit, amount) => (unit.future_deadline_ms(amount, now_ms, "getex")?, "expire"),
     };
     let changed = Record { deadline_ms, ..record };
     let stored = changed.is_alive(now_ms).then(|| changed.encode());
-    context.view.write_stored(context.database, key, stored)
+    let event = if stored.is_some() { event } else { "del" };
+    context.view.write_stored(context.database, key, stored)?;
+    context.notify(EventClass::Generic, event, key);
+    Ok(())
 }
 
 /// What GETEX was asked to do beside getting.
@@ -273,7 +285,9 @@ fn check_pairs(context: &Context<'_>, command: &str) -> Outcome {
 fn write_pairs(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     for pair in (1..arguments.len()).step_by(2) {
-        context.write(arguments.get(pair), &Record::string(arguments.get(pair + 1), 0))?;
+        let key = arguments.get(pair);
+        context.write(key, &Record::string(arguments.get(pair + 1), 0))?;
+        context.notify(EventClass::String, "set", key);
     }
     Ok(())
 }
@@ -296,6 +310,7 @@ pub fn append(context: &mut Context<'_>) -> Outcome {
     }
     string.write(context, len - tail.len(), tail)?;
     string.save(context, existed)?;
+    context.notify(EventClass::String, "append", key);
     context.reply.integer(len as i64);
     Ok(())
 }
@@ -323,6 +338,7 @@ pub fn setrange(context: &mut Context<'_>) -> Outcome {
     string.write(context, offset, patch)?;
     let len = string.byte_len();
     string.save(context, true)?;
+    context.notify(EventClass::String, "setrange", key);
     context.reply.integer(len as i64);
     Ok(())
 }
@@ -393,6 +409,7 @@ fn incr_generic(context: &mut Context<'_>, increment: i64) -> Outcome {
     let sum = value.checked_add(increment).ok_or(CommandError::Overflow)?;
     let mut digits = itoa::Buffer::new();
     context.write(key, &Record::string(digits.format(sum).as_bytes(), deadline_ms))?;
+    context.notify(EventClass::String, "incrby", key);
     context.reply.integer(sum);
     Ok(())
 }
@@ -414,6 +431,7 @@ pub fn incrbyfloat(context: &mut Context<'_>) -> Outcome {
     }
     let text = sum.format_human();
     context.write(key, &Record::string(text.as_bytes(), deadline_ms))?;
+    context.notify(EventClass::String, "incrbyfloat", key);
     context.reply.text(&text);
     Ok(())
 }

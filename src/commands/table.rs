@@ -6,8 +6,8 @@ use super::arguments::{self, is_option};
 use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, geo, hashes, hyperloglog, keys, lists, server, sets, sort,
-    stream_deletion, stream_groups, streams, strings, transactions,
+    Handler, bits, connection, dump, field_expiry, functions, geo, hashes, hyperloglog, keys, lists, persistence,
+    pubsub, scripting, server, sets, sort, stream_deletion, stream_groups, streams, strings, tracking, transactions,
 };
 use crate::network::session::NetworkHandler;
 use crate::protocol::Arguments;
@@ -48,13 +48,21 @@ pub const INTERNAL: Flags = Flags(1 << 11);
 pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
+/// Runs a script, which may call any command. Not shown.
+pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
+
+/// About channels.
+pub const PUBSUB: Flags = Flags(1 << 16);
+/// Publishes: waits while subscribers are behind, and is a write to CLIENT PAUSE.
+pub const PUBLISHES: Flags = Flags(1 << 17);
 
 /// The flags that COMMAND shows, with Redis's names.
-const SHOWN: [(Flags, &str); 11] = [
+const SHOWN: [(Flags, &str); 12] = [
     (WRITE, "write"),
     (READ, "readonly"),
     (DENY_OOM, "denyoom"),
     (ADMIN, "admin"),
+    (PUBSUB, "pubsub"),
     (NO_SCRIPT, "noscript"),
     (BLOCKING, "blocking"),
     (LOADING, "loading"),
@@ -307,9 +315,15 @@ impl Command {
     #[inline]
     pub fn writes(&self, arguments: Arguments<'_>) -> bool {
         match self.runs {
-            Runs::Exec(_) => transactions::parts_of_exec(arguments).any(|(_, part, _)| part.flags.has(WRITE)),
-            _ => self.flags.has(WRITE),
+            Runs::Exec(_) => transactions::parts_of_exec(arguments).any(|(_, part, _)| part.may_write()),
+            _ => self.may_write(),
         }
+    }
+
+    /// Whether it may change data: it writes, or runs commands or a script that may.
+    #[inline]
+    pub fn may_write(&self) -> bool {
+        self.flags.has(WRITE) || matches!(self.runs, Exec(_)) || (self.flags.has(RUNS_SCRIPT) && !self.flags.has(READ))
     }
 
     /// The container's part of a subcommand's name.
@@ -327,6 +341,11 @@ impl Command {
     /// The row with an [`Command::index`].
     pub fn of_index(index: usize) -> Option<&'static Command> {
         COMMANDS.get(index)
+    }
+
+    /// Whether its look-ups are counted as hits and misses; one that runs others has taken out what is not.
+    pub fn counts_look_ups(&self) -> bool {
+        self.flags.has(READ) || matches!(self.runs, Exec(_))
     }
 
     /// The handler that runs on a storage executor, if there is one.
@@ -373,6 +392,7 @@ impl Command {
             let sorts_it = SORTS.contains(&self.name) && matches!(group, "set" | "sorted-set" | "list");
             add(self.group == group && !is_container || sorts_it, category);
         }
+        add(self.flags.has(PUBSUB), "pubsub");
         add(self.flags.has(ADMIN), "admin");
         add(self.flags.has(FAST), "fast");
         add(!self.flags.has(FAST), "slow");
@@ -383,6 +403,7 @@ impl Command {
             self.group == "connection" && !is_container || self.name.starts_with("command"),
             "connection",
         );
+        add(self.group == "scripting" && !is_container, "scripting");
         categories
     }
 }
@@ -440,6 +461,8 @@ const SESSION: Flags = or(or(NO_SCRIPT, LOADING), STALE);
 const SESSION_FAST: Flags = or(SESSION, FAST);
 const ADMINISTRATION: Flags = or(SESSION, ADMIN);
 const INFORMATION: Flags = or(LOADING, STALE);
+const PUBLISHING: Flags = or(or(INFORMATION, PUBSUB), PUBLISHES);
+const SCRIPT: Flags = or(or(NO_SCRIPT, STALE), RUNS_SCRIPT);
 
 /// All commands, by family and then by name.
 #[rustfmt::skip]
@@ -671,9 +694,28 @@ pub static COMMANDS: &[Command] = &[
     command("unwatch",          1, SESSION_FAST,    Keys::none(),         Network(transactions::unwatch),    ("transactions", "2.2.0", "Forgets about watched keys of a transaction.")),
     command("watch",           -2, SESSION_FAST,    Keys::range(1, -1, 1), Watch(transactions::watch),       ("transactions", "2.2.0", "Monitors changes to keys to determine the execution of a transaction.")),
 
+    // Channels.
+    command("psubscribe",      -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::psubscribe),       ("pubsub", "2.0.0", "Listens for messages published to channels that match one or more patterns.")),
+    command("publish",          3, or(PUBLISHING, FAST), Keys::none(),      Network(pubsub::publish),          ("pubsub", "2.0.0", "Posts a message to a channel.")),
+    command("pubsub",          -2, Flags::NONE,     Keys::none(),         Container,                         ("pubsub", "2.8.0", "A container for Pub/Sub commands.")),
+    command("pubsub|channels", -2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_channels),  ("pubsub", "2.8.0", "Returns the active channels.")),
+    command("pubsub|help",      2, INFORMATION,     Keys::none(),         Network(pubsub::pubsub_help),      ("pubsub", "6.2.0", "Returns helpful text about the different subcommands.")),
+    command("pubsub|numpat",    2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_numpat),    ("pubsub", "2.8.0", "Returns a count of unique pattern subscriptions.")),
+    command("pubsub|numsub",   -2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_numsub),    ("pubsub", "2.8.0", "Returns a count of subscribers to channels.")),
+    command("pubsub|shardchannels", -2, or(INFORMATION, PUBSUB), Keys::none(), Network(pubsub::pubsub_shardchannels), ("pubsub", "7.0.0", "Returns the active shard channels.")),
+    command("pubsub|shardnumsub", -2, or(INFORMATION, PUBSUB), Keys::none(), Network(pubsub::pubsub_shardnumsub), ("pubsub", "7.0.0", "Returns the count of subscribers of shard channels.")),
+    command("punsubscribe",    -1, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::punsubscribe),     ("pubsub", "2.0.0", "Stops listening to messages published to channels that match one or more patterns.")),
+    command("spublish",         3, or(PUBLISHING, FAST), Keys::at(1),       Network(pubsub::spublish),         ("pubsub", "7.0.0", "Post a message to a shard channel")),
+    command("ssubscribe",      -2, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::ssubscribe),    ("pubsub", "7.0.0", "Listens for messages published to shard channels.")),
+    command("subscribe",       -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::subscribe),        ("pubsub", "2.0.0", "Listens for messages published to channels.")),
+    command("sunsubscribe",    -1, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::sunsubscribe),  ("pubsub", "7.0.0", "Stops listening to messages posted to shard channels.")),
+    command("unsubscribe",     -1, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::unsubscribe),      ("pubsub", "2.0.0", "Stops listening to messages posted to channels.")),
+
     command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
+    command("client|caching",   3, SESSION,         Keys::none(),         Network(tracking::client_caching), ("connection", "6.0.0", "Instructs the server whether to track the keys in the next request.")),
     command("client|getname",   2, SESSION,         Keys::none(),         Network(connection::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
+    command("client|getredir",  2, SESSION,         Keys::none(),         Network(tracking::client_getredir), ("connection", "6.0.0", "Returns the client ID to which the connection's tracking notifications are redirected.")),
     command("client|help",      2, INFORMATION,     Keys::none(),         Network(connection::client_help),  ("connection", "5.0.0", "Returns helpful text about the different subcommands.")),
     command("client|id",        2, SESSION,         Keys::none(),         Network(connection::client_id),    ("connection", "5.0.0", "Returns the unique client ID of the connection.")),
     command("client|info",      2, SESSION,         Keys::none(),         Network(connection::client_info),  ("connection", "6.2.0", "Returns information about the connection.")),
@@ -685,6 +727,8 @@ pub static COMMANDS: &[Command] = &[
     command("client|reply",     3, SESSION,         Keys::none(),         Network(connection::client_reply), ("connection", "3.2.0", "Instructs the server whether to reply to commands.")),
     command("client|setinfo",   4, SESSION,         Keys::none(),         Network(connection::client_setinfo), ("connection", "7.2.0", "Sets information specific to the client or connection.")),
     command("client|setname",   3, SESSION,         Keys::none(),         Network(connection::client_setname), ("connection", "2.6.9", "Sets the connection name.")),
+    command("client|tracking", -3, SESSION,         Keys::none(),         Network(tracking::client_tracking), ("connection", "6.0.0", "Controls server-assisted client-side caching for the connection.")),
+    command("client|trackinginfo", 2, SESSION,         Keys::none(),         Network(tracking::client_trackinginfo), ("connection", "6.2.0", "Returns information about server-assisted client-side caching for the connection.")),
     command("client|unpause",   2, ADMINISTRATION,  Keys::none(),         Network(connection::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
     command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection::echo),         ("connection", "1.0.0", "Returns the given string.")),
     command("hello",           -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),
@@ -693,6 +737,8 @@ pub static COMMANDS: &[Command] = &[
     command("reset",            1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::reset),      ("connection", "6.2.0", "Resets the connection.")),
     command("select",           2, or(INFORMATION, FAST), Keys::none(),   Network(connection::select),       ("connection", "1.0.0", "Changes the selected database.")),
 
+    command("bgrewriteaof",     1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgrewriteaof), ("server", "1.0.0", "Says why there is nothing to rewrite.")),
+    command("bgsave",          -1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgsave),      ("server", "1.0.0", "Sees to it that everything that was answered is on disk.")),
     command("command",         -1, INFORMATION,     Keys::none(),         Network(server::command_all),      ("server", "2.8.13", "Returns detailed information about all commands.")),
     command("command|count",    2, INFORMATION,     Keys::none(),         Network(server::command_count),    ("server", "2.8.13", "Returns a count of commands.")),
     command("command|docs",    -2, INFORMATION,     Keys::none(),         Network(server::command_docs),     ("server", "7.0.0", "Returns documentary information about one, multiple or all commands.")),
@@ -709,12 +755,41 @@ pub static COMMANDS: &[Command] = &[
     command("debug",           -2, ADMINISTRATION,  Keys::none(),         Container,                         ("server", "1.0.0", "A container for debugging commands.")),
     command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         Each(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
     command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
+    command("lastsave",         1, or(INFORMATION, FAST), Keys::none(),   Network(persistence::lastsave),    ("server", "1.0.0", "Returns the time of the last successful SAVE or BGSAVE.")),
     command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
     command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
     command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
     command("memory|usage",    -3, READ,            Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
+    command("monitor",          1, ADMINISTRATION,  Keys::none(),         Network(pubsub::monitor),          ("server", "1.0.0", "Listens for all requests received by the server in real-time.")),
+    command("role",             1, SESSION_FAST,    Keys::none(),         Network(persistence::role),        ("server", "2.8.12", "Returns the replication role.")),
+    command("save",             1, or(or(ADMIN, NO_SCRIPT), NO_MULTI), Keys::none(), Network(persistence::save), ("server", "1.0.0", "Waits until everything that was answered is on disk.")),
     command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
     command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
+
+    // Scripts.
+    command("eval",            -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script.")),
+    command("eval_ro",         -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script.")),
+    command("evalsha",         -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script by SHA1 digest.")),
+    command("evalsha_ro",      -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Executes a read-only server-side Lua script by SHA1 digest.")),
+    command("fcall",           -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a function.")),
+    command("fcall_ro",        -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a read-only function.")),
+    command("function",        -2, Flags::NONE,       Keys::none(),       Container,                          ("scripting", "7.0.0", "A container for function commands.")),
+    command("function|delete",  3, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_delete), ("scripting", "7.0.0", "Deletes a library and its functions.")),
+    command("function|dump",    2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_dump), ("scripting", "7.0.0", "Dumps all libraries into a serialized binary payload.")),
+    command("function|flush",  -2, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_flush), ("scripting", "7.0.0", "Deletes all libraries and functions.")),
+    command("function|help",    2, INFORMATION,       Keys::none(),       Network(functions::function_help),  ("scripting", "7.0.0", "Returns helpful text about the different subcommands.")),
+    command("function|kill",    2, NO_SCRIPT,         Keys::none(),       Network(functions::function_kill),  ("scripting", "7.0.0", "Terminates a function during execution.")),
+    command("function|list",   -2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_list), ("scripting", "7.0.0", "Returns information about all libraries.")),
+    command("function|load",   -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_load), ("scripting", "7.0.0", "Creates a library.")),
+    command("function|restore", -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_restore), ("scripting", "7.0.0", "Restores all libraries from a payload.")),
+    command("function|stats",   2, NO_SCRIPT,         Keys::none(),       Network(functions::function_stats), ("scripting", "7.0.0", "Returns information about a function during execution.")),
+    command("script",          -2, Flags::NONE,       Keys::none(),       Container,                         ("scripting", "2.6.0", "A container for Lua scripts management commands.")),
+    command("script|debug",     3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_debug),  ("scripting", "3.2.0", "Sets the debug mode of server-side Lua scripts.")),
+    command("script|exists",   -3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_exists), ("scripting", "2.6.0", "Determines whether server-side Lua scripts exist in the script cache.")),
+    command("script|flush",    -2, NO_SCRIPT,         Keys::none(),       Network(scripting::script_flush),  ("scripting", "2.6.0", "Removes all server-side Lua scripts from the script cache.")),
+    command("script|help",      2, INFORMATION,       Keys::none(),       Network(scripting::script_help),   ("scripting", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("script|kill",      2, NO_SCRIPT,         Keys::none(),       Network(scripting::script_kill),   ("scripting", "2.6.0", "Terminates a server-side Lua script during execution.")),
+    command("script|load",      3, or(NO_SCRIPT, STALE), Keys::none(),    Network(scripting::script_load),   ("scripting", "2.6.0", "Loads a server-side Lua script to the script cache.")),
 ];
 
 /// What a network executor asks for when the client has taken most of what it was sent of a large reply.

@@ -6,12 +6,13 @@
 //! | file | what it makes of the list |
 //! |---|---|
 //! | [`settings`] | the struct [`Settings`], CONFIG GET and CONFIG SET, the names that Redis uses |
-//! | [`values`], [`lists`], [`output_limits`] | the types of the values: how each is read from text and printed |
+//! | [`values`], [`lists`], [`event_classes`], [`output_limits`] | the types of the values: how each is read from text and printed |
 //! | [`file`](mod@file) | the TOML configuration file: read at start, written by CONFIG REWRITE |
 //! | [`flags`] | the command line, and [`load`]: default < file < flag |
 //! | [`shared`] | the one copy that all threads see, with a version to compare |
 //! | this file | the table in README.md |
 
+pub mod event_classes;
 pub mod file;
 pub mod flags;
 pub mod lists;
@@ -20,6 +21,7 @@ pub mod settings;
 pub mod shared;
 pub mod values;
 
+pub use event_classes::{EventClass, EventClasses};
 pub use file::ConfigError;
 pub use flags::{arguments, command, load};
 pub use lists::CoreList;

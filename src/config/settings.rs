@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::event_classes::EventClasses;
 use super::lists::CoreList;
 use super::output_limits::OutputBufferLimits;
 use super::values::{AutoOr, ByteSize, Durability, Form, GIB, LogLevel, MIB, Range, Secret, Shape, Value, ValueError};
@@ -15,6 +16,9 @@ const SECONDS_MAX: u64 = i32::MAX as u64;
 /// The longest keepalive time that Linux accepts for a socket in seconds (MAX_TCP_KEEPIDLE); more makes setsockopt
 /// fail.
 const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
+
+/// The largest number of keys that are remembered for clients: more than fit any memory, so a larger number is a slip.
+const TRACKED_KEYS_MAX: u64 = 1_000_000_000_000;
 
 /// The largest cache size: more than any machine has, so a larger number is a slip.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * GIB;
@@ -273,6 +277,17 @@ settings! {
         name: "proto-max-bulk-len", range: Some(MIB..=512 * MIB), unit: "bytes", changes: Changes::Live,
     }
 
+    /// Which events of keys are published, in Redis's letters: `K` to `__keyspace@N__:KEY`, `E` to `__keyevent@N__:EVENT`,
+    /// and the classes `g$lshzxetd` (all of them: `A`), `m` and `n`; empty publishes none.
+    notify_keyspace_events: EventClasses = "" {
+        name: "notify-keyspace-events", range: None, unit: "", changes: Changes::Live,
+    }
+
+    /// The most keys that are remembered for clients that track what they read; 0 is no limit.
+    tracking_table_max_keys: u64 = "1000000" {
+        name: "tracking-table-max-keys", range: Some(0..=TRACKED_KEYS_MAX), unit: "keys", changes: Changes::Live,
+    }
+
     // ---- Between the executors ----
 
     /// The deadline of a request between executors; one that has not started by then is answered `-TIMEOUT` and not
@@ -294,6 +309,28 @@ settings! {
     /// The most expired keys that a shard deletes in one turn, so that expiry never holds up commands.
     expire_keys_per_turn: usize = "200" {
         name: "expire-keys-per-turn", range: Some(1..=100_000), unit: "keys", changes: Changes::Live,
+    }
+
+    // ---- Scripts ----
+
+    /// How long a script runs before other commands for its storage executor are answered `-BUSY`; 0 is for ever.
+    busy_reply_threshold: u64 = "5000" {
+        name: "busy-reply-threshold", range: Some(0..=3_600_000), unit: "ms", changes: Changes::Live,
+    }
+
+    /// How long a script may run before it is ended and its writes are dropped; 0 is for ever.
+    script_time_limit_ms: u64 = "0" {
+        name: "script-time-limit-ms", range: Some(0..=3_600_000), unit: "ms", changes: Changes::Live,
+    }
+
+    /// The memory that a script interpreter may use; a script that needs more is ended and its writes are dropped.
+    script_memory_limit: ByteSize = "256mb" {
+        name: "script-memory-limit", range: Some(2 * MIB..=64 * GIB), unit: "bytes", changes: Changes::Live,
+    }
+
+    /// Whether the writes of a script that fails with an error are dropped; Redis keeps those made before the error.
+    script_rollback_on_error: bool = "no" {
+        name: "script-rollback-on-error", range: None, unit: "", changes: Changes::Live,
     }
 
     // ---- Storage ----
@@ -389,6 +426,11 @@ pub static ALIASES: &[Alias] = &[
             ("warning", "warn"),
             ("warning", "error"),
         ],
+    },
+    Alias {
+        name: "lua-time-limit",
+        of: "busy-reply-threshold",
+        words: &[],
     },
 ];
 

@@ -105,6 +105,9 @@ pub enum ValueError {
     /// Output buffer limits that are not groups of four words.
     #[error("Wrong number of arguments in buffer limit configuration.")]
     WrongNumberOfLimits,
+    /// A letter that stands for no class of keyspace events.
+    #[error("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")]
+    UnknownEventClass,
     /// An output buffer limit that is not a number.
     #[error("Error in hard, soft or soft_seconds setting in buffer limit configuration.")]
     BadLimit,

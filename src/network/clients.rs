@@ -3,6 +3,7 @@
 //! A connection's executor writes its entry once per turn; only CLIENT's subcommands read it. CLIENT KILL sets a flag that
 //! the executor sees before it runs the client's next command, and within its housekeeping interval in any case.
 
+use super::pubsub::Kind;
 use crate::observe::metrics::Counter;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -50,6 +51,18 @@ pub struct Client {
     pub multi_bytes: Counter,
     /// Keys that it watches.
     pub watched_keys: Counter,
+    /// What it subscribes to, by [`super::pubsub::Kind`].
+    pub subscriptions: [Counter; Kind::ALL.len()],
+    /// MONITOR.
+    pub is_monitor: AtomicBool,
+    /// Its place among the connections of its executor.
+    pub connection: Counter,
+    /// CLIENT TRACKING, as bits: it does (1), the client that should be told is gone (2), with BCAST (4).
+    pub tracking: Counter,
+    /// The client that is told in its place, 0 for itself; `u64::MAX` if it does not track.
+    pub redirect: Counter,
+    /// Whether another client has chosen this one to be told in its place.
+    pub is_redirected_to: AtomicBool,
     /// CLIENT NO-EVICT.
     pub no_evict: AtomicBool,
     /// CLIENT NO-TOUCH.
@@ -73,6 +86,11 @@ impl Client {
     /// What it calls itself.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether it subscribes to anything.
+    pub fn is_subscriber(&self) -> bool {
+        self.subscriptions.iter().any(|count| count.get() > 0)
     }
 
     /// Whether CLIENT KILL has chosen it.
@@ -124,16 +142,28 @@ impl Clients {
             multi: Counter::default(),
             multi_bytes: Counter::default(),
             watched_keys: Counter::default(),
+            subscriptions: Default::default(),
+            is_monitor: AtomicBool::new(false),
+            connection: Counter::default(),
+            tracking: Counter::default(),
+            redirect: Counter::default(),
+            is_redirected_to: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             names: Mutex::default(),
         });
         client.version.set(2);
+        client.redirect.set(u64::MAX);
         client.active_at_ms.set(now_ms);
         client.last_command.set(u64::MAX);
         by_id.insert(client.id, Arc::clone(&client));
         Some(client)
+    }
+
+    /// The client with an id.
+    pub fn find(&self, id: u64) -> Option<Arc<Client>> {
+        self.lock().get(&id).cloned()
     }
 
     /// The connection is gone.

@@ -37,6 +37,8 @@ pub(super) enum Awaited {
     Response,
     /// Nowhere: it is here, behind others that are not.
     Ready(Cow<'static, [u8]>),
+    /// Nowhere: it is no reply, but what the client is sent behind the replies before it ([`super::delivery`]).
+    Pushed(Vec<u8>),
     /// Several, to be merged.
     Merge(Box<Merging>),
     /// One storage executor, and then commands that run here.
@@ -69,6 +71,8 @@ pub(super) struct Slot {
 pub(super) struct Replies {
     head: u32,
     slots: VecDeque<Slot>,
+    /// Bytes in slots that are [`Awaited::Pushed`].
+    pushed_bytes: usize,
 }
 
 impl Replies {
@@ -81,6 +85,32 @@ impl Replies {
     /// A number that no command has which is not answered yet.
     pub(super) fn no_sequence(&self) -> u32 {
         self.head.wrapping_sub(1)
+    }
+
+    /// The number that the next command will have.
+    pub(super) fn next_sequence(&self) -> u32 {
+        self.head.wrapping_add(self.slots.len() as u32)
+    }
+
+    /// Enters bytes that are no reply behind the commands that were entered so far.
+    // A command that waits for other clients must not keep them: it is to say so here when there is one.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.pushed_bytes += bytes.len();
+        match self.slots.back_mut() {
+            Some(Slot {
+                awaited: Awaited::Pushed(pushed),
+                ..
+            }) => pushed.extend_from_slice(bytes),
+            _ => {
+                self.open(Awaited::Pushed(bytes.to_vec()), false);
+            }
+        }
+    }
+
+    /// Bytes that wait for replies before them though they are no replies: a client that does not read must not make them
+    /// grow without bound.
+    pub(super) fn pushed_bytes(&self) -> usize {
+        self.pushed_bytes
     }
 
     /// The entry of a command that was not answered yet.
@@ -128,13 +158,15 @@ impl Replies {
         if !slot.suppressed {
             output.extend_from_slice(reply);
         }
-        while let Some(Slot {
-            awaited: Awaited::Ready(reply),
-            suppressed,
-        }) = self.slots.front()
-        {
-            if !suppressed {
-                output.extend_from_slice(reply);
+        while let Some(Slot { awaited, suppressed }) = self.slots.front() {
+            match awaited {
+                Awaited::Ready(_) if *suppressed => {}
+                Awaited::Ready(reply) => output.extend_from_slice(reply),
+                Awaited::Pushed(bytes) => {
+                    output.extend_from_slice(bytes);
+                    self.pushed_bytes -= bytes.len();
+                }
+                _ => return,
             }
             self.slots.pop_front();
             self.head = self.head.wrapping_add(1);
@@ -194,9 +226,10 @@ impl Output {
         }
     }
 
-    /// Whether the limit for a client that does not read is passed (its soft part: for too long).
-    pub(super) fn exceeds(&mut self, limit: &OutputBufferLimit, now: Instant) -> bool {
-        let len = self.len() as u64;
+    /// Whether the limit for a client that does not read is passed (its soft part: for too long); `behind` bytes wait
+    /// elsewhere to become output.
+    pub(super) fn exceeds(&mut self, behind: usize, limit: &OutputBufferLimit, now: Instant) -> bool {
+        let len = (self.len() + behind) as u64;
         if limit.hard_bytes > 0 && len > limit.hard_bytes {
             return true;
         }

@@ -19,16 +19,19 @@ use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::{ShardId, Slot};
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    Command, Merge, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE, TRANSACTION_READ, TRANSACTION_RELEASE,
-    TRANSACTION_RUN, TRANSACTION_SCHEDULE, WRITE,
+    Command, Merge, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE, TRANSACTION_READ,
+    TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
 };
+use crate::commands::transactions::parts_of_exec;
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
+use crate::observe::metrics::count_error;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::database::{Column, Direction};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, Member, Range, Remote};
 use crate::storage::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::storage::outbox;
 use crate::storage::redo::{Part, encode_parts, parts_of};
 use crate::storage::shard::Owner;
 use crate::storage::transactions::{Question, REFUSED, Schedule, decode_members};
@@ -36,6 +39,7 @@ use crate::storage::view::View;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Requests whose id names such a connection, or a higher one, are steps: the two below, and those of nobody.
@@ -51,7 +55,7 @@ const FORGETTING: u32 = u32::MAX - 2;
 const NOBODY: u32 = u32::MAX;
 
 /// Transactions that run at once on threads of their own; others wait for their turn.
-const THREADS_MAX: usize = 16;
+pub(crate) const THREADS_MAX: usize = 16;
 
 /// How long such a thread waits for an answer before it looks whether the server is stopping.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
@@ -119,6 +123,8 @@ struct Coordination {
     /// What became of it cannot be known before a restart.
     is_unknown: bool,
     gathered: Gathered,
+    /// What the handler did beside writing: given out when all is written.
+    effects: Effects,
     merging: Option<Merging>,
     reply: Vec<u8>,
     parts: Vec<Part>,
@@ -137,7 +143,8 @@ struct Finished {
 pub(super) struct Transactions {
     /// `None` while one is being worked on.
     under_way: Slab<Option<Box<Coordination>>>,
-    on_threads: usize,
+    /// Which of the threads that may run at once do.
+    seats: [bool; THREADS_MAX],
     /// Those that wait for a thread.
     waiting: VecDeque<usize>,
     finished: Vec<Finished>,
@@ -177,7 +184,7 @@ impl NetworkExecutor {
         exec: Option<ExecOnSeveral>,
         deadline: Instant,
     ) {
-        let writes = exec.as_ref().map_or(command.flags.has(WRITE), |exec| exec.writes);
+        let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
         connection.coordinating.set(true);
@@ -219,6 +226,10 @@ impl NetworkExecutor {
             error: None,
             is_unknown: false,
             gathered: Gathered::new(is_whole),
+            effects: Effects {
+                classes: self.settings.borrow().notify_keyspace_events,
+                ..Effects::default()
+            },
             merging,
             reply: Vec::new(),
             parts: Vec::new(),
@@ -268,6 +279,7 @@ impl NetworkExecutor {
                     Some(exec) if exec.watched_links.contains(&participant.link) => coordination.caller.client_id,
                     _ => 0,
                 },
+                connection: coordination.connection,
                 mode: coordination.mode,
                 scope: participant.scope.clone(),
             };
@@ -456,6 +468,10 @@ impl NetworkExecutor {
             }
             return self.wait_for_round(number, coordination);
         }
+        if coordination.runs_script() {
+            // It may take long, and other clients' sockets are here.
+            return self.run_on_thread(number, coordination);
+        }
         let began = Instant::now();
         let outcome = coordination.run_handler();
         coordination.took_ns += began.elapsed().as_nanos() as u64;
@@ -467,15 +483,18 @@ impl NetworkExecutor {
 
     /// Runs the handler where it can ask for what did not come along.
     fn run_on_thread(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
-        {
+        let seat = {
             let mut transactions = self.transactions.borrow_mut();
-            if transactions.on_threads == THREADS_MAX {
+            let Some(seat) = transactions.seats.iter().position(|is_taken| !is_taken) else {
                 transactions.under_way[number] = Some(coordination);
                 transactions.waiting.push_back(number);
                 return;
-            }
-            transactions.on_threads += 1;
-        }
+            };
+            transactions.seats[seat] = true;
+            seat
+        };
+        let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
+        coordination.gathered.scripts = Some((Arc::clone(&self.server.scripts), script_seat));
         let (home_sender, home) = flume::unbounded();
         let asking = Asking {
             links: self.links.borrow().to_the_same(home_sender),
@@ -507,7 +526,7 @@ impl NetworkExecutor {
             let ran = receiver.recv_async().await;
             let next = {
                 let mut transactions = executor.transactions.borrow_mut();
-                transactions.on_threads -= 1;
+                transactions.seats[seat] = false;
                 let next = transactions.waiting.pop_front();
                 next.and_then(|next| Some((next, transactions.under_way.get_mut(next)?.take()?)))
             };
@@ -529,6 +548,7 @@ impl NetworkExecutor {
             coordination.reply.clear();
             Reply::new(&mut coordination.reply, coordination.caller.version).error(error.to_string());
             coordination.gathered.begin_again();
+            coordination.effects.clear();
         }
         let router = &self.server.router;
         let writes = coordination.gathered.take_writes();
@@ -602,6 +622,16 @@ impl NetworkExecutor {
     /// Answers the client. The transaction is over.
     fn finish(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
         self.transactions.borrow_mut().under_way.remove(number);
+        if coordination.error.is_none() && !coordination.is_unknown {
+            let Effects {
+                classes,
+                events,
+                messages,
+                ..
+            } = &coordination.effects;
+            outbox::publish(&self.server.pubsub, *classes, events, messages);
+        }
+        self.count_parts(&coordination);
         let Some(connection) = self.client_of(&coordination) else {
             return;
         };
@@ -626,6 +656,22 @@ impl NetworkExecutor {
         drop(replies);
         self.touch(&connection);
         self.let_go(&coordination);
+    }
+
+    /// Counts the commands that were parts of one.
+    fn count_parts(&self, coordination: &Coordination) {
+        for ran in &coordination.effects.ran {
+            self.metrics.commands_processed.add(1);
+            let Some(counters) = self.metrics.commands.get(ran.index) else {
+                continue;
+            };
+            counters.calls.add(1);
+            counters.took_ns.add(ran.took_ns);
+            if let Some(error) = ran.error_at.and_then(|start| coordination.reply.get(start..)) {
+                counters.failed.add(1);
+                count_error(&self.metrics.errors, error);
+            }
+        }
     }
 
     fn note_finished(&self, coordination: &Coordination) {
@@ -708,6 +754,15 @@ fn forget_argument(records: impl IntoIterator<Item = (bool, ShardId, Transaction
 }
 
 impl Coordination {
+    /// Whether it runs a script, or commands of which one is a script.
+    fn runs_script(&self) -> bool {
+        let is_script = |command: &Command| command.flags.has(RUNS_SCRIPT);
+        match self.command.runs {
+            Runs::Exec(_) => parts_of_exec(self.arguments.get()).any(|(_, part, _)| is_script(part)),
+            _ => is_script(self.command),
+        }
+    }
+
     fn begin_round(&mut self, responses: usize) {
         self.round = (self.round + 1) % NOBODY;
         self.responses_left = responses;
@@ -732,7 +787,8 @@ impl Coordination {
         };
         self.reply.clear();
         self.gathered.now_ms = crate::clock::unix_ms();
-        let mut effects = Effects::default();
+        self.effects.clear();
+        self.effects.ran.clear();
         let mut context = Context {
             arguments: self.arguments.get(),
             reply: Reply::new(&mut self.reply, self.caller.version),
@@ -743,7 +799,7 @@ impl Coordination {
             string_bytes_max: self.string_bytes_max,
             client_id: self.caller.client_id,
             is_inner: false,
-            effects: &mut effects,
+            effects: &mut self.effects,
             pieces: None,
         };
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));

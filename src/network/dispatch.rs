@@ -4,12 +4,14 @@ use super::connection::{Awaited, Connection, PiecesOut};
 use super::coordination::{STEPS_FROM, Work};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
-use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode};
+use super::monitor;
+use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Slot;
 use crate::commands::keys;
 use crate::commands::table::{
-    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, PIECES_DROP, PIECES_NEXT, Runs, WRITE,
+    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES, PUBSUB,
+    READ, RUNS_SCRIPT, Runs, WRITE,
 };
 use crate::config::Durability;
 use crate::error::CommandError;
@@ -88,7 +90,11 @@ impl NetworkExecutor {
             self.refuse(connection, Some(command), &error);
             return Taken::Yes;
         }
-        let authenticated = connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty();
+        let (authenticated, is_told) = {
+            let session = connection.session.borrow();
+            (session.authenticated, session.is_told())
+        };
+        let authenticated = authenticated || self.settings.borrow().requirepass.is_empty();
         if !authenticated && !command.flags.has(NO_AUTH) {
             self.refuse(
                 connection,
@@ -97,11 +103,26 @@ impl NetworkExecutor {
             );
             return Taken::Yes;
         }
-        let writes = command.flags.has(WRITE)
-            || in_multi
-                && matches!(command.runs, Runs::Exec(_))
-                && connection.session.borrow().transaction.has(|row| row.flags.has(WRITE));
-        if self.server.pause.holds(writes) && !is_pause_exempt(command) {
+        if is_told {
+            self.deliver_now();
+            let refusal = refusal_for_listener(&connection.session.borrow(), command);
+            if let Some(error) = refusal {
+                self.refuse(connection, Some(command), &error);
+                return Taken::Yes;
+            }
+        }
+        let has_flag = |flag| {
+            command.flags.has(flag)
+                || in_multi
+                    && matches!(command.runs, Runs::Exec(_))
+                    && connection.session.borrow().transaction.has(|row| row.flags.has(flag))
+        };
+        let publishes = has_flag(PUBLISHES);
+        let writes = has_flag(WRITE) || command.flags.has(RUNS_SCRIPT) && command.may_write();
+        if self.server.pause.holds(writes || publishes) && !is_pause_exempt(command) {
+            return Taken::Paused;
+        }
+        if publishes && self.server.pubsub.is_slow() {
             return Taken::Paused;
         }
         connection.client.commands.add(1);
@@ -112,8 +133,20 @@ impl NetworkExecutor {
         }
         self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
+        let is_network = matches!(command.runs, Runs::Network(_));
+        if !is_network {
+            self.show_to_monitors(connection, command, arguments);
+        }
+        if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
+            self.refuse(connection, Some(command), &self.server.scripts.busy_error());
+            return Taken::Yes;
+        }
         match command.runs {
-            Runs::Network(handler) => self.run_here(connection, command, handler, arguments),
+            Runs::Network(handler) => {
+                self.run_here(connection, command, handler, arguments);
+                // With what it changed: SELECT is shown with the database that it selected.
+                self.show_to_monitors(connection, command, arguments);
+            }
             Runs::Shard(_) => {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
@@ -149,7 +182,42 @@ impl NetworkExecutor {
             Runs::Watch(_) => self.watch(connection, command, arguments, deadline),
             Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
+        if is_told {
+            connection.session.borrow_mut().end_caching(command);
+        }
         Taken::Yes
+    }
+
+    #[inline]
+    fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
+        if self.server.pubsub.is_monitored() && monitor::is_shown(command) {
+            let database = connection.session.borrow().database;
+            let now_us = crate::clock::unix_us();
+            let line = monitor::line(now_us, database, &connection.client, command, arguments);
+            self.server.pubsub.show_to_monitors(&line);
+        }
+    }
+
+    /// Whether a command goes to a storage executor that is busy with a script.
+    fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
+        let scripts = &self.server.scripts;
+        match command.runs {
+            // What EXEC runs is answered by its executor.
+            Runs::Network(_) | Runs::Exec(_) | Runs::Step(_) | Runs::Container => false,
+            Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => true,
+            Runs::Cursor(_) => {
+                let slot = keys::cursor_slot(arguments.get(1));
+                slot.is_ok_and(|slot| scripts.is_busy(usize::from(self.server.router.executor_of(slot).0)))
+            }
+            Runs::Shard(_) | Runs::Transaction(_) | Runs::Watch(_) => {
+                let mut links = command.keys.of(arguments).map(|key| self.link_of(key)).peekable();
+                match links.peek() {
+                    Some(_) => links.any(|link| scripts.is_busy(link)),
+                    // As `only_link` sends it.
+                    None => scripts.is_busy(0),
+                }
+            }
+        }
     }
 
     pub(super) fn link_of(&self, key: &[u8]) -> usize {
@@ -162,7 +230,7 @@ impl NetworkExecutor {
     fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         // Without keys the handler has an error to tell, anywhere.
         let keys = command.keys.of(arguments);
-        self.only_link_of(keys, command.flags.has(WRITE)).unwrap_or(Some(0))
+        self.only_link_of(keys, command.may_write()).unwrap_or(Some(0))
     }
 
     /// The same for any keys; `None` if there are none.
@@ -255,6 +323,7 @@ impl NetworkExecutor {
                 reply: Reply::new(&mut bytes, version),
                 session: &mut session,
                 server: &self.server,
+                subscriptions: &self.subscriptions,
                 command,
                 deferred: None,
             };
@@ -267,6 +336,10 @@ impl NetworkExecutor {
         let suppressed = match (command.name, mode) {
             ("client|reply", ReplyMode::On) => false,
             ("client|reply", _) => true,
+            // Replies are on again before it is answered.
+            ("reset", _) => false,
+            // A confirmation is a push, and these are always sent.
+            _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,
             _ => suppressed,
         };
         if let Err(error) = &outcome {
@@ -399,7 +472,7 @@ impl NetworkExecutor {
         let mut replies = connection.replies.borrow_mut();
         let Some(slot) = replies.slot(sequence) else { return };
         match &mut slot.awaited {
-            Awaited::Ready(_) => {}
+            Awaited::Ready(_) | Awaited::Pushed(_) => {}
             Awaited::Response if response.more != 0 => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 connection.in_pieces.set(connection.in_pieces.get() + 1);
@@ -555,6 +628,20 @@ pub(super) fn reply_suppressed(connection: &Connection) -> bool {
             true
         }
     }
+}
+
+/// Why a client that subscribes or monitors may not have a command run now.
+fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandError> {
+    let name = command.name;
+    let is_about_subscriptions = command.flags.has(PUBSUB | NO_SCRIPT) || matches!(name, "ping" | "quit" | "reset");
+    if session.subscribed.is_some() && session.version == Version::Resp2 && !is_about_subscriptions {
+        return Some(CommandError::text(format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+             context"
+        )));
+    }
+    let touches_data = [READ, WRITE, PUBLISHES].iter().any(|flag| command.flags.has(*flag));
+    (session.is_monitor && touches_data).then(|| CommandError::text("ERR Replica can't interact with the keyspace"))
 }
 
 /// CLIENT and what may come before it on a connection (AUTH, HELLO…) run during a pause, so that CLIENT UNPAUSE can end

@@ -7,6 +7,8 @@
 use super::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent};
 use super::coordination::Transactions;
 use super::dispatch::Taken;
+use super::inbox::Posted;
+use super::pubsub::Subscriptions;
 use super::session::{Deferred, ReplyMode, Session};
 use super::socket;
 use super::transaction::TransactionState;
@@ -110,6 +112,8 @@ pub struct NetworkParts {
     pub links: Links,
     /// Where the boxes come home.
     pub home: flume::Receiver<Box<Batch>>,
+    /// What others send to its clients.
+    pub inbox: flume::Receiver<Posted>,
     /// Connections accepted for it by the executor that has the listeners.
     pub accepted: flume::Receiver<AcceptedTcpStream>,
     /// To each network executor, if this one accepts.
@@ -130,6 +134,9 @@ pub struct NetworkExecutor {
     pub(super) index: usize,
     pub(super) links: RefCell<Links>,
     pub(super) connections: RefCell<Slab<Rc<Connection>>>,
+    /// What others send to its clients.
+    pub(super) inbox: flume::Receiver<Posted>,
+    pub(super) subscriptions: RefCell<Subscriptions>,
     pub(super) metrics: Arc<NetworkMetrics>,
     /// There are requests in open batches.
     pub(super) flush_wanted: LocalSignal,
@@ -156,6 +163,8 @@ impl NetworkExecutor {
             index: parts.index,
             links: RefCell::new(parts.links),
             connections: RefCell::new(Slab::new()),
+            inbox: parts.inbox.clone(),
+            subscriptions: RefCell::new(Subscriptions::new(parts.index)),
             flush_wanted: LocalSignal::default(),
             request_timeout: Cell::new(Duration::from_millis(settings.request_timeout_ms)),
             settings_version: Cell::new(0),
@@ -169,10 +178,12 @@ impl NetworkExecutor {
             stopping: Cell::new(false),
             server,
         });
-        let mut tasks = Vec::new();
-        tasks.push(glommio::spawn_local(Rc::clone(&executor).flush_turns()));
-        tasks.push(glommio::spawn_local(Rc::clone(&executor).bring_home(parts.home)));
-        tasks.push(glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)));
+        let mut tasks = vec![
+            glommio::spawn_local(Rc::clone(&executor).flush_turns()),
+            glommio::spawn_local(Rc::clone(&executor).bring_home(parts.home)),
+            glommio::spawn_local(Rc::clone(&executor).take_deliveries(parts.inbox)),
+            glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)),
+        ];
         if let Some(acceptor) = parts.acceptor {
             let senders = Rc::new(acceptor.executors);
             for listener in acceptor.listeners {
@@ -268,19 +279,17 @@ impl NetworkExecutor {
             if connection.closed.get() {
                 continue;
             }
-            if settings.timeout > 0 && idle_ms > settings.timeout * 1000 && !waits {
+            // Who listens need not say anything.
+            let may_time_out = !waits && !connection.session.borrow().listens();
+            if settings.timeout > 0 && idle_ms > settings.timeout * 1000 && may_time_out {
                 connection.abort();
-            } else if connection
-                .output
-                .borrow_mut()
-                .exceeds(&settings.client_output_buffer_limit.normal, now)
-            {
+            } else if self.exceeds_output_limit(connection, now) {
                 self.close_for_output(connection);
             }
         }
     }
 
-    fn close_for_output(&self, connection: &Connection) {
+    pub(super) fn close_for_output(&self, connection: &Connection) {
         self.server.totals.output_limit_disconnections.add(1);
         tracing::warn!(
             client = connection.client.id,
@@ -338,6 +347,11 @@ impl NetworkExecutor {
     }
 
     fn take_home(self: &Rc<Self>, batch: Box<Batch>) {
+        // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks a
+        // client beside it that caches, finds it told.
+        if self.server.tracking.is_used() {
+            self.deliver_now();
+        }
         for response in &batch.responses {
             self.take_response(&batch, response);
         }
@@ -389,9 +403,7 @@ impl NetworkExecutor {
             Sent::All => {}
             Sent::Closed => connection.abort(),
             Sent::Some => {
-                let settings = Arc::clone(&self.settings.borrow());
-                let limit = settings.client_output_buffer_limit.normal;
-                if connection.output.borrow_mut().exceeds(&limit, Instant::now()) {
+                if self.exceeds_output_limit(connection, Instant::now()) {
                     self.close_for_output(connection);
                 } else if !std::mem::replace(&mut connection.output.borrow_mut().writer_waits, true) {
                     glommio::spawn_local(Rc::clone(self).write_when_possible(Rc::clone(connection))).detach();
@@ -516,6 +528,7 @@ impl NetworkExecutor {
         let client = client.ok_or(Some("ERR max number of clients reached"))?;
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();
+        client.connection.set(entry.key() as u64);
         self.last_generation.set(self.last_generation.get().wrapping_add(1));
         let connection = Rc::new(Connection {
             index: entry.key() as u32,
@@ -523,12 +536,16 @@ impl NetworkExecutor {
             socket: descriptor,
             session: RefCell::new(Session {
                 client: Arc::clone(&client),
+                connection: entry.key() as u32,
                 database: 0,
                 version: Version::Resp2,
                 authenticated: settings.requirepass.is_empty(),
                 reply_mode: ReplyMode::On,
                 transaction: TransactionState::default(),
                 closing: false,
+                subscribed: None,
+                is_monitor: false,
+                tracking: None,
             }),
             client,
             replies: RefCell::new(Replies::default()),
@@ -572,6 +589,10 @@ impl NetworkExecutor {
         self.drop_all_pieces(&connection);
         connection.session.borrow_mut().transaction.reset();
         self.forget_watches(&connection);
+        let mut session = connection.session.borrow_mut();
+        self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+        self.server.tracking.set(&mut session, None);
+        drop(session);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();
         connections.remove(connection.index as usize);

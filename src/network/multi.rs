@@ -11,7 +11,7 @@ use super::session::ReplyMode;
 use super::transaction::{Queue, Queued};
 use crate::commands::connection::session_after;
 use crate::commands::keys;
-use crate::commands::table::{self, Command, Merge, Runs, WATCHES_DROP, WRITE};
+use crate::commands::table::{self, Command, Merge, Runs, WATCHES_DROP};
 use crate::commands::transactions;
 use crate::commands::transactions::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::error::CommandError;
@@ -146,7 +146,7 @@ impl NetworkExecutor {
         let mut cursor_link = None;
         for (queued, header) in parts {
             let arguments = queue.arguments(queued);
-            writes |= queued.command.flags.has(WRITE);
+            writes |= queued.command.may_write();
             match queued.command.runs {
                 Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => is_whole = true,
                 Runs::Cursor(_) => {
@@ -218,7 +218,7 @@ impl NetworkExecutor {
         deadline: Instant,
     ) {
         let arguments = exec_arguments(command, &queue, parts);
-        let writes = parts.iter().any(|(queued, _)| queued.command.flags.has(WRITE));
+        let writes = parts.iter().any(|(queued, _)| queued.command.may_write());
         let exec = ExecOnSeveral {
             executing: queue.has_network_commands().then_some(Executing { queue }),
             watched_links,

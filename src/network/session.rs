@@ -1,6 +1,8 @@
 //! What a client has set up on its connection, and what a command that runs there gets.
 
 use super::clients::Client;
+use super::pubsub::{Subscribed, Subscriptions};
+use super::tracking::Tracked;
 use super::transaction::TransactionState;
 use crate::channel::message::Caller;
 use crate::commands::table::Command;
@@ -8,7 +10,9 @@ use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::server::ServerState;
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What CLIENT REPLY asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum ReplyMode {
 pub struct Session {
     /// The client's entry in the list of all clients.
     pub client: Arc<Client>,
+    /// Its place among the connections of its executor.
+    pub connection: u32,
     /// The selected database, `0..16`.
     pub database: u8,
     /// The version of RESP that HELLO chose.
@@ -38,9 +44,21 @@ pub struct Session {
     pub transaction: TransactionState,
     /// Whether the connection is to be closed once what is pending was answered.
     pub closing: bool,
+    /// What it subscribes to, if to anything; changed by [`Subscriptions`] only.
+    pub subscribed: Option<Box<Subscribed>>,
+    /// MONITOR; changed by [`Subscriptions`] only.
+    pub is_monitor: bool,
+    /// CLIENT TRACKING; changed by [`super::tracking::Tracking::set`] only, but for what is about the next command.
+    pub tracking: Option<Box<Tracked>>,
 }
 
 impl Session {
+    /// Whether the client is sent what it did not ask for just now.
+    #[inline]
+    pub fn listens(&self) -> bool {
+        self.subscribed.is_some() || self.is_monitor
+    }
+
     /// Writes what CLIENT LIST shows of it to the client's entry.
     pub fn publish(&self) {
         let client = &self.client;
@@ -52,11 +70,28 @@ impl Session {
         client.watched_keys.set(self.transaction.watched_keys() as u64);
     }
 
+    /// Whether pushes are for it, or may be: it must notice if one is lost.
+    pub fn is_told(&self) -> bool {
+        self.listens() || self.tracking.is_some() || self.client.is_redirected_to.load(Ordering::Relaxed)
+    }
+
+    /// CLIENT CACHING is about the command that follows: it is over with the first one that is not CLIENT's.
+    pub fn end_caching(&mut self, command: &Command) {
+        if let Some(tracked) = self.tracking.as_deref_mut().filter(|tracked| tracked.caching)
+            && command.container() != Some("client")
+            && !self.transaction.is_open()
+        {
+            tracked.caching = false;
+        }
+    }
+
     /// On whose behalf its commands run.
     #[inline]
     pub fn caller(&self) -> Caller {
         Caller {
             client_id: self.client.id,
+            executor: self.client.executor as u16,
+            tracks: self.tracking.as_deref().is_some_and(Tracked::remembers),
             version: self.version,
             database: self.database,
         }
@@ -73,6 +108,8 @@ pub struct NetworkContext<'a> {
     pub session: &'a mut Session,
     /// What all executors share.
     pub server: &'a ServerState,
+    /// What the clients of this executor subscribe to.
+    pub subscriptions: &'a RefCell<Subscriptions>,
     /// The command's row.
     pub command: &'static Command,
     /// Set by a handler that must block (a file, a disk): runs on a thread of its own and returns the whole reply, in

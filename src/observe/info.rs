@@ -7,6 +7,7 @@ use super::metrics::{Histogram, ShardMetrics, merged_histogram};
 use crate::commands::server::REDIS_VERSION;
 use crate::commands::table::COMMANDS;
 use crate::config::Durability;
+use crate::network::pubsub::Kind;
 use crate::observe::metrics::CommandMetrics;
 use crate::server::ServerState;
 use crate::storage::encoding::DATABASE_COUNT;
@@ -357,7 +358,7 @@ fn write_clients(server: &ServerState, lines: &mut Lines) {
     lines.add("client_recent_max_input_buffer", max_input);
     lines.add("client_recent_max_output_buffer", max_output);
     lines.add("blocked_clients", 0);
-    lines.add("tracking_clients", 0);
+    lines.add("tracking_clients", server.tracking.client_count());
 }
 
 /// A field of /proc/self/status or /proc/meminfo (`VmRSS:   1234 kB`) in bytes.
@@ -389,6 +390,17 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add_bytes("value_cache", sum(|shard| shard.cache_bytes.get()));
     lines.add("value_cache_records", sum(|shard| shard.cache_records.get()));
     lines.add_bytes("block_cache", server.resources.block_cache_bytes() as u64);
+    let (cached, text_bytes) = server.scripts.cached();
+    let interpreters = server.scripts.memory() as u64;
+    lines.add_bytes("used_memory_lua", interpreters);
+    lines.add("used_memory_vm_eval", interpreters);
+    lines.add("used_memory_scripts_eval", text_bytes);
+    lines.add_bytes("used_memory_scripts", text_bytes as u64);
+    lines.add("number_of_cached_scripts", cached);
+    let libraries = server.scripts.functions.current();
+    lines.add("number_of_functions", libraries.function_count());
+    lines.add("number_of_libraries", libraries.iter().len());
+    lines.add("running_scripts", server.scripts.running());
     lines.add_bytes("write_buffers", server.resources.write_buffer_bytes() as u64);
 }
 
@@ -410,7 +422,8 @@ fn write_persistence(server: &ServerState, lines: &mut Lines) {
     lines.add("async_loading", 0);
     lines.add("durability", durability);
     lines.add("sync_interval_ms", settings.sync_interval_ms);
-    lines.add("rdb_bgsave_in_progress", 0);
+    lines.add("rdb_bgsave_in_progress", u8::from(server.saves.is_under_way()));
+    lines.add("rdb_last_save_time", server.saves.last_s());
     lines.add("aof_enabled", 1);
     lines.add("aof_rewrite_in_progress", 0);
     lines.add("aof_last_write_status", if all_write { "ok" } else { "err" });
@@ -445,12 +458,17 @@ fn write_stats(server: &ServerState, lines: &mut Lines) {
     lines.add("expired_keys", counts.expired_keys);
     lines.add("evicted_keys", 0);
     lines.add("evicted_clients", 0);
+    lines.add("evicted_scripts", server.scripts.evicted());
     lines.add("keyspace_hits", counts.keyspace_hits);
     lines.add("keyspace_misses", counts.keyspace_misses);
-    lines.add("pubsub_channels", 0);
-    lines.add("pubsub_patterns", 0);
+    lines.add("pubsub_channels", server.pubsub.name_count(Kind::Channel));
+    lines.add("pubsub_patterns", server.pubsub.name_count(Kind::Pattern));
+    lines.add("pubsubshard_channels", server.pubsub.name_count(Kind::ShardChannel));
     lines.add("latest_fork_usec", 0);
     lines.add("total_forks", 0);
+    lines.add("tracking_total_keys", server.tracking.tracked_keys());
+    lines.add("tracking_total_items", server.tracking.tracked_items());
+    lines.add("tracking_total_prefixes", server.tracking.prefix_count());
     lines.add("total_error_replies", counts.errors.values().sum::<u64>());
     lines.add(
         "client_query_buffer_limit_disconnections",

@@ -9,6 +9,10 @@
 //! Source: Redis's rdb.c, listpack.c, ziplist.c, intset.c and t_stream.c describe them; a zipmap (before 2.6) and module
 //! types are refused.
 
+mod functions;
+
+pub use functions::{LibrariesError, dump_libraries, restore_libraries};
+
 use crc::{CRC_64_REDIS, Crc, Table};
 
 const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_REDIS);
@@ -174,18 +178,19 @@ pub fn dump(value: &Value) -> Vec<u8> {
             write_stream(&mut out, stream);
         }
     }
+    finish(out)
+}
+
+/// Appends version and checksum.
+fn finish(mut out: Vec<u8>) -> Vec<u8> {
     out.extend_from_slice(&VERSION_WRITTEN.to_le_bytes());
     let checksum = CRC64.checksum(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     out
 }
 
-/// The value of a payload.
-///
-/// # Errors
-/// See [`RdbError`]; nothing that a client sends makes this panic or take more memory than a few times the payload (a
-/// compressed string says how long it is, and may be some 250 times shorter).
-pub fn restore(payload: &[u8]) -> Result<Value, RdbError> {
+/// What is before version and checksum, if those are right.
+fn checked_body(payload: &[u8]) -> Result<&[u8], RdbError> {
     let body_len = payload.len().checked_sub(FOOTER_LEN).ok_or(RdbError::Footer)?;
     let (body, footer) = payload.split_at(body_len);
     let version = u16::from_le_bytes([footer[0], footer[1]]);
@@ -194,6 +199,16 @@ pub fn restore(payload: &[u8]) -> Result<Value, RdbError> {
     if version > VERSION_READ_MAX || checksum_said != CRC64.checksum(checked) {
         return Err(RdbError::Footer);
     }
+    Ok(body)
+}
+
+/// The value of a payload.
+///
+/// # Errors
+/// See [`RdbError`]; nothing that a client sends makes this panic or take more memory than a few times the payload (a
+/// compressed string says how long it is, and may be some 250 times shorter).
+pub fn restore(payload: &[u8]) -> Result<Value, RdbError> {
+    let body = checked_body(payload)?;
     let mut reader = Reader { rest: body };
     let value = read_value(&mut reader)?;
     match reader.rest.is_empty() {

@@ -449,6 +449,14 @@ fn short_bulk_length(buffer: &[u8], position: usize) -> Option<(usize, usize)> {
     short_length(buffer, position)
 }
 
+/// The arguments of a line as an inline command has them: separated by blanks, perhaps quoted. `None` if a quote is not closed.
+pub fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+    split_line(line, &mut bytes, &mut spans).ok()?;
+    let of = |span: &Span| bytes.get(span.start as usize..(span.start + span.len) as usize);
+    spans.iter().map(|span| of(span).map(<[u8]>::to_vec)).collect()
+}
+
 /// Splits an inline command into arguments as Redis does (and its redis-cli): blanks separate; `"…"` takes `\n \r \t
 /// \b \a`, `\xHH` and `\` before any other byte; `'…'` takes only `\'`; a closing quote must end the argument.
 /// `line` holds no line feed and no NUL. The arguments' bytes go to `scratch`, their places to `spans`.

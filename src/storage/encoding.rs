@@ -22,6 +22,7 @@
 //!          "applied"                                      transaction(8) × n: redo records of other shards it has followed
 //!          "dead" ‖ prefix ‖ key length(4) ‖ user key ‖ version(8)
 //!                                                         nothing: this version's members are still to be deleted
+//!          "library" ‖ 0(1) ‖ name                        the code of a function library (first shard only)
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
@@ -826,6 +827,14 @@ pub fn id_of_redo_key(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(<[u8; 8]>::try_from(id).ok()?))
 }
 
+/// Function libraries lie in `system` from here (inclusive) to the second (exclusive).
+pub const LIBRARIES_RANGE: (&[u8], &[u8]) = (b"library\0", b"library\x01");
+
+/// The key in `system` of a function library.
+pub fn library_key(name: &str) -> Vec<u8> {
+    [LIBRARIES_RANGE.0, name.as_bytes()].concat()
+}
+
 /// How many keys a database holds on one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -1294,6 +1303,14 @@ mod tests {
             DatabaseMap::default().encode(),
             b"\0\0\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
         );
+    }
+
+    #[test]
+    fn golden_bytes_of_libraries() {
+        let key = library_key("name");
+        assert_eq!(key, b"library\0name");
+        let (from, to) = LIBRARIES_RANGE;
+        assert!(from < &key[..] && &key[..] < to);
     }
 
     #[test]

@@ -8,24 +8,29 @@ use super::committer::Committer;
 use super::database::DatabaseError;
 use super::expiry;
 use super::faults;
-use super::locks::{Locks, Mode};
+use super::locks::Mode;
+use super::outbox::Outbox;
 use super::pieces::{Pieces, RepliesBegun, Written};
 use super::reclaimer::Reclaimer;
 use super::shard::{RolledBack, Shard, ShardState};
 use super::syncer::{SyncReport, Syncer};
-use super::transactions::{Parked, Step, StepOutcome};
+use super::transactions::{Parked, Schedule, Step, StepOutcome};
 use super::view::{Shards, View};
 use crate::channel::message::{
     Batch, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, Command, READ, Runs, WRITE};
-use crate::commands::{Context, hash};
+use crate::commands::table::{self, Command, INTERNAL, READ, RUNS_SCRIPT, Runs};
+use crate::commands::{Context, hash, scripting};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::network::pubsub::PubSub;
+use crate::network::tracking::{Reader, Tracking};
 use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
+use crate::scripts::interpreter;
+use crate::scripts::run::{Driven, Running};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,6 +71,22 @@ const STALLED_AT_SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// Normal batches that are served before a waiting low one gets its turn: low ones cost about as much as that many.
 const NORMAL_PER_LOW: usize = 16;
 
+/// A turn that was left in the middle of a script, which is the last command it runs.
+struct OpenTurn {
+    script: Running,
+    /// The script's request is the next that it runs.
+    batch: Box<Batch>,
+    began: Instant,
+}
+
+/// Whether a request was run to its end.
+enum Ran {
+    /// It was; with the time then.
+    Ended(Instant),
+    /// It is a script that goes on when others have had their turn.
+    Paused(Box<Running>),
+}
+
 /// Everything that a storage executor owns.
 pub struct StorageExecutor {
     pub(super) shards: Shards,
@@ -79,8 +100,7 @@ pub struct StorageExecutor {
     shard_metrics: Vec<Arc<ShardMetrics>>,
     queue: PriorityQueue,
     held: VecDeque<Box<Batch>>,
-    /// Transactions over several executors that have keys here, and who waits for them.
-    pub(super) locks: Locks,
+    /// Who waits for transactions over several executors.
     pub(super) parked: Parked,
     /// The home of the last full box: others follow when its owner has worked off what lies there.
     full_home: Option<flume::Sender<Box<Batch>>>,
@@ -92,8 +112,38 @@ pub struct StorageExecutor {
     sweep_waits: bool,
     /// What the running command does beside writing and replying.
     effects: Effects,
+    /// What commands did that is not committed yet.
+    outbox: Outbox,
     random: u64,
     slow_figures_at: Instant,
+    /// A script has begun and waits for its next turn: its writes are staged, so nothing else may stage or commit.
+    script_is_open: bool,
+    /// The script that comes next is known to be long and gets a turn of its own.
+    script_is_long: bool,
+    /// What the syncer has reported while a script was open and cannot be dealt with before it is over.
+    reports_waiting: Vec<SyncReport>,
+}
+
+/// What a storage executor is made of.
+pub struct ExecutorParts {
+    /// Its shards.
+    pub shards: Shards,
+    /// Who writes large batches.
+    pub committer: CommitThread,
+    /// Who waits for the disk.
+    pub syncer: Syncer,
+    /// Who gives the space of dead collections back.
+    pub reclaimer: Reclaimer,
+    /// The settings.
+    pub settings: SharedSettings,
+    /// Where events and messages are published.
+    pub pubsub: Arc<PubSub>,
+    /// Who is told of outdated keys.
+    pub tracking: Arc<Tracking>,
+    /// What it counts.
+    pub metrics: Arc<StorageMetrics>,
+    /// The same by shard, in their order.
+    pub shard_metrics: Vec<Arc<ShardMetrics>>,
 }
 
 /// The committer of an executor's shards, and which batches go there.
@@ -165,16 +215,19 @@ impl PriorityQueue {
 }
 
 impl StorageExecutor {
-    /// `shard_metrics` are those of `shards`, in their order.
-    pub fn new(
-        mut shards: Shards,
-        committer: CommitThread,
-        syncer: Syncer,
-        reclaimer: Reclaimer,
-        settings: SharedSettings,
-        metrics: Arc<StorageMetrics>,
-        shard_metrics: Vec<Arc<ShardMetrics>>,
-    ) -> StorageExecutor {
+    /// Puts an executor together.
+    pub fn new(parts: ExecutorParts) -> StorageExecutor {
+        let ExecutorParts {
+            mut shards,
+            committer,
+            syncer,
+            reclaimer,
+            settings,
+            pubsub,
+            tracking,
+            metrics,
+            shard_metrics,
+        } = parts;
         let (settings_version, current) = (settings.version(), settings.snapshot());
         // The start has had some turns, to make the shards agree.
         for (place, shard) in shards.list_mut().iter_mut().enumerate() {
@@ -190,20 +243,26 @@ impl StorageExecutor {
             reclaimer,
             settings,
             settings_version,
-            current,
             metrics,
             shard_metrics,
             queue: PriorityQueue::default(),
             held: VecDeque::new(),
-            locks: Locks::default(),
             parked: Parked::default(),
             full_home: None,
             turn,
             published_epochs,
             sweep_waits: false,
-            effects: Effects::default(),
+            effects: Effects {
+                classes: current.notify_keyspace_events,
+                ..Effects::default()
+            },
+            outbox: Outbox::new(pubsub, tracking),
+            current,
             random: crate::clock::unix_us() | 1,
             slow_figures_at: Instant::now(),
+            script_is_open: false,
+            script_is_long: false,
+            reports_waiting: Vec::new(),
         }
     }
 
@@ -220,7 +279,7 @@ impl StorageExecutor {
         let on_report = Rc::clone(&executor);
         let sync_task = glommio::spawn_local(async move {
             while let Ok(report) = reports.recv_async().await {
-                on_report.borrow_mut().on_sync(&report);
+                on_report.borrow_mut().on_sync(report);
             }
         });
         let on_commit = Rc::clone(&executor);
@@ -266,18 +325,29 @@ impl StorageExecutor {
         if self.settings.version() != self.settings_version {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
+            self.effects.classes = self.current.notify_keyspace_events;
             // It sleeps by the old setting.
             self.syncer.sync_soon();
         }
     }
 
-    /// Runs what is queued: one turn of at most `batch-size` requests.
-    fn run_turn(&mut self) {
+    /// Begins a turn; returns its one reading of the clock.
+    fn begin_turn(&mut self) -> u64 {
+        let now_ms = crate::clock::unix_ms();
+        self.turn += 1;
+        self.shards.begin_turn(self.turn, now_ms);
+        self.shards.watch_keys(!self.effects.classes.is_empty());
+        now_ms
+    }
+
+    /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to pause.
+    fn run_turn(&mut self) -> Option<OpenTurn> {
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, crate::clock::unix_ms());
+        self.begin_turn();
+        let shards = self.shards.list();
+        let began_clean = !shards.iter().any(|shard| shard.has_staged() || shard.is_committing());
         let mut done: Vec<Box<Batch>> = Vec::new();
         let mut count = 0;
         let mut now = began;
@@ -292,12 +362,33 @@ impl StorageExecutor {
             let run_before = batch.run;
             while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL {
                 let request = batch.requests[batch.run];
-                match self.must_wait(&batch, &request) {
-                    true => self.park(&mut batch, &request),
-                    false => now = self.run_request(&mut batch, &request, now),
+                if self.must_wait(&batch, &request) {
+                    self.park(&mut batch, &request);
+                    batch.run += 1;
+                    continue;
+                }
+                match self.run_request(&mut batch, &request, now, None) {
+                    Ran::Ended(ended) => now = ended,
+                    // One that is known to be long, or happens to have the turn for itself.
+                    Ran::Paused(script)
+                        if std::mem::take(&mut self.script_is_long)
+                            || (began_clean && count == 0 && batch.run == run_before) =>
+                    {
+                        self.script_is_open = true;
+                        let script = *script;
+                        return Some(OpenTurn { script, batch, began });
+                    }
+                    Ran::Paused(script) => {
+                        self.drop_long_script(*script);
+                        break;
+                    }
                 }
                 batch.run += 1;
                 self.resume(&mut done);
+                if std::mem::take(&mut self.script_is_long) {
+                    // It was not so long this time; the turn is its own nevertheless.
+                    break;
+                }
             }
             count += batch.run - run_before;
             if batch.run < batch.requests.len() {
@@ -309,6 +400,14 @@ impl StorageExecutor {
             self.metrics.batches.add(1);
             done.push(batch);
         }
+        self.end_turn(done, count, began);
+        None
+    }
+
+    /// Commits what a turn has staged and lets go of its replies.
+    // Boxes, because they travel on.
+    #[allow(clippy::vec_box)]
+    fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
         self.commit(&mut done);
         self.release_held();
@@ -320,13 +419,120 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// Runs one request and appends its response, unless it is to be answered later; returns the time at its end.
-    pub(super) fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant) -> Instant {
+    /// Begins a command that a client has asked for.
+    fn begin_command(&mut self, request: &Request) {
+        self.shards.begin_command();
+        self.shards.tracked_mut().command = (request.caller.client_id, request.id.sequence);
+        self.shards.note_missed(self.effects.wants_missed(request.command));
+        if request.caller.tracks {
+            self.shards.expect_reader();
+            self.effects.notes_read = true;
+        }
+    }
+
+    /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
+    /// waiting for it: nothing of it ever was, and the next turn is its own.
+    fn drop_long_script(&mut self, script: Running) {
+        self.effects.forget_after(script.effects_mark());
+        drop(script);
+        self.roll_back_command();
+        self.script_is_long = true;
+    }
+
+    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not looked
+    /// after while it runs.
+    fn must_wait_for_commits(&mut self) -> bool {
+        if self.script_is_long {
+            self.take_up_commits();
+            self.commit(&mut []);
+        }
+        self.script_is_long && self.shards.list().iter().any(Shard::is_committing)
+    }
+
+    /// Runs on the script of an open turn. Returns the turn if it is still open.
+    fn go_on(&mut self, open: OpenTurn) -> Option<OpenTurn> {
+        let OpenTurn {
+            script,
+            mut batch,
+            began,
+        } = open;
+        let request = batch.requests[batch.run];
+        match self.run_request(&mut batch, &request, began, Some(script)) {
+            Ran::Paused(script) => {
+                let script = *script;
+                return Some(OpenTurn { script, batch, began });
+            }
+            Ran::Ended(_) => {}
+        }
+        self.script_is_open = false;
+        batch.run += 1;
+        let mut done = Vec::new();
+        self.resume(&mut done);
+        if batch.run < batch.requests.len() {
+            done.push(batch.take_responses());
+            self.queue.push_back_to_front(batch);
+        } else {
+            self.metrics.batches.add(1);
+            done.push(batch);
+        }
+        self.end_turn(done, 1, began);
+        self.take_up_reports();
+        None
+    }
+
+    /// Ends the script of an open turn, because the executor ends or its shards must stop.
+    fn stop_script(&mut self, mut open: OpenTurn) {
+        open.script.stop();
+        let still_open = self.go_on(open);
+        debug_assert!(still_open.is_none(), "a script that was stopped is over");
+    }
+
+    /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
+    fn answer_busy(&mut self, open: &mut OpenTurn) {
+        let error = self.shards.scripts().0.busy_error();
+        let is_internal = |request: &Request| request.command.flags.has(INTERNAL);
+        let behind = open.batch.run + 1;
+        if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
+            open.batch.refuse_from(behind, &error).send_home();
+        }
+        let mut queue = std::mem::take(&mut self.queue);
+        while let Some(mut batch) = queue.pop() {
+            if batch.requests[batch.run..].iter().any(is_internal) {
+                self.queue.push(batch);
+                continue;
+            }
+            for place in batch.run..batch.requests.len() {
+                batch.answer_with_error(place, &error);
+            }
+            batch.run = batch.requests.len();
+            self.metrics.requests.add(batch.requests.len() as u64);
+            batch.send_home();
+        }
+    }
+
+    /// Runs one request that has waited; a script does not pause.
+    pub(super) fn run_to_its_end(&mut self, batch: &mut Batch, request: &Request, began: Instant) {
+        let mut script = None;
+        while let Ran::Paused(paused) = self.run_request(batch, request, began, script.take()) {
+            script = Some(*paused);
+        }
+    }
+
+    /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
+    fn run_request(
+        &mut self,
+        batch: &mut Batch,
+        request: &Request,
+        began: Instant,
+        mut resumed: Option<Running>,
+    ) -> Ran {
         let start = batch.replies.len();
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.shards.begin_command();
+        if resumed.is_none() {
+            self.begin_command(request);
+        }
         let mut pieces = None;
         let mut more = 0;
         let mut is_known = true;
@@ -334,7 +540,7 @@ impl StorageExecutor {
             Runs::Step(step) if step != Step::Run => Some(step),
             _ => None,
         };
-        let outcome = if began > request.deadline {
+        let outcome = if began > request.deadline && resumed.is_none() {
             self.metrics.timeouts.add(1);
             if matches!(request.command.runs, Runs::Exec(_)) {
                 // Its transaction is over all the same.
@@ -350,7 +556,7 @@ impl StorageExecutor {
                 }
                 Ok(later) => {
                     self.park_step(&later, batch, request);
-                    return began;
+                    return Ran::Ended(began);
                 }
                 Err(error) => Err(error),
             }
@@ -375,7 +581,17 @@ impl StorageExecutor {
                 effects: &mut self.effects,
                 pieces: None,
             };
-            let outcome = run_contained(command, &mut context, &self.metrics);
+            let outcome = match command.flags.has(RUNS_SCRIPT) {
+                true => match run_script(command, &mut context, &self.metrics, &mut resumed) {
+                    Ok(Driven::Done) => Ok(()),
+                    Ok(Driven::Paused) => {
+                        let script = resumed.take().expect("a script that pauses is there");
+                        return Ran::Paused(Box::new(script));
+                    }
+                    Err(error) => Err(error),
+                },
+                false => run_contained(command, &mut context, &self.metrics),
+            };
             pieces = context.pieces.take();
             match batch.replies.len() <= REPLY_BYTES_MAX {
                 true => outcome,
@@ -389,6 +605,9 @@ impl StorageExecutor {
                 None => batch.replies.truncate(start),
             }
         }
+        if request.caller.tracks {
+            self.note_read(batch, request);
+        }
         let outcome = match (outcome, step) {
             (Ok(()), None) => self.shards.keep_command(),
             (Ok(()), Some(_)) => {
@@ -399,10 +618,14 @@ impl StorageExecutor {
         };
         let failed = outcome.is_err();
         match outcome {
-            Ok(()) if is_known => {}
-            Ok(()) => batch.replies.truncate(start),
+            Ok(()) => {
+                if !is_known {
+                    batch.replies.truncate(start);
+                }
+                self.command_stands(request.caller.client_id);
+            }
             Err(error) => {
-                self.shards.roll_back_command();
+                self.roll_back_command();
                 batch.replies.truncate(start);
                 Reply::new(&mut batch.replies, request.caller.version).error(error.to_string());
             }
@@ -410,8 +633,7 @@ impl StorageExecutor {
         self.count_inner(&batch.replies);
         let ended = Instant::now();
         let touched = self.shards.touched();
-        self.after_command();
-        if request.command.flags.has(READ) {
+        if request.command.counts_look_ups() {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
         }
@@ -432,13 +654,7 @@ impl StorageExecutor {
             shard: touched.shard.unwrap_or(0),
             more,
         });
-        ended
-    }
-
-    /// What there is to do when a request was run, or something was written that no client asked for.
-    #[inline]
-    fn after_command(&mut self) {
-        self.shards.after_command();
+        Ran::Ended(ended)
     }
 
     /// Counts the commands that were parts of the last one.
@@ -455,6 +671,57 @@ impl StorageExecutor {
                 count_error(&self.metrics.errors, error);
             }
         }
+    }
+
+    /// What a command that stands has written and noted is told to those whom it concerns.
+    #[inline]
+    fn command_stands(&mut self, client_id: u64) {
+        self.shards.after_command(client_id);
+        self.keep_effects();
+    }
+
+    /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what they
+    /// wrote, so that a key which was read and then written is told.
+    fn note_read(&mut self, batch: &Batch, request: &Request) {
+        let reader = Reader {
+            client_id: request.caller.client_id,
+            executor: request.caller.executor,
+            connection: request.id.connection,
+        };
+        let arguments = batch.arguments(request);
+        if let Runs::Step(Step::Schedule) = request.command.runs {
+            // What it asks for is read by the client elsewhere.
+            if let Some((connection, places)) = Schedule::read_by(arguments.get(1)) {
+                let reader = Reader { connection, ..reader };
+                self.shards
+                    .note_read(places.iter().map(|(_, key)| key.as_slice()), reader);
+            }
+        } else if request.command.flags.has(READ) {
+            self.shards.note_read(request.command.keys.of(arguments), reader);
+        }
+        self.effects.notes_read = false;
+        let read = std::mem::take(&mut self.effects.read);
+        self.shards.note_read(read.iter().map(Vec::as_slice), reader);
+        let keys_max = self.current.tracking_table_max_keys;
+        self.shards.tracked_mut().make_room(keys_max);
+    }
+
+    /// It never was; what it asked for was asked for.
+    fn roll_back_command(&mut self) {
+        self.shards.roll_back_command();
+        self.effects.clear();
+        self.keep_effects();
+    }
+
+    #[inline]
+    fn keep_effects(&mut self) {
+        if !self.effects.classes.is_empty() {
+            self.effects.note_key_fates(&self.shards.take_key_notes());
+        }
+        let outdated = self.shards.tracked_mut().take_outdated();
+        let touched = self.shards.touched();
+        self.outbox
+            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
     }
 
     /// Writes the next piece of a reply, or all of the rest if too many have begun; returns the number of what is left, 0 for
@@ -511,6 +778,7 @@ impl StorageExecutor {
     /// Answers those who wait for writes of the shard at `place` that were rolled back, if any were.
     fn answer_rolled_back(&mut self, place: usize, done: &mut [Box<Batch>]) {
         if let Some(rolled_back) = self.shards.list_mut()[place].take_rolled_back() {
+            self.outbox.forget(place, rolled_back.from_epoch);
             for batch in done.iter_mut().chain(self.held.iter_mut()) {
                 answer_rolled_back(batch, place, &rolled_back, &mut self.shards.replies_begun);
             }
@@ -538,12 +806,13 @@ impl StorageExecutor {
         }
     }
 
-    /// Lets go of the held batches that the commits and syncs have caught up with.
+    /// Lets go of what the commits and syncs have caught up with: what commands did, and held batches.
     fn release_held(&mut self) {
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.outbox.is_empty() {
             return;
         }
         let released = self.released_epochs();
+        self.outbox.give_out(|shard, epoch| released.includes(shard, epoch));
         for batch in std::mem::take(&mut self.held) {
             self.release_or_hold(batch, &released);
         }
@@ -551,6 +820,10 @@ impl StorageExecutor {
 
     /// The committer has written batches, or failed to: replies leave, and what was staged meanwhile is committed.
     fn on_commit(&mut self) {
+        if self.script_is_open {
+            // None is under way: its turn began without one.
+            return;
+        }
         self.take_up_commits();
         self.commit(&mut []);
         self.release_held();
@@ -576,14 +849,12 @@ impl StorageExecutor {
     /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard whose batch
     /// is with the committer, and is called again when that is written.
     fn sweep(&mut self) {
-        let now_ms = crate::clock::unix_ms();
-        self.turn += 1;
-        self.shards.begin_turn(self.turn, now_ms);
+        let now_ms = self.begin_turn();
         self.sweep_waits = false;
         let budget = self.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
-        let locks = &self.locks;
-        for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
+        let (list, locks) = self.shards.list_and_locks();
+        for (shard, metrics) in list.iter_mut().zip(&self.shard_metrics) {
             if shard.is_committing() {
                 self.sweep_waits = true;
                 continue;
@@ -596,14 +867,39 @@ impl StorageExecutor {
                 Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
             }
         }
+        for place in 0..self.shards.list().len() {
+            let notes = self.shards.list_mut()[place].lifecycle.take();
+            self.effects.note_key_fates(&notes);
+            self.outbox
+                .take_in(place as u16, self.turn, &mut self.effects, Vec::new());
+        }
+        self.shards.after_command(0);
+        let outdated = self.shards.tracked_mut().take_outdated();
+        self.outbox
+            .take_in(SEVERAL_SHARDS, self.turn, &mut self.effects, outdated);
         self.expire_fields(&hashes, now_ms, budget);
-        self.after_command();
     }
 
     /// A sync ended: replies leave, or the shard stops.
-    fn on_sync(&mut self, report: &SyncReport) {
+    fn on_sync(&mut self, report: SyncReport) {
+        if self.script_is_open && report.result.is_err() {
+            // Its shard may stop only when nothing is half done there.
+            self.reports_waiting.push(report);
+            return;
+        }
+        self.take_report(&report);
+    }
+
+    fn take_up_reports(&mut self) {
+        for report in std::mem::take(&mut self.reports_waiting) {
+            self.take_report(&report);
+        }
+    }
+
+    fn take_report(&mut self, report: &SyncReport) {
         if let Err(error) = &report.result {
             let durable_epoch = self.syncer.durable_epoch(report.place);
+            self.outbox.forget(report.place, durable_epoch + 1);
             // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an error
             // would be true. An empty reply makes the network executor close the connection.
             for batch in &mut self.held {
@@ -625,9 +921,8 @@ impl StorageExecutor {
         self.release_held();
     }
 
-    /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
-    fn keep_house(&mut self) {
-        self.settings_are_current();
+    /// What no client asks for: deadlines, redo records, requests that have waited too long.
+    fn look_after_shards(&mut self) {
         self.sweep();
         self.delete_notes();
         self.shards.finish_commands();
@@ -639,6 +934,14 @@ impl StorageExecutor {
         let released = self.released_epochs();
         for batch in done {
             self.release_or_hold(batch, &released);
+        }
+    }
+
+    /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
+    fn keep_house(&mut self) {
+        self.settings_are_current();
+        if !self.script_is_open {
+            self.look_after_shards();
         }
         if !self.held.is_empty() && self.current.durability == Durability::Always {
             // They may wait for turns that were committed before this setting, or by the start of the server.
@@ -654,7 +957,7 @@ impl StorageExecutor {
             if budget == 0 {
                 return;
             }
-            if self.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
+            if self.shards.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
                 // A transaction that has read it decides what becomes of it.
                 continue;
             }
@@ -677,10 +980,11 @@ impl StorageExecutor {
                 Ok(expired) => {
                     // A hash lies on one shard.
                     self.shards.keep_step();
+                    self.command_stands(0);
                     budget -= expired.min(budget);
                 }
                 Err(error) => {
-                    self.shards.roll_back_command();
+                    self.roll_back_command();
                     tracing::debug!(%error, "fields of a hash stay for the next sweep");
                 }
             }
@@ -747,6 +1051,7 @@ impl StorageExecutor {
             }
         }
         if slow_figures_due {
+            self.shards.scripts().0.note_memory(interpreter::idle_memory());
             self.slow_figures_at = Instant::now() + SLOW_FIGURES_INTERVAL;
         }
     }
@@ -788,21 +1093,26 @@ struct Released {
 }
 
 impl Released {
-    fn includes(&self, response: &Response) -> bool {
-        let released = match response.shard {
+    /// Whether what was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]) may leave.
+    fn includes(&self, shard: u16, epoch: u64) -> bool {
+        let released = match shard {
             SEVERAL_SHARDS => self.lowest,
             place => self.by_place[usize::from(place)],
         };
-        response.commit_epoch <= released
+        epoch <= released
+    }
+
+    fn includes_response(&self, response: &Response) -> bool {
+        self.includes(response.shard, response.commit_epoch)
     }
 
     /// Sends home the batch, or those of its responses that may leave; returns the rest.
     fn send_what_may_leave(&self, mut batch: Box<Batch>) -> Option<Box<Batch>> {
-        if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes(response)) {
+        if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes_response(response)) {
             batch.send_home();
             return None;
         }
-        if let Some(ready) = batch.split_off(|response| self.includes(response)) {
+        if let Some(ready) = batch.split_off(|response| self.includes_response(response)) {
             ready.send_home();
         }
         Some(batch)
@@ -822,7 +1132,7 @@ fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack,
         if bound_to(response, place, rolled_back.from_epoch) {
             let start = batch.replies.len();
             let in_part = rolled_back.in_part || response.shard == SEVERAL_SHARDS;
-            if !(in_part && response.command.flags.has(WRITE)) {
+            if !(in_part && response.command.may_write()) {
                 Reply::new(&mut batch.replies, Version::Resp2).error(rolled_back.error.to_string());
             }
             response.reply = Span {
@@ -851,7 +1161,15 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
         executor.borrow_mut().queue.push(first);
         let mut busy_since = Instant::now();
         while executor.borrow_mut().take_up(requests) {
-            executor.borrow_mut().run_turn();
+            while executor.borrow_mut().must_wait_for_commits() {
+                reactor_turn().await;
+            }
+            let mut open = executor.borrow_mut().run_turn();
+            while let Some(turn) = open {
+                reactor_turn().await;
+                open = run_open_turn(&mut executor.borrow_mut(), turn, requests);
+                busy_since = Instant::now();
+            }
             let full_home = executor.borrow_mut().full_home.take();
             // An owner that is gone takes nothing in any more.
             while full_home
@@ -867,4 +1185,42 @@ async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<B
             }
         }
     }
+}
+
+/// One step of a turn that a script has left open.
+fn run_open_turn(
+    executor: &mut StorageExecutor,
+    mut turn: OpenTurn,
+    requests: &flume::Receiver<Box<Batch>>,
+) -> Option<OpenTurn> {
+    if requests.is_disconnected() || !executor.reports_waiting.is_empty() {
+        executor.stop_script(turn);
+        return None;
+    }
+    if turn.script.is_busy() {
+        executor.take_up(requests);
+        executor.answer_busy(&mut turn);
+    }
+    executor.go_on(turn)
+}
+
+/// Begins or resumes the script of a command; it is in `running` if it pauses. A panic becomes an error.
+fn run_script(
+    command: &Command,
+    context: &mut Context<'_>,
+    metrics: &StorageMetrics,
+    running: &mut Option<Running>,
+) -> Result<Driven, CommandError> {
+    let run = || {
+        let script = match running {
+            Some(script) => script,
+            None => running.insert(scripting::begin(command, context)?),
+        };
+        script.drive(context, true)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        metrics.panics.add(1);
+        tracing::error!(command = command.name, "a script panicked; its writes were dropped");
+        Err(CommandError::Internal)
+    })
 }

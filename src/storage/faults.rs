@@ -20,7 +20,7 @@
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
 //! delay-send-ms=N          each hand-over of a batch takes that much longer
 //! ignore-locks=WHEN        a transaction gets its locks although others have them, or a command does not wait for them
-//! skip-redo=WHEN           the first part of a transaction is committed without the redo record
+//! skip-redo=WHEN           what is written on several shards is committed without the redo record
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
 //!
 //! WHEN  3            the third time (of all shards and links of the process together)

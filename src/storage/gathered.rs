@@ -12,8 +12,10 @@ use super::locks::Place;
 use super::redo::Write;
 use super::shard::{Owner, Visit, damaged_record};
 use crate::error::CommandError;
+use crate::scripts::registry::Scripts;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 /// Members that are asked for at once.
 const MEMBERS_PER_QUESTION: usize = 1024;
@@ -104,6 +106,8 @@ pub struct Gathered {
     /// Whether a handler got to something that is not here.
     pub has_missed: bool,
     is_whole: bool,
+    /// What is known of scripts, and the number of who runs them here.
+    pub scripts: Option<(Arc<Scripts>, usize)>,
     /// Where to ask.
     pub remote: Option<Box<dyn Remote + Send>>,
     joined: Vec<u8>,
@@ -122,6 +126,11 @@ impl Gathered {
     /// Whether everything is locked.
     pub fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// Whether a key may be used.
+    pub fn has(&self, place: &Place) -> bool {
+        self.is_whole || self.keys.contains_key(place)
     }
 
     /// Takes in what a shard says of its newest version.

@@ -3,6 +3,7 @@
 //! command ran, since they come from one RocksDB iterator.
 
 use super::database::Cursor;
+use crate::error::CommandError;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 use std::collections::HashMap;
@@ -81,6 +82,23 @@ impl Pieces {
             place: 0,
             plan: Plan::Count { select, found: 0 },
         }
+    }
+
+    /// Writes all that is left: the reply of a part of another command cannot come in pieces.
+    ///
+    /// # Errors
+    /// If it cannot be read to its end.
+    pub fn write_whole(mut self, reply: &mut Reply<'_>) -> Result<(), CommandError> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.write_next(&mut bytes, reply.version()) {
+                Written::Piece => {}
+                Written::All => break,
+                Written::Broken => return Err(CommandError::Internal),
+            }
+        }
+        reply.raw(&bytes);
+        Ok(())
     }
 
     /// Appends the next piece to `replies`; it may be empty.

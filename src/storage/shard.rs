@@ -10,6 +10,7 @@ mod transactions;
 use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::lifecycle::Lifecycle;
 use super::locks::TransactionId;
 use super::reclaimer;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
@@ -160,6 +161,8 @@ pub struct Shard {
     commit_after: Vec<(usize, u64)>,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
+    /// What became of the keys that the running command wrote.
+    pub lifecycle: Lifecycle,
     /// Where the parts of the running command that are being run began, the innermost last.
     inner_marks: Vec<InnerMark>,
     counts: CountsByDatabase,
@@ -220,6 +223,7 @@ struct InnerMark {
     whole_changes: usize,
     expiry_changes: usize,
     modified: usize,
+    lifecycle: usize,
 }
 
 /// What is called with each key and value of a range.
@@ -273,6 +277,7 @@ impl Shard {
             applied,
             commit_after: Vec::new(),
             notes_modified: false,
+            lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
             counts,
             counts_committed: counts,
@@ -569,6 +574,12 @@ impl Shard {
         }
         self.counts.replace(&self.key, old, new);
         let note = reclaimer::note_of_dead_version(&self.key, old, new);
+        if self.lifecycle.is_watched()
+            && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
+            && let Some(number) = number_of(&self.databases, physical)
+        {
+            self.lifecycle.replaced(number, key, old, new);
+        }
         self.note_modified_record();
         self.begin_staging();
         let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
@@ -806,6 +817,7 @@ impl Shard {
             whole_changes: 0,
             expiry_changes: self.expiry_changes_kept,
             modified: self.modified_kept,
+            lifecycle: 0,
         });
     }
 
@@ -816,6 +828,7 @@ impl Shard {
             whole_changes: self.whole_undo.len(),
             expiry_changes: self.expiry_changes.len(),
             modified: self.modified.len(),
+            lifecycle: self.lifecycle.len(),
         });
     }
 
@@ -837,6 +850,7 @@ impl Shard {
         self.roll_back_records(mark.changes);
         self.expiry_changes.truncate(mark.expiry_changes);
         self.modified.truncate(mark.modified);
+        self.lifecycle.truncate(mark.lifecycle);
     }
 
     /// Takes back the changes of records that the running command made after the first `kept`.
@@ -1164,6 +1178,26 @@ impl Shard {
         });
     }
 
+    /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the turn they will be committed
+    /// in.
+    pub fn write_libraries(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Result<u64, CommandError> {
+        for (name, code) in changes {
+            self.write_system(&encoding::library_key(name), code.map(<[u8]>::to_vec))?;
+        }
+        Ok(self.epoch)
+    }
+
+    /// The codes of all function libraries.
+    pub fn libraries(&self) -> Result<Vec<Vec<u8>>, DatabaseError> {
+        let (from, to) = encoding::LIBRARIES_RANGE;
+        let mut codes = Vec::new();
+        self.database.scan(Column::System, from, to, |_, code| {
+            codes.push(code.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(codes)
+    }
+
     fn write_at_once(&mut self, writes: Writes) -> Result<(), CommandError> {
         let written = self.database.write(writes);
         if let Err(error @ (DatabaseError::Failed(_) | DatabaseError::DiskFull(_))) = &written {
@@ -1254,12 +1288,7 @@ impl Shard {
 
     /// The number under which SELECT finds a physical database.
     pub fn number_of(&self, physical: u8) -> Option<u8> {
-        let place = self
-            .databases
-            .physical
-            .iter()
-            .position(|of_number| *of_number == physical);
-        place.map(|number| number as u8)
+        number_of(&self.databases, physical)
     }
 
     fn physical(&self, database: u8) -> u8 {
@@ -1344,6 +1373,11 @@ fn stage_emptied(staging: &mut Staging<'_>, emptied: u16) {
     if emptied == u16::MAX {
         staging.delete_range(Column::Expiry, &[], &[0xff; encoding::DEADLINE_LEN + 1]);
     }
+}
+
+fn number_of(databases: &DatabaseMap, physical: u8) -> Option<u8> {
+    let place = databases.physical.iter().position(|of_number| *of_number == physical);
+    place.map(|number| number as u8)
 }
 
 pub(super) fn damaged_record() -> CommandError {

@@ -7,7 +7,6 @@
 
 use super::database::Direction;
 use super::executor::StorageExecutor;
-use super::faults;
 use super::fields::{FieldReader, FieldWriter};
 use super::gathered::{Member, Range};
 use super::locks::{Admission, Mode, Place, Scope, TransactionId};
@@ -53,6 +52,8 @@ pub struct Schedule {
     pub mode: Mode,
     /// The client of which is asked whether a key that it watches was modified; 0 for none.
     pub watcher: u64,
+    /// The place of the client's connection on its executor.
+    pub connection: u32,
     /// What it locks here.
     pub scope: Scope,
 }
@@ -64,6 +65,7 @@ impl Schedule {
         let mut fields = FieldWriter(&mut out);
         fields.number(self.id);
         fields.number(self.watcher);
+        fields.number(u64::from(self.connection));
         fields.byte(u8::from(self.mode == Mode::Exclusive));
         fields.byte(u8::from(self.scope == Scope::Everything));
         if let Scope::Keys(places) = &self.scope {
@@ -78,6 +80,7 @@ impl Schedule {
     fn decode(bytes: &[u8]) -> Option<Schedule> {
         let mut fields = FieldReader(bytes);
         let (id, watcher) = (fields.number()?, fields.number()?);
+        let connection = u32::try_from(fields.number()?).ok()?;
         let mode = match fields.byte()? {
             0 => Mode::Shared,
             _ => Mode::Exclusive,
@@ -96,8 +99,18 @@ impl Schedule {
             id,
             mode,
             watcher,
+            connection,
             scope,
         })
+    }
+
+    /// The connection of the client that reads what the step's argument names, and that.
+    pub(super) fn read_by(argument: &[u8]) -> Option<(u32, Vec<Place>)> {
+        let Schedule { connection, scope, .. } = Schedule::decode(argument)?;
+        match scope {
+            Scope::Keys(places) => Some((connection, places)),
+            Scope::Everything => None,
+        }
     }
 }
 
@@ -196,7 +209,7 @@ impl StorageExecutor {
     /// Whether a request must wait for a transaction, or for an earlier one of its client that does.
     #[inline]
     pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
-        if self.locks.is_empty() && self.parked.commands.is_empty() {
+        if self.shards.locks.is_empty() && self.parked.commands.is_empty() {
             return false;
         }
         self.is_behind_own(request) || self.is_held(batch, request)
@@ -212,7 +225,7 @@ impl StorageExecutor {
     }
 
     fn is_held(&self, batch: &Batch, request: &Request) -> bool {
-        if self.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
+        if self.shards.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
             return false;
         }
         let arguments = batch.arguments(request);
@@ -222,10 +235,10 @@ impl StorageExecutor {
         };
         // Those that read everything here see what is committed of each transaction.
         if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
-            return self.locks.holds_any(mode);
+            return self.shards.locks.holds_any(mode);
         }
         let places = table::places_of(request.command, arguments, request.caller.database);
-        places.iter().any(|place| self.locks.holds(place, mode))
+        places.iter().any(|place| self.shards.locks.holds(place, mode))
     }
 
     /// Lets a request wait.
@@ -256,7 +269,7 @@ impl StorageExecutor {
             for id in std::mem::take(&mut self.parked.granted) {
                 if let Some(mut batch) = self.parked.schedules.remove(&id) {
                     let request = batch.requests[0];
-                    self.run_request(&mut batch, &request, Instant::now());
+                    self.run_to_its_end(&mut batch, &request, Instant::now());
                     done.push(batch);
                 }
             }
@@ -285,7 +298,7 @@ impl StorageExecutor {
                     self.parked.by_client.remove(&client);
                 }
             }
-            self.run_request(&mut batch, &request, now);
+            self.run_to_its_end(&mut batch, &request, now);
             // A schedule step may have gone on to wait for its locks, in a box of its own.
             done.push(batch);
         }
@@ -295,7 +308,7 @@ impl StorageExecutor {
     pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
         for mut batch in std::mem::take(&mut self.parked.applies) {
             let request = batch.requests[0];
-            self.run_request(&mut batch, &request, Instant::now());
+            self.run_to_its_end(&mut batch, &request, Instant::now());
             done.push(batch);
         }
         let now = Instant::now();
@@ -323,7 +336,7 @@ impl StorageExecutor {
     }
 
     fn release_locks(&mut self, id: TransactionId) {
-        let granted = self.locks.leave(id);
+        let granted = self.shards.locks.leave(id);
         self.parked.granted.extend(granted);
         self.parked.is_due |= !self.parked.commands.is_empty();
         // One that was given up before its locks were granted is answered all the same.
@@ -360,11 +373,8 @@ impl StorageExecutor {
                 let stored = fields.0.to_vec();
                 self.shards.tell_emptied_by(home);
                 self.shards.with_shard(home.shard, |shard| {
-                    let epoch = shard.apply(&home.writes)?;
-                    match faults::skips_redo() {
-                        true => Ok(((), epoch)),
-                        false => Ok(((), shard.stage_redo(id, stored)?)),
-                    }
+                    shard.apply(&home.writes)?;
+                    Ok(((), shard.stage_redo(id, stored)?))
                 })?;
                 if releases {
                     self.release_locks(id);
@@ -400,12 +410,13 @@ impl StorageExecutor {
             mode,
             watcher,
             scope,
+            ..
         } = schedule;
-        if !self.locks.has_entered(id) {
+        if !self.shards.locks.has_entered(id) {
             if mode == Mode::Exclusive {
                 self.check_writable(&scope)?;
             }
-            match self.locks.enter(id, scope.clone(), mode) {
+            match self.shards.locks.enter(id, scope.clone(), mode) {
                 Admission::Granted => {}
                 Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),
                 Admission::Refused => {
@@ -597,12 +608,14 @@ mod tests {
             Schedule {
                 id: 7,
                 watcher: 3,
+                connection: 4,
                 mode: Mode::Shared,
                 scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
             },
             Schedule {
                 id: u64::MAX,
                 watcher: 0,
+                connection: 0,
                 mode: Mode::Exclusive,
                 scope: Scope::Everything,
             },

@@ -6,16 +6,21 @@
 use super::database::{Column, Direction};
 use super::encoding::{DATABASE_COUNT, Record};
 use super::gathered::Gathered;
-use super::locks::{TransactionId, next_transaction_id};
+use super::lifecycle::{KeyFate, KeyNote};
+use super::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
 use super::pieces::{Pieces, RepliesBegun, WriteMember};
 use super::redo::{self, Part, Write};
 pub use super::shard::Owner;
 use super::shard::{ModifiedKey, Shard};
+use super::tracking::TrackedKeys;
 use super::watches::{Presence, Watches};
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::channel::router::{ShardId, Slot, shard_of};
 use crate::error::CommandError;
+use crate::network::tracking::{Reader, Tracking};
+use crate::scripts::registry::Scripts;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// The shards of one storage executor.
 pub struct Shards {
@@ -24,13 +29,22 @@ pub struct Shards {
     places: Vec<Option<u16>>,
     now_ms: u64,
     touched: Touched,
+    /// Whether look-ups that find nothing are noted, and those of the running command.
+    notes_missed: bool,
+    missed: Vec<KeyNote>,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
     /// Commands that wrote to several shards and whose redo records are still there.
     unfinished: Vec<Unfinished>,
     watches: Watches,
+    tracked: TrackedKeys,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
+    /// Transactions over several executors that have keys here.
+    pub locks: Locks,
+    scripts: Arc<Scripts>,
+    /// The executor's number among the storage executors.
+    executor: usize,
 }
 
 /// A command that wrote to several of the executor's shards. Its redo record may go when all have committed.
@@ -73,7 +87,7 @@ impl Touched {
 
 impl Shards {
     /// `shard_count` is the server's, `list` the executor's own.
-    pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
+    pub fn new(list: Vec<Shard>, shard_count: u16, tracking: Arc<Tracking>) -> Shards {
         let mut places = vec![None; usize::from(shard_count)];
         for (place, shard) in list.iter().enumerate() {
             places[usize::from(shard.id().0)] = Some(place as u16);
@@ -83,10 +97,77 @@ impl Shards {
             places,
             now_ms: 0,
             touched: Touched::default(),
+            notes_missed: false,
+            missed: Vec::new(),
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
             watches: Watches::default(),
+            tracked: TrackedKeys::new(tracking),
             notes_modified: false,
+            locks: Locks::default(),
+            scripts: Arc::default(),
+            executor: 0,
+        }
+    }
+
+    /// All shards of the executor, and who has locked their keys.
+    pub fn list_and_locks(&mut self) -> (&mut [Shard], &Locks) {
+        (&mut self.list, &self.locks)
+    }
+
+    /// The keys that clients track.
+    pub fn tracked_mut(&mut self) -> &mut TrackedKeys {
+        &mut self.tracked
+    }
+
+    /// A client will track what the command reads that is about to run: what it writes must not be missed, even if nobody was
+    /// interested before.
+    pub fn expect_reader(&mut self) {
+        self.set_notes_modified(true);
+    }
+
+    /// A client has read keys of the command that was run, and is to be told when they are written.
+    pub fn note_read<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, reader: Reader) {
+        keys.for_each(|key| self.tracked.note_read(key, reader));
+    }
+
+    /// All keys of some databases are about to be deleted, or replaced by those of others.
+    pub fn note_flushed(&mut self) {
+        self.tracked.note_flushed();
+    }
+
+    /// Tells everybody who is interested which keys were written since the last call, by a client (0: by nobody).
+    #[inline]
+    pub fn after_command(&mut self, writer: u64) {
+        if self.notes_modified {
+            self.tell_modified(writer);
+        }
+    }
+
+    fn tell_modified(&mut self, writer: u64) {
+        for place in 0..self.list.len() {
+            for key in self.list[place].take_modified() {
+                if self.watches.has(&key) {
+                    let presence = self.presence_or_absent(&key);
+                    self.watches.touch(&key, presence);
+                }
+                self.tracked.note_written(&key.1, writer);
+            }
+        }
+        self.note_interest();
+    }
+
+    fn note_interest(&mut self) {
+        self.set_notes_modified(!self.watches.is_empty() || self.tracked.is_interested());
+    }
+
+    fn set_notes_modified(&mut self, notes: bool) {
+        if notes != std::mem::replace(&mut self.notes_modified, notes) {
+            for shard in &mut self.list {
+                shard.set_notes_modified(notes);
+                // What was noted before concerns nobody who is interested now.
+                shard.take_modified();
+            }
         }
     }
 
@@ -142,6 +223,7 @@ impl Shards {
 
     /// All keys of a database, or of all, are about to be deleted.
     fn tell_emptied(&mut self, database: Option<u8>) {
+        self.tracked.note_flushed();
         for number in database.map_or(0..DATABASE_COUNT as u8, |database| database..database + 1) {
             self.replace_database(number, None);
         }
@@ -162,37 +244,6 @@ impl Shards {
         let is_dirty = watches.is_dirty(client_id, |key| self.presence_or_absent(key));
         self.watches = watches;
         is_dirty
-    }
-
-    /// Tells everybody who is interested which keys were written since the last call.
-    #[inline]
-    pub fn after_command(&mut self) {
-        if self.notes_modified {
-            self.tell_modified();
-        }
-    }
-
-    fn tell_modified(&mut self) {
-        for place in 0..self.list.len() {
-            for key in self.list[place].take_modified() {
-                if self.watches.has(&key) {
-                    let presence = self.presence_or_absent(&key);
-                    self.watches.touch(&key, presence);
-                }
-            }
-        }
-        self.note_interest();
-    }
-
-    fn note_interest(&mut self) {
-        let notes = !self.watches.is_empty();
-        if notes != std::mem::replace(&mut self.notes_modified, notes) {
-            for shard in &mut self.list {
-                shard.set_notes_modified(notes);
-                // What was noted before concerns nobody who is interested now.
-                shard.take_modified();
-            }
-        }
     }
 
     /// How a key is stored, without counting it as a use of the running command.
@@ -220,6 +271,16 @@ impl Shards {
         (self.touched.found, self.touched.missed) = (before.found, before.missed);
     }
 
+    /// What the executor knows of scripts, and its number among the storage executors.
+    pub fn scripts(&self) -> (Arc<Scripts>, usize) {
+        (Arc::clone(&self.scripts), self.executor)
+    }
+
+    /// Gives the executor its scripts and its number.
+    pub fn set_scripts(&mut self, scripts: Arc<Scripts>, executor: usize) {
+        (self.scripts, self.executor) = (scripts, executor);
+    }
+
     /// The number of shards of the server.
     pub fn shard_count(&self) -> u16 {
         self.places.len() as u16
@@ -228,6 +289,8 @@ impl Shards {
     /// Begins a turn at `now_ms` (Unix milliseconds), the one reading of the clock that its commands see.
     pub fn begin_turn(&mut self, epoch: u64, now_ms: u64) {
         self.now_ms = now_ms;
+        self.tracked.begin_turn();
+        self.note_interest();
         for shard in &mut self.list {
             shard.begin_turn(epoch);
         }
@@ -243,6 +306,31 @@ impl Shards {
     #[inline]
     pub fn begin_command(&mut self) {
         self.touched = Touched::default();
+    }
+
+    /// Whether it is noted in this turn what becomes of keys.
+    pub fn watch_keys(&mut self, watch: bool) {
+        let now_ms = watch.then_some(self.now_ms);
+        for shard in &mut self.list {
+            shard.lifecycle.watch(now_ms);
+        }
+    }
+
+    /// Whether keys that are looked up from now on and are not there are noted; returns whether they were.
+    #[inline]
+    pub fn note_missed(&mut self, notes: bool) -> bool {
+        std::mem::replace(&mut self.notes_missed, notes)
+    }
+
+    /// What has become of keys since the last call, what commands wrote that were rolled back left out: those that were missed first, since a command reads before it writes.
+    pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
+        let mut notes = std::mem::take(&mut self.missed);
+        for shard in &mut self.list {
+            if !shard.lifecycle.is_empty() {
+                notes.append(&mut shard.lifecycle.take());
+            }
+        }
+        notes
     }
 
     /// What the command has read and written so far.
@@ -374,20 +462,31 @@ impl Shards {
     #[inline]
     fn look_up<'a>(
         &'a mut self,
-        key: &[u8],
+        (database, key): (u8, &[u8]),
         read: impl FnOnce(&'a mut Shard, Slot) -> Result<(Option<Record<'a>>, u64), CommandError>,
     ) -> Result<Option<Record<'a>>, CommandError> {
         let slot = Slot::of(key);
         let place = self.place(slot)?;
         let now_ms = self.now_ms;
         // The turn is noted before the record is lent out; on a miss it is the same look-up's.
-        let Shards { list, touched, .. } = self;
+        let Shards {
+            list,
+            touched,
+            missed,
+            notes_missed,
+            ..
+        } = self;
         let (record, epoch) = read(&mut list[place], slot)?;
         touched.note(place, epoch);
         let record = record.filter(|record| record.is_alive(now_ms));
         match record {
             Some(_) => touched.found += 1,
-            None => touched.missed += 1,
+            None => {
+                touched.missed += 1;
+                if *notes_missed {
+                    missed.push((KeyFate::Missed, database, key.to_vec()));
+                }
+            }
         }
         Ok(record)
     }
@@ -432,6 +531,22 @@ impl View<'_> {
         }
     }
 
+    /// What has become of keys since the last call.
+    pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
+        match self {
+            View::Local(shards) => shards.take_key_notes(),
+            View::Gathered(_) => Vec::new(),
+        }
+    }
+
+    /// Whether keys that are looked up from now on and are not there are noted; returns whether they were.
+    pub fn note_missed(&mut self, notes: bool) -> bool {
+        match self {
+            View::Local(shards) => shards.note_missed(notes),
+            View::Gathered(_) => false,
+        }
+    }
+
     /// The same view for a while, for a handler that another one runs.
     pub fn reborrow(&mut self) -> View<'_> {
         match self {
@@ -444,7 +559,7 @@ impl View<'_> {
     #[inline]
     pub fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
-            View::Local(shards) => shards.look_up(key, |shard, slot| shard.read(database, slot, key)),
+            View::Local(shards) => shards.look_up((database, key), |shard, slot| shard.read(database, slot, key)),
             View::Gathered(gathered) => gathered.read(database, key),
         }
     }
@@ -453,7 +568,9 @@ impl View<'_> {
     /// only some of them.
     pub fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
-            View::Local(shards) => shards.look_up(key, |shard, slot| shard.read_header(database, slot, key)),
+            View::Local(shards) => {
+                shards.look_up((database, key), |shard, slot| shard.read_header(database, slot, key))
+            }
             View::Gathered(gathered) => gathered.read_header(database, key),
         }
     }
@@ -646,6 +763,37 @@ impl View<'_> {
         match self {
             View::Local(shards) => shards.unwatch(client_id),
             View::Gathered(gathered) => gathered.watch_failed,
+        }
+    }
+
+    /// What is known of scripts, and the number of who runs them here.
+    pub fn scripts(&self) -> Result<(Arc<Scripts>, usize), CommandError> {
+        match self {
+            View::Local(shards) => Ok(shards.scripts()),
+            View::Gathered(gathered) => gathered.scripts.clone().ok_or(CommandError::Internal),
+        }
+    }
+
+    /// Whether a script may use a key that it has perhaps not declared.
+    ///
+    /// # Errors
+    /// The key is not here, or is not to be seen now.
+    pub fn check_place(&self, place: &Place) -> Result<(), CommandError> {
+        let is_here = match self {
+            View::Local(shards) => shards.place(Slot::of(&place.1)).is_ok(),
+            View::Gathered(gathered) => gathered.has(place),
+        };
+        if !is_here {
+            return Err(CommandError::text(
+                "ERR Script attempted to access a non local key that it has not declared: it is on another storage executor; \
+                 declare it, give the keys one {hash tag}, or set script-undeclared-keys to 'any'",
+            ));
+        }
+        match self {
+            View::Local(shards) if shards.locks.holds(place, Mode::Exclusive) => Err(CommandError::text(
+                "ERR Script attempted to access a key that it has not declared while a transaction uses it; declare it",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use corelane::channel::router::{ShardId, Slot};
 use corelane::commands::effects::Effects;
 use corelane::commands::table::{self, Runs};
 use corelane::commands::{Context, hash};
+use corelane::network::pubsub::PubSub;
+use corelane::network::tracking::Tracking;
 use corelane::protocol::reply::{Reply, Version};
 use corelane::protocol::{Arguments, Span};
 use corelane::storage::database::Column;
@@ -33,6 +36,12 @@ struct Bench {
     now_ms: u64,
     turn: u64,
     seed: u64,
+}
+
+/// What shards are told of clients that track keys: that there are none.
+fn nobody_tracks() -> Arc<Tracking> {
+    let (pubsub, _) = PubSub::new(0);
+    Arc::new(Tracking::new(Arc::new(pubsub), 0))
 }
 
 impl Bench {
@@ -331,7 +340,7 @@ fn hashes_agree_with_a_model_while_their_fields_expire() {
             let shard =
                 Shard::open(ShardId(0), database.clone(), value_cache_bytes).expect("an empty shard can be opened");
             let mut bench = Bench {
-                shards: Shards::new(vec![shard], 1),
+                shards: Shards::new(vec![shard], 1, nobody_tracks()),
                 now_ms: START_MS,
                 turn: 0,
                 seed,

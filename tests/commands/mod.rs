@@ -6,6 +6,7 @@
 
 mod dump_restore;
 mod hash_model;
+mod keyspace_events;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;
@@ -56,6 +57,8 @@ transcripts! {
     dump
     expiry
     field_expiry
+    function_libraries
+    functions
     geo
     hash_counters
     hash_walks
@@ -65,8 +68,16 @@ transcripts! {
     lcs
     list_moves
     lists
+    monitor
+    pubsub
     resp3
     scan
+    script_headers
+    script_libraries
+    script_resp3
+    script_sandbox
+    scripts
+    scripts_by_digest
     server
     sets
     sort
@@ -78,6 +89,7 @@ transcripts! {
     stream_groups
     streams
     strings
+    tracking
     transactions
 }
 

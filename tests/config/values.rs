@@ -235,3 +235,36 @@ fn a_password_is_compared_whole_and_never_shown() {
     assert!(!assigned("requirepass", &longest).unwrap().requirepass.matches(&longer));
     assert!(assigned("requirepass", &"x".repeat(513)).is_err());
 }
+
+#[test]
+fn event_classes_are_printed_as_redis_prints_them() {
+    let printed = |text: &str| {
+        let settings = assigned("notify-keyspace-events", text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        settings.get("notify-keyspace-events").expect("it is a setting")
+    };
+    // What a redis-server 7.0.15 answers.
+    for (text, expected) in [
+        ("", ""),
+        ("AKE", "AKE"),
+        ("A", "A"),
+        ("g$lshzxetdKE", "AKE"),
+        ("KxEg", "gxKE"),
+        ("KEn", "nKE"),
+        ("mKEnx", "xnKEm"),
+        ("Knm", "nKm"),
+        ("AKEm", "AKEm"),
+        ("EEE", "E"),
+    ] {
+        assert_eq!(printed(text), expected, "{text}");
+    }
+    // Redis prints no n beside A, and forgets it in CONFIG REWRITE.
+    assert_eq!(printed("AKEnm"), "AKEmn");
+    assert_eq!(printed("AKEmn"), "AKEmn");
+    for text in ["q", "KEa", "A E", "\u{e9}"] {
+        let error = assigned("notify-keyspace-events", text).expect_err(text);
+        assert_eq!(
+            error.to_string(),
+            "Invalid event class character. Use 'Ag$lshzxeKEtmdn'."
+        );
+    }
+}

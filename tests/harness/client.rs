@@ -89,6 +89,11 @@ impl Client {
         }
     }
 
+    /// Whether something arrives before [`REPLY_SECONDS_MAX`] have passed.
+    pub(crate) fn can_read(&mut self) -> bool {
+        !self.received.is_empty() || self.stream.peek(&mut [0]).is_ok_and(|length| length > 0)
+    }
+
     /// Whether nothing has arrived: a look, without waiting.
     pub(crate) fn has_no_reply(&mut self) -> bool {
         self.stream.set_nonblocking(true).expect("a socket has the option");

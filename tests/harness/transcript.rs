@@ -7,6 +7,7 @@
 //! > QUIT
 //! OK
 //! (closed)                     the server closes the connection after the reply, if there is one
+//! <                            nothing is sent; what comes next on the connection follows: a message of a channel
 //! > CLIENT REPLY OFF
 //! (no reply)                   none is read; a reply that comes nevertheless fails the next command
 //! ```
@@ -90,7 +91,7 @@ enum Action {
     Exchange(Exchange),
 }
 
-/// A command, its expected reply, and how the two are compared.
+/// A command (empty: none is sent), its expected reply, and how the two are compared.
 struct Exchange {
     command: String,
     expected: Vec<String>,
@@ -234,8 +235,11 @@ impl Transcript {
 /// The connection that a file begins with.
 const MAIN: &str = "main";
 
-/// The command of a line `> COMMAND` or `@until MS > COMMAND`.
+/// The command of a line `> COMMAND`, `@until MS > COMMAND` or `<`, which has none.
 fn command_of(line: &str) -> Option<&str> {
+    if line == RECEIVE {
+        return Some("");
+    }
     if line.starts_with("@until") {
         return line.split_once("> ").map(|(_, command)| command);
     }
@@ -396,7 +400,9 @@ impl Player {
 
     fn reply(&mut self, arguments: &[impl AsRef<[u8]>]) -> io::Result<Value> {
         let client = self.connected()?;
-        client.send(arguments)?;
+        if !arguments.is_empty() {
+            client.send(arguments)?;
+        }
         client.read()
     }
 
@@ -417,6 +423,9 @@ fn number(elements: impl IntoIterator<Item = String>) -> Vec<String> {
         .map(|(index, element)| format!("{}) {element}", index + 1))
         .collect()
 }
+
+/// Stands in a transcript in place of a command where the client only reads.
+const RECEIVE: &str = "<";
 
 /// Stands in a transcript where the server closes the connection.
 const CLOSED: &str = "(closed)";

@@ -31,7 +31,23 @@ const KINDS: &[Kind] = &[
     AppendWorkload::read_strings,
     AppendWorkload::run_as_multi,
     AppendWorkload::run_as_multi,
+    AppendWorkload::run_as_script,
 ];
+
+/// Runs one operation for each key; their commands and elements are the arguments.
+const SCRIPT: &str = "\
+local answers = {}
+for place, key in ipairs(KEYS) do
+  local command, element = ARGV[2 * place - 1], ARGV[2 * place]
+  if command == 'LRANGE' then
+    answers[place] = redis.call(command, key, 0, -1)
+  elseif command == 'GET' then
+    answers[place] = redis.call(command, key) or ''
+  else
+    answers[place] = redis.call(command, key, element)
+  end
+end
+return answers";
 
 /// Lists that follow each other on one shard.
 struct Place {
@@ -97,6 +113,21 @@ impl AppendWorkload {
         let commands = multi(commands_of(&transaction));
         session.run(transaction.clone(), &commands, |replies| {
             Some(answered(transaction, &executed(replies)?))
+        })
+    }
+
+    fn run_as_script(&self, session: &mut Session<Transaction>) -> io::Result<()> {
+        let transaction = self.random_operations(session);
+        let mut command = vec!["EVAL".to_owned(), SCRIPT.to_owned(), transaction.len().to_string()];
+        let commands = commands_of(&transaction);
+        command.extend(commands.iter().map(|words| words[1].clone()));
+        for words in &commands {
+            let element = words.get(2).cloned().unwrap_or_default();
+            command.extend([words[0].clone(), element]);
+        }
+        session.run(transaction.clone(), &[command], |replies| match replies.first() {
+            Some(Value::Array(Some(answers))) => Some(answered(transaction, answers)),
+            other => panic!("a script answered {other:?}"),
         })
     }
 

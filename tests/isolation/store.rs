@@ -73,6 +73,8 @@ pub(super) enum Change {
     Balances(Option<Vec<i64>>),
     /// So much from one account to another, and the balances of both before.
     Pay(usize, usize, i64, Option<[i64; 2]>),
+    /// The same unless the account has less.
+    PayIfCovered(usize, usize, i64, Option<[i64; 2]>),
     /// LMOVE from list to list: whether it takes from the left, and puts there, and the element.
     MoveElement([usize; 2], [bool; 2], Option<Option<u8>>),
     /// LRANGE of these lists in one transaction.
@@ -130,6 +132,12 @@ impl Action for Change {
             Change::Balances(answer) => agrees(answer, state.accounts.to_vec()),
             Change::Pay(from, to, amount, answer) => {
                 pay(&mut next, (*from, *to), *amount);
+                agrees(answer, [state.accounts[*from], state.accounts[*to]])
+            }
+            Change::PayIfCovered(from, to, amount, answer) => {
+                if state.accounts[*from] >= *amount {
+                    pay(&mut next, (*from, *to), *amount);
+                }
                 agrees(answer, [state.accounts[*from], state.accounts[*to]])
             }
             Change::MoveElement([from, to], [takes_left, puts_left], answer) => {
@@ -190,11 +198,20 @@ const KINDS: &[Kind] = &[
     StoreWorkload::read_balances,
     StoreWorkload::pay_by_multi,
     StoreWorkload::pay_by_watch,
+    StoreWorkload::pay_by_script,
     StoreWorkload::move_element,
     StoreWorkload::read_lists,
     StoreWorkload::move_member,
     StoreWorkload::read_sets,
 ];
+
+const PAYMENT: &str = "\
+local from, to, amount = tonumber(redis.call('GET', KEYS[1])), tonumber(redis.call('GET', KEYS[2])), tonumber(ARGV[1])
+if from >= amount then
+  redis.call('DECRBY', KEYS[1], amount)
+  redis.call('INCRBY', KEYS[2], amount)
+end
+return {from, to}";
 
 /// See the module's documentation.
 pub(super) struct StoreWorkload {
@@ -351,6 +368,21 @@ impl StoreWorkload {
         let change = Change::Pay(from, to, amount, Some([from_balance, to_balance]));
         let commands = multi(lines.iter().map(|line| words(line)));
         session.run(change.clone(), &commands, |replies| executed(replies).map(|_| change))
+    }
+
+    fn pay_by_script(&self, session: &mut Session<Change>) -> io::Result<()> {
+        let ([from, to], amount) = (two_keys(session), session.random.random_range(1..BALANCE));
+        let (giver, taker) = (self.accounts[from].clone(), self.accounts[to].clone());
+        let command = ["EVAL", PAYMENT, "2", &giver, &taker, &amount.to_string()].map(str::to_owned);
+        session.run(
+            Change::PayIfCovered(from, to, amount, None),
+            &[command.to_vec()],
+            |replies| {
+                let answers = array_of(&replies[0]);
+                let before = [integer_of(&answers[0]), integer_of(&answers[1])];
+                Some(Change::PayIfCovered(from, to, amount, Some(before)))
+            },
+        )
     }
 
     fn move_element(&self, session: &mut Session<Change>) -> io::Result<()> {

@@ -18,9 +18,12 @@ mod large_values;
 mod limits;
 mod order;
 mod pause;
+mod pubsub;
 mod real_clients;
 mod slow_readers;
 mod stalls;
+mod tracking;
+mod transactions;
 
 /// One command as an array of bulk strings.
 fn request(arguments: &[impl AsRef<[u8]>]) -> Vec<u8> {

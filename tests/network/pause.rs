@@ -55,6 +55,25 @@ fn a_pause_of_writes_holds_writes_and_what_follows_them_until_it_is_ended() {
     }
 }
 
+/// To publish counts as a write, to subscribe does not.
+#[test]
+fn a_pause_of_writes_holds_what_publishes() {
+    let server = Server::builder().flags(&one_executor()).start();
+    let mut control = server.connect();
+    assert_eq!(control.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).render(), "OK");
+    let mut subscriber = server.connect();
+    let confirmation = subscriber.command(&["SUBSCRIBE", "channel"]).render();
+    assert_eq!(confirmation, "1) \"subscribe\"\n2) \"channel\"\n3) (integer) 1");
+    let mut publisher = raw(&server);
+    let held = b"PUBLISH channel x\r\n";
+    send_and_wait_until_held(&server, &mut publisher, held, held.len());
+    assert!(is_silent(&mut publisher) && subscriber.has_no_reply());
+    assert_eq!(control.command(&["CLIENT", "UNPAUSE"]).render(), "OK");
+    expect(&mut publisher, b":1\r\n");
+    let message = subscriber.read().expect("the message comes").render();
+    assert_eq!(message, "1) \"message\"\n2) \"channel\"\n3) \"x\"");
+}
+
 #[test]
 fn a_pause_of_all_holds_reads_and_pings_too() {
     let server = Server::builder().flags(&one_executor()).start();

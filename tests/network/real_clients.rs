@@ -207,6 +207,44 @@ for protocol in protocols:
         for n in range(1000):
             pipeline.incr('counter')
         assert pipeline.execute() == list(range(1, 1001))
+    # The default: MULTI and EXEC around the pipeline. Its keys lie on one storage executor.
+    with client.pipeline() as pipeline:
+        pipeline.set('{t}a', 1).incr('{t}a').lpush('{t}l', 'x').get('{t}a')
+        assert pipeline.execute() == [True, 2, 1, b'2']
+        pipeline.incr('{t}l').incr('{t}a')
+        replies = pipeline.execute(raise_on_error=False)
+        assert isinstance(replies[0], redis.ResponseError) and replies[1] == 3
+        pipeline.watch('{t}a')
+        client.set('{t}a', 10)
+        pipeline.multi()
+        pipeline.incr('{t}a')
+        try:
+            pipeline.execute()
+            sys.exit('EXEC ran although a watched key was modified')
+        except redis.WatchError:
+            pass
+    tries = []
+    def double(pipeline):
+        value = int(pipeline.get('{t}a'))
+        tries.append(value)
+        if len(tries) == 1:
+            client.incr('{t}a')
+        pipeline.multi()
+        pipeline.set('{t}a', value * 2)
+    assert client.transaction(double, '{t}a') == [True]
+    assert tries == [10, 11] and client.get('{t}a') == b'22'
+    assert client.delete('{t}a') + client.delete('{t}l') == 2
+    script = client.register_script("return redis.call('incrby', KEYS[1], ARGV[1])")
+    assert script(keys=['scripted'], args=[40]) == 40 and script(keys=['scripted'], args=[2]) == 42
+    assert client.script_exists(script.sha) == [True] and client.delete('scripted') == 1
+    library = '#!lua name=counters\n' \
+        'redis.register_function("add", function(keys, args) return redis.call("incrby", keys[1], args[1]) end)'
+    assert client.function_load(library, replace=True) in (b'counters', 'counters')
+    assert client.fcall('add', 1, 'called', 40) == 40 and client.fcall('add', 1, 'called', 2) == 42
+    dumped = client.function_dump()
+    assert client.function_flush() and client.function_list() == [] and client.function_restore(dumped)
+    assert len(client.function_list('coun*', withcode=True)) == 1 and client.function_stats()
+    assert client.function_delete('counters') and client.delete('called') == 1
     try:
         client.incr('a')
         sys.exit('INCR of bytes did not fail')

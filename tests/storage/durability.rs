@@ -216,3 +216,44 @@ fn an_orderly_stop_syncs_everything_whatever_the_durability() {
         );
     }
 }
+
+#[test]
+fn save_waits_until_what_was_answered_is_on_disk() {
+    let mut node = Node::new();
+    node.start(
+        "--shards 1 --durability interval --sync-interval-ms 300",
+        "record-synced-log=1",
+    );
+    let mut client = node.connect();
+    assert_eq!(client.command(&["SET", "key", "value"]).render(), "OK");
+    assert_eq!(client.command(&["SAVE"]).render(), "OK");
+    node.kill_9();
+    node.cut_unsynced(|synced, _| synced);
+    node.start("--shards 1 --durability none", "");
+    let mut client = node.connect();
+    assert_eq!(client.command(&["GET", "key"]).render(), "\"value\"");
+    assert!(
+        client
+            .command(&["SAVE"])
+            .render()
+            .starts_with("(error) ERR durability is none")
+    );
+}
+
+#[test]
+fn lastsave_tells_when_bgsave_was_done() {
+    let mut node = Node::new();
+    node.start("--shards 1", "");
+    let mut client = node.connect();
+    let mut last = || client.command(&["LASTSAVE"]).render();
+    let before = last();
+    // The clock must have moved on for the difference to show.
+    assert!(wait_for(|| {
+        let started = node.connect().command(&["BGSAVE"]).render();
+        assert!(
+            started == "Background saving started" || started.contains("already in progress"),
+            "{started}"
+        );
+        last() != before
+    }));
+}

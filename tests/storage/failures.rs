@@ -177,6 +177,46 @@ fn a_write_that_fails_in_the_middle_of_a_turn_is_not_acknowledged() {
 }
 
 #[test]
+fn nobody_hears_of_a_write_that_failed() {
+    let mut node = Node::new();
+    let switch = node.switch("full");
+    let flags = "--shards 1 --notify-keyspace-events KA";
+    node.start(flags, &format!("disk-full={}", switch.when()));
+    let mut client = node.connect();
+    assert_eq!(client.command(&["SET", "soon", "1", "PX", "200"]).render(), "OK");
+    let mut events = node.connect();
+    events.command(&["PSUBSCRIBE", "__key*__:*"]);
+    switch.on();
+    for _ in 0..2 {
+        let reply = prompt(&mut client, &["SET", "key", "new"]);
+        assert!(reply.starts_with("(error) MISCONF "), "{reply}");
+    }
+    // It cannot be deleted either, so it has not expired for those who are told so; nobody sees it all the same.
+    assert!(wait_for(|| client.command(&["GET", "soon"]).render() == "(nil)"));
+    switch.off();
+    assert!(
+        wait_for(|| client.command(&["SET", "last", "new"]).render() == "OK"),
+        "the shard takes writes again"
+    );
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let event = events.read().expect("two events come").render();
+        heard.push(event.lines().skip(2).collect::<Vec<_>>().join(" "));
+    }
+    heard.sort();
+    let expected = [
+        "3) \"__keyspace@0__:last\" 4) \"set\"",
+        "3) \"__keyspace@0__:soon\" 4) \"expired\"",
+    ];
+    assert_eq!(heard, expected);
+    assert_eq!(
+        events.command(&["PING"]).render(),
+        "1) \"pong\"\n2) \"\"",
+        "nothing else came"
+    );
+}
+
+#[test]
 fn a_full_disk_makes_a_shard_read_only_until_there_is_room() {
     let mut node = Node::new();
     let switch = node.switch("full");

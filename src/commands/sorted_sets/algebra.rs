@@ -158,9 +158,9 @@ impl Request {
             return Err(CommandError::Syntax);
         }
         let keys = arguments.iter().skip(1).take(count);
-        let sources = keys.map(|key| Source::open(context, key));
+        let sources: Result<_, _> = context.reading(|context| keys.map(|key| Source::open(context, key)).collect());
         let mut request = Request {
-            sources: sources.collect::<Result<_, _>>()?,
+            sources: sources?,
             aggregate: Aggregate::Sum,
             with_scores: false,
             limit: 0,
@@ -327,7 +327,7 @@ fn combine_store_generic(context: &mut Context<'_>, operation: Operation, name: 
     let request = Request::parse(context, grammar)?;
     let entries = request.result(context, operation)?;
     context.reply.integer(entries.len() as i64);
-    context.store_sorted_set(context.arguments.get(1), entries)
+    context.store_sorted_set(context.arguments.get(1), entries, name)
 }
 
 /// ZINTERCARD numkeys key [key …] [LIMIT limit]

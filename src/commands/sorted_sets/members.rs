@@ -148,6 +148,9 @@ pub fn add_members(context: &mut Context<'_>, options: AddOptions, pairs: &[(f64
         if changed > 0 || is_bulk {
             context.save(&set)?;
         }
+        if changed > 0 {
+            context.notify_of(if options.increment { "zincr" } else { "zadd" }, &set);
+        }
     }
     match (options.increment, last) {
         (true, Some(score)) => context.reply.double(score + 0.0),
@@ -170,7 +173,7 @@ pub fn zrem(context: &mut Context<'_>) -> Outcome {
             }
         }
         if removed > 0 {
-            context.save(&set)?;
+            context.save_after("zrem", &set)?;
         }
     }
     context.reply.integer(removed);
@@ -276,7 +279,10 @@ fn zpop_generic(context: &mut Context<'_>, direction: Direction) -> Outcome {
         _ => return Err(CommandError::Syntax),
     };
     let entries = match context.sorted_set(arguments.get(1))? {
-        Some(mut set) => context.remove_stretch(&mut set, &Stretch::from_end(direction, count.unwrap_or(1)))?,
+        Some(mut set) => {
+            let stretch = Stretch::from_end(direction, count.unwrap_or(1));
+            context.remove_stretch(&mut set, &stretch, pop_event(direction))?
+        }
         None => Vec::new(),
     };
     match (count, entries.first()) {
@@ -288,6 +294,14 @@ fn zpop_generic(context: &mut Context<'_>, direction: Direction) -> Outcome {
         _ => reply_entries(&mut context.reply, &entries, true),
     }
     Ok(())
+}
+
+/// What has happened to a set whose outermost members were taken, read in this direction.
+fn pop_event(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forward => "zpopmin",
+        Direction::Backward => "zpopmax",
+    }
 }
 
 fn positive_count(argument: &[u8]) -> Result<u64, CommandError> {
@@ -303,7 +317,7 @@ pub fn zmpop(context: &mut Context<'_>) -> Outcome {
         let Some(mut set) = context.sorted_set(key)? else {
             continue;
         };
-        let entries = context.remove_stretch(&mut set, &Stretch::from_end(direction, count))?;
+        let entries = context.remove_stretch(&mut set, &Stretch::from_end(direction, count), pop_event(direction))?;
         context.reply.array(2);
         context.reply.bulk(key);
         context.reply.array(entries.len());

@@ -107,13 +107,19 @@ impl Context<'_> {
         ranking::removed(self, set, &key)
     }
 
-    /// Takes the members of a stretch away, and saves the set. They are collected first: they will all be staged.
-    pub fn remove_stretch(&mut self, set: &mut Collection, stretch: &Stretch) -> Result<Vec<Entry>, CommandError> {
+    /// Takes the members of a stretch away, and saves the set: `event` has happened to it, if there were any. They are
+    /// collected first: they will all be staged.
+    pub fn remove_stretch(
+        &mut self,
+        set: &mut Collection,
+        stretch: &Stretch,
+        event: &'static str,
+    ) -> Result<Vec<Entry>, CommandError> {
         let entries = self.entries(set, stretch)?;
         if entries.len() as u64 == set.count {
             // The key goes, whatever its size.
             set.count = 0;
-            self.save(set)?;
+            self.save_after(event, set)?;
             return Ok(entries);
         }
         let Some(last) = entries.last() else { return Ok(entries) };
@@ -129,13 +135,16 @@ impl Context<'_> {
             let key = score_key(ordered_score(last.score), &last.member);
             ranking::removed_end(set, stretch.direction, &key)?;
         }
-        self.save(set)?;
+        self.save_after(event, set)?;
         Ok(entries)
     }
 
     /// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; none: the key
     /// is deleted.
-    pub fn store_sorted_set(&mut self, key: &[u8], mut entries: Vec<Entry>) -> Outcome {
+    pub fn store_sorted_set(&mut self, key: &[u8], mut entries: Vec<Entry>, event: &'static str) -> Outcome {
+        if entries.is_empty() {
+            return self.delete_target(key);
+        }
         sort(&mut entries);
         let mut set = self.new_collection(key, Type::SortedSet)?;
         set.count = entries.len() as u64;
@@ -147,7 +156,7 @@ impl Context<'_> {
             keys.push(key);
         }
         ranking::build(self, &mut set, &keys)?;
-        self.save(&set)
+        self.save_after(event, &set)
     }
 
     /// Calls `visit` with the builder of replies and each member of a stretch and its score, until it breaks.

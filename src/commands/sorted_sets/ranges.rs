@@ -352,12 +352,12 @@ pub fn zrangestore(context: &mut Context<'_>) -> Outcome {
         stores: true,
     };
     let request = Request::parse(arguments.from(3), grammar)?;
-    let entries = match context.sorted_set(arguments.get(2))? {
+    let entries = match context.reading(|context| context.sorted_set(arguments.get(2)))? {
         Some(set) => entries_of(context, &set, &request)?,
         None => Vec::new(),
     };
     context.reply.integer(entries.len() as i64);
-    context.store_sorted_set(arguments.get(1), entries)
+    context.store_sorted_set(arguments.get(1), entries, "zrangestore")
 }
 
 fn entries_of(context: &mut Context<'_>, set: &Collection, request: &Request) -> Result<Vec<Entry>, CommandError> {
@@ -391,21 +391,21 @@ fn zcount_generic(context: &mut Context<'_>, by: By) -> Outcome {
 
 /// ZREMRANGEBYRANK key start stop
 pub fn zremrangebyrank(context: &mut Context<'_>) -> Outcome {
-    zremrange_generic(context, By::Rank)
+    zremrange_generic(context, By::Rank, "zremrangebyrank")
 }
 
 /// ZREMRANGEBYSCORE key min max
 pub fn zremrangebyscore(context: &mut Context<'_>) -> Outcome {
-    zremrange_generic(context, By::Score)
+    zremrange_generic(context, By::Score, "zremrangebyscore")
 }
 
 /// ZREMRANGEBYLEX key min max
 pub fn zremrangebylex(context: &mut Context<'_>) -> Outcome {
-    zremrange_generic(context, By::Name)
+    zremrange_generic(context, By::Name, "zremrangebylex")
 }
 
 /// ZREMRANGEBYRANK, ZREMRANGEBYSCORE and ZREMRANGEBYLEX.
-fn zremrange_generic(context: &mut Context<'_>, by: By) -> Outcome {
+fn zremrange_generic(context: &mut Context<'_>, by: By, event: &'static str) -> Outcome {
     let arguments = context.arguments;
     let request = Request {
         bounds: Bounds::parse(by, arguments.get(2), arguments.get(3))?,
@@ -417,7 +417,7 @@ fn zremrange_generic(context: &mut Context<'_>, by: By) -> Outcome {
     if let Some(mut set) = context.sorted_set(arguments.get(1))?
         && let Some(stretch) = request.stretch(context, &set)?
     {
-        removed = context.remove_stretch(&mut set, &stretch)?.len();
+        removed = context.remove_stretch(&mut set, &stretch, event)?.len();
     }
     context.reply.integer(removed as i64);
     Ok(())

@@ -5,6 +5,7 @@ use crate::channel::router::Slot;
 use crate::error::CommandError;
 use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{self, Record};
+use crate::storage::faults;
 use crate::storage::fields::FieldWriter;
 use crate::storage::locks::TransactionId;
 use crate::storage::redo::Write;
@@ -113,7 +114,9 @@ impl Shard {
 
     /// Stages the redo record of a transaction of which this shard is the home.
     pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
-        self.write_system(&encoding::redo_key(id), Some(parts))
+        // Without one there is nothing to delete either.
+        let record = (!faults::skips_redo()).then_some(parts);
+        self.write_system(&encoding::redo_key(id), record)
     }
 
     /// All others have followed: stages the deletion of the record.
@@ -160,7 +163,7 @@ impl Shard {
         Ok(())
     }
 
-    fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
+    pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.key.clear();
         self.key.extend_from_slice(key);

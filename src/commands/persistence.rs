@@ -1,0 +1,186 @@
+//! SAVE, BGSAVE, LASTSAVE, BGREWRITEAOF and ROLE: what clients of Redis ask about files and replicas.
+//!
+//! Every write is in a log before it is answered, so there is nothing to be saved but what no sync of the log has covered yet:
+//! SAVE waits for that sync. The log is kept short by RocksDB, and there are no replicas.
+
+use super::arguments::is_option;
+use crate::clock;
+use crate::config::{Durability, SharedSettings};
+use crate::error::CommandError;
+use crate::network::session::NetworkContext;
+use crate::observe::metrics::ShardMetrics;
+use crate::protocol::{Reply, Version};
+use crate::storage::executor::HOUSEKEEPING_INTERVAL;
+use crate::storage::shard::ShardState;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+type Outcome = Result<(), CommandError>;
+
+/// After this the shards have published what was committed when it began.
+const PUBLISHED_WITHIN: Duration = HOUSEKEEPING_INTERVAL.saturating_mul(5);
+
+/// How often the shards' progress is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a sync may take beyond the time until it is due.
+const SYNC_MAX: Duration = Duration::from_secs(60);
+
+/// What was saved, and when.
+#[derive(Debug)]
+pub struct Saves {
+    under_way: AtomicBool,
+    last_s: AtomicU64,
+}
+
+impl Default for Saves {
+    /// What there is at the start was read from disk.
+    fn default() -> Saves {
+        Saves {
+            under_way: AtomicBool::new(false),
+            last_s: AtomicU64::new(clock::unix_ms() / 1000),
+        }
+    }
+}
+
+impl Saves {
+    /// Whether a SAVE or BGSAVE waits for the disk.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.load(Ordering::Acquire)
+    }
+
+    /// When the last one ended well, Unix seconds; the start of the server if none has.
+    pub fn last_s(&self) -> u64 {
+        self.last_s.load(Ordering::Acquire)
+    }
+
+    fn begin(&self) -> Outcome {
+        match self.under_way.swap(true, Ordering::AcqRel) {
+            true => Err(CommandError::text("ERR Background save already in progress")),
+            false => Ok(()),
+        }
+    }
+
+    fn end(&self, saved: bool) {
+        if saved {
+            self.last_s.store(clock::unix_ms() / 1000, Ordering::Release);
+        }
+        self.under_way.store(false, Ordering::Release);
+    }
+}
+
+/// A save that has begun.
+struct Save {
+    saves: Arc<Saves>,
+    shards: Vec<Arc<ShardMetrics>>,
+    settings: SharedSettings,
+}
+
+impl Save {
+    fn begin(context: &NetworkContext<'_>) -> Result<Save, CommandError> {
+        let server = context.server;
+        if server.settings.snapshot().durability == Durability::None {
+            return Err(CommandError::text(
+                "ERR durability is none: the server leaves it to the operating system when its log reaches the disk",
+            ));
+        }
+        server.saves.begin()?;
+        Ok(Save {
+            saves: Arc::clone(&server.saves),
+            shards: server.shards.clone(),
+            settings: server.settings.clone(),
+        })
+    }
+
+    /// Waits until everything that was answered before is on disk. Blocks.
+    fn finish(self) -> Outcome {
+        let saved = self.wait();
+        self.saves.end(saved.is_ok());
+        saved
+    }
+
+    fn wait(&self) -> Outcome {
+        std::thread::sleep(PUBLISHED_WITHIN);
+        let due = Duration::from_millis(self.settings.snapshot().sync_interval_ms);
+        let give_up_at = Instant::now() + due + SYNC_MAX;
+        for shard in &self.shards {
+            let epoch = shard.committed_epoch.get();
+            while shard.durable_epoch.get() < epoch {
+                if ShardState::NAMES.get(shard.state.get() as usize) == Some(&"unavailable") {
+                    return Err(CommandError::ShardDown("its log could not be synced".to_owned()));
+                }
+                if Instant::now() >= give_up_at {
+                    return Err(CommandError::text("ERR the disk has not finished a sync in time"));
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SAVE: waits, on a thread of its own, until all that was answered is on disk.
+pub fn save(context: &mut NetworkContext<'_>) -> Outcome {
+    let save = Save::begin(context)?;
+    context.deferred = Some(Box::new(move || {
+        let mut bytes = Vec::new();
+        // OK and errors are the same in both protocols.
+        let mut reply = Reply::new(&mut bytes, Version::Resp2);
+        match save.finish() {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error.to_string()),
+        }
+        bytes
+    }));
+    Ok(())
+}
+
+/// BGSAVE [SCHEDULE]: the same, and LASTSAVE tells when it was done.
+pub fn bgsave(context: &mut NetworkContext<'_>) -> Outcome {
+    let arguments = context.arguments;
+    match arguments.len() {
+        1 => {}
+        2 if is_option(arguments.get(1), "SCHEDULE") => {}
+        _ => return Err(CommandError::Syntax),
+    }
+    let save = Save::begin(context)?;
+    let saves = Arc::clone(&save.saves);
+    let background = context.server.core_map.background.clone();
+    let spawned = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        if let Err(error) = crate::topology::pin_current_thread(&background) {
+            tracing::warn!(%error, "a thread for administration could not be pinned");
+        }
+        if let Err(error) = save.finish() {
+            tracing::warn!(%error, "BGSAVE failed");
+        }
+    });
+    if spawned.is_err() {
+        saves.end(false);
+        return Err(CommandError::Internal);
+    }
+    context.reply.simple("Background saving started");
+    Ok(())
+}
+
+/// LASTSAVE
+pub fn lastsave(context: &mut NetworkContext<'_>) -> Outcome {
+    context.reply.integer(context.server.saves.last_s() as i64);
+    Ok(())
+}
+
+/// BGREWRITEAOF: refused, since nothing would come of it.
+pub fn bgrewriteaof(_: &mut NetworkContext<'_>) -> Outcome {
+    Err(CommandError::text(
+        "ERR there is no append only file to rewrite: the logs of the shards are kept short as they are written",
+    ))
+}
+
+/// ROLE: a master without replicas.
+pub fn role(context: &mut NetworkContext<'_>) -> Outcome {
+    context.reply.array(3);
+    context.reply.text("master");
+    context.reply.integer(0);
+    context.reply.array(0);
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! From a network executor's inbox to its clients: what is sent to them without being a reply.
+//!
+//! A push goes out behind the replies of all commands that the connection has been read: it never lands inside a reply,
+//! and comes after whatever was answered before it was sent. What lies in the inbox is delivered before a client that
+//! subscribes or monitors has its next command run, so that its reply tells that all earlier pushes have come.
+
+use super::connection::Connection;
+use super::executor::NetworkExecutor;
+use super::inbox::{Posted, Push};
+use super::pubsub::{Kind, Published, Subscribers};
+use crate::protocol::Reply;
+use crate::protocol::reply::Version;
+use crate::storage::executor::reactor_turn;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Bytes that are put into outputs, as the inbox counts them, before these are sent and the other tasks have their turn.
+/// To send is what costs, so it is worth having several messages in each send; but what is put into outputs and was not
+/// sent is not yet held against any limit.
+const BYTES_PER_TURN: u64 = 16 << 20;
+
+impl NetworkExecutor {
+    /// Delivers what arrives in the inbox.
+    pub(super) async fn take_deliveries(self: Rc<Self>, inbox: flume::Receiver<Posted>) {
+        while let Ok(posted) = inbox.recv_async().await {
+            let mut bytes = self.take_push(&posted);
+            while let Ok(posted) = inbox.try_recv() {
+                bytes += self.take_push(&posted);
+                if bytes >= BYTES_PER_TURN {
+                    bytes = 0;
+                    self.end_of_delivery();
+                    reactor_turn().await;
+                }
+            }
+            self.end_of_delivery();
+        }
+    }
+
+    /// Delivers what is in the inbox now.
+    pub(super) fn deliver_now(self: &Rc<Self>) {
+        let mut left = self.inbox.len();
+        if left == 0 {
+            return;
+        }
+        while left > 0
+            && let Ok(posted) = self.inbox.try_recv()
+        {
+            self.take_push(&posted);
+            left -= 1;
+        }
+        self.end_of_delivery();
+    }
+
+    fn end_of_delivery(self: &Rc<Self>) {
+        self.flush_touched();
+        if self.server.pubsub.inbox(self.index).take_lost() {
+            self.close_listeners();
+        }
+        // Who waited to publish more.
+        self.room.notify();
+    }
+
+    /// Something was not delivered, and nobody knows to whom: everybody who might have been meant must notice.
+    fn close_listeners(&self) {
+        for (_, connection) in self.connections.borrow().iter() {
+            let mut session = connection.session.borrow_mut();
+            if session.is_told() {
+                // Nothing more is put in for it.
+                self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+                drop(session);
+                self.close_for_output(connection);
+            }
+        }
+    }
+
+    /// Puts a push into the outputs of those it is for; returns how many bytes that were, as the inbox counts them.
+    fn take_push(&self, posted: &Posted) -> u64 {
+        self.server.pubsub.inbox(self.index).note_taken(posted);
+        match &posted.push {
+            Push::Published(published) => self.take_published(published),
+            Push::Tracking(push) => self.take_tracking(push),
+            Push::Monitored(line) => {
+                let (subscriptions, connections) = (self.subscriptions.borrow(), self.connections.borrow());
+                let monitors = subscriptions.monitors();
+                monitors
+                    .filter_map(|connection| connections.get(connection as usize))
+                    .for_each(|connection| self.push_to(connection, line));
+            }
+        }
+        posted.bytes
+    }
+
+    fn take_published(&self, published: &Published) {
+        let Published {
+            kind, channel, message, ..
+        } = published;
+        let subscriptions = self.subscriptions.borrow();
+        if let Some(subscribers) = subscriptions.of(*kind, channel) {
+            let word = if *kind == Kind::ShardChannel {
+                "smessage"
+            } else {
+                "message"
+            };
+            let write = |reply: &mut Reply<'_>| {
+                reply.push(3);
+                reply.text(word);
+                reply.bulk(channel);
+                reply.bulk(message);
+            };
+            self.push_to_all(subscribers, published.changes_seen, write);
+        }
+        if *kind == Kind::Channel {
+            for (pattern, subscribers) in subscriptions.matching(channel) {
+                let write = |reply: &mut Reply<'_>| {
+                    reply.push(4);
+                    reply.text("pmessage");
+                    reply.bulk(pattern);
+                    reply.bulk(channel);
+                    reply.bulk(message);
+                };
+                self.push_to_all(subscribers, published.changes_seen, write);
+            }
+        }
+    }
+
+    /// Pushes to all who subscribed before something was published; it is written once for each version of the protocol.
+    fn push_to_all(&self, subscribers: &Subscribers, changes_seen: u64, write: impl Fn(&mut Reply<'_>)) {
+        let connections = self.connections.borrow();
+        let mut written = [const { Vec::new() }; 2];
+        for (connection, change) in subscribers {
+            let Some(connection) = connections.get(*connection as usize) else {
+                continue;
+            };
+            if *change > changes_seen {
+                continue;
+            }
+            let version = connection.session.borrow().version;
+            let bytes = &mut written[usize::from(version == Version::Resp3)];
+            if bytes.is_empty() {
+                write(&mut Reply::new(bytes, version));
+            }
+            self.push_to(connection, bytes);
+        }
+    }
+
+    /// Sends bytes to a client that are no reply, at the end of the turn, behind the replies of the commands that are out.
+    pub(super) fn push_to(&self, connection: &Rc<Connection>, bytes: &[u8]) {
+        if connection.closed.get() {
+            return;
+        }
+        let mut replies = connection.replies.borrow_mut();
+        match replies.is_empty() {
+            true => connection.output.borrow_mut().bytes.extend_from_slice(bytes),
+            false => replies.push(bytes),
+        }
+        drop(replies);
+        self.touch(connection);
+    }
+
+    /// Whether more waits for a client than may. One that monitors is `normal`, as in Redis.
+    pub(super) fn exceeds_output_limit(&self, connection: &Connection, now: Instant) -> bool {
+        let limits = self.settings.borrow().client_output_buffer_limit;
+        let limit = match connection.session.borrow().subscribed.is_some() {
+            true => limits.pubsub,
+            false => limits.normal,
+        };
+        let pushed_bytes = connection.replies.borrow().pushed_bytes();
+        connection.output.borrow_mut().exceeds(pushed_bytes, &limit, now)
+    }
+}

@@ -1,0 +1,303 @@
+//! Drives a script: starts it, runs the commands that it calls, lets it pause, and ends it when it must end.
+
+use super::calls::{self, Session};
+use super::interpreter::{self, Interpreter};
+use super::registry::{Digest, RunningFunction, Scripts};
+use super::script::{Input, Outcome, Program, SLICE, Script, Start, Step, Stop};
+use crate::commands::Context;
+use crate::commands::arguments::integer;
+use crate::commands::effects::EffectsMark;
+use crate::error::CommandError;
+use crate::protocol::Arguments;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Calls of commands between two looks at the clock.
+const CALLS_PER_LOOK: usize = 16;
+
+/// How a command names its script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its text (EVAL).
+    ByText,
+    /// By its digest (EVALSHA).
+    ByDigest,
+    /// By its name (FCALL): it is a function of a library.
+    ByFunction,
+}
+
+/// Whether a script is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driven {
+    /// It is.
+    Done,
+    /// It wants to go on when others have had their turn.
+    Paused,
+}
+
+/// A script that runs.
+pub struct Running {
+    script: Script,
+    input: Option<Input>,
+    session: Session,
+    program: Program,
+    scripts: Arc<Scripts>,
+    seat: usize,
+    began: Instant,
+    looked_at: Instant,
+    /// The number by which others know of it, once it has run for a while.
+    run: Option<u64>,
+    limits: Limits,
+    /// What there was to be given out when it began.
+    effects: EffectsMark,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    time: Option<Duration>,
+    busy_after: Option<Duration>,
+    rolls_back: bool,
+}
+
+/// How many of a command's arguments are keys.
+fn count_keys(arguments: Arguments<'_>, named: Named) -> Result<usize, CommandError> {
+    let count = integer(arguments.get(2)).map_err(|error| match named {
+        Named::ByFunction => CommandError::text("ERR Bad number of keys provided"),
+        _ => error,
+    })?;
+    match usize::try_from(count) {
+        Err(_) => Err(CommandError::text("ERR Number of keys can't be negative")),
+        Ok(count) if count > arguments.len() - 3 => Err(CommandError::text(
+            "ERR Number of keys can't be greater than number of args",
+        )),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// Makes sure that the interpreter has what is to be run; returns that, and whether it says that it writes nothing.
+fn prepare(
+    interpreter: &mut Interpreter,
+    scripts: &Scripts,
+    named: Named,
+    script: &[u8],
+    is_read_only: bool,
+) -> Result<(Program, bool), CommandError> {
+    let no_script = || CommandError::text("NOSCRIPT No matching script. Please use EVAL.");
+    let (program, writes_nothing, may_be_read_only) = match named {
+        Named::ByFunction => {
+            let function = interpreter.prepare_function(script)?;
+            let (program, writes_nothing) = function.ok_or_else(|| CommandError::text("ERR Function not found"))?;
+            (program, writes_nothing, writes_nothing)
+        }
+        Named::ByText | Named::ByDigest => {
+            let digest = match named {
+                Named::ByText => Digest::of(script),
+                _ => Digest::parse(script).ok_or_else(no_script)?,
+            };
+            let text = || match named {
+                Named::ByText => Some(Cow::Borrowed(script)),
+                _ => scripts.text(&digest).map(|text| Cow::Owned(text.to_vec())),
+            };
+            let header = interpreter.prepare(scripts, &digest, text)?.ok_or_else(no_script)?;
+            let may_be_read_only = !header.is_present || header.no_writes;
+            (Program::Script(digest), header.no_writes, may_be_read_only)
+        }
+    };
+    match is_read_only && !may_be_read_only {
+        true => Err(CommandError::text(
+            "ERR Can not execute a script with write flag using *_ro command.",
+        )),
+        false => Ok((program, writes_nothing)),
+    }
+}
+
+/// What a setting in milliseconds says, of which 0 is no limit.
+fn limit(limit_ms: u64) -> Option<Duration> {
+    (limit_ms > 0).then(|| Duration::from_millis(limit_ms))
+}
+
+impl Running {
+    /// Prepares the script of the command that `context` is of. `is_read_only`: the command says that it writes nothing.
+    ///
+    /// # Errors
+    /// If the arguments are wrong, there is no such script, or it does not compile.
+    pub fn begin(context: &mut Context<'_>, named: Named, is_read_only: bool) -> Result<Running, CommandError> {
+        let arguments = context.arguments;
+        if named != Named::ByFunction {
+            count_keys(arguments, named)?;
+        }
+        let (scripts, seat) = context.view.scripts()?;
+        let mut interpreter = interpreter::take(&scripts)?;
+        let prepared = prepare(&mut interpreter, &scripts, named, arguments.get(1), is_read_only)
+            .and_then(|prepared| Ok((prepared, count_keys(arguments, named)?)));
+        let ((program, writes_nothing), keys_count) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                interpreter::give_back(interpreter);
+                return Err(error);
+            }
+        };
+        let settings = scripts.settings();
+        let start = Start {
+            program: program.clone(),
+            keys: (3..3 + keys_count).map(|place| arguments.get(place).to_vec()).collect(),
+            arguments: (3 + keys_count..arguments.len())
+                .map(|place| arguments.get(place).to_vec())
+                .collect(),
+            version: context.reply.version(),
+        };
+        let now = Instant::now();
+        Ok(Running {
+            script: Script::start(interpreter, start),
+            input: Some(Input::Go),
+            session: Session {
+                is_read_only: is_read_only || writes_nothing,
+                database: context.database,
+            },
+            program,
+            scripts,
+            seat,
+            began: now,
+            looked_at: now,
+            effects: context.effects.mark(),
+            run: None,
+            limits: Limits {
+                time: limit(settings.script_time_limit_ms),
+                busy_after: limit(settings.busy_reply_threshold),
+                rolls_back: settings.script_rollback_on_error,
+            },
+        })
+    }
+
+    /// Runs it on, until it is over or, if it `may_pause`, has run for a while. `context` is that of its command, which
+    /// has the reply in the end.
+    ///
+    /// # Errors
+    /// If it was ended by others, or failed and its writes are to be dropped: nothing of it stands.
+    pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
+        let mut calls = 0;
+        let mut input = self.input.take().unwrap_or(Input::Go);
+        self.looked_at = Instant::now();
+        loop {
+            let is_due = match self.script.resume(input) {
+                Step::Done(outcome) => {
+                    return self.finish(context, outcome).map(|()| Driven::Done).inspect_err(|_| {
+                        context.effects.forget_after(self.effects);
+                    });
+                }
+                Step::Call(call) => {
+                    input = Input::Reply(calls::run(context, &mut self.session, &call));
+                    calls += 1;
+                    calls % CALLS_PER_LOOK == 0 && self.looked_at.elapsed() >= SLICE
+                }
+                Step::Pause => {
+                    input = Input::Go;
+                    true
+                }
+            };
+            if !is_due {
+                continue;
+            }
+            self.looked_at = Instant::now();
+            if let Some(stop) = self.must_stop(context.arguments) {
+                input = Input::Stop(stop);
+            } else if may_pause {
+                self.input = Some(input);
+                return Ok(Driven::Paused);
+            }
+        }
+    }
+
+    /// Runs it to its end at once: for a script inside another command (EXEC), which cannot pause.
+    ///
+    /// # Errors
+    /// Those of [`Running::drive`].
+    pub fn run_whole(mut self, context: &mut Context<'_>) -> Result<(), CommandError> {
+        self.drive(context, false).map(|_| ())
+    }
+
+    /// What there was to be given out when it began.
+    pub fn effects_mark(&self) -> EffectsMark {
+        self.effects
+    }
+
+    /// Ends it when it is resumed next, because its executor ends.
+    pub fn stop(&mut self) {
+        self.input = Some(Input::Stop(Stop::Dropped));
+    }
+
+    /// Tells others of it, as long as it runs, and asks whether they or its limits want it to end.
+    fn must_stop(&mut self, command: Arguments<'_>) -> Option<Stop> {
+        let run = *self.run.get_or_insert_with(|| {
+            let function = match &self.program {
+                Program::Script(_) => None,
+                Program::Function { name, .. } => Some(RunningFunction {
+                    name: name.clone(),
+                    command: command.iter().map(<[u8]>::to_vec).collect(),
+                    began: self.began,
+                }),
+            };
+            self.scripts.begin_run(self.seat, function)
+        });
+        let elapsed = self.began.elapsed();
+        if self.limits.busy_after.is_some_and(|after| elapsed >= after) {
+            self.scripts.set_busy(self.seat);
+        }
+        if self.scripts.is_killed(self.seat, run) {
+            return Some(Stop::Killed);
+        }
+        (self.limits.time.is_some_and(|limit| elapsed >= limit)).then_some(Stop::TimeLimit)
+    }
+
+    /// Whether it runs longer than `busy-reply-threshold`.
+    pub fn is_busy(&self) -> bool {
+        self.run.is_some()
+            && self
+                .limits
+                .busy_after
+                .is_some_and(|after| self.began.elapsed() >= after)
+    }
+
+    fn finish(&mut self, context: &mut Context<'_>, outcome: Outcome) -> Result<(), CommandError> {
+        match outcome {
+            Outcome::Reply(reply) => {
+                context.reply.raw(&reply);
+                Ok(())
+            }
+            // What it wrote before the error stands, as in Redis, unless the operator wants it otherwise.
+            Outcome::Failed(text) if !self.limits.rolls_back => {
+                context.reply.error(text);
+                Ok(())
+            }
+            Outcome::Failed(text) => Err(CommandError::text(String::from_utf8_lossy(&text).into_owned())),
+            Outcome::Stopped(stop, place) => Err(self.stopped(stop, place)),
+        }
+    }
+
+    /// The error that says why a script was ended. Nothing of it stands.
+    fn stopped(&self, stop: Stop, place: Option<(String, i64)>) -> CommandError {
+        let why = match stop {
+            Stop::Killed => "Script killed by user with SCRIPT KILL.",
+            Stop::TimeLimit => "Script ran longer than script-time-limit-ms and was rolled back.",
+            Stop::MemoryLimit => "Script used more memory than script-memory-limit and was rolled back.",
+            Stop::Dropped => "Script stopped with its storage executor and was rolled back.",
+        };
+        let program = self.program.name();
+        CommandError::text(match place {
+            Some((source, line)) => {
+                let name = source.trim_start_matches('@');
+                format!("ERR {name}:{line}: {why} script: {program}, on {source}:{line}.")
+            }
+            None => format!("ERR {why} script: {program}."),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.run.is_some() {
+            self.scripts.end_run(self.seat);
+        }
+    }
+}

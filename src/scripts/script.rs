@@ -1,0 +1,291 @@
+//! One run of a script, on a stack of its own.
+//!
+//! [`Script::resume`] runs it until it wants something: a command to be run, or nothing but a pause; or until it is over. The
+//! stack is switched inside a Lua function of ours, so it does not matter how deep in the script that is, and whoever resumes
+//! it knows nothing of Lua.
+//!
+//! `unsafe`: the functions that Lua calls find the way back to the driver by a pointer, which is valid while the script's
+//! stack lives.
+#![allow(unsafe_code)]
+
+use super::interpreter::{self, Interpreter};
+use super::registry::Digest;
+use crate::protocol::reply::Version;
+use crate::protocol::{Arguments, Span};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
+
+/// How long a script runs before it offers a pause: what other work of the executor's core may wait for it.
+pub const SLICE: Duration = Duration::from_millis(1);
+
+/// A command that a script calls.
+#[derive(Debug)]
+pub struct Call {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    /// How it wants to be answered.
+    pub version: Version,
+}
+
+impl Call {
+    /// Without arguments yet.
+    pub fn new(version: Version) -> Call {
+        Call {
+            bytes: Vec::new(),
+            spans: Vec::new(),
+            version,
+        }
+    }
+
+    /// Adds an argument; the first is the command's name.
+    pub fn push(&mut self, argument: &[u8]) {
+        self.spans.push(Span {
+            start: self.bytes.len() as u32,
+            len: argument.len() as u32,
+        });
+        self.bytes.extend_from_slice(argument);
+    }
+
+    /// The arguments, the name among them.
+    pub fn arguments(&self) -> Arguments<'_> {
+        Arguments::new(&self.bytes, &self.spans)
+    }
+}
+
+/// Why a script was ended by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// SCRIPT KILL.
+    Killed,
+    /// It ran longer than `script-time-limit-ms`.
+    TimeLimit,
+    /// It used more than `script-memory-limit`.
+    MemoryLimit,
+    /// Nobody waits for it any more, or it is to be run again.
+    Dropped,
+}
+
+/// What a script is told when it goes on.
+#[derive(Debug)]
+pub enum Input {
+    /// Begin, or go on after a pause.
+    Go,
+    /// The reply to its command, as RESP of the version that it asked for.
+    Reply(Vec<u8>),
+    /// End.
+    Stop(Stop),
+}
+
+/// What a script wants.
+#[derive(Debug)]
+pub enum Step {
+    /// This command's reply: resume with [`Input::Reply`].
+    Call(Call),
+    /// Nothing: it has run for a [`SLICE`].
+    Pause,
+    /// Nothing more.
+    Done(Outcome),
+}
+
+/// What became of a script.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Its reply, as RESP.
+    Reply(Vec<u8>),
+    /// It failed with an error (the text after RESP's `-`).
+    Failed(Vec<u8>),
+    /// It was ended, at this line of it if that is known.
+    Stopped(Stop, Option<(String, i64)>),
+}
+
+/// What goes in when a script is suspended, and what goes out.
+type Exit = Yielder<Input, Step>;
+
+/// What the functions that Lua calls share with the driver.
+pub struct Shared {
+    exit: Cell<*const Exit>,
+    resumed_at: Cell<Instant>,
+    stopped: Cell<Option<Stop>>,
+    /// The chunk and the line where the script was when it was stopped.
+    pub stopped_at: RefCell<Option<(String, i64)>>,
+    /// What `redis.setresp` chose.
+    pub version: Cell<Version>,
+    /// The state of `math.random`.
+    pub random: Cell<u64>,
+    /// The bytes from which on the script is stopped; 0 for no limit.
+    pub memory_max: Cell<usize>,
+    /// When the code of a library must be done that is being loaded.
+    load_deadline: Cell<Option<Instant>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            exit: Cell::new(std::ptr::null()),
+            resumed_at: Cell::new(Instant::now()),
+            stopped: Cell::new(None),
+            stopped_at: RefCell::new(None),
+            version: Cell::new(Version::Resp2),
+            random: Cell::new(0),
+            memory_max: Cell::new(0),
+            load_deadline: Cell::new(None),
+        }
+    }
+}
+
+impl Shared {
+    /// Suspends the script that is running; returns what the driver resumes it with. `None` if no script is.
+    pub fn suspend(&self, step: Step) -> Option<Input> {
+        let exit = self.exit.get();
+        if exit.is_null() {
+            return None;
+        }
+        // SAFETY: set by the script's own stack, below, for as long as it runs Lua; this is called by that Lua only.
+        let input = unsafe { &*exit }.suspend(step);
+        self.resumed_at.set(Instant::now());
+        if let Input::Stop(stop) = input {
+            self.stopped.set(Some(stop));
+        }
+        Some(input)
+    }
+
+    /// Suspends the script if it has run for a slice.
+    pub fn pause_when_due(&self) {
+        if !self.exit.get().is_null() && self.resumed_at.get().elapsed() >= SLICE {
+            self.suspend(Step::Pause);
+        }
+    }
+
+    /// The code of a library is run, until `deadline` if there is one.
+    pub fn begin_load(&self, deadline: Option<Instant>) {
+        self.stopped.set(None);
+        self.load_deadline.set(deadline);
+    }
+
+    /// It is done; returns why it was stopped, if it was.
+    pub fn end_load(&self) -> Option<Stop> {
+        self.load_deadline.set(None);
+        self.stopped.take()
+    }
+
+    /// Stops the code of a library that has run too long.
+    pub fn stop_overdue_load(&self) {
+        if self
+            .load_deadline
+            .get()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            self.stop(Stop::TimeLimit);
+        }
+    }
+
+    /// Why the script must end, if it must.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stopped.get()
+    }
+
+    /// The script must end.
+    pub fn stop(&self, stop: Stop) {
+        self.stopped.set(Some(stop));
+    }
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// A script.
+    Script(Digest),
+    /// A function of a library.
+    Function {
+        /// The library's name.
+        library: String,
+        /// Its own.
+        name: String,
+    },
+}
+
+impl Program {
+    /// What errors call it: a script's digest, a function's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Program::Script(digest) => digest.as_str(),
+            Program::Function { name, .. } => name,
+        }
+    }
+}
+
+/// What a script is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// Which one.
+    pub program: Program,
+    /// KEYS.
+    pub keys: Vec<Vec<u8>>,
+    /// ARGV.
+    pub arguments: Vec<Vec<u8>>,
+    /// How the client wants to be answered.
+    pub version: Version,
+}
+
+type Finished = (Interpreter, Outcome);
+
+/// See the module's documentation.
+pub struct Script {
+    coroutine: Option<Coroutine<Input, Step, Finished>>,
+}
+
+impl Script {
+    /// Prepares a run of a script that `interpreter` has compiled.
+    pub fn start(mut interpreter: Interpreter, start: Start) -> Script {
+        let stack = interpreter.stack.take().unwrap_or_default();
+        let coroutine = Coroutine::with_stack(stack, move |exit: &Exit, input: Input| {
+            let shared = interpreter.shared();
+            shared.stopped.set(match input {
+                Input::Stop(stop) => Some(stop),
+                Input::Go | Input::Reply(_) => None,
+            });
+            shared.resumed_at.set(Instant::now());
+            shared.exit.set(exit);
+            let outcome = interpreter.run(&start);
+            shared.exit.set(std::ptr::null());
+            (interpreter, outcome)
+        });
+        Script {
+            coroutine: Some(coroutine),
+        }
+    }
+
+    /// Runs it on. Must not be called after [`Step::Done`].
+    pub fn resume(&mut self, input: Input) -> Step {
+        let coroutine = self.coroutine.as_mut().expect("a script that is done is not resumed");
+        match coroutine.resume(input) {
+            CoroutineResult::Yield(step) => step,
+            CoroutineResult::Return((mut interpreter, outcome)) => {
+                if let Some(coroutine) = self.coroutine.take() {
+                    interpreter.stack = Some(coroutine.into_stack());
+                }
+                interpreter::give_back(interpreter);
+                Step::Done(outcome)
+            }
+        }
+    }
+
+    /// Ends it, whatever it is doing.
+    pub fn stop(&mut self, stop: Stop) -> Outcome {
+        loop {
+            if let Step::Done(outcome) = self.resume(Input::Stop(stop)) {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // One that has panicked is over, too.
+        if self.coroutine.as_ref().is_some_and(|coroutine| !coroutine.done()) {
+            self.stop(Stop::Dropped);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What becomes of keys apart from what a command says of itself: they come into being, and they are found expired.
+//!
+//! A shard sees both where it stages a record; keyspace notifications are what asks for them.
+
+use super::encoding::Record;
+
+/// What became of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFate {
+    /// There was none, or an expired one, and now there is.
+    Made,
+    /// It went because its deadline had passed, whether a sweep took it or a write came first.
+    Expired,
+    /// It was a hash and went because all of its fields had expired.
+    FieldsExpired,
+    /// A command that reads asked for it, and it was not there.
+    Missed,
+}
+
+/// A key (the database as SELECT numbers it) and what became of it.
+pub type KeyNote = (KeyFate, u8, Vec<u8>);
+
+/// Takes note of both for a shard, if anybody asks for it.
+#[derive(Default)]
+pub struct Lifecycle {
+    /// The turn's clock in Unix milliseconds; `None` if nobody asks.
+    now_ms: Option<u64>,
+    notes: Vec<KeyNote>,
+}
+
+impl Lifecycle {
+    /// Takes notes by this clock from now on, or none any more.
+    pub fn watch(&mut self, now_ms: Option<u64>) {
+        self.now_ms = now_ms;
+    }
+
+    /// Whether anybody asks.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.now_ms.is_some()
+    }
+
+    /// The record of a key was `old` and is now `new`, both as they are stored.
+    pub fn replaced(&mut self, database: u8, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+        let Some(now_ms) = self.now_ms else { return };
+        let old = old.and_then(Record::decode);
+        let was_alive = old.as_ref().is_some_and(|old| old.is_alive(now_ms));
+        let mut note = |fate| self.notes.push((fate, database, key.to_vec()));
+        if let Some(old) = old.filter(|_| !was_alive) {
+            note(match old.deadline_ms {
+                deadline_ms if deadline_ms != 0 && deadline_ms < now_ms => KeyFate::Expired,
+                _ => KeyFate::FieldsExpired,
+            });
+        }
+        if new.is_some() && !was_alive {
+            note(KeyFate::Made);
+        }
+    }
+
+    /// What was noted since the last call.
+    pub fn take(&mut self) -> Vec<KeyNote> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// How many notes there are.
+    pub fn len(&self) -> usize {
+        self.notes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    /// Forgets all but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.notes.truncate(len);
+    }
+}
