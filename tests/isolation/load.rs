@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::history::{Clock, Ending, Entry};
@@ -100,7 +101,15 @@ impl<A> Session<A> {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => panic!("no reply to {commands:?}"),
             // When the server was gone is known later.
             Err(error) => (Ending::Lost(u64::MAX), action, Err(error)),
-            Ok(replies) if self.note_refusals(&replies) => (Ending::Refused(now), action, Ok(())),
+            Ok(replies) if self.note_refusals(&replies) => {
+                let is_refused = replies.iter().filter_map(error_of).all(|error| is_expected(error));
+                let ending = match is_refused {
+                    true => Ending::Refused(now),
+                    // EXEC and scripts do not take back what they did before an error.
+                    false => Ending::Lost(u64::MAX),
+                };
+                (ending, action, Ok(()))
+            }
             Ok(replies) => match answered(replies) {
                 Some(action) => (Ending::Answered(now), action, Ok(())),
                 None => (Ending::Refused(now), action, Ok(())),
@@ -124,6 +133,7 @@ impl<A> Session<A> {
         sent.and_then(|()| commands.iter().map(|_| self.client.read()).collect())
     }
 
+    /// Whether commands were refused.
     fn note_refusals(&mut self, replies: &[Value]) -> bool {
         let texts: Vec<&String> = replies.iter().filter_map(error_of).collect();
         let any = !texts.is_empty();
@@ -132,6 +142,13 @@ impl<A> Session<A> {
         }
         any
     }
+}
+
+/// Errors that a load may meet. None of them leaves anything behind.
+const REFUSALS: [&str; 3] = ["ERR no such key", "TIMEOUT", "BUSY"];
+
+fn is_expected(error: &str) -> bool {
+    REFUSALS.iter().any(|refusal| error.starts_with(refusal))
 }
 
 fn error_of(reply: &Value) -> Option<&String> {
@@ -160,7 +177,8 @@ pub(super) enum End {
 pub(super) struct Load<'a, W: Workload> {
     workload: &'a W,
     node: Node,
-    flags: String,
+    /// Flags, one of which each life has: on which cores the shards are may change from start to start.
+    shapes: &'a [String],
     /// CORELANE_FAULTS of all lives.
     faults: String,
     clock: Clock,
@@ -171,16 +189,16 @@ pub(super) struct Load<'a, W: Workload> {
 }
 
 impl<'a, W: Workload> Load<'a, W> {
-    pub(super) fn new(workload: &'a W, flags: &str, faults: &str, seed: u64) -> Load<'a, W> {
+    pub(super) fn new(workload: &'a W, shapes: &'a [String], faults: &str, seed: u64) -> Load<'a, W> {
         let mut node = Node::new();
-        node.start(flags, "");
+        node.start(&shapes[0], "");
         workload.set_up(&mut node.connect());
         let (status, output) = node.terminate();
         assert!(status.success(), "{output}");
         Load {
             workload,
             node,
-            flags: flags.to_owned(),
+            shapes,
             faults: faults.to_owned(),
             clock: Clock::start(),
             random: StdRng::seed_from_u64(seed),
@@ -201,7 +219,8 @@ impl<'a, W: Workload> Load<'a, W> {
                 format!("kill-after-commit={nth},record-synced-log=1,delay-sync-ms=1"),
             ),
         };
-        let flags = format!("{} --durability {durability}", self.flags);
+        let shape = self.shapes.choose(&mut self.random).expect("there are shapes");
+        let flags = format!("{shape} --durability {durability}");
         self.node.start(&flags, &format!("{faults},{}", self.faults));
         self.lives += 1;
         let mut first = self.session(0);
@@ -269,9 +288,11 @@ impl<'a, W: Workload> Load<'a, W> {
         connect(self.node.address(), self.clock, number, seed).expect("the server has just answered")
     }
 
-    /// What was done, in a line; panics if too much of it was refused.
+    /// What was done, in a line; panics if too much of it was refused, or anything for no good reason.
     pub(super) fn summary(&self) -> String {
         let refused: usize = self.refused.values().sum();
+        let wrong = self.refused.keys().find(|error| !is_expected(error));
+        assert_eq!(wrong, None, "an error that nothing explains");
         assert!(
             refused * REFUSED_SHARE_MIN <= self.history.len(),
             "of {} actions were refused {:?}",

@@ -7,7 +7,7 @@
 //!   Porcupine). Registers do not show in which order they were written, and payments and moves depend on what is there:
 //!   such transactions are checked by this one.
 //! - [`append_workload`] and [`store`] are what the clients do; a new kind of transaction is a function and a line there.
-//! - [`load`] runs them: lives of a server that end with a stop, with SIGKILL, at a write, or with a power loss under `always`. Each
+//! - [`load`] runs them: lives of a server, on one storage executor or two, that end with a stop, with SIGKILL, at a write, or with a power loss under `always`. Each
 //!   begins with a look at everything.
 //! - [`known_histories`] tests the checkers with histories of which the answer is known.
 //!
@@ -34,7 +34,9 @@ use load::{End, Load, Workload};
 use store::{Store, StoreWorkload};
 
 use self::history::Entry;
+use crate::harness::server::allowed_cpus;
 use crate::storage::{four_shards_on_two_executors, seed};
+use crate::transactions::SHARDS;
 
 /// How long a load runs unless CORELANE_SIMULATION_SECONDS says otherwise.
 const SECONDS_DEFAULT: u64 = 2;
@@ -64,6 +66,12 @@ impl Checked for StoreWorkload {
     }
 }
 
+/// Four shards on one executor, where a transaction meets nobody and has its redo record all the same.
+fn one_executor() -> String {
+    let cpu = allowed_cpus()[0];
+    format!("--shards {SHARDS} --network-cores {cpu} --storage-cores {cpu}")
+}
+
 /// Runs a load through lives that end so, and has its history checked.
 fn check<W: Checked>(test: &str, ends: &[End]) {
     let given = std::env::var("CORELANE_SIMULATION_SECONDS").ok();
@@ -71,9 +79,10 @@ fn check<W: Checked>(test: &str, ends: &[End]) {
         seconds.parse().expect("CORELANE_SIMULATION_SECONDS is a number")
     });
     let (seed, end) = (seed(test), Instant::now() + Duration::from_secs(seconds));
+    let shapes = [four_shards_on_two_executors(), one_executor()];
     for round in 0.. {
         let workload = W::default();
-        let mut load = Load::new(&workload, &four_shards_on_two_executors(), "", seed + round);
+        let mut load = Load::new(&workload, &shapes, "", seed + round);
         while load.lives < ends.len() || (Instant::now() < end && load.history.len() < ACTIONS_MAX) {
             load.live(ends[load.lives % ends.len()]);
         }
@@ -122,9 +131,9 @@ fn values_payments_and_moves_are_strictly_serializable_through_power_losses() {
 
 /// Runs a load on a server without a safeguard until its history is wrong.
 #[cfg(feature = "fault-injection")]
-fn must_find<W: Checked>(test: &str, faults: &str, end: End) {
-    let workload = W::default();
-    let mut load = Load::new(&workload, &four_shards_on_two_executors(), faults, seed(test));
+fn must_find<W: Checked>(test: &str, shape: String, faults: &str, end: End) {
+    let (workload, shapes) = (W::default(), [shape]);
+    let mut load = Load::new(&workload, &shapes, faults, seed(test));
     let began = Instant::now();
     while began.elapsed() < BLIND_AFTER {
         load.live(end);
@@ -142,7 +151,7 @@ fn must_find<W: Checked>(test: &str, faults: &str, end: End) {
 /// With one CPU there is one executor, and nothing to be locked out from.
 #[cfg(feature = "fault-injection")]
 fn has_two_executors() -> bool {
-    crate::harness::server::allowed_cpus().len() > 1
+    allowed_cpus().len() > 1
 }
 
 #[test]
@@ -150,7 +159,7 @@ fn has_two_executors() -> bool {
 fn cycles_of_appends_are_found_when_locks_are_ignored() {
     if has_two_executors() {
         let test = "cycles_of_appends_are_found_when_locks_are_ignored";
-        must_find::<AppendWorkload>(test, "ignore-locks=1..", End::Stopped);
+        must_find::<AppendWorkload>(test, four_shards_on_two_executors(), "ignore-locks=1..", End::Stopped);
     }
 }
 
@@ -159,7 +168,7 @@ fn cycles_of_appends_are_found_when_locks_are_ignored() {
 fn answers_without_an_order_are_found_when_locks_are_ignored() {
     if has_two_executors() {
         let test = "answers_without_an_order_are_found_when_locks_are_ignored";
-        must_find::<StoreWorkload>(test, "ignore-locks=1..", End::Stopped);
+        must_find::<StoreWorkload>(test, four_shards_on_two_executors(), "ignore-locks=1..", End::Stopped);
     }
 }
 
@@ -167,12 +176,12 @@ fn answers_without_an_order_are_found_when_locks_are_ignored() {
 #[cfg(feature = "fault-injection")]
 fn halves_of_appends_are_found_when_redo_records_are_left_out() {
     let test = "halves_of_appends_are_found_when_redo_records_are_left_out";
-    must_find::<AppendWorkload>(test, "skip-redo=1..", End::AtWrite);
+    must_find::<AppendWorkload>(test, four_shards_on_two_executors(), "skip-redo=1..", End::AtWrite);
 }
 
 #[test]
 #[cfg(feature = "fault-injection")]
-fn halves_of_writes_are_found_when_redo_records_are_left_out() {
-    let test = "halves_of_writes_are_found_when_redo_records_are_left_out";
-    must_find::<StoreWorkload>(test, "skip-redo=1..", End::AtWrite);
+fn halves_of_writes_on_one_executor_are_found_when_redo_records_are_left_out() {
+    let test = "halves_of_writes_on_one_executor_are_found_when_redo_records_are_left_out";
+    must_find::<StoreWorkload>(test, one_executor(), "skip-redo=1..", End::AtWrite);
 }
