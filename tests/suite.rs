@@ -4,6 +4,7 @@ mod commands;
 mod config;
 mod differential;
 mod harness;
+mod isolation;
 mod network;
 mod protocol;
 mod scripts;

@@ -24,6 +24,8 @@
 //! kill-after-forget=WHEN        ...when that is staged
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
 //! delay-send-ms=N          each hand-over of a batch takes that much longer
+//! ignore-locks=WHEN        a transaction gets its locks although others have them, or a command does not wait for them
+//! skip-redo=WHEN           what is written on several shards is committed without the redo record
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
 //!
 //! WHEN  3            the third time (of all shards and links of the process together)
@@ -104,6 +106,18 @@ mod hooks {
     pub fn refuses_send() -> bool {
         false
     }
+
+    /// When somebody asks for locks, or whether they keep him waiting; whether he goes on without.
+    #[inline(always)]
+    pub fn ignores_locks() -> bool {
+        false
+    }
+
+    /// Before a redo record is staged; whether it is left out.
+    #[inline(always)]
+    pub fn skips_redo() -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "fault-injection")]
@@ -143,9 +157,11 @@ mod hooks {
         KillBeforeForget,
         KillAfterForget,
         RefuseSend,
+        IgnoreLocks,
+        SkipRedo,
     }
 
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 17] = [
         "fail-sync",
         "fail-write",
         "hold-writes",
@@ -161,6 +177,8 @@ mod hooks {
         "kill-before-forget",
         "kill-after-forget",
         "refuse-send",
+        "ignore-locks",
+        "skip-redo",
     ];
 
     /// When it happens.
@@ -391,6 +409,16 @@ mod hooks {
             std::thread::sleep(Duration::from_millis(plan.send_delay_ms));
         }
         plan.happens(Fault::RefuseSend)
+    }
+
+    /// When somebody asks for locks, or whether they keep him waiting; whether he goes on without.
+    pub fn ignores_locks() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::IgnoreLocks))
+    }
+
+    /// Before a redo record is staged; whether it is left out.
+    pub fn skips_redo() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::SkipRedo))
     }
 
     #[cfg(test)]

@@ -392,3 +392,49 @@ fn a_swap_inside_a_transaction_is_there_with_its_writes_or_not_at_all() {
     dies_at_a_swap(&four_shards_on_two_executors(), &faults);
     dies_at_a_swap(&one_executor(), &faults);
 }
+
+/// A command on several shards of one executor may have found what was staged in its turn and not committed. Where it survives a
+/// death, that does too.
+#[test]
+fn what_a_command_has_seen_of_its_turn_survives_with_it() {
+    let cpu = crate::harness::server::allowed_cpus()[0];
+    let flags = format!("--shards {SHARDS} --network-cores {cpu} --storage-cores {cpu}");
+    let keys = key_per_shard("k");
+    let (list, copied) = (&key_per_shard("list")[3], &key_per_shard("copied")[3]);
+    let (with_list, copy) = (&keys[0], &keys[1]);
+    let mut survivors = 0;
+    for write in 1.. {
+        assert!(write < WRITES_MAX, "the pipeline does not end");
+        let mut node = Node::new();
+        let switch = node.switch("dying");
+        node.start(&flags, &format!("kill-after-commit={write}:{}", switch.when()));
+        let mut client = node.connect();
+        switch.on();
+        let pipeline = format!(
+            "RPUSH {list} first\r\nMULTI\r\nRPUSH {list} second\r\nSET {with_list} written\r\nEXEC\r\n\
+             SET {copied} value\r\nCOPY {copied} {copy}\r\n"
+        );
+        client.send_bytes(pipeline.as_bytes()).expect("the server reads");
+        let survived = (0..7).all(|_| client.read().is_ok());
+        match survived {
+            true => node.kill_9(),
+            false => node.wait_for_exit(),
+        }
+        node.start(&flags, "");
+        let mut client = node.connect();
+        let mut answer = |line: &str| run(&mut client, line).render();
+        if answer(&format!("EXISTS {with_list}")) == "(integer) 1" {
+            let elements = answer(&format!("LRANGE {list} 0 -1"));
+            assert_eq!(elements, "1) \"first\"\n2) \"second\"", "death at write {write}");
+            survivors += 1;
+        }
+        if answer(&format!("EXISTS {copy}")) == "(integer) 1" {
+            let original = answer(&format!("GET {copied}"));
+            assert_eq!(original, "\"value\"", "death at write {write}");
+        }
+        if survived {
+            break;
+        }
+    }
+    assert!(survivors > 1, "no death came after the transaction's decision");
+}

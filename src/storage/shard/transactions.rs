@@ -5,6 +5,7 @@ use crate::channel::router::Slot;
 use crate::error::CommandError;
 use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{self, Record};
+use crate::storage::faults;
 use crate::storage::fields::FieldWriter;
 use crate::storage::locks::TransactionId;
 use crate::storage::redo::Write;
@@ -119,7 +120,8 @@ impl Shard {
     /// The same for what is staged already, and to be committed with other shards as one.
     pub fn note_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
         self.set_system_key(&encoding::redo_key(id));
-        self.stage_here(Column::System, Some(parts))
+        // Without one there is nothing to delete either.
+        self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts))
     }
 
     /// All others have followed: stages the deletion of the record.
