@@ -795,7 +795,7 @@ fn pop_or_wait(context: &mut Context<'_>, end: End) -> Outcome {
     for key in arguments.iter().skip(keys.start).take(keys.len()) {
         if let Some(mut list) = List::open(context, key)? {
             let element = list.pop(context, end)?;
-            list.save(context)?;
+            list.save_after(context, end.pop_event())?;
             context.reply.array(2);
             context.reply.bulk(key);
             context.reply.bulk(&element);

@@ -819,15 +819,7 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
         }
     }
     if answer.is_empty() {
-        context.waits = options.waiting().map(|waiting| Waiting {
-            // The last entry of now, not of the time when the next comes.
-            replaced: positions
-                .iter()
-                .enumerate()
-                .map(|(number, position)| (waiting.keys.end + number, position.to_string().into_bytes()))
-                .collect(),
-            ..waiting
-        });
+        context.waits = options.waiting().map(|waiting| waiting.after(&positions));
     }
     answer.finish(&mut context.reply);
     Ok(())
@@ -849,6 +841,7 @@ fn read_one_stream(context: &mut Context<'_>, options: &ReadOptions<'_>, positio
     };
     if !has_entries {
         context.reply.null_array();
+        context.waits = options.waiting().map(|waiting| waiting.after(&[position]));
     }
     Ok(())
 }

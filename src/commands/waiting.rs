@@ -11,7 +11,7 @@ use crate::error::CommandError;
 use crate::network::clients::Ticket;
 use crate::network::session::{NetworkContext, Until, WaitHere};
 use crate::protocol::Arguments;
-use crate::storage::encoding::Type;
+use crate::storage::encoding::{StreamId, Type};
 use std::ops::Range;
 
 /// What a command waits for.
@@ -40,6 +40,15 @@ impl Waiting {
             timeout_ms,
             replaced: Vec::new(),
         }
+    }
+
+    /// The same for entries of streams after these: the last ones of now, not of the time when the next come.
+    pub fn after(mut self, positions: &[StreamId]) -> Waiting {
+        let replaced = positions.iter().enumerate();
+        self.replaced = replaced
+            .map(|(number, position)| (self.keys.end + number, position.to_string().into_bytes()))
+            .collect();
+        self
     }
 }
 

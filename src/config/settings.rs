@@ -328,6 +328,11 @@ settings! {
         name: "script-memory-limit", range: Some(2 * MIB..=64 * GIB), unit: "bytes", changes: Changes::Live,
     }
 
+    /// Whether scripts may use keys of all storage executors without declaring them: each then runs as a transaction on everything.
+    script_undeclared_keys: bool = "no" {
+        name: "script-undeclared-keys", range: None, unit: "", changes: Changes::Live,
+    }
+
     /// Whether the writes of a script that fails with an error are dropped; Redis keeps those made before the error.
     script_rollback_on_error: bool = "no" {
         name: "script-rollback-on-error", range: None, unit: "", changes: Changes::Live,

@@ -139,6 +139,9 @@ impl NetworkExecutor {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
             }
+            Runs::Transaction(handler) if self.uses_everything(command) => {
+                self.coordinate(connection, command, Work::Handler(handler), arguments, None, deadline);
+            }
             Runs::Transaction(handler) => match self.only_link(command, arguments) {
                 Some(link) => self.send_whole(connection, command, link, arguments, deadline),
                 None => {
@@ -210,6 +213,16 @@ impl NetworkExecutor {
 
     pub(super) fn link_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
+    }
+
+    /// Whether a command is a script that may use any key, of whatever storage executor.
+    pub(super) fn uses_everything(&self, command: &Command) -> bool {
+        if !command.flags.has(RUNS_SCRIPT) || self.server.router.executor_count() == 1 {
+            return false;
+        }
+        // A change of the setting counts from the next script on.
+        self.refresh_settings();
+        self.settings.borrow().script_undeclared_keys
     }
 
     /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to several of its

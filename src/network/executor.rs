@@ -259,7 +259,7 @@ impl NetworkExecutor {
         answered && self.transactions.borrow().is_empty()
     }
 
-    fn refresh_settings(&self) {
+    pub(super) fn refresh_settings(&self) {
         let version = self.server.settings.version();
         if version != self.settings_version.replace(version) {
             let settings = self.server.settings.snapshot();

@@ -149,6 +149,7 @@ impl NetworkExecutor {
             writes |= queued.command.may_write();
             match queued.command.runs {
                 Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => is_whole = true,
+                _ if self.uses_everything(queued.command) => is_whole = true,
                 Runs::Cursor(_) => {
                     // Any executor can tell what is wrong with one that is none.
                     let link = keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);

@@ -7,6 +7,7 @@ use crate::commands::table::{self, Command, NO_SCRIPT, Runs, WRITE};
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
+use crate::storage::locks::Mode;
 use crate::storage::view::View;
 
 /// Bytes of the reply to one call: what a script can hold is bounded by its memory limit, but the reply is made before.
@@ -109,8 +110,12 @@ fn check_keys(
     row: &Command,
     arguments: Arguments<'_>,
 ) -> Result<(), CommandError> {
+    let mode = match row.may_write() {
+        true => Mode::Exclusive,
+        false => Mode::Shared,
+    };
     for place in table::places_of(row, arguments, session.database) {
-        context.view.check_place(&place)?;
+        context.view.check_place(&place, mode)?;
     }
     Ok(())
 }

@@ -79,6 +79,7 @@ struct Line {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Locks {
+    running: Option<TransactionId>,
     entered: BTreeMap<TransactionId, Entered>,
     by_key: HashMap<Place, Line>,
     /// Those that need everything.
@@ -259,9 +260,14 @@ impl Locks {
         (holds(&self.whole) || self.by_key.get(place).is_some_and(holds)) && !faults::ignores_locks()
     }
 
+    /// Whose locks are not in the way now: those of a command that has waited for them, while it runs.
+    pub fn set_running(&mut self, id: Option<TransactionId>) {
+        self.running = id;
+    }
+
     fn is_granted_against(&self, id: TransactionId, mode: Mode) -> bool {
         let entered = &self.entered[&id];
-        entered.is_granted && entered.mode.excludes(mode)
+        entered.is_granted && entered.mode.excludes(mode) && self.running != Some(id)
     }
 }
 

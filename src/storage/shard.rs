@@ -851,6 +851,8 @@ impl Shard {
     fn roll_back_to(&mut self, mark: InnerMark) {
         while self.whole_undo.len() > mark.whole_changes {
             let Some(undo) = self.whole_undo.pop() else { break };
+            // What was learned since of emptied databases is not true any more.
+            self.forget_orders();
             self.roll_back_records(undo.changes);
             (self.whole, self.counts, self.databases) = (undo.whole, undo.counts, undo.databases);
         }

@@ -319,9 +319,10 @@ impl StorageExecutor {
             }
             if let Some(command) = self.parked.commands.remove(&id) {
                 let client = command.requests[0].caller.client_id;
-                // Nobody comes between, as those that are granted now are in the line here.
-                self.release_locks(id);
+                self.shards.locks.set_running(Some(id));
                 self.run_alone(command, done);
+                self.shards.locks.set_running(None);
+                self.release_locks(id);
                 self.run_behind(client, done);
             }
         }
@@ -408,6 +409,8 @@ impl StorageExecutor {
             Step::Run => return Err(CommandError::Internal),
             Step::Prepare => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
+                // All parts are one to those who are told of a flush.
+                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
                 let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
                 let home = parts.first().ok_or(CommandError::Internal)?;
@@ -425,6 +428,7 @@ impl StorageExecutor {
             }
             Step::Apply => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
+                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
                 let is_noted = fields.byte().ok_or(CommandError::Internal)? != 0;
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
                 if is_noted {

@@ -969,7 +969,7 @@ impl View<'_> {
     ///
     /// # Errors
     /// The key is not here, or is not to be seen now.
-    pub fn check_place(&self, place: &Place) -> Result<(), CommandError> {
+    pub fn check_place(&self, place: &Place, mode: Mode) -> Result<(), CommandError> {
         let is_here = match self {
             View::Local(shards) => shards.place(Slot::of(&place.1)).is_ok(),
             View::Gathered(gathered) => gathered.has(place),
@@ -977,11 +977,11 @@ impl View<'_> {
         if !is_here {
             return Err(CommandError::text(
                 "ERR Script attempted to access a non local key that it has not declared: it is on another storage executor; \
-                 declare it, give the keys one {hash tag}, or set script-undeclared-keys to 'any'",
+                 declare it, give the keys one {hash tag}, or set script-undeclared-keys",
             ));
         }
         match self {
-            View::Local(shards) if shards.locks.holds(place, Mode::Exclusive) => Err(CommandError::text(
+            View::Local(shards) if shards.locks.holds(place, mode) => Err(CommandError::text(
                 "ERR Script attempted to access a key that it has not declared while a transaction uses it; declare it",
             )),
             _ => Ok(()),

@@ -178,6 +178,8 @@ fn every_command_that_writes_is_in_the_list_of_events() {
     let missing: Vec<&str> = COMMANDS
         .iter()
         .filter(|command| command.flags.has(WRITE) && !matches!(command.runs, Runs::Container))
+        // Scripts have the events of what they call.
+        .filter(|command| command.group != "scripting")
         .map(|command| command.name)
         .filter(|name| !listed.iter().any(|listed| listed == name))
         .collect();

@@ -210,8 +210,9 @@ fn an_order_in_memory_is_the_one_on_disk_whatever_becomes_of_the_writes() {
                 }
                 _ => {
                     test.shard.flush(None).expect("the disk takes writes");
-                    (test.now, test.committed) = (Orders::new(), Orders::new());
-                    test.uncommitted.clear();
+                    test.shard.keep_command();
+                    test.now = Orders::new();
+                    test.commit();
                 }
             }
         }
