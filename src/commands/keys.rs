@@ -618,7 +618,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
     let mut cursors = Vec::new();
     for id in shard_ids(context)? {
         let shards = context.view.shards()?;
-        cursors.push(shards.with_shard(id, |shard| shard.key_cursor(database))?);
+        cursors.push(shards.key_cursor(id, database)?);
     }
     let write: WriteEntry = Box::new(move |reply, meta_key, stored| {
         let Some((_, _, key)) = split_meta_key(meta_key) else {

@@ -166,6 +166,8 @@ pub struct Shard {
     applied: BTreeSet<TransactionId>,
     /// What is staged is one with what other shards have staged, and must not be committed by itself.
     is_linked: bool,
+    /// Why the shard has forgotten its part of what is linked.
+    broken_link: Option<CommandError>,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
     /// What became of the keys that the running command wrote.
@@ -285,6 +287,7 @@ impl Shard {
             modified_kept: 0,
             applied,
             is_linked: false,
+            broken_link: None,
             notes_modified: false,
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
@@ -966,7 +969,7 @@ impl Shard {
     }
 
     /// Waits for the batch that is with the committer: until it is written, which never includes a stall or a sync.
-    fn settle(&mut self) -> Result<(), DatabaseError> {
+    pub fn settle(&mut self) -> Result<(), DatabaseError> {
         match (&self.in_flight, &self.committer) {
             (Some(_), Some((committer, place))) => {
                 let written = committer.wait_for(*place);
@@ -979,6 +982,12 @@ impl Shard {
     /// Whether what is staged is one with what other shards have staged.
     pub fn set_linked(&mut self, is_linked: bool) {
         self.is_linked = is_linked;
+        self.broken_link = None;
+    }
+
+    /// Why the shard has forgotten what it had staged as a part of what is linked, if it has.
+    pub fn broken_link(&self) -> Option<&CommandError> {
+        self.broken_link.as_ref()
     }
 
     /// The shard that what is staged is one with has failed: forgets what is staged.
@@ -1101,6 +1110,9 @@ impl Shard {
                 error: error.clone().into(),
                 in_part: self.committed_epoch >= self.staged_epoch,
             });
+            if self.is_linked {
+                self.broken_link = Some(error.clone().into());
+            }
         }
         self.writes_while_stalled = 0;
         self.forget_staged();

@@ -3,7 +3,7 @@
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys is
 //! written once.
 
-use super::database::{Column, DatabaseError, Direction};
+use super::database::{Column, Cursor, DatabaseError, Direction};
 use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
 use super::faults::{self, Point};
 use super::gathered::{Gathered, VisitKey};
@@ -470,7 +470,11 @@ impl Shards {
             return;
         }
         let Some(id) = self.link_id.take() else { return };
+        let broken = self.list.iter().find_map(Shard::broken_link).cloned();
         self.list.iter_mut().for_each(|shard| shard.set_linked(false));
+        if let Some(error) = broken {
+            return self.list.iter_mut().for_each(|shard| shard.abandon(error.clone()));
+        }
         let places: Vec<usize> = (0..self.list.len())
             .filter(|place| self.list[*place].has_staged())
             .collect();
@@ -515,6 +519,23 @@ impl Shards {
                 is_deleted: false,
             });
         }
+    }
+
+    /// Before a cursor is opened, which reads what is committed: commits what is linked, since no shard may do it alone.
+    fn commit_link(&mut self) {
+        if self.is_linked() {
+            for shard in &mut self.list {
+                // What fails here shows as a broken link.
+                let _ = shard.settle();
+            }
+            self.commit_linked();
+        }
+    }
+
+    /// All records of a database on a shard, to be read little by little: [`Shard::key_cursor`].
+    pub fn key_cursor(&mut self, id: ShardId, database: u8) -> Result<Cursor, CommandError> {
+        self.commit_link();
+        self.with_shard(id, |shard| shard.key_cursor(database))
     }
 
     /// The step of a transaction is done, and its writes stand: its redo record is the coordinator's affair.
@@ -867,6 +888,7 @@ impl View<'_> {
         write: WriteEntry,
     ) -> Result<Option<Pieces>, CommandError> {
         let View::Local(shards) = self else { return Ok(None) };
+        shards.commit_link();
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
         match shards.list[place].member_cursor((owner, slot), column, range, direction) {
