@@ -94,10 +94,20 @@ impl Context<'_> {
         reply: Reply<'_>,
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
+        self.run_part(arguments, Some(reply), run)
+    }
+
+    /// Runs a part of this command that replies to `reply`, or else in this command's reply.
+    fn run_part(
+        &mut self,
+        arguments: Arguments<'_>,
+        reply: Option<Reply<'_>>,
+        run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
         let mark = self.begin_part(arguments);
         let mut inner = Context {
             arguments,
-            reply,
+            reply: reply.unwrap_or_else(|| self.reply.reborrow()),
             view: self.view.reborrow(),
             now_ms: self.now_ms,
             database: self.database,
@@ -150,26 +160,7 @@ impl Context<'_> {
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
         let start = self.reply.len();
-        let mark = self.begin_part(arguments);
-        let mut inner = Context {
-            arguments,
-            reply: self.reply.reborrow(),
-            view: self.view.reborrow(),
-            now_ms: self.now_ms,
-            database: self.database,
-            seed: self.seed,
-            string_bytes_max: self.string_bytes_max,
-            client_id: self.client_id,
-            is_inner: true,
-            effects: self.effects,
-            pieces: None,
-            waits: None,
-        };
-        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
-            Some(pieces) => pieces.write_whole(&mut inner.reply),
-            None => Ok(()),
-        });
-        self.end_part(mark, outcome.is_ok());
+        let outcome = self.run_part(arguments, None, run);
         if let Err(error) = &outcome {
             self.reply.truncate(start);
             self.reply.error(error.to_string());

@@ -175,7 +175,9 @@ impl Gaps {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random;
     use super::*;
+    use rand::Rng;
     use std::collections::BTreeSet;
 
     fn key(number: u64) -> Vec<u8> {
@@ -184,18 +186,8 @@ mod tests {
 
     #[test]
     fn gaps_are_empty_in_a_model_and_lead_past_what_a_queue_has_deleted() {
-        let seed = match std::env::var("CORELANE_SEED") {
-            Ok(seed) => seed.parse().expect("CORELANE_SEED is a number"),
-            Err(_) => crate::clock::unix_us(),
-        };
-        println!("seed {seed}");
-        let mut state = seed;
-        let mut below = |bound: u64| {
-            state = state
-                .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                .wrapping_add(0x1405_7b7e_f767_814f);
-            (state >> 33) % bound
-        };
+        let mut random = random::printed();
+        let mut below = |bound: u64| random.random_range(0..bound);
         let (mut gaps, mut live): (Gaps, BTreeSet<Vec<u8>>) = (Gaps::default(), BTreeSet::new());
         for step in 0..30_000 {
             match below(10) {

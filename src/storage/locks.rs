@@ -273,7 +273,9 @@ impl Locks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random;
     use super::*;
+    use rand::Rng;
 
     fn keys(names: &[&str]) -> Scope {
         Scope::Keys(names.iter().map(|name| place(name)).collect())
@@ -337,11 +339,7 @@ mod tests {
     /// come to their end.
     #[test]
     fn random_transactions_never_meet_and_all_end() {
-        use rand::rngs::StdRng;
-        use rand::{Rng, SeedableRng};
-        let seed = rand::random();
-        println!("seed {seed}");
-        let mut random = StdRng::seed_from_u64(seed);
+        let mut random = random::printed();
         let mut locks = Locks::default();
         let mut granted: Vec<(TransactionId, Vec<usize>, Mode)> = Vec::new();
         let mut waiting: HashMap<TransactionId, (Vec<usize>, Mode)> = HashMap::new();

@@ -25,6 +25,8 @@ pub mod manifest;
 pub mod orders;
 pub mod outbox;
 pub mod pieces;
+#[cfg(test)]
+mod random;
 pub mod reclaimer;
 pub mod records;
 pub mod redo;

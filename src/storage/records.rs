@@ -627,20 +627,15 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random;
     use super::*;
+    use rand::Rng;
     use std::collections::BTreeSet;
 
     fn hash(key: &[u8]) -> u64 {
         key.iter()
             .fold(7u64, |hash, byte| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn rand_seed() -> u64 {
-        match std::env::var("CORELANE_SEED") {
-            Ok(seed) => seed.parse().expect("CORELANE_SEED is a number"),
-            Err(_) => crate::clock::unix_us(),
-        }
     }
 
     fn stage(records: &mut Records, key: &[u8], value: Option<&[u8]>, epoch: u64) {
@@ -769,15 +764,8 @@ mod tests {
 
     #[test]
     fn ranges_of_what_waits_are_those_of_a_model_whatever_fails_and_is_committed() {
-        let seed = rand_seed();
-        println!("seed {seed}");
-        let mut state = seed;
-        let mut below = |bound: u64| {
-            state = state
-                .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                .wrapping_add(0x1405_7b7e_f767_814f);
-            (state >> 33) % bound
-        };
+        let mut random = random::printed();
+        let mut below = |bound: u64| random.random_range(0..bound);
         let mut records = Records::new(1 << 20);
         let (mut staged, mut in_flight) = (BTreeSet::new(), BTreeSet::new());
         for turn in 1..400_u64 {

@@ -246,7 +246,9 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::random;
     use super::*;
+    use rand::Rng;
 
     fn some_parts() -> Vec<Part> {
         let owner = Owner {
@@ -325,13 +327,11 @@ mod tests {
             let cut = decode_parts(&bytes[..len]);
             assert!(cut.is_none_or(|parts| parts.len() < 3), "cut to {len}");
         }
-        let seed: u64 = rand::random();
-        println!("seed {seed}");
-        let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(seed);
+        let mut random = random::printed();
         for _ in 0..20_000 {
             let mut damaged = bytes.clone();
-            let place = rand::Rng::random_range(&mut random, 0..damaged.len());
-            damaged[place] = rand::Rng::random(&mut random);
+            let place = random.random_range(0..damaged.len());
+            damaged[place] = random.random();
             let _ = decode_parts(&damaged);
         }
     }
