@@ -889,7 +889,17 @@ pub static WAIT_DURABLE: Command = command(
     2,
     or(READ, INTERNAL),
     Keys::none(),
-    Shard(waiting::wait_durable),
+    Shard(waiting::answered_by_executor),
+    ("", "", ""),
+);
+/// A move between storage executors waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and
+/// its place in the line, if it had one (else 0), as eight bytes each.
+pub static WAIT_SOURCE: Command = command(
+    "wait|source",
+    4,
+    or(READ, INTERNAL),
+    Keys::at(1),
+    Shard(waiting::answered_by_executor),
     ("", "", ""),
 );
 /// What a network executor says when a command that waits was answered elsewhere, or its client is gone.

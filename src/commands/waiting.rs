@@ -28,6 +28,8 @@ pub struct Waiting {
     pub timeout_ms: u64,
     /// Arguments that will mean something else by then, with what they mean now (`$` of XREAD).
     pub replaced: Vec<(usize, Vec<u8>)>,
+    /// Its place in the line, if it has waited before and goes on.
+    pub place: Option<u64>,
 }
 
 impl Waiting {
@@ -39,6 +41,7 @@ impl Waiting {
             without_key: false,
             timeout_ms,
             replaced: Vec::new(),
+            place: None,
         }
     }
 
@@ -144,7 +147,8 @@ pub fn waitaof(context: &mut NetworkContext<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Whether all that was written so far is on disk: the executor itself answers that, when its time has come.
-pub fn wait_durable(_: &mut Context<'_>) -> Result<(), CommandError> {
+/// Whether all that was written so far is on disk, and whether a source is there: the executor itself answers that, when the
+/// time has come.
+pub fn answered_by_executor(_: &mut Context<'_>) -> Result<(), CommandError> {
     Err(CommandError::Internal)
 }

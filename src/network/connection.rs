@@ -60,6 +60,17 @@ pub(super) struct PiecesOut {
     pub(super) waiting: Vec<u8>,
 }
 
+/// A move between storage executors that waits for its source: when that is there, it runs as a transaction once more.
+pub(super) struct MoveOut {
+    pub(super) arguments: OwnedArguments,
+    /// The source, by its place among them.
+    pub(super) source: usize,
+    /// When its time is up.
+    pub(super) until: Option<Instant>,
+    /// Its place in the line for the source, once it has one.
+    pub(super) place: Option<u64>,
+}
+
 /// A command that may wait.
 pub(super) struct WaitOut {
     pub(super) command: &'static Command,
@@ -75,6 +86,8 @@ pub(super) struct WaitOut {
     pub(super) until: Until,
     /// What it is answered when its time is up.
     pub(super) late_reply: Vec<u8>,
+    /// It is such a move.
+    pub(super) moves: Option<MoveOut>,
 }
 
 /// One command that was read and not answered.

@@ -9,7 +9,7 @@
 //!
 //! A client that goes away changes nothing: a transaction belongs to the executor, and ends.
 
-use super::connection::{Awaited, Connection};
+use super::connection::{Awaited, Connection, MoveOut};
 use super::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use super::executor::NetworkExecutor;
 use super::merging::Merging;
@@ -19,7 +19,7 @@ use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::{ShardId, Slot, slots_of};
 use crate::commands::effects::Effects;
 use crate::commands::table::{
-    Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE,
+    self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE,
     TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
 };
 use crate::commands::transactions::parts_of_exec;
@@ -135,8 +135,10 @@ struct Coordination {
     /// What the handler did beside writing: given out when all is written.
     effects: Effects,
     merging: Option<Merging>,
-    /// It has found nothing and waits for streams.
+    /// It has found nothing and waits: for streams, or for the source of a move.
     waits: Option<Waiting>,
+    /// It is a move that has waited: until when it does, and its place in the line.
+    waited: Option<(Option<Instant>, Option<u64>)>,
     reply: Vec<u8>,
     parts: Vec<Part>,
     took_ns: u64,
@@ -190,15 +192,54 @@ impl NetworkExecutor {
     pub(super) fn coordinate_exec(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
-        (command, work, arguments): (&'static Command, Work, OwnedArguments),
+        asked: (&'static Command, Work, OwnedArguments),
         places: Option<Vec<Place>>,
         exec: Option<ExecOnSeveral>,
         deadline: Instant,
     ) {
-        let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+        let coordination = self.coordination(connection, sequence, asked, places, exec, deadline);
+        self.begin(connection, coordination, next_transaction_id());
+    }
+
+    /// A move has waited for its source, which is there and locked for the transaction `id`.
+    pub(super) fn coordinate_move(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        (command, sequence): (&'static Command, u32),
+        moves: MoveOut,
+        id: TransactionId,
+    ) {
+        let Runs::Transaction(handler) = command.runs else {
+            unreachable!("only those wait for a source");
+        };
+        let database = connection.session.borrow().database;
+        let places = table::places_of(command, moves.arguments.get(), database);
+        let asked = (command, Work::Handler(handler), moves.arguments);
+        let deadline = Instant::now() + self.request_timeout.get();
+        let mut coordination = self.coordination(connection, sequence, asked, Some(places), None, deadline);
+        coordination.waited = Some((moves.until, moves.place));
+        self.begin(connection, coordination, id);
+    }
+
+    fn begin(&self, connection: &Connection, coordination: Coordination, id: TransactionId) {
         connection.coordinating.set(true);
+        self.metrics.transactions.add(1);
+        let number = self.transactions.borrow_mut().under_way.insert(None);
+        self.schedule(number, Box::new(coordination), id);
+    }
+
+    fn coordination(
+        &self,
+        connection: &Connection,
+        sequence: u32,
+        (command, work, arguments): (&'static Command, Work, OwnedArguments),
+        places: Option<Vec<Place>>,
+        exec: Option<ExecOnSeveral>,
+        deadline: Instant,
+    ) -> Coordination {
+        let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
         let is_whole = places.is_none();
         let merging = match work {
             Work::Everywhere(merge) => Some(Merging::new(
@@ -208,7 +249,7 @@ impl NetworkExecutor {
             )),
             Work::Handler(_) => None,
         };
-        let coordination = Coordination {
+        Coordination {
             connection: connection.index,
             generation: connection.generation,
             sequence,
@@ -245,13 +286,11 @@ impl NetworkExecutor {
             },
             merging,
             waits: None,
+            waited: None,
             reply: Vec::new(),
             parts: Vec::new(),
             took_ns: 0,
-        };
-        self.metrics.transactions.add(1);
-        let number = self.transactions.borrow_mut().under_way.insert(None);
-        self.schedule(number, Box::new(coordination));
+        }
     }
 
     fn link_count(&self) -> usize {
@@ -281,8 +320,8 @@ impl NetworkExecutor {
     }
 
     /// Asks all executors at once for the locks.
-    fn schedule(&self, number: usize, mut coordination: Box<Coordination>) {
-        coordination.id = next_transaction_id();
+    fn schedule(&self, number: usize, mut coordination: Box<Coordination>, id: TransactionId) {
+        coordination.id = id;
         coordination.phase = Phase::Scheduling;
         coordination.is_refused = false;
         coordination.begin_round(coordination.participants.len());
@@ -312,7 +351,7 @@ impl NetworkExecutor {
         let executor = Rc::clone(self);
         glommio::spawn_local(async move {
             glommio::timer::sleep(BEHIND_PAUSE).await;
-            executor.schedule(number, coordination);
+            executor.schedule(number, coordination, next_transaction_id());
         })
         .detach();
     }
@@ -360,30 +399,30 @@ impl NetworkExecutor {
     }
 
     /// Releases what is locked on a link, or will be.
-    fn release(&self, number: usize, coordination: &Coordination, link: usize) {
-        let id = RequestId {
-            connection: STEPS,
-            generation: number as u32,
-            sequence: NOBODY,
-            part: 0,
-        };
-        let deadline = Instant::now() + APPLY_DEADLINE;
-        let target = (link, coordination.priority);
-        let arguments = [&coordination.id.to_be_bytes()[..]];
-        self.push_step(
-            target,
-            id,
-            &TRANSACTION_RELEASE,
-            coordination.caller,
-            deadline,
-            &arguments,
-        );
+    fn release(&self, coordination: &Coordination, link: usize) {
+        self.send_release((link, coordination.priority), coordination.id, coordination.caller);
     }
 
-    fn release_all(&self, number: usize, coordination: &Coordination) {
+    fn release_all(&self, coordination: &Coordination) {
         for participant in &coordination.participants {
-            self.release(number, coordination, participant.link);
+            self.release(coordination, participant.link);
         }
+    }
+
+    /// Releases the source of a move whose client is gone.
+    pub(super) fn release_handed_over(&self, link: usize, id: TransactionId) {
+        self.send_release((link, Priority::Normal), id, Caller::default());
+    }
+
+    fn send_release(&self, target: (usize, Priority), id: TransactionId, caller: Caller) {
+        let nobody = RequestId {
+            connection: STEPS,
+            sequence: NOBODY,
+            ..RequestId::default()
+        };
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let argument = &id.to_be_bytes()[..];
+        self.push_step(target, nobody, &TRANSACTION_RELEASE, caller, deadline, &[argument]);
     }
 
     /// A step's response came home.
@@ -413,7 +452,7 @@ impl NetworkExecutor {
         }
         coordination.responses_left -= 1;
         match coordination.phase {
-            Phase::Scheduling => self.take_grant(number, &mut coordination, response.id.part as usize, bytes),
+            Phase::Scheduling => self.take_grant(&mut coordination, response.id.part as usize, bytes),
             Phase::Running => {
                 // Of a shard whose sync has failed nothing is known.
                 coordination.is_unknown |= bytes.is_empty();
@@ -448,7 +487,7 @@ impl NetworkExecutor {
     }
 
     /// Takes in what an executor says of the keys that are locked there.
-    fn take_grant(&self, number: usize, coordination: &mut Coordination, part: usize, bytes: &[u8]) {
+    fn take_grant(&self, coordination: &mut Coordination, part: usize, bytes: &[u8]) {
         let had_failed = coordination.is_refused || coordination.error.is_some();
         match bytes.first() {
             Some(b'=') => {
@@ -464,7 +503,7 @@ impl NetworkExecutor {
         }
         if !had_failed && (coordination.is_refused || coordination.error.is_some()) {
             // At once, so that nobody waits for what will come to nothing.
-            self.release_all(number, coordination);
+            self.release_all(coordination);
         }
     }
 
@@ -477,7 +516,7 @@ impl NetworkExecutor {
                 coordination.gathered = Gathered::new(coordination.gathered.is_whole());
                 match std::mem::take(&mut coordination.is_behind) {
                     true => self.schedule_later(number, coordination),
-                    false => self.schedule(number, coordination),
+                    false => self.schedule(number, coordination, next_transaction_id()),
                 }
             }
             Phase::Scheduling => self.run_locked(number, coordination),
@@ -485,7 +524,7 @@ impl NetworkExecutor {
                 if let Some(merging) = &coordination.merging {
                     coordination.reply = merging.finish();
                 }
-                self.release_all(number, &coordination);
+                self.release_all(&coordination);
                 self.finish(number, coordination);
             }
             Phase::Preparing if coordination.is_unknown => {
@@ -493,7 +532,7 @@ impl NetworkExecutor {
                 self.finish(number, coordination);
             }
             Phase::Preparing if coordination.error.is_some() => {
-                self.release_all(number, &coordination);
+                self.release_all(&coordination);
                 self.finish(number, coordination);
             }
             Phase::Preparing => self.apply(number, coordination),
@@ -622,7 +661,7 @@ impl NetworkExecutor {
             .iter()
             .filter(|participant| !has_part(participant.link))
         {
-            self.release(number, &coordination, participant.link);
+            self.release(&coordination, participant.link);
         }
         match coordination.parts.len() {
             0 => self.finish(number, coordination),
@@ -733,7 +772,21 @@ impl NetworkExecutor {
         if let Some(waiting) = coordination.waits.take().filter(|_| coordination.error.is_none()) {
             self.let_go(&mut coordination);
             let (command, sequence) = (coordination.command, coordination.sequence);
-            return self.wait_for_streams(&connection, command, sequence, coordination.arguments.get(), &waiting);
+            if waiting.kind == Type::Stream {
+                return self.wait_for_streams(&connection, command, sequence, coordination.arguments.get(), &waiting);
+            }
+            let until = || {
+                let timeout = Some(waiting.timeout_ms).filter(|timeout_ms| *timeout_ms != 0)?;
+                Instant::now().checked_add(Duration::from_millis(timeout))
+            };
+            let (until, place) = coordination.waited.unwrap_or_else(|| (until(), None));
+            let moves = MoveOut {
+                arguments: coordination.arguments,
+                source: waiting.keys.start,
+                until,
+                place,
+            };
+            return self.wait_for_source(&connection, (command, sequence), moves);
         }
         if let Some(exec) = coordination.exec.take() {
             connection.session.borrow_mut().transaction.forget(&exec.watched_links);
@@ -888,17 +941,8 @@ impl Coordination {
         };
         let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
         let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
-        match context.waits.take() {
-            Some(waiting) if outcome.is_ok() && waiting.kind == Type::Stream => {
-                self.waits = Some(waiting);
-                Ok(())
-            }
-            // A move that has found nothing would have to be woken by one executor and run on two.
-            Some(_) => outcome.and(Err(CommandError::text(
-                "ERR a move between storage executors cannot wait; give the keys one {hash tag}",
-            ))),
-            None => outcome,
-        }
+        self.waits = context.waits.take().filter(|_| outcome.is_ok());
+        outcome
     }
 }
 

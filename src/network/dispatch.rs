@@ -11,7 +11,7 @@ use crate::channel::router::Slot;
 use crate::commands::keys;
 use crate::commands::table::{
     self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES,
-    PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WRITE,
+    PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE, WRITE,
 };
 use crate::commands::waiting::may_wait;
 use crate::config::Durability;
@@ -459,6 +459,9 @@ impl NetworkExecutor {
             .filter(|connection| connection.generation == response.id.generation && !connection.closed.get());
         let Some(connection) = connection.map(Rc::clone) else {
             drop(connections);
+            if std::ptr::eq(response.command, &WAIT_SOURCE) {
+                return self.drop_source(batch.link, batch.reply(response));
+            }
             return match response.more {
                 WAITS => {}
                 number => self.drop_pieces(batch.link, number),
@@ -482,6 +485,9 @@ impl NetworkExecutor {
             }
             if std::ptr::eq(response.command, &WAIT_DURABLE) {
                 return self.take_durable(&connection, sequence, batch.reply(response));
+            }
+            if std::ptr::eq(response.command, &WAIT_SOURCE) {
+                return self.take_source(&connection, sequence, batch.link, bytes);
             }
             self.after_wait(&connection, sequence, Some(batch.link));
         }

@@ -4,14 +4,15 @@
 //! end of the time, CLIENT UNBLOCK, or the end of the connection.
 
 use super::clients::{Ticket, Unblocked};
-use super::connection::{Awaited, Connection, WaitOut};
+use super::connection::{Awaited, Connection, MoveOut, WaitOut};
 use super::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use super::executor::NetworkExecutor;
 use super::session::{Until, WaitHere};
 use crate::channel::message::{Caller, Priority, RequestId};
-use crate::commands::table::{Command, MoreKeys, WAIT_DURABLE, WAITERS_DROP};
+use crate::commands::table::{Command, MoreKeys, WAIT_DURABLE, WAIT_SOURCE, WAITERS_DROP};
 use crate::commands::waiting::Waiting;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
+use crate::storage::waiters::HandedOver;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ impl NetworkExecutor {
         };
         let late = (null_array(connection), reply_suppressed(connection));
         let sequence = open_wait(connection, command, late, VecDeque::new(), Until::TimeIsUp);
-        self.visit(connection, command, link, (sequence, 0), arguments, deadline);
+        self.visit(connection, command, link, (sequence, 0), arguments.iter(), deadline);
         true
     }
 
@@ -57,7 +58,7 @@ impl NetworkExecutor {
         };
         let late = (null_array(connection), reply_suppressed(connection));
         let sequence = open_wait(connection, command, late, visits, Until::TimeIsUp);
-        self.visit(connection, command, link, (sequence, 1), first.get(), deadline);
+        self.visit(connection, command, link, (sequence, 1), first.get().iter(), deadline);
         true
     }
 
@@ -107,7 +108,14 @@ impl NetworkExecutor {
         );
         let deadline = Instant::now() + APPLY_DEADLINE;
         for (link, arguments) in &visits {
-            self.visit(connection, command, *link, (sequence, 1), arguments.get(), deadline);
+            self.visit(
+                connection,
+                command,
+                *link,
+                (sequence, 1),
+                arguments.get().iter(),
+                deadline,
+            );
         }
     }
 
@@ -133,13 +141,64 @@ impl NetworkExecutor {
         visits.collect()
     }
 
-    fn visit(
+    /// A move between storage executors has found nothing and waits where its source is.
+    pub(super) fn wait_for_source(
+        &self,
+        connection: &Rc<Connection>,
+        (command, sequence): (&'static Command, u32),
+        moves: MoveOut,
+    ) {
+        let source = moves.arguments.get().get(moves.source).to_vec();
+        let left_ms = moves.until.map_or(0, |until| {
+            let left = until.saturating_duration_since(Instant::now());
+            left.as_micros().div_ceil(1000).max(1) as u64
+        });
+        let place = moves.place.unwrap_or(0);
+        let nothing = (null_array(connection), VecDeque::new());
+        begin_wait(connection, command, sequence, nothing, Until::TimeIsUp);
+        if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {
+            waiting.moves = Some(moves);
+        }
+        let (left_ms, place) = (left_ms.to_be_bytes(), place.to_be_bytes());
+        let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &place[..]];
+        let link = self.link_of(&source);
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        self.visit(connection, &WAIT_SOURCE, link, (sequence, 1), words, deadline);
+    }
+
+    /// The source of a move is there and locked for it, or the move is answered otherwise.
+    pub(super) fn take_source(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32, link: usize, reply: &[u8]) {
+        let command = {
+            let waiting = connection.waiting.borrow();
+            let waiting = waiting.as_ref().filter(|waiting| waiting.sequence == sequence);
+            waiting.map(|waiting| waiting.command)
+        };
+        let (Some(command), Some(handed)) = (command, HandedOver::decode(reply)) else {
+            return match command {
+                Some(command) => self.answer_wait(connection, command, sequence, reply),
+                None => self.drop_source(link, reply),
+            };
+        };
+        if let Some(mut moves) = connection.end_wait(sequence).and_then(|waiting| waiting.moves) {
+            moves.place = Some(handed.place);
+            self.coordinate_move(connection, (command, sequence), moves, handed.id);
+        }
+    }
+
+    /// The same when its client is gone.
+    pub(super) fn drop_source(&self, link: usize, reply: &[u8]) {
+        if let Some(handed) = HandedOver::decode(reply) {
+            self.release_handed_over(link, handed.id);
+        }
+    }
+
+    fn visit<'a>(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
         link: usize,
         part: (u32, u32),
-        arguments: Arguments<'_>,
+        arguments: impl IntoIterator<Item = &'a [u8]>,
         deadline: Instant,
     ) {
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut()
@@ -147,7 +206,7 @@ impl NetworkExecutor {
         {
             waiting.links.push(link);
         }
-        self.send_part(connection, command, link, part, arguments.iter(), deadline);
+        self.send_part(connection, command, link, part, arguments, deadline);
     }
 
     /// A storage executor has found nothing, and the command waits there: the next may have something.
@@ -161,7 +220,14 @@ impl NetworkExecutor {
         if let Some((command, (link, arguments))) = next {
             // What waits already must not be given up because a later executor is busy.
             let deadline = Instant::now() + APPLY_DEADLINE;
-            self.visit(connection, command, link, (sequence, 1), arguments.get(), deadline);
+            self.visit(
+                connection,
+                command,
+                link,
+                (sequence, 1),
+                arguments.get().iter(),
+                deadline,
+            );
         }
     }
 
@@ -364,6 +430,7 @@ fn begin_wait(
         durable_left: 0,
         until,
         late_reply,
+        moves: None,
     });
 }
 

@@ -24,7 +24,7 @@ use crate::channel::message::{
     Batch, Caller, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, RequestId, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, BLOCKING, Command, INTERNAL, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE};
+use crate::commands::table::{self, BLOCKING, Command, INTERNAL, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE};
 use crate::commands::waiting::{Waiting, may_wait};
 use crate::commands::{Context, hash, scripting};
 use crate::config::{Durability, Settings, SharedSettings};
@@ -582,6 +582,10 @@ impl StorageExecutor {
         if std::ptr::eq(request.command, &WAIT_DURABLE) {
             self.answer_when_durable(batch, request);
             return Ran::Ended(began);
+        }
+        if std::ptr::eq(request.command, &WAIT_SOURCE) {
+            self.wait_for_source(batch, request, began);
+            return Ran::Ended(Instant::now());
         }
         let claim = match self.claim_of(batch, request) {
             Ok(claim) => claim,
@@ -1168,10 +1172,14 @@ impl StorageExecutor {
     /// Stages the deletion of the notes of versions that are reclaimed.
     fn delete_notes(&mut self) {
         for (place, note) in self.reclaimer.take_done() {
-            // A shard that takes no writes keeps the note: the next start finds it, and nothing to reclaim.
-            let deleted = self.shards.list_mut()[place].delete_note(&note);
-            let reclaimed = &self.shard_metrics[place].reclaimed_collections;
-            reclaimed.add(u64::from(matches!(deleted, Ok(true))));
+            match self.shards.list_mut()[place].delete_note(&note) {
+                Ok(was_there) => self.shard_metrics[place]
+                    .reclaimed_collections
+                    .add(u64::from(was_there)),
+                Err(CommandError::Stalled | CommandError::DiskFull) => self.reclaimer.keep_done(place, note),
+                // A shard that takes no writes any more keeps the note: the next start finds it, and nothing to reclaim.
+                Err(_) => {}
+            }
         }
     }
 

@@ -113,6 +113,8 @@ impl Reclaimer {
 
     /// A note was committed on the shard at `place`.
     pub fn noted(&self, place: usize) {
+        // One at least; how many there are the thread finds out.
+        self.shared.pending[place].fetch_max(1, Ordering::Relaxed);
         self.shared.lock().wanted[place] = true;
         self.shared.wake.notify_one();
     }
@@ -120,6 +122,11 @@ impl Reclaimer {
     /// The notes of versions that were reclaimed since the last call, with the places of their shards.
     pub fn take_done(&self) -> Vec<(usize, Vec<u8>)> {
         std::mem::take(&mut self.shared.lock().done)
+    }
+
+    /// A note could not be deleted now, and is to be taken again.
+    pub fn keep_done(&self, place: usize, note: Vec<u8>) {
+        self.shared.lock().done.push((place, note));
     }
 
     /// Dead versions on the shard at `place` that the thread knows of and has not reclaimed.

@@ -374,7 +374,7 @@ impl StorageExecutor {
         !(self.parked.commands.is_empty() && self.parked.schedules.is_empty() && self.parked.applies.is_empty())
     }
 
-    fn release_locks(&mut self, id: TransactionId) {
+    pub(super) fn release_locks(&mut self, id: TransactionId) {
         let granted = self.shards.locks.leave(id);
         self.parked.granted.extend(granted);
         self.parked.is_due |= !self.parked.ready_later.is_empty();

@@ -10,6 +10,8 @@ use crate::commands::waiting::Waiting;
 use crate::network::clients::{Client, Clients, Ticket};
 use crate::protocol::OwnedArguments;
 use crate::storage::encoding::Type;
+use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::locks::TransactionId;
 use crate::storage::shard::ModifiedKey;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -29,6 +31,34 @@ impl Claim {
     /// Takes it upon this executor to answer; false if another has, or nobody waits any more.
     pub fn take(&self) -> bool {
         self.client.claim(self.ticket)
+    }
+}
+
+/// What a move between executors is told when its source is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The transaction that it becomes, for which the source is locked.
+    pub id: TransactionId,
+    /// Its place in the line, for when it finds nothing after all.
+    pub place: u64,
+}
+
+impl HandedOver {
+    /// As a reply: with a byte first that no reply of Redis's begins with.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        let mut fields = FieldWriter(out);
+        fields.byte(b'=');
+        fields.number(self.id);
+        fields.number(self.place);
+    }
+
+    /// Reads it; `None` if it is something else.
+    pub fn decode(reply: &[u8]) -> Option<HandedOver> {
+        let mut fields = FieldReader(reply.strip_prefix(b"=")?);
+        Some(HandedOver {
+            id: fields.number()?,
+            place: fields.number()?,
+        })
     }
 }
 
@@ -139,9 +169,10 @@ impl Waiters {
             .iter()
             .enumerate()
             .map(|(place, word)| replaced(place).map_or(word, |(_, meant)| meant));
-        self.last_number += 1;
+        let number = waiting.place.unwrap_or(self.last_number + 1);
+        self.last_number = self.last_number.max(number);
         let waiter = Waiter {
-            number: self.last_number,
+            number,
             claim,
             id: request.id,
             command: request.command,

@@ -133,6 +133,9 @@ scenarios! {
     each_of_several_keys_can_wake
     the_first_key_that_has_something_is_taken
     moves_wake_each_other
+    moves_between_any_keys_wait_in_line
+    what_a_move_waits_for_is_not_taken_by_others
+    a_move_between_any_keys_ends_its_wait
     only_the_right_type_wakes
     many_commands_make_a_key
     sorted_sets_wake_too
@@ -244,6 +247,114 @@ mod play {
             "(error) WRONGTYPE Operation against a key holding the wrong kind of value"
         );
         assert_eq!(reply(&mut right), "1) \"{t}4\" 2) \"z\"");
+    }
+
+    pub(super) fn moves_between_any_keys_wait_in_line(stage: &Stage) {
+        let mut main = stage.client();
+        for (source, target, third) in [("a", "b", "c"), ("b", "a", "d"), ("c", "d", "e"), ("e", "a", "b")] {
+            let mut waiters = [
+                stage.waits(&format!("BLMOVE {source} {target} LEFT RIGHT 0"), 1),
+                stage.waits(&format!("BRPOP {source} 0"), 2),
+                stage.waits(&format!("BRPOPLPUSH {source} {third} 0"), 3),
+                stage.waits(&format!("BLMOVE {source} {third} LEFT RIGHT 0"), 4),
+                stage.waits(&format!("BLPOP {third} 0"), 5),
+            ];
+            assert_eq!(run(&mut main, &format!("RPUSH {source} 1 2 3 4 5")), "(integer) 5");
+            let replies: Vec<String> = waiters.iter_mut().map(reply).collect();
+            let popped = |key: &str, element: &str| format!("1) \"{key}\" 2) \"{element}\"");
+            let expected = ["\"1\"", &popped(source, "5"), "\"4\"", "\"2\"", &popped(third, "4")];
+            assert_eq!(replies, expected, "{source} {target} {third}");
+            for (key, left) in [(source, "3"), (target, "1"), (third, "2")] {
+                assert_eq!(run(&mut main, &format!("LRANGE {key} 0 -1")), format!("1) \"{left}\""));
+                run(&mut main, &format!("DEL {key}"));
+            }
+        }
+        // One's target is the next one's source.
+        let mut first = stage.waits("BLMOVE a b LEFT RIGHT 0", 1);
+        let mut second = stage.waits("BLMOVE b c LEFT RIGHT 0", 2);
+        let mut third = stage.waits("BLMOVE c d LEFT RIGHT 0", 3);
+        assert_eq!(run(&mut main, "RPUSH a x"), "(integer) 1");
+        for waiter in [&mut first, &mut second, &mut third] {
+            assert_eq!(reply(waiter), "\"x\"");
+        }
+        assert_eq!(run(&mut main, "LRANGE d 0 -1"), "1) \"x\"");
+        assert_eq!(run(&mut main, "EXISTS a b c"), "(integer) 0");
+        // A target of the wrong type fails its waiter, and the element is the next one's.
+        for target in ["b", "c", "d"] {
+            assert_eq!(run(&mut main, &format!("SET {target} string")), "OK");
+            let mut wrong = stage.waits(&format!("BLMOVE a {target} LEFT LEFT 0"), 1);
+            let mut right = stage.waits("BLPOP a 0", 2);
+            assert_eq!(run(&mut main, "RPUSH a z"), "(integer) 1");
+            assert_eq!(
+                reply(&mut wrong),
+                "(error) WRONGTYPE Operation against a key holding the wrong kind of value"
+            );
+            assert_eq!(reply(&mut right), "1) \"a\" 2) \"z\"");
+        }
+        stage.wait_until_nothing_is_kept();
+    }
+
+    /// Once the push is answered, its element is the waiter's.
+    pub(super) fn what_a_move_waits_for_is_not_taken_by_others(stage: &Stage) {
+        let mut main = stage.client();
+        let keys = ["a", "b", "c", "d", "e"];
+        for (round, key) in keys.iter().cycle().take(50).enumerate() {
+            let target = keys[(round * 3 + 1) % keys.len()];
+            if target == *key {
+                continue;
+            }
+            let mut waiter = stage.waits(&format!("BLMOVE {key} {target} LEFT RIGHT 0"), 1);
+            send(&mut main, &format!("RPUSH {key} its rest"));
+            send(&mut main, &format!("LPOP {key}"));
+            send(&mut main, &format!("LPOP {key}"));
+            assert_eq!(reply(&mut main), "(integer) 2");
+            assert_eq!(reply(&mut main), "\"rest\"");
+            assert_eq!(reply(&mut main), "(nil)");
+            assert_eq!(reply(&mut waiter), "\"its\"");
+            assert_eq!(run(&mut main, &format!("LPOP {target}")), "\"its\"");
+        }
+        // A transaction leaves what is there at its end.
+        let mut waiter = stage.waits("BLMOVE a b LEFT RIGHT 0", 1);
+        for line in [
+            "MULTI",
+            "RPUSH a 1",
+            "DEL a",
+            "SET a string",
+            "EXEC",
+            "DEL a",
+            "RPUSH a 2",
+        ] {
+            run(&mut main, line);
+        }
+        assert_eq!(reply(&mut waiter), "\"2\"");
+    }
+
+    pub(super) fn a_move_between_any_keys_ends_its_wait(stage: &Stage) {
+        let mut main = stage.client();
+        for (source, target) in [("a", "b"), ("a", "c"), ("a", "d"), ("a", "e")] {
+            let began = Instant::now();
+            let moved = run(&mut main, &format!("BLMOVE {source} {target} LEFT LEFT 0.05"));
+            assert_eq!(moved, "(nil)");
+            let took = began.elapsed();
+            assert!(took >= Duration::from_millis(50), "{took:?}");
+            // One that leaves takes nothing.
+            drop(stage.waits(&format!("BLMOVE {source} {target} LEFT LEFT 0"), 1));
+            stage.wait_until_blocked(0);
+            let mut waiter = stage.client();
+            let id = run(&mut waiter, "CLIENT ID");
+            send(&mut waiter, &format!("BLMOVE {source} {target} LEFT LEFT 0"));
+            stage.wait_until_blocked(1);
+            let unblock = format!("CLIENT UNBLOCK {} ERROR", id.trim_start_matches("(integer) "));
+            assert_eq!(run(&mut main, &unblock), "(integer) 1");
+            assert_eq!(
+                reply(&mut waiter),
+                "(error) UNBLOCKED client unblocked via CLIENT UNBLOCK"
+            );
+            assert_eq!(run(&mut main, &format!("RPUSH {source} x")), "(integer) 1");
+            assert_eq!(run(&mut main, &format!("LPOP {source}")), "\"x\"");
+            assert_eq!(run(&mut main, &format!("EXISTS {source} {target}")), "(integer) 0");
+        }
+        stage.wait_until_nothing_is_kept();
     }
 
     pub(super) fn only_the_right_type_wakes(stage: &Stage) {

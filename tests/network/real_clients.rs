@@ -261,7 +261,7 @@ for protocol in protocols:
     pusher.join()
     assert client.brpop('queue:2') in ((b'queue:2', b'y'), [b'queue:2', b'y'])
     assert client.blpop('queue:2', timeout=1) is None
-    assert client.brpoplpush('{q}1', '{q}2', timeout=1) is None and client.blmove('{q}1', '{q}2', timeout=1) is None
+    assert client.brpoplpush('q1', 'q2', timeout=1) is None and client.blmove('q1', 'q3', timeout=1) is None
     assert client.zadd('ranks', {'m': 1.5}) == 1
     assert client.bzpopmin('ranks', timeout=1) in ((b'ranks', b'm', 1.5), [b'ranks', b'm', 1.5])
     assert not client.xread({'stream': '$'}, block=10) and client.wait(0, 0) == 0

@@ -2,12 +2,15 @@
 
 use super::StorageExecutor;
 use crate::channel::message::{Batch, Request, Response, WAITS};
-use crate::commands::table;
+use crate::commands::table::{self, WAIT_SOURCE};
+use crate::commands::waiting::Waiting;
 use crate::network::clients::Ticket;
 use crate::protocol::{Reply, Span};
-use crate::storage::locks::Mode;
+use crate::storage::encoding::Type;
+use crate::storage::fields::FieldReader;
+use crate::storage::locks::{Admission, Mode, Scope, next_transaction_id};
 use crate::storage::shard::{ModifiedKey, Shard};
-use crate::storage::waiters::{Claim, Waiter};
+use crate::storage::waiters::{Claim, HandedOver, Waiter};
 use futures_lite::future;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -39,7 +42,12 @@ impl StorageExecutor {
                     self.parked.ready_later.push(key.clone());
                     return;
                 }
-                self.run_again(&waiter, now);
+                if !std::ptr::eq(waiter.command, &WAIT_SOURCE) {
+                    self.run_again(&waiter, now);
+                } else if !self.hand_over(&waiter, key) {
+                    self.parked.ready_later.push(key.clone());
+                    return;
+                }
             } else if kind.is_none() && !self.shards.waiters.wait_without(key) {
                 return;
             }
@@ -68,19 +76,81 @@ impl StorageExecutor {
             answer.replies.truncate(start);
         } else if waiter.claim.take() {
             self.settle(handled, whose, &mut answer, start, began);
-            self.shards
-                .waiters
-                .remove_command(waiter.claim.client.id, waiter.claim.ticket);
+            self.forget_command(&waiter.claim);
         } else {
             self.roll_back_command();
             answer.replies.truncate(start);
-            self.shards
-                .waiters
-                .remove_command(waiter.claim.client.id, waiter.claim.ticket);
+            self.forget_command(&waiter.claim);
         }
         if !answer.responses.is_empty() {
             self.woken.push(answer);
         }
+    }
+
+    /// A move between executors waits for its source, or has it at once.
+    pub(super) fn wait_for_source(&mut self, batch: &mut Batch, request: &Request, now: Instant) {
+        batch.responses.push(waits_notice(request));
+        let Some(client) = self.shards.waiters.client(request.caller.client_id) else {
+            return;
+        };
+        let ticket = Ticket::of(request.id.sequence);
+        if !client.awaits(ticket) {
+            return;
+        }
+        let arguments = batch.arguments(request);
+        let number = |place: usize| FieldReader(arguments.get(place)).number().unwrap_or(0);
+        let waiting = Waiting {
+            place: Some(number(3)).filter(|place| *place != 0),
+            ..Waiting::for_keys(1..2, Type::List, number(2))
+        };
+        let key = (request.caller.database, arguments.get(1).to_vec());
+        let claim = Claim { client, ticket };
+        self.shards.waiters.add(batch, request, claim, &waiting, now);
+        self.shards.note_interest();
+        // It may have come since the move looked.
+        self.shards.ready.push_back(key);
+        self.serve_waiters(now);
+    }
+
+    /// Gives a move between executors its source, locked for the transaction that it becomes: nobody has it before. False if
+    /// another transaction is in the line for it, which may need what this one is to lock elsewhere.
+    fn hand_over(&mut self, waiter: &Waiter, source: &ModifiedKey) -> bool {
+        let id = next_transaction_id();
+        let scope = Scope::Keys(vec![source.clone()]);
+        if self.shards.locks.enter(id, scope, Mode::Exclusive) != Admission::Granted {
+            self.release_locks(id);
+            return false;
+        }
+        if waiter.claim.take() {
+            let place = waiter.number;
+            self.answer_waiter(waiter, |replies| HandedOver { id, place }.encode(replies));
+        } else {
+            self.release_locks(id);
+        }
+        self.forget_command(&waiter.claim);
+        true
+    }
+
+    /// Answers a waiter that is claimed and has done nothing.
+    fn answer_waiter(&mut self, waiter: &Waiter, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut answer = self.answer_box(waiter);
+        let start = answer.replies.len();
+        write(&mut answer.replies);
+        let reply = Span {
+            start: start as u32,
+            len: (answer.replies.len() - start) as u32,
+        };
+        answer.responses.push(Response {
+            id: waiter.id,
+            reply,
+            command: waiter.command,
+            took_ns: 0,
+            failed: false,
+            commit_epoch: 0,
+            shard: 0,
+            more: 0,
+        });
+        self.woken.push(answer);
     }
 
     /// Whether a transaction over several executors holds a key of a waiter.
@@ -113,29 +183,11 @@ impl StorageExecutor {
         let now = Instant::now();
         while let Some(waiter) = self.shards.waiters.next_late(now) {
             if waiter.claim.take() {
-                let mut answer = self.answer_box(&waiter);
-                let start = answer.replies.len();
-                Reply::new(&mut answer.replies, waiter.caller.version).null_array();
-                let reply = Span {
-                    start: start as u32,
-                    len: (answer.replies.len() - start) as u32,
-                };
-                answer.responses.push(Response {
-                    id: waiter.id,
-                    reply,
-                    command: waiter.command,
-                    took_ns: 0,
-                    failed: false,
-                    // What it has not found was not there when it came.
-                    commit_epoch: 0,
-                    shard: 0,
-                    more: 0,
-                });
-                self.woken.push(answer);
+                let version = waiter.caller.version;
+                // What it has not found was not there when it came.
+                self.answer_waiter(&waiter, |replies| Reply::new(replies, version).null_array());
             }
-            self.shards
-                .waiters
-                .remove_command(waiter.claim.client.id, waiter.claim.ticket);
+            self.forget_command(&waiter.claim);
         }
         for answer in std::mem::take(&mut self.woken) {
             answer.send_home();
