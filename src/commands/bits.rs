@@ -33,11 +33,21 @@ pub fn setbit(context: &mut Context<'_>) -> Outcome {
     } else {
         string.write(context, byte, &[old[0] ^ mask])?;
     }
-    string.save(context, true)?;
-    if is_changed {
-        context.notify(EventClass::String, "setbit", arguments.get(1));
-    }
+    save_bits(context, string, is_changed)?;
     context.reply.integer(i64::from(was_set));
+    Ok(())
+}
+
+/// Saves what SETBIT or BITFIELD has done. The string is one that was edited even if nothing has changed in it, which is told
+/// to nobody.
+fn save_bits(context: &mut Context<'_>, string: StringEdit, is_changed: bool) -> Outcome {
+    let was_quiet = context.view.set_quiet(!is_changed);
+    let saved = string.save(context, true);
+    context.view.set_quiet(was_quiet);
+    saved?;
+    if is_changed {
+        context.notify(EventClass::String, "setbit", context.arguments.get(1));
+    }
     Ok(())
 }
 
@@ -540,11 +550,7 @@ pub fn bitfield(context: &mut Context<'_>) -> Outcome {
             None => context.reply.null(),
         }
     }
-    string.save(context, true)?;
-    if is_changed {
-        context.notify(EventClass::String, "setbit", context.arguments.get(1));
-    }
-    Ok(())
+    save_bits(context, string, is_changed)
 }
 
 /// Does one thing to a field; returns the answer and whether the field has changed, `None` if an overflow made it fail.

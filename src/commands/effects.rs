@@ -4,7 +4,7 @@
 //! that fails, or is dropped and run again, nothing is.
 
 use super::Context;
-use super::table::{self, Command, READ};
+use super::table::{self, Command, QUIET, READ};
 use crate::config::{EventClass, EventClasses};
 use crate::protocol::Arguments;
 use crate::storage::lifecycle::{KeyFate, KeyNote};
@@ -186,6 +186,11 @@ impl Effects {
     pub(super) fn wants_missed_by(&self, arguments: Arguments<'_>) -> bool {
         self.classes.has(EventClass::KeyMiss) && row_of(arguments).is_some_and(|command| self.wants_missed(command))
     }
+}
+
+/// Whether a part of a command is one that changes [quietly](super::table::QUIET).
+pub(super) fn is_quiet(arguments: Arguments<'_>) -> bool {
+    row_of(arguments).is_some_and(|command| command.flags.has(QUIET))
 }
 
 /// The row of a part of a command.

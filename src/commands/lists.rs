@@ -612,8 +612,9 @@ pub fn ltrim(context: &mut Context<'_>) -> Outcome {
         let range = list.range(start, stop);
         if range != (0..list.len()) {
             list.keep(context, range)?;
-            list.save(context)?;
         }
+        // Even of nothing it is a change to those who watch the key.
+        list.save(context)?;
         context.notify_of("ltrim", &list.collection);
     }
     context.reply.ok();

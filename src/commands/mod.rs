@@ -80,6 +80,7 @@ pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 struct PartMark {
     effects: EffectsMark,
     wanted_missed: bool,
+    was_quiet: bool,
 }
 
 impl Context<'_> {
@@ -135,6 +136,8 @@ impl Context<'_> {
         let mark = PartMark {
             effects: self.effects.mark(),
             wanted_missed: self.view.note_missed(wants_missed),
+            // To find that out is not for nothing.
+            was_quiet: self.view.notes_modified() && self.view.set_quiet(effects::is_quiet(arguments)),
         };
         self.view.begin_inner();
         mark
@@ -143,6 +146,7 @@ impl Context<'_> {
     /// It is over; if it is not `kept`, what it staged and noted never was.
     fn end_part(&mut self, mark: PartMark, kept: bool) {
         self.view.note_missed(mark.wanted_missed);
+        self.view.set_quiet(mark.was_quiet);
         self.view.end_inner(kept);
         if !kept {
             self.effects.forget_after(mark.effects);

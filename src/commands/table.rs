@@ -49,6 +49,8 @@ pub const INTERNAL: Flags = Flags(1 << 11);
 pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
+/// What it changes in a key that is there before and after counts for neither WATCH nor client-side caches, as in Redis.
+pub const QUIET: Flags = Flags(1 << 14);
 /// Runs a script, which may call any command. Not shown.
 pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
 
@@ -610,20 +612,20 @@ pub static COMMANDS: &[Command] = &[
     command("zunionstore",     -4, WRITE_OOM,      Keys::at(1).and(MoreKeys::Counted(2)),Transaction(algebra::zunionstore), ("sorted-set", "2.0.0", "Stores the union of multiple sorted sets in a key.")),
 
     // Streams.
-    command("xack",            -4, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xack),        ("stream", "5.0.0", "Returns the number of messages that were successfully acknowledged by the consumer group member of a stream.")),
+    command("xack",            -4, or(WRITE_FAST, QUIET), Keys::at(1),          Shard(stream_groups::xack),        ("stream", "5.0.0", "Returns the number of messages that were successfully acknowledged by the consumer group member of a stream.")),
     command("xackdel",         -6, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xackdel),   ("stream", "8.2.0", "Acknowledges and conditionally deletes one or multiple entries for a stream consumer group.")),
     command("xadd",            -5, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xadd),              ("stream", "5.0.0", "Appends a new message to a stream. Creates the key if it doesn't exist.")),
-    command("xautoclaim",      -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xautoclaim),  ("stream", "6.2.0", "Changes, or acquires, ownership of messages in a consumer group, as if the messages were delivered to as consumer group member.")),
-    command("xclaim",          -6, WRITE_FAST,      Keys::at(1),          Shard(stream_groups::xclaim),      ("stream", "5.0.0", "Changes, or acquires, ownership of a message in a consumer group, as if the message was delivered a consumer group member.")),
+    command("xautoclaim",      -6, or(WRITE_FAST, QUIET), Keys::at(1),          Shard(stream_groups::xautoclaim),  ("stream", "6.2.0", "Changes, or acquires, ownership of messages in a consumer group, as if the messages were delivered to as consumer group member.")),
+    command("xclaim",          -6, or(WRITE_FAST, QUIET), Keys::at(1),          Shard(stream_groups::xclaim),      ("stream", "5.0.0", "Changes, or acquires, ownership of a message in a consumer group, as if the message was delivered a consumer group member.")),
     command("xdel",            -3, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdel),      ("stream", "5.0.0", "Returns the number of messages after removing them from a stream.")),
     command("xdelex",          -5, WRITE_FAST,      Keys::at(1),          Shard(stream_deletion::xdelex),    ("stream", "8.2.0", "Deletes one or multiple entries from the stream.")),
     command("xgroup",          -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for consumer groups commands.")),
-    command("xgroup|create",   -5, WRITE_OOM,       Keys::at(2),          Shard(stream_groups::xgroup_create), ("stream", "5.0.0", "Creates a consumer group.")),
-    command("xgroup|createconsumer", 5, WRITE_OOM,  Keys::at(2),          Shard(stream_groups::xgroup_createconsumer), ("stream", "6.2.0", "Creates a consumer in a consumer group.")),
-    command("xgroup|delconsumer", 5, WRITE,         Keys::at(2),          Shard(stream_groups::xgroup_delconsumer), ("stream", "5.0.0", "Deletes a consumer from a consumer group.")),
-    command("xgroup|destroy",   4, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_destroy), ("stream", "5.0.0", "Destroys a consumer group.")),
+    command("xgroup|create",   -5, or(WRITE_OOM, QUIET), Keys::at(2),          Shard(stream_groups::xgroup_create), ("stream", "5.0.0", "Creates a consumer group.")),
+    command("xgroup|createconsumer", 5, or(WRITE_OOM, QUIET), Keys::at(2),          Shard(stream_groups::xgroup_createconsumer), ("stream", "6.2.0", "Creates a consumer in a consumer group.")),
+    command("xgroup|delconsumer", 5, or(WRITE, QUIET), Keys::at(2),          Shard(stream_groups::xgroup_delconsumer), ("stream", "5.0.0", "Deletes a consumer from a consumer group.")),
+    command("xgroup|destroy",   4, or(WRITE, QUIET), Keys::at(2),          Shard(stream_groups::xgroup_destroy), ("stream", "5.0.0", "Destroys a consumer group.")),
     command("xgroup|help",      2, INFORMATION,     Keys::none(),         Network(stream_groups::xgroup_help), ("stream", "5.0.0", "Returns helpful text about the different subcommands.")),
-    command("xgroup|setid",    -5, WRITE,           Keys::at(2),          Shard(stream_groups::xgroup_setid), ("stream", "5.0.0", "Sets the last-delivered ID of a consumer group.")),
+    command("xgroup|setid",    -5, or(WRITE, QUIET), Keys::at(2),          Shard(stream_groups::xgroup_setid), ("stream", "5.0.0", "Sets the last-delivered ID of a consumer group.")),
     command("xinfo",           -2, Flags::NONE,     Keys::none(),         Container,                         ("stream", "5.0.0", "A container for stream introspection commands.")),
     command("xinfo|consumers",  4, READ,            Keys::at(2),          Shard(stream_groups::xinfo_consumers), ("stream", "5.0.0", "Returns a list of the consumers in a consumer group.")),
     command("xinfo|groups",     3, READ,            Keys::at(2),          Shard(stream_groups::xinfo_groups), ("stream", "5.0.0", "Returns a list of the consumer groups of a stream.")),
@@ -633,9 +635,9 @@ pub static COMMANDS: &[Command] = &[
     command("xpending",        -3, READ,            Keys::at(1),          Shard(stream_groups::xpending),    ("stream", "5.0.0", "Returns the information and entries from a stream consumer group's pending entries list.")),
     command("xrange",          -4, READ,            Keys::at(1),          Shard(streams::xrange),            ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs.")),
     command("xread",           -4, or(READ, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(streams::xread), ("stream", "5.0.0", "Returns messages from multiple streams with IDs greater than the ones requested. Blocks until a message is available otherwise.")),
-    command("xreadgroup",      -7, or(WRITE, BLOCKING), Keys::none().and(MoreKeys::Streams), Transaction(stream_groups::xreadgroup), ("stream", "5.0.0", "Returns new or historical messages from a stream for a consumer in a group. Blocks until a message is available otherwise.")),
+    command("xreadgroup",      -7, or(or(WRITE, BLOCKING), QUIET), Keys::none().and(MoreKeys::Streams), Transaction(stream_groups::xreadgroup), ("stream", "5.0.0", "Returns new or historical messages from a stream for a consumer in a group. Blocks until a message is available otherwise.")),
     command("xrevrange",       -4, READ,            Keys::at(1),          Shard(streams::xrevrange),         ("stream", "5.0.0", "Returns the messages from a stream within a range of IDs in reverse order.")),
-    command("xsetid",          -3, WRITE_OOM_FAST,  Keys::at(1),          Shard(streams::xsetid),            ("stream", "5.0.0", "An internal command for replicating stream values.")),
+    command("xsetid",          -3, or(WRITE_OOM_FAST, QUIET), Keys::at(1),          Shard(streams::xsetid),            ("stream", "5.0.0", "An internal command for replicating stream values.")),
     command("xtrim",           -4, WRITE,           Keys::at(1),          Shard(streams::xtrim),             ("stream", "5.0.0", "Deletes messages from the beginning of a stream.")),
 
     // Bitmaps.
@@ -650,7 +652,7 @@ pub static COMMANDS: &[Command] = &[
     // HyperLogLogs.
     command("pfadd",           -2, WRITE_OOM_FAST,  Keys::at(1),          Shard(hyperloglog::pfadd),         ("hyperloglog", "2.8.9", "Adds elements to a HyperLogLog key. Creates the key if it doesn't exist.")),
     command("pfcount",         -2, READ,            Keys::range(1, -1, 1), Transaction(hyperloglog::pfcount), ("hyperloglog", "2.8.9", "Returns the approximated cardinality of the set(s) observed by the HyperLogLog key(s).")),
-    command("pfdebug",          3, or(WRITE_OOM, ADMIN), Keys::at(2),     Shard(hyperloglog::pfdebug),       ("hyperloglog", "2.8.9", "Internal commands for debugging HyperLogLog values.")),
+    command("pfdebug",          3, or(or(WRITE_OOM, ADMIN), QUIET), Keys::at(2),     Shard(hyperloglog::pfdebug),       ("hyperloglog", "2.8.9", "Internal commands for debugging HyperLogLog values.")),
     command("pfmerge",         -2, WRITE_OOM,       Keys::range(1, -1, 1), Transaction(hyperloglog::pfmerge), ("hyperloglog", "2.8.9", "Merges one or more HyperLogLog values into a single key.")),
     command("pfselftest",       1, ADMIN,           Keys::none(),         Network(hyperloglog::pfselftest),  ("hyperloglog", "2.8.9", "An internal command for testing HyperLogLog values.")),
 

@@ -9,13 +9,15 @@ use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, CompactionDecision,
-    DB, DBCompressionType, Env, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    DB, DBCompressionType, Env, FlushOptions, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 /// A column family; see [`super::encoding`] for what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,9 @@ const LEVEL_0_FILES_COMPACTED: i32 = 8;
 /// Files of level 0 from which on writes are refused (no write ever waits), and all are.
 const LEVEL_0_FILES_SLOW: i32 = 36;
 const LEVEL_0_FILES_STOP: i32 = 48;
+
+/// How long a flush may take before it is asked for again.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why RocksDB did not do something.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -395,7 +400,10 @@ impl Database {
         options.set_exclusive_manual_compaction(false);
         // A compaction that began when these members were alive may have written some to the last level since.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
+        self.until_flushed(column, || {
+            // It begins with a flush.
+            self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
+        });
         Ok(self.last_key(column, (prefix, &to))?.is_none())
     }
 
@@ -417,9 +425,33 @@ impl Database {
     /// Writes the memtables to files. Blocks.
     pub fn flush(&self) -> Result<(), DatabaseError> {
         for column in Column::ALL {
-            self.db.flush_cf(self.family(column))?;
+            self.until_flushed(column, || self.db.flush_cf(self.family(column)))?;
         }
         Ok(())
+    }
+
+    /// Does what waits for a flush of a column.
+    ///
+    /// RocksDB forgets one that is asked for while an earlier flush is about to begin, if fewer memtables are full than it merges:
+    /// that flush takes the request back (`MemTableList::PickMemtablesToFlush`) without having the newest memtable, and who
+    /// has asked waits until others have written enough. So another thread asks again, from time to time.
+    fn until_flushed<T>(&self, column: Column, work: impl FnOnce() -> T) -> T {
+        let (working, is_working) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut options = FlushOptions::default();
+                options.set_wait(false);
+                let mut pause = FLUSH_PATIENCE;
+                while is_working.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    // Who waits for it has the error, too.
+                    let _ = self.db.flush_cf_opt(self.family(column), &options);
+                    pause *= 2;
+                }
+            });
+            let result = work();
+            drop(working);
+            result
+        })
     }
 
     /// Makes RocksDB start its threads now, by the calling thread, whose CPUs they inherit: a flush and a compaction of

@@ -24,7 +24,9 @@ use crate::channel::message::{
     Batch, Caller, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, RequestId, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{self, BLOCKING, Command, INTERNAL, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE};
+use crate::commands::table::{
+    self, BLOCKING, Command, INTERNAL, QUIET, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE,
+};
 use crate::commands::waiting::{Waiting, may_wait};
 use crate::commands::{Context, hash, scripting};
 use crate::config::{Durability, Settings, SharedSettings};
@@ -697,6 +699,7 @@ impl StorageExecutor {
         self.shards.begin_command();
         self.shards.tracked_mut().command = (caller.client_id, id.sequence);
         self.shards.note_missed(self.effects.wants_missed(command));
+        self.shards.set_quiet(command.flags.has(QUIET));
         if caller.tracks {
             self.shards.expect_reader();
             self.effects.notes_read = true;

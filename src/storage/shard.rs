@@ -160,7 +160,7 @@ pub struct Shard {
     expiry_changes: Vec<ExpiryChange>,
     expiry_changes_kept: usize,
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
-    modified: Vec<ModifiedKey>,
+    modified: Vec<Modified>,
     modified_kept: usize,
     /// Transactions of other homes that this shard has followed and whose redo records may still be there.
     applied: BTreeSet<TransactionId>,
@@ -170,6 +170,8 @@ pub struct Shard {
     broken_link: Option<CommandError>,
     /// Whether there is anybody who has to be told.
     notes_modified: bool,
+    /// See [`Shard::set_quiet`].
+    is_quiet: bool,
     /// What became of the keys that the running command wrote.
     pub lifecycle: Lifecycle,
     /// Where the parts of the running command that are being run began, the innermost last.
@@ -224,6 +226,14 @@ pub struct Owner {
 
 /// A key that was written: the database, as SELECT numbers it, and the key.
 pub type ModifiedKey = (u8, Vec<u8>);
+
+/// One that was written.
+pub struct Modified {
+    /// Which.
+    pub key: ModifiedKey,
+    /// It concerns those who wait only: see [`Shard::set_quiet`].
+    pub quietly: bool,
+}
 
 /// What a command had staged when a part of it began.
 #[derive(Clone, Copy)]
@@ -289,6 +299,7 @@ impl Shard {
             is_linked: false,
             broken_link: None,
             notes_modified: false,
+            is_quiet: false,
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
             counts,
@@ -592,7 +603,11 @@ impl Shard {
         {
             self.lifecycle.replaced(number, key, old, new);
         }
-        self.note_modified_record();
+        if self.notes_modified {
+            let version = |record: Option<&[u8]>| record.and_then(Record::decode).map(|record| record.version);
+            let is_same = old.is_some() && version(old) == version(new);
+            self.note_modified_record(self.is_quiet && is_same);
+        }
         self.begin_staging();
         let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
         self.records.stage(index, place, &self.key, value, self.epoch);
@@ -669,7 +684,7 @@ impl Shard {
         self.check_writable()?;
         self.set_member_key(owner, slot, member);
         if self.notes_modified {
-            self.note_modified(owner.database, owner.key.clone());
+            self.note_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
         let is_there = value.is_some();
         let epoch = self.stage_here(column, value);
@@ -887,29 +902,32 @@ impl Shard {
     }
 
     /// The keys that were written since the last call by commands that are over, oldest first; one may come several times.
-    pub fn take_modified(&mut self) -> Vec<ModifiedKey> {
+    pub fn take_modified(&mut self) -> Vec<Modified> {
         self.modified_kept = 0;
         std::mem::take(&mut self.modified)
     }
 
     /// Notes that the key whose record's key in `meta` is `self.key` was written.
-    fn note_modified_record(&mut self) {
-        if !self.notes_modified {
-            return;
-        }
+    fn note_modified_record(&mut self, quietly: bool) {
         if let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
             && let Some(database) = self.number_of(physical)
         {
             let key = key.to_vec();
-            self.note_modified(database, key);
+            self.note_modified(database, key, quietly);
         }
     }
 
-    fn note_modified(&mut self, database: u8, key: Vec<u8>) {
-        let is_last = |last: &ModifiedKey| last.0 == database && last.1 == key;
-        if !self.modified.last().is_some_and(is_last) {
-            self.modified.push((database, key));
+    fn note_modified(&mut self, database: u8, key: Vec<u8>, quietly: bool) {
+        let key = (database, key);
+        let is_told = |last: &Modified| last.key == key && (quietly || !last.quietly);
+        if !self.modified.last().is_some_and(is_told) {
+            self.modified.push(Modified { key, quietly });
         }
+    }
+
+    /// Whether what is written from now on counts as a change for those who wait only, if its key is there before and after.
+    pub fn set_quiet(&mut self, is_quiet: bool) {
+        self.is_quiet = is_quiet;
     }
 
     /// Whether anything was staged that is not committed.

@@ -12,7 +12,7 @@ use super::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
 use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
 use super::redo::{self, Part, Write};
 pub use super::shard::Owner;
-use super::shard::{ModifiedKey, Shard};
+use super::shard::{Modified, ModifiedKey, Shard};
 use super::tracking::TrackedKeys;
 use super::waiters::Waiters;
 use super::watches::{Presence, Watches};
@@ -49,6 +49,7 @@ pub struct Shards {
     pub ready: VecDeque<ModifiedKey>,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
+    is_quiet: bool,
     /// Transactions over several executors that have keys here.
     pub locks: Locks,
     scripts: Arc<Scripts>,
@@ -116,6 +117,7 @@ impl Shards {
             waiters: Waiters::default(),
             ready: VecDeque::new(),
             notes_modified: false,
+            is_quiet: false,
             locks: Locks::default(),
             scripts: Arc::default(),
             executor: 0,
@@ -158,12 +160,14 @@ impl Shards {
 
     fn tell_modified(&mut self, writer: u64) {
         for place in 0..self.list.len() {
-            for key in self.list[place].take_modified() {
-                if self.watches.has(&key) {
+            for Modified { key, quietly } in self.list[place].take_modified() {
+                if !quietly && self.watches.has(&key) {
                     let presence = self.presence_or_absent(&key);
                     self.watches.touch(&key, presence);
                 }
-                self.tracked.note_written(&key.1, writer);
+                if !quietly {
+                    self.tracked.note_written(&key.1, writer);
+                }
                 if self.waiters.wait_for(&key) {
                     self.ready.push_back(key);
                 }
@@ -186,6 +190,16 @@ impl Shards {
                 shard.take_modified();
             }
         }
+    }
+
+    /// Whether what is written from now on is no change, but for those who wait: see [`Shard::set_quiet`]. Returns whether it
+    /// was so.
+    #[inline]
+    pub fn set_quiet(&mut self, is_quiet: bool) -> bool {
+        if is_quiet != self.is_quiet {
+            self.list.iter_mut().for_each(|shard| shard.set_quiet(is_quiet));
+        }
+        std::mem::replace(&mut self.is_quiet, is_quiet)
     }
 
     /// All shards of the executor.
@@ -696,6 +710,24 @@ impl View<'_> {
     pub fn note_missed(&mut self, notes: bool) -> bool {
         match self {
             View::Local(shards) => shards.note_missed(notes),
+            View::Gathered(_) => false,
+        }
+    }
+
+    /// Whether somebody has to be told here what is written.
+    #[inline]
+    pub fn notes_modified(&self) -> bool {
+        match self {
+            View::Local(shards) => shards.notes_modified,
+            View::Gathered(_) => false,
+        }
+    }
+
+    /// Whether what is written from now on is no change, but for those who wait; returns whether it was so. Where several
+    /// executors have a part in a command, all that it writes is a change.
+    pub fn set_quiet(&mut self, is_quiet: bool) -> bool {
+        match self {
+            View::Local(shards) => shards.set_quiet(is_quiet),
             View::Gathered(_) => false,
         }
     }

@@ -786,7 +786,7 @@ fn waits_for_the_disk_end_with_its_sync() {
     assert_eq!(run(&mut client, "WAITAOF 1 0 0"), "1) (integer) 1 2) (integer) 0");
     assert_eq!(run(&mut client, "WAITAOF 0 0 0"), "1) (integer) 1 2) (integer) 0");
     // There are no replicas: the time runs out.
-    assert_eq!(run(&mut client, "WAITAOF 1 1 5"), "1) (integer) 1 2) (integer) 0");
+    assert_eq!(run(&mut client, "WAITAOF 1 1 500"), "1) (integer) 1 2) (integer) 0");
     assert_eq!(
         run(&mut client, "WAITAOF 2 0 0"),
         "(error) ERR value is out of range, value must between 0 and 1"
