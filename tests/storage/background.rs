@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Node, Switch, contents};
+use super::{Node, Switch, contents, key_on};
 use crate::harness::client::Client;
 use crate::harness::process::wait_for;
 use crate::harness::value::Value;
@@ -295,4 +295,56 @@ fn the_second_part_of_a_turn_waits_for_its_own_sync_under_always() {
     node.start(FLAGS, "");
     let found = node.connect().command(&["MGET", "first", "second"]).render();
     assert_eq!(found, "1) \"1\"\n2) \"2\"", "what was acknowledged is on disk");
+}
+
+/// What one command has staged on several shards is committed as one. When a batch that it has seen fails on one of them, the others
+/// must not keep their parts.
+#[test]
+fn a_batch_that_fails_takes_with_it_what_was_staged_with_its_shard_on_others() {
+    let core = crate::harness::server::allowed_cpus()[0];
+    let mut node = Node::new();
+    let (hold, full) = (node.switch("hold"), node.switch("full"));
+    let faults = format!("hold-writes={},disk-full=1:{}", hold.when(), full.when());
+    let flags = format!(
+        "--shards 4 --background-commit-writes 1 --durability interval --network-cores {core} --storage-cores {core}"
+    );
+    node.start(&flags, &faults);
+    let [first, second, third] = [0, 1, 2].map(|shard| key_on(shard, 4, "key"));
+    let mut writer = node.connect();
+    let all = ["MSET", &first, "old", &second, "old", &third, "old"];
+    assert_eq!(writer.command(&all).render(), "OK");
+    hold.on();
+    writer.send(&["SET", &first, "new"]).expect("the server reads");
+    assert!(wait_for(|| node.info("executors", "executor0", "held") == "1"));
+    let mut clients = waiting(
+        &node,
+        &[
+            &["MSET", &first, "newer", &second, "newer"],
+            &["APPEND", &second, "newest"],
+            &["SET", &third, "newest"],
+        ],
+    );
+    clients.push(writer);
+    full.on();
+    hold.off();
+    // Of a write to several shards the server does not say that nothing was written; it closes the connection.
+    assert!(clients.remove(0).is_closed());
+    for client in &mut clients {
+        let reply = client.read().expect("the server answers").render();
+        assert!(reply.starts_with("(error) MISCONF "), "{reply}");
+    }
+    let mut client = node.connect();
+    let read = ["MGET", &first, &second, &third];
+    let before = "1) \"old\"\n2) \"old\"\n3) \"old\"";
+    assert_eq!(client.command(&read).render(), before, "as if nothing had been");
+    full.off();
+    let again = ["SET", &third, "written"];
+    assert!(
+        wait_for(|| client.command(&again).render() == "OK"),
+        "there is room again"
+    );
+    node.kill_9();
+    node.start(&flags, "");
+    let found = node.connect().command(&read).render();
+    assert_eq!(found, "1) \"old\"\n2) \"old\"\n3) \"written\"");
 }
