@@ -296,6 +296,7 @@ impl StorageExecutor {
         }
         let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
         shards.watches_mut().set_metrics(Arc::clone(&metrics));
+        shards.syncs_links = current.durability == Durability::Always;
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             shards,
@@ -391,6 +392,7 @@ impl StorageExecutor {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
             self.effects.classes = self.current.notify_keyspace_events;
+            self.shards.syncs_links = self.current.durability == Durability::Always;
             // It sleeps by the old setting.
             self.syncer.sync_soon();
         }
@@ -1104,7 +1106,12 @@ impl StorageExecutor {
         self.sweep();
         self.serve_waiters(Instant::now());
         self.delete_notes();
-        self.shards.finish_commands();
+        // What was acknowledged as durable needs its record until it is.
+        let syncer = (self.current.durability == Durability::Always).then_some(&self.syncer);
+        self.shards.finish_commands(|place, shard| {
+            let durable_epoch = syncer.map_or(u64::MAX, |syncer| syncer.durable_epoch(place));
+            shard.settled_epoch().min(durable_epoch)
+        });
         let mut done = Vec::new();
         if self.has_parked() {
             self.look_at_parked(&mut done);

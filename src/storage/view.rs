@@ -50,6 +50,8 @@ pub struct Shards {
     /// Whether the shards note which keys are written.
     notes_modified: bool,
     is_quiet: bool,
+    /// Whether what is committed as one must survive a loss of power.
+    pub syncs_links: bool,
     /// Transactions over several executors that have keys here.
     pub locks: Locks,
     scripts: Arc<Scripts>,
@@ -118,6 +120,7 @@ impl Shards {
             ready: VecDeque::new(),
             notes_modified: false,
             is_quiet: false,
+            syncs_links: false,
             locks: Locks::default(),
             scripts: Arc::default(),
             executor: 0,
@@ -520,6 +523,17 @@ impl Shards {
             }
         }
         let epoch = self.list[*home].committed_epoch();
+        // Each log is synced for itself: a part must not be on the disk before the record. This is for scripts that write keys which
+        // they have not declared; what names its keys goes the longer way, which waits elsewhere.
+        if self.syncs_links
+            && !others.is_empty()
+            && let Err(error) = self.list[*home].database().sync_log()
+        {
+            // The home stops, too, when its syncer asks; the restart that it needs looks for the record.
+            return others
+                .iter()
+                .for_each(|place| self.list[*place].abandon(error.clone().into()));
+        }
         for place in others {
             // What fails here is done by the restart that the shard needs, and what stalls is committed when it can be.
             let _ = self.list[*place].commit();
@@ -575,11 +589,11 @@ impl Shards {
         Ok(())
     }
 
-    /// Deletes the redo records of commits of which all parts are done.
-    pub fn finish_commands(&mut self) {
+    /// Deletes the redo records of commits of which all parts are done: by place, everything up to the turn that `done` says.
+    pub fn finish_commands(&mut self, done: impl Fn(usize, &Shard) -> u64) {
         let Shards { list, unfinished, .. } = self;
         unfinished.retain_mut(|command| {
-            let has_committed = |place: &usize| list[*place].settled_epoch() >= command.epoch;
+            let has_committed = |place: &usize| done(*place, &list[*place]) >= command.epoch;
             if !command.is_deleted {
                 if has_committed(&command.home) && command.others.iter().all(has_committed) {
                     faults::reached(Point::BeforeForget);

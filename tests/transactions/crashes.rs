@@ -206,6 +206,58 @@ fn a_power_loss_leaves_all_or_nothing_on_one_executor() {
     dies_at_writes(&format!("{} --durability always", one_executor()), true, (2, 2));
 }
 
+/// The one way to write to several shards of an executor without naming them. The logs may have got to the disk in any order.
+#[test]
+fn a_power_loss_leaves_all_or_nothing_of_a_script_that_declares_no_keys() {
+    let mut random = StdRng::seed_from_u64(seed(
+        "a_power_loss_leaves_all_or_nothing_of_a_script_that_declares_no_keys",
+    ));
+    let flags = format!("{} --durability always", one_executor());
+    let keys = key_per_shard("k");
+    let script = "for i = 1, 4 do redis.call('SET', ARGV[i], ARGV[5]) end return 1";
+    let eval = |value: &'static str| {
+        let keys = keys.iter().map(String::as_str);
+        ["EVAL", script, "0"]
+            .into_iter()
+            .chain(keys)
+            .chain([value])
+            .collect::<Vec<_>>()
+    };
+    let mut node = Node::new();
+    let (mut was_half_done, mut survived, mut write) = (0, false, 0);
+    while !survived {
+        write += 1;
+        for _ in 0..4 {
+            let switch = node.switch("dying");
+            let fault = format!("record-synced-log=1,kill-after-commit={write}:{}", switch.when());
+            node.start(&flags, &fault);
+            let mut client = node.connect();
+            assert_eq!(client.command(&eval("old")), Value::Integer(1));
+            switch.on();
+            let reply = client.send(&eval("new")).and_then(|()| client.read());
+            let is_acknowledged = reply.is_ok_and(|reply| reply == Value::Integer(1));
+            survived = is_acknowledged && client.send(&["PING"]).and_then(|()| client.read()).is_ok();
+            match survived {
+                true => node.kill_9(),
+                false => node.wait_for_exit(),
+            }
+            node.cut_unsynced(|synced, bytes| if random.random() { synced } else { bytes });
+            switch.off();
+            node.start(&flags, "record-synced-log=1");
+            let found = node.connect().command(&mget(&keys)).render();
+            let all = |value: &str| {
+                let lines: Vec<String> = (1..=4).map(|place| format!("{place}) \"{value}\"")).collect();
+                lines.join("\n")
+            };
+            let is_whole = found == all("new") || !is_acknowledged && found == all("old");
+            assert!(is_whole, "write {write}, acknowledged {is_acknowledged}:\n{found}");
+            was_half_done += u64::from(!is_acknowledged && found == all("new"));
+            node.kill_9();
+        }
+    }
+    assert!(was_half_done > 0, "no death came between the decision and the reply");
+}
+
 #[test]
 fn a_process_that_dies_at_a_named_point_leaves_all_or_nothing() {
     let mut victim = Victim::new(&four_shards_on_two_executors(), false);
