@@ -17,6 +17,7 @@ pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
 pub mod number;
+pub mod pausing;
 pub mod persistence;
 pub mod pubsub;
 pub mod random;
@@ -77,6 +78,7 @@ pub struct Context<'a> {
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
 
 /// How things were when a part of a command began.
+#[derive(Clone, Copy)]
 struct PartMark {
     effects: EffectsMark,
     wanted_missed: bool,
@@ -95,17 +97,19 @@ impl Context<'_> {
         reply: Reply<'_>,
         run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
-        self.run_part(arguments, Some(reply), run)
+        let mark = self.begin_part(arguments);
+        let outcome = self.within_part(arguments, Some(reply), run);
+        self.end_part(mark, outcome.is_ok());
+        outcome
     }
 
-    /// Runs a part of this command that replies to `reply`, or else in this command's reply.
-    fn run_part(
+    /// Runs something in a part of this command that has begun, and that replies to `reply` or else in this command's reply.
+    fn within_part<T>(
         &mut self,
         arguments: Arguments<'_>,
         reply: Option<Reply<'_>>,
-        run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
-    ) -> Result<(), CommandError> {
-        let mark = self.begin_part(arguments);
+        run: impl FnOnce(&mut Context<'_>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
         let mut inner = Context {
             arguments,
             reply: reply.unwrap_or_else(|| self.reply.reborrow()),
@@ -120,12 +124,11 @@ impl Context<'_> {
             pieces: None,
             waits: None,
         };
-        let outcome = run(&mut inner).and_then(|()| match inner.pieces.take() {
-            Some(pieces) => pieces.write_whole(&mut inner.reply),
-            None => Ok(()),
-        });
-        self.end_part(mark, outcome.is_ok());
-        outcome
+        let outcome = run(&mut inner)?;
+        if let Some(pieces) = inner.pieces.take() {
+            pieces.write_whole(&mut inner.reply)?;
+        }
+        Ok(outcome)
     }
 
     /// A part of this command begins; [`Context::end_part`] must follow.
@@ -152,24 +155,6 @@ impl Context<'_> {
             self.effects.forget_after(mark.effects);
         }
         self.note_key_fates();
-    }
-
-    /// The same, the part's reply or its error being the next thing in this command's reply. Returns the error too.
-    ///
-    /// # Errors
-    /// That of `run`.
-    pub fn run_inner_here(
-        &mut self,
-        arguments: Arguments<'_>,
-        run: impl FnOnce(&mut Context<'_>) -> Result<(), CommandError>,
-    ) -> Result<(), CommandError> {
-        let start = self.reply.len();
-        let outcome = self.run_part(arguments, None, run);
-        if let Err(error) = &outcome {
-            self.reply.truncate(start);
-            self.reply.error(error.to_string());
-        }
-        outcome
     }
 
     /// The record of a key of the selected database that is alive. A string has its bytes in it, however it is stored.

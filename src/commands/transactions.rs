@@ -4,13 +4,15 @@
 //! request, which runs the commands one after the other: nothing comes between them, and all that they write is committed
 //! in one batch.
 
-use super::Context;
-use super::effects::Ran;
+use super::effects::{EffectsMark, Ran};
 use super::random::Random;
-use super::table::{Command, READ};
+use super::table::{Command, READ, RUNS_SCRIPT};
+use super::{Context, PartMark, scripting};
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::protocol::{Arguments, Version};
+use crate::scripts::run::{Driven, Running};
+use crate::storage::view::Touched;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -65,20 +67,23 @@ pub struct ExecHeader {
     /// Whether the replies are to be told apart, because replies of other commands come between them: after a zero byte
     /// each follows its length(4, big endian). Otherwise they are one array.
     pub is_split: bool,
+    /// Whether a script is among them.
+    pub runs_script: bool,
 }
 
 impl ExecHeader {
-    /// As an argument: commands(4, big endian) ‖ split(1).
-    pub fn encode(self) -> [u8; 5] {
+    /// As an argument: commands(4, big endian) ‖ split(1) ‖ script(1).
+    pub fn encode(self) -> [u8; 6] {
         let [a, b, c, d] = self.commands.to_be_bytes();
-        [a, b, c, d, u8::from(self.is_split)]
+        [a, b, c, d, u8::from(self.is_split), u8::from(self.runs_script)]
     }
 
     fn decode(bytes: &[u8]) -> Option<ExecHeader> {
-        let (commands, split) = bytes.split_first_chunk()?;
+        let [a, b, c, d, split, script] = *bytes.first_chunk()?;
         Some(ExecHeader {
-            commands: u32::from_be_bytes(*commands),
-            is_split: split == [1],
+            commands: u32::from_be_bytes([a, b, c, d]),
+            is_split: split == 1,
+            runs_script: script == 1,
         })
     }
 }
@@ -119,37 +124,187 @@ impl PartHeader {
 /// EXEC, with what was queued as its arguments: the name, an [`ExecHeader`], and for each command a [`PartHeader`] and its
 /// arguments. Replies null if a watched key was modified. A command that fails leaves what the others have written.
 pub fn exec(context: &mut Context<'_>) -> Outcome {
-    let header = ExecHeader::decode(context.arguments.get(1)).ok_or(CommandError::Internal)?;
-    if context.view.unwatch(context.client_id) {
-        context.reply.null_array();
-        return Ok(());
+    Execution::begin(context)?.drive(context, false).map(|_| ())
+}
+
+/// Whether an EXEC has scripts among its commands, so that it may have to pause.
+pub fn runs_script(arguments: Arguments<'_>) -> bool {
+    ExecHeader::decode(arguments.get(1)).is_some_and(|header| header.runs_script)
+}
+
+/// An EXEC under way. It can be left in the middle of a script.
+pub struct Execution {
+    is_split: bool,
+    random: Random,
+    /// The place of the next command's [`PartHeader`] among the arguments.
+    next: usize,
+    /// The command that it was left in the middle of.
+    open: Option<Part>,
+    is_stopped: bool,
+    /// What there was to be given out when it began.
+    effects: EffectsMark,
+}
+
+/// A command of an EXEC that has begun.
+struct Part {
+    command: &'static Command,
+    script: Option<Running>,
+    mark: PartMark,
+    touched: Touched,
+    began: Instant,
+    /// Where its reply begins.
+    reply_at: usize,
+}
+
+impl Execution {
+    /// Begins one: replies what comes before its commands' replies, or that a watched key was modified.
+    ///
+    /// # Errors
+    /// The arguments are damaged.
+    pub fn begin(context: &mut Context<'_>) -> Result<Execution, CommandError> {
+        let header = ExecHeader::decode(context.arguments.get(1)).ok_or(CommandError::Internal)?;
+        let mut execution = Execution {
+            is_split: header.is_split,
+            random: Random::new(context.seed),
+            next: 2,
+            open: None,
+            is_stopped: false,
+            effects: context.effects.mark(),
+        };
+        if context.view.unwatch(context.client_id) {
+            context.reply.null_array();
+            execution.next = context.arguments.len();
+        } else if header.is_split {
+            context.reply.raw(b"\0");
+        } else {
+            context.reply.array(header.commands as usize);
+        }
+        Ok(execution)
     }
-    match header.is_split {
-        true => context.reply.raw(b"\0"),
-        false => context.reply.array(header.commands as usize),
+
+    /// Runs it on, until it is over or, if it `may_pause`, a script in it has run for a while. `context` is EXEC's.
+    ///
+    /// # Errors
+    /// It was stopped, or its arguments are damaged: nothing of it stands.
+    pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
+        if self.is_stopped {
+            self.open = None;
+            return Err(CommandError::text(
+                "ERR EXEC stopped with its storage executor and was rolled back",
+            ));
+        }
+        while self.next < context.arguments.len() {
+            let rest = context.arguments.from(self.next);
+            let header = PartHeader::decode(rest.get(0)).ok_or(CommandError::Internal)?;
+            let end = 1 + header.arguments as usize;
+            let arguments = rest.range(1, end);
+            context.database = header.database;
+            context.seed = self.random.below(u64::MAX);
+            context.reply.set_version(header.version);
+            let mut part = match self.open.take() {
+                Some(part) => part,
+                None => self.begin_part(context, &header, arguments)?,
+            };
+            if part.run(context, arguments, may_pause)? == Driven::Paused {
+                self.open = Some(part);
+                return Ok(Driven::Paused);
+            }
+            if self.is_split {
+                let len_at = part.reply_at - REPLY_LEN_BYTES;
+                let len = u32::try_from(context.reply.len() - part.reply_at).map_err(|_| CommandError::Internal)?;
+                context.reply.overwrite(len_at, &len.to_be_bytes());
+            }
+            self.next += end;
+        }
+        Ok(Driven::Done)
     }
-    let mut random = Random::new(context.seed);
-    let mut rest = context.arguments.from(2);
-    while !rest.is_empty() {
-        let part = PartHeader::decode(rest.get(0)).ok_or(CommandError::Internal)?;
-        let end = 1 + part.arguments as usize;
-        context.database = part.database;
-        context.seed = random.below(u64::MAX);
-        context.reply.set_version(part.version);
-        let command = Command::of_index(usize::from(part.index)).ok_or(CommandError::Internal)?;
-        let len_at = context.reply.len();
-        if header.is_split {
+
+    fn begin_part(
+        &self,
+        context: &mut Context<'_>,
+        header: &PartHeader,
+        arguments: Arguments<'_>,
+    ) -> Result<Part, CommandError> {
+        let command = Command::of_index(usize::from(header.index)).ok_or(CommandError::Internal)?;
+        if self.is_split {
             context.reply.raw(&[0; REPLY_LEN_BYTES]);
         }
-        run_part(context, command, rest.range(1, end))?;
-        if header.is_split {
-            let len = context.reply.len() - len_at - REPLY_LEN_BYTES;
-            let len = u32::try_from(len).map_err(|_| CommandError::Internal)?;
-            context.reply.overwrite(len_at, &len.to_be_bytes());
-        }
-        rest = rest.from(end);
+        Ok(Part {
+            command,
+            script: None,
+            touched: context.view.touched(),
+            began: Instant::now(),
+            reply_at: context.reply.len(),
+            mark: context.begin_part(arguments),
+        })
     }
-    Ok(())
+
+    /// What there was to be given out when it began.
+    pub fn effects_mark(&self) -> EffectsMark {
+        self.effects
+    }
+
+    /// Whether the script that it is in the middle of runs longer than `busy-reply-threshold`.
+    pub fn is_busy(&self) -> bool {
+        let script = self.open.as_ref().and_then(|part| part.script.as_ref());
+        script.is_some_and(Running::is_busy)
+    }
+
+    /// Ends it when it is driven next, because its executor ends.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+}
+
+impl Part {
+    /// Runs it, or runs it on, and counts it when it is over. An error is its reply.
+    fn run(
+        &mut self,
+        context: &mut Context<'_>,
+        arguments: Arguments<'_>,
+        may_pause: bool,
+    ) -> Result<Driven, CommandError> {
+        let command = self.command;
+        let handler = command.storage_handler().ok_or(CommandError::Internal)?;
+        let script = &mut self.script;
+        let mut run = |inner: &mut Context<'_>| {
+            if !(may_pause && command.flags.has(RUNS_SCRIPT)) {
+                return handler(inner).map(|()| Driven::Done);
+            }
+            let script = match script {
+                Some(script) => script,
+                None => script.insert(scripting::begin(command, inner)?),
+            };
+            script.drive(inner, true)
+        };
+        let outcome = context.within_part(arguments, None, |inner| {
+            // A panic ends this command and not what was done before it.
+            catch_unwind(AssertUnwindSafe(|| run(inner))).unwrap_or_else(|_| {
+                tracing::error!(
+                    command = command.name,
+                    "a handler panicked inside EXEC; its writes were dropped"
+                );
+                Err(CommandError::Internal)
+            })
+        });
+        if matches!(outcome, Ok(Driven::Paused)) {
+            return Ok(Driven::Paused);
+        }
+        context.end_part(self.mark, outcome.is_ok());
+        if let Err(error) = &outcome {
+            context.reply.truncate(self.reply_at);
+            context.reply.error(error.to_string());
+        }
+        if !command.flags.has(READ) {
+            context.view.uncount_look_ups(self.touched);
+        }
+        context.effects.ran.push(Ran {
+            index: command.index(),
+            took_ns: self.began.elapsed().as_nanos() as u64,
+            error_at: outcome.is_err().then_some(self.reply_at),
+        });
+        Ok(Driven::Done)
+    }
 }
 
 /// The commands among EXEC's arguments. What cannot be read ends them: [`exec`] answers that with an error.
@@ -170,43 +325,17 @@ pub fn parts_of_exec(arguments: Arguments<'_>) -> impl Iterator<Item = (PartHead
 /// Bytes of a reply's length where replies are told apart.
 pub const REPLY_LEN_BYTES: usize = 4;
 
-/// Runs one command of EXEC and counts it.
-fn run_part(context: &mut Context<'_>, command: &'static Command, arguments: Arguments<'_>) -> Outcome {
-    let handler = command.storage_handler().ok_or(CommandError::Internal)?;
-    let touched = context.view.touched();
-    let began = Instant::now();
-    let reply_at = context.reply.len();
-    let outcome = context.run_inner_here(arguments, |inner| {
-        // A panic ends this command and not what was done before it.
-        catch_unwind(AssertUnwindSafe(|| handler(inner))).unwrap_or_else(|_| {
-            tracing::error!(
-                command = command.name,
-                "a handler panicked inside EXEC; its writes were dropped"
-            );
-            Err(CommandError::Internal)
-        })
-    });
-    if !command.flags.has(READ) {
-        context.view.uncount_look_ups(touched);
-    }
-    context.effects.ran.push(Ran {
-        index: command.index(),
-        took_ns: began.elapsed().as_nanos() as u64,
-        error_at: outcome.is_err().then_some(reply_at),
-    });
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn headers_read_back_as_they_were_written() {
-        for is_split in [false, true] {
+        for (is_split, runs_script) in [(false, false), (true, false), (false, true)] {
             let header = ExecHeader {
                 commands: 70_000,
                 is_split,
+                runs_script,
             };
             assert_eq!(ExecHeader::decode(&header.encode()), Some(header));
         }

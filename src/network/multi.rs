@@ -11,7 +11,7 @@ use super::session::ReplyMode;
 use super::transaction::{Queue, Queued};
 use crate::commands::connection::session_after;
 use crate::commands::keys;
-use crate::commands::table::{self, Command, Merge, Runs, WATCHES_DROP};
+use crate::commands::table::{self, Command, Merge, RUNS_SCRIPT, Runs, WATCHES_DROP};
 use crate::commands::transactions;
 use crate::commands::transactions::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::error::CommandError;
@@ -318,6 +318,7 @@ enum ExecScope {
 /// What the handler of EXEC gets.
 fn exec_arguments(command: &Command, queue: &Queue, parts: &[(Queued, PartHeader)]) -> OwnedArguments {
     let header = ExecHeader {
+        runs_script: parts.iter().any(|(queued, _)| queued.command.flags.has(RUNS_SCRIPT)),
         commands: parts.len() as u32,
         is_split: queue.has_network_commands(),
     };

@@ -24,11 +24,10 @@ use crate::channel::message::{
     Batch, Caller, FULL_BOXES_AT_HOME_MAX, Priority, REPLY_BYTES_FULL, Request, RequestId, Response, SEVERAL_SHARDS,
 };
 use crate::commands::effects::Effects;
-use crate::commands::table::{
-    self, BLOCKING, Command, INTERNAL, QUIET, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE,
-};
+use crate::commands::pausing::{Pausing, may_pause};
+use crate::commands::table::{self, BLOCKING, Command, INTERNAL, QUIET, READ, Runs, WAIT_DURABLE, WAIT_SOURCE};
 use crate::commands::waiting::{Waiting, may_wait};
-use crate::commands::{Context, hash, scripting};
+use crate::commands::{Context, hash};
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::clients::Ticket;
@@ -38,7 +37,7 @@ use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
 use crate::scripts::interpreter;
-use crate::scripts::run::{Driven, Running};
+use crate::scripts::run::Driven;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,18 +81,25 @@ const NORMAL_PER_LOW: usize = 16;
 
 /// A turn that was left in the middle of a script, which is the last command it runs.
 struct OpenTurn {
-    script: Running,
+    script: Paused,
     /// The script's request is the next that it runs.
     batch: Box<Batch>,
     began: Instant,
+}
+
+/// A script, or a transaction with scripts, that goes on when others have had their turn.
+struct Paused {
+    command: Pausing,
+    /// Where its reply begins among those of its batch.
+    reply_at: usize,
 }
 
 /// Whether a request was run to its end.
 enum Ran {
     /// It was; with the time then.
     Ended(Instant),
-    /// It is a script that goes on when others have had their turn.
-    Paused(Box<Running>),
+    /// It was left in the middle.
+    Paused(Paused),
 }
 
 /// Everything that a storage executor owns.
@@ -442,11 +448,10 @@ impl StorageExecutor {
                             || (began_clean && count == 0 && batch.run == run_before) =>
                     {
                         self.script_is_open = true;
-                        let script = *script;
                         return Some(OpenTurn { script, batch, began });
                     }
                     Ran::Paused(script) => {
-                        self.drop_long_script(*script);
+                        self.drop_long_script(script, &mut batch);
                         break;
                     }
                 }
@@ -489,8 +494,9 @@ impl StorageExecutor {
 
     /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
     /// waiting for it: nothing of it ever was, and the next turn is its own.
-    fn drop_long_script(&mut self, script: Running) {
-        self.effects.forget_after(script.effects_mark());
+    fn drop_long_script(&mut self, script: Paused, batch: &mut Batch) {
+        self.effects.forget_after(script.command.effects_mark());
+        batch.replies.truncate(script.reply_at);
         drop(script);
         self.roll_back_command();
         self.script_is_long = true;
@@ -515,10 +521,7 @@ impl StorageExecutor {
         } = open;
         let request = batch.requests[batch.run];
         match self.run_request(&mut batch, &request, began, Some(script)) {
-            Ran::Paused(script) => {
-                let script = *script;
-                return Some(OpenTurn { script, batch, began });
-            }
+            Ran::Paused(script) => return Some(OpenTurn { script, batch, began }),
             Ran::Ended(_) => {}
         }
         self.script_is_open = false;
@@ -539,7 +542,7 @@ impl StorageExecutor {
 
     /// Ends the script of an open turn, because the executor ends or its shards must stop.
     fn stop_script(&mut self, mut open: OpenTurn) {
-        open.script.stop();
+        open.script.command.stop();
         let still_open = self.go_on(open);
         debug_assert!(still_open.is_none(), "a script that was stopped is over");
     }
@@ -571,18 +574,12 @@ impl StorageExecutor {
     pub(super) fn run_to_its_end(&mut self, batch: &mut Batch, request: &Request, began: Instant) {
         let mut script = None;
         while let Ran::Paused(paused) = self.run_request(batch, request, began, script.take()) {
-            script = Some(*paused);
+            script = Some(paused);
         }
     }
 
     /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
-    fn run_request(
-        &mut self,
-        batch: &mut Batch,
-        request: &Request,
-        began: Instant,
-        mut resumed: Option<Running>,
-    ) -> Ran {
+    fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant, resumed: Option<Paused>) -> Ran {
         if std::ptr::eq(request.command, &WAIT_DURABLE) {
             self.answer_when_durable(batch, request);
             return Ran::Ended(began);
@@ -599,7 +596,8 @@ impl StorageExecutor {
                 return Ran::Ended(began);
             }
         };
-        let start = batch.replies.len();
+        let start = resumed.as_ref().map_or(batch.replies.len(), |paused| paused.reply_at);
+        let mut resumed = resumed.map(|paused| paused.command);
         let whose = (request.id, request.command, request.caller);
         if resumed.is_none() {
             self.begin_command(whose);
@@ -635,8 +633,9 @@ impl StorageExecutor {
             }
             self.run_handler(command, request.caller, arguments, replies, &mut resumed)
         };
-        if let Some(script) = resumed.take_if(|_| handled.is_paused) {
-            return Ran::Paused(Box::new(script));
+        if let Some(command) = resumed.take_if(|_| handled.is_paused) {
+            let reply_at = start;
+            return Ran::Paused(Paused { command, reply_at });
         }
         if request.caller.tracks {
             self.note_read(batch, request);
@@ -715,7 +714,7 @@ impl StorageExecutor {
         caller: Caller,
         arguments: Arguments<'_>,
         replies: &mut Vec<u8>,
-        resumed: &mut Option<Running>,
+        resumed: &mut Option<Pausing>,
     ) -> Handled {
         let now_ms = self.shards.now_ms();
         let mut context = Context {
@@ -732,8 +731,8 @@ impl StorageExecutor {
             pieces: None,
             waits: None,
         };
-        let (result, is_paused) = match command.flags.has(RUNS_SCRIPT) {
-            true => match run_script(command, &mut context, &self.metrics, resumed) {
+        let (result, is_paused) = match may_pause(command, arguments) {
+            true => match run_pausing(command, &mut context, &self.metrics, resumed) {
                 Ok(Driven::Done) => (Ok(()), false),
                 Ok(Driven::Paused) => (Ok(()), true),
                 Err(error) => (Err(error), false),
@@ -1401,26 +1400,26 @@ fn run_open_turn(
         executor.stop_script(turn);
         return None;
     }
-    if turn.script.is_busy() {
+    if turn.script.command.is_busy() {
         executor.take_up(requests);
         executor.answer_busy(&mut turn);
     }
     executor.go_on(turn)
 }
 
-/// Begins or resumes the script of a command; it is in `running` if it pauses. A panic becomes an error.
-fn run_script(
+/// Begins or resumes a command that may pause; it is in `begun` if it does. A panic becomes an error.
+fn run_pausing(
     command: &Command,
     context: &mut Context<'_>,
     metrics: &StorageMetrics,
-    running: &mut Option<Running>,
+    begun: &mut Option<Pausing>,
 ) -> Result<Driven, CommandError> {
     let run = || {
-        let script = match running {
-            Some(script) => script,
-            None => running.insert(scripting::begin(command, context)?),
+        let begun = match begun {
+            Some(begun) => begun,
+            None => begun.insert(Pausing::begin(command, context)?),
         };
-        script.drive(context, true)
+        begun.drive(context)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         metrics.panics.add(1);
