@@ -587,6 +587,7 @@ impl NetworkExecutor {
             seat
         };
         let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
+        self.server.scripts.set_transaction(script_seat, coordination.id);
         coordination.gathered.scripts = Some((Arc::clone(&self.server.scripts), script_seat));
         let (home_sender, home) = flume::unbounded();
         let asking = Asking {

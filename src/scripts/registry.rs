@@ -82,6 +82,8 @@ struct Seat {
     is_busy: AtomicBool,
     /// The number of the run that is to be killed.
     killed: AtomicU64,
+    /// The transaction over several storage executors that it is in, 0 for none.
+    transaction: AtomicU64,
 }
 
 /// See the module's documentation.
@@ -211,6 +213,21 @@ impl Scripts {
             seat.run.store(run, Ordering::Release);
         }
         run
+    }
+
+    /// What runs there from now on is in a transaction over several storage executors.
+    pub fn set_transaction(&self, seat: usize, transaction: u64) {
+        if let Some(seat) = self.seats.get(seat) {
+            seat.transaction.store(transaction, Ordering::Release);
+        }
+    }
+
+    /// The transactions over several storage executors whose scripts are busy.
+    pub fn busy_transactions(&self) -> Vec<u64> {
+        let busy = self.seats.iter().filter(|seat| seat.is_busy.load(Ordering::Acquire));
+        busy.map(|seat| seat.transaction.load(Ordering::Acquire))
+            .filter(|transaction| *transaction != 0)
+            .collect()
     }
 
     /// It has run longer than `busy-reply-threshold`.

@@ -85,17 +85,19 @@ struct OpenTurn {
     /// The script's request is the next that it runs.
     batch: Box<Batch>,
     began: Instant,
+    /// It had waited for a transaction, and its client's next commands wait behind it.
+    was_parked: bool,
 }
 
 /// A script, or a transaction with scripts, that goes on when others have had their turn.
-struct Paused {
+pub(super) struct Paused {
     command: Pausing,
     /// Where its reply begins among those of its batch.
     reply_at: usize,
 }
 
 /// Whether a request was run to its end.
-enum Ran {
+pub(super) enum Ran {
     /// It was; with the time then.
     Ended(Instant),
     /// It was left in the middle.
@@ -390,7 +392,7 @@ impl StorageExecutor {
         while let Ok(batch) = requests.try_recv() {
             self.queue.push(batch);
         }
-        !self.queue.is_empty()
+        !self.queue.is_empty() || !self.parked.long.is_empty()
     }
 
     fn settings_are_current(&mut self) {
@@ -425,7 +427,19 @@ impl StorageExecutor {
         let mut count = 0;
         let mut now = began;
         while count < self.current.batch_size {
-            let Some(mut batch) = self.queue.pop() else { break };
+            let long = match count {
+                0 => self.parked.long.pop_front(),
+                _ => None,
+            };
+            let was_parked = long.is_some();
+            let Some(mut batch) = long.or_else(|| self.queue.pop()) else {
+                break;
+            };
+            if was_parked && self.is_held(&batch, &batch.requests[0]) {
+                self.stand_in_line(batch);
+                continue;
+            }
+            self.script_is_long |= was_parked;
             if batch.run == 0 {
                 batch.received_at = began;
                 self.metrics
@@ -435,7 +449,7 @@ impl StorageExecutor {
             let run_before = batch.run;
             while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL {
                 let request = batch.requests[batch.run];
-                if self.must_wait(&batch, &request) {
+                if !was_parked && self.must_wait(&batch, &request) {
                     self.park(&mut batch, &request);
                     batch.run += 1;
                     continue;
@@ -448,7 +462,12 @@ impl StorageExecutor {
                             || (began_clean && count == 0 && batch.run == run_before) =>
                     {
                         self.script_is_open = true;
-                        return Some(OpenTurn { script, batch, began });
+                        return Some(OpenTurn {
+                            script,
+                            batch,
+                            began,
+                            was_parked,
+                        });
                     }
                     Ran::Paused(script) => {
                         self.drop_long_script(script, &mut batch);
@@ -456,6 +475,9 @@ impl StorageExecutor {
                     }
                 }
                 batch.run += 1;
+                if was_parked {
+                    self.run_behind(request.caller.client_id, &mut done);
+                }
                 self.resume(&mut done);
                 if std::mem::take(&mut self.script_is_long) {
                     // It was not so long this time; the turn is its own nevertheless.
@@ -494,7 +516,7 @@ impl StorageExecutor {
 
     /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
     /// waiting for it: nothing of it ever was, and the next turn is its own.
-    fn drop_long_script(&mut self, script: Paused, batch: &mut Batch) {
+    pub(super) fn drop_long_script(&mut self, script: Paused, batch: &mut Batch) {
         self.effects.forget_after(script.command.effects_mark());
         batch.replies.truncate(script.reply_at);
         drop(script);
@@ -505,11 +527,12 @@ impl StorageExecutor {
     /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not looked
     /// after while it runs.
     fn must_wait_for_commits(&mut self) -> bool {
-        if self.script_is_long {
+        let comes = self.script_is_long || !self.parked.long.is_empty();
+        if comes {
             self.take_up_commits();
             self.commit(&mut []);
         }
-        self.script_is_long && self.shards.list().iter().any(Shard::is_committing)
+        comes && self.shards.list().iter().any(Shard::is_committing)
     }
 
     /// Runs on the script of an open turn. Returns the turn if it is still open.
@@ -518,15 +541,26 @@ impl StorageExecutor {
             script,
             mut batch,
             began,
+            was_parked,
         } = open;
         let request = batch.requests[batch.run];
         match self.run_request(&mut batch, &request, began, Some(script)) {
-            Ran::Paused(script) => return Some(OpenTurn { script, batch, began }),
+            Ran::Paused(script) => {
+                return Some(OpenTurn {
+                    script,
+                    batch,
+                    began,
+                    was_parked,
+                });
+            }
             Ran::Ended(_) => {}
         }
         self.script_is_open = false;
         batch.run += 1;
         let mut done = Vec::new();
+        if was_parked {
+            self.run_behind(request.caller.client_id, &mut done);
+        }
         self.resume(&mut done);
         if batch.run < batch.requests.len() {
             done.push(batch.take_responses());
@@ -570,16 +604,14 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs one request that has waited; a script does not pause.
-    pub(super) fn run_to_its_end(&mut self, batch: &mut Batch, request: &Request, began: Instant) {
-        let mut script = None;
-        while let Ran::Paused(paused) = self.run_request(batch, request, began, script.take()) {
-            script = Some(paused);
-        }
-    }
-
     /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
-    fn run_request(&mut self, batch: &mut Batch, request: &Request, began: Instant, resumed: Option<Paused>) -> Ran {
+    pub(super) fn run_request(
+        &mut self,
+        batch: &mut Batch,
+        request: &Request,
+        began: Instant,
+        resumed: Option<Paused>,
+    ) -> Ran {
         if std::ptr::eq(request.command, &WAIT_DURABLE) {
             self.answer_when_durable(batch, request);
             return Ran::Ended(began);

@@ -228,6 +228,16 @@ impl Locks {
         of_keys.chain(std::iter::once(&self.whole))
     }
 
+    /// Whether one that was entered waits for one of `others`.
+    pub fn is_behind(&self, id: TransactionId, others: &[TransactionId]) -> bool {
+        let is_other = |before: &TransactionId| others.contains(before);
+        match self.entered.get(&id).map(|entered| &entered.scope) {
+            Some(Scope::Keys(places)) => self.lines_of(places).any(|line| line.before(id).iter().any(is_other)),
+            Some(Scope::Everything) => others.iter().any(|other| self.entered.contains_key(other)),
+            None => false,
+        }
+    }
+
     /// Whether a command that needs `scope` must wait: a transaction has been granted something of it.
     pub fn holds_some(&self, scope: &Scope, mode: Mode) -> bool {
         match scope {

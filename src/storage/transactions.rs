@@ -7,7 +7,7 @@
 
 use super::database::Direction;
 use super::encoding::Type;
-use super::executor::StorageExecutor;
+use super::executor::{Ran, StorageExecutor};
 use super::faults::{self, Point};
 use super::fields::{FieldReader, FieldWriter};
 use super::gathered::{KeyAndType, KeyRange, Member, Range};
@@ -220,6 +220,8 @@ pub(super) struct Parked {
     commands: HashMap<TransactionId, Box<Batch>>,
     /// By client that has one of those: its later commands, which wait behind it.
     behind: HashMap<u64, VecDeque<Box<Batch>>>,
+    /// Scripts that have waited, in boxes of their own, and turned out to be long: each gets a turn of its own.
+    pub(super) long: VecDeque<Box<Batch>>,
     /// Schedule steps that wait for their locks.
     schedules: HashMap<TransactionId, Box<Batch>>,
     /// Apply steps that a shard could not take yet.
@@ -261,7 +263,7 @@ impl StorageExecutor {
         self.parked.behind.contains_key(&request.caller.client_id)
     }
 
-    fn is_held(&self, batch: &Batch, request: &Request) -> bool {
+    pub(super) fn is_held(&self, batch: &Batch, request: &Request) -> bool {
         let (scope, mode) = needs_of(batch, request);
         self.shards.locks.holds_some(&scope, mode)
     }
@@ -278,7 +280,7 @@ impl StorageExecutor {
 
     /// Enters a command in the lines for its keys. It has the newest number of all, so it waits, and nobody waits for it who has
     /// what it waits for.
-    fn stand_in_line(&mut self, alone: Box<Batch>) {
+    pub(super) fn stand_in_line(&mut self, alone: Box<Batch>) {
         let request = alone.requests[0];
         let (scope, mode) = needs_of(&alone, &request);
         let id = next_transaction_id();
@@ -320,10 +322,12 @@ impl StorageExecutor {
             if let Some(command) = self.parked.commands.remove(&id) {
                 let client = command.requests[0].caller.client_id;
                 self.shards.locks.set_running(Some(id));
-                self.run_alone(command, done);
+                let is_over = self.run_alone(command, done);
                 self.shards.locks.set_running(None);
                 self.release_locks(id);
-                self.run_behind(client, done);
+                if is_over {
+                    self.run_behind(client, done);
+                }
             }
         }
         if std::mem::take(&mut self.parked.is_due) {
@@ -332,19 +336,31 @@ impl StorageExecutor {
         }
     }
 
-    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Boxes) {
+    /// Runs a request that has waited. False if it is a script that wants to pause: that begins anew, in a turn of its own.
+    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Boxes) -> bool {
         let request = alone.requests[0];
-        self.run_to_its_end(&mut alone, &request, Instant::now());
-        done.push(alone);
+        match self.run_request(&mut alone, &request, Instant::now(), None) {
+            Ran::Ended(_) => {
+                done.push(alone);
+                true
+            }
+            Ran::Paused(script) => {
+                self.drop_long_script(script, &mut alone);
+                self.parked.long.push_back(alone);
+                false
+            }
+        }
     }
 
     /// A client's command that has waited was run: the next ones follow, until one must wait itself.
-    fn run_behind(&mut self, client: u64, done: &mut Boxes) {
+    pub(super) fn run_behind(&mut self, client: u64, done: &mut Boxes) {
         while let Some(next) = self.parked.behind.get_mut(&client).and_then(VecDeque::pop_front) {
             if self.is_held(&next, &next.requests[0]) {
                 return self.stand_in_line(next);
             }
-            self.run_alone(next, done);
+            if !self.run_alone(next, done) {
+                return;
+            }
         }
         self.parked.behind.remove(&client);
     }
@@ -366,7 +382,43 @@ impl StorageExecutor {
             self.parked.granted.extend(granted);
             self.parked.granted.push_back(id);
         }
+        if self.shards.scripts().0.any_busy() {
+            self.refuse_behind_busy(done);
+        }
+        let long = self.parked.long.len();
         self.resume(done);
+        // Nobody may come to give these a turn.
+        for mut alone in self.parked.long.split_off(long) {
+            let client = alone.requests[0].caller.client_id;
+            alone.answer_with_error(0, &CommandError::Timeout);
+            done.push(alone);
+            self.run_behind(client, done);
+        }
+    }
+
+    /// Answers those who wait for a transaction whose script is busy as it answers who waits for a busy executor.
+    fn refuse_behind_busy(&mut self, done: &mut Boxes) {
+        let (scripts, _) = self.shards.scripts();
+        let busy = scripts.busy_transactions();
+        let waiting = self.parked.schedules.keys().chain(self.parked.commands.keys());
+        let behind: Vec<TransactionId> = waiting
+            .filter(|id| self.shards.locks.is_behind(**id, &busy))
+            .copied()
+            .collect();
+        for id in behind {
+            let granted = self.shards.locks.leave(id);
+            self.parked.granted.extend(granted);
+            let schedule = self.parked.schedules.remove(&id);
+            let command = self.parked.commands.remove(&id);
+            let client = command.as_ref().map(|command| command.requests[0].caller.client_id);
+            for mut batch in schedule.into_iter().chain(command) {
+                batch.answer_with_error(0, &scripts.busy_error());
+                done.push(batch);
+            }
+            if let Some(client) = client {
+                self.run_behind(client, done);
+            }
+        }
     }
 
     /// Whether anything waits for a transaction.

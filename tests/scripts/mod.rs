@@ -3,6 +3,7 @@
 mod atomicity;
 mod functions;
 mod libraries;
+mod pausing;
 
 use std::time::{Duration, Instant};
 
