@@ -6,8 +6,11 @@
 use super::Context;
 use super::table::{self, Command, QUIET, READ};
 use crate::config::{EventClass, EventClasses};
+use crate::observe::metrics::{CommandMetrics, count_error};
 use crate::protocol::Arguments;
 use crate::storage::lifecycle::{KeyFate, KeyNote};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 /// Something that happened to a key, for those who subscribe to
 /// [keyspace notifications](https://redis.io/docs/latest/develop/use/keyspace-notifications/).
@@ -32,22 +35,26 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// A part of a command that was a command by itself, for the statistics.
+/// Parts of a command that were the same command, for the statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ran {
     /// [`super::table::Command::index`].
     pub index: usize,
-    /// How long its handler ran, in nanoseconds.
+    /// How many there were.
+    pub calls: u64,
+    /// How long their handler ran, in nanoseconds.
     pub took_ns: u64,
-    /// Where its reply lies among the command's, if it is an error.
-    pub error_at: Option<usize>,
+    /// How many of them failed.
+    pub failed: u64,
 }
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Parts that were commands, oldest first; they are counted whatever came of them.
+    /// Parts that were commands; they are counted whatever came of them.
     pub ran: Vec<Ran>,
+    /// What those of EXEC answered that failed.
+    pub errors: Vec<Vec<u8>>,
     /// Which events somebody may have subscribed to; others are not noted.
     pub classes: EventClasses,
     /// Whether the client tracks what it reads: then the keys that parts of the command read are noted.
@@ -72,6 +79,46 @@ impl Effects {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.messages.is_empty()
+    }
+
+    /// A part of the command was a command itself.
+    pub fn note_ran(&mut self, index: usize, took_ns: u64, failed: bool) {
+        // A script may call millions, of few kinds.
+        let place = self.ran.iter().position(|ran| ran.index == index);
+        let place = place.unwrap_or_else(|| {
+            self.ran.push(Ran {
+                index,
+                calls: 0,
+                took_ns: 0,
+                failed: 0,
+            });
+            self.ran.len() - 1
+        });
+        let ran = &mut self.ran[place];
+        ran.calls += 1;
+        ran.took_ns += took_ns;
+        ran.failed += u64::from(failed);
+    }
+
+    /// Counts the parts that were commands, by [`Ran::index`], and forgets them; returns how many there were.
+    pub fn count_ran(&mut self, commands: &[CommandMetrics], errors: &Mutex<BTreeMap<String, u64>>) -> u64 {
+        let mut calls = 0;
+        for ran in self.ran.drain(..) {
+            calls += ran.calls;
+            if let Some(counters) = commands.get(ran.index) {
+                counters.calls.add(ran.calls);
+                counters.took_ns.add(ran.took_ns);
+                counters.failed.add(ran.failed);
+            }
+        }
+        self.errors.drain(..).for_each(|error| count_error(errors, &error));
+        calls
+    }
+
+    /// The command begins anew: its parts were never run.
+    pub fn forget_ran(&mut self) {
+        self.ran.clear();
+        self.errors.clear();
     }
 
     /// How much there is now.

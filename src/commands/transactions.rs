@@ -4,7 +4,7 @@
 //! request, which runs the commands one after the other: nothing comes between them, and all that they write is committed
 //! in one batch.
 
-use super::effects::{EffectsMark, Ran};
+use super::effects::EffectsMark;
 use super::random::Random;
 use super::table::{Command, READ, RUNS_SCRIPT};
 use super::{Context, PartMark, scripting};
@@ -298,11 +298,11 @@ impl Part {
         if !command.flags.has(READ) {
             context.view.uncount_look_ups(self.touched);
         }
-        context.effects.ran.push(Ran {
-            index: command.index(),
-            took_ns: self.began.elapsed().as_nanos() as u64,
-            error_at: outcome.is_err().then_some(self.reply_at),
-        });
+        let took_ns = self.began.elapsed().as_nanos() as u64;
+        context.effects.note_ran(command.index(), took_ns, outcome.is_err());
+        if let Err(error) = &outcome {
+            context.effects.errors.push(format!("-{error}").into_bytes());
+        }
         Ok(Driven::Done)
     }
 }

@@ -26,7 +26,6 @@ use crate::commands::transactions::parts_of_exec;
 use crate::commands::waiting::Waiting;
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
-use crate::observe::metrics::count_error;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{DatabaseMap, Type};
@@ -679,18 +678,9 @@ impl NetworkExecutor {
                 .keyspace_misses
                 .add(u64::from(coordination.gathered.missed));
         }
-        for ran in std::mem::take(&mut coordination.effects.ran) {
-            self.metrics.commands_processed.add(1);
-            let Some(counters) = self.metrics.commands.get(ran.index) else {
-                continue;
-            };
-            counters.calls.add(1);
-            counters.took_ns.add(ran.took_ns);
-            if let Some(error) = ran.error_at.and_then(|start| coordination.reply.get(start..)) {
-                counters.failed.add(1);
-                count_error(&self.metrics.errors, error);
-            }
-        }
+        let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
+        let calls = coordination.effects.count_ran(commands, errors);
+        self.metrics.commands_processed.add(calls);
     }
 
     fn prepare(&self, number: usize, mut coordination: Box<Coordination>) {
@@ -925,7 +915,7 @@ impl Coordination {
         self.reply.clear();
         self.gathered.now_ms = crate::clock::unix_ms();
         self.effects.clear();
-        self.effects.ran.clear();
+        self.effects.forget_ran();
         let mut context = Context {
             arguments: self.arguments.get(),
             reply: Reply::new(&mut self.reply, self.caller.version),

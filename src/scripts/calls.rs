@@ -9,6 +9,7 @@ use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::locks::Mode;
 use crate::storage::view::View;
+use std::time::Instant;
 
 /// Bytes of the reply to one call: what a script can hold is bounded by its memory limit, but the reply is made before.
 const REPLY_BYTES_MAX: usize = 1 << 30;
@@ -27,7 +28,11 @@ pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec
     let mut bytes = Vec::new();
     let outcome = find(call.arguments()).and_then(|row| {
         check(row, session)?;
-        dispatch(context, session, (row, call), &mut bytes)
+        let began = Instant::now();
+        let outcome = dispatch(context, session, (row, call), &mut bytes);
+        let took_ns = began.elapsed().as_nanos() as u64;
+        context.effects.note_ran(row.index(), took_ns, outcome.is_err());
+        outcome
     });
     let outcome = match bytes.len() <= REPLY_BYTES_MAX {
         true => outcome,

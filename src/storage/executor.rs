@@ -33,7 +33,7 @@ use crate::error::CommandError;
 use crate::network::clients::Ticket;
 use crate::network::pubsub::PubSub;
 use crate::network::tracking::{Reader, Tracking};
-use crate::observe::metrics::{ShardMetrics, StorageMetrics, count_error};
+use crate::observe::metrics::{ShardMetrics, StorageMetrics};
 use crate::preflight;
 use crate::protocol::{Arguments, Reply, Span, Version};
 use crate::scripts::interpreter;
@@ -518,6 +518,7 @@ impl StorageExecutor {
     /// waiting for it: nothing of it ever was, and the next turn is its own.
     pub(super) fn drop_long_script(&mut self, script: Paused, batch: &mut Batch) {
         self.effects.forget_after(script.command.effects_mark());
+        self.effects.forget_ran();
         batch.replies.truncate(script.reply_at);
         drop(script);
         self.roll_back_command();
@@ -824,7 +825,7 @@ impl StorageExecutor {
                 0
             }
         };
-        self.count_inner(&batch.replies);
+        self.count_inner();
         let ended = Instant::now();
         let touched = self.shards.touched();
         if command.counts_look_ups() {
@@ -852,18 +853,12 @@ impl StorageExecutor {
     }
 
     /// Counts the commands that were parts of the last one.
-    fn count_inner(&mut self, replies: &[u8]) {
-        for ran in self.effects.ran.drain(..) {
-            self.metrics.inner_commands.add(1);
-            let Some(counters) = self.metrics.commands.get(ran.index) else {
-                continue;
-            };
-            counters.calls.add(1);
-            counters.took_ns.add(ran.took_ns);
-            if let Some(error) = ran.error_at.and_then(|start| replies.get(start..)) {
-                counters.failed.add(1);
-                count_error(&self.metrics.errors, error);
-            }
+    fn count_inner(&mut self) {
+        if !self.effects.ran.is_empty() {
+            let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
+            self.metrics
+                .inner_commands
+                .add(self.effects.count_ran(commands, errors));
         }
     }
 

@@ -11,6 +11,7 @@ use crate::commands::Shape;
 use crate::harness::client::Client;
 use crate::harness::observe::info_number;
 use crate::harness::process::wait_for;
+use crate::harness::redis::RedisOracle;
 use crate::harness::server::{Server, allowed_cpus};
 use crate::harness::value::Value;
 
@@ -291,6 +292,57 @@ fn keys_of_other_executors_are_to_be_declared() {
             let line = format!("EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 1 {key}");
             assert_eq!(run(&mut server.connect(), &line), Value::Integer(1));
         }
+    }
+}
+
+/// `calls` and `failed_calls` of a command, as INFO says.
+fn calls(client: &mut Client, command: &str) -> (u64, u64) {
+    let text = run(client, "INFO commandstats").text().expect("INFO is a text");
+    let prefix = format!("cmdstat_{command}:");
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix(&prefix)) else {
+        return (0, 0);
+    };
+    let field = |name: &str| {
+        let value = line
+            .split(',')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        value.and_then(|value| value.parse().ok()).expect("a number")
+    };
+    (field("calls"), field("failed_calls"))
+}
+
+fn what_scripts_call_is_counted(target: &str, mut client: Client) {
+    run(&mut client, "SET k text");
+    run(&mut client, "CONFIG RESETSTAT");
+    // It pauses, and may begin anew: nothing counts twice.
+    let script = "for i = 1, 5000 do redis.call('append', KEYS[1], 'x') end redis.pcall('incr', KEYS[1]) \
+        for i = 1, 3000000 do end return redis.pcall('get', KEYS[1]) and 1";
+    for _ in 0..3 {
+        assert_eq!(client.command(&["EVAL", script, "1", "k"]), Value::Integer(1));
+    }
+    run(&mut client, "MULTI");
+    client.command(&["EVAL", script, "1", "k"]);
+    run(&mut client, "EXEC");
+    let expected = [
+        ("eval", (4, 0)),
+        ("append", (20_000, 0)),
+        ("incr", (4, 4)),
+        ("get", (4, 0)),
+    ];
+    for (command, counts) in expected {
+        assert_eq!(calls(&mut client, command), counts, "{command} on {target}");
+    }
+}
+
+#[test]
+fn what_scripts_call_is_counted_as_redis_does() {
+    for shape in [Shape::OneShard, Shape::FourShardsBothRoles] {
+        let server = start(shape, &[]);
+        what_scripts_call_is_counted(&format!("{shape:?}"), server.connect());
+    }
+    if let Some(redis) = RedisOracle::start() {
+        let client = Client::connect(redis.address()).expect("redis-server takes connections");
+        what_scripts_call_is_counted("redis-server", client);
     }
 }
 
