@@ -571,6 +571,17 @@ impl Shards {
         self.list.iter_mut().for_each(Shard::keep_command);
     }
 
+    /// The name that the cursor of an unfinished scan inside the collection under a key stands for: [`Shard::scan_position`].
+    pub fn scan_position(&self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        Ok(self.shard_of(Slot::of(key))?.scan_position(position))
+    }
+
+    /// Remembers where such a scan stopped; returns its cursor, which is not 0.
+    pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
+        let place = self.place(Slot::of(key))?;
+        Ok(self.list[place].remember_scan_position(name))
+    }
+
     /// The shards, as a handler sees them.
     pub fn view(&mut self) -> View<'_> {
         View::Local(self)
@@ -948,27 +959,19 @@ impl View<'_> {
         }
     }
 
-    /// The name that the cursor of an unfinished scan inside a collection stands for: [`Shard::scan_position`].
+    /// See [`Shards::scan_position`].
     pub fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
-        let shards = self.shards_of_scans()?;
-        let place = shards.place(Slot::of(key))?;
-        Ok(shards.list[place].scan_position(position))
-    }
-
-    /// Remembers where a scan inside a collection stopped; returns its cursor, which is not 0.
-    pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
-        let shards = self.shards_of_scans()?;
-        let place = shards.place(Slot::of(key))?;
-        Ok(shards.list[place].remember_scan_position(name))
-    }
-
-    /// The executor's shards, for scans that stop and go on: a transaction over several executors cannot remember where.
-    fn shards_of_scans(&mut self) -> Result<&mut Shards, CommandError> {
         match self {
-            View::Local(shards) => Ok(shards),
-            View::Gathered(_) => Err(CommandError::text(
-                "ERR a scan in a transaction over several storage executors must see all in one call; give a larger COUNT",
-            )),
+            View::Local(shards) => shards.scan_position(key, position),
+            View::Gathered(gathered) => gathered.scan_position(key, position),
+        }
+    }
+
+    /// See [`Shards::remember_scan_position`].
+    pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
+        match self {
+            View::Local(shards) => shards.remember_scan_position(key, name),
+            View::Gathered(gathered) => gathered.remember_scan_position(key, &name),
         }
     }
 

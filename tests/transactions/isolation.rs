@@ -210,3 +210,49 @@ fn large_collections_on_other_executors_are_asked_and_not_sent() {
     let last = run(&mut client, &format!("LRANGE {} -1 -1", keys[2])).render();
     assert_eq!(last, "1) \"m04998\"");
 }
+
+/// Scans inside collections go on from one transaction to the next, and between transactions and outside of them.
+#[test]
+fn scans_inside_collections_go_on_in_transactions_over_executors() {
+    let node = Node::started(&four_shards_on_two_executors());
+    let mut client = node.connect();
+    let keys = key_per_shard("scanned");
+    let names: Vec<String> = (0..1000).map(|number| format!("m{number:04}")).collect();
+    for name in &names {
+        run(&mut client, &format!("HSET {} {name} v", keys[0]));
+        run(&mut client, &format!("SADD {} {name}", keys[1]));
+        run(&mut client, &format!("ZADD {} 1 {name}", keys[3]));
+    }
+    for (command, key, width) in [("HSCAN", &keys[0], 2), ("SSCAN", &keys[1], 1), ("ZSCAN", &keys[3], 2)] {
+        let (mut cursor, mut seen, mut calls) = ("0".to_owned(), Vec::new(), 0);
+        while calls == 0 || cursor != "0" {
+            let scan = format!("{command} {key} {cursor} COUNT 100");
+            let reply = match calls % 3 {
+                0 => run(&mut client, &scan),
+                _ => {
+                    run(&mut client, "MULTI");
+                    for key in &keys {
+                        run(&mut client, &format!("TYPE {key}"));
+                    }
+                    run(&mut client, &scan);
+                    match run(&mut client, "EXEC") {
+                        Value::Array(Some(mut replies)) => replies.remove(keys.len()),
+                        other => panic!("EXEC answered {}", other.render()),
+                    }
+                }
+            };
+            let Value::Array(Some(parts)) = &reply else {
+                panic!("{scan}: {}", reply.render())
+            };
+            cursor = parts[0].text().expect("a cursor");
+            let Value::Array(Some(found)) = &parts[1] else {
+                panic!("{scan}: {}", reply.render())
+            };
+            seen.extend(found.iter().step_by(width).map(|name| name.text().expect("a name")));
+            calls += 1;
+        }
+        assert!(calls > 5, "{command} has seen all in {calls} calls");
+        seen.sort();
+        assert_eq!(seen, names, "{command}");
+    }
+}
