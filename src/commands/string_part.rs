@@ -196,11 +196,9 @@ impl StringEdit {
         self.grow(context, end)?;
         match &mut self.content {
             Content::Whole(whole) => {
-                let place = &mut whole[offset..end];
-                if place != bytes {
-                    place.copy_from_slice(bytes);
-                    self.changed = true;
-                }
+                // The same bytes are a change, too, to those who watch the key.
+                whole[offset..end].copy_from_slice(bytes);
+                self.changed = true;
             }
             Content::Chunks { touched, .. } => {
                 for number in chunks_of(offset, bytes.len()) {
