@@ -75,7 +75,7 @@ pub(super) enum Change {
     Pay(usize, usize, i64, Option<[i64; 2]>),
     /// The same unless the account has less.
     PayIfCovered(usize, usize, i64, Option<[i64; 2]>),
-    /// LMOVE from list to list: whether it takes from the left, and puts there, and the element.
+    /// LMOVE or BLMOVE from list to list: whether it takes from the left, and puts there, and the element.
     MoveElement([usize; 2], [bool; 2], Option<Option<u8>>),
     /// LRANGE of these lists in one transaction.
     Lists(Vec<usize>, Option<Vec<Vec<u8>>>),
@@ -389,8 +389,12 @@ impl StoreWorkload {
         let places = two_keys(session);
         let sides: [bool; 2] = session.random.random();
         let [takes, puts] = sides.map(|is_left| if is_left { "LEFT" } else { "RIGHT" });
+        let (name, timeout) = match session.random.random() {
+            true => ("BLMOVE", " 0.002"),
+            false => ("LMOVE", ""),
+        };
         let line = format!(
-            "LMOVE {} {} {takes} {puts}",
+            "{name} {} {} {takes} {puts}{timeout}",
             self.lists[places[0]], self.lists[places[1]]
         );
         session.run(Change::MoveElement(places, sides, None), &[words(&line)], |replies| {
