@@ -456,7 +456,11 @@ impl Stores {
             let mut own = Shards::new(own, shard_count, Arc::clone(&self.tracking));
             own.set_scripts(Arc::clone(&self.scripts), number);
             own.waiters = Waiters::new(Arc::clone(&self.clients));
+            // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
+            // be as large.
+            let (sender, requests) = flume::unbounded();
             let executor = StorageExecutor::new(ExecutorParts {
+                requests: sender.downgrade(),
                 shards: own,
                 committer,
                 syncer: syncer.map_err(ServerError::Thread)?,
@@ -467,9 +471,6 @@ impl Stores {
                 metrics: Arc::clone(&metrics),
                 shard_metrics,
             });
-            // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
-            // be as large.
-            let (sender, requests) = flume::unbounded();
             self.senders.push(sender);
             self.storage_metrics.push(metrics);
             self.seats.push(StorageSeat {

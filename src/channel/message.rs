@@ -282,17 +282,12 @@ impl Batch {
         alone
     }
 
-    /// Takes the requests from `place` on into a box of their own and answers them there without running them. The credits
-    /// stay here.
-    pub fn refuse_from(&mut self, place: usize, error: &CommandError) -> Box<Batch> {
+    /// Takes the requests from `place` on into a box of their own. The credits stay here.
+    pub fn split_requests(&mut self, place: usize) -> Box<Batch> {
         let mut refused = Batch::new(self.reply_to.clone());
         (refused.sent_at, refused.received_at, refused.link) = (self.sent_at, self.received_at, self.link);
         refused.priority = self.priority;
         refused.requests.extend(self.requests.drain(place..));
-        for place in 0..refused.requests.len() {
-            refused.answer_with_error(place, error);
-        }
-        refused.run = refused.requests.len();
         refused
     }
 

@@ -894,11 +894,11 @@ pub static WAIT_DURABLE: Command = command(
     Shard(waiting::answered_by_executor),
     ("", "", ""),
 );
-/// A move between storage executors waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and
-/// its place in the line, if it had one (else 0), as eight bytes each.
+/// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and its place in
+/// the line, if it had one (else 0), as eight bytes each; and the target, if it is on the same executor.
 pub static WAIT_SOURCE: Command = command(
     "wait|source",
-    4,
+    -4,
     or(READ, INTERNAL),
     Keys::at(1),
     Shard(waiting::answered_by_executor),

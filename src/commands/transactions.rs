@@ -171,7 +171,8 @@ impl Execution {
             is_stopped: false,
             effects: context.effects.mark(),
         };
-        if context.view.unwatch(context.client_id) {
+        // They are forgotten when it is over: until then it may begin anew.
+        if context.view.is_dirty(context.client_id) {
             context.reply.null_array();
             execution.next = context.arguments.len();
         } else if header.is_split {

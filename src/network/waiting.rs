@@ -148,7 +148,14 @@ impl NetworkExecutor {
         (command, sequence): (&'static Command, u32),
         moves: MoveOut,
     ) {
-        let source = moves.arguments.get().get(moves.source).to_vec();
+        let arguments = moves.arguments.get();
+        let source = arguments.get(moves.source).to_vec();
+        let link = self.link_of(&source);
+        let others = command.keys.of(arguments).filter(|key| **key != source[..]);
+        let targets: Vec<Vec<u8>> = others
+            .filter(|key| self.link_of(key) == link)
+            .map(<[u8]>::to_vec)
+            .collect();
         let left_ms = moves.until.map_or(0, |until| {
             let left = until.saturating_duration_since(Instant::now());
             left.as_micros().div_ceil(1000).max(1) as u64
@@ -161,7 +168,7 @@ impl NetworkExecutor {
         }
         let (left_ms, place) = (left_ms.to_be_bytes(), place.to_be_bytes());
         let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &place[..]];
-        let link = self.link_of(&source);
+        let words = words.into_iter().chain(targets.iter().map(Vec::as_slice));
         let deadline = Instant::now() + APPLY_DEADLINE;
         self.visit(connection, &WAIT_SOURCE, link, (sequence, 1), words, deadline);
     }

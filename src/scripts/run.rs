@@ -209,7 +209,7 @@ impl Running {
         }
     }
 
-    /// Runs it to its end at once: for a script inside another command (EXEC), which cannot pause.
+    /// Runs it to its end at once: for a script on a thread of its own, in a transaction over several storage executors.
     ///
     /// # Errors
     /// Those of [`Running::drive`].

@@ -9,7 +9,8 @@ use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, CompactionDecision,
-    DB, DBCompressionType, Env, FlushOptions, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    DB, DBCompressionType, Env, ErrorKind, FlushOptions, Options, ReadOptions, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -80,6 +81,10 @@ const LEVEL_0_FILES_COMPACTED: i32 = 8;
 const LEVEL_0_FILES_SLOW: i32 = 36;
 const LEVEL_0_FILES_STOP: i32 = 48;
 
+/// Deleted entries that an iterator without bounds passes over at a time: behind the range there may be millions of them, which
+/// one with bounds never looks at.
+const SKIPPED_MAX: u64 = 64;
+
 /// How long a flush may take before it is asked for again.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -101,7 +106,7 @@ impl From<rocksdb::Error> for DatabaseError {
     fn from(error: rocksdb::Error) -> Self {
         let text = error.to_string();
         match error.kind() {
-            rocksdb::ErrorKind::Incomplete => DatabaseError::Stalled,
+            ErrorKind::Incomplete => DatabaseError::Stalled,
             _ if text.contains("No space left") => DatabaseError::DiskFull(text),
             _ => DatabaseError::Failed(text),
         }
@@ -487,6 +492,109 @@ self_cell::self_cell!(
         dependent: Entries,
     }
 );
+
+/// Reads one range after the other, of any column, each as it is then.
+///
+/// To make an iterator costs as much as to read dozens of entries with it, because it looks into every memtable and file. So
+/// one of each column is kept, and brought up to date for each range. It holds on to memtables and files that were replaced
+/// since; [`RangeReader::rest`] lets go of them.
+#[derive(Default)]
+pub struct RangeReader {
+    kept: [Option<EntriesOf>; Column::COUNT],
+}
+
+/// How a range was read by an iterator that is kept.
+enum Walked {
+    /// To its end, or until `visit` broke.
+    All,
+    /// Up to the key at which the iterator gave up, this being the last before it; `None` if it was the first.
+    UpTo(Option<Vec<u8>>),
+}
+
+impl RangeReader {
+    /// The same as [`Database::scan_in`], of `database`, which must be the same each time.
+    pub fn scan(
+        &mut self,
+        database: &Arc<Database>,
+        column: Column,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), DatabaseError> {
+        let kept = &mut self.kept[column as usize];
+        let is_current = kept
+            .as_mut()
+            .is_some_and(|kept| kept.with_dependent_mut(|_, entries| entries.refresh().is_ok()));
+        if !is_current {
+            *kept = None;
+        }
+        let kept = kept.get_or_insert_with(|| {
+            EntriesOf::new(Arc::clone(database), |database| {
+                let mut options = ReadOptions::default();
+                options.set_max_skippable_internal_keys(SKIPPED_MAX);
+                database.db.raw_iterator_cf_opt(database.family(column), options)
+            })
+        });
+        let walked = kept.with_dependent_mut(|_, entries| walk(entries, (from, to), direction, &mut visit))?;
+        match (walked, direction) {
+            (Walked::All, _) => Ok(()),
+            (Walked::UpTo(None), _) => database.scan_in(column, (from, to), direction, visit),
+            (Walked::UpTo(Some(mut last)), Direction::Forward) => {
+                // The first key behind it.
+                last.push(0);
+                database.scan_in(column, (&last, to), direction, visit)
+            }
+            (Walked::UpTo(Some(last)), Direction::Backward) => {
+                database.scan_in(column, (from, &last), direction, visit)
+            }
+        }
+    }
+
+    /// Lets go of what is kept.
+    pub fn rest(&mut self) {
+        self.kept = Default::default();
+    }
+}
+
+/// Reads a range by an iterator that knows nothing of its bounds.
+fn walk(
+    entries: &mut Entries<'_>,
+    (from, to): (&[u8], &[u8]),
+    direction: Direction,
+    visit: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<Walked, DatabaseError> {
+    match direction {
+        Direction::Forward => entries.seek(from),
+        Direction::Backward => {
+            entries.seek_for_prev(to);
+            if entries.key() == Some(to) {
+                entries.prev();
+            }
+        }
+    }
+    let mut last: Option<Vec<u8>> = None;
+    while let Some((key, value)) = entries.item() {
+        let is_behind = match direction {
+            Direction::Forward => key >= to,
+            Direction::Backward => key < from,
+        };
+        if is_behind || visit(key, value).is_break() {
+            return Ok(Walked::All);
+        }
+        let last = last.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(key);
+        match direction {
+            Direction::Forward => entries.next(),
+            Direction::Backward => entries.prev(),
+        }
+    }
+    match entries.status() {
+        Ok(()) => Ok(Walked::All),
+        Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Walked::UpTo(last)),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// A place in a range of keys that is read as it was when the cursor was made. What it has still to read is not deleted from
 /// the disk before the cursor is dropped.

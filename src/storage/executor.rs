@@ -145,10 +145,14 @@ pub struct StorageExecutor {
     script_is_long: bool,
     /// What the syncer has reported while a script was open and cannot be dealt with before it is over.
     reports_waiting: Vec<SyncReport>,
+    /// Its own end of the requests, to wake itself by.
+    requests: flume::WeakSender<Box<Batch>>,
 }
 
 /// What a storage executor is made of.
 pub struct ExecutorParts {
+    /// Where it gets its requests from.
+    pub requests: flume::WeakSender<Box<Batch>>,
     /// Its shards.
     pub shards: Shards,
     /// Who writes large batches.
@@ -287,6 +291,7 @@ impl StorageExecutor {
     /// Puts an executor together.
     pub fn new(parts: ExecutorParts) -> StorageExecutor {
         let ExecutorParts {
+            requests,
             mut shards,
             committer,
             syncer,
@@ -335,6 +340,7 @@ impl StorageExecutor {
             script_is_open: false,
             script_is_long: false,
             reports_waiting: Vec::new(),
+            requests,
         }
     }
 
@@ -458,8 +464,9 @@ impl StorageExecutor {
                     Ran::Ended(ended) => now = ended,
                     // One that is known to be long, or happens to have the turn for itself.
                     Ran::Paused(script)
-                        if std::mem::take(&mut self.script_is_long)
-                            || (began_clean && count == 0 && batch.run == run_before) =>
+                        if done.is_empty()
+                            && (std::mem::take(&mut self.script_is_long)
+                                || (began_clean && count == 0 && batch.run == run_before)) =>
                     {
                         self.script_is_open = true;
                         return Some(OpenTurn {
@@ -588,7 +595,9 @@ impl StorageExecutor {
         let is_internal = |request: &Request| request.command.flags.has(INTERNAL);
         let behind = open.batch.run + 1;
         if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
-            open.batch.refuse_from(behind, &error).send_home();
+            let mut refused = open.batch.split_requests(behind);
+            self.refuse(&mut refused, &error);
+            refused.send_home();
         }
         let mut queue = std::mem::take(&mut self.queue);
         while let Some(mut batch) = queue.pop() {
@@ -596,13 +605,31 @@ impl StorageExecutor {
                 self.queue.push(batch);
                 continue;
             }
-            for place in batch.run..batch.requests.len() {
-                batch.answer_with_error(place, &error);
-            }
-            batch.run = batch.requests.len();
+            self.refuse(&mut batch, &error);
             self.metrics.requests.add(batch.requests.len() as u64);
             batch.send_home();
         }
+    }
+
+    /// Answers what was not run of a batch without running it.
+    pub(super) fn refuse(&mut self, batch: &mut Batch, error: &CommandError) {
+        for place in batch.run..batch.requests.len() {
+            let request = batch.requests[place];
+            if matches!(request.command.runs, Runs::Exec(_)) {
+                self.shards.unwatch(request.caller.client_id);
+            }
+            // A command that waits elsewhere, too, may be answered there meanwhile.
+            let is_claimed = match self.claim_of(batch, &request) {
+                Ok(None) => true,
+                Ok(Some(claim)) => claim.take(),
+                Err(NobodyWaits) => false,
+            };
+            match is_claimed {
+                true => batch.answer_with_error(place, error),
+                false => batch.responses.push(waits_notice(&request)),
+            }
+        }
+        batch.run = batch.requests.len();
     }
 
     /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
@@ -637,10 +664,6 @@ impl StorageExecutor {
         }
         let mut handled = if began > request.deadline && resumed.is_none() {
             self.metrics.timeouts.add(1);
-            if matches!(request.command.runs, Runs::Exec(_)) {
-                // Its transaction is over all the same.
-                self.shards.unwatch(request.caller.client_id);
-            }
             Handled::of(Err(CommandError::Timeout))
         } else if let Runs::Step(step) = request.command.runs
             && step != Step::Run
@@ -669,6 +692,10 @@ impl StorageExecutor {
         if let Some(command) = resumed.take_if(|_| handled.is_paused) {
             let reply_at = start;
             return Ran::Paused(Paused { command, reply_at });
+        }
+        if matches!(request.command.runs, Runs::Exec(_)) {
+            // Its transaction is over, whatever came of it.
+            self.shards.unwatch(request.caller.client_id);
         }
         if request.caller.tracks {
             self.note_read(batch, request);
@@ -731,9 +758,9 @@ impl StorageExecutor {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.shards.begin_command();
+        self.shards.set_quiet(command.flags.has(QUIET));
         self.shards.tracked_mut().command = (caller.client_id, id.sequence);
         self.shards.note_missed(self.effects.wants_missed(command));
-        self.shards.set_quiet(command.flags.has(QUIET));
         if caller.tracks {
             self.shards.expect_reader();
             self.effects.notes_read = true;
@@ -1142,6 +1169,13 @@ impl StorageExecutor {
         if self.has_parked() {
             self.look_at_parked(&mut done);
         }
+        if !self.parked.long.is_empty()
+            && let Some(requests) = self.requests.upgrade()
+        {
+            // Their turn would come with the next request; this one is empty, and nobody waits for the box.
+            let (nobody, _) = flume::unbounded();
+            let _ = requests.send(Batch::new(nobody));
+        }
         done.append(&mut self.woken);
         self.commit(&mut done);
         let released = self.released_epochs();
@@ -1256,6 +1290,8 @@ impl StorageExecutor {
             metrics.durable_epoch.set(self.syncer.durable_epoch(place));
             metrics.reclaims_pending.set(self.reclaimer.pending(place));
             if slow_figures_due {
+                // What is in use is made again, once per interval.
+                shard.rest();
                 let database = shard.database();
                 metrics
                     .file_bytes

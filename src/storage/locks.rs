@@ -230,11 +230,14 @@ impl Locks {
 
     /// Whether one that was entered waits for one of `others`.
     pub fn is_behind(&self, id: TransactionId, others: &[TransactionId]) -> bool {
-        let is_other = |before: &TransactionId| others.contains(before);
-        match self.entered.get(&id).map(|entered| &entered.scope) {
-            Some(Scope::Keys(places)) => self.lines_of(places).any(|line| line.before(id).iter().any(is_other)),
-            Some(Scope::Everything) => others.iter().any(|other| self.entered.contains_key(other)),
-            None => false,
+        let Some(Entered { scope, mode, .. }) = self.entered.get(&id) else {
+            return false;
+        };
+        let excludes = |other: &TransactionId| self.entered[other].mode.excludes(*mode);
+        let is_other = |before: &TransactionId| others.contains(before) && excludes(before);
+        match scope {
+            Scope::Keys(places) => self.lines_of(places).any(|line| line.before(id).iter().any(is_other)),
+            Scope::Everything => self.entered.range(..id).any(|(before, _)| is_other(before)),
         }
     }
 

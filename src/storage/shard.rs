@@ -9,7 +9,7 @@ mod order;
 mod transactions;
 
 use super::committer::Committer;
-use super::database::{Column, Cursor, Database, DatabaseError, Direction, Staging, Writes};
+use super::database::{Column, Cursor, Database, DatabaseError, Direction, RangeReader, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
@@ -156,6 +156,7 @@ pub struct Shard {
     records: Records,
     orders: Orders,
     gaps: Gaps,
+    ranges: RangeReader,
     hasher: foldhash::fast::RandomState,
     expiry_changes: Vec<ExpiryChange>,
     expiry_changes_kept: usize,
@@ -290,6 +291,7 @@ impl Shard {
             records: Records::new(value_cache_bytes),
             orders: Orders::new(value_cache_bytes / ORDERS_SHARE),
             gaps: Gaps::default(),
+            ranges: RangeReader::default(),
             hasher: foldhash::fast::RandomState::default(),
             expiry_changes: Vec::new(),
             expiry_changes_kept: 0,
@@ -765,7 +767,8 @@ impl Shard {
             give(key, value)
         };
         if !is_emptied {
-            self.database.scan_in(column, (from, to), direction, &mut merge)?;
+            self.ranges
+                .scan(&self.database, column, (from, to), direction, &mut merge)?;
         }
         if !ended {
             for newer in uncommitted {
@@ -894,6 +897,11 @@ impl Shard {
             Column::Score => order::forget_owner_of(orders, gaps, undone.key),
             _ => {}
         });
+    }
+
+    /// Nothing may be read for a while: lets go of what is kept for that, on the disk and in memory.
+    pub fn rest(&mut self) {
+        self.ranges.rest();
     }
 
     /// Whether somebody has to be told which keys are written.

@@ -268,8 +268,9 @@ impl StorageExecutor {
     /// Whether a request must wait for a transaction, or for an earlier one of its client that does.
     #[inline]
     pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
-        // Who waits is among the locks, too.
-        if self.shards.locks.is_empty() || matches!(request.command.runs, Runs::Step(_)) {
+        // Who waits is among the locks, too, but for scripts that turned out to be long.
+        let is_free = self.shards.locks.is_empty() && self.parked.behind.is_empty();
+        if is_free || matches!(request.command.runs, Runs::Step(_)) {
             return false;
         }
         self.is_behind_own(request) || self.is_held(batch, request)
@@ -401,15 +402,7 @@ impl StorageExecutor {
         if self.shards.scripts().0.any_busy() {
             self.refuse_behind_busy(done);
         }
-        let long = self.parked.long.len();
         self.resume(done);
-        // Nobody may come to give these a turn.
-        for mut alone in self.parked.long.split_off(long) {
-            let client = alone.requests[0].caller.client_id;
-            alone.answer_with_error(0, &CommandError::Timeout);
-            done.push(alone);
-            self.run_behind(client, done);
-        }
     }
 
     /// Answers those who wait for a transaction whose script is busy as it answers who waits for a busy executor.
@@ -422,13 +415,12 @@ impl StorageExecutor {
             .copied()
             .collect();
         for id in behind {
-            let granted = self.shards.locks.leave(id);
-            self.parked.granted.extend(granted);
             let schedule = self.parked.schedules.remove(&id);
             let command = self.parked.commands.remove(&id);
+            self.release_locks(id);
             let client = command.as_ref().map(|command| command.requests[0].caller.client_id);
             for mut batch in schedule.into_iter().chain(command) {
-                batch.answer_with_error(0, &scripts.busy_error());
+                self.refuse(&mut batch, &scripts.busy_error());
                 done.push(batch);
             }
             if let Some(client) = client {
@@ -532,10 +524,13 @@ impl StorageExecutor {
             scope,
             ..
         } = schedule;
+        if mode == Mode::Exclusive
+            && let Err(error) = self.check_writable(&scope)
+        {
+            self.release_locks(id);
+            return Err(error);
+        }
         if !self.shards.locks.has_entered(id) {
-            if mode == Mode::Exclusive {
-                self.check_writable(&scope)?;
-            }
             match self.shards.locks.enter(id, scope.clone(), mode) {
                 Admission::Granted => {}
                 Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),

@@ -529,10 +529,9 @@ impl Shards {
             && !others.is_empty()
             && let Err(error) = self.list[*home].database().sync_log()
         {
-            // The home stops, too, when its syncer asks; the restart that it needs looks for the record.
-            return others
-                .iter()
-                .for_each(|place| self.list[*place].abandon(error.clone().into()));
+            // The home stops, too, when its syncer asks. Whether the others follow the record is known after the restart, so they
+            // must not go on without it.
+            return others.iter().for_each(|place| self.list[*place].stop(&error));
         }
         for place in others {
             // What fails here is done by the restart that the shard needs, and what stalls is committed when it can be.
@@ -1020,10 +1019,10 @@ impl View<'_> {
         matches!(self, View::Gathered(_))
     }
 
-    /// Whether a key that the client watches was modified, or has expired, since it began to; it watches nothing any more.
-    pub fn unwatch(&mut self, client_id: u64) -> bool {
+    /// Whether a key that the client watches was modified, or has expired, since it began to.
+    pub fn is_dirty(&mut self, client_id: u64) -> bool {
         match self {
-            View::Local(shards) => shards.unwatch(client_id),
+            View::Local(shards) => shards.is_dirty(client_id),
             View::Gathered(gathered) => gathered.watch_failed,
         }
     }

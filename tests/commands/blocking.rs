@@ -689,6 +689,25 @@ mod play {
     }
 }
 
+/// Where writes wait for the disk, a move between two shards takes the way of several executors on one, too.
+#[test]
+fn moves_between_any_keys_wait_where_writes_wait_for_the_disk() {
+    for shape in [Shape::FourShardsSeparateRoles, Shape::FourShardsBothRoles] {
+        for scenario in [
+            play::moves_between_any_keys_wait_in_line,
+            play::what_a_move_waits_for_is_not_taken_by_others,
+            play::a_move_between_any_keys_ends_its_wait,
+        ] {
+            let flags = ["--durability", "always"];
+            let server = Server::builder().flags(&shape.flags()).flags(&flags).start();
+            scenario(&Stage {
+                address: server.address(),
+                version: CORELANE_BEHAVES_AS,
+            });
+        }
+    }
+}
+
 #[test]
 fn ten_thousand_waiting_clients_cost_nothing() {
     /// CPU time of all threads that is allowed, of the second that is looked at: housekeeping takes some.

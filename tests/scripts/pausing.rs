@@ -139,6 +139,35 @@ fn keys_of_a_busy_script_on_several_executors_say_so() {
     assert_eq!(run(&mut client, &format!("SET {} 1", KEYS[1])), ok());
 }
 
+/// Its first run is dropped when it turns out to be long; what is written before the second counts.
+#[test]
+fn an_exec_that_begins_anew_still_sees_what_it_watches() {
+    if allowed_cpus().len() < 2 {
+        return;
+    }
+    let server = start(Shape::FourShardsBothRoles, &["--busy-reply-threshold", "10000"]);
+    let [mut holding, mut watching, mut writing, mut client] = [0; 4].map(|_| server.connect());
+    holding
+        .send(&["EVAL", WRITES_FOR_EVER, "2", KEYS[0], KEYS[1]])
+        .expect("the script is sent");
+    assert!(wait_for(|| info_number(&mut client, "memory", "running_scripts") == 1));
+    // WATCH waits for no lock: it reads, and what it reads is that the key is not there.
+    let parked = executors_sum(&mut client, "parked");
+    let watched = format!("{{{}}}watched", KEYS[0]);
+    assert_eq!(run(&mut watching, &format!("WATCH {watched}")), ok());
+    send_transaction(&mut watching, &[&["EVAL", LONG, "1", KEYS[0]]]);
+    assert!(wait_for(|| executors_sum(&mut client, "parked") == parked + 1));
+    writing
+        .send(&["MSET", KEYS[0], "written", &watched, "1"])
+        .expect("it is sent");
+    assert!(wait_for(|| executors_sum(&mut client, "parked") == parked + 2));
+    kill(&server);
+    assert_fails(&holding.read().expect("the script is answered"), "SCRIPT KILL");
+    assert_eq!(writing.read().expect("it is answered"), ok());
+    assert_eq!(watching.read().expect("EXEC is answered"), Value::Array(None));
+    assert_eq!(run(&mut client, &format!("GET {}", KEYS[0])), bulk("written"));
+}
+
 #[test]
 fn a_long_script_that_had_to_wait_pauses_too() {
     if allowed_cpus().len() < 2 {

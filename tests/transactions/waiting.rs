@@ -7,6 +7,7 @@ use super::{key_per_shard, mset, run};
 use crate::harness::client::Client;
 use crate::harness::observe::executors_sum;
 use crate::harness::process::wait_for;
+use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
 use crate::storage::{Node, four_shards_on_two_executors, seed};
 use rand::rngs::StdRng;
@@ -55,57 +56,74 @@ fn a_plain_command_gets_its_turn_among_transactions_on_its_key() {
     );
 }
 
-/// Moves that wait, in both directions around a ring of keys, beside transactions on the same keys: what they pass on is always
-/// somewhere once, and at the end nobody waits and nothing is locked.
+/// Moves that wait, in both directions around a ring of keys, beside transactions and pushes on the same keys: what they pass on
+/// is always somewhere once, and at the end nobody waits and nothing is locked.
 #[test]
 fn moves_that_wait_lose_nothing_and_keep_no_lock() {
     const TOKENS: usize = 6;
+    const ROUNDS: usize = 150;
     let seed = seed("moves_that_wait_lose_nothing_and_keep_no_lock");
-    let node = Node::started(&format!("{} {REQUEST_TIMEOUT}", four_shards_on_two_executors()));
-    let keys = key_per_shard("ring");
-    let mut client = node.connect();
-    for token in 0..TOKENS {
-        run(&mut client, &format!("RPUSH {} {token}", keys[token % keys.len()]));
-    }
-    let clients: Vec<_> = (0..2 * WRITERS)
-        .map(|number| {
-            let (mut client, keys) = (node.connect(), keys.clone());
-            std::thread::spawn(move || {
-                let mut random = StdRng::seed_from_u64(seed + number as u64);
-                let mut moved = 0;
-                for _ in 0..200 {
-                    let from = random.random_range(0..keys.len());
-                    let step = if number % 2 == 0 { 1 } else { keys.len() - 1 };
-                    let (from, to) = (&keys[from], &keys[(from + step) % keys.len()]);
-                    let line = match random.random_range(0..8) {
-                        0 => format!("LMOVE {from} {to} LEFT RIGHT"),
-                        1 => format!("BRPOPLPUSH {from} {to} 0.001"),
-                        _ => format!("BLMOVE {from} {to} RIGHT LEFT 0.02"),
-                    };
-                    let reply = run(&mut client, &line).render();
-                    moved += usize::from(reply != "(nil)");
-                    assert!(!reply.starts_with("(error)"), "{line}: {reply}");
-                }
-                moved
-            })
-        })
-        .collect();
-    let moved: usize = clients.into_iter().map(|client| client.join().expect("a mover")).sum();
-    assert!(moved > TOKENS, "{moved}");
-    let mut tokens: Vec<String> = Vec::new();
-    for key in &keys {
-        // Were one locked, this would be a timeout.
-        match run(&mut client, &format!("LPOP {key} 100")) {
-            Value::Array(Some(popped)) => tokens.extend(popped.iter().map(Value::render)),
-            Value::Array(None) => {}
-            other => panic!("{key}: {}", other.render()),
+    let core = allowed_cpus()[0];
+    // Where writes wait for the disk they take the same way between shards of one executor.
+    let one_executor = format!("--shards 4 --network-cores {core} --storage-cores {core} --durability always");
+    for flags in [four_shards_on_two_executors(), one_executor] {
+        let node = Node::started(&format!("{flags} {REQUEST_TIMEOUT}"));
+        let keys = key_per_shard("ring");
+        let mut client = node.connect();
+        for token in 0..TOKENS {
+            run(&mut client, &format!("RPUSH {} {token}", keys[token % keys.len()]));
         }
-    }
-    tokens.sort();
-    let expected: Vec<String> = (0..TOKENS).map(|token| format!("\"{token}\"")).collect();
-    assert_eq!(tokens, expected);
-    for figure in ["blocked_clients", "total_blocking_keys"] {
-        assert!(wait_for(|| node.info("clients", figure, "") == "0"), "{figure}");
+        let clients: Vec<_> = (0..2 * WRITERS)
+            .map(|number| {
+                let (mut client, keys) = (node.connect(), keys.clone());
+                std::thread::spawn(move || {
+                    let mut random = StdRng::seed_from_u64(seed + number as u64);
+                    let (mut moved, mut pushed) = (0, Vec::new());
+                    for round in 0..ROUNDS {
+                        let from = random.random_range(0..keys.len());
+                        let step = if number % 2 == 0 { 1 } else { keys.len() - 1 };
+                        let (from, to) = (&keys[from], &keys[(from + step) % keys.len()]);
+                        let line = match random.random_range(0..16) {
+                            0 | 1 => format!("LMOVE {from} {to} LEFT RIGHT"),
+                            2 | 3 => format!("BRPOPLPUSH {from} {to} 0.001"),
+                            4 => {
+                                let token = format!("{number}:{round}");
+                                pushed.push(format!("\"{token}\""));
+                                format!("RPUSH {to} {token}")
+                            }
+                            _ => format!("BLMOVE {from} {to} RIGHT LEFT 0.02"),
+                        };
+                        let reply = run(&mut client, &line).render();
+                        moved += usize::from(reply != "(nil)");
+                        assert!(!reply.starts_with("(error)"), "{line}: {reply}");
+                    }
+                    (moved, pushed)
+                })
+            })
+            .collect();
+        let mut expected: Vec<String> = (0..TOKENS).map(|token| format!("\"{token}\"")).collect();
+        let mut moved = 0;
+        for client in clients {
+            let (own, pushed) = client.join().expect("a mover");
+            moved += own;
+            expected.extend(pushed);
+        }
+        assert!(moved > TOKENS, "{moved}");
+        let mut tokens: Vec<String> = Vec::new();
+        for key in &keys {
+            // Were one locked, this would be a timeout.
+            match run(&mut client, &format!("LPOP {key} 1000")) {
+                Value::Array(Some(popped)) => tokens.extend(popped.iter().map(Value::render)),
+                Value::Array(None) => {}
+                other => panic!("{key}: {}", other.render()),
+            }
+        }
+        tokens.sort();
+        expected.sort();
+        assert_eq!(tokens, expected, "{flags}");
+        for figure in ["blocked_clients", "total_blocking_keys"] {
+            assert!(wait_for(|| node.info("clients", figure, "") == "0"), "{figure}");
+        }
     }
 }
 

@@ -112,11 +112,17 @@ impl StorageExecutor {
         self.serve_waiters(now);
     }
 
-    /// Gives a move between executors its source, locked for the transaction that it becomes: nobody has it before. False if
+    /// Gives a move its source, locked with all of its keys here for the transaction that it becomes: nobody has it before. False if
     /// another transaction is in the line for it, which may need what this one is to lock elsewhere.
     fn hand_over(&mut self, waiter: &Waiter, source: &ModifiedKey) -> bool {
         let id = next_transaction_id();
-        let scope = Scope::Keys(vec![source.clone()]);
+        let targets = waiter
+            .arguments
+            .get()
+            .iter()
+            .skip(WAIT_SOURCE.arity.unsigned_abs() as usize);
+        let targets = targets.map(|target| (source.0, target.to_vec()));
+        let scope = Scope::Keys(std::iter::once(source.clone()).chain(targets).collect());
         if self.shards.locks.enter(id, scope, Mode::Exclusive) != Admission::Granted {
             self.release_locks(id);
             return false;
