@@ -61,7 +61,7 @@ fn a_plain_command_gets_its_turn_among_transactions_on_its_key() {
 #[test]
 fn moves_that_wait_lose_nothing_and_keep_no_lock() {
     const TOKENS: usize = 6;
-    const ROUNDS: usize = 150;
+    const ROUNDS: usize = 100;
     let seed = seed("moves_that_wait_lose_nothing_and_keep_no_lock");
     let core = allowed_cpus()[0];
     // Where writes wait for the disk they take the same way between shards of one executor.
@@ -123,6 +123,40 @@ fn moves_that_wait_lose_nothing_and_keep_no_lock() {
         assert_eq!(tokens, expected, "{flags}");
         for figure in ["blocked_clients", "total_blocking_keys"] {
             assert!(wait_for(|| node.info("clients", figure, "") == "0"), "{figure}");
+        }
+    }
+}
+
+/// While a move that has waited takes place, nobody else writes its target.
+#[test]
+fn pushes_beside_a_move_that_has_waited_are_not_lost() {
+    let core = allowed_cpus()[0];
+    let one_executor = format!("--shards 4 --network-cores {core} --storage-cores {core} --durability always");
+    for flags in [one_executor, four_shards_on_two_executors()] {
+        let node = Node::started(&flags);
+        let keys = key_per_shard("list");
+        let [mut moving, mut pushing, mut beside] = [0; 3].map(|_| node.connect());
+        for round in 0..40 {
+            let (source, target) = (&keys[round % 4], &keys[(round + 1 + round / 4 % 3) % 4]);
+            moving
+                .send(&["BLMOVE", source, target, "LEFT", "LEFT", "0"])
+                .expect("the server reads");
+            assert!(wait_for(|| node.info("clients", "blocked_clients", "") == "1"));
+            pushing.send(&["RPUSH", source, "moved"]).expect("the server reads");
+            for _ in 0..50 {
+                beside.send(&["RPUSH", target, "beside"]).expect("the server reads");
+            }
+            assert_eq!(moving.read().expect("it is moved").render(), "\"moved\"");
+            pushing.read().expect("it is pushed");
+            for _ in 0..50 {
+                beside.read().expect("it is pushed");
+            }
+            assert_eq!(
+                run(&mut pushing, &format!("LLEN {target}")),
+                Value::Integer(51),
+                "{flags}"
+            );
+            run(&mut pushing, &format!("DEL {target}"));
         }
     }
 }
