@@ -771,3 +771,73 @@ impl Past for MetaSnapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::random;
+    use super::*;
+    use rand::Rng;
+
+    /// What a range has, or its first `count` entries.
+    fn read(
+        scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), DatabaseError>,
+        count: usize,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            found.push((key.to_vec(), value.to_vec()));
+            match found.len() < count {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        scan(&mut visit).expect("a range can be read");
+        found
+    }
+
+    /// Runs of deleted keys before, in and behind the ranges are longer than what a kept iterator passes over.
+    #[test]
+    fn a_kept_iterator_reads_what_a_new_one_does() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
+        let database = Arc::new(Database::open(folder.path(), &resources, true).expect("a new database"));
+        let mut random = random::printed();
+        let mut reader = RangeReader::default();
+        let key_of = |number: u32| number.to_be_bytes();
+        for round in 0..60_u32 {
+            let mut writes = database.writes(0);
+            let first = random.random_range(0..1500);
+            for number in first..first + 10 * SKIPPED_MAX as u32 {
+                match random.random_bool(0.1) {
+                    true => writes.put(Column::Meta, &key_of(number), &round.to_be_bytes()),
+                    false => writes.delete(Column::Meta, &key_of(number)),
+                }
+            }
+            database.write(writes.finish()).expect("a write");
+            if random.random_bool(0.1) {
+                database.flush().expect("a flush");
+            }
+            if random.random_bool(0.1) {
+                reader.rest();
+            }
+            for _ in 0..20 {
+                let (from, len) = (random.random_range(0..2200), random.random_range(0..400));
+                let (from, to) = (key_of(from), key_of(from + len));
+                let range = (&from[..], &to[..]);
+                let direction = match random.random() {
+                    true => Direction::Forward,
+                    false => Direction::Backward,
+                };
+                let count = random.random_range(1..30);
+                let expected = read(|visit| database.scan_in(Column::Meta, range, direction, visit), count);
+                let found = read(
+                    |visit| reader.scan(&database, Column::Meta, range, direction, visit),
+                    count,
+                );
+                assert_eq!(found, expected, "{range:?} {direction:?}");
+            }
+        }
+        reader.rest();
+        database.stop_background_work();
+    }
+}
