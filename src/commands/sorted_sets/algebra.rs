@@ -71,7 +71,7 @@ impl Source {
         self.collection.as_ref().map_or(0, |collection| collection.count)
     }
 
-    /// A member's weighted score here.
+    /// A member's weighted score here; infinity times 0 is no number yet: Redis looks at the sum only.
     fn score(&self, context: &mut Context<'_>, member: &[u8]) -> Result<Option<f64>, CommandError> {
         let Some(collection) = &self.collection else {
             return Ok(None);
@@ -88,10 +88,10 @@ impl Source {
             Some(collection) if collection.kind == Type::Set => Some(1.0),
             _ => split_score_value(value),
         };
-        Some(not_nan(score? * self.weight))
+        Some(score? * self.weight)
     }
 
-    /// At most `count` members from the name `from` on, with their weighted scores, in the order of names.
+    /// At most `count` members from the name `from` on, with their weighted scores (infinity times 0 is 0), in the order of names.
     fn page(&self, context: &mut Context<'_>, from: &[u8], count: usize) -> Result<Vec<Entry>, CommandError> {
         let mut entries = Vec::new();
         let Some(collection) = &self.collection else {
@@ -108,7 +108,7 @@ impl Source {
                     is_damaged = true;
                     return ControlFlow::Break(());
                 };
-                let member = member.to_vec();
+                let (score, member) = (not_nan(score), member.to_vec());
                 entries.push(Entry { score, member });
                 match entries.len() < count {
                     true => ControlFlow::Continue(()),
