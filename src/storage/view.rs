@@ -229,12 +229,10 @@ impl Shards {
         Ok(())
     }
 
-    /// A client watches nothing any more. Returns whether a key that it had watched was modified or has expired since.
-    pub fn unwatch(&mut self, client_id: u64) -> bool {
-        let is_dirty = self.is_dirty(client_id);
+    /// A client watches nothing any more.
+    pub fn unwatch(&mut self, client_id: u64) {
         self.watches.forget(client_id);
         self.note_interest();
-        is_dirty
     }
 
     /// All keys of a database are about to be deleted, or replaced by those of another.
@@ -351,7 +349,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Whether a watched key of a client was modified or has expired, which is still to be told by [`Shards::unwatch`].
+    /// Whether a key that a client watches was modified or has expired since it began to.
     pub fn is_dirty(&mut self, client_id: u64) -> bool {
         let watches = std::mem::take(&mut self.watches);
         let is_dirty = watches.is_dirty(client_id, |key| self.presence_or_absent(key));
