@@ -22,7 +22,7 @@ mod cpus;
 mod process;
 
 use common::{Latencies, LatencyTable};
-use corelane::channel::router::{Slot, shard_of};
+use corelane::slots::{Slot, shard_of};
 use corelane::topology::CpuId;
 use criterion::{Criterion, Throughput};
 use std::io::{Read, Write};

@@ -24,10 +24,11 @@
 
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::{Batch, Caller, Priority, RequestId};
-use crate::channel::router::{Router, Slot};
+use crate::channel::router::Router;
 use crate::commands::table::{self, Command};
 use crate::config::{Settings, SharedSettings};
 use crate::server::{Running, ServerError, Stores};
+use crate::slots::Slot;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

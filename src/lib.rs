@@ -26,7 +26,9 @@
 //!   of the network executors that have subscribers.
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
 //! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
-//! - [`storage`]: the executors that own the shards; staging, commit, sync, expiry, every byte on disk.
+//! - [`executor`]: the storage executors, which own the shards: turns, waiting commands, their part in transactions.
+//! - [`registry`]: what threads share: clients, inboxes, subscribers, tracked keys.
+//! - [`storage`]: a shard's data: staging, commit, expiry, every byte on disk.
 //! - [`commands`]: the command table and what each command means.
 //! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
 //! - [`topology`]: which executor goes on which core.
@@ -34,8 +36,8 @@
 //! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and stop.
 //! - [`engine`]: the same storage executors for a program that embeds them, without TCP.
 //!
-//! A GET's way: [`network::executor`] reads and parses, [`network::dispatch`] finds its row in [`commands::table`] and its
-//! executor in [`channel::router`], [`channel::link`] sends the turn's batch, [`storage::executor`] runs
+//! A GET's way: [`network::network_executor`] reads and parses, [`network::dispatch`] finds its row in [`commands::table`] and its
+//! executor in [`channel::router`], [`channel::link`] sends the turn's batch, [`executor::storage_executor`] runs
 //! [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back the same way.
 
 pub mod channel;
@@ -44,13 +46,18 @@ pub mod commands;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod executor;
+pub mod faults;
 pub mod network;
+mod number;
 pub mod observe;
 pub mod preflight;
 pub mod protocol;
+pub mod registry;
 pub mod ring;
 pub mod scripts;
 pub mod server;
+pub mod slots;
 pub mod storage;
 pub mod topology;
 

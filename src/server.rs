@@ -2,33 +2,34 @@
 
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::Batch;
-use crate::channel::router::{Router, ShardId, StorageId};
+use crate::channel::router::{Router, StorageId};
 use crate::commands::persistence::Saves;
 use crate::commands::table::COMMANDS;
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::executor::committer::Committer;
+use crate::executor::reclaimer::Reclaimer;
+use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor};
+use crate::executor::syncer::{SyncReport, Syncer};
+use crate::executor::waiters::Waiters;
 use crate::network::TRANSACTION_THREADS_MAX;
-use crate::network::clients::Clients;
-use crate::network::executor::{Acceptor, NetworkExecutor, NetworkParts};
-use crate::network::inbox::Posted;
-use crate::network::pubsub::PubSub;
-use crate::network::tracking::Tracking;
+use crate::network::network_executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
-use crate::scripts::functions::{self, Libraries};
+use crate::registry::clients::Clients;
+use crate::registry::inboxes::Posted;
+use crate::registry::subscribers::PubSub;
+use crate::registry::tracked_keys::Tracking;
+use crate::scripts::function_libraries::{self, Libraries};
 use crate::scripts::interpreter::{self, LoadLimit};
 use crate::scripts::registry::Scripts;
-use crate::storage::committer::Committer;
+use crate::slots::ShardId;
 use crate::storage::database::{Database, DatabaseError, Resources};
-use crate::storage::executor::{CommitThread, ExecutorParts, StorageExecutor};
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
-use crate::storage::reclaimer::Reclaimer;
 use crate::storage::redo;
 use crate::storage::shard::Shard;
-use crate::storage::syncer::{SyncReport, Syncer};
 use crate::storage::view::Shards;
-use crate::storage::waiters::Waiters;
 use crate::topology::{self, CoreMap, CoreMapOverrides, CpuId, CpuSet, NodeId, Role, Topology, TopologyError};
 use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -673,7 +674,7 @@ fn load_functions(shard: &Shard, scripts: &Scripts) -> Result<(), DatabaseError>
     let interpreter = interpreter::take(scripts).map_err(failed)?;
     let mut libraries = Libraries::default();
     for code in &codes {
-        let library = functions::load(&interpreter, code, LoadLimit::Known).map_err(failed)?;
+        let library = function_libraries::load(&interpreter, code, LoadLimit::Known).map_err(failed)?;
         libraries.add(Arc::new(library)).map_err(failed)?;
     }
     scripts.functions.publish(libraries);

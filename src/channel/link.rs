@@ -5,7 +5,7 @@
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use crate::commands::table::Command;
-use crate::storage::faults;
+use crate::faults;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Reading arguments as Redis does: options by name whatever their case, integers, expiry times.
 
-use super::number::parse_integer;
 use crate::error::CommandError;
+use crate::number::parse_integer;
 use crate::storage::encoding::DATABASE_COUNT;
 
 /// Whether an argument is the option `name` (given in capitals).

@@ -2,10 +2,10 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::number::parse_integer;
 use super::string_part::StringEdit;
 use crate::config::EventClass;
 use crate::error::CommandError;
+use crate::number::parse_integer;
 use crate::protocol::Arguments;
 use crate::storage::encoding::Record;
 use std::cell::Cell;

@@ -6,8 +6,8 @@ use super::Context;
 use super::arguments::{TimeUnit, integer, is_option};
 use super::hash::{Hash, Place};
 use super::hashes::bulk_or_null;
-use super::number::parse_integer;
 use crate::error::CommandError;
+use crate::number::parse_integer;
 use crate::protocol::Arguments;
 
 type Outcome = Result<(), CommandError>;

@@ -5,9 +5,9 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
-use super::number::{LongDouble, parse_integer};
 use super::random::Shuffled;
 use crate::error::CommandError;
+use crate::number::{LongDouble, parse_integer};
 use crate::protocol::{Arguments, Reply, Version};
 use crate::storage::pieces::WriteMember;
 

@@ -4,10 +4,10 @@ use super::Context;
 use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
 use super::collection::{Collection, Column, Direction};
 use super::glob;
-use super::number::{parse_integer, parse_unsigned};
-use crate::channel::router::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::config::EventClass;
 use crate::error::CommandError;
+use crate::number::{parse_integer, parse_unsigned};
+use crate::slots::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Extent, Pieces, WriteEntry};
 use crate::storage::view::{Owner, View};
@@ -856,7 +856,7 @@ fn scan_at_once(context: &mut Context<'_>, slot: Slot, options: &ScanOptions<'_>
 
 /// DEBUG SLEEP seconds: holds the executor, which is what it is for.
 pub fn debug_sleep(context: &mut Context<'_>) -> Outcome {
-    let seconds = super::number::parse_double(context.arguments.get(2)).ok_or(CommandError::NotAFloat)?;
+    let seconds = crate::number::parse_double(context.arguments.get(2)).ok_or(CommandError::NotAFloat)?;
     if seconds > 0.0 {
         // An hour at most: a slip of the keyboard should not need a restart.
         std::thread::sleep(std::time::Duration::from_secs_f64(seconds.min(3600.0)));

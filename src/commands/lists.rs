@@ -8,9 +8,9 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
-use super::number::parse_integer;
-use super::waiting::{Waiting, timeout_of_seconds};
+use crate::commands::blocking::{Waiting, timeout_of_seconds};
 use crate::error::CommandError;
+use crate::number::parse_integer;
 use crate::protocol::Arguments;
 use crate::storage::encoding::{LIST_ORIGIN, Type, list_extra, list_head, list_member};
 use crate::storage::view::View;

@@ -2,12 +2,14 @@
 
 pub mod arguments;
 pub mod bits;
+pub mod blocking;
+pub mod client_tracking;
 pub mod collection;
-pub mod connection;
+pub mod connection_commands;
 pub mod dump;
 pub mod effects;
 pub mod field_expiry;
-pub mod functions;
+pub mod function_commands;
 pub mod geo;
 pub mod geohash;
 pub mod glob;
@@ -16,13 +18,13 @@ pub mod hashes;
 pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
-pub mod number;
+pub mod multi_exec;
 pub mod pausing;
 pub mod persistence;
 pub mod pubsub;
 pub mod random;
 pub mod scripting;
-pub mod server;
+pub mod server_commands;
 pub mod sets;
 pub mod sort;
 pub mod sorted_sets;
@@ -32,17 +34,14 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
-pub mod tracking;
-pub mod transactions;
-pub mod waiting;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
+use blocking::Waiting;
 use effects::{Effects, EffectsMark};
-use waiting::Waiting;
 
 /// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
 /// itself, so it can be dropped and run again.

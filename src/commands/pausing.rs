@@ -2,8 +2,8 @@
 
 use super::effects::EffectsMark;
 use super::table::{Command, RUNS_SCRIPT, Runs};
-use super::transactions::{self, Execution};
 use super::{Context, scripting};
+use crate::commands::multi_exec::{self, Execution};
 use crate::error::CommandError;
 use crate::protocol::Arguments;
 use crate::scripts::run::{Driven, Running};
@@ -19,7 +19,7 @@ pub enum Pausing {
 /// Whether a command may have to pause.
 #[inline]
 pub fn may_pause(command: &Command, arguments: Arguments<'_>) -> bool {
-    command.flags.has(RUNS_SCRIPT) || matches!(command.runs, Runs::Exec(_)) && transactions::runs_script(arguments)
+    command.flags.has(RUNS_SCRIPT) || matches!(command.runs, Runs::Exec(_)) && multi_exec::runs_script(arguments)
 }
 
 impl Pausing {

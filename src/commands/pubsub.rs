@@ -1,9 +1,9 @@
 //! Commands about channels: SUBSCRIBE and its kin, PUBLISH, PUBSUB; and MONITOR.
 
-use super::server::help;
+use crate::commands::server_commands::help;
 use crate::error::CommandError;
-use crate::network::pubsub::{Kind, Subscriptions};
 use crate::network::session::NetworkContext;
+use crate::registry::subscribers::{Kind, Subscriptions};
 
 type Outcome = Result<(), CommandError>;
 

@@ -2,8 +2,8 @@
 
 use super::Context;
 use super::arguments::is_option;
-use super::server::help;
 use super::table::{self, Command, READ};
+use crate::commands::server_commands::help;
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::scripts::interpreter;

@@ -3,10 +3,10 @@
 use super::Context;
 use super::arguments::is_option;
 use super::collection::{Column, Direction};
-use super::number::parse_integer;
 use super::stream_groups::Group;
 use super::streams::{Stream, damaged, strict_id};
 use crate::error::CommandError;
+use crate::number::parse_integer;
 use crate::protocol::Arguments;
 use crate::storage::encoding::{self, StreamId};
 

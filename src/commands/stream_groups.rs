@@ -6,14 +6,14 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Column, Direction};
-use super::number::parse_integer;
-use super::server::help;
 use super::streams::{
     ALL_IDS, Entries, ReadOptions, ReadReply, Stream, any_id, damaged, range_end, range_start, reply_id, strict_id,
 };
-use super::waiting::Waiting;
+use crate::commands::blocking::Waiting;
+use crate::commands::server_commands::help;
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
+use crate::number::parse_integer;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{self, StreamConsumer, StreamGroup, StreamId, StreamNumbers, StreamPending};
 use std::ops::ControlFlow;

@@ -4,9 +4,9 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction, Part};
-use super::number::parse_unsigned;
-use super::waiting::{Waiting, timeout_of_milliseconds};
+use crate::commands::blocking::{Waiting, timeout_of_milliseconds};
 use crate::error::CommandError;
+use crate::number::parse_unsigned;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{self, StreamId, StreamNumbers, Type};

@@ -2,9 +2,9 @@
 
 use super::Context;
 use super::arguments::{TimeUnit, integer, is_option};
-use super::number::{LongDouble, parse_integer};
 use crate::config::EventClass;
 use crate::error::CommandError;
+use crate::number::{LongDouble, parse_integer};
 use crate::protocol::Arguments;
 use crate::storage::encoding::{Record, Type};
 use std::ops::{ControlFlow, Range};

@@ -3,17 +3,17 @@
 //! A new command is one row, one handler and one transcript.
 
 use super::arguments::{self, is_option};
-use super::number::parse_integer;
 use super::sorted_sets::{algebra, members, ranges};
 use super::{
-    Handler, bits, connection, dump, field_expiry, functions, geo, hashes, hyperloglog, keys, lists, persistence,
-    pubsub, scripting, server, sets, sort, stream_deletion, stream_groups, streams, strings, tracking, transactions,
-    waiting,
+    Handler, bits, blocking, client_tracking, connection_commands, dump, field_expiry, function_commands, geo, hashes,
+    hyperloglog, keys, lists, multi_exec, persistence, pubsub, scripting, server_commands, sets, sort, stream_deletion,
+    stream_groups, streams, strings,
 };
+use crate::executor::locks::Place;
+use crate::executor::participant::Step;
 use crate::network::session::NetworkHandler;
+use crate::number::parse_integer;
 use crate::protocol::Arguments;
-use crate::storage::locks::Place;
-use crate::storage::transactions::Step;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -318,7 +318,7 @@ impl Command {
     #[inline]
     pub fn writes(&self, arguments: Arguments<'_>) -> bool {
         match self.runs {
-            Runs::Exec(_) => transactions::parts_of_exec(arguments).any(|(_, part, _)| part.may_write()),
+            Runs::Exec(_) => multi_exec::parts_of_exec(arguments).any(|(_, part, _)| part.may_write()),
             _ => self.may_write(),
         }
     }
@@ -684,7 +684,7 @@ pub static COMMANDS: &[Command] = &[
     command("object",          -2, Flags::NONE,     Keys::none(),         Container,                         ("generic", "2.2.3", "A container for object introspection commands.")),
     command("object|encoding",  3, READ,            Keys::at(2),          Shard(keys::object_encoding),      ("generic", "2.2.3", "Returns the internal encoding of a Redis object.")),
     command("object|freq",      3, READ,            Keys::at(2),          Shard(keys::object_freq),          ("generic", "4.0.0", "Returns the logarithmic access frequency counter of a Redis object.")),
-    command("object|help",      2, INFORMATION,     Keys::none(),         Network(server::object_help),      ("generic", "6.2.0", "Returns helpful text about the different subcommands.")),
+    command("object|help",      2, INFORMATION,     Keys::none(),         Network(server_commands::object_help),      ("generic", "6.2.0", "Returns helpful text about the different subcommands.")),
     command("object|idletime",  3, READ,            Keys::at(2),          Shard(keys::object_idletime),      ("generic", "2.2.3", "Returns the time since the last access to a Redis object.")),
     command("object|refcount",  3, READ,            Keys::at(2),          Shard(keys::object_refcount),      ("generic", "2.2.3", "Returns the reference count of a value of a key.")),
     command("persist",          2, WRITE_FAST,      Keys::at(1),          Shard(keys::persist),              ("generic", "2.2.0", "Removes the expiration time of a key.")),
@@ -704,15 +704,15 @@ pub static COMMANDS: &[Command] = &[
     command("ttl",              2, READ_FAST,       Keys::at(1),          Shard(keys::ttl),                  ("generic", "1.0.0", "Returns the expiration time in seconds of a key.")),
     command("type",             2, READ_FAST,       Keys::at(1),          Shard(keys::type_of),              ("generic", "1.0.0", "Determines the type of value stored at a key.")),
     command("unlink",          -2, WRITE_FAST,      Keys::range(1, -1, 1), Transaction(keys::del),            ("generic", "4.0.0", "Asynchronously deletes one or more keys.")),
-    command("wait",             3, BLOCKING,        Keys::none(),         Network(waiting::wait),            ("generic", "3.0.0", "Blocks until the asynchronous replication of all preceding write commands sent by the connection is completed.")),
-    command("waitaof",          4, BLOCKING,        Keys::none(),         Network(waiting::waitaof),         ("generic", "7.2.0", "Blocks until all of the preceding write commands sent by the connection are written to the append-only file of the master and/or replicas.")),
+    command("wait",             3, BLOCKING,        Keys::none(),         Network(blocking::wait),            ("generic", "3.0.0", "Blocks until the asynchronous replication of all preceding write commands sent by the connection is completed.")),
+    command("waitaof",          4, BLOCKING,        Keys::none(),         Network(blocking::waitaof),         ("generic", "7.2.0", "Blocks until all of the preceding write commands sent by the connection are written to the append-only file of the master and/or replicas.")),
 
     // Transactions.
-    command("discard",          1, SESSION_FAST,    Keys::none(),         Network(transactions::discard),    ("transactions", "2.0.0", "Discards a transaction.")),
-    command("exec",             1, SESSION,         Keys::none(),         Exec(transactions::exec),          ("transactions", "1.2.0", "Executes all commands in a transaction.")),
-    command("multi",            1, SESSION_FAST,    Keys::none(),         Network(transactions::multi),      ("transactions", "1.2.0", "Starts a transaction.")),
-    command("unwatch",          1, SESSION_FAST,    Keys::none(),         Network(transactions::unwatch),    ("transactions", "2.2.0", "Forgets about watched keys of a transaction.")),
-    command("watch",           -2, SESSION_FAST,    Keys::range(1, -1, 1), Watch(transactions::watch),       ("transactions", "2.2.0", "Monitors changes to keys to determine the execution of a transaction.")),
+    command("discard",          1, SESSION_FAST,    Keys::none(),         Network(multi_exec::discard),    ("transactions", "2.0.0", "Discards a transaction.")),
+    command("exec",             1, SESSION,         Keys::none(),         Exec(multi_exec::exec),          ("transactions", "1.2.0", "Executes all commands in a transaction.")),
+    command("multi",            1, SESSION_FAST,    Keys::none(),         Network(multi_exec::multi),      ("transactions", "1.2.0", "Starts a transaction.")),
+    command("unwatch",          1, SESSION_FAST,    Keys::none(),         Network(multi_exec::unwatch),    ("transactions", "2.2.0", "Forgets about watched keys of a transaction.")),
+    command("watch",           -2, SESSION_FAST,    Keys::range(1, -1, 1), Watch(multi_exec::watch),       ("transactions", "2.2.0", "Monitors changes to keys to determine the execution of a transaction.")),
 
     // Channels.
     command("psubscribe",      -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::psubscribe),       ("pubsub", "2.0.0", "Listens for messages published to channels that match one or more patterns.")),
@@ -731,61 +731,61 @@ pub static COMMANDS: &[Command] = &[
     command("sunsubscribe",    -1, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::sunsubscribe),  ("pubsub", "7.0.0", "Stops listening to messages posted to shard channels.")),
     command("unsubscribe",     -1, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::unsubscribe),      ("pubsub", "2.0.0", "Stops listening to messages posted to channels.")),
 
-    command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
+    command("auth",            -2, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection_commands::auth),       ("connection", "1.0.0", "Authenticates the connection.")),
     command("client",          -2, Flags::NONE,     Keys::none(),         Container,                         ("connection", "2.4.0", "A container for client connection commands.")),
-    command("client|caching",   3, SESSION,         Keys::none(),         Network(tracking::client_caching), ("connection", "6.0.0", "Instructs the server whether to track the keys in the next request.")),
-    command("client|getname",   2, SESSION,         Keys::none(),         Network(connection::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
-    command("client|getredir",  2, SESSION,         Keys::none(),         Network(tracking::client_getredir), ("connection", "6.0.0", "Returns the client ID to which the connection's tracking notifications are redirected.")),
-    command("client|help",      2, INFORMATION,     Keys::none(),         Network(connection::client_help),  ("connection", "5.0.0", "Returns helpful text about the different subcommands.")),
-    command("client|id",        2, SESSION,         Keys::none(),         Network(connection::client_id),    ("connection", "5.0.0", "Returns the unique client ID of the connection.")),
-    command("client|info",      2, SESSION,         Keys::none(),         Network(connection::client_info),  ("connection", "6.2.0", "Returns information about the connection.")),
-    command("client|kill",     -3, ADMINISTRATION,  Keys::none(),         Network(connection::client_kill),  ("connection", "2.4.0", "Terminates open connections.")),
-    command("client|list",     -2, ADMINISTRATION,  Keys::none(),         Network(connection::client_list),  ("connection", "2.4.0", "Lists open connections.")),
-    command("client|no-evict",  3, ADMINISTRATION,  Keys::none(),         Network(connection::client_no_evict), ("connection", "7.0.0", "Sets the client eviction mode of the connection.")),
-    command("client|no-touch",  3, SESSION,         Keys::none(),         Network(connection::client_no_touch), ("connection", "7.2.0", "Controls whether commands sent by the client affect the LRU/LFU of accessed keys.")),
-    command("client|pause",    -3, ADMINISTRATION,  Keys::none(),         Network(connection::client_pause), ("connection", "3.0.0", "Suspends commands processing.")),
-    command("client|reply",     3, SESSION,         Keys::none(),         Network(connection::client_reply), ("connection", "3.2.0", "Instructs the server whether to reply to commands.")),
-    command("client|setinfo",   4, SESSION,         Keys::none(),         Network(connection::client_setinfo), ("connection", "7.2.0", "Sets information specific to the client or connection.")),
-    command("client|setname",   3, SESSION,         Keys::none(),         Network(connection::client_setname), ("connection", "2.6.9", "Sets the connection name.")),
-    command("client|tracking", -3, SESSION,         Keys::none(),         Network(tracking::client_tracking), ("connection", "6.0.0", "Controls server-assisted client-side caching for the connection.")),
-    command("client|trackinginfo", 2, SESSION,         Keys::none(),         Network(tracking::client_trackinginfo), ("connection", "6.2.0", "Returns information about server-assisted client-side caching for the connection.")),
-    command("client|unblock",  -3, ADMINISTRATION,  Keys::none(),         Network(connection::client_unblock), ("connection", "5.0.0", "Unblocks a client blocked by a blocking command from a different connection.")),
-    command("client|unpause",   2, ADMINISTRATION,  Keys::none(),         Network(connection::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
-    command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection::echo),         ("connection", "1.0.0", "Returns the given string.")),
-    command("hello",           -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),
-    command("ping",            -1, FAST,            Keys::none(),         Network(connection::ping),         ("connection", "1.0.0", "Returns the server's liveliness response.")),
-    command("quit",            -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::quit),       ("connection", "1.0.0", "Closes the connection.")),
-    command("reset",            1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection::reset),      ("connection", "6.2.0", "Resets the connection.")),
-    command("select",           2, or(INFORMATION, FAST), Keys::none(),   Network(connection::select),       ("connection", "1.0.0", "Changes the selected database.")),
+    command("client|caching",   3, SESSION,         Keys::none(),         Network(client_tracking::client_caching), ("connection", "6.0.0", "Instructs the server whether to track the keys in the next request.")),
+    command("client|getname",   2, SESSION,         Keys::none(),         Network(connection_commands::client_getname), ("connection", "2.6.9", "Returns the name of the connection.")),
+    command("client|getredir",  2, SESSION,         Keys::none(),         Network(client_tracking::client_getredir), ("connection", "6.0.0", "Returns the client ID to which the connection's tracking notifications are redirected.")),
+    command("client|help",      2, INFORMATION,     Keys::none(),         Network(connection_commands::client_help),  ("connection", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("client|id",        2, SESSION,         Keys::none(),         Network(connection_commands::client_id),    ("connection", "5.0.0", "Returns the unique client ID of the connection.")),
+    command("client|info",      2, SESSION,         Keys::none(),         Network(connection_commands::client_info),  ("connection", "6.2.0", "Returns information about the connection.")),
+    command("client|kill",     -3, ADMINISTRATION,  Keys::none(),         Network(connection_commands::client_kill),  ("connection", "2.4.0", "Terminates open connections.")),
+    command("client|list",     -2, ADMINISTRATION,  Keys::none(),         Network(connection_commands::client_list),  ("connection", "2.4.0", "Lists open connections.")),
+    command("client|no-evict",  3, ADMINISTRATION,  Keys::none(),         Network(connection_commands::client_no_evict), ("connection", "7.0.0", "Sets the client eviction mode of the connection.")),
+    command("client|no-touch",  3, SESSION,         Keys::none(),         Network(connection_commands::client_no_touch), ("connection", "7.2.0", "Controls whether commands sent by the client affect the LRU/LFU of accessed keys.")),
+    command("client|pause",    -3, ADMINISTRATION,  Keys::none(),         Network(connection_commands::client_pause), ("connection", "3.0.0", "Suspends commands processing.")),
+    command("client|reply",     3, SESSION,         Keys::none(),         Network(connection_commands::client_reply), ("connection", "3.2.0", "Instructs the server whether to reply to commands.")),
+    command("client|setinfo",   4, SESSION,         Keys::none(),         Network(connection_commands::client_setinfo), ("connection", "7.2.0", "Sets information specific to the client or connection.")),
+    command("client|setname",   3, SESSION,         Keys::none(),         Network(connection_commands::client_setname), ("connection", "2.6.9", "Sets the connection name.")),
+    command("client|tracking", -3, SESSION,         Keys::none(),         Network(client_tracking::client_tracking), ("connection", "6.0.0", "Controls server-assisted client-side caching for the connection.")),
+    command("client|trackinginfo", 2, SESSION,         Keys::none(),         Network(client_tracking::client_trackinginfo), ("connection", "6.2.0", "Returns information about server-assisted client-side caching for the connection.")),
+    command("client|unblock",  -3, ADMINISTRATION,  Keys::none(),         Network(connection_commands::client_unblock), ("connection", "5.0.0", "Unblocks a client blocked by a blocking command from a different connection.")),
+    command("client|unpause",   2, ADMINISTRATION,  Keys::none(),         Network(connection_commands::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
+    command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection_commands::echo),         ("connection", "1.0.0", "Returns the given string.")),
+    command("hello",           -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection_commands::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),
+    command("ping",            -1, FAST,            Keys::none(),         Network(connection_commands::ping),         ("connection", "1.0.0", "Returns the server's liveliness response.")),
+    command("quit",            -1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection_commands::quit),       ("connection", "1.0.0", "Closes the connection.")),
+    command("reset",            1, or(SESSION_FAST, NO_AUTH), Keys::none(), Network(connection_commands::reset),      ("connection", "6.2.0", "Resets the connection.")),
+    command("select",           2, or(INFORMATION, FAST), Keys::none(),   Network(connection_commands::select),       ("connection", "1.0.0", "Changes the selected database.")),
 
     command("bgrewriteaof",     1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgrewriteaof), ("server", "1.0.0", "Says why there is nothing to rewrite.")),
     command("bgsave",          -1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgsave),      ("server", "1.0.0", "Sees to it that everything that was answered is on disk.")),
-    command("command",         -1, INFORMATION,     Keys::none(),         Network(server::command_all),      ("server", "2.8.13", "Returns detailed information about all commands.")),
-    command("command|count",    2, INFORMATION,     Keys::none(),         Network(server::command_count),    ("server", "2.8.13", "Returns a count of commands.")),
-    command("command|docs",    -2, INFORMATION,     Keys::none(),         Network(server::command_docs),     ("server", "7.0.0", "Returns documentary information about one, multiple or all commands.")),
-    command("command|getkeys", -4, INFORMATION,     Keys::none(),         Network(server::command_getkeys),  ("server", "2.8.13", "Extracts the key names from an arbitrary command.")),
-    command("command|help",     2, INFORMATION,     Keys::none(),         Network(server::command_help),     ("server", "5.0.0", "Returns helpful text about the different subcommands.")),
-    command("command|info",    -2, INFORMATION,     Keys::none(),         Network(server::command_info),     ("server", "2.8.13", "Returns information about one, multiple or all commands.")),
-    command("command|list",    -2, INFORMATION,     Keys::none(),         Network(server::command_list),     ("server", "7.0.0", "Returns a list of command names.")),
+    command("command",         -1, INFORMATION,     Keys::none(),         Network(server_commands::command_all),      ("server", "2.8.13", "Returns detailed information about all commands.")),
+    command("command|count",    2, INFORMATION,     Keys::none(),         Network(server_commands::command_count),    ("server", "2.8.13", "Returns a count of commands.")),
+    command("command|docs",    -2, INFORMATION,     Keys::none(),         Network(server_commands::command_docs),     ("server", "7.0.0", "Returns documentary information about one, multiple or all commands.")),
+    command("command|getkeys", -4, INFORMATION,     Keys::none(),         Network(server_commands::command_getkeys),  ("server", "2.8.13", "Extracts the key names from an arbitrary command.")),
+    command("command|help",     2, INFORMATION,     Keys::none(),         Network(server_commands::command_help),     ("server", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("command|info",    -2, INFORMATION,     Keys::none(),         Network(server_commands::command_info),     ("server", "2.8.13", "Returns information about one, multiple or all commands.")),
+    command("command|list",    -2, INFORMATION,     Keys::none(),         Network(server_commands::command_list),     ("server", "7.0.0", "Returns a list of command names.")),
     command("config",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "2.0.0", "A container for server configuration commands.")),
-    command("config|get",      -3, ADMINISTRATION,  Keys::none(),         Network(server::config_get),       ("server", "2.0.0", "Returns the effective values of configuration parameters.")),
-    command("config|help",      2, INFORMATION,     Keys::none(),         Network(server::config_help),      ("server", "5.0.0", "Returns helpful text about the different subcommands.")),
-    command("config|resetstat", 2, ADMINISTRATION,  Keys::none(),         Network(server::config_resetstat), ("server", "2.0.0", "Resets the server's statistics.")),
-    command("config|rewrite",   2, ADMINISTRATION,  Keys::none(),         Network(server::config_rewrite),   ("server", "2.8.0", "Persists the effective configuration to file.")),
-    command("config|set",      -4, ADMINISTRATION,  Keys::none(),         Network(server::config_set),       ("server", "2.0.0", "Sets configuration parameters in-flight.")),
+    command("config|get",      -3, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_get),       ("server", "2.0.0", "Returns the effective values of configuration parameters.")),
+    command("config|help",      2, INFORMATION,     Keys::none(),         Network(server_commands::config_help),      ("server", "5.0.0", "Returns helpful text about the different subcommands.")),
+    command("config|resetstat", 2, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_resetstat), ("server", "2.0.0", "Resets the server's statistics.")),
+    command("config|rewrite",   2, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_rewrite),   ("server", "2.8.0", "Persists the effective configuration to file.")),
+    command("config|set",      -4, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_set),       ("server", "2.0.0", "Sets configuration parameters in-flight.")),
     command("debug",           -2, ADMINISTRATION,  Keys::none(),         Container,                         ("server", "1.0.0", "A container for debugging commands.")),
     command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         Each(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
-    command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
+    command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server_commands::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
     command("lastsave",         1, or(INFORMATION, FAST), Keys::none(),   Network(persistence::lastsave),    ("server", "1.0.0", "Returns the time of the last successful SAVE or BGSAVE.")),
-    command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
+    command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server_commands::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
     command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
-    command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
+    command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server_commands::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
     command("memory|usage",    -3, READ,            Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
     command("monitor",          1, ADMINISTRATION,  Keys::none(),         Network(pubsub::monitor),          ("server", "1.0.0", "Listens for all requests received by the server in real-time.")),
     command("role",             1, SESSION_FAST,    Keys::none(),         Network(persistence::role),        ("server", "2.8.12", "Returns the replication role.")),
     command("save",             1, or(or(ADMIN, NO_SCRIPT), NO_MULTI), Keys::none(), Network(persistence::save), ("server", "1.0.0", "Waits until everything that was answered is on disk.")),
-    command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
-    command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server::time),             ("server", "2.6.0", "Returns the server time.")),
+    command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server_commands::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
+    command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server_commands::time),             ("server", "2.6.0", "Returns the server time.")),
 
     // Scripts.
     command("eval",            -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script.")),
@@ -795,15 +795,15 @@ pub static COMMANDS: &[Command] = &[
     command("fcall",           -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a function.")),
     command("fcall_ro",        -3, or(SCRIPT, READ),  Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "7.0.0", "Invokes a read-only function.")),
     command("function",        -2, Flags::NONE,       Keys::none(),       Container,                          ("scripting", "7.0.0", "A container for function commands.")),
-    command("function|delete",  3, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_delete), ("scripting", "7.0.0", "Deletes a library and its functions.")),
-    command("function|dump",    2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_dump), ("scripting", "7.0.0", "Dumps all libraries into a serialized binary payload.")),
-    command("function|flush",  -2, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(functions::function_flush), ("scripting", "7.0.0", "Deletes all libraries and functions.")),
-    command("function|help",    2, INFORMATION,       Keys::none(),       Network(functions::function_help),  ("scripting", "7.0.0", "Returns helpful text about the different subcommands.")),
-    command("function|kill",    2, NO_SCRIPT,         Keys::none(),       Network(functions::function_kill),  ("scripting", "7.0.0", "Terminates a function during execution.")),
-    command("function|list",   -2, NO_SCRIPT,         Keys::none(),       Transaction(functions::function_list), ("scripting", "7.0.0", "Returns information about all libraries.")),
-    command("function|load",   -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_load), ("scripting", "7.0.0", "Creates a library.")),
-    command("function|restore", -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(functions::function_restore), ("scripting", "7.0.0", "Restores all libraries from a payload.")),
-    command("function|stats",   2, NO_SCRIPT,         Keys::none(),       Network(functions::function_stats), ("scripting", "7.0.0", "Returns information about a function during execution.")),
+    command("function|delete",  3, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(function_commands::function_delete), ("scripting", "7.0.0", "Deletes a library and its functions.")),
+    command("function|dump",    2, NO_SCRIPT,         Keys::none(),       Transaction(function_commands::function_dump), ("scripting", "7.0.0", "Dumps all libraries into a serialized binary payload.")),
+    command("function|flush",  -2, or(WRITE, NO_SCRIPT), Keys::none(),    Transaction(function_commands::function_flush), ("scripting", "7.0.0", "Deletes all libraries and functions.")),
+    command("function|help",    2, INFORMATION,       Keys::none(),       Network(function_commands::function_help),  ("scripting", "7.0.0", "Returns helpful text about the different subcommands.")),
+    command("function|kill",    2, NO_SCRIPT,         Keys::none(),       Network(function_commands::function_kill),  ("scripting", "7.0.0", "Terminates a function during execution.")),
+    command("function|list",   -2, NO_SCRIPT,         Keys::none(),       Transaction(function_commands::function_list), ("scripting", "7.0.0", "Returns information about all libraries.")),
+    command("function|load",   -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(function_commands::function_load), ("scripting", "7.0.0", "Creates a library.")),
+    command("function|restore", -3, or(WRITE_OOM, NO_SCRIPT), Keys::none(), Transaction(function_commands::function_restore), ("scripting", "7.0.0", "Restores all libraries from a payload.")),
+    command("function|stats",   2, NO_SCRIPT,         Keys::none(),       Network(function_commands::function_stats), ("scripting", "7.0.0", "Returns information about a function during execution.")),
     command("script",          -2, Flags::NONE,       Keys::none(),       Container,                         ("scripting", "2.6.0", "A container for Lua scripts management commands.")),
     command("script|debug",     3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_debug),  ("scripting", "3.2.0", "Sets the debug mode of server-side Lua scripts.")),
     command("script|exists",   -3, NO_SCRIPT,         Keys::none(),       Network(scripting::script_exists), ("scripting", "2.6.0", "Determines whether server-side Lua scripts exist in the script cache.")),
@@ -860,7 +860,7 @@ const fn step(name: &'static str, flags: Flags, step: Step) -> Command {
 /// The databases and keys that a command names.
 pub fn places_of(command: &Command, arguments: Arguments<'_>, database: u8) -> Vec<Place> {
     if matches!(command.runs, Runs::Exec(_)) {
-        let parts = transactions::parts_of_exec(arguments);
+        let parts = multi_exec::parts_of_exec(arguments);
         return parts
             .flat_map(|(header, part, arguments)| places_of(part, arguments, header.database))
             .collect();
@@ -882,7 +882,7 @@ pub static WATCHES_DROP: Command = command(
     1,
     or(READ, INTERNAL),
     Keys::none(),
-    Shard(transactions::watches_drop),
+    Shard(multi_exec::watches_drop),
     ("", "", ""),
 );
 /// Asks whether all that was written so far is on disk, or to be told when it is (WAITAOF).
@@ -891,7 +891,7 @@ pub static WAIT_DURABLE: Command = command(
     2,
     or(READ, INTERNAL),
     Keys::none(),
-    Shard(waiting::answered_by_executor),
+    Shard(blocking::answered_by_executor),
     ("", "", ""),
 );
 /// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and its place in
@@ -901,7 +901,7 @@ pub static WAIT_SOURCE: Command = command(
     -4,
     or(READ, INTERNAL),
     Keys::at(1),
-    Shard(waiting::answered_by_executor),
+    Shard(blocking::answered_by_executor),
     ("", "", ""),
 );
 /// What a network executor says when a command that waits was answered elsewhere, or its client is gone.
@@ -910,7 +910,7 @@ pub static WAITERS_DROP: Command = command(
     3,
     or(READ, INTERNAL),
     Keys::none(),
-    Shard(waiting::drop_waiters),
+    Shard(blocking::drop_waiters),
     ("", "", ""),
 );
 

@@ -1,7 +1,6 @@
 //! One client's connection: bytes that came in and are no whole command yet, replies in the order of their commands, and
 //! bytes that the socket has not taken yet.
 
-use super::clients::Client;
 use super::merging::Merging;
 use super::multi::Executing;
 use super::session::{Session, Until};
@@ -9,6 +8,7 @@ use super::socket;
 use crate::commands::table::Command;
 use crate::config::OutputBufferLimit;
 use crate::protocol::{OwnedArguments, Parser};
+use crate::registry::clients::Client;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

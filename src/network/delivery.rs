@@ -5,12 +5,12 @@
 //! subscribes or monitors has its next command run, so that its reply tells that all earlier pushes have come.
 
 use super::connection::Connection;
-use super::executor::NetworkExecutor;
-use super::inbox::{Posted, Push};
-use super::pubsub::{Kind, Published, Subscribers};
+use crate::executor::storage_executor::reactor_turn;
+use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
-use crate::storage::executor::reactor_turn;
+use crate::registry::inboxes::{Posted, Push};
+use crate::registry::subscribers::{Kind, Published, Subscribers};
 use std::rc::Rc;
 use std::time::Instant;
 

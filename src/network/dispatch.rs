@@ -1,25 +1,25 @@
 //! From a command to where it runs, and from its parts' replies back to one.
 
 use super::connection::{Awaited, Connection, PiecesOut};
-use super::coordination::{STEPS_FROM, Work};
-use super::executor::NetworkExecutor;
 use super::merging::Merging;
 use super::monitor;
 use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session, WaitHere};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
-use crate::channel::router::Slot;
+use crate::commands::blocking::may_wait;
 use crate::commands::keys;
 use crate::commands::table::{
     self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES,
     PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE, WRITE,
 };
-use crate::commands::waiting::may_wait;
 use crate::config::Durability;
 use crate::error::CommandError;
+use crate::executor::storage_executor::reactor_turn;
+use crate::network::coordinator::{STEPS_FROM, Work};
+use crate::network::network_executor::NetworkExecutor;
 use crate::observe::metrics::count_error;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
-use crate::storage::executor::reactor_turn;
+use crate::slots::Slot;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -1,27 +1,23 @@
 //! The network executors: each owns its connections, from the bytes that a client sends to the bytes that it gets.
 //!
-//! [`executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies, [`dispatch`]
-//! takes a command to where it runs, `coordination` those whose keys lie on several storage executors. [`session`] is what a
-//! client has set up, [`transaction`] what it has queued since MULTI, `multi` how EXEC gets to where it runs, and [`clients`]
-//! the list of all of them; `waiting` is about those in commands that wait. [`pubsub`] is who subscribes to what, [`inbox`] what is under way to subscribers, [`delivery`] how
-//! it reaches them, [`monitor`] what clients that monitor are shown, and [`tracking`] what clients are told of keys that they
-//! have read.
+//! [`network_executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies, [`dispatch`]
+//! takes a command to where it runs, `coordinator` those whose keys lie on several storage executors. [`session`] is what a
+//! client has set up, [`multi_state`] what it has queued since MULTI, `multi` how EXEC gets to where it runs, `blocked_clients` is about
+//! those in commands that wait. [`delivery`] is how published messages reach subscribers, [`monitor`] what clients that monitor are
+//! shown, and `tracking_pushes` what clients are told of keys that they have read.
 
-pub mod clients;
+mod blocked_clients;
 pub mod connection;
-mod coordination;
+mod coordinator;
 pub mod delivery;
 pub mod dispatch;
-pub mod executor;
-pub mod inbox;
 mod merging;
 pub mod monitor;
 mod multi;
-pub mod pubsub;
+pub mod multi_state;
+pub mod network_executor;
 pub mod session;
 mod socket;
-pub mod tracking;
-pub mod transaction;
-mod waiting;
+mod tracking_pushes;
 
-pub(crate) use coordination::THREADS_MAX as TRANSACTION_THREADS_MAX;
+pub(crate) use coordinator::THREADS_MAX as TRANSACTION_THREADS_MAX;

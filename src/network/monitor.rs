@@ -2,10 +2,10 @@
 //!
 //! Source: Redis 7.2's `replicationFeedMonitors`, and which commands and arguments its `call` shows.
 
-use super::clients::Client;
 use crate::commands::arguments::is_option;
 use crate::commands::table::{ADMIN, Command};
 use crate::protocol::Arguments;
+use crate::registry::clients::Client;
 use std::io::Write;
 
 /// What stands for a password.

@@ -4,20 +4,20 @@
 //! watched keeps all of them from running; the connection waits meanwhile, as they may change its session.
 
 use super::connection::{Awaited, Connection};
-use super::coordination::{ExecOnSeveral, Work};
 use super::dispatch::{Later, reply_suppressed};
-use super::executor::NetworkExecutor;
 use super::session::ReplyMode;
-use super::transaction::{Queue, Queued};
-use crate::commands::connection::session_after;
+use crate::commands::connection_commands::session_after;
 use crate::commands::keys;
+use crate::commands::multi_exec;
+use crate::commands::multi_exec::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::commands::table::{self, Command, Merge, RUNS_SCRIPT, Runs, WATCHES_DROP};
-use crate::commands::transactions;
-use crate::commands::transactions::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::error::CommandError;
+use crate::executor::locks::Place;
+use crate::network::coordinator::{ExecOnSeveral, Work};
+use crate::network::multi_state::{Queue, Queued};
+use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
-use crate::storage::locks::Place;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -225,7 +225,7 @@ impl NetworkExecutor {
             watched_links,
             writes,
         };
-        let asked = (command, Work::Handler(transactions::exec), arguments);
+        let asked = (command, Work::Handler(multi_exec::exec), arguments);
         self.coordinate_exec(connection, asked, places, Some(exec), deadline);
     }
 

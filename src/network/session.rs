@@ -1,14 +1,14 @@
 //! What a client has set up on its connection, and what a command that runs there gets.
 
-use super::clients::Client;
-use super::pubsub::{Subscribed, Subscriptions};
-use super::tracking::Tracked;
-use super::transaction::TransactionState;
 use crate::channel::message::Caller;
 use crate::commands::table::Command;
 use crate::error::CommandError;
+use crate::network::multi_state::TransactionState;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
+use crate::registry::clients::Client;
+use crate::registry::subscribers::{Subscribed, Subscriptions};
+use crate::registry::tracked_keys::Tracked;
 use crate::server::ServerState;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct Session {
     pub subscribed: Option<Box<Subscribed>>,
     /// MONITOR; changed by [`Subscriptions`] only.
     pub is_monitor: bool,
-    /// CLIENT TRACKING; changed by [`super::tracking::Tracking::set`] only, but for what is about the next command.
+    /// CLIENT TRACKING; changed by [`crate::registry::tracked_keys::Tracking::set`] only, but for what is about the next command.
     pub tracking: Option<Box<Tracked>>,
 }
 

@@ -4,11 +4,11 @@
 //! rather than made up. The sections `executors` and `shards` are Corelane's own.
 
 use super::metrics::{Histogram, ShardMetrics, StorageMetrics, merged_histogram};
-use crate::commands::server::REDIS_VERSION;
+use crate::commands::server_commands::REDIS_VERSION;
 use crate::commands::table::COMMANDS;
 use crate::config::Durability;
-use crate::network::pubsub::Kind;
 use crate::observe::metrics::CommandMetrics;
+use crate::registry::subscribers::Kind;
 use crate::server::ServerState;
 use crate::storage::encoding::DATABASE_COUNT;
 use crate::storage::shard::ShardState;
@@ -393,7 +393,7 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add_bytes("total_system_memory", kib_field(&machine, "MemTotal").unwrap_or(0));
     lines.add_bytes("maxmemory", 0);
     lines.add("maxmemory_policy", "noeviction");
-    let buffers = |client: &crate::network::clients::Client| client.input_bytes.get() + client.output_bytes.get();
+    let buffers = |client: &crate::registry::clients::Client| client.input_bytes.get() + client.output_bytes.get();
     lines.add(
         "mem_clients_normal",
         server.clients.all().iter().map(|client| buffers(client)).sum::<u64>(),

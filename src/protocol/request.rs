@@ -346,8 +346,7 @@ impl Parser {
         if end + 1 >= buffer.len() {
             return Ok(LengthLine::Incomplete);
         }
-        let number =
-            crate::commands::number::parse_integer(&buffer[1..end]).ok_or(ProtocolError::InvalidArrayLength)?;
+        let number = crate::number::parse_integer(&buffer[1..end]).ok_or(ProtocolError::InvalidArrayLength)?;
         let next = end + 2;
         match usize::try_from(number) {
             Ok(length) => Ok(LengthLine::Length { length, next }),
@@ -369,7 +368,7 @@ impl Parser {
         if line[0] != b'$' {
             return Err(ProtocolError::ExpectedBulk(line[0]));
         }
-        let number = crate::commands::number::parse_integer(&line[1..end]).ok_or(ProtocolError::InvalidBulkLength)?;
+        let number = crate::number::parse_integer(&line[1..end]).ok_or(ProtocolError::InvalidBulkLength)?;
         let length = usize::try_from(number).map_err(|_| ProtocolError::InvalidBulkLength)?;
         Ok(Some((length, position + end + 2)))
     }

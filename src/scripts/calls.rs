@@ -6,8 +6,8 @@ use crate::commands::effects::Message;
 use crate::commands::table::{self, Command, NO_SCRIPT, Runs, WRITE};
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
+use crate::executor::locks::Mode;
 use crate::protocol::{Arguments, Reply};
-use crate::storage::locks::Mode;
 use crate::storage::view::View;
 use std::time::Instant;
 

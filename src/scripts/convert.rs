@@ -1,6 +1,6 @@
 //! Between replies and Lua's values, as Redis converts them.
 
-use crate::commands::number::parse_integer;
+use crate::number::parse_integer;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 use mlua::{Lua, Result, Table, Value};

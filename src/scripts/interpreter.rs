@@ -1,7 +1,6 @@
 //! Lua interpreters: what they are made of, and those that wait for the next script of their thread.
 
 use super::convert;
-use super::functions::{self, Libraries, Library};
 use super::header::{self, Header};
 use super::library;
 use super::raise;
@@ -9,6 +8,7 @@ use super::registry::{Digest, Scripts};
 use super::script::{Outcome, Program, Shared, Start, Stop};
 use crate::error::CommandError;
 use crate::protocol::Reply;
+use crate::scripts::function_libraries::{self, Libraries, Library};
 use corosensei::stack::DefaultStack;
 use mlua::{Function, HookTriggers, Lua, MultiValue, Table, Value, VmState};
 use std::cell::RefCell;
@@ -255,7 +255,7 @@ impl Interpreter {
             return Ok(None);
         };
         if !self.loaded.contains_key(&library.name) {
-            let found = self.load(functions::body(&library.code)?, LoadLimit::Known)?;
+            let found = self.load(function_libraries::body(&library.code)?, LoadLimit::Known)?;
             let callbacks = found.into_iter().map(|(function, callback)| (function.name, callback));
             let loaded = Loaded {
                 library: Arc::clone(library),
@@ -274,7 +274,11 @@ impl Interpreter {
     ///
     /// # Errors
     /// As Redis words them.
-    pub fn load(&self, body: &[u8], limit: LoadLimit) -> Result<Vec<(functions::Function, Function)>, CommandError> {
+    pub fn load(
+        &self,
+        body: &[u8],
+        limit: LoadLimit,
+    ) -> Result<Vec<(function_libraries::Function, Function)>, CommandError> {
         let chunk = self
             .compile_as(LIBRARY_CHUNK_NAME, body)
             .map_err(|text| CommandError::text(format!("ERR Error compiling function: {text}")))?;
@@ -390,19 +394,19 @@ impl Interpreter {
 }
 
 /// The functions that a library has registered, as the prelude notes them.
-fn registered(found: &Table) -> mlua::Result<Vec<(functions::Function, Function)>> {
+fn registered(found: &Table) -> mlua::Result<Vec<(function_libraries::Function, Function)>> {
     let mut registered = Vec::new();
     for row in found.sequence_values::<Table>() {
         let row = row?;
         let description: Option<mlua::LuaString> = row.raw_get("description")?;
         let given: Table = row.raw_get("flags")?;
         let mut flags = Vec::new();
-        for flag in functions::FLAGS {
+        for flag in function_libraries::FLAGS {
             if given.raw_get::<bool>(flag)? {
                 flags.push(flag);
             }
         }
-        let function = functions::Function {
+        let function = function_libraries::Function {
             name: row.raw_get("name")?,
             description: description.map(|text| text.as_bytes().to_vec()),
             flags,

@@ -1,14 +1,14 @@
 //! What the server gives to scripts: the table `redis`, and functions that take the place of Lua's own.
 
 use super::convert::{error_table, one_field, to_lua};
-use super::functions;
 use super::libraries;
 use super::raise::{self, Outcome};
 use super::registry::Digest;
 use super::script::{Call, Input, Shared, Step};
-use crate::commands::server::REDIS_VERSION;
+use crate::commands::server_commands::REDIS_VERSION;
 use crate::commands::table;
 use crate::protocol::reply::{Version, format_double};
+use crate::scripts::function_libraries;
 use mlua::{IntoLua, Lua, MultiValue, Result, Table, Value};
 use std::rc::Rc;
 
@@ -31,7 +31,7 @@ pub fn host(lua: &Lua, shared: &Rc<Shared>) -> Result<Table> {
     }
     host.raw_set("libraries", found)?;
     let flags = lua.create_table()?;
-    for flag in functions::FLAGS {
+    for flag in function_libraries::FLAGS {
         flags.raw_set(flag, true)?;
     }
     host.raw_set("flags", flags)?;

@@ -7,7 +7,7 @@
 
 pub mod calls;
 pub mod convert;
-pub mod functions;
+pub mod function_libraries;
 pub mod header;
 pub mod interpreter;
 pub mod libraries;

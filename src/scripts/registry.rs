@@ -1,8 +1,8 @@
 //! What all threads know of scripts: their texts by digest, and which run on which storage executor.
 
-use super::functions::Functions;
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::scripts::function_libraries::Functions;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -65,7 +65,7 @@ impl<P: Past> Judge<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::router::Slot;
+    use crate::slots::Slot;
     use crate::storage::database::{Column, Database, Resources};
     use crate::storage::encoding::{Type, member_key, meta_key};
     use std::cell::Cell;

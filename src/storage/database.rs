@@ -4,7 +4,7 @@
 
 use super::compaction::{Judge, Past};
 use super::encoding;
-use super::faults;
+use crate::faults;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{

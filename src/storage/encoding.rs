@@ -89,7 +89,7 @@
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
-use crate::channel::router::Slot;
+use crate::slots::Slot;
 use std::collections::BTreeSet;
 use std::fmt;
 

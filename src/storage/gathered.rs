@@ -8,12 +8,12 @@
 use super::database::{Column, Direction};
 use super::encoding::{self, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type};
 use super::fields::FieldReader;
-use super::locks::Place;
 use super::redo::Write;
 use super::shard::{Owner, Visit, damaged_record};
-use crate::channel::router::Slot;
 use crate::error::CommandError;
+use crate::executor::locks::Place;
 use crate::scripts::registry::Scripts;
+use crate::slots::Slot;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
@@ -883,7 +883,7 @@ mod tests {
             ControlFlow::Continue(())
         };
         gathered
-            .visit_keys(database, 0..crate::channel::router::SLOT_COUNT, &mut visit)
+            .visit_keys(database, 0..crate::slots::SLOT_COUNT, &mut visit)
             .expect("keys");
         found.sort();
         found.join(" ")

@@ -24,7 +24,7 @@ pub struct Manifest {
     pub format: u32,
     /// Tells this directory from any other: 32 hexadecimal digits, random.
     pub id: String,
-    /// The number of shards, each a range of slots ([`crate::channel::router::slots_of`]).
+    /// The number of shards, each a range of slots ([`crate::slots::slots_of`]).
     pub shards: u16,
 }
 

@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Begins with the seed in `CORELANE_SEED`, or with another each time, and prints it.
-pub(super) fn printed() -> StdRng {
+pub(crate) fn printed() -> StdRng {
     let seed = match std::env::var("CORELANE_SEED") {
         Ok(seed) => seed.parse().expect("CORELANE_SEED is a number"),
         Err(_) => rand::random(),

@@ -7,10 +7,11 @@
 use super::database::Column;
 use super::encoding::{self, DatabaseMap};
 use super::fields::{FieldReader, FieldWriter};
-use super::locks::TransactionId;
 use super::shard::{Owner, Shard};
-use crate::channel::router::{Router, ShardId, Slot};
+use crate::channel::router::Router;
 use crate::error::CommandError;
+use crate::executor::locks::TransactionId;
+use crate::slots::{ShardId, Slot};
 use std::collections::BTreeMap;
 
 /// One write.

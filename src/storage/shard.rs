@@ -2,23 +2,23 @@
 //!
 //! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where later
 //! commands see them at once; [`Shard::begin_commit`] makes one batch of them, which is written here or by the
-//! [committer](super::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
+//! [committer](crate::executor::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
 //! passes through these two.
 
 mod order;
-mod transactions;
+mod redo_parts;
 
-use super::committer::Committer;
 use super::database::{Column, Cursor, Database, DatabaseError, Direction, RangeReader, Staging, Writes};
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
-use super::locks::TransactionId;
 use super::orders::Orders;
-use super::reclaimer;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
-use crate::channel::router::{ShardId, Slot};
 use crate::error::CommandError;
+use crate::executor::committer::Committer;
+use crate::executor::locks::TransactionId;
+use crate::executor::reclaimer;
+use crate::slots::{ShardId, Slot};
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
@@ -210,7 +210,7 @@ pub struct Shard {
     joined: Vec<u8>,
     scan_positions: VecDeque<(u64, Vec<u8>)>,
     last_scan_position: u64,
-    /// The last turn that noted a dead version for the [reclaimer](super::reclaimer), until that is told.
+    /// The last turn that noted a dead version for the [reclaimer](crate::executor::reclaimer), until that is told.
     noted_epoch: Option<u64>,
 }
 

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use corelane::channel::router::{ShardId, Slot};
 use corelane::commands::effects::Effects;
 use corelane::commands::table::{self, Runs};
 use corelane::commands::{Context, hash};
-use corelane::network::pubsub::PubSub;
-use corelane::network::tracking::Tracking;
 use corelane::protocol::reply::{Reply, Version};
 use corelane::protocol::{Arguments, Span};
+use corelane::registry::subscribers::PubSub;
+use corelane::registry::tracked_keys::Tracking;
+use corelane::slots::{ShardId, Slot};
 use corelane::storage::database::Column;
 use corelane::storage::encoding::{self, FieldDeadlines, HashField, Record, Type};
 use corelane::storage::expiry::sweep;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use corelane::channel::router::{Slot, shard_of};
+use corelane::slots::{Slot, shard_of};
 use corelane::storage::database::{Column, Database, Resources};
 use corelane::storage::encoding::{self, Counts, DATABASE_COUNT, Record};
 

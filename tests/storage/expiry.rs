@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use corelane::channel::router::{ShardId, Slot};
+use corelane::slots::{ShardId, Slot};
 use corelane::storage::encoding::{self, Record};
 use corelane::storage::expiry::sweep;
 use corelane::storage::shard::Shard;

@@ -27,7 +27,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use corelane::channel::router::{Slot, shard_of};
+use corelane::slots::{Slot, shard_of};
 use tempfile::TempDir;
 
 use crate::harness::client::Client;
@@ -174,7 +174,7 @@ impl Node {
         assert!(self.process.is_none(), "kill the server first");
         let mut cut = 0;
         for shard in shard_folders(&self.data_directory()) {
-            let recorded = std::fs::read_to_string(shard.join(corelane::storage::faults::SYNCED_FILE));
+            let recorded = std::fs::read_to_string(shard.join(corelane::faults::SYNCED_FILE));
             let recorded = recorded.unwrap_or_default();
             let synced: std::collections::BTreeMap<&str, u64> = recorded
                 .lines()

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use corelane::channel::router::{ShardId, Slot};
+use corelane::slots::{ShardId, Slot};
 use corelane::storage::database::{Column, Database, DatabaseError, Direction, Resources};
 use corelane::storage::shard::{Owner, Shard};
 use rand::rngs::StdRng;

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use corelane::channel::router::{ShardId, Slot};
-use corelane::storage::committer::Committer;
+use corelane::executor::committer::Committer;
+use corelane::slots::{ShardId, Slot};
 use corelane::storage::database::{Database, DatabaseError, Resources, Writes};
 use corelane::storage::encoding::{DATABASE_COUNT, Record};
 use corelane::storage::shard::{Shard, ShardState};

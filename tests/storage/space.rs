@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use corelane::channel::router::{ShardId, Slot};
+use corelane::slots::{ShardId, Slot};
 use corelane::storage::database::{Column, Database, Direction};
 use corelane::storage::encoding::{self, Record, Type, member_key, meta_key};
 use corelane::storage::shard::Shard;

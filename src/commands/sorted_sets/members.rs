@@ -3,12 +3,12 @@
 use super::{Entry, Outcome, Stretch, ranking, reply_entries};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
+use crate::commands::blocking::{Waiting, timeout_of_seconds};
 use crate::commands::collection::{Collection, Column, Direction};
 use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
-use crate::commands::number::{parse_double, parse_integer};
 use crate::commands::random::{Random, Shuffled};
-use crate::commands::waiting::{Waiting, timeout_of_seconds};
 use crate::error::CommandError;
+use crate::number::{parse_double, parse_integer};
 use crate::protocol::{Arguments, format_double};
 use crate::storage::encoding::{Type, ordered_score, score_key, split_score_value};
 use std::ops::ControlFlow;

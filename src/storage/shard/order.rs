@@ -2,8 +2,8 @@
 //! and [`crate::storage::gaps`].
 
 use super::{Owner, Shard, Visit, hash_of};
-use crate::channel::router::Slot;
 use crate::error::CommandError;
+use crate::slots::Slot;
 use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;

@@ -1,0 +1,309 @@
+//! Commands that wait: run again when a key of theirs has changed, answered when their time is up.
+
+use super::storage_executor::StorageExecutor;
+use crate::channel::message::{Batch, Request, Response, WAITS};
+use crate::commands::blocking::Waiting;
+use crate::commands::table::{self, WAIT_SOURCE};
+use crate::executor::locks::{Admission, Mode, Scope, next_transaction_id};
+use crate::executor::waiters::{Claim, HandedOver, Waiter};
+use crate::protocol::{Reply, Span};
+use crate::registry::clients::Ticket;
+use crate::storage::encoding::Type;
+use crate::storage::fields::FieldReader;
+use crate::storage::shard::{ModifiedKey, Shard};
+use futures_lite::future;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+impl StorageExecutor {
+    /// A command is over: those that wait for what it wrote are served, first come first served for each key, in the order
+    /// in which the keys were written. So are those that wait for what these write.
+    pub(super) fn serve_waiters(&mut self, now: Instant) {
+        while let Some(key) = self.shards.ready.pop_front() {
+            self.serve_key(&key, now);
+        }
+    }
+
+    /// Serves those who wait for a key, as far as it goes; what they write comes behind what is `ready`.
+    fn serve_key(&mut self, key: &ModifiedKey, now: Instant) {
+        if !self.shards.waiters.wait_for(key) {
+            return;
+        }
+        // One that comes to wait meanwhile has seen the key as it is.
+        let end = self.shards.waiters.last_number() + 1;
+        let mut next = 0;
+        while let Some(waiter) = self.shards.waiters.next_for(key, next..end) {
+            next = waiter.number + 1;
+            let kind = self.shards.kind_of(key);
+            if waiter.is_woken_by(kind) {
+                if self.is_locked(&waiter) {
+                    // Those behind it must not go first.
+                    self.parked.ready_later.push(key.clone());
+                    return;
+                }
+                if !std::ptr::eq(waiter.command, &WAIT_SOURCE) {
+                    self.run_again(&waiter, now);
+                } else if !self.hand_over(&waiter, key) {
+                    self.parked.ready_later.push(key.clone());
+                    return;
+                }
+            } else if kind.is_none() && !self.shards.waiters.wait_without(key) {
+                return;
+            }
+        }
+    }
+
+    /// Runs a waiter's command again: it is answered, or waits on at its place in the line.
+    fn run_again(&mut self, waiter: &Waiter, now: Instant) {
+        let mut answer = self.answer_box(waiter);
+        let start = answer.replies.len();
+        let began = Instant::now().max(now);
+        let whose = (waiter.id, waiter.command, waiter.caller);
+        self.begin_command(whose);
+        let handled = self.run_handler(
+            waiter.command,
+            waiter.caller,
+            waiter.arguments.get(),
+            &mut answer.replies,
+            &mut None,
+        );
+        if handled.waits.is_some() && handled.result.is_ok() {
+            // A group's consumer was seen. That wakes nobody, or each would wake itself.
+            let ready = self.shards.ready.len();
+            self.keep_what_waits(waiter.caller.client_id);
+            self.shards.ready.truncate(ready);
+            answer.replies.truncate(start);
+        } else if waiter.claim.take() {
+            self.settle(handled, whose, &mut answer, start, began);
+            self.forget_command(&waiter.claim);
+        } else {
+            self.roll_back_command();
+            answer.replies.truncate(start);
+            self.forget_command(&waiter.claim);
+        }
+        if !answer.responses.is_empty() {
+            self.woken.push(answer);
+        }
+    }
+
+    /// A move between executors waits for its source, or has it at once.
+    pub(super) fn wait_for_source(&mut self, batch: &mut Batch, request: &Request, now: Instant) {
+        batch.responses.push(waits_notice(request));
+        let Some(client) = self.shards.waiters.client(request.caller.client_id) else {
+            return;
+        };
+        let ticket = Ticket::of(request.id.sequence);
+        if !client.awaits(ticket) {
+            return;
+        }
+        let arguments = batch.arguments(request);
+        let number = |place: usize| FieldReader(arguments.get(place)).number().unwrap_or(0);
+        let waiting = Waiting {
+            place: Some(number(3)).filter(|place| *place != 0),
+            ..Waiting::for_keys(1..2, Type::List, number(2))
+        };
+        let key = (request.caller.database, arguments.get(1).to_vec());
+        let claim = Claim { client, ticket };
+        self.shards.waiters.add(batch, request, claim, &waiting, now);
+        self.shards.note_interest();
+        // It may have come since the move looked.
+        self.shards.ready.push_back(key);
+        self.serve_waiters(now);
+    }
+
+    /// Gives a move its source, locked with all of its keys here for the transaction that it becomes: nobody has it before. False if
+    /// another transaction is in the line for it, which may need what this one is to lock elsewhere.
+    fn hand_over(&mut self, waiter: &Waiter, source: &ModifiedKey) -> bool {
+        let id = next_transaction_id();
+        let targets = waiter
+            .arguments
+            .get()
+            .iter()
+            .skip(WAIT_SOURCE.arity.unsigned_abs() as usize);
+        let targets = targets.map(|target| (source.0, target.to_vec()));
+        let scope = Scope::Keys(std::iter::once(source.clone()).chain(targets).collect());
+        if self.shards.locks.enter(id, scope, Mode::Exclusive) != Admission::Granted {
+            self.release_locks(id);
+            return false;
+        }
+        if waiter.claim.take() {
+            let place = waiter.number;
+            self.answer_waiter(waiter, |replies| HandedOver { id, place }.encode(replies));
+        } else {
+            self.release_locks(id);
+        }
+        self.forget_command(&waiter.claim);
+        true
+    }
+
+    /// Answers a waiter that is claimed and has done nothing.
+    fn answer_waiter(&mut self, waiter: &Waiter, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut answer = self.answer_box(waiter);
+        let start = answer.replies.len();
+        write(&mut answer.replies);
+        let reply = Span {
+            start: start as u32,
+            len: (answer.replies.len() - start) as u32,
+        };
+        answer.responses.push(Response {
+            id: waiter.id,
+            reply,
+            command: waiter.command,
+            took_ns: 0,
+            failed: false,
+            commit_epoch: 0,
+            shard: 0,
+            more: 0,
+        });
+        self.woken.push(answer);
+    }
+
+    /// Whether a transaction over several executors holds a key of a waiter.
+    fn is_locked(&self, waiter: &Waiter) -> bool {
+        let locks = &self.shards.locks;
+        if locks.is_empty() {
+            return false;
+        }
+        let places = table::places_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
+        places.iter().any(|place| locks.holds(place, Mode::Exclusive))
+    }
+
+    /// The box for a waiter's answer: one that goes to the same executor this turn, or a new one.
+    fn answer_box(&mut self, waiter: &Waiter) -> Box<Batch> {
+        match self.woken.iter().position(|batch| waiter.fits(batch)) {
+            Some(place) => self.woken.swap_remove(place),
+            None => waiter.answer_box(),
+        }
+    }
+
+    /// A command that may have waited here is answered.
+    pub(super) fn forget_command(&mut self, claim: &Claim) {
+        if !self.shards.waiters.is_empty() {
+            self.shards.waiters.remove_command(claim.client.id, claim.ticket);
+        }
+    }
+
+    /// Answers those whose time is up: with a null array, whatever they waited for.
+    fn answer_those_who_are_late(&mut self) {
+        let now = Instant::now();
+        while let Some(waiter) = self.shards.waiters.next_late(now) {
+            if waiter.claim.take() {
+                let version = waiter.caller.version;
+                // What it has not found was not there when it came.
+                self.answer_waiter(&waiter, |replies| Reply::new(replies, version).null_array());
+            }
+            self.forget_command(&waiter.claim);
+        }
+        for answer in std::mem::take(&mut self.woken) {
+            answer.send_home();
+        }
+    }
+}
+
+/// Somebody who waits until what was written is on disk.
+pub(super) struct DurableWait {
+    claim: Claim,
+    /// By place: the turn up to which it must be.
+    epochs: Vec<u64>,
+    /// The answer.
+    answer: Box<Batch>,
+}
+
+impl StorageExecutor {
+    /// Says, at once or when it is so, that all that was written so far is on disk.
+    pub(super) fn answer_when_durable(&mut self, batch: &mut Batch, request: &Request) {
+        let Some(client) = self.shards.waiters.client(request.caller.client_id) else {
+            return;
+        };
+        let claim = Claim {
+            client,
+            ticket: Ticket::of(request.id.sequence),
+        };
+        let holds = batch.arguments(request).get(1) == [1];
+        let epochs: Vec<u64> = self.shards.list().iter().map(Shard::newest_epoch).collect();
+        let is_durable = self.are_durable(&epochs);
+        if is_durable || !holds {
+            return append_integer(batch, request, i64::from(is_durable));
+        }
+        // Those whose time was up.
+        self.durable_waits
+            .retain(|wait| wait.claim.client.awaits(wait.claim.ticket));
+        let mut answer = Batch::new(batch.home());
+        answer.link = batch.link;
+        append_integer(&mut answer, request, 1);
+        batch.responses.push(waits_notice(request));
+        self.durable_waits.push(DurableWait { claim, epochs, answer });
+    }
+
+    fn are_durable(&self, epochs: &[u64]) -> bool {
+        let shards = self.shards.list().iter().enumerate();
+        let durable = shards.map(|(place, shard)| shard.released_epoch(Some(self.syncer.durable_epoch(place))));
+        durable.zip(epochs).all(|(durable, epoch)| durable >= *epoch)
+    }
+
+    /// A sync has ended: tells those whose writes are on disk.
+    pub(super) fn tell_durable(&mut self) {
+        for wait in std::mem::take(&mut self.durable_waits) {
+            match self.are_durable(&wait.epochs) {
+                true => wait.answer.send_home(),
+                false => self.durable_waits.push(wait),
+            }
+        }
+    }
+}
+
+fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
+    let start = batch.replies.len();
+    Reply::new(&mut batch.replies, request.caller.version).integer(number);
+    let reply = Span {
+        start: start as u32,
+        len: (batch.replies.len() - start) as u32,
+    };
+    let response = Response {
+        more: 0,
+        reply,
+        ..waits_notice(request)
+    };
+    batch.responses.push(response);
+}
+
+/// Says that a command, or a part of one, waits here or is not wanted any more: the request is done, and an answer comes by
+/// itself if it does.
+pub(super) fn waits_notice(request: &Request) -> Response {
+    Response {
+        id: request.id,
+        reply: Span::default(),
+        command: request.command,
+        took_ns: 0,
+        failed: false,
+        commit_epoch: 0,
+        shard: 0,
+        more: WAITS,
+    }
+}
+
+/// Answers those who wait when their time is up.
+pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
+    // One message stands for any number of deadlines that came.
+    let (sender, nearer) = flume::bounded(1);
+    executor.borrow_mut().shards.waiters.watch_deadlines(sender);
+    loop {
+        let nearest = executor.borrow().shards.waiters.nearest_deadline();
+        let become_nearer = async {
+            // The sender is the executor's, which is there.
+            let _ = nearer.recv_async().await;
+        };
+        match nearest {
+            None => become_nearer.await,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                future::or(become_nearer, async {
+                    glommio::timer::sleep(left).await;
+                })
+                .await;
+            }
+        }
+        executor.borrow_mut().answer_those_who_are_late();
+    }
+}

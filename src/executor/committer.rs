@@ -1,0 +1,123 @@
+//! The thread that writes large batches, one per storage executor, so that the executor reads and answers meanwhile.
+//!
+//! Where one executor has a core for sockets and shards and another core has time, half of a write's cost (RocksDB's log and
+//! memtable) moves there. A shard has one batch here at a time; what is staged meanwhile rides its next one, so the batches
+//! grow with the load and nothing waits for a timer. A small batch is not worth the two wakes and is written by the executor.
+
+use crate::storage::database::{Database, DatabaseError, Writes};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// A shard's batch.
+struct Job {
+    place: usize,
+    database: Arc<Database>,
+    writes: Writes,
+}
+
+#[derive(Default)]
+struct State {
+    /// At most one per shard.
+    jobs: VecDeque<Job>,
+    /// What became of them, until the executor asks; at most one per shard too.
+    done: Vec<(usize, Result<(), DatabaseError>)>,
+    stop: bool,
+}
+
+/// The executor's end, which its shards share.
+pub struct Committer {
+    state: Mutex<State>,
+    has_work: Condvar,
+    has_done: Condvar,
+    /// Tells the executor that something is done; one message is enough for all of it.
+    wake: flume::Sender<()>,
+}
+
+impl Committer {
+    /// Starts the thread, named `name`, after `on_start` ran in it (it pins itself there). It ends after
+    /// [`Committer::stop`]; whenever a batch is done, `wake` gets a message if it has room.
+    pub fn start(
+        name: String,
+        wake: flume::Sender<()>,
+        on_start: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<(Arc<Committer>, JoinHandle<()>)> {
+        let committer = Arc::new(Committer {
+            state: Mutex::default(),
+            has_work: Condvar::new(),
+            has_done: Condvar::new(),
+            wake,
+        });
+        let for_thread = Arc::clone(&committer);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            on_start();
+            for_thread.run();
+        })?;
+        Ok((committer, thread))
+    }
+
+    /// Hands over the batch of the shard at `place`, which has none here.
+    pub fn submit(&self, place: usize, database: Arc<Database>, writes: Writes) {
+        let mut state = self.lock();
+        state.jobs.push_back(Job {
+            place,
+            database,
+            writes,
+        });
+        drop(state);
+        self.has_work.notify_one();
+    }
+
+    /// What became of some batch, if one is done.
+    pub fn take_done(&self) -> Option<(usize, Result<(), DatabaseError>)> {
+        self.lock().done.pop()
+    }
+
+    /// Waits for the batch of the shard at `place`, which must be here: blocks the executor for as long as it takes to
+    /// write what is queued, so only for commands on a whole shard (and when it stops).
+    pub fn wait_for(&self, place: usize) -> Result<(), DatabaseError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(index) = state.done.iter().position(|(done, _)| *done == place) {
+                return state.done.swap_remove(index).1;
+            }
+            state = self
+                .has_done
+                .wait(state)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// Tells the thread to end when it has written what it has.
+    pub fn stop(&self) {
+        self.lock().stop = true;
+        self.has_work.notify_one();
+    }
+
+    fn run(&self) {
+        let mut state = self.lock();
+        loop {
+            let Some(job) = state.jobs.pop_front() else {
+                if state.stop {
+                    return;
+                }
+                state = self
+                    .has_work
+                    .wait(state)
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                continue;
+            };
+            drop(state);
+            let written = job.database.write(job.writes);
+            state = self.lock();
+            state.done.push((job.place, written));
+            self.has_done.notify_one();
+            // Full: the executor has not looked yet, and will find this one too.
+            let _ = self.wake.try_send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

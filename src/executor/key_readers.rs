@@ -1,0 +1,187 @@
+//! Which keys clients have read that [track](https://redis.io/docs/latest/develop/reference/client-side-caching/) what they
+//! read: kept where the keys are, so that a read is on record before its reply leaves, and every write after it is noticed.
+//!
+//! A key is forgotten when its readers are told; they read it again if they want to know more. Databases are not told apart,
+//! as in Redis. What a write that failed has noted goes out too: a client that reads once too often is never wrong.
+
+use crate::registry::tracked_keys::{FlushId, Invalidation, Reader, Tracking};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// The keys of one storage executor that clients track.
+pub struct TrackedKeys {
+    /// What all threads know.
+    shared: Arc<Tracking>,
+    /// Ordered, so that a hand can go round when there are too many.
+    readers: BTreeMap<Box<[u8]>, Vec<Reader>>,
+    /// The last key that was given up for want of room.
+    hand: Box<[u8]>,
+    /// Whether clients asked for all keys with some prefix (BCAST); looked up once per turn.
+    broadcasts: bool,
+    /// The running command, should it flush.
+    pub command: FlushId,
+    /// What it has outdated.
+    outdated: Vec<Invalidation>,
+}
+
+impl TrackedKeys {
+    /// No key is tracked yet.
+    pub fn new(shared: Arc<Tracking>) -> TrackedKeys {
+        TrackedKeys {
+            shared,
+            readers: BTreeMap::new(),
+            hand: Box::default(),
+            broadcasts: false,
+            command: FlushId::default(),
+            outdated: Vec::new(),
+        }
+    }
+
+    /// Begins a turn, whose requests are all taken up: what their clients asked for before they sent them is seen here.
+    #[inline]
+    pub fn begin_turn(&mut self) {
+        self.broadcasts = self.shared.broadcasts();
+        if !self.readers.is_empty() && !self.shared.is_used() {
+            let keys = std::mem::take(&mut self.readers);
+            self.shared.forgot_keys(keys.len(), keys.values().map(Vec::len).sum());
+        }
+    }
+
+    /// Whether anybody has to be told of written keys.
+    #[inline]
+    pub fn is_interested(&self) -> bool {
+        self.broadcasts || !self.readers.is_empty()
+    }
+
+    /// A client has read a key.
+    pub fn note_read(&mut self, key: &[u8], reader: Reader) {
+        let is_new = match self.readers.entry(key.into()) {
+            Entry::Vacant(place) => {
+                place.insert(vec![reader]);
+                self.shared.noted_key();
+                true
+            }
+            Entry::Occupied(mut place) => match place.get().iter().any(|known| known.client_id == reader.client_id) {
+                true => false,
+                false => {
+                    place.get_mut().push(reader);
+                    true
+                }
+            },
+        };
+        if is_new {
+            self.shared.noted_reader();
+        }
+    }
+
+    /// Gives keys up while there are more than `keys_max` in all (0: any number), as if they had been written.
+    pub fn make_room(&mut self, keys_max: u64) {
+        while keys_max > 0 && self.shared.tracked_keys() > keys_max {
+            let after = (Bound::Excluded(&*self.hand), Bound::Unbounded);
+            let next = self
+                .readers
+                .range::<[u8], _>(after)
+                .next()
+                .or_else(|| self.readers.first_key_value());
+            let Some(key) = next.map(|(key, _)| key.clone()) else {
+                return;
+            };
+            self.tell_readers(&key, 0);
+            self.hand = key;
+        }
+    }
+
+    /// A key was written, for a client (0: for nobody).
+    pub fn note_written(&mut self, key: &[u8], writer: u64) {
+        if self.broadcasts {
+            self.outdated.push(Invalidation::Matching {
+                key: key.into(),
+                writer,
+            });
+        }
+        self.tell_readers(key, writer);
+    }
+
+    fn tell_readers(&mut self, key: &[u8], writer: u64) {
+        if let Some((key, readers)) = self.readers.remove_entry(key) {
+            self.shared.forgot_keys(1, readers.len());
+            self.outdated.push(Invalidation::Read { key, readers, writer });
+        }
+    }
+
+    /// Whole databases were emptied or exchanged: everybody forgets everything.
+    pub fn note_flushed(&mut self) {
+        let keys = std::mem::take(&mut self.readers);
+        self.shared.forgot_keys(keys.len(), keys.values().map(Vec::len).sum());
+        if self.shared.is_used() {
+            self.outdated.push(Invalidation::Everything(self.command));
+        }
+    }
+
+    /// What was outdated since the last call.
+    #[inline]
+    pub fn take_outdated(&mut self) -> Vec<Invalidation> {
+        std::mem::take(&mut self.outdated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::subscribers::PubSub;
+
+    fn reader(client_id: u64) -> Reader {
+        Reader {
+            client_id,
+            executor: 0,
+            connection: 0,
+        }
+    }
+
+    fn keys() -> TrackedKeys {
+        let (pubsub, _inboxes) = PubSub::new(1);
+        TrackedKeys::new(Arc::new(Tracking::new(Arc::new(pubsub), 1)))
+    }
+
+    fn told(keys: &mut TrackedKeys) -> Vec<(Vec<u8>, usize)> {
+        let outdated = keys.take_outdated().into_iter().map(|outdated| match outdated {
+            Invalidation::Read { key, readers, .. } => (key.to_vec(), readers.len()),
+            _ => panic!("nobody asked for more than what was read"),
+        });
+        outdated.collect()
+    }
+
+    #[test]
+    fn readers_are_told_once_and_each_is_counted_once() {
+        let mut keys = keys();
+        for client in [1, 2, 1] {
+            keys.note_read(b"a", reader(client));
+        }
+        keys.note_read(b"b", reader(1));
+        assert_eq!((keys.shared.tracked_keys(), keys.shared.tracked_items()), (2, 3));
+        for key in [b"a", b"a", b"c"] {
+            keys.note_written(key, 7);
+        }
+        assert_eq!(told(&mut keys), [(b"a".to_vec(), 2)]);
+        assert_eq!((keys.shared.tracked_keys(), keys.shared.tracked_items()), (1, 1));
+    }
+
+    #[test]
+    fn keys_without_room_go_in_turn() {
+        let mut keys = keys();
+        for key in [b"a", b"b", b"c", b"d"] {
+            keys.note_read(key, reader(1));
+        }
+        keys.make_room(0);
+        assert_eq!(told(&mut keys), []);
+        keys.make_room(2);
+        assert_eq!(told(&mut keys), [(b"a".to_vec(), 1), (b"b".to_vec(), 1)]);
+        keys.note_read(b"a", reader(1));
+        keys.make_room(2);
+        assert_eq!(told(&mut keys), [(b"c".to_vec(), 1)], "the hand goes on");
+        keys.make_room(1);
+        assert_eq!(told(&mut keys), [(b"d".to_vec(), 1)]);
+    }
+}

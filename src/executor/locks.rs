@@ -1,0 +1,403 @@
+//! Which transactions over several storage executors hold which keys of this executor, and who waits for them.
+//!
+//! Transactions are numbered by one counter of the process, and on every executor the one with the lower number goes first:
+//! so whoever waits, waits for a lower number, and nobody for each other. One that comes so late that a higher number has been
+//! granted a key it wants is refused, and comes again with a new number. The scheme is that of Dragonfly's
+//! [transactions](https://github.com/dragonflydb/dragonfly/blob/main/docs/transaction.md), after Ren, Thomson and Abadi,
+//! "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
+//!
+//! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys. One that
+//! must wait is entered like a transaction, with the newest number: so those that come later do not go before it for ever.
+
+use crate::faults;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A transaction's number: greater than those of all that began before.
+pub type TransactionId = u64;
+
+/// The next transaction's number. Those of an earlier run of the server are lower, unless the clock was set back; what they left
+/// behind is cleared away before new ones begin.
+pub fn next_transaction_id() -> TransactionId {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let _ = LAST.compare_exchange(0, crate::clock::unix_us(), Ordering::Relaxed, Ordering::Relaxed);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// A database, as SELECT numbers it, and a key.
+pub type Place = (u8, Vec<u8>);
+
+/// What a transaction needs of an executor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// These keys.
+    Keys(Vec<Place>),
+    /// All there are and may be.
+    Everything,
+}
+
+/// Whether others may read meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It only reads.
+    Shared,
+    /// It may write.
+    Exclusive,
+}
+
+impl Mode {
+    fn excludes(self, other: Mode) -> bool {
+        self == Mode::Exclusive || other == Mode::Exclusive
+    }
+}
+
+/// What became of a transaction that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It has all it needs.
+    Granted,
+    /// It will have, when those before it are done.
+    Waits,
+    /// It came too late, and was not entered.
+    Refused,
+}
+
+struct Entered {
+    scope: Scope,
+    mode: Mode,
+    is_granted: bool,
+}
+
+/// Those that need a key, in the order of their numbers, in which they are granted it.
+#[derive(Default)]
+struct Line {
+    ids: Vec<TransactionId>,
+    /// How many of them may write.
+    exclusive: usize,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Locks {
+    running: Option<TransactionId>,
+    entered: BTreeMap<TransactionId, Entered>,
+    by_key: HashMap<Place, Line>,
+    /// Those that need everything.
+    whole: Line,
+}
+
+impl Line {
+    fn enter(&mut self, id: TransactionId, mode: Mode) {
+        // Almost always at the end.
+        if let Err(place) = self.ids.binary_search(&id) {
+            self.ids.insert(place, id);
+            self.exclusive += usize::from(mode == Mode::Exclusive);
+        }
+    }
+
+    fn leave(&mut self, id: TransactionId, mode: Mode) {
+        if let Ok(place) = self.ids.binary_search(&id) {
+            self.ids.remove(place);
+            self.exclusive -= usize::from(mode == Mode::Exclusive);
+        }
+    }
+
+    fn before(&self, id: TransactionId) -> &[TransactionId] {
+        &self.ids[..self.ids.partition_point(|other| *other < id)]
+    }
+
+    fn after(&self, id: TransactionId) -> &[TransactionId] {
+        &self.ids[self.ids.partition_point(|other| *other <= id)..]
+    }
+}
+
+impl Locks {
+    /// Whether there is no transaction here: then every command may run.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.entered.is_empty()
+    }
+
+    /// Whether a transaction was entered and is not over.
+    pub fn has_entered(&self, id: TransactionId) -> bool {
+        self.entered.contains_key(&id)
+    }
+
+    /// Enters a transaction.
+    pub fn enter(&mut self, id: TransactionId, scope: Scope, mode: Mode) -> Admission {
+        let is_late = match &scope {
+            Scope::Everything => {
+                let mut after = self.entered.range(id + 1..);
+                after.any(|(_, other)| other.is_granted && other.mode.excludes(mode))
+            }
+            Scope::Keys(places) => {
+                let mut lines = self.lines_of(places);
+                lines.any(|line| line.after(id).iter().any(|other| self.is_granted_against(*other, mode)))
+            }
+        };
+        let ignores_locks = faults::ignores_locks();
+        if is_late && !ignores_locks {
+            return Admission::Refused;
+        }
+        let waits = self.must_wait(id, &scope, mode) && !ignores_locks;
+        match &scope {
+            Scope::Keys(places) => {
+                for place in places {
+                    match self.by_key.get_mut(place) {
+                        Some(line) => line.enter(id, mode),
+                        None => self.by_key.entry(place.clone()).or_default().enter(id, mode),
+                    }
+                }
+            }
+            Scope::Everything => self.whole.enter(id, mode),
+        }
+        let entered = Entered {
+            scope,
+            mode,
+            is_granted: !waits,
+        };
+        self.entered.insert(id, entered);
+        if waits { Admission::Waits } else { Admission::Granted }
+    }
+
+    /// A transaction is over. Returns those that were waiting and are granted now, in their order.
+    pub fn leave(&mut self, id: TransactionId) -> Vec<TransactionId> {
+        let Some(left) = self.entered.remove(&id) else {
+            return Vec::new();
+        };
+        let mut granted = Vec::new();
+        match &left.scope {
+            Scope::Keys(places) => {
+                for place in places {
+                    if let Some(line) = self.by_key.get_mut(place) {
+                        line.leave(id, left.mode);
+                        if line.ids.is_empty() {
+                            self.by_key.remove(place);
+                        }
+                    }
+                }
+                for line in self.lines_of(places) {
+                    self.grantable(line.ids.iter().copied(), &mut granted);
+                }
+            }
+            Scope::Everything => {
+                self.whole.leave(id, left.mode);
+                let waiting = self.entered.iter().filter(|(_, entered)| !entered.is_granted);
+                let may_go =
+                    |(id, entered): &(&TransactionId, &Entered)| !self.must_wait(**id, &entered.scope, entered.mode);
+                granted.extend(waiting.filter(may_go).map(|(id, _)| *id));
+            }
+        }
+        granted.sort_unstable();
+        granted.dedup();
+        for id in &granted {
+            if let Some(entered) = self.entered.get_mut(id) {
+                entered.is_granted = true;
+            }
+        }
+        granted
+    }
+
+    /// Those of one line that wait and need not any more. Who comes behind one that may write waits for that one.
+    fn grantable(&self, line: impl Iterator<Item = TransactionId>, granted: &mut Vec<TransactionId>) {
+        for id in line {
+            let entered = &self.entered[&id];
+            if !entered.is_granted && !self.must_wait(id, &entered.scope, entered.mode) {
+                granted.push(id);
+            }
+            if entered.mode == Mode::Exclusive {
+                return;
+            }
+        }
+    }
+
+    /// Whether one that comes before it needs something of the same.
+    fn must_wait(&self, id: TransactionId, scope: &Scope, mode: Mode) -> bool {
+        let excludes = |other: &TransactionId| self.entered[other].mode.excludes(mode);
+        match scope {
+            Scope::Everything => self.entered.range(..id).any(|(_, other)| other.mode.excludes(mode)),
+            Scope::Keys(places) => self
+                .lines_of(places)
+                .any(|line| (mode == Mode::Exclusive || line.exclusive > 0) && line.before(id).iter().any(excludes)),
+        }
+    }
+
+    /// The lines for some keys, that for everything among them.
+    fn lines_of<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = &'a Line> {
+        let of_keys = places.iter().filter_map(|place| self.by_key.get(place));
+        of_keys.chain(std::iter::once(&self.whole))
+    }
+
+    /// Whether one that was entered waits for one of `others`.
+    pub fn is_behind(&self, id: TransactionId, others: &[TransactionId]) -> bool {
+        let Some(Entered { scope, mode, .. }) = self.entered.get(&id) else {
+            return false;
+        };
+        let excludes = |other: &TransactionId| self.entered[other].mode.excludes(*mode);
+        let is_other = |before: &TransactionId| others.contains(before) && excludes(before);
+        match scope {
+            Scope::Keys(places) => self.lines_of(places).any(|line| line.before(id).iter().any(is_other)),
+            Scope::Everything => self.entered.range(..id).any(|(before, _)| is_other(before)),
+        }
+    }
+
+    /// Whether a command that needs `scope` must wait: a transaction has been granted something of it.
+    pub fn holds_some(&self, scope: &Scope, mode: Mode) -> bool {
+        match scope {
+            Scope::Keys(places) => places.iter().any(|place| self.holds(place, mode)),
+            Scope::Everything => {
+                let mut granted = self.entered.values().filter(|entered| entered.is_granted);
+                granted.any(|entered| entered.mode.excludes(mode))
+            }
+        }
+    }
+
+    /// The same for one key.
+    #[inline]
+    pub fn holds(&self, place: &Place, mode: Mode) -> bool {
+        let holds = |line: &Line| {
+            if mode == Mode::Shared && line.exclusive == 0 {
+                return false;
+            }
+            for id in &line.ids {
+                if self.is_granted_against(*id, mode) {
+                    return true;
+                }
+                // Nobody has been granted it behind one that waits to write.
+                if self.entered[id].mode == Mode::Exclusive {
+                    return false;
+                }
+            }
+            false
+        };
+        (holds(&self.whole) || self.by_key.get(place).is_some_and(holds)) && !faults::ignores_locks()
+    }
+
+    /// Whose locks are not in the way now: those of a command that has waited for them, while it runs.
+    pub fn set_running(&mut self, id: Option<TransactionId>) {
+        self.running = id;
+    }
+
+    fn is_granted_against(&self, id: TransactionId, mode: Mode) -> bool {
+        let entered = &self.entered[&id];
+        entered.is_granted && entered.mode.excludes(mode) && self.running != Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::random;
+    use rand::Rng;
+
+    fn keys(names: &[&str]) -> Scope {
+        Scope::Keys(names.iter().map(|name| place(name)).collect())
+    }
+
+    fn place(name: &str) -> Place {
+        (0, name.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn those_on_other_keys_do_not_meet() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(1, keys(&["a"]), Mode::Exclusive), Admission::Granted);
+        assert_eq!(locks.enter(2, keys(&["b"]), Mode::Exclusive), Admission::Granted);
+        assert!(locks.holds(&place("a"), Mode::Shared));
+        assert!(!locks.holds(&place("c"), Mode::Exclusive));
+        assert!(locks.leave(1).is_empty());
+        assert!(!locks.holds(&place("a"), Mode::Exclusive));
+    }
+
+    #[test]
+    fn the_lower_number_goes_first_and_one_that_comes_too_late_comes_again() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(5, keys(&["a"]), Mode::Exclusive), Admission::Granted);
+        assert_eq!(locks.enter(7, keys(&["a", "b"]), Mode::Exclusive), Admission::Waits);
+        assert_eq!(
+            locks.enter(6, keys(&["b"]), Mode::Exclusive),
+            Admission::Granted,
+            "7 has nothing yet"
+        );
+        assert_eq!(locks.enter(4, keys(&["a"]), Mode::Exclusive), Admission::Refused);
+        assert!(locks.leave(5).is_empty(), "6 is before 7");
+        assert!(
+            !locks.holds(&place("a"), Mode::Exclusive),
+            "who only waits holds nothing"
+        );
+        assert_eq!(locks.leave(6), [7]);
+        assert!(locks.leave(7).is_empty());
+        assert!(locks.is_empty() && locks.by_key.is_empty());
+    }
+
+    #[test]
+    fn readers_share_keys_and_everything() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(1, keys(&["a"]), Mode::Shared), Admission::Granted);
+        assert_eq!(locks.enter(2, Scope::Everything, Mode::Shared), Admission::Granted);
+        assert_eq!(locks.enter(3, keys(&["b"]), Mode::Exclusive), Admission::Waits);
+        assert!(!locks.holds(&place("a"), Mode::Shared));
+        assert!(locks.holds(&place("z"), Mode::Exclusive));
+        assert!(
+            locks.holds_some(&Scope::Everything, Mode::Exclusive)
+                && !locks.holds_some(&Scope::Everything, Mode::Shared)
+        );
+        assert_eq!(locks.leave(2), [3]);
+        assert_eq!(locks.enter(4, Scope::Everything, Mode::Exclusive), Admission::Waits);
+        assert!(locks.leave(3).is_empty());
+        assert_eq!(locks.leave(1), [4]);
+    }
+
+    /// Random transactions that enter executors in any order: no two that exclude each other are granted at once, and all
+    /// come to their end.
+    #[test]
+    fn random_transactions_never_meet_and_all_end() {
+        let mut random = random::printed();
+        let mut locks = Locks::default();
+        let mut granted: Vec<(TransactionId, Vec<usize>, Mode)> = Vec::new();
+        let mut waiting: HashMap<TransactionId, (Vec<usize>, Mode)> = HashMap::new();
+        for step in 1..=2000_u64 {
+            if random.random_bool(0.5) {
+                // Numbers come late by up to 8.
+                let id = step * 8 + random.random_range(0..64);
+                if locks.entered.contains_key(&id) {
+                    continue;
+                }
+                let wanted: Vec<usize> = (0..random.random_range(1..4))
+                    .map(|_| random.random_range(0..6))
+                    .collect();
+                let mode = if random.random_bool(0.3) {
+                    Mode::Shared
+                } else {
+                    Mode::Exclusive
+                };
+                let names: Vec<String> = wanted.iter().map(|number| number.to_string()).collect();
+                let scope = keys(&names.iter().map(String::as_str).collect::<Vec<_>>());
+                match locks.enter(id, scope, mode) {
+                    Admission::Granted => granted.push((id, wanted, mode)),
+                    Admission::Waits => drop(waiting.insert(id, (wanted, mode))),
+                    Admission::Refused => {}
+                }
+            } else if !granted.is_empty() {
+                let (id, ..) = granted.swap_remove(random.random_range(0..granted.len()));
+                for id in locks.leave(id) {
+                    let (wanted, mode) = waiting.remove(&id).expect("only who waits is granted later");
+                    granted.push((id, wanted, mode));
+                }
+            }
+            for (place, (id, wanted, mode)) in granted.iter().enumerate() {
+                for (other, theirs, their_mode) in &granted[..place] {
+                    let meet = wanted.iter().any(|key| theirs.contains(key)) && mode.excludes(*their_mode);
+                    assert!(!meet, "{id} and {other} hold the same key");
+                }
+            }
+        }
+        while let Some((id, ..)) = granted.pop() {
+            granted.extend(locks.leave(id).into_iter().map(|id| {
+                let (wanted, mode) = waiting.remove(&id).expect("only who waits is granted later");
+                (id, wanted, mode)
+            }));
+        }
+        assert!(waiting.is_empty() && locks.is_empty());
+    }
+}

@@ -1,0 +1,123 @@
+//! What commands do beside writing and replying, from the end of the command until its writes may be seen: then its events
+//! and messages are published, before the replies of the same turn leave. So they come in the order of the commands, who has
+//! seen a reply finds them published, and of writes that were rolled back nobody hears.
+
+use crate::channel::message::SEVERAL_SHARDS;
+use crate::commands::effects::{Effects, KeyEvent, Message};
+use crate::config::EventClasses;
+use crate::registry::subscribers::PubSub;
+use crate::registry::tracked_keys::{Invalidation, Tracking};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What the commands of an executor have done and is not published yet.
+pub struct Outbox {
+    pubsub: Arc<PubSub>,
+    tracking: Arc<Tracking>,
+    /// Bounded by what may be written before a commit: see `WRITES_WHILE_STALLED_MAX`, and the credits of the links.
+    held: VecDeque<Held>,
+}
+
+/// What one command did.
+struct Held {
+    /// The place of the shard that it touched, or [`SEVERAL_SHARDS`].
+    shard: u16,
+    /// The newest turn whose writes it made or saw.
+    epoch: u64,
+    classes: EventClasses,
+    events: Vec<KeyEvent>,
+    messages: Vec<Message>,
+    /// What it has outdated that clients have read. It is told even if the write is rolled back: see [`crate::executor::key_readers`].
+    outdated: Vec<Invalidation>,
+}
+
+impl Outbox {
+    /// What is published goes to `pubsub`, what is outdated to `tracking`.
+    pub fn new(pubsub: Arc<PubSub>, tracking: Arc<Tracking>) -> Outbox {
+        Outbox {
+            pubsub,
+            tracking,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Whether everything is published.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Takes what a command did that was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]).
+    #[inline]
+    pub fn take_in(&mut self, shard: u16, epoch: u64, effects: &mut Effects, outdated: Vec<Invalidation>) {
+        if !effects.is_empty() || !outdated.is_empty() {
+            self.held.push_back(Held {
+                shard,
+                epoch,
+                classes: effects.classes,
+                events: std::mem::take(&mut effects.events),
+                messages: std::mem::take(&mut effects.messages),
+                outdated,
+            });
+        }
+    }
+
+    /// Publishes what `may_leave` (given the shard's place and the turn), oldest first.
+    pub fn give_out(&mut self, may_leave: impl Fn(u16, u64) -> bool) {
+        let Outbox { pubsub, tracking, held } = self;
+        held.retain_mut(|held| {
+            let leaves = may_leave(held.shard, held.epoch);
+            if leaves {
+                publish(pubsub, held.classes, &held.events, &held.messages);
+                tracking.send(std::mem::take(&mut held.outdated));
+            }
+            !leaves
+        });
+    }
+
+    /// The writes of the shard at `place` from turn `from_epoch` on never were.
+    pub fn forget(&mut self, place: usize, from_epoch: u64) {
+        let Outbox { tracking, held, .. } = self;
+        held.retain_mut(|held| {
+            let is_here = held.shard == SEVERAL_SHARDS || usize::from(held.shard) == place;
+            let stays = !is_here || held.epoch < from_epoch.max(1);
+            if !stays {
+                tracking.send(std::mem::take(&mut held.outdated));
+            }
+            stays
+        });
+    }
+}
+
+/// Publishes what a command did, in its order.
+pub fn publish(pubsub: &PubSub, classes: EventClasses, events: &[KeyEvent], messages: &[Message]) {
+    let mut channel = Vec::new();
+    let mut sent = 0;
+    for event in events {
+        let before = event.messages_before.min(messages.len());
+        send(pubsub, &messages[sent..before]);
+        sent = before;
+        let mut digits = itoa::Buffer::new();
+        let database = digits.format(event.database).as_bytes();
+        let mut publish = |prefix: &[u8], subject: &[u8], message: &[u8]| {
+            channel.clear();
+            for part in [prefix, database, b"__:", subject] {
+                channel.extend_from_slice(part);
+            }
+            pubsub.publish(&channel, message);
+        };
+        if classes.to_keyspace() {
+            publish(b"__keyspace@", &event.key, event.name.as_bytes());
+        }
+        if classes.to_keyevent() {
+            publish(b"__keyevent@", event.name.as_bytes(), &event.key);
+        }
+    }
+    send(pubsub, &messages[sent..]);
+}
+
+fn send(pubsub: &PubSub, messages: &[Message]) {
+    for Message { channel, payload } in messages {
+        pubsub.publish(channel, payload);
+    }
+}

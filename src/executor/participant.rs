@@ -1,0 +1,794 @@
+//! A storage executor's part in transactions over several executors: their steps, and the commands that wait for them.
+//!
+//! A network executor coordinates (`network::transactions`): it schedules a transaction on every executor that has keys of it; each
+//! answers, once the keys are locked, with what is under them. The command runs where all that has come together. What it
+//! wrote goes to the shards: first to the home, with the redo record, then to the others ([`redo`](crate::storage::redo)). A shard's
+//! locks go with its part; where nothing was written they are released.
+
+use super::request::Ran;
+use super::storage_executor::StorageExecutor;
+use crate::channel::message::{Batch, Request};
+use crate::commands::table::{self, Runs};
+use crate::error::CommandError;
+use crate::executor::locks::{Admission, Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::faults::{self, Point};
+use crate::slots::{ShardId, Slot, shard_of};
+use crate::storage::database::Column;
+use crate::storage::database::Direction;
+use crate::storage::encoding::Type;
+use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::gathered::{KeyAndType, KeyRange, Member, Range};
+use crate::storage::redo::{self, Part};
+use crate::storage::shard::{ModifiedKey, Owner};
+use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// What a coordinator asks an executor to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Lock keys, and tell what is under them.
+    Schedule,
+    /// Tell more of them.
+    Read,
+    /// Run a command on all shards of the executor, which are locked.
+    Run,
+    /// Commit the redo record, and the home's part with it.
+    Prepare,
+    /// Write parts, and release.
+    Apply,
+    /// Release; nothing was written here.
+    Release,
+    /// All shards have followed: redo records and notes of them may go.
+    Forget,
+}
+
+/// The reply to a transaction that came too late and must come again.
+pub const REFUSED: &[u8] = b"-RETRY\r\n";
+
+/// The reply to one whose client has an earlier command waiting here. It comes again a little later: if it waited here while it
+/// had its locks elsewhere, those before it could wait for those locks.
+pub const BEHIND: &[u8] = b"-BEHIND\r\n";
+
+/// What the schedule step says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Which transaction.
+    pub id: TransactionId,
+    /// Whether it may write.
+    pub mode: Mode,
+    /// The client of which is asked whether a key that it watches was modified; 0 for none.
+    pub watcher: u64,
+    /// The place of the client's connection on its executor.
+    pub connection: u32,
+    /// What it locks here.
+    pub scope: Scope,
+}
+
+impl Schedule {
+    /// The step's argument.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut fields = FieldWriter(&mut out);
+        fields.number(self.id);
+        fields.number(self.watcher);
+        fields.number(u64::from(self.connection));
+        fields.byte(u8::from(self.mode == Mode::Exclusive));
+        fields.byte(u8::from(self.scope == Scope::Everything));
+        if let Scope::Keys(places) = &self.scope {
+            for (database, key) in places {
+                fields.byte(*database);
+                fields.bytes(key);
+            }
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Schedule> {
+        let mut fields = FieldReader(bytes);
+        let (id, watcher) = (fields.number()?, fields.number()?);
+        let connection = u32::try_from(fields.number()?).ok()?;
+        let mode = match fields.byte()? {
+            0 => Mode::Shared,
+            _ => Mode::Exclusive,
+        };
+        let is_whole = fields.byte()? != 0;
+        let mut places = Vec::new();
+        while !fields.is_at_end() {
+            places.push((fields.byte()?, fields.bytes()?.to_vec()));
+        }
+        let scope = if is_whole {
+            Scope::Everything
+        } else {
+            Scope::Keys(places)
+        };
+        Some(Schedule {
+            id,
+            mode,
+            watcher,
+            connection,
+            scope,
+        })
+    }
+
+    /// The connection of the client that reads what the step's argument names, and that.
+    pub(super) fn read_by(argument: &[u8]) -> Option<(u32, Vec<Place>)> {
+        let Schedule { connection, scope, .. } = Schedule::decode(argument)?;
+        match scope {
+            Scope::Keys(places) => Some((connection, places)),
+            Scope::Everything => None,
+        }
+    }
+}
+
+/// What the read step asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// A member's value.
+    Member(&'a Owner, Column, &'a [u8]),
+    /// The first members of a range, and how many of them.
+    Members(&'a Owner, Column, Range<'a>, Direction, usize),
+    /// A key.
+    Key(&'a Place),
+    /// The number of keys of a database.
+    Count(u8),
+    /// Keys of a database that are alive at a time (Unix milliseconds), on the shard of the first slot.
+    Keys(u8, &'a KeyRange, u64),
+    /// What the cursor of a scan inside the collection under a key stands for.
+    ScanPosition(&'a [u8], u64),
+    /// A cursor for a name in it.
+    NewScanPosition(&'a [u8], &'a [u8]),
+}
+
+impl Question<'_> {
+    /// The step's argument.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut fields = FieldWriter(&mut out);
+        let mut of = |kind: u8, owner: &Owner, column: Column| {
+            fields.byte(kind);
+            fields.byte(owner.database);
+            fields.bytes(&owner.key);
+            fields.number(owner.version);
+            fields.byte(u8::from(column == Column::Score));
+        };
+        match self {
+            Question::Key((database, key)) => {
+                fields.byte(0);
+                fields.byte(*database);
+                fields.bytes(key);
+            }
+            Question::Member(owner, column, member) => {
+                of(1, owner, *column);
+                fields.bytes(member);
+            }
+            Question::Members(owner, column, (from, to), direction, count) => {
+                of(2, owner, *column);
+                fields.bytes(from);
+                fields.optional_bytes(*to);
+                fields.byte(u8::from(*direction == Direction::Backward));
+                fields.number(*count as u64);
+            }
+            Question::Count(database) => {
+                fields.byte(3);
+                fields.byte(*database);
+                fields.bytes(b"");
+            }
+            Question::Keys(database, range, now_ms) => {
+                fields.byte(4);
+                fields.byte(*database);
+                fields.bytes(b"");
+                fields.number(u64::from(range.slot));
+                fields.number(u64::from(range.end));
+                fields.optional_bytes(range.after.as_deref());
+                fields.number(*now_ms);
+            }
+            Question::ScanPosition(key, position) => {
+                fields.byte(5);
+                fields.byte(0);
+                fields.bytes(key);
+                fields.number(*position);
+            }
+            Question::NewScanPosition(key, name) => {
+                fields.byte(6);
+                fields.byte(0);
+                fields.bytes(key);
+                fields.bytes(name);
+            }
+        }
+        out
+    }
+}
+
+/// Reads an answer to [`Question::Members`]; `None` if it is damaged.
+pub fn decode_members(bytes: &[u8]) -> Option<Vec<Member>> {
+    let mut fields = FieldReader(bytes);
+    let mut members = Vec::new();
+    while !fields.is_at_end() {
+        members.push((fields.bytes()?.to_vec(), fields.bytes()?.to_vec()));
+    }
+    Some(members)
+}
+
+/// Reads an answer to [`Question::Keys`]: keys and their types, and the last one that was looked at if there are more; `None`
+/// if it is damaged.
+pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
+    let mut fields = FieldReader(bytes);
+    let mut keys = Vec::new();
+    while fields.byte()? == 1 {
+        let kind = Type::from_code(fields.byte()?)?;
+        keys.push((fields.bytes()?.to_vec(), kind));
+    }
+    Some((keys, fields.optional_bytes()?.map(<[u8]>::to_vec)))
+}
+
+/// Keys that are looked at for one answer.
+const KEYS_PER_ANSWER: usize = 1024;
+
+/// Boxes that are to leave at the end of the turn, or that wait.
+// Boxes, since it is the box that travels.
+#[allow(clippy::vec_box)]
+pub(super) type Boxes = Vec<Box<Batch>>;
+
+/// Requests that transactions keep waiting, each in a box of its own with its credit.
+#[derive(Default)]
+pub(super) struct Parked {
+    /// Commands, by their number in the lines for their keys.
+    commands: HashMap<TransactionId, Box<Batch>>,
+    /// By client that has one of those: its later commands, which wait behind it.
+    behind: HashMap<u64, VecDeque<Box<Batch>>>,
+    /// Scripts that have waited, in boxes of their own, and turned out to be long: each gets a turn of its own.
+    pub(super) long: VecDeque<Box<Batch>>,
+    /// Schedule steps that wait for their locks.
+    schedules: HashMap<TransactionId, Box<Batch>>,
+    /// Apply steps that a shard could not take yet.
+    applies: Boxes,
+    /// Schedule steps of transactions that were given up.
+    given_up: Boxes,
+    /// Those whose locks were granted: their schedule steps are to be answered, and commands run.
+    granted: VecDeque<TransactionId>,
+    /// Keys that have something for those who wait for it, and for which these must wait.
+    pub(super) ready_later: Vec<ModifiedKey>,
+    /// Locks were released since those were looked at.
+    is_due: bool,
+}
+
+/// What became of a step.
+pub(super) enum StepOutcome {
+    /// The reply is written.
+    Answered,
+    /// It is answered when its locks are granted.
+    WaitsForLocks(TransactionId),
+    /// It is tried again.
+    TryAgain,
+    /// What became of it is not known, and the client must not be told either OK or an error.
+    Unknown,
+}
+
+impl StorageExecutor {
+    /// Whether a request must wait for a transaction, or for an earlier one of its client that does.
+    #[inline]
+    pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
+        // Who waits is among the locks, too, but for scripts that turned out to be long.
+        let is_free = self.shards.locks.is_empty() && self.parked.behind.is_empty();
+        if is_free || matches!(request.command.runs, Runs::Step(_)) {
+            return false;
+        }
+        self.is_behind_own(request) || self.is_held(batch, request)
+    }
+
+    fn is_behind_own(&self, request: &Request) -> bool {
+        self.parked.behind.contains_key(&request.caller.client_id)
+    }
+
+    pub(super) fn is_held(&self, batch: &Batch, request: &Request) -> bool {
+        let (scope, mode) = needs_of(batch, request);
+        self.shards.locks.holds_some(&scope, mode)
+    }
+
+    /// Lets a request wait.
+    pub(super) fn park(&mut self, batch: &mut Batch, request: &Request) {
+        self.metrics.parked.add(1);
+        let alone = batch.take_request(request);
+        match self.parked.behind.get_mut(&request.caller.client_id) {
+            Some(line) => line.push_back(alone),
+            None => self.stand_in_line(alone),
+        }
+    }
+
+    /// Enters a command in the lines for its keys. It has the newest number of all, so it waits, and nobody waits for it who has
+    /// what it waits for.
+    pub(super) fn stand_in_line(&mut self, alone: Box<Batch>) {
+        let request = alone.requests[0];
+        let (scope, mode) = needs_of(&alone, &request);
+        let id = next_transaction_id();
+        let admission = self.shards.locks.enter(id, scope, mode);
+        assert_eq!(admission, Admission::Waits, "only what is held stands in line");
+        if request.caller.client_id != 0 {
+            self.parked.behind.entry(request.caller.client_id).or_default();
+        }
+        self.parked.commands.insert(id, alone);
+    }
+
+    /// Keeps a step until it can be done.
+    pub(super) fn park_step(&mut self, outcome: &StepOutcome, batch: &mut Batch, request: &Request) {
+        let step = batch.take_request(request);
+        match outcome {
+            StepOutcome::WaitsForLocks(id) => drop(self.parked.schedules.insert(*id, step)),
+            _ => self.parked.applies.push(step),
+        }
+    }
+
+    /// Answers the transactions that have been granted their locks, and runs what needs not wait any more.
+    #[inline]
+    pub(super) fn resume(&mut self, done: &mut Boxes) {
+        if !(self.parked.granted.is_empty() && self.parked.given_up.is_empty()) || self.parked.is_due {
+            self.resume_granted(done);
+        }
+    }
+
+    fn resume_granted(&mut self, done: &mut Boxes) {
+        for mut batch in std::mem::take(&mut self.parked.given_up) {
+            let request = batch.requests[0];
+            batch.answer(&request, REFUSED);
+            done.push(batch);
+        }
+        while let Some(id) = self.parked.granted.pop_front() {
+            if let Some(schedule) = self.parked.schedules.remove(&id) {
+                self.run_alone(schedule, done);
+            }
+            if let Some(command) = self.parked.commands.remove(&id) {
+                let client = command.requests[0].caller.client_id;
+                self.shards.locks.set_running(Some(id));
+                let is_over = self.run_alone(command, done);
+                self.shards.locks.set_running(None);
+                self.release_locks(id);
+                if is_over {
+                    self.run_behind(client, done);
+                }
+            }
+        }
+        if std::mem::take(&mut self.parked.is_due) {
+            self.shards.ready.extend(self.parked.ready_later.drain(..));
+            self.serve_waiters(Instant::now());
+        }
+    }
+
+    /// Runs a request that has waited. False if it is a script that wants to pause: that begins anew, in a turn of its own.
+    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Boxes) -> bool {
+        let request = alone.requests[0];
+        match self.run_request(&mut alone, &request, Instant::now(), None) {
+            Ran::Ended(_) => {
+                done.push(alone);
+                true
+            }
+            Ran::Paused(script) => {
+                self.drop_long_script(script, &mut alone);
+                self.parked.long.push_back(alone);
+                false
+            }
+        }
+    }
+
+    /// A client's command that has waited was run: the next ones follow, until one must wait itself.
+    pub(super) fn run_behind(&mut self, client: u64, done: &mut Boxes) {
+        while let Some(next) = self.parked.behind.get_mut(&client).and_then(VecDeque::pop_front) {
+            if self.is_held(&next, &next.requests[0]) {
+                return self.stand_in_line(next);
+            }
+            if !self.run_alone(next, done) {
+                return;
+            }
+        }
+        self.parked.behind.remove(&client);
+    }
+
+    /// Tries again what could not be done, and gives up what has waited too long; in a turn that has begun.
+    pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
+        for apply in std::mem::take(&mut self.parked.applies) {
+            self.run_alone(apply, done);
+        }
+        let now = Instant::now();
+        let waiting = self.parked.schedules.iter().chain(&self.parked.commands);
+        let late: Vec<TransactionId> = waiting
+            .filter(|(_, batch)| batch.requests[0].deadline < now)
+            .map(|(id, _)| *id)
+            .collect();
+        // They are told so when they are run so late.
+        for id in late {
+            let granted = self.shards.locks.leave(id);
+            self.parked.granted.extend(granted);
+            self.parked.granted.push_back(id);
+        }
+        if self.shards.scripts().0.any_busy() {
+            self.refuse_behind_busy(done);
+        }
+        self.resume(done);
+    }
+
+    /// Answers those who wait for a transaction whose script is busy as it answers who waits for a busy executor.
+    fn refuse_behind_busy(&mut self, done: &mut Boxes) {
+        let (scripts, _) = self.shards.scripts();
+        let busy = scripts.busy_transactions();
+        let waiting = self.parked.schedules.keys().chain(self.parked.commands.keys());
+        let behind: Vec<TransactionId> = waiting
+            .filter(|id| self.shards.locks.is_behind(**id, &busy))
+            .copied()
+            .collect();
+        for id in behind {
+            let schedule = self.parked.schedules.remove(&id);
+            let command = self.parked.commands.remove(&id);
+            self.release_locks(id);
+            let client = command.as_ref().map(|command| command.requests[0].caller.client_id);
+            for mut batch in schedule.into_iter().chain(command) {
+                self.refuse(&mut batch, &scripts.busy_error());
+                done.push(batch);
+            }
+            if let Some(client) = client {
+                self.run_behind(client, done);
+            }
+        }
+    }
+
+    /// Whether anything waits for a transaction.
+    pub(super) fn has_parked(&self) -> bool {
+        !(self.parked.commands.is_empty() && self.parked.schedules.is_empty() && self.parked.applies.is_empty())
+    }
+
+    pub(super) fn release_locks(&mut self, id: TransactionId) {
+        let granted = self.shards.locks.leave(id);
+        self.parked.granted.extend(granted);
+        self.parked.is_due |= !self.parked.ready_later.is_empty();
+        // One that was given up before its locks were granted is answered all the same.
+        if let Some(batch) = self.parked.schedules.remove(&id) {
+            self.parked.given_up.push(batch);
+        }
+    }
+
+    /// Does one step; the reply goes to the end of the batch's replies.
+    pub(super) fn run_step(
+        &mut self,
+        step: Step,
+        batch: &mut Batch,
+        request: &Request,
+    ) -> Result<StepOutcome, CommandError> {
+        let (arguments, replies) = batch.parts(request);
+        let argument = arguments.get(1);
+        let mut fields = FieldReader(argument);
+        match step {
+            Step::Schedule if self.parked.behind.contains_key(&request.caller.client_id) => {
+                replies.extend_from_slice(BEHIND);
+            }
+            Step::Schedule => {
+                let schedule = Schedule::decode(argument).ok_or(CommandError::Internal)?;
+                return self.schedule(schedule, replies);
+            }
+            Step::Read => {
+                let written = self.answer_question(&mut fields, replies)?;
+                written.ok_or(CommandError::Internal)?;
+            }
+            Step::Run => return Err(CommandError::Internal),
+            Step::Prepare => {
+                let id = fields.number().ok_or(CommandError::Internal)?;
+                // All parts are one to those who are told of a flush.
+                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
+                let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
+                let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
+                let home = parts.first().ok_or(CommandError::Internal)?;
+                let stored = fields.0.to_vec();
+                self.shards.tell_whole_changes_of(home);
+                self.shards.with_shard(home.shard, |shard| {
+                    shard.apply(&home.writes)?;
+                    Ok(((), shard.stage_redo(id, stored)?))
+                })?;
+                faults::reached(Point::RedoStaged);
+                if releases {
+                    self.release_locks(id);
+                }
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Apply => {
+                let id = fields.number().ok_or(CommandError::Internal)?;
+                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
+                let is_noted = fields.byte().ok_or(CommandError::Internal)? != 0;
+                let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
+                if is_noted {
+                    faults::reached(Point::BeforeApply);
+                }
+                let outcome = self.apply(id, &parts, is_noted)?;
+                if is_noted {
+                    faults::reached(Point::AfterApply);
+                }
+                if !matches!(outcome, StepOutcome::Answered) {
+                    return Ok(outcome);
+                }
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Release => {
+                let id = fields.number().ok_or(CommandError::Internal)?;
+                self.release_locks(id);
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Forget => {
+                self.forget(fields)?;
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+        }
+        Ok(StepOutcome::Answered)
+    }
+
+    fn schedule(&mut self, schedule: Schedule, replies: &mut Vec<u8>) -> Result<StepOutcome, CommandError> {
+        let Schedule {
+            id,
+            mode,
+            watcher,
+            scope,
+            ..
+        } = schedule;
+        if mode == Mode::Exclusive
+            && let Err(error) = self.check_writable(&scope)
+        {
+            self.release_locks(id);
+            return Err(error);
+        }
+        if !self.shards.locks.has_entered(id) {
+            match self.shards.locks.enter(id, scope.clone(), mode) {
+                Admission::Granted => {}
+                Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),
+                Admission::Refused => {
+                    replies.extend_from_slice(REFUSED);
+                    return Ok(StepOutcome::Answered);
+                }
+            }
+        }
+        let told = self.tell(&scope, watcher, replies);
+        if told.is_err() {
+            self.release_locks(id);
+        }
+        told.map(|()| StepOutcome::Answered)
+    }
+
+    fn check_writable(&self, scope: &Scope) -> Result<(), CommandError> {
+        match scope {
+            Scope::Everything => self.shards.list().iter().try_for_each(|shard| shard.takes_writes()),
+            Scope::Keys(places) => places
+                .iter()
+                .try_for_each(|(_, key)| self.shards.shard_of(Slot::of(key))?.takes_writes()),
+        }
+    }
+
+    /// What the reply to a granted schedule step says: a byte that no error begins with, whether a key that the client watches
+    /// was modified, the newest version of the shards' collections, their database map if everything is locked, and each key.
+    fn tell(&mut self, scope: &Scope, watcher: u64, replies: &mut Vec<u8>) -> Result<(), CommandError> {
+        let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
+        let mut fields = FieldWriter(replies);
+        fields.byte(b'=');
+        fields.byte(u8::from(watcher != 0 && self.shards.is_dirty(watcher)));
+        fields.number(newest.unwrap_or(0));
+        let map = self.shards.list().first().map(|shard| shard.database_map().encode());
+        fields.optional_bytes(map.filter(|_| *scope == Scope::Everything).as_deref());
+        if let Scope::Keys(places) = scope {
+            for place in places {
+                self.shards.export(place, replies)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers [`Question`]; `Ok(None)` if it cannot be understood.
+    fn answer_question(
+        &mut self,
+        fields: &mut FieldReader<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<()>, CommandError> {
+        FieldWriter(replies).byte(b'=');
+        let read = |fields: &mut FieldReader<'_>| -> Option<(u8, Place)> {
+            Some((fields.byte()?, (fields.byte()?, fields.bytes()?.to_vec())))
+        };
+        let Some((kind, (database, key))) = read(fields) else {
+            return Ok(None);
+        };
+        if kind == 0 {
+            self.shards.export(&(database, key), replies)?;
+            return Ok(Some(()));
+        }
+        if kind == 3 {
+            let count = self.shards.key_count(database)?;
+            FieldWriter(replies).number(count);
+            return Ok(Some(()));
+        }
+        if kind == 4 {
+            return self.answer_keys(database, fields, replies);
+        }
+        if kind == 5 {
+            let Some(position) = fields.number() else {
+                return Ok(None);
+            };
+            let name = self.shards.scan_position(&key, position)?;
+            FieldWriter(replies).optional_bytes(name.as_deref());
+            return Ok(Some(()));
+        }
+        if kind == 6 {
+            let Some(name) = fields.bytes() else { return Ok(None) };
+            let position = self.shards.remember_scan_position(&key, name.to_vec())?;
+            FieldWriter(replies).number(position);
+            return Ok(Some(()));
+        }
+        let read = |fields: &mut FieldReader<'_>| -> Option<(u64, Column)> {
+            let version = fields.number()?;
+            let column = if fields.byte()? == 0 {
+                Column::Data
+            } else {
+                Column::Score
+            };
+            Some((version, column))
+        };
+        let Some((version, column)) = read(fields) else {
+            return Ok(None);
+        };
+        let owner = Owner { database, key, version };
+        let Some(first) = fields.bytes() else { return Ok(None) };
+        let view = &mut self.shards.view();
+        if kind == 1 {
+            let value = view.member(&owner, column, first)?.map(<[u8]>::to_vec);
+            FieldWriter(replies).optional_bytes(value.as_deref());
+            return Ok(Some(()));
+        }
+        let (Some(to), Some(backward), Some(mut left)) = (fields.optional_bytes(), fields.byte(), fields.number())
+        else {
+            return Ok(None);
+        };
+        let direction = match backward {
+            0 => Direction::Forward,
+            _ => Direction::Backward,
+        };
+        view.scan_members(&owner, column, (first, to), direction, |member, value| {
+            if left == 0 {
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            let mut fields = FieldWriter(replies);
+            fields.bytes(member);
+            fields.bytes(value);
+            ControlFlow::Continue(())
+        })?;
+        Ok(Some(()))
+    }
+
+    fn answer_keys(
+        &mut self,
+        database: u8,
+        fields: &mut FieldReader<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<()>, CommandError> {
+        let read = |fields: &mut FieldReader<'_>| -> Option<(u16, u16, Option<Vec<u8>>, u64)> {
+            let (slot, end) = (fields.number()? as u16, fields.number()? as u16);
+            let after = fields.optional_bytes()?.map(<[u8]>::to_vec);
+            Some((slot, end, after, fields.number()?))
+        };
+        let Some((slot, end, after, now_ms)) = read(fields) else {
+            return Ok(None);
+        };
+        let mut fields = FieldWriter(replies);
+        let (mut seen, mut last) = (0, None);
+        let id = shard_of(Slot(slot), self.shards.shard_count());
+        self.shards.with_shard(id, |shard| {
+            let epoch = shard.scan(database, slot..end, after.as_deref(), |_, key, record| {
+                if record.is_alive(now_ms) {
+                    fields.byte(1);
+                    fields.byte(record.kind as u8);
+                    fields.bytes(key);
+                }
+                seen += 1;
+                if seen < KEYS_PER_ANSWER {
+                    return ControlFlow::Continue(());
+                }
+                last = Some(key.to_vec());
+                ControlFlow::Break(())
+            })?;
+            Ok(((), epoch))
+        })?;
+        fields.byte(0);
+        fields.optional_bytes(last.as_deref());
+        Ok(Some(()))
+    }
+
+    /// Stages parts of a transaction that is decided: what a shard cannot take now it is offered again.
+    fn apply(&mut self, id: TransactionId, parts: &[Part], is_noted: bool) -> Result<StepOutcome, CommandError> {
+        let mut outcome = StepOutcome::Answered;
+        for part in parts {
+            self.shards.tell_whole_changes_of(part);
+            let staged = self.shards.with_shard(part.shard, |shard| {
+                if is_noted && shard.has_applied(id) {
+                    return Ok(((), 0));
+                }
+                let epoch = shard.apply(&part.writes)?;
+                match is_noted {
+                    true => Ok(((), shard.note_applied(id)?)),
+                    false => Ok(((), epoch)),
+                }
+            });
+            match staged {
+                Ok(()) => {}
+                // Nobody has been told that it is done, and nothing else has been written.
+                Err(error) if !is_noted => {
+                    self.release_locks(id);
+                    return Err(error);
+                }
+                // The restart that it needs will find the record.
+                Err(CommandError::ShardDown(_)) => outcome = StepOutcome::Unknown,
+                Err(CommandError::DiskFull | CommandError::Stalled) => {
+                    self.shards.roll_back_command();
+                    return Ok(StepOutcome::TryAgain);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.release_locks(id);
+        Ok(outcome)
+    }
+
+    /// Fields: whether it is the home, its or another shard's number as eight bytes, the transaction; and so on.
+    fn forget(&mut self, mut fields: FieldReader<'_>) -> Result<(), CommandError> {
+        while !fields.is_at_end() {
+            let (is_home, shard, id) = match (fields.byte(), fields.number(), fields.number()) {
+                (Some(is_home), Some(shard), Some(id)) => (is_home != 0, ShardId(shard as u16), id),
+                _ => return Err(CommandError::Internal),
+            };
+            self.shards.with_shard(shard, |shard| {
+                if is_home {
+                    faults::reached(Point::BeforeForget);
+                    let epoch = shard.delete_redo(id)?;
+                    faults::reached(Point::AfterForget);
+                    return Ok(((), epoch));
+                }
+                shard.forget_applied(id);
+                Ok(((), 0))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a command needs for itself.
+fn needs_of(batch: &Batch, request: &Request) -> (Scope, Mode) {
+    let arguments = batch.arguments(request);
+    let mode = match request.command.writes(arguments) {
+        true => Mode::Exclusive,
+        false => Mode::Shared,
+    };
+    // Those that read everything here see what is committed of each transaction.
+    if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
+        return (Scope::Everything, mode);
+    }
+    let places = table::places_of(request.command, arguments, request.caller.database);
+    (Scope::Keys(places), mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_read_as_it_was_written() {
+        for schedule in [
+            Schedule {
+                id: 7,
+                watcher: 3,
+                connection: 4,
+                mode: Mode::Shared,
+                scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
+            },
+            Schedule {
+                id: u64::MAX,
+                watcher: 0,
+                connection: 0,
+                mode: Mode::Exclusive,
+                scope: Scope::Everything,
+            },
+        ] {
+            assert_eq!(Schedule::decode(&schedule.encode()), Some(schedule));
+        }
+        assert_eq!(Schedule::decode(b"short"), None);
+    }
+}

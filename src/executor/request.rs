@@ -1,0 +1,466 @@
+//! One request: its handler is run, its writes stand or are rolled back, its reply is appended to its batch.
+
+use super::blocked_commands::waits_notice;
+use super::storage_executor::StorageExecutor;
+use crate::channel::message::{Batch, Caller, Request, RequestId, Response};
+use crate::commands::Context;
+use crate::commands::blocking::{Waiting, may_wait};
+use crate::commands::pausing::{Pausing, may_pause};
+use crate::commands::table::{self, BLOCKING, Command, QUIET, READ, Runs, WAIT_DURABLE, WAIT_SOURCE};
+use crate::error::CommandError;
+use crate::executor::participant::{Schedule, Step, StepOutcome};
+use crate::executor::waiters::Claim;
+use crate::observe::metrics::StorageMetrics;
+use crate::protocol::{Arguments, Reply, Span, Version};
+use crate::registry::clients::Ticket;
+use crate::registry::tracked_keys::Reader;
+use crate::scripts::run::Driven;
+use crate::storage::pieces::{Pieces, Written};
+use crate::storage::view::View;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+/// Where replies lie in a batch is told in 32 bits.
+pub(super) const REPLY_BYTES_MAX: usize = u32::MAX as usize;
+
+/// A script, or a transaction with scripts, that goes on when others have had their turn.
+pub(super) struct Paused {
+    pub(super) command: Pausing,
+    /// Where its reply begins among those of its batch.
+    pub(super) reply_at: usize,
+}
+
+/// Whether a request was run to its end.
+pub(super) enum Ran {
+    /// It was; with the time then.
+    Ended(Instant),
+    /// It was left in the middle.
+    Paused(Paused),
+}
+
+/// What is left of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    None,
+    /// Pieces, under this number.
+    Begun(u64),
+    /// It cannot be read to its end.
+    Unreadable,
+}
+
+impl Rest {
+    /// The number of the pieces, 0 if there are none.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Rest::Begun(number) => number,
+            Rest::None | Rest::Unreadable => 0,
+        }
+    }
+}
+
+/// What came of a handler.
+pub(super) struct Handled {
+    pub(super) result: Result<(), CommandError>,
+    pub(super) pieces: Option<Pieces>,
+    pub(super) waits: Option<Waiting>,
+    /// It is a script that is to go on.
+    pub(super) is_paused: bool,
+    /// What became of it is not known, and the client must not be told either OK or an error.
+    pub(super) is_unknown: bool,
+}
+
+impl Handled {
+    pub(super) fn of(result: Result<(), CommandError>) -> Handled {
+        Handled {
+            result,
+            pieces: None,
+            waits: None,
+            is_paused: false,
+            is_unknown: false,
+        }
+    }
+}
+
+/// The client that sent a command is gone, or was answered otherwise.
+pub(super) struct NobodyWaits;
+
+/// Refuses replies of a batch that are longer than can be told.
+pub(super) fn check_len(replies: &[u8]) -> Result<(), CommandError> {
+    match replies.len() <= REPLY_BYTES_MAX {
+        true => Ok(()),
+        false => Err(CommandError::text("ERR the reply is longer than 4 GiB")),
+    }
+}
+
+/// Runs a handler; a panic becomes an error, and the executor lives.
+pub(super) fn run_contained(
+    command: &Command,
+    context: &mut Context<'_>,
+    metrics: &StorageMetrics,
+) -> Result<(), CommandError> {
+    let handler = command.storage_handler().ok_or(CommandError::Internal)?;
+    catch_unwind(AssertUnwindSafe(|| handler(context))).unwrap_or_else(|_| {
+        metrics.panics.add(1);
+        tracing::error!(command = command.name, "a handler panicked; its writes were dropped");
+        Err(CommandError::Internal)
+    })
+}
+
+/// Begins or resumes a command that may pause; it is in `begun` if it does. A panic becomes an error.
+pub(super) fn run_pausing(
+    command: &Command,
+    context: &mut Context<'_>,
+    metrics: &StorageMetrics,
+    begun: &mut Option<Pausing>,
+) -> Result<Driven, CommandError> {
+    let run = || {
+        let begun = match begun {
+            Some(begun) => begun,
+            None => begun.insert(Pausing::begin(command, context)?),
+        };
+        begun.drive(context)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        metrics.panics.add(1);
+        tracing::error!(command = command.name, "a script panicked; its writes were dropped");
+        Err(CommandError::Internal)
+    })
+}
+
+impl StorageExecutor {
+    /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
+    pub(super) fn run_request(
+        &mut self,
+        batch: &mut Batch,
+        request: &Request,
+        began: Instant,
+        resumed: Option<Paused>,
+    ) -> Ran {
+        if std::ptr::eq(request.command, &WAIT_DURABLE) {
+            self.answer_when_durable(batch, request);
+            return Ran::Ended(began);
+        }
+        if std::ptr::eq(request.command, &WAIT_SOURCE) {
+            self.wait_for_source(batch, request, began);
+            return Ran::Ended(Instant::now());
+        }
+        let claim = match self.claim_of(batch, request) {
+            Ok(claim) => claim,
+            // Its client is gone, or was answered by another executor.
+            Err(NobodyWaits) => {
+                batch.responses.push(waits_notice(request));
+                return Ran::Ended(began);
+            }
+        };
+        let start = resumed.as_ref().map_or(batch.replies.len(), |paused| paused.reply_at);
+        let mut resumed = resumed.map(|paused| paused.command);
+        let whose = (request.id, request.command, request.caller);
+        if resumed.is_none() {
+            self.begin_command(whose);
+        }
+        let mut handled = if began > request.deadline && resumed.is_none() {
+            self.metrics.timeouts.add(1);
+            Handled::of(Err(CommandError::Timeout))
+        } else if let Runs::Step(step) = request.command.runs
+            && step != Step::Run
+        {
+            match self.run_step(step, batch, request) {
+                Ok(StepOutcome::Answered) => Handled::of(Ok(())),
+                Ok(StepOutcome::Unknown) => Handled {
+                    is_unknown: true,
+                    ..Handled::of(Ok(()))
+                },
+                Ok(later) => {
+                    self.park_step(&later, batch, request);
+                    return Ran::Ended(began);
+                }
+                Err(error) => Handled::of(Err(error)),
+            }
+        } else {
+            let (mut arguments, replies) = batch.parts(request);
+            let mut command = request.command;
+            if matches!(command.runs, Runs::Step(_)) {
+                arguments = arguments.from(1);
+                command = table::find(arguments.get(0)).unwrap_or(command);
+            }
+            self.run_handler(command, request.caller, arguments, replies, &mut resumed)
+        };
+        if let Some(command) = resumed.take_if(|_| handled.is_paused) {
+            let reply_at = start;
+            return Ran::Paused(Paused { command, reply_at });
+        }
+        if matches!(request.command.runs, Runs::Exec(_)) {
+            // Its transaction is over, whatever came of it.
+            self.shards.unwatch(request.caller.client_id);
+        }
+        if request.caller.tracks {
+            self.note_read(batch, request);
+        }
+        let Some(claim) = claim else {
+            let ended = self.settle(handled, whose, batch, start, began);
+            self.serve_waiters(ended);
+            return Ran::Ended(ended);
+        };
+        match handled.waits.take() {
+            Some(waiting) if handled.result.is_ok() => {
+                // It does not wake itself by what it wrote: nobody has entered it yet.
+                self.keep_what_waits(request.caller.client_id);
+                self.serve_waiters(began);
+                batch.replies.truncate(start);
+                self.shards.waiters.add(batch, request, claim, &waiting, began);
+                self.shards.note_interest();
+                batch.responses.push(waits_notice(request));
+                Ran::Ended(Instant::now())
+            }
+            _ if !claim.take() => {
+                self.roll_back_command();
+                batch.replies.truncate(start);
+                batch.responses.push(waits_notice(request));
+                Ran::Ended(began)
+            }
+            _ => {
+                let ended = self.settle(handled, whose, batch, start, began);
+                self.forget_command(&claim);
+                self.serve_waiters(ended);
+                Ran::Ended(ended)
+            }
+        }
+    }
+
+    /// A command that has found nothing is to wait: what it wrote beside (a group's consumer was seen) stands.
+    pub(super) fn keep_what_waits(&mut self, client_id: u64) {
+        // All of it is on the shard of one key.
+        self.shards.keep_step();
+        self.command_stands(client_id);
+    }
+
+    /// Who waits for the answer to a command that may wait; `None` for any other command.
+    pub(super) fn claim_of(&self, batch: &Batch, request: &Request) -> Result<Option<Claim>, NobodyWaits> {
+        let (command, caller) = (request.command, request.caller);
+        if !command.flags.has(BLOCKING) || !may_wait(command.name, batch.arguments(request)) {
+            return Ok(None);
+        }
+        let client = self.shards.waiters.client(caller.client_id).ok_or(NobodyWaits)?;
+        let ticket = Ticket::of(request.id.sequence);
+        match client.awaits(ticket) {
+            true => Ok(Some(Claim { client, ticket })),
+            false => Err(NobodyWaits),
+        }
+    }
+
+    /// Begins a command that a client has asked for.
+    pub(super) fn begin_command(&mut self, (id, command, caller): (RequestId, &'static Command, Caller)) {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.shards.begin_command();
+        self.shards.set_quiet(command.flags.has(QUIET));
+        self.shards.tracked_mut().command = (caller.client_id, id.sequence);
+        self.shards.note_missed(self.effects.wants_missed(command));
+        if caller.tracks {
+            self.shards.expect_reader();
+            self.effects.notes_read = true;
+        }
+    }
+
+    /// Runs a command's handler. What it staged neither stands nor is dropped yet.
+    pub(super) fn run_handler(
+        &mut self,
+        command: &'static Command,
+        caller: Caller,
+        arguments: Arguments<'_>,
+        replies: &mut Vec<u8>,
+        resumed: &mut Option<Pausing>,
+    ) -> Handled {
+        let now_ms = self.shards.now_ms();
+        let mut context = Context {
+            arguments,
+            reply: Reply::new(replies, caller.version),
+            view: View::Local(&mut self.shards),
+            now_ms,
+            database: caller.database,
+            seed: self.random,
+            string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+            client_id: caller.client_id,
+            is_inner: false,
+            effects: &mut self.effects,
+            pieces: None,
+            waits: None,
+        };
+        let (result, is_paused) = match may_pause(command, arguments) {
+            true => match run_pausing(command, &mut context, &self.metrics, resumed) {
+                Ok(Driven::Done) => (Ok(()), false),
+                Ok(Driven::Paused) => (Ok(()), true),
+                Err(error) => (Err(error), false),
+            },
+            false => (run_contained(command, &mut context, &self.metrics), false),
+        };
+        Handled {
+            pieces: context.pieces.take(),
+            waits: context.waits.take(),
+            is_paused,
+            ..Handled::of(result)
+        }
+    }
+
+    /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose
+    /// replies its own begin at `start`. Returns the time.
+    pub(super) fn settle(
+        &mut self,
+        handled: Handled,
+        (id, command, caller): (RequestId, &'static Command, Caller),
+        batch: &mut Batch,
+        start: usize,
+        began: Instant,
+    ) -> Instant {
+        let Handled {
+            result,
+            pieces,
+            is_unknown,
+            ..
+        } = handled;
+        let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
+        let outcome = match (outcome, command.runs) {
+            (Ok(rest), Runs::Step(step)) if step != Step::Run => {
+                self.shards.keep_step();
+                Ok(rest)
+            }
+            (Ok(rest), _) => {
+                self.shards.keep_command();
+                Ok(rest)
+            }
+            (failed, _) => failed,
+        };
+        let failed = outcome.is_err();
+        let more = match outcome {
+            Ok(rest) => {
+                if is_unknown || rest == Rest::Unreadable {
+                    // An empty reply, with no more to come, closes the connection.
+                    batch.replies.truncate(start);
+                }
+                self.command_stands(caller.client_id);
+                rest.number()
+            }
+            Err(error) => {
+                self.roll_back_command();
+                batch.replies.truncate(start);
+                Reply::new(&mut batch.replies, caller.version).error(error.to_string());
+                0
+            }
+        };
+        self.count_inner();
+        let ended = Instant::now();
+        let touched = self.shards.touched();
+        if command.counts_look_ups() {
+            self.metrics.keyspace_hits.add(u64::from(touched.found));
+            self.metrics.keyspace_misses.add(u64::from(touched.missed));
+        }
+        let reply = Span {
+            start: start as u32,
+            len: (batch.replies.len() - start) as u32,
+        };
+        batch.responses.push(Response {
+            id,
+            reply,
+            command,
+            took_ns: ended
+                .saturating_duration_since(began)
+                .as_nanos()
+                .min(u128::from(u32::MAX)) as u32,
+            failed,
+            commit_epoch: touched.epoch,
+            shard: touched.shard.unwrap_or(0),
+            more,
+        });
+        ended
+    }
+
+    /// Counts the commands that were parts of the last one.
+    pub(super) fn count_inner(&mut self) {
+        if !self.effects.ran.is_empty() {
+            let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
+            self.metrics
+                .inner_commands
+                .add(self.effects.count_ran(commands, errors));
+        }
+    }
+
+    /// What a command that stands has written and noted is told to those whom it concerns.
+    #[inline]
+    pub(super) fn command_stands(&mut self, client_id: u64) {
+        self.shards.after_command(client_id);
+        self.keep_effects();
+    }
+
+    /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what they
+    /// wrote, so that a key which was read and then written is told.
+    pub(super) fn note_read(&mut self, batch: &Batch, request: &Request) {
+        let reader = Reader {
+            client_id: request.caller.client_id,
+            executor: request.caller.executor,
+            connection: request.id.connection,
+        };
+        let arguments = batch.arguments(request);
+        if let Runs::Step(Step::Schedule) = request.command.runs {
+            // What it asks for is read by the client elsewhere.
+            if let Some((connection, places)) = Schedule::read_by(arguments.get(1)) {
+                let reader = Reader { connection, ..reader };
+                self.shards
+                    .note_read(places.iter().map(|(_, key)| key.as_slice()), reader);
+            }
+        } else if request.command.flags.has(READ) {
+            self.shards.note_read(request.command.keys.of(arguments), reader);
+        }
+        self.effects.notes_read = false;
+        let read = std::mem::take(&mut self.effects.read);
+        self.shards.note_read(read.iter().map(Vec::as_slice), reader);
+        let keys_max = self.current.tracking_table_max_keys;
+        self.shards.tracked_mut().make_room(keys_max);
+    }
+
+    /// It never was; what it asked for was asked for.
+    pub(super) fn roll_back_command(&mut self) {
+        self.shards.roll_back_command();
+        self.effects.clear();
+        self.keep_effects();
+    }
+
+    #[inline]
+    pub(super) fn keep_effects(&mut self) {
+        if !self.effects.classes.is_empty() {
+            self.effects.note_key_fates(&self.shards.take_key_notes());
+        }
+        let outdated = self.shards.tracked_mut().take_outdated();
+        let touched = self.shards.touched();
+        self.outbox
+            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
+    }
+
+    /// Writes the next piece of a reply, or all of the rest if too many have begun.
+    ///
+    /// # Errors
+    /// The replies of the batch are longer than can be told.
+    pub(super) fn write_pieces(
+        &mut self,
+        pieces: Option<Pieces>,
+        replies: &mut Vec<u8>,
+        version: Version,
+    ) -> Result<Rest, CommandError> {
+        check_len(replies)?;
+        let Some(mut pieces) = pieces else {
+            return Ok(Rest::None);
+        };
+        loop {
+            let written = pieces.write_next(replies, version);
+            check_len(replies)?;
+            match written {
+                Written::Piece if self.shards.replies_begun.has_room() => {
+                    return Ok(Rest::Begun(self.shards.replies_begun.keep(pieces)));
+                }
+                Written::Piece => {}
+                Written::All => return Ok(Rest::None),
+                Written::Broken => return Ok(Rest::Unreadable),
+            }
+        }
+    }
+}

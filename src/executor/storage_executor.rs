@@ -1,0 +1,272 @@
+//! A storage executor: takes what has arrived, runs it, commits once, sends the boxes home.
+//!
+//! One turn: drain the channel up to `batch-size` requests, in the order of their priorities ([`queue`](super::queue)); run each
+//! request's handler on its shard ([`request`](super::request)); commit what every shard staged as one write batch (a large one by way
+//! of the committer); send back each batch whose replies may leave, and hold the others until the committer and the syncer have caught
+//! up with them ([`release`](super::release)).
+
+use super::blocked_commands::DurableWait;
+use super::queue::PriorityQueue;
+use super::release::Released;
+use super::turn::serve;
+use crate::channel::message::Batch;
+use crate::commands::effects::Effects;
+use crate::config::{Durability, Settings, SharedSettings};
+use crate::executor::committer::Committer;
+use crate::executor::outbox::Outbox;
+use crate::executor::participant::Parked;
+use crate::executor::reclaimer::Reclaimer;
+use crate::executor::syncer::{SyncReport, Syncer};
+use crate::observe::metrics::{ShardMetrics, StorageMetrics};
+use crate::registry::subscribers::PubSub;
+use crate::registry::tracked_keys::Tracking;
+use crate::storage::shard::Shard;
+use crate::storage::view::Shards;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often an executor does its housekeeping: expiry, stalled commits, metrics. Also what bounds glommio's sleep when
+/// a wake is lost to its parking race (PITFALLS 1), so it must not grow.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Lets the executor's other tasks run and its reactor look at sockets, timers and wakes. A plain yield would only do the
+/// former (PITFALLS 2), and a timer that is due when it is first polled neither: this one is due a moment later.
+pub async fn reactor_turn() {
+    glommio::timer::sleep(REACTOR_TURN_DELAY).await;
+}
+
+/// More than the time between making a timer and polling it, less than anybody notices.
+const REACTOR_TURN_DELAY: Duration = Duration::from_micros(2);
+
+/// How long a shutdown waits for a stalled shard to take its last batch.
+const STALLED_AT_SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// Everything that a storage executor owns.
+pub struct StorageExecutor {
+    pub(super) shards: Shards,
+    pub(super) committer: CommitThread,
+    pub(super) syncer: Syncer,
+    pub(super) reclaimer: Reclaimer,
+    pub(super) settings: SharedSettings,
+    pub(super) settings_version: u64,
+    pub(super) current: Arc<Settings>,
+    pub(super) metrics: Arc<StorageMetrics>,
+    pub(super) shard_metrics: Vec<Arc<ShardMetrics>>,
+    pub(super) queue: PriorityQueue,
+    pub(super) held: VecDeque<Box<Batch>>,
+    /// Who waits for transactions over several executors.
+    pub(super) parked: Parked,
+    /// The home of the last full box: others follow when its owner has worked off what lies there.
+    pub(super) full_home: Option<flume::Sender<Box<Batch>>>,
+    /// The number of the turn; also the epoch of what it writes.
+    pub(super) turn: u64,
+    /// By shard: the last turn of which the syncer and the metrics know that all of it is committed.
+    pub(super) published_epochs: Vec<u64>,
+    /// A sweep found a batch with the committer.
+    pub(super) sweep_waits: bool,
+    /// Answers to commands that waited, of the turn.
+    // Boxes, since it is the box that travels.
+    #[allow(clippy::vec_box)]
+    pub(super) woken: Vec<Box<Batch>>,
+    /// Those who wait until what was written is on disk.
+    pub(super) durable_waits: Vec<DurableWait>,
+    /// What the running command does beside writing and replying.
+    pub(super) effects: Effects,
+    /// What commands did that is not committed yet.
+    pub(super) outbox: Outbox,
+    pub(super) random: u64,
+    pub(super) slow_figures_at: Instant,
+    /// A script has begun and waits for its next turn: its writes are staged, so nothing else may stage or commit.
+    pub(super) script_is_open: bool,
+    /// The script that comes next is known to be long and gets a turn of its own.
+    pub(super) script_is_long: bool,
+    /// What the syncer has reported while a script was open and cannot be dealt with before it is over.
+    pub(super) reports_waiting: Vec<SyncReport>,
+    /// Its own end of the requests, to wake itself by.
+    pub(super) requests: flume::WeakSender<Box<Batch>>,
+}
+
+/// What a storage executor is made of.
+pub struct ExecutorParts {
+    /// Where it gets its requests from.
+    pub requests: flume::WeakSender<Box<Batch>>,
+    /// Its shards.
+    pub shards: Shards,
+    /// Who writes large batches.
+    pub committer: CommitThread,
+    /// Who waits for the disk.
+    pub syncer: Syncer,
+    /// Who gives the space of dead collections back.
+    pub reclaimer: Reclaimer,
+    /// The settings.
+    pub settings: SharedSettings,
+    /// Where events and messages are published.
+    pub pubsub: Arc<PubSub>,
+    /// Who is told of outdated keys.
+    pub tracking: Arc<Tracking>,
+    /// What it counts.
+    pub metrics: Arc<StorageMetrics>,
+    /// The same by shard, in their order.
+    pub shard_metrics: Vec<Arc<ShardMetrics>>,
+}
+
+/// The committer of an executor's shards, and which batches go there.
+pub struct CommitThread {
+    /// Its end here.
+    pub committer: Arc<Committer>,
+    /// The thread, to be joined at the end.
+    pub thread: JoinHandle<()>,
+    /// Staged writes from which on a batch goes there.
+    pub writes_min: usize,
+}
+
+impl StorageExecutor {
+    /// Puts an executor together.
+    pub fn new(parts: ExecutorParts) -> StorageExecutor {
+        let ExecutorParts {
+            requests,
+            mut shards,
+            committer,
+            syncer,
+            reclaimer,
+            settings,
+            pubsub,
+            tracking,
+            metrics,
+            shard_metrics,
+        } = parts;
+        let (settings_version, current) = (settings.version(), settings.snapshot());
+        // The start has had some turns, to make the shards agree.
+        for (place, shard) in shards.list_mut().iter_mut().enumerate() {
+            shard.set_committer(Arc::clone(&committer.committer), place);
+        }
+        let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
+        shards.watches_mut().set_metrics(Arc::clone(&metrics));
+        shards.syncs_links = current.durability == Durability::Always;
+        let published_epochs = vec![0; shards.list().len()];
+        StorageExecutor {
+            shards,
+            committer,
+            syncer,
+            reclaimer,
+            settings,
+            settings_version,
+            metrics,
+            shard_metrics,
+            queue: PriorityQueue::default(),
+            held: VecDeque::new(),
+            parked: Parked::default(),
+            full_home: None,
+            turn,
+            published_epochs,
+            sweep_waits: false,
+            effects: Effects {
+                classes: current.notify_keyspace_events,
+                ..Effects::default()
+            },
+            outbox: Outbox::new(pubsub, tracking),
+            current,
+            woken: Vec::new(),
+            durable_waits: Vec::new(),
+            random: crate::clock::unix_us() | 1,
+            slow_figures_at: Instant::now(),
+            script_is_open: false,
+            script_is_long: false,
+            reports_waiting: Vec::new(),
+            requests,
+        }
+    }
+
+    /// Serves `requests` until every sender is gone, then syncs and closes the shards. Returns whether all that was
+    /// committed is on disk. `commits` has a message when the committer has done something, `reports` are the syncer's.
+    pub async fn run(
+        self,
+        requests: flume::Receiver<Box<Batch>>,
+        commits: flume::Receiver<()>,
+        reports: flume::Receiver<SyncReport>,
+    ) -> bool {
+        let executor = Rc::new(RefCell::new(self));
+        executor.borrow_mut().publish_all();
+        let on_report = Rc::clone(&executor);
+        let sync_task = glommio::spawn_local(async move {
+            while let Ok(report) = reports.recv_async().await {
+                on_report.borrow_mut().on_sync(report);
+            }
+        });
+        let on_commit = Rc::clone(&executor);
+        let commit_task = glommio::spawn_local(async move {
+            while let Ok(()) = commits.recv_async().await {
+                on_commit.borrow_mut().on_commit();
+            }
+        });
+        let on_tick = Rc::clone(&executor);
+        let tick_task = glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
+                on_tick.borrow_mut().keep_house();
+            }
+        });
+        let deadline_task = glommio::spawn_local(super::blocked_commands::answer_late(Rc::clone(&executor)));
+        serve(&executor, &requests).await;
+        let give_up = Instant::now() + STALLED_AT_SHUTDOWN_MAX;
+        while executor.borrow().any_staged() && Instant::now() < give_up {
+            glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
+        }
+        deadline_task.cancel().await;
+        tick_task.cancel().await;
+        commit_task.cancel().await;
+        sync_task.cancel().await;
+        match Rc::try_unwrap(executor) {
+            Ok(executor) => executor.into_inner().close(),
+            Err(_) => unreachable!("both tasks that share the executor have ended"),
+        }
+    }
+
+    pub(super) fn any_staged(&self) -> bool {
+        self.shards.list().iter().any(Shard::has_staged)
+    }
+
+    pub(super) fn settings_are_current(&mut self) {
+        if self.settings.version() != self.settings_version {
+            self.settings_version = self.settings.version();
+            self.current = self.settings.snapshot();
+            self.effects.classes = self.current.notify_keyspace_events;
+            self.shards.syncs_links = self.current.durability == Durability::Always;
+            // It sleeps by the old setting.
+            self.syncer.sync_soon();
+        }
+    }
+
+    /// Syncs what is left, lets the last replies go and closes the databases.
+    pub(super) fn close(mut self) -> bool {
+        for shard in self.shards.list_mut() {
+            // What fails shows as staged or as an epoch that was never committed.
+            let _ = shard.commit();
+        }
+        self.commit(&mut []);
+        let all_committed = !self.any_staged();
+        self.committer.committer.stop();
+        // It only waits for what is in the queue, which is nothing.
+        let _ = self.committer.thread.join();
+        let synced = self.syncer.stop();
+        let released = Released {
+            by_place: vec![u64::MAX; self.shards.list().len()],
+            lowest: u64::MAX,
+        };
+        if synced && all_committed {
+            for batch in std::mem::take(&mut self.held) {
+                released.send_what_may_leave(batch);
+            }
+        }
+        self.reclaimer.stop();
+        for shard in self.shards.list() {
+            shard.database().stop_background_work();
+        }
+        self.reclaimer.join();
+        synced && all_committed
+    }
+}

@@ -1,0 +1,457 @@
+//! Faults on request, for tests: what disks, kernels and channels do too rarely to wait for.
+//!
+//! Compiled in only with the cargo feature `fault-injection`; without it every hook is an empty inline function.
+//!
+//! The environment variable `CORELANE_FAULTS` says which, as `name=value,name=value…`; it is read once, when the first
+//! shard is opened, and a name that is not in this list keeps the server from starting:
+//!
+//! ```text
+//! fail-sync=WHEN           a sync of a log fails
+//! delay-sync-ms=N          each sync of a log takes that much longer
+//! fail-write=WHEN          a write fails, and nothing of it is written
+//! delay-write-ms=N         each write takes that much longer, from its beginning on
+//! hold-writes=WHEN         a write waits, a millisecond at each time, before anything else becomes of it
+//! disk-full=WHEN           the same with "No space left on device"
+//! stall-writes=WHEN        the same with RocksDB's "Incomplete": write again later
+//! low-disk=WHEN            a look at the disk's free space finds none
+//! kill-before-commit=WHEN  the process dies before a write
+//! kill-after-commit=WHEN   the process dies when a write is in the kernel, and not synced
+//! kill-before-replies=WHEN the process dies when a log was synced, before anybody is told
+//! kill-after-redo-staged=WHEN   the process dies when a transaction's redo record is staged, and not committed
+//! kill-before-apply=WHEN        ...when a shard is about to follow a transaction whose record another shard has
+//! kill-after-apply=WHEN         ...when it has staged its part
+//! kill-before-forget=WHEN       ...when all have followed, before the record's deletion is staged
+//! kill-after-forget=WHEN        ...when that is staged
+//! refuse-send=WHEN         a channel does not take a batch, as if it were full
+//! delay-send-ms=N          each hand-over of a batch takes that much longer
+//! ignore-locks=WHEN        a transaction gets its locks although others have them, or a command does not wait for them
+//! skip-redo=WHEN           what is written on several shards is committed without the redo record
+//! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
+//!
+//! WHEN  3            the third time (of all shards and links of the process together)
+//!       3..5         from the third to the fifth time
+//!       3..          from the third time on
+//!       while:PATH   as long as that file exists
+//!       3:while:PATH the third time that it could happen while that file exists
+//! ```
+//!
+//! The first write of a process is the one by which the first shard notes the start.
+
+pub use hooks::*;
+
+/// Where a transaction over several shards may be killed, from its first record to the removal of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The redo record is staged.
+    RedoStaged,
+    /// A shard that is not the home is about to follow.
+    BeforeApply,
+    /// It has staged its part.
+    AfterApply,
+    /// The record's deletion is about to be staged.
+    BeforeForget,
+    /// It is.
+    AfterForget,
+}
+
+#[cfg(not(feature = "fault-injection"))]
+mod hooks {
+    use crate::storage::database::DatabaseError;
+    use std::path::Path;
+
+    /// What a sync is about to make durable: nothing is recorded in this build.
+    #[derive(Debug)]
+    pub struct LogSizes;
+
+    /// Whether `CORELANE_FAULTS` can be obeyed; this build does not read it.
+    #[inline(always)]
+    pub fn check() -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Before a write to a database.
+    #[inline(always)]
+    pub fn before_write() -> Result<(), DatabaseError> {
+        Ok(())
+    }
+
+    /// When a write is in the kernel.
+    #[inline(always)]
+    pub fn after_write() {}
+
+    /// Before the log of the shard in a folder is synced.
+    #[inline(always)]
+    pub fn before_sync(_shard_path: &Path) -> Result<LogSizes, DatabaseError> {
+        Ok(LogSizes)
+    }
+
+    /// When that log is synced, before anybody is told.
+    #[inline(always)]
+    pub fn after_sync(_shard_path: &Path, _sizes: &LogSizes) -> Result<(), DatabaseError> {
+        Ok(())
+    }
+
+    /// What a look at the disk's free space says, in bytes.
+    #[inline(always)]
+    pub fn free_bytes(found: u64) -> u64 {
+        found
+    }
+
+    /// A transaction has come to a point.
+    #[inline(always)]
+    pub fn reached(_point: crate::storage::Point) {}
+
+    /// Before a batch is handed to a channel; whether the channel refuses it.
+    #[inline(always)]
+    pub fn refuses_send() -> bool {
+        false
+    }
+
+    /// When somebody asks for locks, or whether they keep him waiting; whether he goes on without.
+    #[inline(always)]
+    pub fn ignores_locks() -> bool {
+        false
+    }
+
+    /// Before a redo record is staged; whether it is left out.
+    #[inline(always)]
+    pub fn skips_redo() -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+mod hooks {
+    use super::Point;
+    use crate::storage::database::DatabaseError;
+    use std::path::{Path, PathBuf};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    /// The file in a shard's folder that says what of its log is surely on disk: a line `NAME BYTES` for each log file, as
+    /// long as it was before the last successful sync began. It is written before the sync's result is told to
+    /// anybody, so cutting every log file to that length (to nothing if it is not listed) is the worst that a loss of power may do.
+    ///
+    /// RocksDB also syncs by itself the logs of memtables that it flushes to files, which is not recorded: keep a test's data
+    /// below `write-buffer-size`.
+    pub const SYNCED_FILE: &str = "SYNCED";
+
+    const VARIABLE: &str = "CORELANE_FAULTS";
+
+    /// What can happen; the place in [`NAMES`].
+    #[derive(Clone, Copy)]
+    enum Fault {
+        FailSync,
+        FailWrite,
+        HoldWrites,
+        DiskFull,
+        StallWrites,
+        LowDisk,
+        KillBeforeCommit,
+        KillAfterCommit,
+        KillBeforeReplies,
+        KillAfterRedoStaged,
+        KillBeforeApply,
+        KillAfterApply,
+        KillBeforeForget,
+        KillAfterForget,
+        RefuseSend,
+        IgnoreLocks,
+        SkipRedo,
+    }
+
+    const NAMES: [&str; 17] = [
+        "fail-sync",
+        "fail-write",
+        "hold-writes",
+        "disk-full",
+        "stall-writes",
+        "low-disk",
+        "kill-before-commit",
+        "kill-after-commit",
+        "kill-before-replies",
+        "kill-after-redo-staged",
+        "kill-before-apply",
+        "kill-after-apply",
+        "kill-before-forget",
+        "kill-after-forget",
+        "refuse-send",
+        "ignore-locks",
+        "skip-redo",
+    ];
+
+    /// When it happens.
+    #[derive(Debug, PartialEq, Eq)]
+    enum When {
+        /// From one time to another, both included and counted from 1.
+        Times(u64, u64),
+        /// As long as a file exists.
+        While(PathBuf),
+        /// That time of those while a file exists.
+        TimeWhile(u64, PathBuf),
+    }
+
+    impl When {
+        fn parse(text: &str) -> Option<When> {
+            if let Some(path) = text.strip_prefix("while:") {
+                return Some(When::While(path.into()));
+            }
+            if let Some((time, path)) = text.split_once(":while:") {
+                return Some(When::TimeWhile(time.parse().ok()?, path.into()));
+            }
+            let (from, to) = match text.split_once("..") {
+                None => (text, Some(text)),
+                Some((from, "")) => (from, None),
+                Some((from, to)) => (from, Some(to)),
+            };
+            let from = from.parse().ok()?;
+            let to = to.map_or(Some(u64::MAX), |to| to.parse().ok())?;
+            (1 <= from && from <= to).then_some(When::Times(from, to))
+        }
+    }
+
+    /// What `CORELANE_FAULTS` asks for.
+    #[derive(Debug, Default)]
+    struct Plan {
+        /// By [`Fault`].
+        whens: [Option<When>; NAMES.len()],
+        /// How often each could have happened.
+        counts: [AtomicU64; NAMES.len()],
+        sync_delay_ms: u64,
+        write_delay_ms: u64,
+        send_delay_ms: u64,
+        records_synced_log: bool,
+    }
+
+    impl Plan {
+        fn parse(text: &str) -> Result<Plan, String> {
+            let mut plan = Plan::default();
+            for part in text.split(',').filter(|part| !part.is_empty()) {
+                let (name, value) = part.split_once('=').unwrap_or((part, ""));
+                let wrong = || format!("{VARIABLE}: {value:?} is not a value of {name}");
+                let number = || value.parse().map_err(|_| wrong());
+                match name {
+                    "delay-sync-ms" => plan.sync_delay_ms = number()?,
+                    "delay-write-ms" => plan.write_delay_ms = number()?,
+                    "delay-send-ms" => plan.send_delay_ms = number()?,
+                    "record-synced-log" => plan.records_synced_log = number()? > 0,
+                    _ => {
+                        let known = NAMES.iter().position(|known| *known == name);
+                        let known = known.ok_or_else(|| format!("{VARIABLE}: there is no fault {name:?}"))?;
+                        plan.whens[known] = Some(When::parse(value).ok_or_else(wrong)?);
+                    }
+                }
+            }
+            Ok(plan)
+        }
+
+        fn happens(&self, fault: Fault) -> bool {
+            let Some(when) = &self.whens[fault as usize] else {
+                return false;
+            };
+            if let When::TimeWhile(_, path) = when
+                && !path.exists()
+            {
+                return false;
+            }
+            let count = self.counts[fault as usize].fetch_add(1, Ordering::Relaxed) + 1;
+            match when {
+                When::Times(from, to) => (*from..=*to).contains(&count),
+                When::While(path) => path.exists(),
+                When::TimeWhile(time, _) => count == *time,
+            }
+        }
+
+        fn kills(&self, fault: Fault) {
+            if self.happens(fault) {
+                // No destructor runs, as with SIGKILL: what was not given to the kernel is gone.
+                std::process::abort();
+            }
+        }
+    }
+
+    static PLAN: OnceLock<Result<Plan, String>> = OnceLock::new();
+
+    fn plan() -> Option<&'static Plan> {
+        let plan = PLAN.get_or_init(|| Plan::parse(&std::env::var(VARIABLE).unwrap_or_default()));
+        plan.as_ref().ok()
+    }
+
+    /// Whether `CORELANE_FAULTS` can be obeyed.
+    ///
+    /// # Errors
+    /// A sentence that names what is wrong with it.
+    pub fn check() -> Result<(), String> {
+        let _ = plan();
+        match PLAN.get() {
+            Some(Err(sentence)) => Err(sentence.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before a write to a database.
+    ///
+    /// # Errors
+    /// What `fail-write`, `disk-full` or `stall-writes` ask for.
+    pub fn before_write() -> Result<(), DatabaseError> {
+        let Some(plan) = plan() else { return Ok(()) };
+        std::thread::sleep(Duration::from_millis(plan.write_delay_ms));
+        while plan.happens(Fault::HoldWrites) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        plan.kills(Fault::KillBeforeCommit);
+        if plan.happens(Fault::StallWrites) {
+            return Err(DatabaseError::Stalled);
+        }
+        if plan.happens(Fault::DiskFull) {
+            return Err(DatabaseError::DiskFull(
+                "IO error: No space left on device: on request".to_owned(),
+            ));
+        }
+        match plan.happens(Fault::FailWrite) {
+            true => Err(DatabaseError::Failed("IO error: a write failed on request".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// When a write is in the kernel.
+    pub fn after_write() {
+        if let Some(plan) = plan() {
+            plan.kills(Fault::KillAfterCommit);
+        }
+    }
+
+    /// A transaction has come to a point.
+    pub fn reached(point: Point) {
+        if let Some(plan) = plan() {
+            plan.kills(match point {
+                Point::RedoStaged => Fault::KillAfterRedoStaged,
+                Point::BeforeApply => Fault::KillBeforeApply,
+                Point::AfterApply => Fault::KillAfterApply,
+                Point::BeforeForget => Fault::KillBeforeForget,
+                Point::AfterForget => Fault::KillAfterForget,
+            });
+        }
+    }
+
+    /// The names and lengths in bytes of a shard's log files.
+    #[derive(Debug)]
+    pub struct LogSizes(Vec<(String, u64)>);
+
+    /// Before the log of the shard in a folder is synced; returns what the sync will surely cover.
+    ///
+    /// # Errors
+    /// What `fail-sync` asks for, or the folder could not be read.
+    pub fn before_sync(shard_path: &Path) -> Result<LogSizes, DatabaseError> {
+        let mut sizes = LogSizes(Vec::new());
+        let Some(plan) = plan() else { return Ok(sizes) };
+        if plan.records_synced_log {
+            let read = read_log_sizes(shard_path).map_err(|error| DatabaseError::Failed(error.to_string()));
+            sizes.0 = read?;
+        }
+        std::thread::sleep(Duration::from_millis(plan.sync_delay_ms));
+        match plan.happens(Fault::FailSync) {
+            true => Err(DatabaseError::Failed("IO error: a sync failed on request".to_owned())),
+            false => Ok(sizes),
+        }
+    }
+
+    fn read_log_sizes(shard_path: &Path) -> std::io::Result<Vec<(String, u64)>> {
+        let mut sizes = Vec::new();
+        for entry in std::fs::read_dir(shard_path)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string()
+                && name.ends_with(".log")
+            {
+                // RocksDB may have deleted it since the folder was read.
+                if let Ok(metadata) = entry.metadata() {
+                    sizes.push((name, metadata.len()));
+                }
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// When that log is synced, before anybody is told.
+    ///
+    /// # Errors
+    /// What was synced could not be recorded.
+    pub fn after_sync(shard_path: &Path, sizes: &LogSizes) -> Result<(), DatabaseError> {
+        let Some(plan) = plan() else { return Ok(()) };
+        if plan.records_synced_log {
+            let lines: String = sizes
+                .0
+                .iter()
+                .map(|(name, bytes)| format!("{name} {bytes}\n"))
+                .collect();
+            let temporary = shard_path.join(format!("{SYNCED_FILE}.new"));
+            let written = std::fs::write(&temporary, lines);
+            let renamed = written.and_then(|()| std::fs::rename(&temporary, shard_path.join(SYNCED_FILE)));
+            renamed.map_err(|error| DatabaseError::Failed(error.to_string()))?;
+        }
+        plan.kills(Fault::KillBeforeReplies);
+        Ok(())
+    }
+
+    /// What a look at the disk's free space says, in bytes.
+    pub fn free_bytes(found: u64) -> u64 {
+        match plan() {
+            Some(plan) if plan.happens(Fault::LowDisk) => 0,
+            _ => found,
+        }
+    }
+
+    /// Before a batch is handed to a channel; whether the channel refuses it.
+    pub fn refuses_send() -> bool {
+        let Some(plan) = plan() else { return false };
+        if plan.send_delay_ms > 0 {
+            std::thread::sleep(Duration::from_millis(plan.send_delay_ms));
+        }
+        plan.happens(Fault::RefuseSend)
+    }
+
+    /// When somebody asks for locks, or whether they keep him waiting; whether he goes on without.
+    pub fn ignores_locks() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::IgnoreLocks))
+    }
+
+    /// Before a redo record is staged; whether it is left out.
+    pub fn skips_redo() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::SkipRedo))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn faults_are_read_as_the_list_says() {
+            let plan =
+                Plan::parse("fail-sync=3,stall-writes=2..4,delay-sync-ms=7,low-disk=while:/no/such/file").unwrap();
+            let happen = |fault, times| (0..times).map(|_| plan.happens(fault)).collect::<Vec<_>>();
+            assert_eq!(happen(Fault::FailSync, 4), [false, false, true, false]);
+            assert_eq!(happen(Fault::StallWrites, 5), [false, true, true, true, false]);
+            assert_eq!(happen(Fault::LowDisk, 1), [false]);
+            assert_eq!(happen(Fault::FailWrite, 2), [false, false]);
+            assert_eq!((plan.sync_delay_ms, plan.records_synced_log), (7, false));
+            assert_eq!(When::parse("2.."), Some(When::Times(2, u64::MAX)));
+            assert_eq!(When::parse("2:while:/f"), Some(When::TimeWhile(2, "/f".into())));
+        }
+
+        #[test]
+        fn what_is_not_in_the_list_is_refused_with_a_sentence() {
+            for (text, sentence) in [
+                ("fail-syncs=1", "CORELANE_FAULTS: there is no fault \"fail-syncs\""),
+                ("fail-sync=0", "CORELANE_FAULTS: \"0\" is not a value of fail-sync"),
+                (
+                    "fail-sync=5..3",
+                    "CORELANE_FAULTS: \"5..3\" is not a value of fail-sync",
+                ),
+                ("delay-sync-ms", "CORELANE_FAULTS: \"\" is not a value of delay-sync-ms"),
+            ] {
+                assert_eq!(Plan::parse(text).unwrap_err(), sentence);
+            }
+        }
+    }
+}

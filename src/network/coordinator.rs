@@ -1,0 +1,1052 @@
+//! Commands whose keys lie on several storage executors: each runs as a transaction, and this executor coordinates those of its
+//! clients.
+//!
+//! One goes so: every executor with keys of it is asked to lock them and to say what is under them (the schedule
+//! step; all at once, one trip). When all have, the handler runs here, on what was said ([`Gathered`]); if it needs more than came along, it
+//! runs again on a thread that may wait for the answers. What it has written is split by shard. The first shard commits the
+//! redo record and its part, then the others theirs; each part goes with the locks. Then the client has its reply. A
+//! transaction that has written to one shard, or none, needs no record.
+//!
+//! A client that goes away changes nothing: a transaction belongs to the executor, and ends.
+
+use crate::channel::link::Links;
+use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
+use crate::commands::blocking::Waiting;
+use crate::commands::effects::Effects;
+use crate::commands::multi_exec::parts_of_exec;
+use crate::commands::table::{
+    self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE,
+    TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
+};
+use crate::commands::{Context, Handler};
+use crate::error::CommandError;
+use crate::executor::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::executor::outbox;
+use crate::executor::participant::{BEHIND, Question, REFUSED, Schedule, decode_keys, decode_members};
+use crate::network::connection::{Awaited, Connection, MoveOut};
+use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
+use crate::network::merging::Merging;
+use crate::network::multi::Executing;
+use crate::network::network_executor::NetworkExecutor;
+use crate::protocol::{Arguments, OwnedArguments, Reply};
+use crate::slots::{ShardId, Slot, slots_of};
+use crate::storage::database::{Column, Direction};
+use crate::storage::encoding::{DatabaseMap, Type};
+use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
+use crate::storage::redo::{Part, encode_parts, parts_of};
+use crate::storage::shard::Owner;
+use crate::storage::view::View;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Requests whose id names such a connection, or a higher one, are steps: the two below, and those of nobody.
+pub(super) const STEPS_FROM: u32 = FORGETTING;
+
+/// The place of the connection in the id of a transaction's step.
+const STEPS: u32 = u32::MAX - 1;
+
+/// The same for the deletion of redo records.
+const FORGETTING: u32 = u32::MAX - 2;
+
+/// Nobody waits for this step's response.
+const NOBODY: u32 = u32::MAX;
+
+/// Transactions that run at once on threads of their own; others wait for their turn.
+pub(crate) const THREADS_MAX: usize = 16;
+
+/// How long such a thread waits for an answer before it offers again what a channel did not take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a transaction waits before it begins again behind its client's earlier commands: about as long as another one takes.
+const BEHIND_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a transaction is to do once everything is locked.
+pub(super) enum Work {
+    /// Run a handler on its keys.
+    Handler(Handler),
+    /// Run the command on every executor, and merge the replies.
+    Everywhere(Merge),
+}
+
+/// Where a transaction has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The keys are being locked.
+    Scheduling,
+    /// The handler runs on a thread, or the command on all executors.
+    Running,
+    /// The home commits the redo record.
+    Preparing,
+    /// The shards commit their parts.
+    Applying,
+}
+
+/// What is special in an EXEC.
+pub(super) struct ExecOnSeveral {
+    /// What it runs beside, on this executor.
+    pub(super) executing: Option<Executing>,
+    /// The storage executors that know of keys which the client watches.
+    pub(super) watched_links: Vec<usize>,
+    /// Whether it may write.
+    pub(super) writes: bool,
+}
+
+/// What it locks on one executor.
+struct Participant {
+    link: usize,
+    scope: Scope,
+}
+
+/// A transaction under way.
+struct Coordination {
+    connection: u32,
+    generation: u32,
+    sequence: u32,
+    command: &'static Command,
+    work: Work,
+    arguments: OwnedArguments,
+    /// Of an EXEC.
+    exec: Option<ExecOnSeveral>,
+    caller: Caller,
+    deadline: Instant,
+    priority: Priority,
+    mode: Mode,
+    string_bytes_max: usize,
+    participants: Vec<Participant>,
+    id: TransactionId,
+    phase: Phase,
+    /// Which round of steps is out: responses to earlier ones are late and say nothing new.
+    round: u32,
+    responses_left: usize,
+    is_refused: bool,
+    /// It was refused because an earlier command of its client waits.
+    is_behind: bool,
+    error: Option<Vec<u8>>,
+    /// What became of it cannot be known before a restart.
+    is_unknown: bool,
+    /// The client's next commands are read again.
+    has_gone_on: bool,
+    gathered: Gathered,
+    /// What the handler did beside writing: given out when all is written.
+    effects: Effects,
+    merging: Option<Merging>,
+    /// It has found nothing and waits: for streams, or for the source of a move.
+    waits: Option<Waiting>,
+    /// It is a move that has waited: until when it does, and its place in the line.
+    waited: Option<(Option<Instant>, Option<u64>)>,
+    reply: Vec<u8>,
+    parts: Vec<Part>,
+    took_ns: u64,
+}
+
+/// A transaction that is done but for its redo record and the notes of it.
+struct Finished {
+    id: TransactionId,
+    home: (usize, ShardId),
+    others: Vec<(usize, ShardId)>,
+}
+
+/// The transactions of one network executor.
+#[derive(Default)]
+pub(super) struct Transactions {
+    /// `None` while one is being worked on.
+    under_way: Slab<Option<Box<Coordination>>>,
+    /// Which of the threads that may run at once do.
+    seats: [bool; THREADS_MAX],
+    /// Those that wait for a thread.
+    waiting: VecDeque<usize>,
+    finished: Vec<Finished>,
+    /// By home: those whose redo records are being deleted.
+    forgetting: Slab<Vec<Finished>>,
+}
+
+impl Transactions {
+    /// Whether none is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+}
+
+impl NetworkExecutor {
+    /// Begins a transaction on `places`, or on everything (`None`). What follows on the connection is not read before its
+    /// writes are on their way, so that it finds them.
+    pub(super) fn coordinate(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        work: Work,
+        arguments: Arguments<'_>,
+        places: Option<Vec<Place>>,
+        deadline: Instant,
+    ) {
+        let asked = (command, work, OwnedArguments::of(arguments.iter()));
+        self.coordinate_exec(connection, asked, places, None, deadline);
+    }
+
+    /// The same for an EXEC, or what is none.
+    pub(super) fn coordinate_exec(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        asked: (&'static Command, Work, OwnedArguments),
+        places: Option<Vec<Place>>,
+        exec: Option<ExecOnSeveral>,
+        deadline: Instant,
+    ) {
+        let suppressed = reply_suppressed(connection);
+        let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
+        let coordination = self.coordination(connection, sequence, asked, places, exec, deadline);
+        self.begin(connection, coordination, next_transaction_id());
+    }
+
+    /// A move has waited for its source, which is there and locked for the transaction `id`.
+    pub(super) fn coordinate_move(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        (command, sequence): (&'static Command, u32),
+        moves: MoveOut,
+        id: TransactionId,
+    ) {
+        let Runs::Transaction(handler) = command.runs else {
+            unreachable!("only those wait for a source");
+        };
+        let database = connection.session.borrow().database;
+        let places = table::places_of(command, moves.arguments.get(), database);
+        let asked = (command, Work::Handler(handler), moves.arguments);
+        let deadline = Instant::now() + self.request_timeout.get();
+        let mut coordination = self.coordination(connection, sequence, asked, Some(places), None, deadline);
+        coordination.waited = Some((moves.until, moves.place));
+        self.begin(connection, coordination, id);
+    }
+
+    fn begin(&self, connection: &Connection, coordination: Coordination, id: TransactionId) {
+        connection.coordinating.set(true);
+        self.metrics.transactions.add(1);
+        let number = self.transactions.borrow_mut().under_way.insert(None);
+        self.schedule(number, Box::new(coordination), id);
+    }
+
+    fn coordination(
+        &self,
+        connection: &Connection,
+        sequence: u32,
+        (command, work, arguments): (&'static Command, Work, OwnedArguments),
+        places: Option<Vec<Place>>,
+        exec: Option<ExecOnSeveral>,
+        deadline: Instant,
+    ) -> Coordination {
+        let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
+        let is_whole = places.is_none();
+        let merging = match work {
+            Work::Everywhere(merge) => Some(Merging::new(
+                merge,
+                connection.session.borrow().version,
+                self.link_count(),
+            )),
+            Work::Handler(_) => None,
+        };
+        Coordination {
+            connection: connection.index,
+            generation: connection.generation,
+            sequence,
+            command,
+            work,
+            arguments,
+            exec,
+            caller: connection.session.borrow().caller(),
+            deadline,
+            // Behind its client's earlier commands.
+            priority: match connection.low_out.get() > 0 {
+                true => Priority::Low,
+                false => Priority::Normal,
+            },
+            mode: match writes {
+                true => Mode::Exclusive,
+                false => Mode::Shared,
+            },
+            string_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),
+            participants: self.participants_of(places),
+            id: 0,
+            phase: Phase::Scheduling,
+            round: 0,
+            responses_left: 0,
+            is_refused: false,
+            is_behind: false,
+            error: None,
+            is_unknown: false,
+            has_gone_on: false,
+            gathered: Gathered::new(is_whole),
+            effects: Effects {
+                classes: self.settings.borrow().notify_keyspace_events,
+                ..Effects::default()
+            },
+            merging,
+            waits: None,
+            waited: None,
+            reply: Vec::new(),
+            parts: Vec::new(),
+            took_ns: 0,
+        }
+    }
+
+    fn link_count(&self) -> usize {
+        self.server.router.executor_count()
+    }
+
+    fn participants_of(&self, places: Option<Vec<Place>>) -> Vec<Participant> {
+        let Some(mut places) = places else {
+            let everything = |link| Participant {
+                link,
+                scope: Scope::Everything,
+            };
+            return (0..self.link_count()).map(everything).collect();
+        };
+        places.sort_unstable();
+        places.dedup();
+        let mut by_link: Vec<Vec<Place>> = vec![Vec::new(); self.link_count()];
+        for place in places {
+            by_link[self.link_of(&place.1)].push(place);
+        }
+        let of_link = |(link, places): (usize, Vec<Place>)| Participant {
+            link,
+            scope: Scope::Keys(places),
+        };
+        let with_keys = by_link.into_iter().enumerate().filter(|(_, places)| !places.is_empty());
+        with_keys.map(of_link).collect()
+    }
+
+    /// Asks all executors at once for the locks.
+    fn schedule(&self, number: usize, mut coordination: Box<Coordination>, id: TransactionId) {
+        coordination.id = id;
+        coordination.phase = Phase::Scheduling;
+        coordination.is_refused = false;
+        coordination.begin_round(coordination.participants.len());
+        for (part, participant) in coordination.participants.iter().enumerate() {
+            let schedule = Schedule {
+                id: coordination.id,
+                watcher: match &coordination.exec {
+                    Some(exec) if exec.watched_links.contains(&participant.link) => coordination.caller.client_id,
+                    _ => 0,
+                },
+                connection: coordination.connection,
+                mode: coordination.mode,
+                scope: participant.scope.clone(),
+            };
+            self.send_step(
+                (number, &coordination),
+                &TRANSACTION_SCHEDULE,
+                (participant.link, part),
+                &[&schedule.encode()],
+            );
+        }
+        self.wait_for_round(number, coordination);
+    }
+
+    /// An earlier command of the client waits for another transaction: begins again when that may be over.
+    fn schedule_later(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
+        let executor = Rc::clone(self);
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(BEHIND_PAUSE).await;
+            executor.schedule(number, coordination, next_transaction_id());
+        })
+        .detach();
+    }
+
+    fn wait_for_round(&self, number: usize, coordination: Box<Coordination>) {
+        if let Some(place) = self.transactions.borrow_mut().under_way.get_mut(number) {
+            *place = Some(coordination);
+        }
+    }
+
+    fn send_step(
+        &self,
+        (number, coordination): (usize, &Coordination),
+        step: &'static Command,
+        (link, part): (usize, usize),
+        arguments: &[&[u8]],
+    ) {
+        let id = RequestId {
+            connection: STEPS,
+            generation: number as u32,
+            sequence: coordination.round,
+            part: part as u32,
+        };
+        // What is begun is ended, however long it waits.
+        let deadline = match coordination.phase {
+            Phase::Scheduling => coordination.deadline,
+            _ => Instant::now() + APPLY_DEADLINE,
+        };
+        let target = (link, coordination.priority);
+        self.push_step(target, id, step, coordination.caller, deadline, arguments);
+    }
+
+    fn push_step(
+        &self,
+        target: (usize, Priority),
+        id: RequestId,
+        step: &'static Command,
+        caller: Caller,
+        deadline: Instant,
+        arguments: &[&[u8]],
+    ) {
+        let words = std::iter::once(step.name.as_bytes()).chain(arguments.iter().copied());
+        self.links.borrow_mut().push(target, id, step, caller, deadline, words);
+        self.flush_wanted.notify();
+    }
+
+    /// Releases what is locked on a link, or will be.
+    fn release(&self, coordination: &Coordination, link: usize) {
+        self.send_release((link, coordination.priority), coordination.id, coordination.caller);
+    }
+
+    fn release_all(&self, coordination: &Coordination) {
+        for participant in &coordination.participants {
+            self.release(coordination, participant.link);
+        }
+    }
+
+    /// Releases the source of a move whose client is gone.
+    pub(super) fn release_handed_over(&self, link: usize, id: TransactionId) {
+        self.send_release((link, Priority::Normal), id, Caller::default());
+    }
+
+    fn send_release(&self, target: (usize, Priority), id: TransactionId, caller: Caller) {
+        let nobody = RequestId {
+            connection: STEPS,
+            sequence: NOBODY,
+            ..RequestId::default()
+        };
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let argument = &id.to_be_bytes()[..];
+        self.push_step(target, nobody, &TRANSACTION_RELEASE, caller, deadline, &[argument]);
+    }
+
+    /// A step's response came home.
+    pub(super) fn take_step(self: &Rc<Self>, batch: &Batch, response: &Response) {
+        if response.id.connection == FORGETTING {
+            return self.take_forgotten(response);
+        }
+        let number = response.id.generation as usize;
+        let taken = {
+            let mut transactions = self.transactions.borrow_mut();
+            let place = transactions.under_way.get_mut(number);
+            place.and_then(|place| match place {
+                Some(coordination) if coordination.round == response.id.sequence => place.take(),
+                _ => None,
+            })
+        };
+        let Some(mut coordination) = taken else { return };
+        let bytes = batch.reply(response);
+        coordination.took_ns += u64::from(response.took_ns);
+        if response.more != 0
+            && let Some(merging) = &mut coordination.merging
+        {
+            // A part of a large reply: the other executors' are needed before any of it can be sent.
+            merging.add_piece(response.id.part as usize, bytes);
+            self.ask_for_more(batch.link, &coordination, response);
+            return self.wait_for_round(number, coordination);
+        }
+        coordination.responses_left -= 1;
+        match coordination.phase {
+            Phase::Scheduling => self.take_grant(&mut coordination, response.id.part as usize, bytes),
+            Phase::Running => {
+                // Of a shard whose sync has failed nothing is known.
+                coordination.is_unknown |= bytes.is_empty();
+                if let Some(merging) = &mut coordination.merging {
+                    merging.add(response.id.part as usize, bytes);
+                }
+            }
+            Phase::Preparing | Phase::Applying => match bytes.first() {
+                Some(b'+') => {}
+                Some(b'-') if coordination.error.is_none() => coordination.error = Some(bytes.to_vec()),
+                _ => coordination.is_unknown = true,
+            },
+        }
+        match coordination.responses_left {
+            0 => self.end_round(number, coordination),
+            _ => self.wait_for_round(number, coordination),
+        }
+    }
+
+    fn ask_for_more(&self, link: usize, coordination: &Coordination, response: &Response) {
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let target = (link, coordination.priority);
+        let number = response.more.to_be_bytes();
+        self.push_step(
+            target,
+            response.id,
+            &PIECES_NEXT,
+            coordination.caller,
+            deadline,
+            &[&number],
+        );
+    }
+
+    /// Takes in what an executor says of the keys that are locked there.
+    fn take_grant(&self, coordination: &mut Coordination, part: usize, bytes: &[u8]) {
+        let had_failed = coordination.is_refused || coordination.error.is_some();
+        match bytes.first() {
+            Some(b'=') => {
+                if coordination.take_keys(part, &bytes[1..]).is_none() {
+                    coordination.error = Some(b"-ERR internal error\r\n".to_vec());
+                }
+            }
+            // A shard's sync has failed, and what it has told of is perhaps not on disk.
+            None => (coordination.error, coordination.is_unknown) = (Some(Vec::new()), true),
+            _ if bytes == REFUSED => coordination.is_refused = true,
+            _ if bytes == BEHIND => (coordination.is_refused, coordination.is_behind) = (true, true),
+            _ => drop(coordination.error.get_or_insert_with(|| bytes.to_vec())),
+        }
+        if !had_failed && (coordination.is_refused || coordination.error.is_some()) {
+            // At once, so that nobody waits for what will come to nothing.
+            self.release_all(coordination);
+        }
+    }
+
+    /// All responses of a round are here.
+    fn end_round(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
+        match coordination.phase {
+            Phase::Scheduling if coordination.error.is_some() => self.finish(number, coordination),
+            Phase::Scheduling if coordination.is_refused => {
+                self.metrics.transaction_retries.add(1);
+                coordination.gathered = Gathered::new(coordination.gathered.is_whole());
+                match std::mem::take(&mut coordination.is_behind) {
+                    true => self.schedule_later(number, coordination),
+                    false => self.schedule(number, coordination, next_transaction_id()),
+                }
+            }
+            Phase::Scheduling => self.run_locked(number, coordination),
+            Phase::Running => {
+                if let Some(merging) = &coordination.merging {
+                    coordination.reply = merging.finish();
+                }
+                self.release_all(&coordination);
+                self.finish(number, coordination);
+            }
+            Phase::Preparing if coordination.is_unknown => {
+                // The home's log may have it or not. Until a restart tells, the other shards keep their locks.
+                self.finish(number, coordination);
+            }
+            Phase::Preparing if coordination.error.is_some() => {
+                self.release_all(&coordination);
+                self.finish(number, coordination);
+            }
+            Phase::Preparing => self.apply(number, coordination),
+            Phase::Applying => {
+                let is_redone = coordination.parts.len() > 1;
+                // With a record, what a shard could not do the restart will do that it needs.
+                coordination.is_unknown |= is_redone && coordination.error.is_some();
+                if is_redone && !coordination.is_unknown {
+                    self.note_finished(&coordination);
+                }
+                self.finish(number, coordination);
+            }
+        }
+    }
+
+    /// Everything is locked: runs the command.
+    fn run_locked(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
+        if let Work::Everywhere(_) = coordination.work {
+            coordination.phase = Phase::Running;
+            coordination.begin_round(coordination.participants.len());
+            let words: Vec<Vec<u8>> = coordination.arguments.get().iter().map(<[u8]>::to_vec).collect();
+            let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+            for (part, participant) in coordination.participants.iter().enumerate() {
+                let target = (participant.link, part);
+                self.send_step((number, &coordination), &TRANSACTION_RUN, target, &words);
+            }
+            return self.wait_for_round(number, coordination);
+        }
+        if coordination.runs_script() {
+            // It may take long, and other clients' sockets are here.
+            return self.run_on_thread(number, coordination);
+        }
+        let began = Instant::now();
+        let outcome = coordination.run_handler();
+        coordination.took_ns += began.elapsed().as_nanos() as u64;
+        if coordination.gathered.has_missed {
+            return self.run_on_thread(number, coordination);
+        }
+        self.write(number, coordination, outcome);
+    }
+
+    /// Runs the handler where it can ask for what did not come along.
+    fn run_on_thread(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
+        let seat = {
+            let mut transactions = self.transactions.borrow_mut();
+            let Some(seat) = transactions.seats.iter().position(|is_taken| !is_taken) else {
+                transactions.under_way[number] = Some(coordination);
+                transactions.waiting.push_back(number);
+                return;
+            };
+            transactions.seats[seat] = true;
+            seat
+        };
+        let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
+        self.server.scripts.set_transaction(script_seat, coordination.id);
+        coordination.gathered.scripts = Some((Arc::clone(&self.server.scripts), script_seat));
+        let (home_sender, home) = flume::unbounded();
+        let asking = Asking {
+            links: self.links.borrow().to_the_same(home_sender),
+            home,
+            router: self.server.router.clone(),
+        };
+        let background = self.server.core_map.background.clone();
+        let (sender, receiver) = flume::bounded(1);
+        // The thread gets the transaction when there is one.
+        let (handed, taken) = flume::bounded::<Box<Coordination>>(1);
+        let spawned = std::thread::Builder::new()
+            .name("transaction".to_owned())
+            .spawn(move || {
+                if let Err(error) = crate::topology::pin_current_thread(&background) {
+                    tracing::warn!(%error, "a transaction's thread could not be pinned");
+                }
+                let Ok(mut coordination) = taken.recv() else { return };
+                coordination.gathered.begin_again();
+                coordination.gathered.remote = Some(Box::new(asking));
+                let began = Instant::now();
+                let outcome = coordination.run_handler();
+                coordination.gathered.remote = None;
+                coordination.took_ns += began.elapsed().as_nanos() as u64;
+                // The executor waits for it, unless it has stopped.
+                let _ = sender.send((coordination, outcome));
+            });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "a transaction could not be given a thread");
+            self.transactions.borrow_mut().seats[seat] = false;
+            return self.write(number, coordination, Err(CommandError::Internal));
+        }
+        // The channel is empty, and the thread has its other end.
+        let _ = handed.send(coordination);
+        let executor = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let ran = receiver.recv_async().await;
+            let next = {
+                let mut transactions = executor.transactions.borrow_mut();
+                transactions.seats[seat] = false;
+                let next = transactions.waiting.pop_front();
+                next.and_then(|next| Some((next, transactions.under_way.get_mut(next)?.take()?)))
+            };
+            // Without one the transaction keeps its locks, as nothing is known of it any more: the thread has died with it.
+            if let Ok((coordination, outcome)) = ran {
+                executor.write(number, coordination, outcome);
+            }
+            if let Some((number, coordination)) = next {
+                executor.run_on_thread(number, coordination);
+            }
+            executor.flush_touched();
+        })
+        .detach();
+    }
+
+    /// The handler has run: sends what it has written on its way.
+    fn write(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>, outcome: Result<(), CommandError>) {
+        if let Err(error) = outcome {
+            coordination.reply.clear();
+            Reply::new(&mut coordination.reply, coordination.caller.version).error(error.to_string());
+            coordination.gathered.begin_again();
+            coordination.effects.clear();
+        }
+        self.count_inner(&mut coordination);
+        let router = &self.server.router;
+        let writes = coordination.gathered.take_writes();
+        coordination.parts = parts_of(writes, router);
+        let has_part =
+            |link: usize| (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == link);
+        for participant in coordination
+            .participants
+            .iter()
+            .filter(|participant| !has_part(participant.link))
+        {
+            self.release(&coordination, participant.link);
+        }
+        match coordination.parts.len() {
+            0 => self.finish(number, coordination),
+            1 => self.apply(number, coordination),
+            _ => self.prepare(number, coordination),
+        }
+    }
+
+    /// Counts the commands that were parts of an EXEC, and what was looked up.
+    fn count_inner(&self, coordination: &mut Coordination) {
+        if coordination.command.counts_look_ups() {
+            self.metrics.keyspace_hits.add(u64::from(coordination.gathered.found));
+            self.metrics
+                .keyspace_misses
+                .add(u64::from(coordination.gathered.missed));
+        }
+        let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
+        let calls = coordination.effects.count_ran(commands, errors);
+        self.metrics.commands_processed.add(calls);
+    }
+
+    fn prepare(&self, number: usize, mut coordination: Box<Coordination>) {
+        coordination.phase = Phase::Preparing;
+        coordination.begin_round(1);
+        let link_of = |part: &Part| usize::from(self.server.router.owner(part.shard).0);
+        let home = link_of(&coordination.parts[0]);
+        let is_only = coordination.parts[1..].iter().all(|part| link_of(part) != home);
+        let mut argument = Vec::new();
+        FieldWriter(&mut argument).number(coordination.id);
+        FieldWriter(&mut argument).byte(u8::from(is_only));
+        encode_parts(&mut argument, &coordination.parts);
+        self.send_step((number, &coordination), &TRANSACTION_PREPARE, (home, 0), &[&argument]);
+        self.wait_for_round(number, coordination);
+    }
+
+    /// Sends the parts to their shards: it is decided that all of them are written.
+    fn apply(&self, number: usize, mut coordination: Box<Coordination>) {
+        coordination.phase = Phase::Applying;
+        let is_noted = coordination.parts.len() > 1;
+        let mut by_link: Vec<Vec<u8>> = vec![Vec::new(); self.link_count()];
+        // The home has its part already.
+        for part in coordination.parts.iter().skip(usize::from(is_noted)) {
+            let argument = &mut by_link[usize::from(self.server.router.owner(part.shard).0)];
+            if argument.is_empty() {
+                FieldWriter(argument).number(coordination.id);
+                FieldWriter(argument).byte(u8::from(is_noted));
+            }
+            encode_parts(argument, [part]);
+        }
+        coordination.begin_round(by_link.iter().filter(|argument| !argument.is_empty()).count());
+        for (link, argument) in by_link.iter().enumerate().filter(|(_, argument)| !argument.is_empty()) {
+            self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[argument]);
+        }
+        // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change what that
+        // means, so they come first.
+        let goes_on_here = (coordination.exec.as_ref()).is_some_and(|exec| exec.executing.is_some());
+        if !goes_on_here {
+            self.let_go(&mut coordination);
+        }
+        self.wait_for_round(number, coordination);
+    }
+
+    /// The connection, if it is still the one.
+    fn client_of(&self, coordination: &Coordination) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let connection = connections.get(coordination.connection as usize)?;
+        (connection.generation == coordination.generation && !connection.closed.get()).then(|| Rc::clone(connection))
+    }
+
+    /// The client's next command may run. Only once: it may be a transaction, too, and then the connection waits for that.
+    fn let_go(&self, coordination: &mut Coordination) {
+        let has_gone_on = std::mem::replace(&mut coordination.has_gone_on, true);
+        if let Some(connection) = self.client_of(coordination).filter(|_| !has_gone_on) {
+            connection.coordinating.set(false);
+            self.room.notify();
+        }
+    }
+
+    /// Answers the client. The transaction is over.
+    fn finish(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
+        self.transactions.borrow_mut().under_way.remove(number);
+        if coordination.error.is_none() && !coordination.is_unknown {
+            let Effects {
+                classes,
+                events,
+                messages,
+                ..
+            } = &coordination.effects;
+            outbox::publish(&self.server.pubsub, *classes, events, messages);
+        }
+        let Some(connection) = self.client_of(&coordination) else {
+            return;
+        };
+        if coordination.is_unknown {
+            // Neither OK nor an error would be true.
+            return connection.abort();
+        }
+        let mut coordination = coordination;
+        if let Some(waiting) = coordination.waits.take().filter(|_| coordination.error.is_none()) {
+            self.let_go(&mut coordination);
+            let (command, sequence) = (coordination.command, coordination.sequence);
+            if waiting.kind == Type::Stream {
+                return self.wait_for_streams(&connection, command, sequence, coordination.arguments.get(), &waiting);
+            }
+            let until = || {
+                let timeout = Some(waiting.timeout_ms).filter(|timeout_ms| *timeout_ms != 0)?;
+                Instant::now().checked_add(Duration::from_millis(timeout))
+            };
+            let (until, place) = coordination.waited.unwrap_or_else(|| (until(), None));
+            let moves = MoveOut {
+                arguments: coordination.arguments,
+                source: waiting.keys.start,
+                until,
+                place,
+            };
+            return self.wait_for_source(&connection, (command, sequence), moves);
+        }
+        if let Some(exec) = coordination.exec.take() {
+            connection.session.borrow_mut().transaction.forget(&exec.watched_links);
+            self.forget_watches(&connection);
+            let has_run = coordination.error.is_none() && coordination.reply.first() == Some(&0);
+            if let Some(executing) = exec.executing.filter(|_| has_run) {
+                let reply = std::mem::take(&mut coordination.reply);
+                self.count(coordination.command, coordination.took_ns, &reply);
+                return self.exec_ran(&connection, coordination.sequence, executing, &reply);
+            }
+        }
+        let reply = coordination.error.as_ref().unwrap_or(&coordination.reply);
+        self.count(coordination.command, coordination.took_ns, reply);
+        let mut replies = connection.replies.borrow_mut();
+        replies.complete(coordination.sequence, reply, &mut connection.output.borrow_mut().bytes);
+        drop(replies);
+        self.touch(&connection);
+        self.let_go(&mut coordination);
+    }
+
+    fn note_finished(&self, coordination: &Coordination) {
+        let mut places = coordination
+            .parts
+            .iter()
+            .map(|part| (usize::from(self.server.router.owner(part.shard).0), part.shard));
+        let Some(home) = places.next() else { return };
+        self.transactions.borrow_mut().finished.push(Finished {
+            id: coordination.id,
+            home,
+            others: places.collect(),
+        });
+    }
+
+    /// Lets the redo records of finished transactions go, many at once.
+    pub(super) fn forget_finished(&self) {
+        let finished = std::mem::take(&mut self.transactions.borrow_mut().finished);
+        let mut by_home: Vec<Vec<Finished>> = (0..self.link_count()).map(|_| Vec::new()).collect();
+        for transaction in finished {
+            by_home[transaction.home.0].push(transaction);
+        }
+        for (link, transactions) in by_home.into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {
+            let records = transactions
+                .iter()
+                .map(|transaction| (true, transaction.home.1, transaction.id));
+            let argument = forget_argument(records);
+            let number = self.transactions.borrow_mut().forgetting.insert(transactions);
+            self.send_forget(link, number as u32, &argument);
+        }
+    }
+
+    fn send_forget(&self, link: usize, number: u32, argument: &[u8]) {
+        let id = RequestId {
+            connection: FORGETTING,
+            generation: number,
+            ..RequestId::default()
+        };
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let target = (link, Priority::Normal);
+        self.push_step(
+            target,
+            id,
+            &TRANSACTION_FORGET,
+            Caller::default(),
+            deadline,
+            &[argument],
+        );
+    }
+
+    /// Redo records are gone: the notes of them may go, too.
+    fn take_forgotten(&self, response: &Response) {
+        if response.id.generation == NOBODY || response.failed {
+            // One that could not be deleted is found by the next start, whose shards all have their notes.
+            return;
+        }
+        let number = response.id.generation as usize;
+        let gone = self.transactions.borrow_mut().forgetting.try_remove(number);
+        let mut by_link: Vec<Vec<(bool, ShardId, TransactionId)>> = vec![Vec::new(); self.link_count()];
+        for transaction in gone.into_iter().flatten() {
+            for (link, shard) in transaction.others {
+                by_link[link].push((false, shard, transaction.id));
+            }
+        }
+        for (link, notes) in by_link.into_iter().enumerate().filter(|(_, notes)| !notes.is_empty()) {
+            self.send_forget(link, NOBODY, &forget_argument(notes));
+        }
+    }
+}
+
+fn forget_argument(records: impl IntoIterator<Item = (bool, ShardId, TransactionId)>) -> Vec<u8> {
+    let mut argument = Vec::new();
+    let mut fields = FieldWriter(&mut argument);
+    for (is_home, shard, id) in records {
+        fields.byte(u8::from(is_home));
+        fields.number(u64::from(shard.0));
+        fields.number(id);
+    }
+    argument
+}
+
+impl Coordination {
+    /// Whether it runs a script, or commands of which one is a script.
+    fn runs_script(&self) -> bool {
+        let is_script = |command: &Command| command.flags.has(RUNS_SCRIPT);
+        match self.command.runs {
+            Runs::Exec(_) => parts_of_exec(self.arguments.get()).any(|(_, part, _)| is_script(part)),
+            _ => is_script(self.command),
+        }
+    }
+
+    fn begin_round(&mut self, responses: usize) {
+        self.round = (self.round + 1) % NOBODY;
+        self.responses_left = responses;
+    }
+
+    fn take_keys(&mut self, part: usize, bytes: &[u8]) -> Option<()> {
+        let mut fields = FieldReader(bytes);
+        self.gathered.watch_failed |= fields.byte()? != 0;
+        self.gathered.note_version(fields.number()?);
+        if let Some(map) = fields.optional_bytes()? {
+            self.gathered.note_map(DatabaseMap::decode(map)?);
+        }
+        if let Scope::Keys(places) = &self.participants.get(part)?.scope {
+            for place in places {
+                self.gathered.add(place.clone(), &mut fields)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Runs the handler on what is here.
+    fn run_handler(&mut self) -> Result<(), CommandError> {
+        let Work::Handler(handler) = self.work else {
+            return Err(CommandError::Internal);
+        };
+        self.reply.clear();
+        self.gathered.now_ms = crate::clock::unix_ms();
+        self.effects.clear();
+        self.effects.forget_ran();
+        let mut context = Context {
+            arguments: self.arguments.get(),
+            reply: Reply::new(&mut self.reply, self.caller.version),
+            now_ms: self.gathered.now_ms,
+            view: View::Gathered(&mut self.gathered),
+            database: self.caller.database,
+            seed: crate::clock::unix_us(),
+            string_bytes_max: self.string_bytes_max,
+            client_id: self.caller.client_id,
+            is_inner: false,
+            effects: &mut self.effects,
+            pieces: None,
+            waits: None,
+        };
+        let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
+        let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
+        self.waits = context.waits.take().filter(|_| outcome.is_ok());
+        outcome
+    }
+}
+
+/// Asks executors from a thread that may wait.
+struct Asking {
+    links: Links,
+    home: flume::Receiver<Box<Batch>>,
+    router: crate::channel::router::Router,
+}
+
+impl Asking {
+    /// Asks the executor that has `key`, and waits.
+    fn ask(&mut self, key: &[u8], question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
+        let link = usize::from(self.router.executor_of(Slot::of(key)).0);
+        self.ask_at(link, question)
+    }
+
+    fn ask_at(&mut self, link: usize, question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
+        let words = [TRANSACTION_READ.name.as_bytes(), &question.encode()];
+        self.links.push(
+            (link, Priority::Normal),
+            RequestId::default(),
+            &TRANSACTION_READ,
+            Caller::default(),
+            Instant::now() + APPLY_DEADLINE,
+            words,
+        );
+        self.links.flush();
+        loop {
+            match self.home.recv_timeout(ANSWER_PATIENCE) {
+                Ok(batch) => {
+                    let reply = batch.responses.first().map(|response| batch.reply(response).to_vec());
+                    self.links.recycle(batch);
+                    return match reply.as_deref().and_then(<[u8]>::split_first) {
+                        Some((b'=', rest)) => Ok(rest.to_vec()),
+                        Some((b'-', text)) => {
+                            let text = String::from_utf8_lossy(text).trim_end().to_owned();
+                            Err(CommandError::text(text))
+                        }
+                        _ => Err(CommandError::Internal),
+                    };
+                }
+                Err(flume::RecvTimeoutError::Timeout) => {
+                    // A channel that did not take it is offered it again.
+                    self.links.retry();
+                }
+                Err(flume::RecvTimeoutError::Disconnected) => return Err(CommandError::Internal),
+            }
+        }
+    }
+}
+
+impl Remote for Asking {
+    fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<Vec<u8>>, CommandError> {
+        let answer = self.ask(&owner.key, &Question::Member(owner, column, member))?;
+        let value = FieldReader(&answer).optional_bytes().ok_or(CommandError::Internal)?;
+        Ok(value.map(<[u8]>::to_vec))
+    }
+
+    fn members(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        range: Range<'_>,
+        direction: Direction,
+        count: usize,
+    ) -> Result<Vec<Member>, CommandError> {
+        let answer = self.ask(&owner.key, &Question::Members(owner, column, range, direction, count))?;
+        decode_members(&answer).ok_or(CommandError::Internal)
+    }
+
+    fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError> {
+        self.ask(&place.1, &Question::Key(place))
+    }
+
+    fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        let answer = self.ask(key, &Question::ScanPosition(key, position))?;
+        let name = FieldReader(&answer).optional_bytes().ok_or(CommandError::Internal)?;
+        Ok(name.map(<[u8]>::to_vec))
+    }
+
+    fn remember_scan_position(&mut self, key: &[u8], name: &[u8]) -> Result<u64, CommandError> {
+        let answer = self.ask(key, &Question::NewScanPosition(key, name))?;
+        FieldReader(&answer).number().ok_or(CommandError::Internal)
+    }
+
+    fn count(&mut self, database: u8) -> Result<u64, CommandError> {
+        let mut count = 0;
+        for link in 0..self.router.executor_count() {
+            let answer = self.ask_at(link, &Question::Count(database))?;
+            count += FieldReader(&answer).number().ok_or(CommandError::Internal)?;
+        }
+        Ok(count)
+    }
+
+    fn keys(&mut self, database: u8, range: KeyRange, now_ms: u64) -> Result<KeysFound, CommandError> {
+        let shard = self.router.shard_of(Slot(range.slot));
+        let shard_end = slots_of(shard, self.router.shard_count()).end;
+        let here = KeyRange {
+            end: range.end.min(shard_end),
+            ..range
+        };
+        let link = usize::from(self.router.owner(shard).0);
+        let answer = self.ask_at(link, &Question::Keys(database, &here, now_ms))?;
+        let (keys, last) = decode_keys(&answer).ok_or(CommandError::Internal)?;
+        let rest = KeyRange {
+            slot: last.as_ref().map_or(here.end, |key| Slot::of(key).0),
+            after: last,
+            end: range.end,
+        };
+        Ok(KeysFound {
+            keys,
+            rest: (rest.slot < rest.end).then_some(rest),
+        })
+    }
+}

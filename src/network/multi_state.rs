@@ -1,0 +1,206 @@
+//! What a connection has said since MULTI, and where keys are that it watches.
+
+use crate::channel::message::Request;
+use crate::commands::table::{Command, Runs};
+use crate::error::CommandError;
+use crate::executor::locks::Place;
+use crate::protocol::{Arguments, Span};
+use std::collections::BTreeSet;
+
+/// A command that was queued, its arguments lying among those of its queue.
+#[derive(Clone, Copy)]
+pub struct Queued {
+    /// Its row.
+    pub command: &'static Command,
+    first_span: usize,
+    span_count: usize,
+}
+
+/// The commands since MULTI.
+#[derive(Default)]
+pub struct Queue {
+    commands: Vec<Queued>,
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    /// One was refused: EXEC will run none.
+    refused: bool,
+    /// Commands that run on the network executor.
+    network_commands: usize,
+}
+
+impl Queue {
+    /// The commands, oldest first.
+    pub fn commands(&self) -> &[Queued] {
+        &self.commands
+    }
+
+    /// The arguments of one of them.
+    pub fn arguments(&self, queued: &Queued) -> Arguments<'_> {
+        let spans = &self.spans[queued.first_span..][..queued.span_count];
+        Arguments::new(&self.bytes, spans)
+    }
+
+    /// Whether a command was refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Whether there are commands among them that run on the network executor.
+    pub fn has_network_commands(&self) -> bool {
+        self.network_commands > 0
+    }
+
+    /// The memory that it takes.
+    pub fn memory(&self) -> usize {
+        self.bytes.len() + self.spans.len() * size_of::<Span>() + self.commands.len() * size_of::<Queued>()
+    }
+
+    fn push(&mut self, command: &'static Command, arguments: Arguments<'_>) -> Result<(), CommandError> {
+        let added: usize = arguments.iter().map(<[u8]>::len).sum();
+        // Positions have 32 bits, here and in the message to the storage executor, which has a few bytes more.
+        if self.memory() + added + size_of::<Request>() > QUEUE_BYTES_MAX {
+            return Err(CommandError::text(
+                "OOM the transaction's commands take more than 2 GiB",
+            ));
+        }
+        let first_span = self.spans.len();
+        for argument in arguments.iter() {
+            self.spans.push(Span {
+                start: self.bytes.len() as u32,
+                len: argument.len() as u32,
+            });
+            self.bytes.extend_from_slice(argument);
+        }
+        self.commands.push(Queued {
+            command,
+            first_span,
+            span_count: arguments.len(),
+        });
+        self.network_commands += usize::from(matches!(command.runs, Runs::Network(_)));
+        Ok(())
+    }
+}
+
+/// Most that one queue may take, whatever `client-query-buffer-limit` says: positions have 32 bits.
+const QUEUE_BYTES_MAX: usize = 2 << 30;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct TransactionState {
+    queue: Option<Queue>,
+    /// While EXEC runs: how many commands it has.
+    running: Option<usize>,
+    /// Storage executors that know of keys which the client watches.
+    watched_links: Vec<usize>,
+    watched_keys: BTreeSet<Place>,
+    /// Storage executors that are to forget what the client watches.
+    to_forget: Vec<usize>,
+}
+
+impl TransactionState {
+    /// MULTI
+    ///
+    /// # Errors
+    /// There was one.
+    pub fn begin(&mut self) -> Result<(), CommandError> {
+        if self.is_open() {
+            return Err(CommandError::text("ERR MULTI calls can not be nested"));
+        }
+        self.queue = Some(Queue::default());
+        Ok(())
+    }
+
+    /// Whether commands are queued now.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Queues a command.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn push(&mut self, command: &'static Command, arguments: Arguments<'_>) -> Result<(), CommandError> {
+        match &mut self.queue {
+            Some(queue) => queue.push(command, arguments),
+            None => Err(CommandError::Internal),
+        }
+    }
+
+    /// A command could not be queued: EXEC will run none.
+    pub fn refuse(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.refused = true;
+        }
+    }
+
+    /// The transaction is over: EXEC or DISCARD takes its commands.
+    pub fn take_queue(&mut self) -> Option<Queue> {
+        self.queue.take()
+    }
+
+    /// EXEC runs that many commands, or does not any more.
+    pub fn set_running(&mut self, commands: Option<usize>) {
+        self.running = commands;
+    }
+
+    /// How many commands CLIENT LIST shows; `None` outside of MULTI.
+    pub fn shown_commands(&self) -> Option<usize> {
+        self.queue.as_ref().map(|queue| queue.commands.len()).or(self.running)
+    }
+
+    /// The memory that the queue takes.
+    pub fn memory(&self) -> usize {
+        self.queue.as_ref().map_or(0, Queue::memory)
+    }
+
+    /// Whether a queued command is one of those that `is_wanted` names.
+    pub fn has(&self, is_wanted: impl Fn(&Command) -> bool) -> bool {
+        let mut commands = self.queue.iter().flat_map(Queue::commands);
+        commands.any(|queued| is_wanted(queued.command))
+    }
+
+    /// A storage executor is told to watch a key.
+    pub fn watch(&mut self, link: usize, database: u8, key: &[u8]) {
+        if !self.watched_links.contains(&link) {
+            self.watched_links.push(link);
+        }
+        self.watched_keys.insert((database, key.to_vec()));
+    }
+
+    /// How many keys are watched.
+    pub fn watched_keys(&self) -> usize {
+        self.watched_keys.len()
+    }
+
+    /// The storage executors that know of watched keys, which EXEC asks and which forget them, and the keys.
+    pub fn take_watched(&mut self) -> (Vec<usize>, BTreeSet<Place>) {
+        (
+            std::mem::take(&mut self.watched_links),
+            std::mem::take(&mut self.watched_keys),
+        )
+    }
+
+    /// UNWATCH
+    pub fn unwatch(&mut self) {
+        let (links, _) = self.take_watched();
+        self.to_forget.extend(links);
+    }
+
+    /// Storage executors that EXEC did not ask are to forget what the client watches.
+    pub fn forget(&mut self, links: &[usize]) {
+        self.to_forget.extend(links);
+    }
+
+    /// The storage executors that are to forget what the client watches, once.
+    #[inline]
+    pub fn take_to_forget(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.to_forget)
+    }
+
+    /// RESET, and the end of the connection.
+    pub fn reset(&mut self) {
+        self.queue = None;
+        self.unwatch();
+    }
+}

@@ -1,0 +1,230 @@
+//! A shard's part in what is written on several shards: redo records, and which of them it has followed.
+
+use super::{Shard, ShardState};
+use crate::error::CommandError;
+use crate::executor::locks::TransactionId;
+use crate::faults;
+use crate::slots::Slot;
+use crate::storage::database::{Column, Direction};
+use crate::storage::encoding::{self, Record};
+use crate::storage::fields::FieldWriter;
+use crate::storage::redo::Write;
+use crate::storage::shard::Owner;
+use std::ops::ControlFlow;
+
+/// Members, and their bytes, up to which a collection travels whole to where a transaction runs. Of a larger one that place
+/// asks for what it needs.
+const MEMBERS_SENT_MAX: usize = 512;
+const MEMBER_BYTES_SENT_MAX: usize = 64 * 1024;
+
+impl Shard {
+    /// Whether it would take a write now.
+    pub fn takes_writes(&self) -> Result<(), CommandError> {
+        match &self.state {
+            ShardState::Healthy | ShardState::Stalled => Ok(()),
+            ShardState::ReadOnly => Err(CommandError::DiskFull),
+            ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),
+        }
+    }
+
+    /// The newest version that a collection was given here.
+    pub fn last_version(&self) -> u64 {
+        self.last_version
+    }
+
+    /// Stages writes that were decided elsewhere; returns the turn they will be committed in. Staging them again changes nothing.
+    pub fn apply(&mut self, writes: &[Write]) -> Result<u64, CommandError> {
+        let mut epoch = 0;
+        for write in writes {
+            let slot = Slot::of(write.key().unwrap_or_default());
+            let (written, version) = match write {
+                Write::Databases { map } if map.generation <= self.databases.generation => continue,
+                Write::Databases { map } => (self.set_database_map(*map)?, 0),
+                Write::Empty { database } => (self.flush(*database)?, 0),
+                Write::Record { database, key, value } => {
+                    let version = value
+                        .as_deref()
+                        .and_then(Record::decode)
+                        .map_or(0, |record| record.version);
+                    (self.write(*database, slot, key, value.clone())?, version)
+                }
+                Write::Member {
+                    owner,
+                    column,
+                    member,
+                    value,
+                } => (
+                    self.write_member((owner, slot), *column, member, value.clone())?,
+                    owner.version,
+                ),
+            };
+            epoch = epoch.max(written);
+            self.last_version = self.last_version.max(version);
+        }
+        Ok(epoch)
+    }
+
+    /// All that is staged, as a start would have to write it.
+    pub fn staged_writes(&self) -> Vec<Write> {
+        let emptied = (0..encoding::DATABASE_COUNT as u8).filter(|number| self.whole.emptied >> number & 1 == 1);
+        let emptied = emptied.filter_map(|physical| self.number_of(physical));
+        let emptied = emptied.map(|number| Write::Empty { database: Some(number) });
+        let map = self
+            .whole
+            .has_new_map
+            .then_some(Write::Databases { map: self.databases });
+        map.into_iter()
+            .chain(emptied)
+            .chain(self.records.staged().filter_map(|staged| self.as_write(staged)))
+            .collect()
+    }
+
+    /// A staged record as a write; `None` if it is one of the shard's own.
+    fn as_write(&self, (column, key, value): (Column, &[u8], Option<&[u8]>)) -> Option<Write> {
+        let value = value.map(<[u8]>::to_vec);
+        let (meta_key, version, member) = match column {
+            Column::Meta => (key.to_vec(), 0, None),
+            Column::Data | Column::Score => {
+                let (meta_key, version) = encoding::owner_of_member(key)?;
+                // Its length(4) and the version(8) are there, too.
+                let member = key.get(meta_key.len() + 12..)?.to_vec();
+                (meta_key, version, Some(member))
+            }
+            Column::Expiry | Column::System => return None,
+        };
+        let (physical, _, key) = encoding::split_meta_key(&meta_key)?;
+        let database = self.number_of(physical)?;
+        let key = key.to_vec();
+        Some(match member {
+            None => Write::Record { database, key, value },
+            Some(member) => Write::Member {
+                owner: Owner { database, key, version },
+                column,
+                member,
+                value,
+            },
+        })
+    }
+
+    /// Whether the running command has staged anything here.
+    pub fn command_staged(&self) -> bool {
+        self.records.command_staged() || !self.whole_undo.is_empty()
+    }
+
+    /// Stages the redo record of a transaction of which this shard is the home.
+    pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        Ok(self.note_redo(id, parts))
+    }
+
+    /// The same for what is staged already, and to be committed with other shards as one.
+    pub fn note_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
+        self.set_system_key(&encoding::redo_key(id));
+        // Without one there is nothing to delete either.
+        self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts))
+    }
+
+    /// All others have followed: stages the deletion of the record.
+    pub fn delete_redo(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+        self.write_system(&encoding::redo_key(id), None)
+    }
+
+    /// The redo records on disk, by transaction.
+    pub fn redo_records(&self) -> Result<Vec<(TransactionId, Vec<u8>)>, CommandError> {
+        let mut found = Vec::new();
+        let (from, to) = (encoding::redo_key(0), encoding::redo_key(u64::MAX));
+        self.database.scan(Column::System, &from, &to, |key, parts| {
+            found.extend(encoding::id_of_redo_key(key).map(|id| (id, parts.to_vec())));
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// Whether this shard has followed a transaction of another home that is not known to be finished.
+    pub fn has_applied(&self, id: TransactionId) -> bool {
+        self.applied.contains(&id)
+    }
+
+    /// Stages the note that it does so with what the running command stages.
+    pub fn note_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        Ok(self.note_following(id))
+    }
+
+    /// The same for what is staged already, and to be committed with other shards as one.
+    pub fn note_following(&mut self, id: TransactionId) -> u64 {
+        self.applied.insert(id);
+        let noted = encoding::encode_applied(&self.applied);
+        self.set_system_key(encoding::APPLIED_KEY);
+        self.stage_here(Column::System, Some(noted))
+    }
+
+    /// The redo record of a transaction is gone, so that it need not be remembered: the next note leaves it out.
+    pub fn forget_applied(&mut self, id: TransactionId) {
+        self.applied.remove(&id);
+    }
+
+    /// The same for all, at once.
+    pub fn forget_all_applied(&mut self) -> Result<(), CommandError> {
+        if !std::mem::take(&mut self.applied).is_empty() {
+            self.write_system(encoding::APPLIED_KEY, None)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
+        self.check_writable()?;
+        self.set_system_key(key);
+        Ok(self.stage_here(Column::System, value))
+    }
+
+    fn set_system_key(&mut self, key: &[u8]) {
+        self.key.clear();
+        self.key.extend_from_slice(key);
+    }
+
+    /// Appends to `out` what a transaction that runs elsewhere gets of a key: its record, and its members if they are few.
+    /// Returns the newest turn whose writes were seen.
+    pub fn export(&mut self, database: u8, key: &[u8], out: &mut Vec<u8>) -> Result<u64, CommandError> {
+        let slot = Slot::of(key);
+        let (record, mut epoch) = self.read_header(database, slot, key)?;
+        let Some(record) = record else {
+            FieldWriter(out).optional_bytes(None);
+            return Ok(epoch);
+        };
+        FieldWriter(out).optional_bytes(Some(&record.encode()));
+        if record.version == 0 {
+            return Ok(epoch);
+        }
+        let owner = Owner {
+            database,
+            key: key.to_vec(),
+            version: record.version,
+        };
+        let mut members = Vec::new();
+        let mut left = MEMBERS_SENT_MAX;
+        for column in [Column::Data, Column::Score] {
+            let seen = self.scan_members(
+                (&owner, slot),
+                column,
+                (b"", None),
+                Direction::Forward,
+                &mut |member, value| {
+                    let mut fields = FieldWriter(&mut members);
+                    fields.byte(column as u8);
+                    fields.bytes(member);
+                    fields.bytes(value);
+                    left = left.saturating_sub(1);
+                    match left == 0 || members.len() > MEMBER_BYTES_SENT_MAX {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                },
+            )?;
+            epoch = epoch.max(seen);
+        }
+        let are_few = left > 0 && members.len() <= MEMBER_BYTES_SENT_MAX;
+        FieldWriter(out).optional_bytes(are_few.then_some(&members));
+        Ok(epoch)
+    }
+}
