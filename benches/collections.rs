@@ -1,16 +1,17 @@
-//! Collections over TCP: what one member costs in a hash, list, set, sorted set or stream of 16 and of a million members.
-//! Both should cost about the same: no operation here should depend on how large the collection is.
+//! Collections over TCP: what one member costs in a hash, list, set, sorted set or stream of 16 and of a million
+//! members. Both should cost about the same: no operation here should depend on how large the collection is.
 //!
 //! An iteration is one pipeline on one connection, so the throughput is in commands (in pairs of commands for `delete`,
-//! which puts back what it deletes). The load runs on the same machine as the server. The operations follow one another on
-//! the same collections, so that a later one finds what members that came and went have left on disk: tombstones, which a
-//! walk must not pass one by one.
+//! which puts back what it deletes). The load runs on the same machine as the server. The operations follow one another
+//! on the same collections, so that a later one finds what members that came and went have left on disk: tombstones,
+//! which a walk must not pass one by one.
 //!
 //! Two figures are printed at the end:
 //!
-//! - `collections/delete_10_million`: the latencies of HGET of one field of a hash of 10 million and of one of 16; then how long
-//!   DEL, UNLINK, SET over it and its expiry take to answer, when the bytes of the data directory are back below a tenth, and
-//!   the latencies of GET until then. It has 1 million fields unless `CORELANE_BENCH_FULL` is set, since the load takes a while.
+//! - `collections/delete_10_million`: the latencies of HGET of one field of a hash of 10 million and of one of 16; then
+//!   how long DEL, UNLINK, SET over it and its expiry take to answer, when the bytes of the data directory are back
+//!   below a tenth, and the latencies of GET until then. It has 1 million fields unless `CORELANE_BENCH_FULL` is set,
+//!   since the load takes a while.
 //! - `collections/get_during_hgetall`: the latencies of GET on one connection while another reads HGETALL of 5 million
 //!   fields (1 million likewise), beside the same GETs without it.
 //!
@@ -258,7 +259,8 @@ fn slowest_until_gone(connection: &mut Connection, key: &str) -> Duration {
     slowest
 }
 
-/// Waits until the data directory has no more than `bytes_max`, with one GET after the other: its bytes, and how long they took.
+/// Waits until the data directory has no more than `bytes_max`, with one GET after the other: its bytes, and how long
+/// they took.
 fn wait_for_space(
     running: &Running,
     connection: &mut Connection,
@@ -386,8 +388,8 @@ impl Connection {
         began.elapsed()
     }
 
-    /// Reads a reply and keeps nothing of it. Everything that is asked for here is there: an error, a nil, an empty array
-    /// and a zero are wrong.
+    /// Reads a reply and keeps nothing of it. Everything that is asked for here is there: an error, a nil, an empty
+    /// array and a zero are wrong.
     fn skip_reply(&mut self) {
         let mut values_left = 1;
         while values_left > 0 {

@@ -1,11 +1,13 @@
-//! Corelane against redis-server, both under redis-benchmark, on this machine and in the same run: the figures of README.
+//! Corelane against redis-server, both under redis-benchmark, on this machine and in the same run: the figures of
+//! README.
 //!
-//! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64 under each durability, and for
-//! commands on collections and a script at pipeline 16, the medians of three interleaved rounds in thousand requests per second, the ratio,
-//! and the server's CPU seconds per million requests (user and system time of the whole process, from /proc). Redis runs with
-//! `appendonly yes` and `appendfsync everysec` or `always`, Corelane with `durability interval` or `always`. Then come the times of a hand-over by
-//! BLPOP: from sending an RPUSH on one connection to reading the element on another that waits for it. With the argument
-//! `collections` or `blocking` it prints only those. It needs redis-server and redis-benchmark.
+//! `cargo bench --bench comparison` prints, for SET, GET, INCR and MSET at pipeline 1, 16 and 64 under each durability,
+//! and for commands on collections and a script at pipeline 16, the medians of three interleaved rounds in thousand
+//! requests per second, the ratio, and the server's CPU seconds per million requests (user and system time of the whole
+//! process, from /proc). Redis runs with `appendonly yes` and `appendfsync everysec` or `always`, Corelane with
+//! `durability interval` or `always`. Then come the times of a hand-over by BLPOP: from sending an RPUSH on one
+//! connection to reading the element on another that waits for it. With the argument `collections` or `blocking` it
+//! prints only those. It needs redis-server and redis-benchmark.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// What is run against each server under each durability: as `redis-benchmark -t` names it, with the requests that share one
-/// round's time.
+/// What is run against each server under each durability: as `redis-benchmark -t` names it, with the requests that
+/// share one round's time.
 const TESTS: [(&str, usize); 4] = [("set", 1), ("get", 1), ("incr", 1), ("mset", 8)];
 
 const PIPELINES: [usize; 3] = [1, 16, 64];
@@ -159,8 +161,8 @@ impl Server {
         ticks / 100.0
     }
 
-    /// Runs redis-benchmark once, with what `command` ends it with: thousand requests per second, and CPU seconds per million
-    /// requests.
+    /// Runs redis-benchmark once, with what `command` ends it with: thousand requests per second, and CPU seconds per
+    /// million requests.
     fn run(&self, command: &[&str], pipeline: usize, requests: usize) -> (f64, f64) {
         let cpu_before = self.cpu_seconds();
         let output = Command::new("redis-benchmark")

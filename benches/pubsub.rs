@@ -1,9 +1,10 @@
 //! PUBLISH to 1, 100 and 10,000 subscribers of one channel: Corelane against redis-server, in the same run.
 //!
-//! `cargo bench --bench pubsub` prints, for 1 and 100 subscribers, the time from sending a pipeline of PUBLISH to the moment
-//! when its replies and all messages were read, as p50 over the rounds, and the messages that were read per second. The two
-//! servers take turns. With the argument `all` it does so for 10,000 subscribers too, for which it needs 12,000 open files.
-//! One thread publishes and reads everything, so the figures contain its work: ratios tell more than rates.
+//! `cargo bench --bench pubsub` prints, for 1 and 100 subscribers, the time from sending a pipeline of PUBLISH to the
+//! moment when its replies and all messages were read, as p50 over the rounds, and the messages that were read per
+//! second. The two servers take turns. With the argument `all` it does so for 10,000 subscribers too, for which it
+//! needs 12,000 open files. One thread publishes and reads everything, so the figures contain its work: ratios tell
+//! more than rates.
 
 #[path = "common/server.rs"]
 mod process;

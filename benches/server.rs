@@ -1,9 +1,9 @@
 //! The whole server over TCP: the built program, loaded by 50 connections at pipeline 1, 16 and 64, once with one
 //! executor for both roles and once with a network and a storage executor on cores of their own.
 //!
-//! An iteration is one pipeline on each connection, so the throughput is in commands. The load is made by two threads on
-//! the same machine: on a small one they take cores from the server, and figures compare only with others of the same
-//! machine. The time from sending a pipeline to reading its last reply is printed at the end, as p50 and p99.
+//! An iteration is one pipeline on each connection, so the throughput is in commands. The load is made by two threads
+//! on the same machine: on a small one they take cores from the server, and figures compare only with others of the
+//! same machine. The time from sending a pipeline to reading its last reply is printed at the end, as p50 and p99.
 
 mod common;
 #[path = "common/cpus.rs"]

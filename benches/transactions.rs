@@ -1,17 +1,17 @@
-//! Commands on several keys over TCP: what they cost where the keys lie on one shard, on several of one storage executor, and
-//! on two or four executors, where they are transactions. The first two need no locks and should cost the same but for the
-//! redo record that several shards need.
+//! Commands on several keys over TCP: what they cost where the keys lie on one shard, on several of one storage
+//! executor, and on two or four executors, where they are transactions. The first two need no locks and should cost the
+//! same but for the redo record that several shards need.
 //!
-//! An iteration is one command on each connection (MULTI, four SETs and EXEC count as one, and so do two LMOVEs, there and back), each on keys of its own. The
-//! load runs on the machine of the server, on a small one on its cores: figures compare only with others of the same run, and
-//! so as ratios. Cases that need more CPUs than there are, are left out.
+//! An iteration is one command on each connection (MULTI, four SETs and EXEC count as one, and so do two LMOVEs, there
+//! and back), each on keys of its own. The load runs on the machine of the server, on a small one on its cores: figures
+//! compare only with others of the same run, and so as ratios. Cases that need more CPUs than there are, are left out.
 //!
 //! Printed at the end:
 //!
 //! - the time from sending the commands of all connections to each one's reply, as p50 and p99;
-//! - `transactions/beside`: the rate of SETs of other keys by themselves, and while other clients run MSETs on one shard and on
-//!   two executors: the two should take about the same from it, since a transaction holds up nobody on other keys. What either
-//!   takes is CPU time.
+//! - `transactions/beside`: the rate of SETs of other keys by themselves, and while other clients run MSETs on one
+//!   shard and on two executors: the two should take about the same from it, since a transaction holds up nobody on
+//!   other keys. What either takes is CPU time.
 //!
 //! `cargo bench --bench transactions -- "transactions/two executors"` measures what begins so, as with criterion.
 

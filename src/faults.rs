@@ -129,12 +129,13 @@ mod hooks {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
-    /// The file in a shard's folder that says what of its log is surely on disk: a line `NAME BYTES` for each log file, as
-    /// long as it was before the last successful sync began. It is written before the sync's result is told to
-    /// anybody, so cutting every log file to that length (to nothing if it is not listed) is the worst that a loss of power may do.
+    /// The file in a shard's folder that says what of its log is surely on disk: a line `NAME BYTES` for each log file,
+    /// as long as it was before the last successful sync began. It is written before the sync's result is told to
+    /// anybody, so cutting every log file to that length (to nothing if it is not listed) is the worst that a loss of
+    /// power may do.
     ///
-    /// RocksDB also syncs by itself the logs of memtables that it flushes to files, which is not recorded: keep a test's data
-    /// below `write-buffer-size`.
+    /// RocksDB also syncs by itself the logs of memtables that it flushes to files, which is not recorded: keep a
+    /// test's data below `write-buffer-size`.
     pub const SYNCED_FILE: &str = "SYNCED";
 
     const VARIABLE: &str = "CORELANE_FAULTS";

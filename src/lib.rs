@@ -22,8 +22,8 @@
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.
 //!
-//! - [`network`]: a client's bytes, from the socket to the channel and back; and what is published, from any thread to the inboxes
-//!   of the network executors that have subscribers.
+//! - [`network`]: a client's bytes, from the socket to the channel and back; and what is published, from any thread to
+//!   the inboxes of the network executors that have subscribers.
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
 //! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
 //! - [`executor`]: the storage executors, which own the shards: turns, waiting commands, their part in transactions.
@@ -33,12 +33,14 @@
 //! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
 //! - [`topology`]: which executor goes on which core.
 //! - [`observe`]: counters, histograms, INFO.
-//! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and stop.
+//! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and
+//!   stop.
 //! - [`engine`]: the same storage executors for a program that embeds them, without TCP.
 //!
-//! A GET's way: [`network::network_executor`] reads and parses, [`network::dispatch`] finds its row in [`commands::table`] and its
-//! executor in [`channel::router`], [`channel::link`] sends the turn's batch, [`executor::storage_executor`] runs
-//! [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back the same way.
+//! A GET's way: [`network::network_executor`] reads and parses, [`network::dispatch`] finds its row in
+//! [`commands::table`] and its executor in [`channel::router`], [`channel::link`] sends the turn's batch,
+//! [`executor::storage_executor`] runs [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back
+//! the same way.
 
 pub mod channel;
 mod clock;

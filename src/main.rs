@@ -12,8 +12,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
-// Measured with redis-benchmark at pipeline 16: with glibc's allocator a GET takes about a tenth more of the server's CPU, a
-// SET about the same.
+// Measured with redis-benchmark at pipeline 16: with glibc's allocator a GET takes about a tenth more of the server's
+// CPU, a SET about the same.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

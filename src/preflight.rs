@@ -1,8 +1,9 @@
 //! What must be true of the machine before the server starts, each checked in advance.
 //!
-//! Most of it would come to light later anyway, as a panic inside glommio, a vague errno or a server that answers half of
-//! its clients. Here each failure is a [`PreflightError`]: one sentence that says what is wrong and how to mend it.
-//! [`Preflight::run`] makes all checks in order; [`wake_self_test`] comes after it, when the core map is known to be good.
+//! Most of it would come to light later anyway, as a panic inside glommio, a vague errno or a server that answers half
+//! of its clients. Here each failure is a [`PreflightError`]: one sentence that says what is wrong and how to mend it.
+//! [`Preflight::run`] makes all checks in order; [`wake_self_test`] comes after it, when the core map is known to be
+//! good.
 
 // Unsafe: getrlimit(2), setrlimit(2), uname(2), statfs(2), statvfs(3) and the CPU's feature registers.
 #![allow(unsafe_code)]
@@ -33,8 +34,8 @@ const KERNEL_COOPERATIVE: KernelVersion = KernelVersion { major: 5, minor: 19 };
 const LOCKED_BYTES_FLOOR: u64 = 512 * 1024;
 /// Each executor has a main, a latency and a poll ring.
 const RINGS_PER_EXECUTOR: u64 = 3;
-/// How long a data directory may be in use by a process that is being taken down before it is refused: the kernel frees a
-/// server's memory, which can take seconds, before its locks.
+/// How long a data directory may be in use by a process that is being taken down before it is refused: the kernel frees
+/// a server's memory, which can take seconds, before its locks.
 const DIRECTORY_RELEASE_LIMIT: Duration = Duration::from_secs(10);
 /// The same if the process seems to live: for a moment after SIGKILL it does.
 const DIRECTORY_RELEASE_LEAST: Duration = Duration::from_millis(100);
@@ -46,8 +47,9 @@ pub const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
 /// CAP_IPC_LOCK's bit in the capability masks of /proc/self/status.
 const CAPABILITY_IPC_LOCK: u32 = 14;
 
-/// How long an address may be in use before it is refused: the kernel closes the listeners of a process that had them in
-/// io_uring a moment after the process is gone, so a server that is started again at once finds its own address taken.
+/// How long an address may be in use before it is refused: the kernel closes the listeners of a process that had them
+/// in io_uring a moment after the process is gone, so a server that is started again at once finds its own address
+/// taken.
 const ADDRESS_RELEASE_LIMIT: Duration = Duration::from_secs(3);
 /// How often it is tried in that time.
 const ADDRESS_RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -61,8 +63,8 @@ const LOCK_FILE_NAME: &str = "LOCK";
 /// How long one wake of the self-test may take. A good machine needs some 50 µs; a second is beyond any load.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
 /// An unanswered executor gets another wake this often: glommio may park with a task still queued when its thread was
-/// descheduled for longer than the preempt timer (100 ms). Real executors have a housekeeping timer against that; here a
-/// timer would hide the lost wakes that the test is for.
+/// descheduled for longer than the preempt timer (100 ms). Real executors have a housekeeping timer against that; here
+/// a timer would hide the lost wakes that the test is for.
 const WAKE_NUDGE_INTERVAL: Duration = Duration::from_millis(50);
 /// A machine that is overloaded at the start may hold a wake up for a second; one that loses wakes does it every time.
 const WAKE_TEST_ATTEMPTS: usize = 3;
@@ -402,8 +404,8 @@ pub fn io_uring() -> Result<(), PreflightError> {
 /// - with CAP_IPC_LOCK nothing is charged, and glommio's own floor of 512 KiB is the only limit;
 /// - without it a ring of depth D is charged for 64 D (submission entries) + 2 D × 16 (completions) + 4 D, in pages of
 ///   4 KiB, plus its registered 64 KiB: 504 KiB for each executor at depth 1024, 1,404 KiB at 4096. Least that
-///   worked at 1024: 827 KiB for two executors, 1,464 for four, 3,688 for eight; less than the sum, since the buffers that
-///   no longer fit are only warned of;
+///   worked at 1024: 827 KiB for two executors, 1,464 for four, 3,688 for eight; less than the sum, since the buffers
+///   that no longer fit are only warned of;
 /// - Linux 5.12 to 6.13 charge the registered buffers only; 5.11 and older the rings too, rounded up to powers of two.
 fn locked_bytes_needed(executors: usize, ring_depth: usize, kernel: KernelVersion) -> u64 {
     const PAGE_BYTES: u64 = 4096;
@@ -423,7 +425,8 @@ fn locked_bytes_needed(executors: usize, ring_depth: usize, kernel: KernelVersio
     charged.max(LOCKED_BYTES_FLOOR)
 }
 
-/// Checks RLIMIT_MEMLOCK for `executors` with rings of `ring_depth` entries, after raising the soft limit to the hard one.
+/// Checks RLIMIT_MEMLOCK for `executors` with rings of `ring_depth` entries, after raising the soft limit to the hard
+/// one.
 ///
 /// # Errors
 ///
@@ -458,7 +461,8 @@ fn status_field(name: &str) -> Option<String> {
     line.split_whitespace().next().map(str::to_owned)
 }
 
-/// Sets the soft limit to the hard one, and returns what holds then. The hard limit is an administrator's decision and stays.
+/// Sets the soft limit to the hard one, and returns what holds then. The hard limit is an administrator's decision and
+/// stays.
 fn raise_to_hard_limit(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -519,8 +523,8 @@ fn clients_within(
     Ok(room.min(clients_max))
 }
 
-/// The right to use a data directory: an exclusive flock(2) on its `LOCK` file, held until this is dropped or the process
-/// ends in whatever way. The file holds the process id, for the message that others get.
+/// The right to use a data directory: an exclusive flock(2) on its `LOCK` file, held until this is dropped or the
+/// process ends in whatever way. The file holds the process id, for the message that others get.
 #[derive(Debug)]
 pub struct DataDirLock {
     _file: File,
@@ -531,8 +535,8 @@ pub struct DataDirLock {
 /// # Errors
 ///
 /// [`PreflightError::DirectoryIsFile`], [`PreflightError::DirectoryNotMade`], [`PreflightError::DirectoryNotWritable`],
-/// [`PreflightError::DirectoryLocked`], [`PreflightError::DirectoryFull`]. A file system on which data does not last, or
-/// on which fsync promises less, is a warning.
+/// [`PreflightError::DirectoryLocked`], [`PreflightError::DirectoryFull`]. A file system on which data does not last,
+/// or on which fsync promises less, is a warning.
 pub fn data_directory(path: &Path, warnings: &mut Vec<String>) -> Result<DataDirLock, PreflightError> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_dir() => {
@@ -660,8 +664,9 @@ fn file_system_concern(path: &Path) -> Option<&'static str> {
 
 /// Checks that `address` is free and may be listened on, by binding a socket to it for a moment.
 ///
-/// Without SO_REUSEPORT, which glommio's listeners always set: with it a second server would bind without a word and take
-/// half of the connections. With SO_REUSEADDR, so that connections of an earlier server which linger in TIME_WAIT do not count.
+/// Without SO_REUSEPORT, which glommio's listeners always set: with it a second server would bind without a word and
+/// take half of the connections. With SO_REUSEADDR, so that connections of an earlier server which linger in TIME_WAIT
+/// do not count.
 ///
 /// # Errors
 ///
@@ -765,13 +770,13 @@ struct ProbedExecutor {
 }
 
 /// Starts an executor on each of `cpus` (two on the same one if there is only one), lets a thread and the other
-/// executors wake each of them from sleep, and stops them: a kernel or a sandbox in which wakes get lost would otherwise
-/// show as a server that hangs now and then. Takes some 20 ms.
+/// executors wake each of them from sleep, and stops them: a kernel or a sandbox in which wakes get lost would
+/// otherwise show as a server that hangs now and then. Takes some 20 ms.
 ///
 /// # Errors
 ///
-/// [`PreflightError::ExecutorNotStarted`], and [`PreflightError::WakeLost`] when each of some attempts ended in 1 s without
-/// an answer; an executor that hangs is left behind, as nothing can stop it.
+/// [`PreflightError::ExecutorNotStarted`], and [`PreflightError::WakeLost`] when each of some attempts ended in 1 s
+/// without an answer; an executor that hangs is left behind, as nothing can stop it.
 ///
 /// # Panics
 ///

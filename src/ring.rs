@@ -5,9 +5,10 @@
 //! anyway within the same turn. With the flag the completion waits for the executor's next system call (or the next
 //! timer tick), which about doubles what one executor serves at pipeline 1.
 //!
-//! Its price: glommio's spin before it parks makes no system call, so an executor with sockets does not see them until the
-//! spin is over, and a request that arrives meanwhile waits for the rest of it (measured: `tuning/README.md`). Executors
-//! with sockets must spin for 50 µs at most; others are woken through a queue in memory, which the spin does look at.
+//! Its price: glommio's spin before it parks makes no system call, so an executor with sockets does not see them until
+//! the spin is over, and a request that arrives meanwhile waits for the rest of it (measured: `tuning/README.md`).
+//! Executors with sockets must spin for 50 µs at most; others are woken through a queue in memory, which the spin does
+//! look at.
 //!
 //! glommio has no switch for it, so this file takes the place of `src/syscall.c` of the liburing that glommio carries.
 //! That object defines exactly these four functions, nothing else in liburing enters the kernel for a ring, and all
@@ -120,7 +121,8 @@ pub fn probe() -> io::Result<()> {
 
 /// Registers this process for expedited memory barriers (membarrier(2)), which glommio issues before each sleep.
 /// Registered while only one thread runs it costs nothing; left to glommio, the first sleep of an executor takes
-/// 30 to 80 ms. Call it in `main` before any thread starts. A kernel without the call is no error: glommio has another way.
+/// 30 to 80 ms. Call it in `main` before any thread starts. A kernel without the call is no error: glommio has another
+/// way.
 pub fn register_membarrier() {
     let flags: c_uint = 0;
     let cpu: c_int = 0;

@@ -1,7 +1,8 @@
 //! Hash slots and the shards that have them.
 //!
-//! Slots are those of the [Redis Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/):
-//! CRC16-XMODEM of the key, or of its `{hash tag}`, modulo 16384.
+//! Slots are those of the [Redis Cluster
+//! specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/): CRC16-XMODEM of the key,
+//! or of its `{hash tag}`, modulo 16384.
 
 use crc::{CRC_16_XMODEM, Crc, Table};
 use std::ops::Range;

@@ -1,11 +1,13 @@
 //! Random commands against Corelane and redis-server: every reply, and at intervals every key, must be the same.
 //!
-//! The run goes in rounds. A round begins with empty servers, and its seed alone says which commands it has; so a difference is shown
-//! with the seed of its round, `CORELANE_SEED=n` repeats it, and its commands are dropped one after the other for as long as the difference stays.
+//! The run goes in rounds. A round begins with empty servers, and its seed alone says which commands it has; so a
+//! difference is shown with the seed of its round, `CORELANE_SEED=n` repeats it, and its commands are dropped one after
+//! the other for as long as the difference stays.
 //!
-//! What is generated stands in `rows.rs`, what a command is made of in `generator.rs`, what counts as the same in `compare.rs`.
-//! `CORELANE_DIFFERENTIAL_COMMANDS=n` runs n commands in place of a few, and goes on after a difference to find the others too;
-//! `CORELANE_DIFFERENTIAL_WITHOUT="copy rename"` leaves out commands whose differences are known.
+//! What is generated stands in `rows.rs`, what a command is made of in `generator.rs`, what counts as the same in
+//! `compare.rs`. `CORELANE_DIFFERENTIAL_COMMANDS=n` runs n commands in place of a few, and goes on after a difference
+//! to find the others too; `CORELANE_DIFFERENTIAL_WITHOUT="copy rename"` leaves out commands whose differences are
+//! known.
 
 mod compare;
 mod generator;
@@ -284,8 +286,8 @@ fn pipeline_end(steps: &[Step], place: usize) -> usize {
     }
 }
 
-/// Commands of which Redis does not tell WATCH all that they change: consumer groups, the length that a BITFIELD which overflows
-/// gives its string. Here every change counts.
+/// Commands of which Redis does not tell WATCH all that they change: consumer groups, the length that a BITFIELD which
+/// overflows gives its string. Here every change counts.
 const NOT_TOLD: [&str; 11] = [
     "bitfield",
     "xack",
@@ -385,7 +387,8 @@ fn reads_places(step: &Step) -> bool {
     step.family.keys == "geo" && step.row.name() != "geoadd"
 }
 
-/// Whether the scores that a command reads can be places. Others are turned into unsigned integers, for which C has no rule.
+/// Whether the scores that a command reads can be places. Others are turned into unsigned integers, for which C has no
+/// rule.
 fn has_places(oracle: &mut Client, step: &Step) -> bool {
     let place = if step.row.name() == "geosearchstore" { 2 } else { 1 };
     let Some(key) = step.words.get(place) else { return true };
@@ -396,8 +399,8 @@ fn has_places(oracle: &mut Client, step: &Step) -> bool {
     })
 }
 
-/// Whether a command may be answered with an error when Redis has done a part of it: PFADD of several elements to a string
-/// that others have written to. Corelane does nothing then.
+/// Whether a command may be answered with an error when Redis has done a part of it: PFADD of several elements to a
+/// string that others have written to. Corelane does nothing then.
 fn adds_to_hyperloglog(step: &Step) -> bool {
     step.row.name() == "pfadd"
 }
@@ -613,8 +616,8 @@ fn differ(test: &str, shape: Shape) {
         resp2: Pair::connect(server.address(), redis.address(), false),
         resp3: Pair::connect(server.address(), redis.address(), true),
     };
-    // The few of a run in passing are always the same: what Redis leaves open (the order of what sorts alike) differs once in
-    // some hundred thousand commands. A long run has others each time.
+    // The few of a run in passing are always the same: what Redis leaves open (the order of what sorts alike) differs
+    // once in some hundred thousand commands. A long run has others each time.
     let first_seed = match (&given, std::env::var("CORELANE_SEED")) {
         (None, Err(_)) => SEED_DEFAULT,
         _ => seed(test),

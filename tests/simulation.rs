@@ -1,12 +1,13 @@
 //! Random commands against a model, with crashes.
 //!
-//! One client pipelines random commands to a real server and compares every reply with what a simple model says. At random points
-//! the server dies: by SIGKILL in the middle of a pipeline, between the commits of two shards of one turn, or with the
-//! power (what was not synced is cut off the logs). After the restart each shard must hold what the model held after some
-//! prefix of the commands, and no shard may miss an acknowledged one.
+//! One client pipelines random commands to a real server and compares every reply with what a simple model says. At
+//! random points the server dies: by SIGKILL in the middle of a pipeline, between the commits of two shards of one
+//! turn, or with the power (what was not synced is cut off the logs). After the restart each shard must hold what the
+//! model held after some prefix of the commands, and no shard may miss an acknowledged one.
 //!
-//! The seed is printed. `CORELANE_SEED=n` repeats its commands and crashes; deadlines and the moment of a SIGKILL depend on the clock, so a
-//! rare failure may take some repetitions. `CORELANE_SIMULATION_SECONDS=n` runs for that long in place of a few seconds.
+//! The seed is printed. `CORELANE_SEED=n` repeats its commands and crashes; deadlines and the moment of a SIGKILL
+//! depend on the clock, so a rare failure may take some repetitions. `CORELANE_SIMULATION_SECONDS=n` runs for that long
+//! in place of a few seconds.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -33,8 +34,8 @@ const KEYS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "{ta
 /// Commands per pipeline.
 const PIPELINE_MAX: usize = 24;
 
-/// A pipeline is only sent when no key expires within this time, so that the model knows which keys are alive. One that takes longer
-/// proves nothing; the model then starts anew from what the server has.
+/// A pipeline is only sent when no key expires within this time, so that the model knows which keys are alive. One that
+/// takes longer proves nothing; the model then starts anew from what the server has.
 const GUARD_MS: u64 = 200;
 
 /// A pipeline or a look at everything is done with in half of that.
@@ -541,8 +542,8 @@ fn call(client: &mut Client, words: &[&str]) -> Option<Value> {
     client.read().ok()
 }
 
-/// Everything that a server holds, with exact deadlines; nothing if it dies meanwhile. Waits until expired keys are swept, so
-/// that DBSIZE is exact, and leaves database 0 selected.
+/// Everything that a server holds, with exact deadlines; nothing if it dies meanwhile. Waits until expired keys are
+/// swept, so that DBSIZE is exact, and leaves database 0 selected.
 fn ask(client: &mut Client) -> Option<Model> {
     let mut model = Model::default();
     for database in 0..DATABASES {
@@ -610,7 +611,8 @@ struct Simulation {
     choices: Choices,
     /// What the server holds.
     model: Model,
-    /// What each of its shards may hold after a crash: the model after each number of commands that may have been executed.
+    /// What each of its shards may hold after a crash: the model after each number of commands that may have been
+    /// executed.
     candidates: Vec<Model>,
     history: VecDeque<String>,
     commands: u64,

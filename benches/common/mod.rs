@@ -1,5 +1,5 @@
-//! What the benches of channel, engine, server and collections share: criterion's set-up, and latencies, of which criterion itself
-//! reports only the mean.
+//! What the benches of channel, engine, server and collections share: criterion's set-up, and latencies, of which
+//! criterion itself reports only the mean.
 
 use criterion::Criterion;
 use hdrhistogram::Histogram;

@@ -1,7 +1,7 @@
 //! The sending end: collects the requests of one reactor turn per storage executor, within credits.
 //!
-//! A credit is one request that is out. What is out is bounded per link, so the channel behind it can hold all of it and a
-//! send never blocks; when the credits are used up, the sockets are not read until boxes come home.
+//! A credit is one request that is out. What is out is bounded per link, so the channel behind it can hold all of it
+//! and a send never blocks; when the credits are used up, the sockets are not read until boxes come home.
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use crate::commands::table::Command;

@@ -13,12 +13,12 @@ use std::time::Instant;
 /// reads and stages while its caches still hold it.
 pub const BATCH_BYTES_FULL: usize = 256 * 1024;
 
-/// Reply bytes after which a batch's replies leave ahead of the requests that are still to be run: bounds the memory of a
-/// turn, and keeps positions in `replies`, which have 32 bits.
+/// Reply bytes after which a batch's replies leave ahead of the requests that are still to be run: bounds the memory of
+/// a turn, and keeps positions in `replies`, which have 32 bits.
 pub const REPLY_BYTES_FULL: usize = 4 << 20;
 
-/// Boxes full of replies that may lie at home unread: with [`REPLY_BYTES_FULL`], what a storage executor may be ahead of
-/// a network executor whose clients ask for large values.
+/// Boxes full of replies that may lie at home unread: with [`REPLY_BYTES_FULL`], what a storage executor may be ahead
+/// of a network executor whose clients ask for large values.
 pub const FULL_BOXES_AT_HOME_MAX: usize = 16;
 
 /// Capacity that a box may keep for its next use; one that a large value has stretched is given back to the allocator.
@@ -224,7 +224,8 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// Takes the responses that `ready` selects into a box of their own, which may leave at once. The credits stay here.
+    /// Takes the responses that `ready` selects into a box of their own, which may leave at once. The credits stay
+    /// here.
     pub fn split_off(&mut self, ready: impl Fn(&Response) -> bool) -> Option<Box<Batch>> {
         if !self.responses.iter().any(&ready) {
             return None;
@@ -252,8 +253,8 @@ impl Batch {
         Some(first)
     }
 
-    /// Takes the responses there are into a box of their own, which leaves before the other requests are run. The credits
-    /// stay here.
+    /// Takes the responses there are into a box of their own, which leaves before the other requests are run. The
+    /// credits stay here.
     pub fn take_responses(&mut self) -> Box<Batch> {
         let mut first = Batch::new(self.reply_to.clone());
         (first.sent_at, first.received_at, first.link) = (self.sent_at, self.received_at, self.link);

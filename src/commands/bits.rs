@@ -38,8 +38,8 @@ pub fn setbit(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// Saves what SETBIT or BITFIELD has done. The string is one that was edited even if nothing has changed in it, which is told
-/// to nobody.
+/// Saves what SETBIT or BITFIELD has done. The string is one that was edited even if nothing has changed in it, which
+/// is told to nobody.
 fn save_bits(context: &mut Context<'_>, string: StringEdit, is_changed: bool) -> Outcome {
     let was_quiet = context.view.set_quiet(!is_changed);
     let saved = string.save(context, true);
@@ -115,8 +115,8 @@ impl BitRange {
     }
 }
 
-/// Calls `visit` with some bits of the string under `key` until it breaks: the number of the first byte, the bytes, and which
-/// of their bits count; those that do not count in full come alone. Returns whether there is such a key.
+/// Calls `visit` with some bits of the string under `key` until it breaks: the number of the first byte, the bytes, and
+/// which of their bits count; those that do not count in full come alone. Returns whether there is such a key.
 fn visit_bits(
     context: &mut Context<'_>,
     key: &[u8],
@@ -313,8 +313,9 @@ impl BitOperation {
         }
     }
 
-    /// Takes one more source into the result. `rest` is what the operation keeps beside: all sources that were taken, but
-    /// for the first where that has a part of its own. Both are as long as the longest source; `source` may be shorter.
+    /// Takes one more source into the result. `rest` is what the operation keeps beside: all sources that were taken,
+    /// but for the first where that has a part of its own. Both are as long as the longest source; `source` may be
+    /// shorter.
     fn take(self, result: &mut [u8], rest: &mut [u8], source: &[u8], is_first: bool) {
         let (shared, behind) = result.split_at_mut(source.len());
         let pairs = shared.iter_mut().zip(source);

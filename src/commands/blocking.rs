@@ -1,8 +1,8 @@
 //! Commands that wait: BLPOP and its relatives, XREAD and XREADGROUP with BLOCK, WAIT and WAITAOF.
 //!
-//! A handler with nothing to give writes what it answers where waiting is not allowed (inside MULTI and scripts), and says
-//! in [`Waiting`] what it waits for. The storage executor runs it again when one of those keys has changed, as a command
-//! of its own, until it has something to give.
+//! A handler with nothing to give writes what it answers where waiting is not allowed (inside MULTI and scripts), and
+//! says in [`Waiting`] what it waits for. The storage executor runs it again when one of those keys has changed, as a
+//! command of its own, until it has something to give.
 
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
@@ -21,8 +21,8 @@ pub struct Waiting {
     pub keys: Range<usize>,
     /// What must be there for the command to run again.
     pub kind: Type,
-    /// Whether it runs again too when a key is deleted, or something else is stored there (XREADGROUP, whose group is gone
-    /// then).
+    /// Whether it runs again too when a key is deleted, or something else is stored there (XREADGROUP, whose group is
+    /// gone then).
     pub without_key: bool,
     /// How long, in milliseconds; 0 for ever.
     pub timeout_ms: u64,
@@ -147,8 +147,8 @@ pub fn waitaof(context: &mut NetworkContext<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Whether all that was written so far is on disk, and whether a source is there: the executor itself answers that, when the
-/// time has come.
+/// Whether all that was written so far is on disk, and whether a source is there: the executor itself answers that,
+/// when the time has come.
 pub fn answered_by_executor(_: &mut Context<'_>) -> Result<(), CommandError> {
     Err(CommandError::Internal)
 }

@@ -1,7 +1,8 @@
 //! What the commands on hashes, lists, sets, sorted sets and streams share: a collection's record, and its members.
 //!
-//! A handler opens the collection, reads and writes members through it, and saves it; one that has become empty is gone.
-//! The members are in the columns `data` and `score`; see [`crate::storage::encoding`] for each type's keys and values.
+//! A handler opens the collection, reads and writes members through it, and saves it; one that has become empty is
+//! gone. The members are in the columns `data` and `score`; see [`crate::storage::encoding`] for each type's keys and
+//! values.
 
 use super::Context;
 use crate::config::EventClass;
@@ -94,7 +95,8 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Notes that `event` has happened to a collection, which is saved, and that its key is gone if it has become empty.
+    /// Notes that `event` has happened to a collection, which is saved, and that its key is gone if it has become
+    /// empty.
     pub fn notify_of(&mut self, event: &'static str, collection: &Collection) {
         let Owner { database, key, .. } = &collection.owner;
         self.notify_in(*database, event_class(collection.kind), event, key);
@@ -146,8 +148,8 @@ impl Context<'_> {
         self.view.delete_member(&collection.owner, column, member)
     }
 
-    /// Calls `visit` with members from `from` (inclusive) to `to` (exclusive; `None`: to the last) and their values, in the
-    /// order of their bytes or backwards, until it breaks. What the command has staged is seen.
+    /// Calls `visit` with members from `from` (inclusive) to `to` (exclusive; `None`: to the last) and their values, in
+    /// the order of their bytes or backwards, until it breaks. What the command has staged is seen.
     pub fn scan_members(
         &mut self,
         collection: &Collection,
@@ -185,8 +187,8 @@ pub struct Said {
 }
 
 impl Context<'_> {
-    /// Writes what `write` says of the members of a part until it has counted `count`, which are there: in pieces, if that is
-    /// much. It must be the last thing in the reply; its array's or map's header comes before.
+    /// Writes what `write` says of the members of a part until it has counted `count`, which are there: in pieces, if
+    /// that is much. It must be the last thing in the reply; its array's or map's header comes before.
     pub fn reply_members(
         &mut self,
         collection: &Collection,
@@ -215,7 +217,8 @@ impl Context<'_> {
         self.reply_in_pieces(&part, Extent::Known(count), write)
     }
 
-    /// What `write` says of the members of a part until it has counted `most`; `None` if that is more than a piece of a reply.
+    /// What `write` says of the members of a part until it has counted `most`; `None` if that is more than a piece of a
+    /// reply.
     pub fn say_little(&mut self, part: &Part<'_>, most: u64, write: WriteMember) -> Result<Option<Said>, CommandError> {
         // Not most of a piece and a member as large as strings may be.
         let is_little = |said: &Said| said.members <= PIECE_MEMBERS_MAX && said.reply.len() < PIECE_BYTES_FULL;
@@ -266,8 +269,8 @@ impl Context<'_> {
         Ok(said)
     }
 
-    /// Lets the rest of the reply be what `write` says of the members of a part, in pieces. An `extent` that is not known makes
-    /// an array, whose header must not be written; every member of such a part counts.
+    /// Lets the rest of the reply be what `write` says of the members of a part, in pieces. An `extent` that is not
+    /// known makes an array, whose header must not be written; every member of such a part counts.
     pub fn reply_in_pieces(&mut self, part: &Part<'_>, extent: Extent, write: WriteMember) -> Result<(), CommandError> {
         let now_ms = self.now_ms;
         let write_entry: WriteEntry = Box::new(move |reply, member, value| match reply {
@@ -311,8 +314,8 @@ impl Context<'_> {
         Ok(position)
     }
 
-    /// Takes a member's position away and counts it off. The last member takes its place: it is returned, if it is another
-    /// one, and the caller puts `position` into its value.
+    /// Takes a member's position away and counts it off. The last member takes its place: it is returned, if it is
+    /// another one, and the caller puts `position` into its value.
     pub fn remove_position(
         &mut self,
         collection: &mut Collection,
@@ -364,8 +367,8 @@ impl Collection {
         }
     }
 
-    /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone, so
-    /// that `visit` may write the reply.
+    /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone,
+    /// so that `visit` may write the reply.
     pub fn visit_positions(
         &self,
         view: &mut View<'_>,

@@ -423,8 +423,8 @@ fn lines(context: &NetworkContext<'_>, clients: &[Arc<Client>]) -> String {
     lines
 }
 
-/// The clients that CLIENT LIST and CLIENT KILL see: one that was killed is as good as gone, though its executor may not
-/// have looked yet.
+/// The clients that CLIENT LIST and CLIENT KILL see: one that was killed is as good as gone, though its executor may
+/// not have looked yet.
 fn live_clients(context: &NetworkContext<'_>) -> Vec<Arc<Client>> {
     let mut clients = context.server.clients.all();
     clients.retain(|client| !client.is_killed());

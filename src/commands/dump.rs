@@ -1,7 +1,7 @@
 //! DUMP and RESTORE: a key's value as the bytes that Redis would give or take (see [`crate::protocol::rdb`]).
 //!
-//! RESTORE makes a collection as a client would, by the handlers of its type's commands: so there is one place that knows
-//! how a member is stored.
+//! RESTORE makes a collection as a client would, by the handlers of its type's commands: so there is one place that
+//! knows how a member is stored.
 
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
@@ -266,7 +266,8 @@ fn run(context: &mut Context<'_>, handler: Handler, words: &[Vec<u8>]) -> Outcom
     context.run_inner(arguments, reply, handler)
 }
 
-/// Entries first, then what the stream says of itself, then its groups: each as Redis writes it to its append-only file.
+/// Entries first, then what the stream says of itself, then its groups: each as Redis writes it to its append-only
+/// file.
 fn make_stream(context: &mut Context<'_>, key: &[u8], stream: &Stream) -> Outcome {
     let id = |id: &rdb::StreamId| format!("{}-{}", id.ms, id.sequence).into_bytes();
     let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect::<Vec<_>>();

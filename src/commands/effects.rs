@@ -1,7 +1,7 @@
 //! What a command does beside writing and replying: events of keys and messages to channels.
 //!
-//! A handler only notes them here. They are given out when the command's writes are committed, in their order; of a command
-//! that fails, or is dropped and run again, nothing is.
+//! A handler only notes them here. They are given out when the command's writes are committed, in their order; of a
+//! command that fails, or is dropped and run again, nothing is.
 
 use super::Context;
 use super::table::{self, Command, QUIET, READ};
@@ -143,8 +143,8 @@ impl Effects {
 }
 
 impl Context<'_> {
-    /// Notes that something happened to a key of the selected database. It costs nothing as long as nobody has asked for
-    /// events of this class (`notify-keyspace-events`).
+    /// Notes that something happened to a key of the selected database. It costs nothing as long as nobody has asked
+    /// for events of this class (`notify-keyspace-events`).
     #[inline]
     pub fn notify(&mut self, class: EventClass, name: &'static str, key: &[u8]) {
         self.notify_in(self.database, class, name, key);
@@ -163,8 +163,8 @@ impl Context<'_> {
         self.effects.note(database, class, name, key);
     }
 
-    /// Runs a part of a command that writes in which it asks for keys as reading commands do: those that are not there are
-    /// `keymiss` events.
+    /// Runs a part of a command that writes in which it asks for keys as reading commands do: those that are not there
+    /// are `keymiss` events.
     pub fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let wants_missed = self.effects.classes.has(EventClass::KeyMiss);
         let wanted_missed = self.view.note_missed(wants_missed);
@@ -220,8 +220,8 @@ impl Effects {
         }
     }
 
-    /// Whether keys that a command misses are events: those of commands that only read, but for OBJECT and MEMORY, which do
-    /// not count as use of a key. (Commands that write and read other keys say themselves what they missed.)
+    /// Whether keys that a command misses are events: those of commands that only read, but for OBJECT and MEMORY,
+    /// which do not count as use of a key. (Commands that write and read other keys say themselves what they missed.)
     #[inline]
     pub fn wants_missed(&self, command: &Command) -> bool {
         self.classes.has(EventClass::KeyMiss)

@@ -1,8 +1,8 @@
 //! FUNCTION: libraries of functions, which FCALL calls (see [`crate::commands::scripting`]).
 //!
-//! What changes the libraries, and what shows them, runs on the executor of the first shard, where they are stored: so a
-//! connection sees them as its own commands have left them. A change is on that shard's disk, in one write, before others
-//! see it.
+//! What changes the libraries, and what shows them, runs on the executor of the first shard, where they are stored: so
+//! a connection sees them as its own commands have left them. A change is on that shard's disk, in one write, before
+//! others see it.
 
 use super::{Context, glob};
 use crate::commands::arguments::is_option;

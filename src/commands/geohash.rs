@@ -1,8 +1,8 @@
-//! Geohashes as Redis uses them: a place on Earth as the 52 interleaved bits of its longitude and latitude, so that what is
-//! near is often near in a sorted set too, and the areas that a search has to look at.
+//! Geohashes as Redis uses them: a place on Earth as the 52 interleaved bits of its longitude and latitude, so that
+//! what is near is often near in a sorted set too, and the areas that a search has to look at.
 //!
-//! Source: Redis 7.2's `geohash.c` and `geohash_helper.c`, step by step, since the last bits of its doubles decide what is
-//! printed and which members lie within a distance.
+//! Source: Redis 7.2's `geohash.c` and `geohash_helper.c`, step by step, since the last bits of its doubles decide what
+//! is printed and which members lie within a distance.
 
 use std::f64::consts::PI;
 
@@ -190,7 +190,8 @@ impl Shape {
     }
 
     /// The ranges of scores that may hold members of the shape around a place, each from its first score to before its
-    /// second: of its cell, and of the neighbours that the shape reaches into, in the order in which Redis searches them.
+    /// second: of its cell, and of the neighbours that the shape reaches into, in the order in which Redis searches
+    /// them.
     pub fn score_ranges(self, center: Place) -> Vec<(f64, f64)> {
         let reach = match self {
             Shape::Circle { radius } => radius,

@@ -12,9 +12,9 @@ use crate::storage::encoding::{self, FieldDeadlines, HashField, Type};
 use crate::storage::pieces::WriteMember;
 use std::ops::ControlFlow;
 
-/// Up to so many fields are listed in the order in which they were added, as Redis does (hash-max-listpack-entries), and
-/// clients have come to like. Each field takes two look-ups, in memory if the hash is in use; larger hashes are read from
-/// disk in one go.
+/// Up to so many fields are listed in the order in which they were added, as Redis does (hash-max-listpack-entries),
+/// and clients have come to like. Each field takes two look-ups, in memory if the hash is in use; larger hashes are
+/// read from disk in one go.
 pub const LISTED_BY_POSITION_MAX: u64 = 128;
 
 /// Expired fields that a command which writes removes beside its own work, so that what it costs has a bound.
@@ -122,7 +122,8 @@ impl Hash {
         context.save(&self.collection)
     }
 
-    /// The same, after `events` have happened to the hash, if any; the key may be gone all the same, because fields expired.
+    /// The same, after `events` have happened to the hash, if any; the key may be gone all the same, because fields
+    /// expired.
     pub fn save_after(self, context: &mut Context<'_>, events: &[&'static str]) -> Result<(), CommandError> {
         let owner = self.collection.owner.clone();
         let is_gone = self.changed && self.collection.count == 0;
@@ -351,8 +352,8 @@ impl Hash {
         Ok(self.find(context, &field)?.map(|_| field))
     }
 
-    /// Lets `write` answer with every field that is alive, of which there are `fields`: small hashes in the order in which
-    /// fields were added, as far as none was removed, large ones in the order of their names, and in pieces.
+    /// Lets `write` answer with every field that is alive, of which there are `fields`: small hashes in the order in
+    /// which fields were added, as far as none was removed, large ones in the order of their names, and in pieces.
     pub fn reply_fields(&self, context: &mut Context<'_>, fields: u64, write: WriteMember) -> Result<(), CommandError> {
         if self.collection.count > LISTED_BY_POSITION_MAX {
             let all = (&b""[..], None);

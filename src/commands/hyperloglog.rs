@@ -1,7 +1,7 @@
 //! HyperLogLogs: approximate counts of distinct elements, kept in strings whose bytes are those of Redis.
 //!
-//! An element's hash chooses one of 16,384 registers by its low bits; the register keeps the longest run of zeros that the
-//! other bits of a hash began with, plus one. The string is
+//! An element's hash chooses one of 16,384 registers by its low bits; the register keeps the longest run of zeros that
+//! the other bits of a hash began with, plus one. The string is
 //!
 //! ```text
 //! "HYLL" ‖ encoding(1) ‖ zeros(3) ‖ count(8, little endian; its highest bit says that it is out of date) ‖ registers
@@ -11,9 +11,9 @@
 //!          1vvvvvll            l+1 registers are v+1
 //! ```
 //!
-//! Sources: Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog" (2007); the estimator is Ertl's, "New cardinality estimation
-//! algorithms for HyperLogLog sketches" (arXiv:1702.01284); the representation, down to how runs are split and merged, is
-//! that of Redis 7.2.
+//! Sources: Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog" (2007); the estimator is Ertl's, "New cardinality
+//! estimation algorithms for HyperLogLog sketches" (arXiv:1702.01284); the representation, down to how runs are split
+//! and merged, is that of Redis 7.2.
 
 use super::Context;
 use super::arguments::is_option;
@@ -94,7 +94,8 @@ fn place_of(element: &[u8]) -> (usize, u8) {
     (hash as usize % REGISTERS, run)
 }
 
-/// Checks what can be seen at once of a string that should be a HyperLogLog; whether its runs fit shows when they are read.
+/// Checks what can be seen at once of a string that should be a HyperLogLog; whether its runs fit shows when they are
+/// read.
 fn check(bytes: &[u8]) -> Outcome {
     let encoding = match bytes {
         [b'H', b'Y', b'L', b'L', encoding, ..] if bytes.len() >= HEADER_LEN => *encoding,
@@ -160,7 +161,8 @@ impl Run {
     }
 }
 
-/// Calls `visit` with each run of a sparse HyperLogLog and its first register. An error unless they are exactly all registers.
+/// Calls `visit` with each run of a sparse HyperLogLog and its first register. An error unless they are exactly all
+/// registers.
 fn visit_runs(bytes: &[u8], mut visit: impl FnMut(usize, Run)) -> Outcome {
     let mut rest = &bytes[HEADER_LEN..];
     let mut register = 0;

@@ -234,11 +234,11 @@ fn rename_generic(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// Stages under another key what is under `from`, with its deadline; whether there is anything. RENAME, RENAMENX, COPY and
-/// MOVE.
+/// Stages under another key what is under `from`, with its deadline; whether there is anything. RENAME, RENAMENX, COPY
+/// and MOVE.
 ///
-/// Members are stored under their key's name, so they are copied, and the new ones get a version of their own: that takes
-/// time and memory in proportion to the collection. On several executors it is refused.
+/// Members are stored under their key's name, so they are copied, and the new ones get a version of their own: that
+/// takes time and memory in proportion to the collection. On several executors it is refused.
 fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) -> Result<bool, CommandError> {
     let Some(stored) = context.read(from)?.map(|record| record.encode()) else {
         return Ok(false);
@@ -270,8 +270,8 @@ fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) 
     Ok(true)
 }
 
-/// Members that are copied at a time. Every piece begins a scan, which looks at all that is staged, the copies among it: with
-/// this many that is a small part of the work up to collections that would fill the memory.
+/// Members that are copied at a time. Every piece begins a scan, which looks at all that is staged, the copies among
+/// it: with this many that is a small part of the work up to collections that would fill the memory.
 const COPIED_MEMBERS_MAX: usize = 64 * 1024;
 
 /// Bytes of members that are copied at a time: beside the copies, which stay in memory until they are committed.
@@ -356,8 +356,8 @@ pub fn move_key(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// OBJECT ENCODING key: what Redis 7.2 would keep the value in by its default settings, told from the value alone. (Redis
-/// does not go back to a compact form when a collection shrinks.)
+/// OBJECT ENCODING key: what Redis 7.2 would keep the value in by its default settings, told from the value alone.
+/// (Redis does not go back to a compact form when a collection shrinks.)
 pub fn object_encoding(context: &mut Context<'_>) -> Outcome {
     let key = context.arguments.get(2);
     let database = context.database;
@@ -506,8 +506,8 @@ pub fn object_freq(context: &mut Context<'_>) -> Outcome {
     }
 }
 
-/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record and, about, of its members, as on disk before they are
-/// compressed. All members count as much as the first ones do on average: five of them, as in Redis; all for 0.
+/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record and, about, of its members, as on disk before they
+/// are compressed. All members count as much as the first ones do on average: five of them, as in Redis; all for 0.
 pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let samples = match arguments.len() {
@@ -537,8 +537,8 @@ pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// The bytes of a collection's members in a column: exactly if there are no more than `samples` (0: however many), or else
-/// as if all were like the first ones.
+/// The bytes of a collection's members in a column: exactly if there are no more than `samples` (0: however many), or
+/// else as if all were like the first ones.
 fn member_bytes(
     context: &mut Context<'_>,
     collection: &Collection,
@@ -609,7 +609,8 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// KEYS pattern, on the shards of one executor: in pieces, counted first, since the number of keys comes before the keys.
+/// KEYS pattern, on the shards of one executor: in pieces, counted first, since the number of keys comes before the
+/// keys.
 pub fn keys(context: &mut Context<'_>) -> Outcome {
     if context.is_inner {
         return keys_at_once(context);
@@ -690,9 +691,10 @@ const CURSOR_POSITION_BITS: u32 = 48;
 
 /// The slot that a SCAN cursor points into.
 ///
-/// A cursor is `slot(14 bits) ‖ position(48 bits)`. Keys are scanned in the order of slots, so a cursor at a slot's start
-/// needs no memory; one inside a slot stands for a key that the shard remembers for a while. If it has forgotten it
-/// (a restart, many unfinished scans), the slot is scanned again from its start: keys may come twice, none is missed.
+/// A cursor is `slot(14 bits) ‖ position(48 bits)`. Keys are scanned in the order of slots, so a cursor at a slot's
+/// start needs no memory; one inside a slot stands for a key that the shard remembers for a while. If it has forgotten
+/// it (a restart, many unfinished scans), the slot is scanned again from its start: keys may come twice, none is
+/// missed.
 pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
     let cursor = parse_cursor(argument)?;
     // A cursor that no SCAN returned ends the scan, as in Redis, where it may return anything.

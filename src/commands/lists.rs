@@ -1,7 +1,7 @@
 //! Lists: LPUSH, LPOP and their relatives, reading and changing by index, and moves between lists.
 //!
-//! An element's key is its position, counted from the middle of the 64-bit numbers, and the record keeps the position of
-//! the first one: both ends grow and shrink at the cost of one element, and any index is found at the cost of one.
+//! An element's key is its position, counted from the middle of the 64-bit numbers, and the record keeps the position
+//! of the first one: both ends grow and shrink at the cost of one element, and any index is found at the cost of one.
 //! LINSERT and LREM keep the positions without gaps by moving the shorter side (see [`List::insert`] and
 //! [`List::remove`]).
 
@@ -165,8 +165,8 @@ impl List {
         context.put_member(&self.collection, Column::Data, &self.member(index), element)
     }
 
-    /// Calls `visit` with the indices of a range and their elements, forward or backward, until it breaks. Nothing outside
-    /// of the range is read.
+    /// Calls `visit` with the indices of a range and their elements, forward or backward, until it breaks. Nothing
+    /// outside of the range is read.
     pub fn walk(
         &self,
         view: &mut View<'_>,
@@ -268,8 +268,9 @@ impl List {
         self.put(context, index, element)
     }
 
-    /// Takes the elements at the indices `removed` (ascending) out. The longest run of others stays where it is; what is
-    /// left of it moves right and what is right of it moves left: that many are read and written, at most all but the run.
+    /// Takes the elements at the indices `removed` (ascending) out. The longest run of others stays where it is; what
+    /// is left of it moves right and what is right of it moves left: that many are read and written, at most all but
+    /// the run.
     fn remove(&mut self, context: &mut Context<'_>, removed: &[u64]) -> Outcome {
         let len = self.len();
         // Run k lies before the k-th that is removed, and the last one behind all.
@@ -314,8 +315,8 @@ impl List {
         Ok(elements)
     }
 
-    /// Keeps the elements of a range only, at the cost of those that leave or of those that stay, whichever are fewer: if
-    /// few stay, they are written under a new version, which hides the old one at once.
+    /// Keeps the elements of a range only, at the cost of those that leave or of those that stay, whichever are fewer:
+    /// if few stay, they are written under a new version, which hides the old one at once.
     fn keep(&mut self, context: &mut Context<'_>, range: Range<u64>) -> Outcome {
         let stay = range.end - range.start;
         if stay >= self.len() - stay {

@@ -62,8 +62,8 @@ pub struct Context<'a> {
     pub string_bytes_max: usize,
     /// The client that sent it, by CLIENT ID; 0 for nobody.
     pub client_id: u64,
-    /// Whether it is a part of another command (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and it
-    /// does not wait for anything.
+    /// Whether it is a part of another command (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and
+    /// it does not wait for anything.
     pub is_inner: bool,
     /// What it does beside writing and replying.
     pub effects: &'a mut Effects,
@@ -85,8 +85,8 @@ struct PartMark {
 }
 
 impl Context<'_> {
-    /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If it fails, what it staged
-    /// and noted is dropped, and what the command did before stands.
+    /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If it fails, what it
+    /// staged and noted is dropped, and what the command did before stands.
     ///
     /// # Errors
     /// That of `run`.
@@ -102,7 +102,8 @@ impl Context<'_> {
         outcome
     }
 
-    /// Runs something in a part of this command that has begun, and that replies to `reply` or else in this command's reply.
+    /// Runs something in a part of this command that has begun, and that replies to `reply` or else in this command's
+    /// reply.
     fn within_part<T>(
         &mut self,
         arguments: Arguments<'_>,

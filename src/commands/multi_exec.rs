@@ -1,8 +1,8 @@
 //! MULTI, EXEC, DISCARD, WATCH and UNWATCH.
 //!
-//! What is queued stays with the connection ([`crate::network::multi_state`]). EXEC sends it to its storage executor as one
-//! request, which runs the commands one after the other: nothing comes between them, and all that they write is committed
-//! in one batch.
+//! What is queued stays with the connection ([`crate::network::multi_state`]). EXEC sends it to its storage executor as
+//! one request, which runs the commands one after the other: nothing comes between them, and all that they write is
+//! committed in one batch.
 
 use super::{Context, PartMark, scripting};
 use crate::commands::effects::EffectsMark;
@@ -121,8 +121,8 @@ impl PartHeader {
     }
 }
 
-/// EXEC, with what was queued as its arguments: the name, an [`ExecHeader`], and for each command a [`PartHeader`] and its
-/// arguments. Replies null if a watched key was modified. A command that fails leaves what the others have written.
+/// EXEC, with what was queued as its arguments: the name, an [`ExecHeader`], and for each command a [`PartHeader`] and
+/// its arguments. Replies null if a watched key was modified. A command that fails leaves what the others have written.
 pub fn exec(context: &mut Context<'_>) -> Outcome {
     Execution::begin(context)?.drive(context, false).map(|_| ())
 }

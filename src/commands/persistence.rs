@@ -1,7 +1,7 @@
 //! SAVE, BGSAVE, LASTSAVE, BGREWRITEAOF and ROLE: what clients of Redis ask about files and replicas.
 //!
-//! Every write is in a log before it is answered, so there is nothing to be saved but what no sync of the log has covered yet:
-//! SAVE waits for that sync. The log is kept short by RocksDB, and there are no replicas.
+//! Every write is in a log before it is answered, so there is nothing to be saved but what no sync of the log has
+//! covered yet: SAVE waits for that sync. The log is kept short by RocksDB, and there are no replicas.
 
 use super::arguments::is_option;
 use crate::clock;

@@ -1,4 +1,5 @@
-//! Random numbers for handlers, drawn from the one seed that each command gets, so that a command run again draws the same.
+//! Random numbers for handlers, drawn from the one seed that each command gets, so that a command run again draws the
+//! same.
 
 use std::collections::{BTreeSet, HashMap};
 

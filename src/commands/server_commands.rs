@@ -289,8 +289,8 @@ pub fn command_getkeys(context: &mut NetworkContext<'_>) -> Outcome {
 
 // ---- CONFIG ----
 
-/// The names and values that some patterns of CONFIG GET stand for, each name once. As in Redis a name without wildcards
-/// is given back as the client spelled it.
+/// The names and values that some patterns of CONFIG GET stand for, each name once. As in Redis a name without
+/// wildcards is given back as the client spelled it.
 fn matching_settings(settings: &Settings, patterns: impl Iterator<Item = Vec<u8>>) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     let mut add = |name: &str, value: String| {

@@ -282,12 +282,12 @@ fn random_count(argument: &[u8]) -> Result<i64, CommandError> {
     }
 }
 
-/// What a repeated random member counts for beside its own bytes, so that many short ones are bounded too: with the default
-/// `proto-max-bulk-len` there can be 8 million, which take the shard a few seconds.
+/// What a repeated random member counts for beside its own bytes, so that many short ones are bounded too: with the
+/// default `proto-max-bulk-len` there can be 8 million, which take the shard a few seconds.
 const REPEATED_MEMBER_BYTES: usize = 64;
 
-/// SRANDMEMBER with a negative count: the same member may come again. There is no telling from the set how long the reply
-/// gets, so it is bounded like a string.
+/// SRANDMEMBER with a negative count: the same member may come again. There is no telling from the set how long the
+/// reply gets, so it is bounded like a string.
 fn repeated_random_members(context: &mut Context<'_>, set: &Collection, count: u64) -> Outcome {
     let mut room = context.string_bytes_max;
     let too_long = || CommandError::text("ERR value is out of range");
@@ -478,8 +478,8 @@ fn union(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec
     Ok(found)
 }
 
-/// The members of the first set that no other has. Others that are no larger than it are read into memory; larger ones are
-/// asked for each member.
+/// The members of the first set that no other has. Others that are no larger than it are read into memory; larger ones
+/// are asked for each member.
 fn difference(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
     let mut sets = sets.into_iter();
     let Some(first) = sets.next().flatten() else {
@@ -544,8 +544,8 @@ const SCANNED_AT_ONCE_MAX: u64 = 128;
 
 /// SSCAN key cursor [MATCH pattern] [COUNT count]
 ///
-/// Members are given from the last position down, and a cursor is the position above the next one: what a removal moves goes
-/// to a lower position, so nothing that is there all along is missed.
+/// Members are given from the last position down, and a cursor is the position above the next one: what a removal moves
+/// goes to a lower position, so nothing that is there all along is missed.
 pub fn sscan(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let cursor = parse_cursor(arguments.get(2))?;

@@ -1,7 +1,7 @@
 //! SORT and SORT_RO: the elements of a list, a set or a sorted set in another order, or what their values name.
 //!
-//! Source: Redis 7.2's `sort.c`, oddities included. Patterns, numbers and texts that are compared end at a NUL there, as
-//! C's strings do; only with STORE, whose result must not depend on the locale, are texts compared as a whole.
+//! Source: Redis 7.2's `sort.c`, oddities included. Patterns, numbers and texts that are compared end at a NUL there,
+//! as C's strings do; only with STORE, whose result must not depend on the locale, are texts compared as a whole.
 
 use super::Context;
 use super::arguments::{integer, is_option};
@@ -243,8 +243,8 @@ fn read_elements(
     Ok(elements)
 }
 
-/// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave it
-/// open.
+/// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave
+/// it open.
 fn sorted(context: &mut Context<'_>, source: Collection, options: &Options<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
     let all = 0..usize::try_from(source.count).unwrap_or(usize::MAX);
     let mut elements = read_elements(context, source, all, Direction::Forward)?;

@@ -31,8 +31,9 @@ pub(super) struct Group<'a> {
 /// What follows a prefix in members, and their values.
 type NamedMembers = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// After how many released pending entries a group looks for the first one that is left. What was deleted lies in the way of
-/// every scan until compaction drops it, so scans begin behind it; a thousand are passed in a fraction of a millisecond.
+/// After how many released pending entries a group looks for the first one that is left. What was deleted lies in the
+/// way of every scan until compaction drops it, so scans begin behind it; a thousand are passed in a fraction of a
+/// millisecond.
 const RELEASED_MAX: u64 = 1024;
 
 /// How many pending entries are held in memory at a time where a command looks through them.
@@ -141,8 +142,8 @@ impl Context<'_> {
         }
     }
 
-    /// Makes entries pending that are not, all of one consumer and with the same time and number of deliveries. The caller
-    /// puts the group.
+    /// Makes entries pending that are not, all of one consumer and with the same time and number of deliveries. The
+    /// caller puts the group.
     fn give(&mut self, stream: &Stream, group: &mut Group<'_>, ids: &[StreamId], pending: &StreamPending) -> Outcome {
         let value = pending.encode();
         let in_group = encoding::stream_pending_prefix(group.name);
@@ -1112,7 +1113,8 @@ pub fn xinfo_consumers(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// Writes the groups of XINFO STREAM … FULL, each with at most `count_max` pending entries, and as many for each consumer.
+/// Writes the groups of XINFO STREAM … FULL, each with at most `count_max` pending entries, and as many for each
+/// consumer.
 pub(super) fn reply_groups_in_full(context: &mut Context<'_>, stream: &Stream, count_max: u64) -> Outcome {
     let groups = context.groups(stream)?;
     context.reply.text("groups");

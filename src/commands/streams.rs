@@ -1,5 +1,5 @@
-//! Streams: entries by id, ranges of them, trimming. Deletion by id is in [`super::stream_deletion`], consumer groups are in
-//! [`super::stream_groups`].
+//! Streams: entries by id, ranges of them, trimming. Deletion by id is in [`super::stream_deletion`], consumer groups
+//! are in [`super::stream_groups`].
 
 use super::Context;
 use super::arguments::{integer, is_option};
@@ -134,8 +134,8 @@ impl Context<'_> {
         }
     }
 
-    /// Calls `visit` with the ids from one to another (both inclusive) that follow `prefix` in the stream's members, and
-    /// with their values, until it breaks.
+    /// Calls `visit` with the ids from one to another (both inclusive) that follow `prefix` in the stream's members,
+    /// and with their values, until it breaks.
     pub(super) fn visit_ids(
         &mut self,
         stream: &Stream,
@@ -320,8 +320,8 @@ struct Trim {
     limit: u64,
 }
 
-/// The entries of a full node of Redis's radix tree (`stream-node-max-entries`). An approximate trim removes as many at once
-/// and waits until there are as many: it then costs as much as an exact one, but once for hundred entries.
+/// The entries of a full node of Redis's radix tree (`stream-node-max-entries`). An approximate trim removes as many at
+/// once and waits until there are as many: it then costs as much as an exact one, but once for hundred entries.
 const NODE_ENTRIES: u64 = 100;
 
 /// How many entries an approximate trim removes at most, if not told otherwise, as in Redis: hundred nodes.
@@ -481,8 +481,8 @@ fn next_id(stream: &Stream, new_id: NewId, now_ms: u64) -> Result<StreamId, Comm
     })
 }
 
-/// Removes entries from the stream's beginning, and reads no others but the one after them; returns how many. The caller
-/// saves the stream.
+/// Removes entries from the stream's beginning, and reads no others but the one after them; returns how many. The
+/// caller saves the stream.
 fn trim_stream(context: &mut Context<'_>, stream: &mut Stream, trim: Trim) -> Result<u64, CommandError> {
     let count = stream.collection.count;
     let node = if trim.approximate { NODE_ENTRIES } else { 1 };
@@ -588,8 +588,8 @@ fn range_generic(context: &mut Context<'_>, (start, end): (usize, usize), direct
     Ok(())
 }
 
-/// Answers the entries from one id to another (both inclusive), at most `count_max`, after what `begin` writes. Returns whether
-/// there are any; if not, nothing is written.
+/// Answers the entries from one id to another (both inclusive), at most `count_max`, after what `begin` writes. Returns
+/// whether there are any; if not, nothing is written.
 fn reply_range(
     context: &mut Context<'_>,
     stream: &Stream,
@@ -638,8 +638,8 @@ fn reply_range(
     Ok(true)
 }
 
-/// Where the members lie that consist of `prefix` and an id from one to another (both inclusive): from the first to before the
-/// second.
+/// Where the members lie that consist of `prefix` and an id from one to another (both inclusive): from the first to
+/// before the second.
 fn members_of_ids(prefix: &[u8], (from, to): (StreamId, StreamId)) -> (Vec<u8>, Vec<u8>) {
     let from = [prefix, &from.0.to_be_bytes()].concat();
     // One byte more than the last member: all are of the same length.

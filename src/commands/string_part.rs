@@ -1,8 +1,8 @@
-//! Parts of strings: what the commands that read or change some bytes of a string work through, so that none of them has
-//! to read or write all of it.
+//! Parts of strings: what the commands that read or change some bytes of a string work through, so that none of them
+//! has to read or write all of it.
 //!
-//! A string that is changed in place and has become long lies in chunks (see [`crate::storage::encoding`]); for everyone
-//! who reads a key's record as a whole it is put together, so only this file knows of chunks.
+//! A string that is changed in place and has become long lies in chunks (see [`crate::storage::encoding`]); for
+//! everyone who reads a key's record as a whole it is put together, so only this file knows of chunks.
 
 use super::Context;
 use crate::error::CommandError;
@@ -30,8 +30,8 @@ impl Context<'_> {
     }
 
     /// Calls `visit` with the bytes of a part of the string under `key`, in order and in one or more pieces, until it
-    /// breaks. `part` chooses the part by the string's length, within it. Returns the length; `None` if there is no such
-    /// key, and then neither is called.
+    /// breaks. `part` chooses the part by the string's length, within it. Returns the length; `None` if there is no
+    /// such key, and then neither is called.
     ///
     /// # Errors
     /// [`CommandError::WrongType`] if something else is there.

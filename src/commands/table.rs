@@ -49,7 +49,8 @@ pub const INTERNAL: Flags = Flags(1 << 11);
 pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
-/// What it changes in a key that is there before and after counts for neither WATCH nor client-side caches, as in Redis.
+/// What it changes in a key that is there before and after counts for neither WATCH nor client-side caches, as in
+/// Redis.
 pub const QUIET: Flags = Flags(1 << 14);
 /// Runs a script, which may call any command. Not shown.
 pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
@@ -334,7 +335,8 @@ impl Command {
         self.name.split_once('|').map(|(container, _)| container)
     }
 
-    /// The row's place in [`COMMANDS`]: an index for per-command statistics. Internal rows have none and get the length.
+    /// The row's place in [`COMMANDS`]: an index for per-command statistics. Internal rows have none and get the
+    /// length.
     #[inline]
     pub fn index(&self) -> usize {
         let offset = std::ptr::from_ref(self).addr().wrapping_sub(COMMANDS.as_ptr().addr());
@@ -477,7 +479,8 @@ const SCRIPT: Flags = or(or(NO_SCRIPT, STALE), RUNS_SCRIPT);
 /// All commands, by family and then by name.
 #[rustfmt::skip]
 pub static COMMANDS: &[Command] = &[
-    //      name             arity  flags            keys                  where it runs                      family, since, summary
+    //      name             arity  flags            keys                  where it runs                      family,
+    //      since, summary
     command("append",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::append),            ("string", "2.0.0", "Appends a string to the value of a key. Creates the key if it doesn't exist.")),
     command("decr",             2, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::decr),              ("string", "1.0.0", "Decrements the integer value of a key by one. Uses 0 as initial value if the key doesn't exist.")),
     command("decrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::decrby),            ("string", "1.0.0", "Decrements a number from the integer value of a key. Uses 0 as initial value if the key doesn't exist.")),
@@ -894,8 +897,8 @@ pub static WAIT_DURABLE: Command = command(
     Shard(blocking::answered_by_executor),
     ("", "", ""),
 );
-/// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and its place in
-/// the line, if it had one (else 0), as eight bytes each; and the target, if it is on the same executor.
+/// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and its
+/// place in the line, if it had one (else 0), as eight bytes each; and the target, if it is on the same executor.
 pub static WAIT_SOURCE: Command = command(
     "wait|source",
     -4,

@@ -210,8 +210,8 @@ settings! {
         name: "coop-taskrun", range: None, unit: "", changes: Changes::AtStart,
     }
 
-    /// How long an idle executor spins before it sleeps; `auto` is 0 on shared or scarce cores, and on cores of their own
-    /// 20 for executors with sockets and 50 for those without.
+    /// How long an idle executor spins before it sleeps; `auto` is 0 on shared or scarce cores, and on cores of their
+    /// own 20 for executors with sockets and 50 for those without.
     spin_before_park_us: AutoOr<u16> = "auto" {
         name: "spin-before-park-us", range: Some(0..=1000), unit: "µs", changes: Changes::AtStart,
     }
@@ -277,8 +277,8 @@ settings! {
         name: "proto-max-bulk-len", range: Some(MIB..=512 * MIB), unit: "bytes", changes: Changes::Live,
     }
 
-    /// Which events of keys are published, in Redis's letters: `K` to `__keyspace@N__:KEY`, `E` to `__keyevent@N__:EVENT`,
-    /// and the classes `g$lshzxetd` (all of them: `A`), `m` and `n`; empty publishes none.
+    /// Which events of keys are published, in Redis's letters: `K` to `__keyspace@N__:KEY`, `E` to
+    /// `__keyevent@N__:EVENT`, and the classes `g$lshzxetd` (all of them: `A`), `m` and `n`; empty publishes none.
     notify_keyspace_events: EventClasses = "" {
         name: "notify-keyspace-events", range: None, unit: "", changes: Changes::Live,
     }
@@ -328,7 +328,8 @@ settings! {
         name: "script-memory-limit", range: Some(2 * MIB..=64 * GIB), unit: "bytes", changes: Changes::Live,
     }
 
-    /// Whether scripts may use keys of all storage executors without declaring them: each then runs as a transaction on everything.
+    /// Whether scripts may use keys of all storage executors without declaring them: each then runs as a transaction on
+    /// everything.
     script_undeclared_keys: bool = "no" {
         name: "script-undeclared-keys", range: None, unit: "", changes: Changes::Live,
     }
@@ -355,8 +356,9 @@ settings! {
         name: "write-buffer-size", range: Some(MIB..=4 * GIB), unit: "bytes", changes: Changes::AtStart,
     }
 
-    /// How many staged writes make a batch that a background thread commits while the executor goes on; smaller ones the
-    /// executor commits itself; 0 is never, and `auto` is 64 where an executor with both roles has another core behind it, else 0.
+    /// How many staged writes make a batch that a background thread commits while the executor goes on; smaller ones
+    /// the executor commits itself; 0 is never, and `auto` is 64 where an executor with both roles has another core
+    /// behind it, else 0.
     background_commit_writes: AutoOr<u16> = "auto" {
         name: "background-commit-writes", range: Some(0..=4096), unit: "writes", changes: Changes::AtStart,
     }

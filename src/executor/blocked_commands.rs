@@ -17,8 +17,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 impl StorageExecutor {
-    /// A command is over: those that wait for what it wrote are served, first come first served for each key, in the order
-    /// in which the keys were written. So are those that wait for what these write.
+    /// A command is over: those that wait for what it wrote are served, first come first served for each key, in the
+    /// order in which the keys were written. So are those that wait for what these write.
     pub(super) fn serve_waiters(&mut self, now: Instant) {
         while let Some(key) = self.shards.ready.pop_front() {
             self.serve_key(&key, now);
@@ -112,8 +112,8 @@ impl StorageExecutor {
         self.serve_waiters(now);
     }
 
-    /// Gives a move its source, locked with all of its keys here for the transaction that it becomes: nobody has it before. False if
-    /// another transaction is in the line for it, which may need what this one is to lock elsewhere.
+    /// Gives a move its source, locked with all of its keys here for the transaction that it becomes: nobody has it
+    /// before. False if another transaction is in the line for it, which may need what this one is to lock elsewhere.
     fn hand_over(&mut self, waiter: &Waiter, source: &ModifiedKey) -> bool {
         let id = next_transaction_id();
         let targets = waiter
@@ -268,8 +268,8 @@ fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
     batch.responses.push(response);
 }
 
-/// Says that a command, or a part of one, waits here or is not wanted any more: the request is done, and an answer comes by
-/// itself if it does.
+/// Says that a command, or a part of one, waits here or is not wanted any more: the request is done, and an answer
+/// comes by itself if it does.
 pub(super) fn waits_notice(request: &Request) -> Response {
     Response {
         id: request.id,

@@ -1,8 +1,9 @@
 //! The thread that writes large batches, one per storage executor, so that the executor reads and answers meanwhile.
 //!
-//! Where one executor has a core for sockets and shards and another core has time, half of a write's cost (RocksDB's log and
-//! memtable) moves there. A shard has one batch here at a time; what is staged meanwhile rides its next one, so the batches
-//! grow with the load and nothing waits for a timer. A small batch is not worth the two wakes and is written by the executor.
+//! Where one executor has a core for sockets and shards and another core has time, half of a write's cost (RocksDB's
+//! log and memtable) moves there. A shard has one batch here at a time; what is staged meanwhile rides its next one, so
+//! the batches grow with the load and nothing waits for a timer. A small batch is not worth the two wakes and is
+//! written by the executor.
 
 use crate::storage::database::{Database, DatabaseError, Writes};
 use std::collections::VecDeque;

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 pub(super) const SLOW_FIGURES_INTERVAL: Duration = Duration::from_millis(1000);
 
 impl StorageExecutor {
-    /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard whose batch
-    /// is with the committer, and is called again when that is written.
+    /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard
+    /// whose batch is with the committer, and is called again when that is written.
     pub(super) fn sweep(&mut self) {
         let now_ms = self.begin_turn();
         self.sweep_waits = false;
@@ -145,7 +145,8 @@ impl StorageExecutor {
                     .reclaimed_collections
                     .add(u64::from(was_there)),
                 Err(CommandError::Stalled | CommandError::DiskFull) => self.reclaimer.keep_done(place, note),
-                // A shard that takes no writes any more keeps the note: the next start finds it, and nothing to reclaim.
+                // A shard that takes no writes any more keeps the note: the next start finds it, and nothing to
+                // reclaim.
                 Err(_) => {}
             }
         }

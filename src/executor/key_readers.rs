@@ -1,8 +1,10 @@
-//! Which keys clients have read that [track](https://redis.io/docs/latest/develop/reference/client-side-caching/) what they
-//! read: kept where the keys are, so that a read is on record before its reply leaves, and every write after it is noticed.
+//! Which keys clients have read that [track](https://redis.io/docs/latest/develop/reference/client-side-caching/) what
+//! they read: kept where the keys are, so that a read is on record before its reply leaves, and every write after it is
+//! noticed.
 //!
-//! A key is forgotten when its readers are told; they read it again if they want to know more. Databases are not told apart,
-//! as in Redis. What a write that failed has noted goes out too: a client that reads once too often is never wrong.
+//! A key is forgotten when its readers are told; they read it again if they want to know more. Databases are not told
+//! apart, as in Redis. What a write that failed has noted goes out too: a client that reads once too often is never
+//! wrong.
 
 use crate::registry::tracked_keys::{FlushId, Invalidation, Reader, Tracking};
 use std::collections::BTreeMap;

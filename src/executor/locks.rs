@@ -1,13 +1,14 @@
 //! Which transactions over several storage executors hold which keys of this executor, and who waits for them.
 //!
-//! Transactions are numbered by one counter of the process, and on every executor the one with the lower number goes first:
-//! so whoever waits, waits for a lower number, and nobody for each other. One that comes so late that a higher number has been
-//! granted a key it wants is refused, and comes again with a new number. The scheme is that of Dragonfly's
-//! [transactions](https://github.com/dragonflydb/dragonfly/blob/main/docs/transaction.md), after Ren, Thomson and Abadi,
-//! "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
+//! Transactions are numbered by one counter of the process, and on every executor the one with the lower number goes
+//! first: so whoever waits, waits for a lower number, and nobody for each other. One that comes so late that a higher
+//! number has been granted a key it wants is refused, and comes again with a new number. The scheme is that of
+//! Dragonfly's [transactions](https://github.com/dragonflydb/dragonfly/blob/main/docs/transaction.md), after Ren,
+//! Thomson and Abadi, "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
 //!
-//! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys. One that
-//! must wait is entered like a transaction, with the newest number: so those that come later do not go before it for ever.
+//! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys.
+//! One that must wait is entered like a transaction, with the newest number: so those that come later do not go before
+//! it for ever.
 
 use crate::faults;
 use std::collections::{BTreeMap, HashMap};
@@ -16,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A transaction's number: greater than those of all that began before.
 pub type TransactionId = u64;
 
-/// The next transaction's number. Those of an earlier run of the server are lower, unless the clock was set back; what they left
-/// behind is cleared away before new ones begin.
+/// The next transaction's number. Those of an earlier run of the server are lower, unless the clock was set back; what
+/// they left behind is cleared away before new ones begin.
 pub fn next_transaction_id() -> TransactionId {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let _ = LAST.compare_exchange(0, crate::clock::unix_us(), Ordering::Relaxed, Ordering::Relaxed);
@@ -348,8 +349,8 @@ mod tests {
         assert_eq!(locks.leave(1), [4]);
     }
 
-    /// Random transactions that enter executors in any order: no two that exclude each other are granted at once, and all
-    /// come to their end.
+    /// Random transactions that enter executors in any order: no two that exclude each other are granted at once, and
+    /// all come to their end.
     #[test]
     fn random_transactions_never_meet_and_all_end() {
         let mut random = random::printed();

@@ -1,6 +1,6 @@
-//! What commands do beside writing and replying, from the end of the command until its writes may be seen: then its events
-//! and messages are published, before the replies of the same turn leave. So they come in the order of the commands, who has
-//! seen a reply finds them published, and of writes that were rolled back nobody hears.
+//! What commands do beside writing and replying, from the end of the command until its writes may be seen: then its
+//! events and messages are published, before the replies of the same turn leave. So they come in the order of the
+//! commands, who has seen a reply finds them published, and of writes that were rolled back nobody hears.
 
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::commands::effects::{Effects, KeyEvent, Message};
@@ -27,7 +27,8 @@ struct Held {
     classes: EventClasses,
     events: Vec<KeyEvent>,
     messages: Vec<Message>,
-    /// What it has outdated that clients have read. It is told even if the write is rolled back: see [`crate::executor::key_readers`].
+    /// What it has outdated that clients have read. It is told even if the write is rolled back: see
+    /// [`crate::executor::key_readers`].
     outdated: Vec<Invalidation>,
 }
 

@@ -1,9 +1,9 @@
 //! A storage executor's part in transactions over several executors: their steps, and the commands that wait for them.
 //!
-//! A network executor coordinates (`network::transactions`): it schedules a transaction on every executor that has keys of it; each
-//! answers, once the keys are locked, with what is under them. The command runs where all that has come together. What it
-//! wrote goes to the shards: first to the home, with the redo record, then to the others ([`redo`](crate::storage::redo)). A shard's
-//! locks go with its part; where nothing was written they are released.
+//! A network executor coordinates (`network::transactions`): it schedules a transaction on every executor that has keys
+//! of it; each answers, once the keys are locked, with what is under them. The command runs where all that has come
+//! together. What it wrote goes to the shards: first to the home, with the redo record, then to the others
+//! ([`redo`](crate::storage::redo)). A shard's locks go with its part; where nothing was written they are released.
 
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
@@ -46,8 +46,8 @@ pub enum Step {
 /// The reply to a transaction that came too late and must come again.
 pub const REFUSED: &[u8] = b"-RETRY\r\n";
 
-/// The reply to one whose client has an earlier command waiting here. It comes again a little later: if it waited here while it
-/// had its locks elsewhere, those before it could wait for those locks.
+/// The reply to one whose client has an earlier command waiting here. It comes again a little later: if it waited here
+/// while it had its locks elsewhere, those before it could wait for those locks.
 pub const BEHIND: &[u8] = b"-BEHIND\r\n";
 
 /// What the schedule step says.
@@ -210,8 +210,8 @@ pub fn decode_members(bytes: &[u8]) -> Option<Vec<Member>> {
     Some(members)
 }
 
-/// Reads an answer to [`Question::Keys`]: keys and their types, and the last one that was looked at if there are more; `None`
-/// if it is damaged.
+/// Reads an answer to [`Question::Keys`]: keys and their types, and the last one that was looked at if there are more;
+/// `None` if it is damaged.
 pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
     let mut fields = FieldReader(bytes);
     let mut keys = Vec::new();
@@ -296,8 +296,8 @@ impl StorageExecutor {
         }
     }
 
-    /// Enters a command in the lines for its keys. It has the newest number of all, so it waits, and nobody waits for it who has
-    /// what it waits for.
+    /// Enters a command in the lines for its keys. It has the newest number of all, so it waits, and nobody waits for
+    /// it who has what it waits for.
     pub(super) fn stand_in_line(&mut self, alone: Box<Batch>) {
         let request = alone.requests[0];
         let (scope, mode) = needs_of(&alone, &request);
@@ -354,7 +354,8 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs a request that has waited. False if it is a script that wants to pause: that begins anew, in a turn of its own.
+    /// Runs a request that has waited. False if it is a script that wants to pause: that begins anew, in a turn of its
+    /// own.
     fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Boxes) -> bool {
         let request = alone.requests[0];
         match self.run_request(&mut alone, &request, Instant::now(), None) {
@@ -557,8 +558,9 @@ impl StorageExecutor {
         }
     }
 
-    /// What the reply to a granted schedule step says: a byte that no error begins with, whether a key that the client watches
-    /// was modified, the newest version of the shards' collections, their database map if everything is locked, and each key.
+    /// What the reply to a granted schedule step says: a byte that no error begins with, whether a key that the client
+    /// watches was modified, the newest version of the shards' collections, their database map if everything is locked,
+    /// and each key.
     fn tell(&mut self, scope: &Scope, watcher: u64, replies: &mut Vec<u8>) -> Result<(), CommandError> {
         let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
         let mut fields = FieldWriter(replies);

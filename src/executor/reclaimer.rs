@@ -1,13 +1,15 @@
 //! The thread that gives the space of large deleted collections back, one per storage executor.
 //!
-//! DEL of a collection, an overwrite or its expiry writes one record of `meta` and leaves the members behind, dead; compactions
-//! drop what they meet of them, but RocksDB does not know that there is anything to compact. So the same batch that makes a large
-//! version dead notes it in `system`, and this thread deletes the files that hold nothing else and compacts what is left of the
-//! range. Then the executor deletes the note. The notes are the queue: it needs no memory, and a crash loses nothing of it.
+//! DEL of a collection, an overwrite or its expiry writes one record of `meta` and leaves the members behind, dead;
+//! compactions drop what they meet of them, but RocksDB does not know that there is anything to compact. So the same
+//! batch that makes a large version dead notes it in `system`, and this thread deletes the files that hold nothing else
+//! and compacts what is left of the range. Then the executor deletes the note. The notes are the queue: it needs no
+//! memory, and a crash loses nothing of it.
 //!
-//! **A file is deleted only when the log with the record of `meta` is on disk**, whatever `durability` says: a machine that
-//! fails must not bring back a collection whose members are gone. Therefore the thread syncs the log between reading a note,
-//! which is in the same batch as the record, and deleting anything; the filter of compactions has the same rule.
+//! **A file is deleted only when the log with the record of `meta` is on disk**, whatever `durability` says: a machine
+//! that fails must not bring back a collection whose members are gone. Therefore the thread syncs the log between
+//! reading a note, which is in the same batch as the record, and deleting anything; the filter of compactions has the
+//! same rule.
 
 use crate::storage::database::{Column, Database, DatabaseError};
 use crate::storage::encoding::{self, Record};
@@ -17,9 +19,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a dead version must have left behind at least, in bytes, to be worth a compaction of its range. Whatever is smaller is
-/// dropped when others cause a compaction. To reclaim a range, the files that it shares with others are written again, those
-/// of level 0 among them: tens of megabytes.
+/// What a dead version must have left behind at least, in bytes, to be worth a compaction of its range. Whatever is
+/// smaller is dropped when others cause a compaction. To reclaim a range, the files that it shares with others are
+/// written again, those of level 0 among them: tens of megabytes.
 const LEFT_BEHIND_BYTES_MIN: u64 = 8 << 20;
 
 /// What a member takes up with its key and its place in the order, guessed low: the record only has their number.
@@ -35,7 +37,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The longest rest after a reclaim; see [`Shared::rest`].
 const REST_MAX: Duration = Duration::from_secs(60);
 
-/// The note, a key of `system`, that goes with replacing a record of `meta` by another (or none), if that leaves much behind.
+/// The note, a key of `system`, that goes with replacing a record of `meta` by another (or none), if that leaves much
+/// behind.
 #[inline]
 pub fn note_of_dead_version(meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> Option<Vec<u8>> {
     let old = old.filter(|record| encoding::has_members(record))?;
@@ -83,8 +86,8 @@ struct State {
 }
 
 impl Reclaimer {
-    /// Starts the thread, named `name`, after `on_start` ran in it (it pins itself there). It begins with what an earlier run of
-    /// the server has left.
+    /// Starts the thread, named `name`, after `on_start` ran in it (it pins itself there). It begins with what an
+    /// earlier run of the server has left.
     pub fn start(
         name: String,
         databases: Vec<Arc<Database>>,
@@ -177,8 +180,9 @@ impl Shared {
         (!state.stop).then_some(places)
     }
 
-    /// Reclaims what is noted on the shard at `place`; returns whether all of that succeeded. The logs with the members are as
-    /// large as they; a log goes when all columns are flushed that it has something of, which the small ones seldom are.
+    /// Reclaims what is noted on the shard at `place`; returns whether all of that succeeded. The logs with the members
+    /// are as large as they; a log goes when all columns are flushed that it has something of, which the small ones
+    /// seldom are.
     fn reclaim_all(&self, place: usize) -> bool {
         let (mut from, to) = encoding::dead_version_range();
         let (mut failed, mut any) = (0, false);
@@ -246,8 +250,8 @@ impl Shared {
         reclaimed
     }
 
-    /// Leaves the disk to others, after a reclaim for as long as it took: at least half of the background threads' time is left to
-    /// flushes and to the compactions that writes wait for.
+    /// Leaves the disk to others, after a reclaim for as long as it took: at least half of the background threads' time
+    /// is left to flushes and to the compactions that writes wait for.
     fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let mut state = self.lock();

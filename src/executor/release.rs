@@ -1,4 +1,5 @@
-//! When replies may leave: the turn is committed, and the replies wait for the committer and, with `always`, for the syncer.
+//! When replies may leave: the turn is committed, and the replies wait for the committer and, with `always`, for the
+//! syncer.
 
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Response, SEVERAL_SHARDS};
@@ -48,9 +49,9 @@ pub(super) fn bound_to(response: &Response, place: usize, from: u64) -> bool {
     response.commit_epoch >= from.max(1) && (response.shard == SEVERAL_SHARDS || usize::from(response.shard) == place)
 }
 
-/// Replaces the replies that speak of writes which were rolled back. Where a part of a command's writes may stand, on another
-/// shard or by an earlier commit of the turn, neither OK nor an error would be true: an empty reply makes the network executor
-/// close the connection.
+/// Replaces the replies that speak of writes which were rolled back. Where a part of a command's writes may stand, on
+/// another shard or by an earlier commit of the turn, neither OK nor an error would be true: an empty reply makes the
+/// network executor close the connection.
 pub(super) fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &RolledBack, begun: &mut RepliesBegun) {
     for response in &mut batch.responses {
         if bound_to(response, place, rolled_back.from_epoch) {
@@ -70,7 +71,8 @@ pub(super) fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &
 }
 
 impl StorageExecutor {
-    /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the committer).
+    /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the
+    /// committer).
     pub(super) fn commit(&mut self, done: &mut [Box<Batch>]) {
         if self.shards.is_linked() {
             self.shards.commit_linked();
@@ -87,8 +89,8 @@ impl StorageExecutor {
                     self.committer.committer.submit(place, database, writes);
                 }
             } else {
-                // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was rolled
-                // back tells what failed; after a stall what is staged waits for the next call.
+                // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was
+                // rolled back tells what failed; after a stall what is staged waits for the next call.
                 let _ = shard.commit();
             }
             self.answer_rolled_back(place, done);
@@ -200,8 +202,8 @@ impl StorageExecutor {
         if let Err(error) = &report.result {
             let durable_epoch = self.syncer.durable_epoch(report.place);
             self.outbox.forget(report.place, durable_epoch + 1);
-            // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an error
-            // would be true. An empty reply makes the network executor close the connection.
+            // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an
+            // error would be true. An empty reply makes the network executor close the connection.
             for batch in &mut self.held {
                 for response in &mut batch.responses {
                     if bound_to(response, report.place, durable_epoch + 1) {

@@ -128,7 +128,8 @@ pub(super) fn run_pausing(
 }
 
 impl StorageExecutor {
-    /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes on.
+    /// Runs one request and appends its response, unless it is to be answered later. A script that is `resumed` goes
+    /// on.
     pub(super) fn run_request(
         &mut self,
         batch: &mut Batch,
@@ -392,8 +393,8 @@ impl StorageExecutor {
         self.keep_effects();
     }
 
-    /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what they
-    /// wrote, so that a key which was read and then written is told.
+    /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what
+    /// they wrote, so that a key which was read and then written is told.
     pub(super) fn note_read(&mut self, batch: &Batch, request: &Request) {
         let reader = Reader {
             client_id: request.caller.client_id,

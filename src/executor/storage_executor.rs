@@ -1,9 +1,9 @@
 //! A storage executor: takes what has arrived, runs it, commits once, sends the boxes home.
 //!
-//! One turn: drain the channel up to `batch-size` requests, in the order of their priorities ([`queue`](super::queue)); run each
-//! request's handler on its shard ([`request`](super::request)); commit what every shard staged as one write batch (a large one by way
-//! of the committer); send back each batch whose replies may leave, and hold the others until the committer and the syncer have caught
-//! up with them ([`release`](super::release)).
+//! One turn: drain the channel up to `batch-size` requests, in the order of their priorities ([`queue`](super::queue));
+//! run each request's handler on its shard ([`request`](super::request)); commit what every shard staged as one write
+//! batch (a large one by way of the committer); send back each batch whose replies may leave, and hold the others until
+//! the committer and the syncer have caught up with them ([`release`](super::release)).
 
 use super::blocked_commands::DurableWait;
 use super::queue::PriorityQueue;
@@ -33,8 +33,8 @@ use std::time::{Duration, Instant};
 /// a wake is lost to its parking race (PITFALLS 1), so it must not grow.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Lets the executor's other tasks run and its reactor look at sockets, timers and wakes. A plain yield would only do the
-/// former (PITFALLS 2), and a timer that is due when it is first polled neither: this one is due a moment later.
+/// Lets the executor's other tasks run and its reactor look at sockets, timers and wakes. A plain yield would only do
+/// the former (PITFALLS 2), and a timer that is due when it is first polled neither: this one is due a moment later.
 pub async fn reactor_turn() {
     glommio::timer::sleep(REACTOR_TURN_DELAY).await;
 }

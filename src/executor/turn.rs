@@ -1,5 +1,5 @@
-//! A turn: what is queued is run, up to `batch-size` requests, and what it staged is committed once. A long script has turns of its own
-//! and is left open between them.
+//! A turn: what is queued is run, up to `batch-size` requests, and what it staged is committed once. A long script has
+//! turns of its own and is left open between them.
 
 use super::blocked_commands::waits_notice;
 use super::request::{NobodyWaits, Paused, Ran};
@@ -95,7 +95,8 @@ impl StorageExecutor {
         now_ms
     }
 
-    /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to pause.
+    /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to
+    /// pause.
     pub(super) fn run_turn(&mut self) -> Option<OpenTurn> {
         self.settings_are_current();
         self.take_up_commits();
@@ -195,8 +196,8 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// A script that has run for a while turns out to be long. What the turn did before is committed and answered without
-    /// waiting for it: nothing of it ever was, and the next turn is its own.
+    /// A script that has run for a while turns out to be long. What the turn did before is committed and answered
+    /// without waiting for it: nothing of it ever was, and the next turn is its own.
     pub(super) fn drop_long_script(&mut self, script: Paused, batch: &mut Batch) {
         self.effects.forget_after(script.command.effects_mark());
         self.effects.forget_ran();
@@ -206,8 +207,8 @@ impl StorageExecutor {
         self.script_is_long = true;
     }
 
-    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not looked
-    /// after while it runs.
+    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not
+    /// looked after while it runs.
     pub(super) fn must_wait_for_commits(&mut self) -> bool {
         let comes = self.script_is_long || !self.parked.long.is_empty();
         if comes {

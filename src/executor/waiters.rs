@@ -1,8 +1,9 @@
 //! Commands that wait on a storage executor for a key to change.
 //!
-//! A waiter keeps a copy of its command and no credit: its box went home with the others. Each key has its waiters in the
-//! order in which they came. A command over several executors has a waiter on each, and whichever claims its
-//! [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or told to go.
+//! A waiter keeps a copy of its command and no credit: its box went home with the others. Each key has its waiters in
+//! the order in which they came. A command over several executors has a waiter on each, and whichever claims its
+//! [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or told to
+//! go.
 
 use crate::channel::message::{Batch, Caller, Request, RequestId};
 use crate::commands::blocking::Waiting;

@@ -1,7 +1,8 @@
 //! The keys that clients WATCH, on one storage executor: who has to be told that one was modified, and who was.
 //!
-//! A client's first modified key makes it dirty, and then its keys are of no interest any more: EXEC asks whether it is, and
-//! forgets it. What happens to a key that had expired already when it was watched follows Redis: its deletion is none.
+//! A client's first modified key makes it dirty, and then its keys are of no interest any more: EXEC asks whether it
+//! is, and forgets it. What happens to a key that had expired already when it was watched follows Redis: its deletion
+//! is none.
 
 use crate::observe::metrics::StorageMetrics;
 use crate::storage::shard::ModifiedKey;
@@ -121,8 +122,8 @@ impl Watches {
         self.by_key.keys().filter(|key| key.0 == database).cloned().collect()
     }
 
-    /// All of a watched key's database is about to be replaced, by another or by nothing: how the key is stored `before`, and
-    /// how it will be `after`.
+    /// All of a watched key's database is about to be replaced, by another or by nothing: how the key is stored
+    /// `before`, and how it will be `after`.
     pub fn replace(&mut self, key: &ModifiedKey, before: Presence, after: Presence) {
         if before == Presence::Absent && after == Presence::Absent {
             return;

@@ -1,7 +1,7 @@
 //! Clients in commands that wait: one executor after the other is asked, and the first that has something answers.
 //!
-//! Which of those who could answer does is decided by the client's [ticket](crate::registry::clients::Ticket): a storage executor, the
-//! end of the time, CLIENT UNBLOCK, or the end of the connection.
+//! Which of those who could answer does is decided by the client's [ticket](crate::registry::clients::Ticket): a
+//! storage executor, the end of the time, CLIENT UNBLOCK, or the end of the connection.
 
 use crate::channel::message::{Caller, Priority, RequestId};
 use crate::commands::blocking::Waiting;
@@ -62,8 +62,8 @@ impl NetworkExecutor {
         true
     }
 
-    /// The command as each run of keys on one executor gets it, in the order of the keys. `None` if its keys have different
-    /// parts to play.
+    /// The command as each run of keys on one executor gets it, in the order of the keys. `None` if its keys have
+    /// different parts to play.
     fn visits(&self, command: &Command, arguments: Arguments<'_>) -> Option<VecDeque<(usize, OwnedArguments)>> {
         let is_counted = matches!(command.keys.more, MoreKeys::Counted(_));
         if !is_counted && command.keys.last >= 0 {
@@ -88,8 +88,8 @@ impl NetworkExecutor {
         Some(visits)
     }
 
-    /// A reader of streams on several executors has found nothing at first and waits on each of them; the first that has
-    /// something answers with its streams.
+    /// A reader of streams on several executors has found nothing at first and waits on each of them; the first that
+    /// has something answers with its streams.
     pub(super) fn wait_for_streams(
         &self,
         connection: &Rc<Connection>,
@@ -350,8 +350,8 @@ impl NetworkExecutor {
         .detach();
     }
 
-    /// Asks every storage executor whether all that was written so far is on disk; one that is to `hold` its answer says so
-    /// when it is.
+    /// Asks every storage executor whether all that was written so far is on disk; one that is to `hold` its answer
+    /// says so when it is.
     fn ask_whether_durable(&self, connection: &Rc<Connection>, sequence: u32, hold: bool) {
         let count = self.server.router.executor_count();
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {

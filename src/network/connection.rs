@@ -1,5 +1,5 @@
-//! One client's connection: bytes that came in and are no whole command yet, replies in the order of their commands, and
-//! bytes that the socket has not taken yet.
+//! One client's connection: bytes that came in and are no whole command yet, replies in the order of their commands,
+//! and bytes that the socket has not taken yet.
 
 use super::merging::Merging;
 use super::multi::Executing;
@@ -138,8 +138,8 @@ impl Replies {
         }
     }
 
-    /// Bytes that wait for replies before them though they are no replies: a client that does not read must not make them
-    /// grow without bound.
+    /// Bytes that wait for replies before them though they are no replies: a client that does not read must not make
+    /// them grow without bound.
     pub(super) fn pushed_bytes(&self) -> usize {
         self.pushed_bytes
     }
@@ -300,8 +300,8 @@ pub(super) struct Connection {
     pub(super) closed: Cell<bool>,
     /// Replies that come in pieces.
     pub(super) in_pieces: Cell<u32>,
-    /// The last command is a transaction whose writes are not on their way yet, or an EXEC that may change the session: the
-    /// next must wait.
+    /// The last command is a transaction whose writes are not on their way yet, or an EXEC that may change the session:
+    /// the next must wait.
     pub(super) coordinating: Cell<bool>,
     /// The last command may have to wait for something to happen: nothing that follows is run.
     pub(super) waiting: RefCell<Option<WaitOut>>,

@@ -1,11 +1,11 @@
-//! Commands whose keys lie on several storage executors: each runs as a transaction, and this executor coordinates those of its
-//! clients.
+//! Commands whose keys lie on several storage executors: each runs as a transaction, and this executor coordinates
+//! those of its clients.
 //!
 //! One goes so: every executor with keys of it is asked to lock them and to say what is under them (the schedule
-//! step; all at once, one trip). When all have, the handler runs here, on what was said ([`Gathered`]); if it needs more than came along, it
-//! runs again on a thread that may wait for the answers. What it has written is split by shard. The first shard commits the
-//! redo record and its part, then the others theirs; each part goes with the locks. Then the client has its reply. A
-//! transaction that has written to one shard, or none, needs no record.
+//! step; all at once, one trip). When all have, the handler runs here, on what was said ([`Gathered`]); if it needs
+//! more than came along, it runs again on a thread that may wait for the answers. What it has written is split by
+//! shard. The first shard commits the redo record and its part, then the others theirs; each part goes with the locks.
+//! Then the client has its reply. A transaction that has written to one shard, or none, needs no record.
 //!
 //! A client that goes away changes nothing: a transaction belongs to the executor, and ends.
 
@@ -61,7 +61,8 @@ pub(crate) const THREADS_MAX: usize = 16;
 /// How long such a thread waits for an answer before it offers again what a channel did not take.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a transaction waits before it begins again behind its client's earlier commands: about as long as another one takes.
+/// How long a transaction waits before it begins again behind its client's earlier commands: about as long as another
+/// one takes.
 const BEHIND_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a transaction is to do once everything is locked.
@@ -172,8 +173,8 @@ impl Transactions {
 }
 
 impl NetworkExecutor {
-    /// Begins a transaction on `places`, or on everything (`None`). What follows on the connection is not read before its
-    /// writes are on their way, so that it finds them.
+    /// Begins a transaction on `places`, or on everything (`None`). What follows on the connection is not read before
+    /// its writes are on their way, so that it finds them.
     pub(super) fn coordinate(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -630,7 +631,8 @@ impl NetworkExecutor {
                 let next = transactions.waiting.pop_front();
                 next.and_then(|next| Some((next, transactions.under_way.get_mut(next)?.take()?)))
             };
-            // Without one the transaction keeps its locks, as nothing is known of it any more: the thread has died with it.
+            // Without one the transaction keeps its locks, as nothing is known of it any more: the thread has died with
+            // it.
             if let Ok((coordination, outcome)) = ran {
                 executor.write(number, coordination, outcome);
             }
@@ -715,8 +717,8 @@ impl NetworkExecutor {
         for (link, argument) in by_link.iter().enumerate().filter(|(_, argument)| !argument.is_empty()) {
             self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[argument]);
         }
-        // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change what that
-        // means, so they come first.
+        // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change
+        // what that means, so they come first.
         let goes_on_here = (coordination.exec.as_ref()).is_some_and(|exec| exec.executing.is_some());
         if !goes_on_here {
             self.let_go(&mut coordination);
@@ -731,7 +733,8 @@ impl NetworkExecutor {
         (connection.generation == coordination.generation && !connection.closed.get()).then(|| Rc::clone(connection))
     }
 
-    /// The client's next command may run. Only once: it may be a transaction, too, and then the connection waits for that.
+    /// The client's next command may run. Only once: it may be a transaction, too, and then the connection waits for
+    /// that.
     fn let_go(&self, coordination: &mut Coordination) {
         let has_gone_on = std::mem::replace(&mut coordination.has_gone_on, true);
         if let Some(connection) = self.client_of(coordination).filter(|_| !has_gone_on) {

@@ -14,9 +14,9 @@ use crate::registry::subscribers::{Kind, Published, Subscribers};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Bytes that are put into outputs, as the inbox counts them, before these are sent and the other tasks have their turn.
-/// To send is what costs, so it is worth having several messages in each send; but what is put into outputs and was not
-/// sent is not yet held against any limit.
+/// Bytes that are put into outputs, as the inbox counts them, before these are sent and the other tasks have their
+/// turn. To send is what costs, so it is worth having several messages in each send; but what is put into outputs and
+/// was not sent is not yet held against any limit.
 const BYTES_PER_TURN: u64 = 16 << 20;
 
 impl NetworkExecutor {
@@ -123,7 +123,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Pushes to all who subscribed before something was published; it is written once for each version of the protocol.
+    /// Pushes to all who subscribed before something was published; it is written once for each version of the
+    /// protocol.
     fn push_to_all(&self, subscribers: &Subscribers, changes_seen: u64, write: impl Fn(&mut Reply<'_>)) {
         let connections = self.connections.borrow();
         let mut written = [const { Vec::new() }; 2];
@@ -143,7 +144,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Sends bytes to a client that are no reply, at the end of the turn, behind the replies of the commands that are out.
+    /// Sends bytes to a client that are no reply, at the end of the turn, behind the replies of the commands that are
+    /// out.
     pub(super) fn push_to(&self, connection: &Rc<Connection>, bytes: &[u8]) {
         if connection.closed.get() {
             return;

@@ -30,8 +30,8 @@ const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 /// The deadline of what must be done however long it waits: what was begun is ended.
 pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for the
-/// time that takes.
+/// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for
+/// the time that takes.
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 /// Why the reply of a handler that ran here is not given at once.
@@ -225,9 +225,9 @@ impl NetworkExecutor {
         self.settings.borrow().script_undeclared_keys
     }
 
-    /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to several of its
-    /// shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk they take the longer
-    /// way.
+    /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to
+    /// several of its shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk
+    /// they take the longer way.
     pub(super) fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         // Without keys the handler has an error to tell, anywhere.
         let keys = command.keys.of(arguments);
@@ -306,8 +306,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Calls a handler of this executor. Returns its reply, why that is not given at once, and whether the client gets it:
-    /// `suppressed`, unless the command itself changes that.
+    /// Calls a handler of this executor. Returns its reply, why that is not given at once, and whether the client gets
+    /// it: `suppressed`, unless the command itself changes that.
     pub(super) fn call_here(
         &self,
         connection: &Connection,
@@ -473,8 +473,8 @@ impl NetworkExecutor {
         }
         let bytes = batch.reply(response);
         if bytes.is_empty() && response.more == 0 {
-            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true. Or the
-            // rest of a large reply is missing.
+            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true.
+            // Or the rest of a large reply is missing.
             connection.abort();
             return;
         }
@@ -541,8 +541,8 @@ impl NetworkExecutor {
         self.touch(&connection);
     }
 
-    /// Moves the piece of a large reply that is next in line to the output, and asks for the one after it if the client has
-    /// taken most of what is there.
+    /// Moves the piece of a large reply that is next in line to the output, and asks for the one after it if the client
+    /// has taken most of what is there.
     pub(super) fn advance_pieces(self: &Rc<Self>, connection: &Rc<Connection>) {
         while connection.in_pieces.get() > 0 && !connection.closed.get() {
             let mut replies = connection.replies.borrow_mut();
@@ -569,8 +569,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Asks for the next piece when the reactor has looked at the sockets: a client that reads as fast as it is sent to would
-    /// otherwise keep this executor going from piece to piece, and nobody else would be heard.
+    /// Asks for the next piece when the reactor has looked at the sockets: a client that reads as fast as it is sent to
+    /// would otherwise keep this executor going from piece to piece, and nobody else would be heard.
     fn ask_for_piece(self: &Rc<Self>, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: u64) {
         let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
         glommio::spawn_local(async move {

@@ -1,7 +1,7 @@
 //! MULTI's queue and EXEC: what was queued goes to its storage executor as one request.
 //!
-//! Commands that run on this executor (SELECT, PING, CLIENT…) are run when the others have been, since a modified key that is
-//! watched keeps all of them from running; the connection waits meanwhile, as they may change its session.
+//! Commands that run on this executor (SELECT, PING, CLIENT…) are run when the others have been, since a modified key
+//! that is watched keeps all of them from running; the connection waits meanwhile, as they may change its session.
 
 use super::connection::{Awaited, Connection};
 use super::dispatch::{Later, reply_suppressed};
@@ -185,7 +185,8 @@ impl NetworkExecutor {
         self.run_network_parts(connection, sequence, queue, Vec::new());
     }
 
-    /// EXEC of commands for one storage executor, or of some that it does not let run because a watched key was modified.
+    /// EXEC of commands for one storage executor, or of some that it does not let run because a watched key was
+    /// modified.
     fn exec_on(
         &self,
         connection: &Rc<Connection>,
@@ -243,8 +244,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Runs the commands of an EXEC that run here, and answers all of it; `replies` are those of the other commands, each
-    /// behind its length.
+    /// Runs the commands of an EXEC that run here, and answers all of it; `replies` are those of the other commands,
+    /// each behind its length.
     fn run_network_parts(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32, queue: Queue, replies: Vec<u8>) {
         let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
         glommio::spawn_local(async move {

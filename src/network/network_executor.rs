@@ -1,8 +1,8 @@
 //! A network executor: the connections of one core, from accept to close.
 //!
-//! One turn of the reactor: the tasks of the sockets that have bytes parse and dispatch commands; then the flusher sends
-//! one batch per storage executor; when boxes come home, their replies are put in order and each connection's go out
-//! with one send.
+//! One turn of the reactor: the tasks of the sockets that have bytes parse and dispatch commands; then the flusher
+//! sends one batch per storage executor; when boxes come home, their replies are put in order and each connection's go
+//! out with one send.
 
 use crate::channel::link::{Flushed, Links};
 use crate::channel::message::Batch;
@@ -34,7 +34,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// One read takes at most this: larger pipelines are read in several turns, so that one client does not hold the others.
+/// One read takes at most this: larger pipelines are read in several turns, so that one client does not hold the
+/// others.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// A frame that is longer than a read is read in pieces of at most this.
@@ -43,8 +44,8 @@ const READ_FRAME_BYTES_MAX: usize = 1 << 20;
 /// What is read at once of a client that waits in a blocking command, and has sent others already: thousands may.
 const READ_BEHIND_WAIT_BYTES: usize = 4096;
 
-/// Replies of one box that are sent on before the next box is taken in: so a client that does not read is noticed within
-/// that much of its limit.
+/// Replies of one box that are sent on before the next box is taken in: so a client that does not read is noticed
+/// within that much of its limit.
 const REPLY_BYTES_SENT_AT_ONCE: usize = 1 << 20;
 
 /// What an unauthenticated client may have in its query buffer: its frames are limited far below that anyway.
@@ -360,8 +361,8 @@ impl NetworkExecutor {
     }
 
     fn take_home(self: &Rc<Self>, batch: Box<Batch>) {
-        // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks a
-        // client beside it that caches, finds it told.
+        // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks
+        // a client beside it that caches, finds it told.
         if self.server.tracking.is_used() {
             self.deliver_now();
         }
@@ -657,8 +658,8 @@ impl NetworkExecutor {
     }
 
     /// Reads once. Small reads go to the executor's shared buffer and are processed from there; only what is no whole
-    /// command is kept with the connection, so that an idle client holds no buffer. `None` if nothing was read because a
-    /// command was answered that others wait behind.
+    /// command is kept with the connection, so that an idle client holds no buffer. `None` if nothing was read because
+    /// a command was answered that others wait behind.
     async fn read(
         self: &Rc<Self>,
         stream: &mut TcpStream,

@@ -48,7 +48,8 @@ pub struct Session {
     pub subscribed: Option<Box<Subscribed>>,
     /// MONITOR; changed by [`Subscriptions`] only.
     pub is_monitor: bool,
-    /// CLIENT TRACKING; changed by [`crate::registry::tracked_keys::Tracking::set`] only, but for what is about the next command.
+    /// CLIENT TRACKING; changed by [`crate::registry::tracked_keys::Tracking::set`] only, but for what is about the
+    /// next command.
     pub tracking: Option<Box<Tracked>>,
 }
 

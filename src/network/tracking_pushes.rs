@@ -1,4 +1,5 @@
-//! CLIENT TRACKING, the sending side: this executor's clients are told of keys that they have read and that were changed.
+//! CLIENT TRACKING, the sending side: this executor's clients are told of keys that they have read and that were
+//! changed.
 
 use super::connection::Connection;
 use super::network_executor::NetworkExecutor;
@@ -99,8 +100,8 @@ impl NetworkExecutor {
         delivered
     }
 
-    /// Several storage executors say so of one FLUSHALL: a client that has sent nothing since it was told has nothing more to
-    /// forget. Returns whether it was told.
+    /// Several storage executors say so of one FLUSHALL: a client that has sent nothing since it was told has nothing
+    /// more to forget. Returns whether it was told.
     fn invalidate_everything(&self, connection: &Rc<Connection>, flush: FlushId) -> bool {
         let (next, all_answered) = connection.next_command();
         let Some((flushed_at, redirect)) = connection.tracked(|tracked| (tracked.flushed_at, tracked.redirect)) else {
@@ -163,8 +164,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Sends what is outdated to a client: as a push, or, for RESP2, as a message if the client has subscribed. Otherwise it
-    /// cannot be told. Returns how many were.
+    /// Sends what is outdated to a client: as a push, or, for RESP2, as a message if the client has subscribed.
+    /// Otherwise it cannot be told. Returns how many were.
     fn push_outdated(&self, connection: &Rc<Connection>, keys: &Outdated) -> usize {
         let (version, subscribes) = {
             let session = connection.session.borrow();

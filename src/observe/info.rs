@@ -255,8 +255,8 @@ impl Counts {
 
 /// What INFO must remember between two calls.
 ///
-/// Each counter has one writer, which never sets it back, so CONFIG RESETSTAT remembers what they were and INFO shows the
-/// difference.
+/// Each counter has one writer, which never sets it back, so CONFIG RESETSTAT remembers what they were and INFO shows
+/// the difference.
 #[derive(Debug, Default)]
 pub struct Baseline {
     counts: Mutex<Counts>,
@@ -415,8 +415,8 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add_bytes("write_buffers", server.resources.write_buffer_bytes() as u64);
 }
 
-/// The append-only file of Redis is RocksDB's write-ahead log here: always on, and in good order while every shard takes
-/// writes.
+/// The append-only file of Redis is RocksDB's write-ahead log here: always on, and in good order while every shard
+/// takes writes.
 fn write_persistence(server: &ServerState, lines: &mut Lines) {
     let settings = server.settings.snapshot();
     let durability = match settings.durability {

@@ -1,6 +1,7 @@
 //! Counters with one writer each: an executor adds to its own, and whoever reads adds them up.
 //!
-//! They are atomics only so that another thread may read them; the writer loads and stores without a locked instruction.
+//! They are atomics only so that another thread may read them; the writer loads and stores without a locked
+//! instruction.
 
 use crate::commands::table::COMMANDS;
 use std::collections::{BTreeMap, BTreeSet};

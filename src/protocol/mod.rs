@@ -1,8 +1,8 @@
 //! Bytes to commands and values to bytes; no sockets and no storage.
 //!
 //! [`request`] finds the commands in what a client sent (RESP arrays of bulk strings, or inline lines) and [`reply`]
-//! writes what it gets back (RESP2 or RESP3); [`rdb`] is the encoding of DUMP and RESTORE. A command's arguments are never copied here: they are [`Span`]s in the
-//! bytes that were read, seen through [`Arguments`].
+//! writes what it gets back (RESP2 or RESP3); [`rdb`] is the encoding of DUMP and RESTORE. A command's arguments are
+//! never copied here: they are [`Span`]s in the bytes that were read, seen through [`Arguments`].
 
 pub mod owned;
 pub mod rdb;

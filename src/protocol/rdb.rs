@@ -4,10 +4,10 @@
 //! payload  type(1) ‖ value ‖ RDB version(2, little endian) ‖ CRC-64/Redis(8, little endian) of all before
 //! ```
 //!
-//! Values are written in the plain encodings that every Redis reads (streams in listpacks, which are their only one), and
-//! read in all encodings that Redis 2.6 to 7.2 writes: plain, ziplist, listpack, intset, quicklist, compressed strings.
-//! Source: Redis's rdb.c, listpack.c, ziplist.c, intset.c and t_stream.c describe them; a zipmap (before 2.6) and module
-//! types are refused.
+//! Values are written in the plain encodings that every Redis reads (streams in listpacks, which are their only one),
+//! and read in all encodings that Redis 2.6 to 7.2 writes: plain, ziplist, listpack, intset, quicklist, compressed
+//! strings. Source: Redis's rdb.c, listpack.c, ziplist.c, intset.c and t_stream.c describe them; a zipmap (before 2.6)
+//! and module types are refused.
 
 mod functions;
 

@@ -252,8 +252,8 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Written from its last digit to the front, two digits a step, then copied at once: 8 ns for six digits, against 12
-    /// when the number is formatted first.
+    /// Written from its last digit to the front, two digits a step, then copied at once: 8 ns for six digits, against
+    /// 12 when the number is formatted first.
     fn long_header(&mut self, kind: u8, mut value: u64) {
         let mut line = [0; HEADER_BYTES_MAX];
         let mut start = HEADER_BYTES_MAX - 2;

@@ -448,7 +448,8 @@ fn short_bulk_length(buffer: &[u8], position: usize) -> Option<(usize, usize)> {
     short_length(buffer, position)
 }
 
-/// The arguments of a line as an inline command has them: separated by blanks, perhaps quoted. `None` if a quote is not closed.
+/// The arguments of a line as an inline command has them: separated by blanks, perhaps quoted. `None` if a quote is not
+/// closed.
 pub fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (mut bytes, mut spans) = (Vec::new(), Vec::new());
     split_line(line, &mut bytes, &mut spans).ok()?;

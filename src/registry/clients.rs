@@ -1,7 +1,7 @@
 //! The list of all clients, for CLIENT LIST, CLIENT KILL and `maxclients`.
 //!
-//! A connection's executor writes its entry once per turn; only CLIENT's subcommands read it. CLIENT KILL sets a flag that
-//! the executor sees before it runs the client's next command, and within its housekeeping interval in any case.
+//! A connection's executor writes its entry once per turn; only CLIENT's subcommands read it. CLIENT KILL sets a flag
+//! that the executor sees before it runs the client's next command, and within its housekeeping interval in any case.
 
 use crate::observe::metrics::Counter;
 use crate::registry::subscribers::Kind;
@@ -114,8 +114,8 @@ impl Client {
         self.killed.load(Ordering::Relaxed)
     }
 
-    /// A blocking command begins. Several executors may come to answer it, and a timeout and CLIENT UNBLOCK too; whoever
-    /// succeeds in [`Client::claim`] does.
+    /// A blocking command begins. Several executors may come to answer it, and a timeout and CLIENT UNBLOCK too;
+    /// whoever succeeds in [`Client::claim`] does.
     pub fn begin_wait(&self, ticket: Ticket) {
         self.wait.store(ticket.bits(), Ordering::Release);
     }

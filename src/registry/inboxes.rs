@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes that an inbox holds when those who publish from connections begin to wait: far more than an executor sends in
-/// the time that they wait for ([`crate::executor::storage_executor::HOUSEKEEPING_INTERVAL`]), so that it never runs dry.
+/// the time that they wait for ([`crate::executor::storage_executor::HOUSEKEEPING_INTERVAL`]), so that it never runs
+/// dry.
 const SLOW_BYTES: u64 = 16 << 20;
 
-/// Bytes that an inbox holds when it takes no more. Storage executors, which cannot wait, come here, and MONITOR. What is
-/// lost must be seen to be lost: all subscribers and monitors of that executor are disconnected, as one is whose own
+/// Bytes that an inbox holds when it takes no more. Storage executors, which cannot wait, come here, and MONITOR. What
+/// is lost must be seen to be lost: all subscribers and monitors of that executor are disconnected, as one is whose own
 /// output is too long.
 const FULL_BYTES: u64 = 256 << 20;
 
@@ -39,8 +40,8 @@ pub struct Posted {
 /// One network executor's inbox, from the side of those who put something in.
 pub(crate) struct Inbox {
     sender: flume::Sender<Posted>,
-    /// What the pushes in it will take as output, roughly: the content counts once for each receiver, since that is what
-    /// delivering costs.
+    /// What the pushes in it will take as output, roughly: the content counts once for each receiver, since that is
+    /// what delivering costs.
     waiting_bytes: AtomicU64,
     /// Something was not taken; nothing more is until the executor has disconnected whom it was for.
     has_lost: AtomicBool,

@@ -1,5 +1,5 @@
-//! What all threads share: the list of [`clients`], the [`inboxes`] of the network executors, who [subscribes](subscribers) to what,
-//! and which clients are told of [keys that they have read](tracked_keys).
+//! What all threads share: the list of [`clients`], the [`inboxes`] of the network executors, who
+//! [subscribes](subscribers) to what, and which clients are told of [keys that they have read](tracked_keys).
 
 pub mod clients;
 pub mod inboxes;

@@ -1,12 +1,12 @@
 //! Who subscribes to what.
 //!
-//! Every network executor owns its clients' subscriptions ([`Subscriptions`]): for a channel or a pattern, the connections.
-//! All threads share a summary of them ([`PubSub`]): how many there are on which network executor. So PUBLISH, on any thread,
-//! counts the receivers at once and sends one message to each network executor that has some.
+//! Every network executor owns its clients' subscriptions ([`Subscriptions`]): for a channel or a pattern, the
+//! connections. All threads share a summary of them ([`PubSub`]): how many there are on which network executor. So
+//! PUBLISH, on any thread, counts the receivers at once and sends one message to each network executor that has some.
 //!
-//! Order: messages that one thread publishes reach every subscriber in that order, because they go through the same inbox.
-//! A subscriber gets what was published after it had subscribed and nothing that was published before, though that may
-//! come out of the inbox later: both sides take the number of the change to the summary that they saw.
+//! Order: messages that one thread publishes reach every subscriber in that order, because they go through the same
+//! inbox. A subscriber gets what was published after it had subscribed and nothing that was published before, though
+//! that may come out of the inbox later: both sides take the number of the change to the summary that they saw.
 
 use crate::commands::glob;
 use crate::network::session::Session;
@@ -67,8 +67,8 @@ pub struct PubSub {
     inboxes: Vec<Inbox>,
     /// All subscriptions of all clients: publishing costs this one look when there is none.
     subscriptions: AtomicU64,
-    /// Held for as long as a look-up or a change takes, never while anything is sent: an executor waits for no other that
-    /// has work to do.
+    /// Held for as long as a look-up or a change takes, never while anything is sent: an executor waits for no other
+    /// that has work to do.
     summary: RwLock<Summary>,
     /// By network executor: its clients that monitor.
     monitors: Vec<AtomicU64>,

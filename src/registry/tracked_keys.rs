@@ -1,8 +1,8 @@
 //! CLIENT TRACKING: clients that keep what they have read are told when it is outdated.
 //!
-//! Storage executors know which client has read which key ([`crate::executor::key_readers`]) and say what was written; the
-//! network executor of a client knows what the client wants to hear, and how. A push goes behind the replies of all commands
-//! that are out, so an invalidation never comes before the value that it is about.
+//! Storage executors know which client has read which key ([`crate::executor::key_readers`]) and say what was written;
+//! the network executor of a client knows what the client wants to hear, and how. A push goes behind the replies of all
+//! commands that are out, so an invalidation never comes before the value that it is about.
 
 use crate::network::session::Session;
 use crate::registry::inboxes::{PUSH_BYTES, Push};

@@ -107,8 +107,8 @@ fn run_inner(
     outcome
 }
 
-/// A script's keys are where it runs, whether it declared them or not; and no transaction over several executors is about to
-/// write them.
+/// A script's keys are where it runs, whether it declared them or not; and no transaction over several executors is
+/// about to write them.
 fn check_keys(
     context: &mut Context<'_>,
     session: &Session,

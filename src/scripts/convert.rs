@@ -8,8 +8,8 @@ use mlua::{Lua, Result, Table, Value};
 /// How deep tables in a script's result may be nested: what the stack of a script has room for.
 const DEPTH_MAX: usize = 128;
 
-/// The Lua value of the reply at the beginning of `bytes`; the rest goes back into `bytes`. `None` for bytes that are no
-/// reply.
+/// The Lua value of the reply at the beginning of `bytes`; the rest goes back into `bytes`. `None` for bytes that are
+/// no reply.
 pub fn to_lua(lua: &Lua, bytes: &mut &[u8]) -> Result<Option<Value>> {
     let Some((kind, line)) = take_line(bytes) else {
         return Ok(None);
@@ -104,7 +104,8 @@ fn take_bulk<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
     content
 }
 
-/// Writes a script's result as its reply. `script_version` is what `redis.setresp` chose: booleans are booleans only then.
+/// Writes a script's result as its reply. `script_version` is what `redis.setresp` chose: booleans are booleans only
+/// then.
 pub fn to_reply(reply: &mut Reply<'_>, value: &Value, script_version: Version) -> Result<()> {
     write(reply, value, script_version, 0)
 }

@@ -1,8 +1,8 @@
 //! Functions: what is known of the libraries that FUNCTION LOAD has brought.
 //!
-//! All threads share one set of libraries ([`Functions`]), which changes as a whole and has a number. The interpreters of a
-//! thread run a library's code when a function of it is called there for the first time, and again when there is another
-//! library of that name; what its code keeps between calls is therefore each interpreter's own.
+//! All threads share one set of libraries ([`Functions`]), which changes as a whole and has a number. The interpreters
+//! of a thread run a library's code when a function of it is called there for the first time, and again when there is
+//! another library of that name; what its code keeps between calls is therefore each interpreter's own.
 
 use crate::error::CommandError;
 use crate::protocol::request::split_arguments;

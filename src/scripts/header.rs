@@ -5,15 +5,15 @@ use crate::error::CommandError;
 /// What a script says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Whether there is a first line that says so. A script without one may do everything that is not said otherwise by the
-    /// command that runs it.
+    /// Whether there is a first line that says so. A script without one may do everything that is not said otherwise by
+    /// the command that runs it.
     pub is_present: bool,
     /// It writes nothing (`no-writes`).
     pub no_writes: bool,
 }
 
-/// Splits a script into its header and what Lua compiles, which keeps the end of the first line so that lines are counted
-/// as the author counts them.
+/// Splits a script into its header and what Lua compiles, which keeps the end of the first line so that lines are
+/// counted as the author counts them.
 ///
 /// # Errors
 /// As Redis words them, if the first line is no header.
@@ -41,8 +41,8 @@ pub fn split(text: &[u8]) -> Result<(Header, &[u8]), CommandError> {
         for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
             match flag {
                 "no-writes" => header.no_writes = true,
-                // Nothing here depends on these: memory does not run out, data is never stale, and where keys may lie is
-                // the same for all scripts.
+                // Nothing here depends on these: memory does not run out, data is never stale, and where keys may lie
+                // is the same for all scripts.
                 "allow-oom" | "allow-stale" | "no-cluster" | "allow-cross-slot-keys" => {}
                 _ => {
                     return Err(CommandError::text(format!(

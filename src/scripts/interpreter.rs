@@ -23,15 +23,16 @@ const HOOK_INSTRUCTIONS: u32 = 10_000;
 /// Lua allows 200 nested calls of C functions, and the largest of them (gsub) has 8 KiB of buffer in its frame.
 const STACK_BYTES: usize = 4 << 20;
 
-/// Compiled scripts that an interpreter keeps beyond those whose texts are kept: old ones are not told apart, so all go when
-/// there are more.
+/// Compiled scripts that an interpreter keeps beyond those whose texts are kept: old ones are not told apart, so all go
+/// when there are more.
 const COMPILED_EXTRA_MAX: usize = 500;
 
-/// Interpreters that a thread keeps for the next scripts; more run at a time only where scripts wait for other executors.
+/// Interpreters that a thread keeps for the next scripts; more run at a time only where scripts wait for other
+/// executors.
 const IDLE_MAX: usize = 4;
 
-/// Of the memory limit, the share from which on a script is ended at the next look at it; the rest is refused at once, which a
-/// script could catch.
+/// Of the memory limit, the share from which on a script is ended at the next look at it; the rest is refused at once,
+/// which a script could catch.
 const MEMORY_SHARE: (usize, usize) = (7, 8);
 
 /// What a text looks like to Lua's error messages.
@@ -196,7 +197,8 @@ impl Interpreter {
         Ok(())
     }
 
-    /// The script with this digest, compiled if it is not yet; `text` is asked for then. `None` if there is no such text.
+    /// The script with this digest, compiled if it is not yet; `text` is asked for then. `None` if there is no such
+    /// text.
     ///
     /// # Errors
     /// If it does not compile, as Redis words it.
@@ -244,8 +246,8 @@ impl Interpreter {
         })
     }
 
-    /// The function with this name and whether it says that it writes nothing; its library's code is run if it was not yet.
-    /// `None` if there is no such function.
+    /// The function with this name and whether it says that it writes nothing; its library's code is run if it was not
+    /// yet. `None` if there is no such function.
     ///
     /// # Errors
     /// If that code fails, although it did not when it was brought.
@@ -312,7 +314,8 @@ impl Interpreter {
         *self.shared.stopped_at.borrow_mut() = None;
         let outcome = self.run_compiled(start);
         if let Some(stop) = self.shared.stopped() {
-            // From now on at the usual pace; the interpreter of a script that could not even be watched is not used again.
+            // From now on at the usual pace; the interpreter of a script that could not even be watched is not used
+            // again.
             if watch(&self.lua, &self.shared, HOOK_INSTRUCTIONS).is_err() {
                 self.shared.stop(Stop::MemoryLimit);
             }

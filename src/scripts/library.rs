@@ -12,7 +12,8 @@ use crate::scripts::function_libraries;
 use mlua::{IntoLua, Lua, MultiValue, Result, Table, Value};
 use std::rc::Rc;
 
-/// The multiplier, the increment and the bits of the numbers that `rand48` of POSIX is made of; Redis's `math.random` is it.
+/// The multiplier, the increment and the bits of the numbers that `rand48` of POSIX is made of; Redis's `math.random`
+/// is it.
 const RANDOM_MULTIPLIER: u64 = 0x5_DEEC_E66D;
 const RANDOM_INCREMENT: u64 = 0xB;
 const RANDOM_BITS: u32 = 48;

@@ -1,9 +1,9 @@
 //! Lua scripts: EVAL and what belongs to it.
 //!
-//! A script runs on a stack of its own ([`script::Script`]), so that it can be suspended anywhere: when it calls a command,
-//! and when it has run for a while. Whoever drives it ([`run`]) runs its commands, gives others their turn, and ends a script
-//! that was killed or has passed a limit. Each thread has interpreters of its own ([`interpreter`]); the texts and what is
-//! known of running scripts are shared ([`registry`]).
+//! A script runs on a stack of its own ([`script::Script`]), so that it can be suspended anywhere: when it calls a
+//! command, and when it has run for a while. Whoever drives it ([`run`]) runs its commands, gives others their turn,
+//! and ends a script that was killed or has passed a limit. Each thread has interpreters of its own ([`interpreter`]);
+//! the texts and what is known of running scripts are shared ([`registry`]).
 
 pub mod calls;
 pub mod convert;

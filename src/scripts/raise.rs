@@ -1,9 +1,9 @@
-//! Functions that Lua code calls and that raise errors as Lua's own functions do: a text with the caller's line in front, or
-//! any value. What is written here is what cannot be said through the safe interface of the `mlua` crate, whose functions
-//! raise objects of its own.
+//! Functions that Lua code calls and that raise errors as Lua's own functions do: a text with the caller's line in
+//! front, or any value. What is written here is what cannot be said through the safe interface of the `mlua` crate,
+//! whose functions raise objects of its own.
 //!
-//! `unsafe`: these functions speak Lua's C interface. None of them holds anything that must be dropped while it calls Lua,
-//! because an error leaves it by a long jump.
+//! `unsafe`: these functions speak Lua's C interface. None of them holds anything that must be dropped while it calls
+//! Lua, because an error leaves it by a long jump.
 #![allow(unsafe_code)]
 
 use mlua::ffi::{self, lua_State};
@@ -71,8 +71,8 @@ unsafe extern "C-unwind" fn make_closure(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Calls the first upvalue and does what its first result says: nil, return the others; a text, raise it with the caller's
-/// line; true, raise the second result.
+/// Calls the first upvalue and does what its first result says: nil, return the others; a text, raise it with the
+/// caller's line; true, raise the second result.
 unsafe extern "C-unwind" fn call_inner(state: *mut lua_State) -> c_int {
     // SAFETY: Lua guarantees room for 20 values beyond the arguments, and `lua_call` makes room for results.
     unsafe {
@@ -169,7 +169,8 @@ unsafe fn refuse(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn pairs(state: *mut lua_State) -> c_int {
-    // SAFETY: the first argument is a table, so it may be looked for; three values are pushed. The second upvalue is `next`.
+    // SAFETY: the first argument is a table, so it may be looked for; three values are pushed. The second upvalue is
+    // `next`.
     unsafe {
         ffi::luaL_checktype(state, 1, ffi::LUA_TTABLE);
         // The walk goes on with the protected table: the real one never reaches a script.

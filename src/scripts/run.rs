@@ -118,7 +118,8 @@ fn limit(limit_ms: u64) -> Option<Duration> {
 }
 
 impl Running {
-    /// Prepares the script of the command that `context` is of. `is_read_only`: the command says that it writes nothing.
+    /// Prepares the script of the command that `context` is of. `is_read_only`: the command says that it writes
+    /// nothing.
     ///
     /// # Errors
     /// If the arguments are wrong, there is no such script, or it does not compile.
@@ -209,7 +210,8 @@ impl Running {
         }
     }
 
-    /// Runs it to its end at once: for a script on a thread of its own, in a transaction over several storage executors.
+    /// Runs it to its end at once: for a script on a thread of its own, in a transaction over several storage
+    /// executors.
     ///
     /// # Errors
     /// Those of [`Running::drive`].

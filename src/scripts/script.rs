@@ -1,11 +1,11 @@
 //! One run of a script, on a stack of its own.
 //!
-//! [`Script::resume`] runs it until it wants something: a command to be run, or nothing but a pause; or until it is over. The
-//! stack is switched inside a Lua function of ours, so it does not matter how deep in the script that is, and whoever resumes
-//! it knows nothing of Lua.
+//! [`Script::resume`] runs it until it wants something: a command to be run, or nothing but a pause; or until it is
+//! over. The stack is switched inside a Lua function of ours, so it does not matter how deep in the script that is, and
+//! whoever resumes it knows nothing of Lua.
 //!
-//! `unsafe`: the functions that Lua calls find the way back to the driver by a pointer, which is valid while the script's
-//! stack lives.
+//! `unsafe`: the functions that Lua calls find the way back to the driver by a pointer, which is valid while the
+//! script's stack lives.
 #![allow(unsafe_code)]
 
 use super::interpreter::{self, Interpreter};

@@ -1,9 +1,10 @@
 //! Which members of collections compaction may drop: those that no live version owns.
 //!
-//! Deleting or overwriting a collection writes one record of `meta`; its members stay behind under the old version until
-//! a compaction meets them here. A version is never used twice, so what is dead stays dead: unless the machine fails before
-//! the log with that record is on disk. The old record would be back, and what compaction has deleted would not. So a
-//! compaction looks at `meta` as it was at its beginning, and syncs the log before it drops the first member.
+//! Deleting or overwriting a collection writes one record of `meta`; its members stay behind under the old version
+//! until a compaction meets them here. A version is never used twice, so what is dead stays dead: unless the machine
+//! fails before the log with that record is on disk. The old record would be back, and what compaction has deleted
+//! would not. So a compaction looks at `meta` as it was at its beginning, and syncs the log before it drops the first
+//! member.
 
 use super::encoding::{Record, owner_of_member, version_prefix};
 

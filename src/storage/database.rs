@@ -1,6 +1,7 @@
 //! One shard's RocksDB: the only file that names the crate.
 //!
-//! Options follow from how a shard is used: one writer, large write batches, point reads of `meta`, ranges of the others.
+//! Options follow from how a shard is used: one writer, large write batches, point reads of `meta`, ranges of the
+//! others.
 
 use super::compaction::{Judge, Past};
 use super::encoding;
@@ -68,21 +69,21 @@ impl Column {
     }
 }
 
-/// Memtables that one flush merges. A small memtable is cheap to write to, since its upper levels stay in the CPU's cache;
-/// merging several keeps the files of level 0 large and few (tuning/README.md has the figures).
+/// Memtables that one flush merges. A small memtable is cheap to write to, since its upper levels stay in the CPU's
+/// cache; merging several keeps the files of level 0 large and few (tuning/README.md has the figures).
 const MEMTABLES_PER_FLUSH: i32 = 6;
-/// Memtables of one column; when all are full and none is flushed, writes stall. Room for two flushes and the one that is
-/// written to.
+/// Memtables of one column; when all are full and none is flushed, writes stall. Room for two flushes and the one that
+/// is written to.
 const MEMTABLES_MAX: i32 = 2 * MEMTABLES_PER_FLUSH + 2;
-/// Files of level 0 that start its compaction, which rewrites the level below too: few compactions of many files cost less.
-/// A read that misses the table of hot records asks each file's Bloom filter.
+/// Files of level 0 that start its compaction, which rewrites the level below too: few compactions of many files cost
+/// less. A read that misses the table of hot records asks each file's Bloom filter.
 const LEVEL_0_FILES_COMPACTED: i32 = 8;
 /// Files of level 0 from which on writes are refused (no write ever waits), and all are.
 const LEVEL_0_FILES_SLOW: i32 = 36;
 const LEVEL_0_FILES_STOP: i32 = 48;
 
-/// Deleted entries that an iterator without bounds passes over at a time: behind the range there may be millions of them, which
-/// one with bounds never looks at.
+/// Deleted entries that an iterator without bounds passes over at a time: behind the range there may be millions of
+/// them, which one with bounds never looks at.
 const SKIPPED_MAX: u64 = 64;
 
 /// How long a flush may take before it is asked for again.
@@ -170,8 +171,8 @@ pub struct Database {
     path: PathBuf,
     write_options: WriteOptions,
     read_options: ReadOptions,
-    /// The last write found the disk full. Until one succeeds the log must not be synced: RocksDB would take the broken log
-    /// for a failure that it cannot recover from.
+    /// The last write found the disk full. Until one succeeds the log must not be synced: RocksDB would take the broken
+    /// log for a failure that it cannot recover from.
     ran_full: AtomicBool,
     /// Held during a sync of the log; why one has failed, if one has.
     sync: Mutex<Option<DatabaseError>>,
@@ -266,16 +267,16 @@ impl Database {
         }
     }
 
-    /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's thread,
-    /// and for those that delete files or members.
+    /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's
+    /// thread, and for those that delete files or members.
     ///
     /// Returns false, and nothing is durable, while the log is broken because the disk was full.
     ///
     /// # Errors
     /// A sync failed, this one or one before; what the disk has is unknown.
     pub fn sync_log(&self) -> Result<bool, DatabaseError> {
-        // One at a time, and none after one that failed: the kernel tells of a failure once, and the next sync would succeed
-        // without what was lost. Whoever asks must hear of it, whoever's sync it was.
+        // One at a time, and none after one that failed: the kernel tells of a failure once, and the next sync would
+        // succeed without what was lost. Whoever asks must hear of it, whoever's sync it was.
         let mut failed = self.sync.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(error) = &*failed {
             return Err(error.clone());
@@ -294,8 +295,8 @@ impl Database {
         faults::after_sync(&self.path, &sizes)
     }
 
-    /// Whether a write can succeed: always, unless the disk was full when the last one was tried. Then it tries one: RocksDB
-    /// begins another log, and flushes what the old one has, some seconds after there is room.
+    /// Whether a write can succeed: always, unless the disk was full when the last one was tried. Then it tries one:
+    /// RocksDB begins another log, and flushes what the old one has, some seconds after there is room.
     pub fn takes_writes(&self) -> bool {
         if !self.ran_full.load(Ordering::Acquire) {
             return true;
@@ -388,13 +389,13 @@ impl Database {
             .compact_range_cf(self.family(column), None::<&[u8]>, None::<&[u8]>);
     }
 
-    /// Deletes from the disk what begins with `prefix` in a column, all of which must be dead for the filter of compactions,
-    /// durably so: files are deleted without asking anybody. Blocks for as long as that takes; returns whether nothing is left.
-    /// Cursors go on seeing what they saw: RocksDB keeps their files until they are dropped.
+    /// Deletes from the disk what begins with `prefix` in a column, all of which must be dead for the filter of
+    /// compactions, durably so: files are deleted without asking anybody. Blocks for as long as that takes; returns
+    /// whether nothing is left. Cursors go on seeing what they saw: RocksDB keeps their files until they are dropped.
     pub fn reclaim(&self, column: Column, prefix: &[u8]) -> Result<bool, DatabaseError> {
         let to = encoding::after_prefix(prefix.to_vec());
-        // RocksDB also deletes the file that ends with the end of the range, so that must not be `to`: another version's
-        // key may be just that.
+        // RocksDB also deletes the file that ends with the end of the range, so that must not be `to`: another
+        // version's key may be just that.
         let Some(last) = self.last_key(column, (prefix, &to))? else {
             return Ok(true);
         };
@@ -437,9 +438,10 @@ impl Database {
 
     /// Does what waits for a flush of a column.
     ///
-    /// RocksDB forgets one that is asked for while an earlier flush is about to begin, if fewer memtables are full than it merges:
-    /// that flush takes the request back (`MemTableList::PickMemtablesToFlush`) without having the newest memtable, and who
-    /// has asked waits until others have written enough. So another thread asks again, from time to time.
+    /// RocksDB forgets one that is asked for while an earlier flush is about to begin, if fewer memtables are full than
+    /// it merges: that flush takes the request back (`MemTableList::PickMemtablesToFlush`) without having the newest
+    /// memtable, and who has asked waits until others have written enough. So another thread asks again, from time to
+    /// time.
     fn until_flushed<T>(&self, column: Column, work: impl FnOnce() -> T) -> T {
         let (working, is_working) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
@@ -470,8 +472,8 @@ impl Database {
         Ok(())
     }
 
-    /// Stops flushes and compactions, [`Database::reclaim`]'s too, and waits for those under way; must precede the drop of
-    /// the last reference, because a compaction holds one while it asks which versions are alive.
+    /// Stops flushes and compactions, [`Database::reclaim`]'s too, and waits for those under way; must precede the drop
+    /// of the last reference, because a compaction holds one while it asks which versions are alive.
     pub fn stop_background_work(&self) {
         self.db.cancel_all_background_work(true);
     }
@@ -495,9 +497,9 @@ self_cell::self_cell!(
 
 /// Reads one range after the other, of any column, each as it is then.
 ///
-/// To make an iterator costs as much as to read dozens of entries with it, because it looks into every memtable and file. So
-/// one of each column is kept, and brought up to date for each range. It holds on to memtables and files that were replaced
-/// since; [`RangeReader::rest`] lets go of them.
+/// To make an iterator costs as much as to read dozens of entries with it, because it looks into every memtable and
+/// file. So one of each column is kept, and brought up to date for each range. It holds on to memtables and files that
+/// were replaced since; [`RangeReader::rest`] lets go of them.
 #[derive(Default)]
 pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],
@@ -596,8 +598,8 @@ fn walk(
     }
 }
 
-/// A place in a range of keys that is read as it was when the cursor was made. What it has still to read is not deleted from
-/// the disk before the cursor is dropped.
+/// A place in a range of keys that is read as it was when the cursor was made. What it has still to read is not deleted
+/// from the disk before the cursor is dropped.
 pub struct Cursor {
     entries: EntriesOf,
     direction: Direction,
@@ -650,8 +652,8 @@ impl Staging<'_> {
         self.writes.delete_cf(self.families[column as usize], key);
     }
 
-    /// Deletes all keys from `from` (inclusive) to `to` (exclusive): for ranges of the size of a slot or a database only,
-    /// since every read then looks through the range tombstones.
+    /// Deletes all keys from `from` (inclusive) to `to` (exclusive): for ranges of the size of a slot or a database
+    /// only, since every read then looks through the range tombstones.
     pub fn delete_range(&mut self, column: Column, from: &[u8], to: &[u8]) {
         self.writes.delete_range_cf(self.families[column as usize], from, to);
     }
@@ -691,8 +693,8 @@ fn column_options(column: Column, resources: &Resources, database: Arc<OnceLock<
     options
 }
 
-/// Bloom filters in files and memtables: most look-ups that miss the table of records are for keys or members that do not
-/// exist yet.
+/// Bloom filters in files and memtables: most look-ups that miss the table of records are for keys or members that do
+/// not exist yet.
 fn filter_whole_keys(options: &mut Options, table: &mut BlockBasedOptions) {
     table.set_bloom_filter(10.0, false);
     table.set_optimize_filters_for_memory(true);

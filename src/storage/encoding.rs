@@ -77,11 +77,11 @@
 //! 4 ‖ length(4) ‖ group ‖ length(4) ‖ consumer ‖ id(16)   nothing: the pending entries by consumer
 //! ```
 //!
-//! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros may
-//! be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its record.
-//! (v): seven bits a byte, the lowest first, bit 7 set in all but the last. The nodes are the counted tree of
-//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. Between `lowest` and before `end` (if
-//! it is not empty) lie all keys of members, so that walks need not look beyond.
+//! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros
+//! may be missing: to set a bit of a bitmap of 512 MB is to write one chunk. A string without a version lies in its
+//! record. (v): seven bits a byte, the lowest first, bit 7 set in all but the last. The nodes are the counted tree of
+//! `commands::sorted_sets::counted_tree`; its two numbers are there if it has levels. Between `lowest` and before `end`
+//! (if it is not empty) lie all keys of members, so that walks need not look beyond.
 //!
 //! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
 //! number order from −∞ to +∞. −0 is stored as 0.
@@ -105,12 +105,12 @@ pub const PREFIX_LEN: usize = 3;
 /// Bytes before the prefix in `expiry`: the deadline.
 pub const DEADLINE_LEN: usize = 8;
 
-/// Bytes of a chunk of a string: what setting one bit writes. Smaller ones would cost a reader of the whole string more,
-/// as each has a key of its own.
+/// Bytes of a chunk of a string: what setting one bit writes. Smaller ones would cost a reader of the whole string
+/// more, as each has a key of its own.
 pub const STRING_CHUNK_LEN: usize = 4096;
 
-/// The longest string that stays in its record when it is changed in place. Beyond, writing it again for each change costs
-/// more than reading it in chunks.
+/// The longest string that stays in its record when it is changed in place. Beyond, writing it again for each change
+/// costs more than reading it in chunks.
 pub const WHOLE_STRING_LEN_MAX: usize = 4 * STRING_CHUNK_LEN;
 
 const TYPE_MASK: u8 = 0x0f;
@@ -255,8 +255,8 @@ impl<'a> Record<'a> {
         out
     }
 
-    /// Whether the key is still there at `now_ms` (Unix milliseconds); Redis expires a key once now is past its deadline.
-    /// A hash is gone with its last field, too.
+    /// Whether the key is still there at `now_ms` (Unix milliseconds); Redis expires a key once now is past its
+    /// deadline. A hash is gone with its last field, too.
     #[inline]
     pub fn is_alive(&self, now_ms: u64) -> bool {
         (self.deadline_ms == 0 || now_ms <= self.deadline_ms)
@@ -378,7 +378,8 @@ pub fn owner_of_member(bytes: &[u8]) -> Option<(Vec<u8>, u64)> {
     Some((owner, u64::from_be_bytes(*version)))
 }
 
-/// What all members of the version begin with that owns a key of `data` or `score`; `None` if the bytes are not such a key.
+/// What all members of the version begin with that owns a key of `data` or `score`; `None` if the bytes are not such a
+/// key.
 pub fn version_prefix(bytes: &[u8]) -> Option<&[u8]> {
     let (len, _) = bytes.get(PREFIX_LEN..)?.split_first_chunk::<4>()?;
     let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
@@ -662,8 +663,8 @@ pub fn split_score_value(value: &[u8]) -> Option<f64> {
 const SCORE_CHILDREN: u8 = 1;
 const SCORE_COUNTS: u8 = 2;
 
-/// The most levels of a sorted set's tree: with blocks that are a quarter full and nodes that have four children, more than
-/// 2^64 members.
+/// The most levels of a sorted set's tree: with blocks that are a quarter full and nodes that have four children, more
+/// than 2^64 members.
 pub const TREE_LEVELS_MAX: u8 = 32;
 
 /// The keys in `score` of a node's children and of their counts.

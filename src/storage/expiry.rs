@@ -1,7 +1,7 @@
 //! The sweep: keys whose deadline has passed are deleted in the order of their deadlines, a bounded number per turn.
 //!
-//! An expired key is never visible, swept or not; the sweep gives its space back and lets DBSIZE shrink. Hashes of which
-//! some fields have expired are named to the caller, since it takes a command to remove fields.
+//! An expired key is never visible, swept or not; the sweep gives its space back and lets DBSIZE shrink. Hashes of
+//! which some fields have expired are named to the caller, since it takes a command to remove fields.
 
 use super::database::Column;
 use super::encoding::{self, Record, due_of};

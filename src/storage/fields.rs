@@ -1,5 +1,5 @@
-//! Fields one after the other, as executors send them to each other and as redo records keep them: numbers big endian, byte
-//! strings with their length(4) before them.
+//! Fields one after the other, as executors send them to each other and as redo records keep them: numbers big endian,
+//! byte strings with their length(4) before them.
 
 /// Appends fields to a buffer.
 pub struct FieldWriter<'a>(pub &'a mut Vec<u8>);

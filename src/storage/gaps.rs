@@ -1,10 +1,10 @@
 //! Stretches of large sorted sets' orders that are known to be empty, so that nobody looks through them again.
 //!
-//! A queue by priority takes the lowest member again and again, and members come with any score below the rest: between the
-//! lowest and the next lie all that were taken before, deleted but not compacted. To walk past them takes the longer the more
-//! there are. A set that is too large to be [kept in memory](super::orders) is given a note of where such a walk was slow: from
-//! one key to before another there is nothing. Writes are applied to the notes: a key that comes splits a gap, one that goes
-//! joins those on both sides.
+//! A queue by priority takes the lowest member again and again, and members come with any score below the rest: between
+//! the lowest and the next lie all that were taken before, deleted but not compacted. To walk past them takes the
+//! longer the more there are. A set that is too large to be [kept in memory](super::orders) is given a note of where
+//! such a walk was slow: from one key to before another there is nothing. Writes are applied to the notes: a key that
+//! comes splits a gap, one that goes joins those on both sides.
 
 use super::database::Direction;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -113,8 +113,8 @@ impl Gaps {
         }
     }
 
-    /// The key which a read that begins at `end` would visit first if it is there, if a gap begins behind it; and where the read
-    /// goes on then.
+    /// The key which a read that begins at `end` would visit first if it is there, if a gap begins behind it; and where
+    /// the read goes on then.
     pub fn alone(&self, owner: &[u8], end: &[u8], direction: Direction) -> Option<(Vec<u8>, Vec<u8>)> {
         let gaps = self.by_owner.get(owner)?;
         match direction {

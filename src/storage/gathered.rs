@@ -1,9 +1,9 @@
-//! What a transaction over several storage executors sees: its keys as they were when all of them were locked, and over that
-//! what it has written.
+//! What a transaction over several storage executors sees: its keys as they were when all of them were locked, and over
+//! that what it has written.
 //!
-//! Records, and the members of small collections, come with the grants of the locks. Of large collections the members are asked
-//! for, which takes a thread that may wait ([`Remote`]): without one a handler fails with [`CommandError::Elsewhere`] when it
-//! gets to them, and is run again on such a thread.
+//! Records, and the members of small collections, come with the grants of the locks. Of large collections the members
+//! are asked for, which takes a thread that may wait ([`Remote`]): without one a handler fails with
+//! [`CommandError::Elsewhere`] when it gets to them, and is run again on such a thread.
 
 use super::database::{Column, Direction};
 use super::encoding::{self, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type};
@@ -43,17 +43,19 @@ pub trait Remote {
         count: usize,
     ) -> Result<Vec<Member>, CommandError>;
 
-    /// What is known of a key that was not locked with the others, in the form of [`Gathered::add`]. Only a transaction that
-    /// has locked everything asks for such.
+    /// What is known of a key that was not locked with the others, in the form of [`Gathered::add`]. Only a transaction
+    /// that has locked everything asks for such.
     fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError>;
 
     /// The number of keys in a database.
     fn count(&mut self, database: u8) -> Result<u64, CommandError>;
 
-    /// Some keys of a database that are alive at `now_ms` (Unix milliseconds), in the order of slots, and where to go on.
+    /// Some keys of a database that are alive at `now_ms` (Unix milliseconds), in the order of slots, and where to go
+    /// on.
     fn keys(&mut self, database: u8, slots: KeyRange, now_ms: u64) -> Result<KeysFound, CommandError>;
 
-    /// The name that the cursor of an unfinished scan inside the collection under a key stands for, if the key's shard has it.
+    /// The name that the cursor of an unfinished scan inside the collection under a key stands for, if the key's shard
+    /// has it.
     fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError>;
 
     /// Lets the key's shard remember a name; returns the cursor.
@@ -337,7 +339,8 @@ impl Gathered {
         }
     }
 
-    /// Deletes all keys of a database, or of all. It is not taken back with a part of the command, which cannot fail after it.
+    /// Deletes all keys of a database, or of all. It is not taken back with a part of the command, which cannot fail
+    /// after it.
     pub fn flush(&mut self, database: Option<u8>) {
         let database = database.map(|database| self.before(database));
         let is_emptied = |place: &Place| database.is_none_or(|database| place.0 == database);
@@ -400,8 +403,8 @@ impl Gathered {
         Ok(count)
     }
 
-    /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks: first
-    /// with those that were written.
+    /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks:
+    /// first with those that were written.
     pub fn visit_keys(
         &mut self,
         database: u8,

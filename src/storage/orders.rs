@@ -1,13 +1,13 @@
 //! The orders of hot sorted sets in memory: the keys that their members have in the column `score`.
 //!
-//! RocksDB reads a range from its beginning by looking through all that was ever written there and is not compacted yet. Scores
-//! that change all the time leave hundreds of thousands of deleted keys between those of some hundred members, and a walk along
-//! the members would look through them each time; and even where nothing was deleted, to begin a walk costs more than to go
-//! along a small set in memory.
+//! RocksDB reads a range from its beginning by looking through all that was ever written there and is not compacted
+//! yet. Scores that change all the time leave hundreds of thousands of deleted keys between those of some hundred
+//! members, and a walk along the members would look through them each time; and even where nothing was deleted, to
+//! begin a walk costs more than to go along a small set in memory.
 //!
-//! So a small set is kept when it is read for the second time, and a larger one when a walk along it has been slow. From then
-//! on writes are applied to what is kept, so that it is what a read of RocksDB and of the staged records would find. What
-//! a failed command wrote is dropped, since it could not be taken back one by one.
+//! So a small set is kept when it is read for the second time, and a larger one when a walk along it has been slow.
+//! From then on writes are applied to what is kept, so that it is what a read of RocksDB and of the staged records
+//! would find. What a failed command wrote is dropped, since it could not be taken back one by one.
 
 use super::database::Direction;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -17,8 +17,8 @@ use std::time::Duration;
 /// Members of a set that is kept when it is read again: to read all of it costs about as much as to begin a walk.
 const SMALL_MEMBERS_MAX: u64 = 128;
 
-/// Members of a set that is kept when it is slow: more would take milliseconds to read, and have fewer deleted keys between
-/// any two of them.
+/// Members of a set that is kept when it is slow: more would take milliseconds to read, and have fewer deleted keys
+/// between any two of them.
 const MEMBERS_MAX: u64 = 8192;
 
 /// A walk that takes longer than this, and this for each member, has looked through much else: without it takes 15 µs,
@@ -78,8 +78,8 @@ impl Orders {
         self.bytes
     }
 
-    /// Calls `visit` with the keys from `from` to before `to` of an owner whose order is kept, until it breaks. Returns the
-    /// newest turn whose writes were seen; `None` if it is not kept.
+    /// Calls `visit` with the keys from `from` to before `to` of an owner whose order is kept, until it breaks. Returns
+    /// the newest turn whose writes were seen; `None` if it is not kept.
     pub fn visit(
         &mut self,
         owner: &[u8],
@@ -110,7 +110,8 @@ impl Orders {
         members <= MEMBERS_MAX
     }
 
-    /// Whether the order of a set of `members` members should be read whole and kept, now that it is read; `hash` is its owner's.
+    /// Whether the order of a set of `members` members should be read whole and kept, now that it is read; `hash` is
+    /// its owner's.
     pub fn is_wanted(&mut self, hash: u64, members: u64) -> bool {
         let place = &mut self.remembered[hash as usize % REMEMBERED];
         let (was_read, was_slow) = (*place | 1 == hash | 1, *place == hash | 1);

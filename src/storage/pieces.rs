@@ -1,6 +1,6 @@
-//! Large replies in pieces: a reply of millions of members or keys is written some thousand at a time, each piece when the client has
-//! taken most of the one before, and the shard serves others in between. Where nothing else tells how many there will be,
-//! they are counted first, piece by piece too. All pieces see the collection as it was when the
+//! Large replies in pieces: a reply of millions of members or keys is written some thousand at a time, each piece when
+//! the client has taken most of the one before, and the shard serves others in between. Where nothing else tells how
+//! many there will be, they are counted first, piece by piece too. All pieces see the collection as it was when the
 //! command ran, since they come from one RocksDB iterator.
 
 use super::database::Cursor;
@@ -15,16 +15,16 @@ pub const PIECE_MEMBERS_MAX: u64 = 1024;
 /// Reply bytes of one piece: large members make fewer.
 pub const PIECE_BYTES_FULL: usize = 256 * 1024;
 
-/// Replies that an executor has begun and not ended. Each keeps what it still has to read from being deleted, so there must
-/// not be many; a piece of one more is followed by all others at once.
+/// Replies that an executor has begun and not ended. Each keeps what it still has to read from being deleted, so there
+/// must not be many; a piece of one more is followed by all others at once.
 pub const REPLIES_BEGUN_MAX: usize = 1024;
 
-/// Writes what a reply says of one member: `fn(reply, member, value, now_ms)`. Returns whether it is one of those that the
-/// reply's header counts (an expired field of a hash is not).
+/// Writes what a reply says of one member: `fn(reply, member, value, now_ms)`. Returns whether it is one of those that
+/// the reply's header counts (an expired field of a hash is not).
 pub type WriteMember = fn(&mut Reply<'_>, &[u8], &[u8], u64) -> bool;
 
-/// Tells whether an entry belongs to a reply, by its key (or its member) and its value; if there is a reply, it also writes
-/// there what is said of it.
+/// Tells whether an entry belongs to a reply, by its key (or its member) and its value; if there is a reply, it also
+/// writes there what is said of it.
 pub type WriteEntry = Box<dyn Fn(Option<&mut Reply<'_>>, &[u8], &[u8]) -> bool + Send>;
 
 /// How many entries a reply has.
@@ -32,7 +32,8 @@ pub type WriteEntry = Box<dyn Fn(Option<&mut Reply<'_>>, &[u8], &[u8]) -> bool +
 pub enum Extent {
     /// So many, as its header says, which is written already.
     Known(u64),
-    /// As many as belong to it, but at most so many: they are counted first, and then the header of an array is written.
+    /// As many as belong to it, but at most so many: they are counted first, and then the header of an array is
+    /// written.
     AtMost(u64),
 }
 
@@ -85,8 +86,8 @@ impl Pieces {
         }
     }
 
-    /// The same of a collection's members, of which the first `skip` are passed over; `prefix_len` bytes of each key come before
-    /// the member.
+    /// The same of a collection's members, of which the first `skip` are passed over; `prefix_len` bytes of each key
+    /// come before the member.
     pub fn of_members(self, prefix_len: usize, skip: u64) -> Pieces {
         Pieces {
             prefix_len,
@@ -148,7 +149,8 @@ impl Pieces {
         }
     }
 
-    /// Goes to the next cursor that has an entry, if there is one. Returns whether all that were left were read to their ends.
+    /// Goes to the next cursor that has an entry, if there is one. Returns whether all that were left were read to
+    /// their ends.
     fn leave_ended_cursors(&mut self) -> bool {
         while let Some(cursor) = self.cursors.get(self.place).filter(|cursor| cursor.item().is_none()) {
             if !cursor.has_ended() {

@@ -2,8 +2,8 @@
 //! records are those of `meta` and the members of collections.
 //!
 //! The shard has one writer, so the table is never stale and needs no lock; one probe answers whether a key was written
-//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be under way
-//! on another thread while the next ones are staged. Of the others, those
+//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be under
+//! way on another thread while the next ones are staged. Of the others, those
 //! that fit in `bytes_max` stay by the S3-FIFO policy (Yang et al., "FIFO queues are all you need for cache eviction",
 //! SOSP 2023): a record enters a small queue and only moves to the main one if it was used again, so that a scan
 //! does not wash out what is hot.
@@ -26,9 +26,9 @@ const USES_MAX: u8 = 3;
 /// The share of the bytes that the small queue gets, in percent (the paper's 10 %).
 const SMALL_QUEUE_PERCENT: usize = 10;
 
-/// Steps that one record which comes in may take to make room: enough to take the uses of a few and to evict more than one. Those
-/// that are staged cannot go and are only passed by; a command that stages more than the table may hold must not pass by all
-/// of them for each of its keys.
+/// Steps that one record which comes in may take to make room: enough to take the uses of a few and to evict more than
+/// one. Those that are staged cannot go and are only passed by; a command that stages more than the table may hold must
+/// not pass by all of them for each of its keys.
 const STEPS_PER_RECORD: usize = 16;
 
 /// The index of an entry, valid until the next call that inserts or evicts.
@@ -119,7 +119,8 @@ struct Undo {
     newly_staged: bool,
 }
 
-/// What [`Records::roll_back_command`] hands back for each change, newest first: the key, what it undid, what is there again.
+/// What [`Records::roll_back_command`] hands back for each change, newest first: the key, what it undid, what is there
+/// again.
 pub struct Undone<'a> {
     /// Where the key is.
     pub column: Column,
@@ -234,8 +235,8 @@ impl Records {
         self.forgotten_epoch
     }
 
-    /// Keeps a record that was read from disk (`value`, its stored form). Records above [`RECORD_BYTES_KEPT_MAX`] are the
-    /// caller's to hold.
+    /// Keeps a record that was read from disk (`value`, its stored form). Records above [`RECORD_BYTES_KEPT_MAX`] are
+    /// the caller's to hold.
     pub fn keep(&mut self, hash: u64, column: Column, key: &[u8], value: Vec<u8>) -> EntryIndex {
         self.make_room(STEPS_PER_RECORD);
         let index = self.insert((hash, column), key, Some(value));
@@ -245,8 +246,8 @@ impl Records {
         index
     }
 
-    /// Stages a record (`None`: a deletion) in the turn `epoch`. `index` is the key's entry, if it has one; `place` is the
-    /// key's hash and column.
+    /// Stages a record (`None`: a deletion) in the turn `epoch`. `index` is the key's entry, if it has one; `place` is
+    /// the key's hash and column.
     pub fn stage(
         &mut self,
         index: Option<EntryIndex>,
@@ -300,7 +301,8 @@ impl Records {
         self.undo.len()
     }
 
-    /// The running command failed, or a part of it: takes back all its writes but the first `kept`. `undone` is told of each.
+    /// The running command failed, or a part of it: takes back all its writes but the first `kept`. `undone` is told of
+    /// each.
     pub fn roll_back_command(&mut self, kept: usize, mut undone: impl FnMut(Undone<'_>)) {
         while self.undo.len() > kept {
             let Some(undo) = self.undo.pop() else { return };
@@ -332,8 +334,8 @@ impl Records {
         })
     }
 
-    /// What is staged or being committed from the key `from` to before `to`, which must not be below it: what a read of the
-    /// disk does not see, in the order of the keys or backwards.
+    /// What is staged or being committed from the key `from` to before `to`, which must not be below it: what a read of
+    /// the disk does not see, in the order of the keys or backwards.
     pub fn uncommitted(
         &mut self,
         column: Column,
@@ -415,7 +417,8 @@ impl Records {
         self.make_room(self.table.len() * (usize::from(USES_MAX) + 1));
     }
 
-    /// The commit did not take place: what it would have written belongs to the next one, with what was staged meanwhile.
+    /// The commit did not take place: what it would have written belongs to the next one, with what was staged
+    /// meanwhile.
     pub fn commit_again(&mut self) {
         let later = self.staged.take();
         for index in self.in_flight.take() {
@@ -446,8 +449,8 @@ impl Records {
         }
     }
 
-    /// Deletes, in the turn `epoch`, all records whose keys `is_chosen` selects: their range on disk is about to be deleted.
-    /// Those that are committed are forgotten; of the others a deletion is staged, which can be taken back.
+    /// Deletes, in the turn `epoch`, all records whose keys `is_chosen` selects: their range on disk is about to be
+    /// deleted. Those that are committed are forgotten; of the others a deletion is staged, which can be taken back.
     pub fn delete_all(&mut self, epoch: u64, is_chosen: impl Fn(&[u8]) -> bool) {
         let chosen: Vec<EntryIndex> = self
             .table

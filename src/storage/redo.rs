@@ -1,8 +1,9 @@
 //! What keeps a command on several shards whole across a crash: the redo record.
 //!
-//! One of the shards, the home, commits a record of all parts together with its own part. Only then do the others commit theirs,
-//! each with a note that it has; and only when all have is the record deleted. A start that finds a record gives those shards
-//! their parts that have no note of it. The bytes are described in [`encoding`](super::encoding).
+//! One of the shards, the home, commits a record of all parts together with its own part. Only then do the others
+//! commit theirs, each with a note that it has; and only when all have is the record deleted. A start that finds a
+//! record gives those shards their parts that have no note of it. The bytes are described in
+//! [`encoding`](super::encoding).
 
 use super::database::Column;
 use super::encoding::{self, DatabaseMap};
@@ -17,8 +18,8 @@ use std::collections::BTreeMap;
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Databases were swapped: the other writes number them by this map. It comes first, and changes nothing where the map is
-    /// as new or newer.
+    /// Databases were swapped: the other writes number them by this map. It comes first, and changes nothing where the
+    /// map is as new or newer.
     Databases {
         /// The new map.
         map: DatabaseMap,
@@ -196,8 +197,8 @@ pub fn parts_of(writes: Vec<Write>, router: &Router) -> Vec<Part> {
         .collect()
 }
 
-/// Finishes the transactions that a crash has left half done. All shards of the server are in `shards`, by their number.
-/// Returns how many there were.
+/// Finishes the transactions that a crash has left half done. All shards of the server are in `shards`, by their
+/// number. Returns how many there were.
 ///
 /// # Errors
 /// A record is damaged, or a shard cannot be read or written.

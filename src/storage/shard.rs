@@ -1,9 +1,9 @@
 //! One shard: a range of slots, its RocksDB, and what is staged for it.
 //!
-//! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where later
-//! commands see them at once; [`Shard::begin_commit`] makes one batch of them, which is written here or by the
-//! [committer](crate::executor::committer), and [`Shard::finish_commit`] learns what became of it. Every committed batch of a shard
-//! passes through these two.
+//! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where
+//! later commands see them at once; [`Shard::begin_commit`] makes one batch of them, which is written here or by the
+//! [committer](crate::executor::committer), and [`Shard::finish_commit`] learns what became of it. Every committed
+//! batch of a shard passes through these two.
 
 mod order;
 mod redo_parts;
@@ -24,8 +24,8 @@ use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold credits of
-/// their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
+/// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold
+/// credits of their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
 const WRITES_WHILE_STALLED_MAX: usize = 4096;
 
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
@@ -104,8 +104,8 @@ impl CountsByDatabase {
 /// Changes of a whole shard that wait for the next commit beside its records.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct WholeChanges {
-    /// The physical databases that were emptied, one bit each: what the disk has of them is not seen any more, and the next
-    /// batch begins by deleting it.
+    /// The physical databases that were emptied, one bit each: what the disk has of them is not seen any more, and the
+    /// next batch begins by deleting it.
     emptied: u16,
     /// The database map differs from the stored one.
     has_new_map: bool,
@@ -395,14 +395,15 @@ impl Shard {
         }
     }
 
-    /// The last turn of which everything is committed. A command that looks at the disk commits the first part of its turn,
-    /// so [`Shard::committed_epoch`] may be a turn whose second part is under way: a sync of that turn must come later.
+    /// The last turn of which everything is committed. A command that looks at the disk commits the first part of its
+    /// turn, so [`Shard::committed_epoch`] may be a turn whose second part is under way: a sync of that turn must come
+    /// later.
     pub fn settled_epoch(&self) -> u64 {
         self.committed_epoch.min(self.released_epoch(None))
     }
 
-    /// The turn that the newest writes will be committed in, for who has seen all of them; the last committed one if there
-    /// are none.
+    /// The turn that the newest writes will be committed in, for who has seen all of them; the last committed one if
+    /// there are none.
     pub fn newest_epoch(&self) -> u64 {
         match self.has_staged() {
             true => self.epoch,
@@ -410,8 +411,8 @@ impl Shard {
         }
     }
 
-    /// What failed writes took back since the last call, whoever asked for them: a command that looks at the disk commits what
-    /// others have staged before.
+    /// What failed writes took back since the last call, whoever asked for them: a command that looks at the disk
+    /// commits what others have staged before.
     pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
         self.rolled_back.take()
     }
@@ -421,8 +422,8 @@ impl Shard {
         self.committed_epoch
     }
 
-    /// The record of a key, dead or alive, and the newest turn whose writes were seen in finding it. A string that lies in
-    /// chunks is put together, so that whoever reads has its bytes, as if they were in its record.
+    /// The record of a key, dead or alive, and the newest turn whose writes were seen in finding it. A string that lies
+    /// in chunks is put together, so that whoever reads has its bytes, as if they were in its record.
     #[inline]
     pub fn read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<(Option<Record<'_>>, u64), CommandError> {
         self.check_readable()?;
@@ -504,8 +505,8 @@ impl Shard {
         Ok((Some(record), epoch))
     }
 
-    /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin, in
-    /// order, until it breaks; what is not stored is zeros. Returns the newest turn whose writes were seen.
+    /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin,
+    /// in order, until it breaks; what is not stored is zeros. Returns the newest turn whose writes were seen.
     pub fn visit_chunks(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -633,8 +634,8 @@ impl Shard {
         self.noted_epoch.take_if(|noted| *noted <= settled_epoch).is_some()
     }
 
-    /// Stages the deletion of a note of a dead version: it was reclaimed. Returns whether there was one: the reclaimer finds a
-    /// note again, and nothing to reclaim, whose deletion is not committed yet.
+    /// Stages the deletion of a note of a dead version: it was reclaimed. Returns whether there was one: the reclaimer
+    /// finds a note again, and nothing to reclaim, whose deletion is not committed yet.
     pub fn delete_note(&mut self, note: &[u8]) -> Result<bool, CommandError> {
         self.check_writable()?;
         self.key.clear();
@@ -706,8 +707,8 @@ impl Shard {
         self.epoch
     }
 
-    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
-    /// their values, in their order or backwards, until it breaks. Returns the newest turn whose writes were seen.
+    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last)
+    /// and their values, in their order or backwards, until it breaks. Returns the newest turn whose writes were seen.
     pub fn scan_members(
         &mut self,
         owner: (&Owner, Slot),
@@ -723,8 +724,8 @@ impl Shard {
         })
     }
 
-    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to one
-    /// database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
+    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to
+    /// one database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
     fn scan_range(
         &mut self,
         column: Column,
@@ -783,8 +784,8 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest turn whose writes are
-    /// among them. Commits first, so that the disk has everything.
+    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest turn whose
+    /// writes are among them. Commits first, so that the disk has everything.
     pub fn member_cursor(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -799,8 +800,8 @@ impl Shard {
         Ok((cursor, prefix_len, self.committed_epoch))
     }
 
-    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest turn whose writes are
-    /// among them. Commits first, so that the disk has everything.
+    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest turn whose writes
+    /// are among them. Commits first, so that the disk has everything.
     pub fn key_cursor(&mut self, database: u8) -> Result<(Cursor, u64), CommandError> {
         self.check_readable()?;
         self.commit()?;
@@ -909,7 +910,8 @@ impl Shard {
         self.notes_modified = notes;
     }
 
-    /// The keys that were written since the last call by commands that are over, oldest first; one may come several times.
+    /// The keys that were written since the last call by commands that are over, oldest first; one may come several
+    /// times.
     pub fn take_modified(&mut self) -> Vec<Modified> {
         self.modified_kept = 0;
         std::mem::take(&mut self.modified)
@@ -933,7 +935,8 @@ impl Shard {
         }
     }
 
-    /// Whether what is written from now on counts as a change for those who wait only, if its key is there before and after.
+    /// Whether what is written from now on counts as a change for those who wait only, if its key is there before and
+    /// after.
     pub fn set_quiet(&mut self, is_quiet: bool) {
         self.is_quiet = is_quiet;
     }
@@ -974,11 +977,12 @@ impl Shard {
         self.in_flight.is_some()
     }
 
-    /// Commits what is staged as one write batch: in the kernel when this returns, so that a killed process loses nothing.
+    /// Commits what is staged as one write batch: in the kernel when this returns, so that a killed process loses
+    /// nothing.
     ///
     /// # Errors
-    /// [`DatabaseError::Stalled`] keeps what is staged for the next call. After any other error what was staged is rolled
-    /// back; the shard is read-only if the disk is full, or else stops for good.
+    /// [`DatabaseError::Stalled`] keeps what is staged for the next call. After any other error what was staged is
+    /// rolled back; the shard is read-only if the disk is full, or else stops for good.
     pub fn commit(&mut self) -> Result<(), DatabaseError> {
         self.settle()?;
         if self.is_linked && self.has_changes() {
@@ -1028,8 +1032,8 @@ impl Shard {
         self.forget_staged();
     }
 
-    /// Makes one batch of what is staged; `None` if there is nothing. [`Shard::finish_commit`] must follow, and until then
-    /// what is staged belongs to the next batch.
+    /// Makes one batch of what is staged; `None` if there is nothing. [`Shard::finish_commit`] must follow, and until
+    /// then what is staged belongs to the next batch.
     pub fn begin_commit(&mut self) -> Option<Writes> {
         assert!(self.in_flight.is_none(), "a shard has one batch under way at a time");
         if !self.has_changes() {
@@ -1163,7 +1167,8 @@ impl Shard {
         self.counts = self.counts_committed;
     }
 
-    /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any more.
+    /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any
+    /// more.
     pub fn stop_at(&mut self, durable_epoch: u64, error: &DatabaseError) {
         // The committer must not be left with a batch; what becomes of it makes no difference any more.
         let _ = self.settle();
@@ -1185,7 +1190,8 @@ impl Shard {
         );
     }
 
-    /// Stages the deletion of all keys of a database (as SELECT numbers it), or of all. Returns the turn it will be committed in.
+    /// Stages the deletion of all keys of a database (as SELECT numbers it), or of all. Returns the turn it will be
+    /// committed in.
     pub fn flush(&mut self, database: Option<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
         let emptied = database.map_or(u16::MAX, |database| 1 << self.physical(database));
@@ -1221,8 +1227,8 @@ impl Shard {
         });
     }
 
-    /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the turn they will be committed
-    /// in.
+    /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the turn they will
+    /// be committed in.
     pub fn write_libraries(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Result<u64, CommandError> {
         for (name, code) in changes {
             self.write_system(&encoding::library_key(name), code.map(<[u8]>::to_vec))?;

@@ -1,9 +1,10 @@
-//! The records that wait for a commit, in two orders: that of first writing, in which a batch is made of them, and that of
-//! their keys, for reads of ranges, which must see them beside what is on disk.
+//! The records that wait for a commit, in two orders: that of first writing, in which a batch is made of them, and that
+//! of their keys, for reads of ranges, which must see them beside what is on disk.
 //!
-//! Most turns read no range, or few: a read looks through the records one by one, until so many have done so that to put them
-//! in order would have cost less. Those that come later are looked through again. So a pipeline that writes and reads by turns
-//! puts each of its records in order once, and a command that writes a million and reads some ranges none.
+//! Most turns read no range, or few: a read looks through the records one by one, until so many have done so that to
+//! put them in order would have cost less. Those that come later are looked through again. So a pipeline that writes
+//! and reads by turns puts each of its records in order once, and a command that writes a million and reads some ranges
+//! none.
 
 use super::database::{Column, Direction};
 use super::records::EntryIndex;

@@ -1,7 +1,7 @@
 //! What a handler sees of the data: the shards of its executor, or keys gathered from several executors.
 //!
-//! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys is
-//! written once.
+//! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys
+//! is written once.
 
 use super::database::{Column, Cursor, DatabaseError, Direction};
 use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
@@ -137,8 +137,8 @@ impl Shards {
         &mut self.tracked
     }
 
-    /// A client will track what the command reads that is about to run: what it writes must not be missed, even if nobody was
-    /// interested before.
+    /// A client will track what the command reads that is about to run: what it writes must not be missed, even if
+    /// nobody was interested before.
     pub fn expect_reader(&mut self) {
         self.set_notes_modified(true);
     }
@@ -195,8 +195,8 @@ impl Shards {
         }
     }
 
-    /// Whether what is written from now on is no change, but for those who wait: see [`Shard::set_quiet`]. Returns whether it
-    /// was so.
+    /// Whether what is written from now on is no change, but for those who wait: see [`Shard::set_quiet`]. Returns
+    /// whether it was so.
     #[inline]
     pub fn set_quiet(&mut self, is_quiet: bool) -> bool {
         if is_quiet != self.is_quiet {
@@ -433,7 +433,8 @@ impl Shards {
         std::mem::replace(&mut self.notes_missed, notes)
     }
 
-    /// What has become of keys since the last call, what commands wrote that were rolled back left out: those that were missed first, since a command reads before it writes.
+    /// What has become of keys since the last call, what commands wrote that were rolled back left out: those that were
+    /// missed first, since a command reads before it writes.
     pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
         let mut notes = std::mem::take(&mut self.missed);
         for shard in &mut self.list {
@@ -465,8 +466,8 @@ impl Shards {
         }
     }
 
-    /// A command has written by what it has seen on several shards, of which some may have staged what it saw: all that is
-    /// staged is one from now on, and no shard commits by itself.
+    /// A command has written by what it has seen on several shards, of which some may have staged what it saw: all that
+    /// is staged is one from now on, and no shard commits by itself.
     fn link(&mut self) {
         self.link_id.get_or_insert_with(next_transaction_id);
         self.list.iter_mut().for_each(|shard| shard.set_linked(true));
@@ -477,8 +478,8 @@ impl Shards {
         self.link_id.is_some()
     }
 
-    /// Commits what all shards have staged as one, if that can be done now: the first shard commits a redo record of it with
-    /// its own part, then the others theirs.
+    /// Commits what all shards have staged as one, if that can be done now: the first shard commits a redo record of it
+    /// with its own part, then the others theirs.
     pub fn commit_linked(&mut self) {
         // What is under way belongs to what was seen, and is not in the record.
         if self.list.iter().any(Shard::is_committing) {
@@ -521,14 +522,14 @@ impl Shards {
             }
         }
         let epoch = self.list[*home].committed_epoch();
-        // Each log is synced for itself: a part must not be on the disk before the record. This is for scripts that write keys which
-        // they have not declared; what names its keys goes the longer way, which waits elsewhere.
+        // Each log is synced for itself: a part must not be on the disk before the record. This is for scripts that
+        // write keys which they have not declared; what names its keys goes the longer way, which waits elsewhere.
         if self.syncs_links
             && !others.is_empty()
             && let Err(error) = self.list[*home].database().sync_log()
         {
-            // The home stops, too, when its syncer asks. Whether the others follow the record is known after the restart, so they
-            // must not go on without it.
+            // The home stops, too, when its syncer asks. Whether the others follow the record is known after the
+            // restart, so they must not go on without it.
             return others.iter().for_each(|place| self.list[*place].stop(&error));
         }
         for place in others {
@@ -546,7 +547,8 @@ impl Shards {
         }
     }
 
-    /// Before a cursor is opened, which reads what is committed: commits what is linked, since no shard may do it alone.
+    /// Before a cursor is opened, which reads what is committed: commits what is linked, since no shard may do it
+    /// alone.
     fn commit_link(&mut self) {
         if self.is_linked() {
             for shard in &mut self.list {
@@ -568,7 +570,8 @@ impl Shards {
         self.list.iter_mut().for_each(Shard::keep_command);
     }
 
-    /// The name that the cursor of an unfinished scan inside the collection under a key stands for: [`Shard::scan_position`].
+    /// The name that the cursor of an unfinished scan inside the collection under a key stands for:
+    /// [`Shard::scan_position`].
     pub fn scan_position(&self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
         Ok(self.shard_of(Slot::of(key))?.scan_position(position))
     }
@@ -597,7 +600,8 @@ impl Shards {
         Ok(())
     }
 
-    /// Deletes the redo records of commits of which all parts are done: by place, everything up to the turn that `done` says.
+    /// Deletes the redo records of commits of which all parts are done: by place, everything up to the turn that `done`
+    /// says.
     pub fn finish_commands(&mut self, done: impl Fn(usize, &Shard) -> u64) {
         let Shards { list, unfinished, .. } = self;
         unfinished.retain_mut(|command| {
@@ -745,8 +749,8 @@ impl View<'_> {
         }
     }
 
-    /// Whether what is written from now on is no change, but for those who wait; returns whether it was so. Where several
-    /// executors have a part in a command, all that it writes is a change.
+    /// Whether what is written from now on is no change, but for those who wait; returns whether it was so. Where
+    /// several executors have a part in a command, all that it writes is a change.
     pub fn set_quiet(&mut self, is_quiet: bool) -> bool {
         match self {
             View::Local(shards) => shards.set_quiet(is_quiet),
@@ -771,8 +775,8 @@ impl View<'_> {
         }
     }
 
-    /// The same, but of a string that lies in chunks the record as it is stored: for those who do not need its bytes, or
-    /// only some of them.
+    /// The same, but of a string that lies in chunks the record as it is stored: for those who do not need its bytes,
+    /// or only some of them.
     pub fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         match self {
             View::Local(shards) => {
@@ -782,8 +786,8 @@ impl View<'_> {
         }
     }
 
-    /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin, in
-    /// order, until it breaks; what is not stored is zeros.
+    /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin,
+    /// in order, until it breaks; what is not stored is zeros.
     pub fn visit_chunks(
         &mut self,
         owner: &Owner,
@@ -886,8 +890,8 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last) and
-    /// their values, in their order or backwards, until it breaks. Earlier writes of the same command are seen.
+    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last)
+    /// and their values, in their order or backwards, until it breaks. Earlier writes of the same command are seen.
     pub fn scan_members(
         &mut self,
         owner: &Owner,
@@ -930,8 +934,8 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The rest of a reply that says something of the members of a range, but for the first `skip`; `None` if it must be
-    /// written whole, because the shard is stalled and what is staged cannot be written first.
+    /// The rest of a reply that says something of the members of a range, but for the first `skip`; `None` if it must
+    /// be written whole, because the shard is stalled and what is staged cannot be written first.
     pub fn pieces(
         &mut self,
         owner: &Owner,
@@ -999,7 +1003,8 @@ impl View<'_> {
         }
     }
 
-    /// Calls `visit` with the keys, of the same shards, that are alive and lie in `slots`, and their types, until it breaks.
+    /// Calls `visit` with the keys, of the same shards, that are alive and lie in `slots`, and their types, until it
+    /// breaks.
     pub fn visit_keys(
         &mut self,
         database: u8,

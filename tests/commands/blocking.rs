@@ -1,5 +1,5 @@
-//! Commands that wait, by several named connections at once: each scenario is played against Corelane in three shapes and
-//! against the machine's redis-server.
+//! Commands that wait, by several named connections at once: each scenario is played against Corelane in three shapes
+//! and against the machine's redis-server.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
-//! Random commands on hashes, with a clock of their own, against a model: every reply, and in the end every byte on disk.
+//! Random commands on hashes, with a clock of their own, against a model: every reply, and in the end every byte on
+//! disk.
 //!
-//! What a transcript cannot reach: fields that expire between any two commands, sweeps and commits in between, fields that
-//! move to other positions, hashes large enough for all ways of listing them.
+//! What a transcript cannot reach: fields that expire between any two commands, sweeps and commits in between, fields
+//! that move to other positions, hashes large enough for all ways of listing them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

@@ -1,4 +1,5 @@
-//! Which commands modify a key in the eyes of those who WATCH it, on Corelane in three shapes and on the machine's redis-server.
+//! Which commands modify a key in the eyes of those who WATCH it, on Corelane in three shapes and on the machine's
+//! redis-server.
 
 use std::path::Path;
 

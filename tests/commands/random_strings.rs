@@ -1,5 +1,6 @@
-//! Random commands on bitmaps, parts of long strings and HyperLogLogs, sent to Corelane and to a real redis-server: every
-//! reply, and every string byte for byte, is the same. Corelane is restarted on the way, so that it reads from disk too.
+//! Random commands on bitmaps, parts of long strings and HyperLogLogs, sent to Corelane and to a real redis-server:
+//! every reply, and every string byte for byte, is the same. Corelane is restarted on the way, so that it reads from
+//! disk too.
 //!
 //! The seed is printed; `CORELANE_SEED=n` repeats a run.
 

@@ -23,10 +23,11 @@ pub(super) enum Compare {
     Without(&'static [&'static str]),
     /// A SCAN: what is found until the cursor is 0 again, in any order.
     Walk,
-    /// Random: both must have the same shape, and be among what this command reads of the same key. An empty word is the key;
-    /// without one the key is added.
+    /// Random: both must have the same shape, and be among what this command reads of the same key. An empty word is
+    /// the key; without one the key is added.
     Random(&'static [&'static str]),
-    /// A range by name in a sorted set: only compared when all members have one score; Redis promises nothing otherwise.
+    /// A range by name in a sorted set: only compared when all members have one score; Redis promises nothing
+    /// otherwise.
     Lex,
     /// Compared when the consumer is there: redis-server 7.0 creates it only for an entry that it gets, 7.2 always.
     WithConsumer,

@@ -14,7 +14,8 @@ pub(super) const DATABASES: u32 = 3;
 /// Keys that each family has for itself under one hash tag: so few that commands meet.
 const KEYS_OF_A_FAMILY: u32 = 6;
 
-/// Hash tags, where keys lie on several shards. A command's keys share one, unless its keys have nothing to do with each other.
+/// Hash tags, where keys lie on several shards. A command's keys share one, unless its keys have nothing to do with
+/// each other.
 const TAGS: u32 = 6;
 
 /// Commands whose keys may lie anywhere.
@@ -113,7 +114,8 @@ const MEMBERS: [&[u8]; 22] = [
     b"3e2",
 ];
 
-/// Commands that take more arguments in 7.2 than in 7.0: what one queues the other refuses, and with it the transaction.
+/// Commands that take more arguments in 7.2 than in 7.0: what one queues the other refuses, and with it the
+/// transaction.
 const ARITY_CHANGED: [&str; 2] = ["zrank", "zrevrank"];
 
 /// One run of commands in so many is a transaction, where all keys are on one storage executor.
@@ -152,8 +154,8 @@ pub(super) enum BlockKind {
     Exec,
     /// MULTI, the steps, DISCARD.
     Discard,
-    /// WATCH of whatever may be a key of the first step, the first step, MULTI, the others, EXEC: if the step has changed
-    /// a key, EXEC is refused.
+    /// WATCH of whatever may be a key of the first step, the first step, MULTI, the others, EXEC: if the step has
+    /// changed a key, EXEC is refused.
     Watched,
 }
 
@@ -183,7 +185,8 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    /// Commands for which `known` says that both servers know them; with `tagged`, the keys of a command share a hash tag.
+    /// Commands for which `known` says that both servers know them; with `tagged`, the keys of a command share a hash
+    /// tag.
     pub(super) fn new(seed: u64, known: &dyn Fn(&Row) -> bool, tagged: bool) -> Generator {
         let rows_of = |family: &'static Family| (family, family.rows.iter().filter(|row| known(row)).collect());
         let families: Vec<(&Family, Vec<&Row>)> = FAMILIES.iter().map(rows_of).collect();
@@ -385,7 +388,8 @@ impl Generator {
                     .to_owned(),
                 false => self.random.random_range(0..60).to_string(),
             },
-            // Spans and moments are never near, and never near each other: the servers' clock readings differ by little.
+            // Spans and moments are never near, and never near each other: the servers' clock readings differ by
+            // little.
             "seconds" => self.span(100_000..1_000_000_000),
             "milliseconds" => self.span(100_000_000..1_000_000_000_000),
             "unix-seconds" => self.moment(4_000_000_000..30_000_000_000),

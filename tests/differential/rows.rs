@@ -1,7 +1,8 @@
 //! What is generated: one syntax line per command, how its replies are compared, and what is left out for which reason.
 //!
-//! A line is read word by word. Capitals stand for themselves, other words for something random (`Generator::placeholder`).
-//! `[ … ]` may be missing, `( … | … )` is one of these, `{ … }` comes one to four times, `< … >` is in any order.
+//! A line is read word by word. Capitals stand for themselves, other words for something random
+//! (`Generator::placeholder`). `[ … ]` may be missing, `( … | … )` is one of these, `{ … }` comes one to four times, `<
+//! … >` is in any order.
 
 use super::compare::Compare::{
     self, Exact, Idle, Kind, Lex, Near, Pop, Random, Unordered, UnorderedPairs, Walk, WithConsumer, Without,
@@ -40,7 +41,8 @@ pub(super) struct Family {
     pub(super) weight: u32,
     /// Its commands.
     pub(super) rows: &'static [Row],
-    /// Whether redis-server 7.0 prints doubles with 17 digits where 7.2 prints the fewest that are needed: compared as numbers.
+    /// Whether redis-server 7.0 prints doubles with 17 digits where 7.2 prints the fewest that are needed: compared as
+    /// numbers.
     pub(super) doubles: bool,
 }
 
@@ -281,8 +283,10 @@ pub(super) const FAMILIES: &[Family] = &[
 /// Commands that are never generated, and why.
 ///
 /// After PFADD of a damaged string its key is deleted: Redis may have added some of the elements.
-/// Options are left out too: `*` as a stream's entry (the clock), `~` of XADD and XTRIM (how many entries a node has), BLOCK (it waits), COUNT and ANY
-/// of the GEO commands (which of several at one distance is left open), SORT's ALPHA with BY and BY without `*`, and texts that ALPHA takes for the same (the order of Redis's hash table), ENTRIESREAD of XGROUP and a small id for XSETID (7.2 corrects and refuses what 7.0 takes as it is).
+/// Options are left out too: `*` as a stream's entry (the clock), `~` of XADD and XTRIM (how many entries a node has),
+/// BLOCK (it waits), COUNT and ANY of the GEO commands (which of several at one distance is left open), SORT's ALPHA
+/// with BY and BY without `*`, and texts that ALPHA takes for the same (the order of Redis's hash table), ENTRIESREAD
+/// of XGROUP and a small id for XSETID (7.2 corrects and refuses what 7.0 takes as it is).
 pub(super) const LEFT_OUT: &[(&str, &str)] = &[
     (
         "auth hello quit reset select client",

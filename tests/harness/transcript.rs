@@ -23,8 +23,8 @@
 //! - `@match`: each expected line is a regular expression for the whole line; a last line `...` stands for all lines
 //!   that follow, if any.
 //! - `@unordered`: the lines are compared without their numbers and their order.
-//! - `@scan`: the command is a SCAN, HSCAN, SSCAN or ZSCAN from cursor 0; it is repeated until the cursor is 0 again, and
-//!   the elements that were returned, sorted, each once, are the reply.
+//! - `@scan`: the command is a SCAN, HSCAN, SSCAN or ZSCAN from cursor 0; it is repeated until the cursor is 0 again,
+//!   and the elements that were returned, sorted, each once, are the reply.
 //! - `@until MS > COMMAND`: the command is repeated until the reply is the expected one, for at most that long.
 //! - `@save NAME`: the reply's text replaces `${NAME}` in the commands and replies that follow.
 //! - `@redis >= 7.2`, `@redis < 7.2`: an oracle of another version skips the command. Corelane behaves as

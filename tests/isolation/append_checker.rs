@@ -1,8 +1,8 @@
-//! The checker for transactions that append to lists and read them whole, after Kingsbury and Alvaro, "Elle: Inferring Isolation
-//! Anomalies from Experimental Observations" (VLDB 2020).
+//! The checker for transactions that append to lists and read them whole, after Kingsbury and Alvaro, "Elle: Inferring
+//! Isolation Anomalies from Experimental Observations" (VLDB 2020).
 //!
-//! Every element is appended once, so a list that was read says in which order its elements were appended, and who has seen
-//! what. Reads of one list must be prefixes of the longest. From that follow, between transactions that are known
+//! Every element is appended once, so a list that was read says in which order its elements were appended, and who has
+//! seen what. Reads of one list must be prefixes of the longest. From that follow, between transactions that are known
 //! to have happened:
 //!
 //! - write-write: one appended before the other;
@@ -10,12 +10,13 @@
 //! - read-write: one did not see the other's append. An append that is in no read at all comes after the longest one;
 //! - real time: one had its answer before the other was sent.
 //!
-//! A strictly serialisable history has an order in which all of these point forward, so every cycle is an anomaly. Which, the
-//! kinds of edges in it say (Adya, "Weak Consistency", 1999). A transaction whose outcome is unknown has happened if any read
-//! has an append of it, and then all of it has; else it says nothing. Since the server is known to be dead at some time, it
-//! had happened by then.
+//! A strictly serialisable history has an order in which all of these point forward, so every cycle is an anomaly.
+//! Which, the kinds of edges in it say (Adya, "Weak Consistency", 1999). A transaction whose outcome is unknown has
+//! happened if any read has an append of it, and then all of it has; else it says nothing. Since the server is known to
+//! be dead at some time, it had happened by then.
 //!
-//! What is reported is an anomaly for certain. What it cannot see: a wrong order that no read tells (two lists that nobody reads).
+//! What is reported is an anomaly for certain. What it cannot see: a wrong order that no read tells (two lists that
+//! nobody reads).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::{self, Display, Formatter};
@@ -96,8 +97,9 @@ struct Dependency<'a> {
     element: u64,
 }
 
-/// Cycles are looked for from so many edges at most, so that a history that is wrong all over does not take for ever. One is found all
-/// the same, if perhaps not the shortest: where one read-write edge is not asked for, there is a cycle through every edge.
+/// Cycles are looked for from so many edges at most, so that a history that is wrong all over does not take for ever.
+/// One is found all the same, if perhaps not the shortest: where one read-write edge is not asked for, there is a cycle
+/// through every edge.
 const STARTS_MAX: usize = 2000;
 
 /// Elements of a list that a report shows.

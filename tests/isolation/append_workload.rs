@@ -1,7 +1,8 @@
-//! Transactions that append to lists and read them, on all shards: what [`append_checker`](super::append_checker) looks at.
+//! Transactions that append to lists and read them, on all shards: what [`append_checker`](super::append_checker) looks
+//! at.
 //!
-//! A list is a list (`RPUSH` and `LRANGE`), or a string with commas (`APPEND` and `GET`), which `MGET` reads several of at once.
-//! A new kind of transaction is a function and a line in [`KINDS`].
+//! A list is a list (`RPUSH` and `LRANGE`), or a string with commas (`APPEND` and `GET`), which `MGET` reads several of
+//! at once. A new kind of transaction is a function and a line in [`KINDS`].
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -55,8 +55,8 @@ pub(super) enum Event {
     Ended(usize),
 }
 
-/// The beginnings and ends of those entries that `counts` says, by time; at one time beginnings come first, as what is not
-/// certain to be in order is taken to be at once.
+/// The beginnings and ends of those entries that `counts` says, by time; at one time beginnings come first, as what is
+/// not certain to be in order is taken to be at once.
 pub(super) fn events<A>(history: &[Entry<A>], counts: impl Fn(usize) -> bool) -> Vec<Event> {
     let mut events: Vec<(u64, Event)> = Vec::new();
     for (place, entry) in history.iter().enumerate().filter(|(place, _)| counts(*place)) {

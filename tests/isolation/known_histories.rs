@@ -1,7 +1,7 @@
 //! The checkers with histories of which the answer is known.
 //!
-//! A history is written as lines `CLIENT BEGAN ENDED: OPERATIONS`; `ENDED!` was refused, `ENDED?` had its connection lost. Operations
-//! are `a+1` (append 1 to a) and `a=1.2` (a was read and held 1 and 2; `a=` for nothing).
+//! A history is written as lines `CLIENT BEGAN ENDED: OPERATIONS`; `ENDED!` was refused, `ENDED?` had its connection
+//! lost. Operations are `a+1` (append 1 to a) and `a=1.2` (a was read and held 1 and 2; `a=` for nothing).
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

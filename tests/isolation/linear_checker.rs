@@ -1,12 +1,13 @@
-//! The checker that decides whether a history is linearisable: whether there is an order of all that was done, each between its
-//! beginning and its end, in which a model gives the answers that the clients had.
+//! The checker that decides whether a history is linearisable: whether there is an order of all that was done, each
+//! between its beginning and its end, in which a model gives the answers that the clients had.
 //!
-//! What the model describes is one object with all keys in it, and a transaction is one action on it. So linearisable means
-//! strictly serialisable, and the checker decides it for certain, for any action whose meaning the model says; it does not say what
-//! kind of anomaly it found. The method is that of Lowe, "Testing for Linearizability" (2017), as Knossos and Porcupine use it: go through the
-//! history and keep every configuration that is possible (which of those that are under way have taken effect, and the
-//! state that resulted); where something ends, it has taken effect, if necessary after others that are under way. The
-//! number of configurations grows with the number of clients at once, not with the length of the history.
+//! What the model describes is one object with all keys in it, and a transaction is one action on it. So linearisable
+//! means strictly serialisable, and the checker decides it for certain, for any action whose meaning the model says; it
+//! does not say what kind of anomaly it found. The method is that of Lowe, "Testing for Linearizability" (2017), as
+//! Knossos and Porcupine use it: go through the history and keep every configuration that is possible (which of those
+//! that are under way have taken effect, and the state that resulted); where something ends, it has taken effect, if
+//! necessary after others that are under way. The number of configurations grows with the number of clients at once,
+//! not with the length of the history.
 
 use std::collections::HashSet;
 use std::fmt::Debug;

@@ -82,8 +82,8 @@ pub(super) struct Session<A> {
 }
 
 impl<A> Session<A> {
-    /// Sends commands that are one action, and notes it with what `answered` makes of the replies: `None` if it was refused as
-    /// a whole. If the connection is lost, it is noted as it is.
+    /// Sends commands that are one action, and notes it with what `answered` makes of the replies: `None` if it was
+    /// refused as a whole. If the connection is lost, it is noted as it is.
     ///
     /// # Errors
     /// The connection is lost.

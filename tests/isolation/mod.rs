@@ -1,23 +1,25 @@
-//! Isolation, checked by checkers: clients do random transactions on few keys of four shards, while the server is killed and
-//! started again, and a checker looks at the whole history of what they did and were told.
+//! Isolation, checked by checkers: clients do random transactions on few keys of four shards, while the server is
+//! killed and started again, and a checker looks at the whole history of what they did and were told.
 //!
-//! - [`append_checker`] looks at transactions that append to lists and read them, for cycles among them (Elle's method). It
-//!   names the anomaly and the transactions of the shortest cycle.
-//! - [`linear_checker`] decides whether there is an order in which a model gives the same answers (Lowe's method, as in Knossos and
-//!   Porcupine). Registers do not show in which order they were written, and payments and moves depend on what is there:
-//!   such transactions are checked by this one.
-//! - [`append_workload`] and [`store`] are what the clients do; a new kind of transaction is a function and a line there.
-//! - [`load`] runs them: lives of a server, on one storage executor or two, that end with a stop, with SIGKILL, at a write, or with a power loss under `always`. Each
-//!   begins with a look at everything.
+//! - [`append_checker`] looks at transactions that append to lists and read them, for cycles among them (Elle's
+//!   method). It names the anomaly and the transactions of the shortest cycle.
+//! - [`linear_checker`] decides whether there is an order in which a model gives the same answers (Lowe's method, as in
+//!   Knossos and Porcupine). Registers do not show in which order they were written, and payments and moves depend on
+//!   what is there: such transactions are checked by this one.
+//! - [`append_workload`] and [`store`] are what the clients do; a new kind of transaction is a function and a line
+//!   there.
+//! - [`load`] runs them: lives of a server, on one storage executor or two, that end with a stop, with SIGKILL, at a
+//!   write, or with a power loss under `always`. Each begins with a look at everything.
 //! - [`known_histories`] tests the checkers with histories of which the answer is known.
 //!
-//! Both check strict serialisability: transactions have one order, and what was answered before something was sent comes before it. An
-//! action whose connection was lost may have happened or not, but not after its server's death.
+//! Both check strict serialisability: transactions have one order, and what was answered before something was sent
+//! comes before it. An action whose connection was lost may have happened or not, but not after its server's death.
 //!
-//! And the checkers are shown to see something: with `ignore-locks` or `skip-redo` in CORELANE_FAULTS they must find an anomaly.
+//! And the checkers are shown to see something: with `ignore-locks` or `skip-redo` in CORELANE_FAULTS they must find an
+//! anomaly.
 //!
-//! Seeds are printed; `CORELANE_SEED=n` repeats the choices, if not the clients' interleaving. `CORELANE_SIMULATION_SECONDS=n` runs
-//! each load for that long in place of a few seconds.
+//! Seeds are printed; `CORELANE_SEED=n` repeats the choices, if not the clients' interleaving.
+//! `CORELANE_SIMULATION_SECONDS=n` runs each load for that long in place of a few seconds.
 
 mod append_checker;
 mod append_workload;

@@ -1,7 +1,8 @@
-//! Values, accounts, lists and sets on all shards: a model of them, for [`linear_checker`](super::linear_checker), and clients that
-//! write values over several keys, pay from account to account, and move elements and members about.
+//! Values, accounts, lists and sets on all shards: a model of them, for [`linear_checker`](super::linear_checker), and
+//! clients that write values over several keys, pay from account to account, and move elements and members about.
 //!
-//! A new kind of transaction is a [`Change`] and what it does in [`Change::apply`], a function that sends it, and a line in [`KINDS`].
+//! A new kind of transaction is a [`Change`] and what it does in [`Change::apply`], a function that sends it, and a
+//! line in [`KINDS`].
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +53,8 @@ impl Store {
     }
 }
 
-/// A command or a transaction, with places of keys. What is an `Option` at the end is the answer, `None` if it was lost.
+/// A command or a transaction, with places of keys. What is an `Option` at the end is the answer, `None` if it was
+/// lost.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     /// GET and MGET.

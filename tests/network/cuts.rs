@@ -7,8 +7,8 @@ use crate::harness::client::Client;
 use crate::harness::process::wait_for;
 use crate::harness::server::Server;
 
-/// Commands, each with its reply: arrays and inline commands, values with every byte that could mislead a parser, errors,
-/// frames without a command, keys of several shards.
+/// Commands, each with its reply: arrays and inline commands, values with every byte that could mislead a parser,
+/// errors, frames without a command, keys of several shards.
 fn pipeline() -> Vec<(Vec<u8>, &'static [u8])> {
     vec![
         (request(&["FLUSHALL"]), b"+OK\r\n"),

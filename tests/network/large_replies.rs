@@ -1,5 +1,5 @@
-//! Replies of many members come in pieces: complete, as the collection was when it was asked for, in their order, while others
-//! are served.
+//! Replies of many members come in pieces: complete, as the collection was when it was asked for, in their order, while
+//! others are served.
 
 use super::{expect, one_executor, raw, request};
 use crate::harness::client::Client;
@@ -10,7 +10,8 @@ use crate::harness::value::Value;
 use std::collections::HashMap;
 use std::io::Write;
 
-/// With [`VALUE_BYTES`] far more than a socket's buffers hold, so that a client which does not read is sent a part only.
+/// With [`VALUE_BYTES`] far more than a socket's buffers hold, so that a client which does not read is sent a part
+/// only.
 const FIELDS: usize = 45_000;
 const VALUE_BYTES: usize = 300;
 
@@ -128,7 +129,8 @@ fn long(number: usize) -> String {
     format!("{number:0VALUE_BYTES$}")
 }
 
-/// Fills `z`, a sorted set whose scores are half of the members' numbers, and `x`, a stream whose entries are at every other id.
+/// Fills `z`, a sorted set whose scores are half of the members' numbers, and `x`, a stream whose entries are at every
+/// other id.
 fn fill_ordered(client: &mut Client) {
     for some in (0..MEMBERS).collect::<Vec<_>>().chunks(500) {
         let mut command = vec!["ZADD".to_owned(), "z".to_owned()];

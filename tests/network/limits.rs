@@ -126,7 +126,8 @@ fn a_client_without_the_password_may_not_send_much() {
         client.write_all(sent).expect("the server reads");
         assert_eq!(read_to_end(&mut client), format!("-ERR Protocol error: {text}\r\n"));
     }
-    // What is just allowed is a wrong password, and with the right one the limits are the usual ones, within one pipeline.
+    // What is just allowed is a wrong password, and with the right one the limits are the usual ones, within one
+    // pipeline.
     let mut client = raw(&server);
     let long = "x".repeat(16384);
     let wrong = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";

@@ -201,7 +201,8 @@ fn a_subscriber_that_does_not_read_is_cut_off_and_no_other_client() {
     }
 }
 
-/// A push never lands inside a reply, though that comes in pieces, and what waits behind the reply counts against the limit.
+/// A push never lands inside a reply, though that comes in pieces, and what waits behind the reply counts against the
+/// limit.
 #[test]
 fn pushes_wait_behind_a_reply_that_comes_in_pieces() {
     const FIELDS: usize = 200_000;
@@ -438,8 +439,8 @@ fn publishers_wait_for_an_executor_that_is_behind() {
         .flags(&several_executors())
         .flags(&["--client-output-buffer-limit", "pubsub 1gb 0 0"])
         .start();
-    // New connections go to the executors by turns: the subscribers are all on the other one than the publisher, so that
-    // it has nothing to do but to publish.
+    // New connections go to the executors by turns: the subscribers are all on the other one than the publisher, so
+    // that it has nothing to do but to publish.
     let connections: Vec<Client> = (0..=2 * SUBSCRIBERS).map(|_| server.connect()).collect();
     let (mut others, mut readers) = (Vec::new(), Vec::new());
     for (number, mut client) in connections.into_iter().enumerate() {
@@ -467,8 +468,8 @@ fn publishers_wait_for_an_executor_that_is_behind() {
     assert_eq!(disconnections, 0);
 }
 
-/// An executor that does nothing for a while gets more lines of MONITOR than its inbox takes: nobody there may go on as if
-/// nothing had been lost, and nobody else notices.
+/// An executor that does nothing for a while gets more lines of MONITOR than its inbox takes: nobody there may go on as
+/// if nothing had been lost, and nobody else notices.
 #[test]
 fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
     if !has_two_cpus("all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full") {

@@ -270,8 +270,8 @@ for protocol in protocols:
 print('all well with redis-py', redis.__version__)
 "#;
 
-/// The Python interpreters that may have redis-py: the first of PATH, and the system's, which has Debian's package (a version
-/// manager's python3 hides it).
+/// The Python interpreters that may have redis-py: the first of PATH, and the system's, which has Debian's package (a
+/// version manager's python3 hides it).
 const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
 
 #[test]

@@ -55,8 +55,8 @@ fn a_client_that_never_reads_is_disconnected_and_the_others_are_served() {
             held_bytes / MIB
         );
         assert!(held_bytes < IN_FLIGHT_BYTES_MAX, "{} MiB were held", held_bytes / MIB);
-        // What the client had out before it was found out is run, about 16 GiB of replies for nobody: the others wait for that
-        // once.
+        // What the client had out before it was found out is run, about 16 GiB of replies for nobody: the others wait
+        // for that once.
         assert!(slowest < Duration::from_secs(5), "another client waited {slowest:?}");
         let disconnections = info_number(&mut other, "stats", "client_output_buffer_limit_disconnections");
         assert_eq!(disconnections, 1);

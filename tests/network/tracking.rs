@@ -1,5 +1,5 @@
-//! Clients that keep what they have read, and are told when it is outdated: whatever happens at the same time, what they have
-//! in the end is what the server has.
+//! Clients that keep what they have read, and are told when it is outdated: whatever happens at the same time, what
+//! they have in the end is what the server has.
 
 use std::collections::HashMap;
 use std::process::Command;

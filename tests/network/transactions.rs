@@ -1,4 +1,5 @@
-//! MULTI and EXEC where a transcript cannot look: memory, statistics, lost connections, pipelines that go on behind EXEC.
+//! MULTI and EXEC where a transcript cannot look: memory, statistics, lost connections, pipelines that go on behind
+//! EXEC.
 
 use std::io::Write;
 

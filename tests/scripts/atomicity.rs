@@ -1,7 +1,7 @@
 //! A crash leaves all of a script's writes or none, short scripts and long ones.
 //!
-//! Clients run scripts that write one number to several keys of one tag. After `kill -9` and a restart all keys of a tag hold
-//! the same number, which is the last acknowledged one or a later one that was sent.
+//! Clients run scripts that write one number to several keys of one tag. After `kill -9` and a restart all keys of a
+//! tag hold the same number, which is the last acknowledged one or a later one that was sent.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -89,8 +89,8 @@ fn libraries_outlive_kill_9_restart_and_flushall() {
     }
 }
 
-/// A client replaces two libraries with each other's functions, by RESTORE, until the server is killed: one of the two sets
-/// is there then, and not a part of each.
+/// A client replaces two libraries with each other's functions, by RESTORE, until the server is killed: one of the two
+/// sets is there then, and not a part of each.
 #[test]
 fn a_restore_is_whole_or_not_there_after_kill_9() {
     let mut server = start(Shape::OneShard, &[]);

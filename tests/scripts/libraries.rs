@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-/// Shows all that a script returns, with every bit of a number and with a table's entries in its own order, unless that is
-/// by the addresses of tables.
+/// Shows all that a script returns, with every bit of a number and with a table's entries in its own order, unless that
+/// is by the addresses of tables.
 const SHOW: &str = r#"local function show(value, depth)
   local kind = type(value)
   if kind == 'number' then return value ~= value and 'nan' or string.format('%.17g', value) end

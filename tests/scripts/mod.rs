@@ -1,4 +1,5 @@
-//! Scripts beside other clients: what a long one holds up and what not, and that a script which is ended leaves nothing.
+//! Scripts beside other clients: what a long one holds up and what not, and that a script which is ended leaves
+//! nothing.
 
 mod atomicity;
 mod functions;

@@ -1,7 +1,8 @@
 //! Every io_uring ring that the server makes has the cooperative flag, which about doubles what an executor serves, and
 //! none has it when it is switched off.
 //!
-//! The rings are counted in a server process: the switch is one for a whole process, and other tests make rings in this one.
+//! The rings are counted in a server process: the switch is one for a whole process, and other tests make rings in this
+//! one.
 
 use crate::harness::server::Server;
 

@@ -1,7 +1,7 @@
 //! Nothing that was acknowledged is lost, whatever kills the process in the middle of pipelined writes.
 //!
-//! Eight clients write numbers that only grow, each to keys of its own, and read each other's. After a crash every key must
-//! hold at least the last number that was acknowledged or seen by anybody, and at most the last that was sent.
+//! Eight clients write numbers that only grow, each to keys of its own, and read each other's. After a crash every key
+//! must hold at least the last number that was acknowledged or seen by anybody, and at most the last that was sent.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -140,7 +140,8 @@ fn crash_rounds(
         node.start(flags, "");
         let (found, now_highest) = compare(&node, &known);
         wrong.extend(found.into_iter().map(|sentence| format!("round {round}: {sentence}")));
-        // Numbers go on above everything that was ever sent, so that what is left of a round is never taken for the next's.
+        // Numbers go on above everything that was ever sent, so that what is left of a round is never taken for the
+        // next's.
         highest = known
             .values()
             .map(|bounds| bounds.sent)

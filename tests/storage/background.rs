@@ -1,5 +1,5 @@
-//! A batch that is with the committer: the executor goes on meanwhile, and nobody is told of the batch before it is written, nor
-//! anything that it does not become.
+//! A batch that is with the committer: the executor goes on meanwhile, and nobody is told of the batch before it is
+//! written, nor anything that it does not become.
 //!
 //! `hold-writes` keeps a batch on its way for as long as a test wants.
 
@@ -275,8 +275,8 @@ fn a_server_that_stops_finishes_the_batch_under_way() {
     assert_eq!(found, "1) \"new\"\n2) \"1\"");
 }
 
-/// A turn may be written in two parts: by a command that looks at the disk, and at its end. Only the sync after the second
-/// makes the turn durable.
+/// A turn may be written in two parts: by a command that looks at the disk, and at its end. Only the sync after the
+/// second makes the turn durable.
 #[test]
 fn the_second_part_of_a_turn_waits_for_its_own_sync_under_always() {
     let mut node = Node::new();
@@ -297,8 +297,8 @@ fn the_second_part_of_a_turn_waits_for_its_own_sync_under_always() {
     assert_eq!(found, "1) \"1\"\n2) \"2\"", "what was acknowledged is on disk");
 }
 
-/// What one command has staged on several shards is committed as one. When a batch that it has seen fails on one of them, the others
-/// must not keep their parts.
+/// What one command has staged on several shards is committed as one. When a batch that it has seen fails on one of
+/// them, the others must not keep their parts.
 #[test]
 fn a_batch_that_fails_takes_with_it_what_was_staged_with_its_shard_on_others() {
     let core = crate::harness::server::allowed_cpus()[0];

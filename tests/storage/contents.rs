@@ -11,7 +11,8 @@ use corelane::storage::encoding::{self, Counts, DATABASE_COUNT, Record};
 
 use super::shard_folders;
 
-/// Block cache and memtables for small shards, in bytes: a test's writes all fit in memtables, or RocksDB would stall some.
+/// Block cache and memtables for small shards, in bytes: a test's writes all fit in memtables, or RocksDB would stall
+/// some.
 const CACHE_BYTES: usize = 16 << 20;
 
 /// One shard's records.
@@ -61,8 +62,8 @@ impl Contents {
         with_deadline.collect()
     }
 
-    /// Panics unless the records are whole, the counts are those of the records, and every key with a deadline is in the index.
-    /// Returns the entries of the index that no key has (FLUSHDB leaves them to the sweep).
+    /// Panics unless the records are whole, the counts are those of the records, and every key with a deadline is in
+    /// the index. Returns the entries of the index that no key has (FLUSHDB leaves them to the sweep).
     pub(crate) fn check(&self) -> Vec<(u64, Vec<u8>)> {
         let mut counts = vec![Counts::default(); DATABASE_COUNT];
         for (key, record) in &self.records {

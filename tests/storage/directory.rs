@@ -1,5 +1,5 @@
-//! The data directory: counts that survive everything, damage that is refused with a sentence, and what a crash in the middle
-//! of SWAPDB leaves.
+//! The data directory: counts that survive everything, damage that is refused with a sentence, and what a crash in the
+//! middle of SWAPDB leaves.
 
 use corelane::storage::database::Column;
 use corelane::storage::encoding::{Counts, DatabaseMap};
@@ -220,7 +220,8 @@ fn a_crash_in_the_middle_of_swapdb_is_mended_at_the_start() {
     }
 }
 
-/// As a supervisor does that does not wait: the kernel may still be freeing the old process's memory, and the lock comes after.
+/// As a supervisor does that does not wait: the kernel may still be freeing the old process's memory, and the lock
+/// comes after.
 #[test]
 fn a_killed_server_may_be_started_again_at_once() {
     const VALUES: usize = 16;

@@ -1,5 +1,5 @@
-//! Disks that fail, fill up or stall, and channels that are full: what the clients are told is true, and the other shards
-//! go on.
+//! Disks that fail, fill up or stall, and channels that are full: what the clients are told is true, and the other
+//! shards go on.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -239,8 +239,8 @@ fn a_full_disk_makes_a_shard_read_only_until_there_is_room() {
     assert_eq!(node.connect().command(&["GET", "key"]).render(), "\"new\"");
 }
 
-/// A write under `always` that was committed, and not yet synced, when the disk filled up: its log cannot be synced until there is
-/// room, so its client waits, and is told OK when it is on disk.
+/// A write under `always` that was committed, and not yet synced, when the disk filled up: its log cannot be synced
+/// until there is room, so its client waits, and is told OK when it is on disk.
 #[test]
 fn a_reply_that_waits_for_its_sync_waits_until_a_full_disk_has_room() {
     let mut node = Node::new();
@@ -274,7 +274,8 @@ fn a_reply_that_waits_for_its_sync_waits_until_a_full_disk_has_room() {
     assert_eq!(all.render(), "1) \"1\"\n2) \"1\"\n3) (nil)");
 }
 
-/// The same with a file system that is really full, as RocksDB sees it: a tmpfs in a mount namespace of the server's own.
+/// The same with a file system that is really full, as RocksDB sees it: a tmpfs in a mount namespace of the server's
+/// own.
 #[test]
 fn a_disk_that_is_really_full_is_written_again_when_there_is_room() {
     const BALLAST_MIB: usize = 150;
@@ -370,8 +371,8 @@ fn little_free_space_makes_a_shard_read_only_before_the_disk_is_full() {
     assert_eq!(prompt(&mut client, &["SET", "key", "new"]), "OK");
 }
 
-/// Writes wait until the stall ends, reads of other keys go on; when too many wait, the next are refused, long before they have
-/// taken all credits; and what was accepted is committed.
+/// Writes wait until the stall ends, reads of other keys go on; when too many wait, the next are refused, long before
+/// they have taken all credits; and what was accepted is committed.
 #[test]
 fn a_stall_slows_writers_refuses_too_many_and_loses_nothing() {
     /// Each client may have some commands out; together they have more than a stalled shard takes.

@@ -1,7 +1,8 @@
 //! What the disk keeps: durability, crashes, failing disks, the expiry index, the counts and the data directory.
 //!
 //! Most tests run the real binary, kill it and look at what is left. A loss of power is simulated by a test double
-//! (`record-synced-log` in src/storage/faults.rs): what no finished sync had covered is cut off the logs before the restart.
+//! (`record-synced-log` in src/storage/faults.rs): what no finished sync had covered is cut off the logs before the
+//! restart.
 //!
 //! Tests that need faults exist only with the cargo feature `fault-injection`, as CI runs them.
 #![cfg_attr(not(feature = "fault-injection"), allow(dead_code))] // What they are made with is idle without it.
@@ -60,7 +61,8 @@ impl Node {
 
     /// Starts the server and waits until it answers. `faults` is what CORELANE_FAULTS is set to.
     pub(crate) fn start(&mut self, flags: &str, faults: &str) {
-        // The kernel takes down the rings of a killed process a little after its end, and with them its listening socket.
+        // The kernel takes down the rings of a killed process a little after its end, and with them its listening
+        // socket.
         let free = wait_for(|| TcpListener::bind(self.address).is_ok());
         assert!(free, "somebody listens at {}", self.address);
         let process = self.process.insert(ServerProcess::spawn(command(
@@ -132,7 +134,8 @@ impl Node {
             .unwrap_or_else(|| panic!("INFO was answered {}", reply.render()))
     }
 
-    /// A figure of a line of INFO (`field` of `shard2:executor=0,state=healthy,…`), or the line's value for an empty field.
+    /// A figure of a line of INFO (`field` of `shard2:executor=0,state=healthy,…`), or the line's value for an empty
+    /// field.
     pub(crate) fn info(&self, section: &str, line: &str, field: &str) -> String {
         let text = self.info_section(section);
         let values = text
@@ -167,8 +170,8 @@ impl Node {
         );
     }
 
-    /// The power failed after [`Node::kill_9`]: cuts every log file between what `record-synced-log` says is on disk and its
-    /// end, where `keep` says (it gets both lengths). Returns the number of bytes cut.
+    /// The power failed after [`Node::kill_9`]: cuts every log file between what `record-synced-log` says is on disk
+    /// and its end, where `keep` says (it gets both lengths). Returns the number of bytes cut.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn cut_unsynced(&self, mut keep: impl FnMut(u64, u64) -> u64) -> u64 {
         assert!(self.process.is_none(), "kill the server first");

@@ -1,5 +1,5 @@
-//! The orders of sorted sets that a shard keeps in memory, against a model: whatever is written, taken back, committed, lost with a
-//! full disk or flushed, a read of an order shows what was written last and not taken back.
+//! The orders of sorted sets that a shard keeps in memory, against a model: whatever is written, taken back, committed,
+//! lost with a full disk or flushed, a read of an order shows what was written last and not taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

@@ -1,9 +1,10 @@
-//! One shard against a model, without a server: whatever becomes of its batches, and in whatever order, every key holds what was
-//! last written and not taken back, the counts are those of the keys, and no read leaves before what it saw.
+//! One shard against a model, without a server: whatever becomes of its batches, and in whatever order, every key holds
+//! what was last written and not taken back, the counts are those of the keys, and no read leaves before what it saw.
 //!
-//! Commands that succeed and fail, batches written at once, by the committer or by hand (then the disk may be full, or RocksDB
-//! stalled), parts of commands that fail alone, FLUSHDB, SWAPDB, scans and restarts; with a table of hot records that holds everything, little or nothing. A look-up
-//! trusts the counts to tell that a key is absent ([`corelane::storage::shard`]), so a count that is wrong loses keys here.
+//! Commands that succeed and fail, batches written at once, by the committer or by hand (then the disk may be full, or
+//! RocksDB stalled), parts of commands that fail alone, FLUSHDB, SWAPDB, scans and restarts; with a table of hot
+//! records that holds everything, little or nothing. A look-up trusts the counts to tell that a key is absent
+//! ([`corelane::storage::shard`]), so a count that is wrong loses keys here.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -1,5 +1,5 @@
-//! The space of large collections comes back when they are deleted, overwritten or expired, nothing else goes with it, and no
-//! crash or loss of power leaves a collection without its members.
+//! The space of large collections comes back when they are deleted, overwritten or expired, nothing else goes with it,
+//! and no crash or loss of power leaves a collection without its members.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -276,8 +276,8 @@ fn a_kill_or_a_shutdown_after_the_delete_leaves_all_members_or_none_and_the_spac
     }
 }
 
-/// Nothing syncs the log here but what is tested. All members lie in files when the hash is deleted, so to reclaim them is to
-/// delete files; then the machine fails. The hash must not be back without them.
+/// Nothing syncs the log here but what is tested. All members lie in files when the hash is deleted, so to reclaim them
+/// is to delete files; then the machine fails. The hash must not be back without them.
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_loss_of_power_does_not_bring_back_a_collection_whose_members_are_gone() {
@@ -303,7 +303,8 @@ fn a_loss_of_power_does_not_bring_back_a_collection_whose_members_are_gone() {
     assert_eq!(exists, ["(integer) 1", "(integer) 0", "(integer) 0"]);
 }
 
-/// A dead version of a hash in a file of the last level, which ends with the only member of the version after it if `shares_file`.
+/// A dead version of a hash in a file of the last level, which ends with the only member of the version after it if
+/// `shares_file`.
 fn with_a_dead_version(shares_file: bool, work: impl FnOnce(&Arc<Database>, &dyn Fn(u64, &[u8]) -> Vec<u8>)) {
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
     with_database(folder.path(), true, |database| {

@@ -1,7 +1,7 @@
 //! EXEC and crashes: of each transaction there is all or nothing, whatever commands are among it.
 //!
-//! Clients write the same number to several keys of one shard, again and again, with commands in between that look at whole
-//! databases (those once committed what was staged before them). After a kill the keys of each client must agree.
+//! Clients write the same number to several keys of one shard, again and again, with commands in between that look at
+//! whole databases (those once committed what was staged before them). After a kill the keys of each client must agree.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A process that dies somewhere in the middle of commands on several shards: after the restart they are there whole or not at
-//! all, and those that were acknowledged are there.
+//! A process that dies somewhere in the middle of commands on several shards: after the restart they are there whole or
+//! not at all, and those that were acknowledged are there.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -78,8 +78,8 @@ impl Victim {
         )
     }
 
-    /// Lives once, with a fault that is named as `point` and happens for the `time`th time while the commands under test run;
-    /// then looks at what is left.
+    /// Lives once, with a fault that is named as `point` and happens for the `time`th time while the commands under
+    /// test run; then looks at what is left.
     fn lives_until(&mut self, point: &str, time: u64) -> End {
         self.round += 1;
         let record = if self.power_fails { "record-synced-log=1," } else { "" };
@@ -206,7 +206,8 @@ fn a_power_loss_leaves_all_or_nothing_on_one_executor() {
     dies_at_writes(&format!("{} --durability always", one_executor()), true, (2, 2));
 }
 
-/// The one way to write to several shards of an executor without naming them. The logs may have got to the disk in any order.
+/// The one way to write to several shards of an executor without naming them. The logs may have got to the disk in any
+/// order.
 #[test]
 fn a_power_loss_leaves_all_or_nothing_of_a_script_that_declares_no_keys() {
     let mut random = StdRng::seed_from_u64(seed(
@@ -388,7 +389,8 @@ fn kill_9_under_load_leaves_all_or_nothing_of_each_transaction() {
     killed_under_load(&one_executor(), seed);
 }
 
-/// What one EXEC writes before and after it swaps two databases is found where it belongs, or nothing of it has happened.
+/// What one EXEC writes before and after it swaps two databases is found where it belongs, or nothing of it has
+/// happened.
 fn dies_at_a_swap(flags: &str, faults: &[(&str, u64)]) {
     let keys = key_per_shard("k");
     for (point, time) in faults {
@@ -445,8 +447,8 @@ fn a_swap_inside_a_transaction_is_there_with_its_writes_or_not_at_all() {
     dies_at_a_swap(&one_executor(), &faults);
 }
 
-/// A command on several shards of one executor may have found what was staged in its turn and not committed. Where it survives a
-/// death, that does too.
+/// A command on several shards of one executor may have found what was staged in its turn and not committed. Where it
+/// survives a death, that does too.
 #[test]
 fn what_a_command_has_seen_of_its_turn_survives_with_it() {
     let cpu = crate::harness::server::allowed_cpus()[0];

@@ -20,8 +20,8 @@ const WRITERS: usize = 8;
 /// Short, so that whoever stands still is noticed within the time that a reply may take.
 const REQUEST_TIMEOUT: &str = "--request-timeout-ms 3000";
 
-/// Where transactions on a key follow each other without a pause, a plain command on it would wait for ever if it only looked
-/// whether somebody has the key: it must stand in the line.
+/// Where transactions on a key follow each other without a pause, a plain command on it would wait for ever if it only
+/// looked whether somebody has the key: it must stand in the line.
 #[test]
 fn a_plain_command_gets_its_turn_among_transactions_on_its_key() {
     let node = Node::started(&format!("{} {REQUEST_TIMEOUT}", four_shards_on_two_executors()));
@@ -56,8 +56,8 @@ fn a_plain_command_gets_its_turn_among_transactions_on_its_key() {
     );
 }
 
-/// Moves that wait, in both directions around a ring of keys, beside transactions and pushes on the same keys: what they pass on
-/// is always somewhere once, and at the end nobody waits and nothing is locked.
+/// Moves that wait, in both directions around a ring of keys, beside transactions and pushes on the same keys: what
+/// they pass on is always somewhere once, and at the end nobody waits and nothing is locked.
 #[test]
 fn moves_that_wait_lose_nothing_and_keep_no_lock() {
     const TOKENS: usize = 6;
@@ -161,8 +161,8 @@ fn pushes_beside_a_move_that_has_waited_are_not_lost() {
     }
 }
 
-/// A transaction must not keep its locks elsewhere while an earlier command of its client waits here: those whom that one waits
-/// for could wait for these locks.
+/// A transaction must not keep its locks elsewhere while an earlier command of its client waits here: those whom that
+/// one waits for could wait for these locks.
 #[test]
 fn pipelines_that_cross_each_other_never_stand_still() {
     let seed = seed("pipelines_that_cross_each_other_never_stand_still");
@@ -226,7 +226,8 @@ fn random_command(random: &mut StdRng, keys: &[String], lists: &[String]) -> Str
     }
 }
 
-/// The keys of a database come in pieces and are put together, by themselves and inside EXEC, where what it has written counts.
+/// The keys of a database come in pieces and are put together, by themselves and inside EXEC, where what it has written
+/// counts.
 #[test]
 fn all_keys_of_several_executors_come_whole() {
     const KEYS: usize = 60_000;

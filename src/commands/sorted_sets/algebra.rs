@@ -82,7 +82,8 @@ impl Source {
         }
     }
 
-    /// The weighted score that a member's value in `data` stands for: in a set it says something else, and the score is 1.
+    /// The weighted score that a member's value in `data` stands for: in a set it says something else, and the score is
+    /// 1.
     fn weighted(&self, value: &[u8]) -> Option<f64> {
         let score = match &self.collection {
             Some(collection) if collection.kind == Type::Set => Some(1.0),
@@ -91,7 +92,8 @@ impl Source {
         Some(score? * self.weight)
     }
 
-    /// At most `count` members from the name `from` on, with their weighted scores (infinity times 0 is 0), in the order of names.
+    /// At most `count` members from the name `from` on, with their weighted scores (infinity times 0 is 0), in the
+    /// order of names.
     fn page(&self, context: &mut Context<'_>, from: &[u8], count: usize) -> Result<Vec<Entry>, CommandError> {
         let mut entries = Vec::new();
         let Some(collection) = &self.collection else {

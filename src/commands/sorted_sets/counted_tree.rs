@@ -1,9 +1,10 @@
 //! A tree that counts the keys of a sorted set's order: which rank has a key, and which key a rank.
 //!
-//! The keys lie in blocks, which are stretches of the order of at most [`Limits::block`] keys; the tree knows each block's
-//! bound (it holds the keys from its bound to before the next block's) and count, but not its keys, which are only walked
-//! along. A node has up to [`Limits::fan_out`] children, blocks or nodes, with the number of keys below each. A bound is the
-//! shortest text between two neighbours, and a node's first child has none: it begins where the node does.
+//! The keys lie in blocks, which are stretches of the order of at most [`Limits::block`] keys; the tree knows each
+//! block's bound (it holds the keys from its bound to before the next block's) and count, but not its keys, which are
+//! only walked along. A node has up to [`Limits::fan_out`] children, blocks or nodes, with the number of keys below
+//! each. A bound is the shortest text between two neighbours, and a node's first child has none: it begins where the
+//! node does.
 //!
 //! A node is stored in two parts, since a key that comes or goes changes the counts of one node per level, but children
 //! only when something splits or merges, which is once in some ten keys at the most.

@@ -1,8 +1,8 @@
 //! Sorted sets: every member has a score, and the set is in the order of scores, members with one score in byte order.
 //!
 //! A member is kept twice, in the column `data` by name and in `score` by order (see [`crate::storage::encoding`]);
-//! what keeps the two together is here. [`members`] are the commands on single members, [`ranges`] those on stretches of
-//! the order, [`algebra`] those that combine sets, and [`ranking`] counts members without walking along all of them.
+//! what keeps the two together is here. [`members`] are the commands on single members, [`ranges`] those on stretches
+//! of the order, [`algebra`] those that combine sets, and [`ranking`] counts members without walking along all of them.
 
 pub mod algebra;
 pub mod counted_tree;
@@ -30,8 +30,8 @@ pub struct Entry {
     pub member: Vec<u8>,
 }
 
-/// A stretch of a set's order: keys of `score` from `from` (inclusive) to `to` (exclusive), read in a direction, of which
-/// `skip` are passed over and `take` given at most.
+/// A stretch of a set's order: keys of `score` from `from` (inclusive) to `to` (exclusive), read in a direction, of
+/// which `skip` are passed over and `take` given at most.
 #[derive(Clone, Debug)]
 pub struct Stretch {
     /// The first key.
@@ -139,8 +139,8 @@ impl Context<'_> {
         Ok(entries)
     }
 
-    /// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; none: the key
-    /// is deleted.
+    /// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; none: the
+    /// key is deleted.
     pub fn store_sorted_set(&mut self, key: &[u8], mut entries: Vec<Entry>, event: &'static str) -> Outcome {
         if entries.is_empty() {
             return self.delete_target(key);

@@ -303,8 +303,8 @@ fn end_score(context: &mut Context<'_>, set: &Collection, end: Direction) -> Res
     Ok(ordered_score(entry.score))
 }
 
-/// One end of a range of scores, and whether it is excluded. As Redis reads it, with C's `strtod` alone: blanks in front
-/// are allowed, the text ends at a zero byte, an empty one is 0, and what is too large is infinite.
+/// One end of a range of scores, and whether it is excluded. As Redis reads it, with C's `strtod` alone: blanks in
+/// front are allowed, the text ends at a zero byte, an empty one is 0, and what is too large is infinite.
 fn parse_score(text: &[u8]) -> Option<(f64, bool)> {
     let (text, excluded) = match text {
         [b'(', text @ ..] => (text, true),

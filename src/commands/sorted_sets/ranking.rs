@@ -1,9 +1,9 @@
 //! Ranks: how many members of a sorted set come before one, and which member is at a rank.
 //!
-//! A set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same column.
-//! A rank costs two small reads per level (a million members make three levels) and then one walk along part of a block. A
-//! member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one or so also
-//! splits a block (a walk along half of it).
+//! A set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same
+//! column. A rank costs two small reads per level (a million members make three levels) and then one walk along part of
+//! a block. A member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one
+//! or so also splits a block (a walk along half of it).
 
 use super::counted_tree::{Block, CountedTree, Limits, Store};
 use super::{Outcome, Stretch, damaged};
@@ -117,9 +117,9 @@ pub fn removed(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> O
     with_tree(context, set, |tree| tree.removed(key))
 }
 
-/// The members with keys from `key` on have gone, all of them (`Backward`), or those up to it (`Forward`): walks need not
-/// look for them again. (What was deleted stays in RocksDB until a compaction, and a queue would read all of it again for
-/// each of its next members.)
+/// The members with keys from `key` on have gone, all of them (`Backward`), or those up to it (`Forward`): walks need
+/// not look for them again. (What was deleted stays in RocksDB until a compaction, and a queue would read all of it
+/// again for each of its next members.)
 pub fn removed_end(set: &mut Collection, end: Direction, key: &[u8]) -> Outcome {
     let mut header = header(set)?;
     match end {
@@ -156,8 +156,8 @@ pub fn within_ends(set: &Collection, stretch: &Stretch) -> Result<(Vec<u8>, Vec<
     Ok((lowest.max(stretch.from.clone()), end.min(stretch.to.clone())))
 }
 
-/// Whether so many members at once are better added without a tree, which is then made anew. (A block that splits is walked
-/// along; one walk along all costs less than many of them, each of which begins anew.)
+/// Whether so many members at once are better added without a tree, which is then made anew. (A block that splits is
+/// walked along; one walk along all costs less than many of them, each of which begins anew.)
 pub fn is_bulk(set: &Collection, members: usize) -> bool {
     members >= BULK_MEMBERS_MIN && members as u64 * BULK_SHARE >= set.count
 }

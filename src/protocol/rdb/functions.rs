@@ -1,4 +1,5 @@
-//! Function libraries as FUNCTION DUMP and FUNCTION RESTORE carry them: a code and a string for each, as in an RDB file.
+//! Function libraries as FUNCTION DUMP and FUNCTION RESTORE carry them: a code and a string for each, as in an RDB
+//! file.
 
 use super::{Reader, checked_body, finish, write_string};
 

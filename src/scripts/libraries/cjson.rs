@@ -1,7 +1,7 @@
 //! `cjson`: JSON as the library lua-cjson 2.1.0 writes and reads it, with the settings that Redis gives it.
 //!
-//! An empty table is an object. null is `cjson.null`, a light userdata. Strings are bytes: invalid UTF-8 passes unchanged.
-//! Numbers have 14 digits. `cjson.new()` makes a library with settings of its own.
+//! An empty table is an object. null is `cjson.null`, a light userdata. Strings are bytes: invalid UTF-8 passes
+//! unchanged. Numbers have 14 digits. `cjson.new()` makes a library with settings of its own.
 
 use super::{Answer, Call, Failure, NESTING_MAX, Next, Outcome, entries_if_few, function, type_name};
 use mlua::{Lua, Table, Value};
@@ -395,8 +395,8 @@ fn put_number(settings: &Settings, out: &mut Vec<u8>, value: &Value) -> Result<(
     Ok(())
 }
 
-/// A finite number as C's `%.*g` prints it: so many digits, without zeros at the end, with an exponent if it is below -4
-/// or not below the number of digits.
+/// A finite number as C's `%.*g` prints it: so many digits, without zeros at the end, with an exponent if it is below
+/// -4 or not below the number of digits.
 fn format_general(number: f64, digits: usize) -> String {
     let scientific = format!("{number:.*e}", digits.max(1) - 1);
     let Some((significand, exponent)) = scientific.split_once('e') else {

@@ -375,8 +375,8 @@ fn read(lua: &Lua, reader: &mut Reader<'_>) -> Result<Value, Failure> {
     }
 }
 
-/// unpack, unpack_one and unpack_limit: at most `limit` values from `offset` on; all of them if both are 0. The last two
-/// begin with the offset of what was not read, or -1.
+/// unpack, unpack_one and unpack_limit: at most `limit` values from `offset` on; all of them if both are 0. The last
+/// two begin with the offset of what was not read, or -1.
 fn unpack(lua: &Lua, call: &Call, limit: i32, offset: i32) -> Outcome {
     let data = call.string(lua, 1)?;
     let data = data.as_bytes();

@@ -1,11 +1,13 @@
 //! The Lua libraries that a Redis script finds beside Lua's own: `bit`, `cjson`, `cmsgpack` and `struct`.
 //!
-//! They are Redis 7's to the byte: results, the order of an object's members, texts of errors and the place in the script
-//! that an error names. Crates for JSON and MessagePack write numbers and refuse input in other ways, so these are our own.
+//! They are Redis 7's to the byte: results, the order of an object's members, texts of errors and the place in the
+//! script that an error names. Crates for JSON and MessagePack write numbers and refuse input in other ways, so these
+//! are our own.
 //!
-//! A library's function is safe Rust behind one C function, [`answer_or_raise`]: only that raises the error. An error that
-//! mlua raises by itself is an object, and scripts compare, concatenate and return errors as the strings that they are in
-//! Redis; and a wrapper written in Lua would lose the caller's line when a script ends in `return cjson.decode(…)`.
+//! A library's function is safe Rust behind one C function, [`answer_or_raise`]: only that raises the error. An error
+//! that mlua raises by itself is an object, and scripts compare, concatenate and return errors as the strings that they
+//! are in Redis; and a wrapper written in Lua would lose the caller's line when a script ends in `return
+//! cjson.decode(…)`.
 
 // `answer_or_raise` is a C function for Lua, made of calls of Lua's C interface.
 #![allow(unsafe_code)]
@@ -32,8 +34,8 @@ pub fn open(lua: &Lua) -> mlua::Result<()> {
     structs::open(lua)
 }
 
-/// Tables within tables that a library opens at once at most, whatever the script allows: mlua holds each in one of 8,000
-/// slots, which it shares with everything else that Rust holds of Lua.
+/// Tables within tables that a library opens at once at most, whatever the script allows: mlua holds each in one of
+/// 8,000 slots, which it shares with everything else that Rust holds of Lua.
 const NESTING_MAX: usize = 3000;
 
 /// Arguments of one call at most: half of the 8,000 slots of Lua's stack that a C function may use, because each is
@@ -44,8 +46,8 @@ const ARGUMENTS_MAX: c_int = 4000;
 enum Answer {
     One(Value),
     Many(Vec<Value>),
-    /// The first `count` elements of a table, each as a value of its own; the text of the error if they are too many for
-    /// Lua's stack.
+    /// The first `count` elements of a table, each as a value of its own; the text of the error if they are too many
+    /// for Lua's stack.
     Elements(Table, usize, &'static str),
 }
 
@@ -206,8 +208,9 @@ fn reply(lua: &Lua, outcome: Outcome) -> mlua::Result<MultiValue> {
 /// Calls the function that is its first upvalue and does what that says (see [`reply`]).
 ///
 /// # Safety
-/// For Lua only, as a closure with a function and a string as upvalues. Errors leave by a long jump, which must not pass
-/// over anything that is to be dropped: there is nothing of that kind here, and the inner function has returned before.
+/// For Lua only, as a closure with a function and a string as upvalues. Errors leave by a long jump, which must not
+/// pass over anything that is to be dropped: there is nothing of that kind here, and the inner function has returned
+/// before.
 unsafe extern "C-unwind" fn answer_or_raise(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: a C function has 20 slots beside its arguments. At most two are in use beside them, or beside the results
     // that `lua_call` made room for, until `lua_checkstack` has given more.
@@ -258,8 +261,8 @@ unsafe fn raise_with_place(state: *mut ffi::lua_State, text: c_int) -> c_int {
     }
 }
 
-/// Entries of a table that are taken out at once, which is several times faster than one at a time; and how deep within other
-/// tables that is done, because each entry takes two of the slots of [`NESTING_MAX`].
+/// Entries of a table that are taken out at once, which is several times faster than one at a time; and how deep within
+/// other tables that is done, because each entry takes two of the slots of [`NESTING_MAX`].
 const ENTRIES_AT_ONCE_MAX: usize = 128;
 const AT_ONCE_NESTING_MAX: usize = 5;
 

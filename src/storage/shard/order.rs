@@ -1,5 +1,5 @@
-//! The order of a shard's sorted sets, read without looking again and again at what was deleted: see [`crate::storage::orders`]
-//! and [`crate::storage::gaps`].
+//! The order of a shard's sorted sets, read without looking again and again at what was deleted: see
+//! [`crate::storage::orders`] and [`crate::storage::gaps`].
 
 use super::{Owner, Shard, Visit, hash_of};
 use crate::error::CommandError;
@@ -63,8 +63,8 @@ impl Shard {
         Ok(epoch.max(seen))
     }
 
-    /// Goes from where the read of a range begins past gaps, and visits members that lie alone between two, at most to where it
-    /// ends. Returns whether `visit` broke off, and the newest turn whose writes were seen.
+    /// Goes from where the read of a range begins past gaps, and visits members that lie alone between two, at most to
+    /// where it ends. Returns whether `visit` broke off, and the newest turn whose writes were seen.
     fn pass_gaps(
         &mut self,
         (owner, slot): (&Owner, Slot),

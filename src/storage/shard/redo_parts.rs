@@ -12,8 +12,8 @@ use crate::storage::redo::Write;
 use crate::storage::shard::Owner;
 use std::ops::ControlFlow;
 
-/// Members, and their bytes, up to which a collection travels whole to where a transaction runs. Of a larger one that place
-/// asks for what it needs.
+/// Members, and their bytes, up to which a collection travels whole to where a transaction runs. Of a larger one that
+/// place asks for what it needs.
 const MEMBERS_SENT_MAX: usize = 512;
 const MEMBER_BYTES_SENT_MAX: usize = 64 * 1024;
 
@@ -32,7 +32,8 @@ impl Shard {
         self.last_version
     }
 
-    /// Stages writes that were decided elsewhere; returns the turn they will be committed in. Staging them again changes nothing.
+    /// Stages writes that were decided elsewhere; returns the turn they will be committed in. Staging them again
+    /// changes nothing.
     pub fn apply(&mut self, writes: &[Write]) -> Result<u64, CommandError> {
         let mut epoch = 0;
         for write in writes {
@@ -183,8 +184,8 @@ impl Shard {
         self.key.extend_from_slice(key);
     }
 
-    /// Appends to `out` what a transaction that runs elsewhere gets of a key: its record, and its members if they are few.
-    /// Returns the newest turn whose writes were seen.
+    /// Appends to `out` what a transaction that runs elsewhere gets of a key: its record, and its members if they are
+    /// few. Returns the newest turn whose writes were seen.
     pub fn export(&mut self, database: u8, key: &[u8], out: &mut Vec<u8>) -> Result<u64, CommandError> {
         let slot = Slot::of(key);
         let (record, mut epoch) = self.read_header(database, slot, key)?;
