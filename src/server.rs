@@ -101,6 +101,21 @@ pub struct Totals {
     pub query_limit_disconnections: SharedCounter,
     /// What CONFIG RESETSTAT has set aside.
     pub baseline: Baseline,
+    /// When the log last said that somebody speaks another protocol, Unix seconds; 0 for never.
+    other_protocol_warned_s: AtomicU64,
+}
+
+/// How long the log keeps quiet about requests of other protocols after it has told of one: who sends them must not fill the
+/// disk.
+const OTHER_PROTOCOL_QUIET_S: u64 = 60;
+
+impl Totals {
+    /// Whether the log should tell now that somebody speaks another protocol.
+    pub fn may_warn_of_other_protocol(&self, now_s: u64) -> bool {
+        let due = |warned_s: u64| (warned_s + OTHER_PROTOCOL_QUIET_S <= now_s).then_some(now_s);
+        let warned_s = &self.other_protocol_warned_s;
+        warned_s.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+    }
 }
 
 /// CLIENT PAUSE: until when, and for which commands.

@@ -5,6 +5,7 @@
 //! subscribes or monitors has its next command run, so that its reply tells that all earlier pushes have come.
 
 use super::connection::Connection;
+use crate::config::OutputBufferLimit;
 use crate::executor::storage_executor::reactor_turn;
 use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::Reply;
@@ -18,6 +19,14 @@ use std::time::Instant;
 /// turn. To send is what costs, so it is worth having several messages in each send; but what is put into outputs and
 /// was not sent is not yet held against any limit.
 const BYTES_PER_TURN: u64 = 16 << 20;
+
+/// What may wait for a client that has not authenticated, as in Redis: whoever does not know the password gets short errors,
+/// and must not make the server keep many of them by not reading.
+const UNAUTHENTICATED_OUTPUT: OutputBufferLimit = OutputBufferLimit {
+    hard_bytes: 1024,
+    soft_bytes: 0,
+    soft_seconds: 0,
+};
 
 impl NetworkExecutor {
     /// Delivers what arrives in the inbox.
@@ -163,6 +172,7 @@ impl NetworkExecutor {
     pub(super) fn exceeds_output_limit(&self, connection: &Connection, now: Instant) -> bool {
         let limits = self.settings.borrow().client_output_buffer_limit;
         let limit = match connection.session.borrow().subscribed.is_some() {
+            _ if !self.has_authenticated(connection) => UNAUTHENTICATED_OUTPUT,
             true => limits.pubsub,
             false => limits.normal,
         };

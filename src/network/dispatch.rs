@@ -61,6 +61,10 @@ impl NetworkExecutor {
     ) -> Taken {
         let command = match find_command(arguments) {
             Ok(command) => command,
+            Err((None, _)) if is_other_protocol(arguments.get(0)) => {
+                self.cut_off_other_protocol(connection);
+                return Taken::Yes;
+            }
             Err((command, error)) => {
                 self.refuse(connection, command, &error);
                 return Taken::Yes;
@@ -72,12 +76,8 @@ impl NetworkExecutor {
             self.refuse(connection, Some(command), &error);
             return Taken::Yes;
         }
-        let (authenticated, is_told) = {
-            let session = connection.session.borrow();
-            (session.authenticated, session.is_told())
-        };
-        let authenticated = authenticated || self.settings.borrow().requirepass.is_empty();
-        if !authenticated && !command.flags.has(NO_AUTH) {
+        let is_told = connection.session.borrow().is_told();
+        if !command.flags.has(NO_AUTH) && !self.has_authenticated(connection) {
             self.refuse(
                 connection,
                 Some(command),
@@ -177,6 +177,27 @@ impl NetworkExecutor {
             connection.session.borrow_mut().end_caching(command);
         }
         Taken::Yes
+    }
+
+    /// Whether a client has authenticated, or need not.
+    #[inline]
+    pub(super) fn has_authenticated(&self, connection: &Connection) -> bool {
+        connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty()
+    }
+
+    /// Closes a connection on which a request of another protocol came, at once and without an answer: what follows is that
+    /// request's body, which must not be run.
+    fn cut_off_other_protocol(&self, connection: &Connection) {
+        let now_s = crate::clock::unix_ms() / 1000;
+        if self.server.totals.may_warn_of_other_protocol(now_s) {
+            tracing::warn!(
+                client = connection.client.id,
+                address = %connection.client.address,
+                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Corelane. This \
+                 is likely due to an attacker attempting to use Cross Protocol Scripting to compromise it. Connection aborted."
+            );
+        }
+        connection.abort();
     }
 
     #[inline]
@@ -670,6 +691,13 @@ fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandE
 /// it. Redis holds those too; it holds all others as we do.
 fn is_pause_exempt(command: &Command) -> bool {
     command.container() == Some("client") || command.flags.has(NO_AUTH)
+}
+
+/// Whether an unknown command is the beginning of an HTTP request, which a web page makes a browser send to servers that
+/// only the browser's machine can reach: its method, or the header that every such request has. Source: Redis's
+/// `processCommand`.
+fn is_other_protocol(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
 /// Whether a command waits for EXEC.

@@ -718,8 +718,7 @@ impl NetworkExecutor {
         connection.client.bytes_in.add(count as u64);
         connection.client.active_at_ms.set(crate::clock::unix_ms());
         let settings = Arc::clone(&self.settings.borrow());
-        let authenticated = connection.session.borrow().authenticated;
-        let query_bytes_max = match authenticated {
+        let query_bytes_max = match self.has_authenticated(connection) {
             true => settings.client_query_buffer_limit.as_usize(),
             false => UNAUTHENTICATED_QUERY_BYTES_MAX,
         };
@@ -739,7 +738,7 @@ impl NetworkExecutor {
         let now = Instant::now();
         let mut limits = Limits {
             bulk_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),
-            authenticated: connection.session.borrow().authenticated,
+            authenticated: self.has_authenticated(connection),
             ..Limits::default()
         };
         let mut consumed = 0;
@@ -776,9 +775,9 @@ impl NetworkExecutor {
                             return (consumed, Progress::Blocked);
                         }
                     }
-                    let session = connection.session.borrow();
-                    limits.authenticated = session.authenticated;
-                    if session.closing {
+                    limits.authenticated = self.has_authenticated(connection);
+                    // What a client has sent behind its end is not run.
+                    if connection.session.borrow().closing || connection.closed.get() {
                         return (bytes.len(), Progress::WantsMore);
                     }
                 }
@@ -788,6 +787,12 @@ impl NetworkExecutor {
                     return (consumed, Progress::WantsMore);
                 }
                 Err(error) => {
+                    tracing::debug!(
+                        client = connection.client.id,
+                        address = %connection.client.address,
+                        ?error,
+                        "a client's bytes are no request"
+                    );
                     let mut reply = b"-ERR ".to_vec();
                     error.write_text(&mut reply);
                     reply.extend_from_slice(b"\r\n");

@@ -18,6 +18,7 @@ mod large_values;
 mod limits;
 mod order;
 mod pause;
+mod protections;
 mod pubsub;
 mod real_clients;
 mod slow_readers;

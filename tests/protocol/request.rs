@@ -233,7 +233,6 @@ fn wrong_array_lengths_are_refused() {
         "",
         " 1",
         "1 ",
-        "1048577",
         "2147483648",
         "99999999999999999999",
     ] {
@@ -333,7 +332,7 @@ fn clients_that_have_not_authenticated_may_send_little() {
         "Protocol error: unauthenticated bulk length"
     );
     assert_eq!(
-        error_text_within(b"*1048577\r\n", &limits),
+        error_text_within(b"*2147483648\r\n", &limits),
         "Protocol error: invalid multibulk length"
     );
     assert_eq!(
