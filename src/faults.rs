@@ -25,6 +25,14 @@
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
 //! delay-send-ms=N          each hand-over of a batch takes that much longer
 //! ignore-locks=WHEN        a transaction gets its locks although others have them, or a command does not wait for them
+//! panic-in-parse=WHEN      there is a bug where a client's commands are read (a panic)
+//! panic-in-network=WHEN    ...where a network executor takes in responses
+//! panic-in-turn=WHEN       ...where a storage executor commits what a turn has written
+//! panic-in-sync=WHEN       ...in the thread that syncs logs
+//! panic-in-commit=WHEN     ...in the thread that writes large batches
+//! panic-in-reclaim=WHEN    ...in the thread that gives space back
+//! hold-storage=WHEN        a storage executor does nothing for a millisecond, again and again (with while:PATH: as long as the
+//!                          file exists); if the file has a number in it, only the executor of that number
 //! skip-redo=WHEN           what is written on several shards is committed without the redo record
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
 //!
@@ -52,6 +60,23 @@ pub enum Point {
     BeforeForget,
     /// It is.
     AfterForget,
+}
+
+/// Where there may be a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Where a client's commands are read: contained.
+    Parse,
+    /// On a network executor.
+    Network,
+    /// On a storage executor.
+    Turn,
+    /// In a syncer.
+    Sync,
+    /// In a committer.
+    Commit,
+    /// In a reclaimer.
+    Reclaim,
 }
 
 #[cfg(not(feature = "fault-injection"))]
@@ -118,11 +143,19 @@ mod hooks {
     pub fn skips_redo() -> bool {
         false
     }
+
+    /// Where there may be a bug.
+    #[inline(always)]
+    pub fn may_panic(_bug: super::Bug) {}
+
+    /// Before the storage executor of a number does anything.
+    #[inline(always)]
+    pub fn hold_storage(_executor: usize) {}
 }
 
 #[cfg(feature = "fault-injection")]
 mod hooks {
-    use super::Point;
+    use super::{Bug, Point};
     use crate::storage::database::DatabaseError;
     use std::path::{Path, PathBuf};
     use std::sync::OnceLock;
@@ -160,9 +193,16 @@ mod hooks {
         RefuseSend,
         IgnoreLocks,
         SkipRedo,
+        PanicInParse,
+        PanicInNetwork,
+        PanicInTurn,
+        PanicInSync,
+        PanicInCommit,
+        PanicInReclaim,
+        HoldStorage,
     }
 
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 24] = [
         "fail-sync",
         "fail-write",
         "hold-writes",
@@ -180,6 +220,13 @@ mod hooks {
         "refuse-send",
         "ignore-locks",
         "skip-redo",
+        "panic-in-parse",
+        "panic-in-network",
+        "panic-in-turn",
+        "panic-in-sync",
+        "panic-in-commit",
+        "panic-in-reclaim",
+        "hold-storage",
     ];
 
     /// When it happens.
@@ -261,6 +308,17 @@ mod hooks {
                 When::Times(from, to) => (*from..=*to).contains(&count),
                 When::While(path) => path.exists(),
                 When::TimeWhile(time, _) => count == *time,
+            }
+        }
+
+        /// Whether a fault's file, if it lasts as long as one exists, is about the executor of a number: it names none, or that.
+        fn is_about(&self, fault: Fault, executor: usize) -> bool {
+            match &self.whens[fault as usize] {
+                Some(When::While(path)) => {
+                    let named = std::fs::read_to_string(path).unwrap_or_default();
+                    named.trim().is_empty() || named.trim() == executor.to_string()
+                }
+                _ => true,
             }
         }
 
@@ -420,6 +478,31 @@ mod hooks {
     /// Before a redo record is staged; whether it is left out.
     pub fn skips_redo() -> bool {
         plan().is_some_and(|plan| plan.happens(Fault::SkipRedo))
+    }
+
+    /// Where there may be a bug.
+    ///
+    /// # Panics
+    /// If one of the faults `panic-in-…` asks for it.
+    pub fn may_panic(bug: Bug) {
+        let fault = match bug {
+            Bug::Parse => Fault::PanicInParse,
+            Bug::Network => Fault::PanicInNetwork,
+            Bug::Turn => Fault::PanicInTurn,
+            Bug::Sync => Fault::PanicInSync,
+            Bug::Commit => Fault::PanicInCommit,
+            Bug::Reclaim => Fault::PanicInReclaim,
+        };
+        let panics = plan().is_some_and(|plan| plan.happens(fault));
+        assert!(!panics, "a bug on request");
+    }
+
+    /// Before the storage executor of a number does anything.
+    pub fn hold_storage(executor: usize) {
+        let Some(plan) = plan() else { return };
+        while plan.happens(Fault::HoldStorage) && plan.is_about(Fault::HoldStorage, executor) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[cfg(test)]

@@ -53,6 +53,7 @@ pub mod faults;
 pub mod network;
 mod number;
 pub mod observe;
+pub mod panics;
 pub mod preflight;
 pub mod protocol;
 pub mod registry;

@@ -596,7 +596,7 @@ fn start_executor(
     storage: Option<StorageSeat>,
 ) -> Result<JoinHandle<bool>, ServerError> {
     let (started_sender, started) = flume::bounded(1);
-    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+    let thread = crate::panics::spawn(name.clone(), move || {
         if let Some(Err(error)) = node.map(topology::prefer_memory_of_node) {
             tracing::warn!(%error, cpu, "this executor's memory may lie on another NUMA node");
         }
@@ -824,6 +824,7 @@ pub fn run(
     config_file: Option<PathBuf>,
     set_log_level: impl Fn(LogLevel),
 ) -> Result<(), ServerError> {
+    crate::panics::end_process_on_panic();
     let settings = SharedSettings::new(settings);
     let current = settings.snapshot();
     let addresses = addresses_of(&current)?;

@@ -5,7 +5,9 @@
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use crate::commands::table::Command;
+use crate::error::CommandError;
 use crate::faults;
+use crate::panics;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,8 @@ struct Link {
     open: [Option<Box<Batch>>; 2],
     /// Batches that the channel did not take; nothing of theirs was handed over.
     unsent: VecDeque<Box<Batch>>,
+    /// The executor has ended, and takes nothing any more: a server that stops, or an engine that was closed.
+    is_dead: bool,
     retry_at: Instant,
     retry_delay: Duration,
     requests_out: usize,
@@ -70,6 +74,7 @@ impl Links {
             sender,
             open: [None, None],
             unsent: VecDeque::new(),
+            is_dead: false,
             retry_at: Instant::now(),
             retry_delay: RETRY_DELAY_FIRST,
             requests_out: 0,
@@ -99,9 +104,10 @@ impl Links {
         self.links.is_empty()
     }
 
-    /// Whether some link has no credits left: then no more commands are read from sockets.
+    /// Whether some link has no credits left: then no more commands are read from sockets. One to an executor that has ended
+    /// holds up nobody: what is meant for it is answered with an error.
     pub fn is_blocked(&self) -> bool {
-        self.links.iter().any(|link| {
+        self.links.iter().filter(|link| !link.is_dead).any(|link| {
             link.requests_out >= self.credits.requests || link.bytes_out >= BYTES_OUT_MAX || !link.unsent.is_empty()
         })
     }
@@ -127,6 +133,8 @@ impl Links {
         deadline: Instant,
         arguments: impl IntoIterator<Item = &'a [u8]>,
     ) -> bool {
+        // Other connections' requests are in the same batch.
+        let _uncontained = panics::uncontained();
         let spare = &mut self.spare;
         let home = &self.home;
         let place = usize::from(priority == Priority::Low);
@@ -147,6 +155,7 @@ impl Links {
 
     /// Hands over every open batch; normal ones before low ones, which keeps the order of a connection's commands.
     pub fn flush(&mut self) -> Flushed {
+        let _uncontained = panics::uncontained();
         let mut flushed = Flushed::default();
         for link in &mut self.links {
             for place in 0..link.open.len() {
@@ -159,22 +168,30 @@ impl Links {
         flushed
     }
 
-    /// Offers again what a channel did not take, if its time has come. Returns the batches that gave up: none of their
-    /// requests was handed over and all deadlines have passed.
+    /// Offers again what a channel did not take, if its time has come. Returns the batches that gave up, each of its requests
+    /// answered with an error: none was handed over, and all deadlines have passed or there is nobody to take them.
     pub fn retry(&mut self) -> (Flushed, Vec<Box<Batch>>) {
         let mut flushed = Flushed::default();
-        let mut late = Vec::new();
+        let mut given_up = Vec::new();
         let now = Instant::now();
         for link in &mut self.links {
             if now >= link.retry_at {
                 link.send_unsent(&mut flushed);
             }
-            let all_late = |batch: &Batch| batch.requests.iter().all(|request| request.deadline < now);
-            while link.unsent.front().is_some_and(|batch| all_late(batch)) {
-                late.extend(link.unsent.pop_front());
+            let (is_dead, error) = match link.is_dead {
+                true => (
+                    true,
+                    CommandError::text("SHARDDOWN the storage executor of this shard has ended"),
+                ),
+                false => (false, CommandError::Timeout),
+            };
+            let is_late = |batch: &Batch| batch.requests.iter().all(|request| request.deadline < now);
+            while let Some(mut batch) = link.unsent.pop_front_if(|batch| is_dead || is_late(batch)) {
+                batch.answer_all_with_error(&error);
+                given_up.push(batch);
             }
         }
-        (flushed, late)
+        (flushed, given_up)
     }
 
     /// Gives up the senders: when all have, the storage executors end. Boxes that are out are lost to this sender.
@@ -215,7 +232,9 @@ impl Link {
                     flushed.requests += requests;
                     self.retry_delay = RETRY_DELAY_FIRST;
                 }
-                Err(flume::TrySendError::Full(batch) | flume::TrySendError::Disconnected(batch)) => {
+                Err(refused) => {
+                    self.is_dead |= matches!(refused, flume::TrySendError::Disconnected(_));
+                    let batch = refused.into_inner();
                     flushed.failures += 1;
                     self.unsent.push_front(batch);
                     self.retry_at = Instant::now() + self.retry_delay;
@@ -224,5 +243,47 @@ impl Link {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::table;
+
+    fn push(links: &mut Links, link: usize) {
+        let get = table::find(b"get").expect("the table has it");
+        let (target, id, caller) = ((link, Priority::Normal), RequestId::default(), Caller::default());
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        links.push(target, id, get, caller, deadline, [&b"get"[..], b"k"]);
+    }
+
+    #[test]
+    fn what_is_meant_for_an_executor_that_has_ended_is_answered_and_holds_up_nobody() {
+        let ((dead, receiver), (alive, received)) = (flume::unbounded(), flume::unbounded());
+        drop(receiver);
+        let (home, _) = flume::unbounded();
+        let credits = Credits {
+            requests: 8,
+            batch_size: 8,
+        };
+        let mut links = Links::new(vec![dead, alive], home, credits);
+        for _ in 0..20 {
+            push(&mut links, 0);
+        }
+        push(&mut links, 1);
+        let flushed = links.flush();
+        assert_eq!((flushed.batches, received.len()), (1, 1));
+        assert!(!links.is_blocked());
+        let (_, given_up) = links.retry();
+        let replies = given_up.iter().flat_map(|batch| {
+            let responses = batch.responses.iter();
+            responses.map(|response| String::from_utf8_lossy(batch.reply(response)).into_owned())
+        });
+        let replies: Vec<String> = replies.collect();
+        let expected = "-SHARDDOWN the storage executor of this shard has ended\r\n";
+        assert_eq!(replies, [expected; 20]);
+        given_up.into_iter().for_each(|batch| links.recycle(batch));
+        assert_eq!(links.requests_out(), 1);
     }
 }

@@ -297,10 +297,10 @@ impl Batch {
         self.reply_to.clone()
     }
 
-    /// Answers every request of a batch that was never handed over: its deadlines have passed.
-    pub fn answer_all_with_timeout(&mut self) {
+    /// Answers every request of a batch that was never handed over.
+    pub fn answer_all_with_error(&mut self, error: &CommandError) {
         for place in 0..self.requests.len() {
-            self.answer_with_error(place, &CommandError::Timeout);
+            self.answer_with_error(place, error);
         }
     }
 

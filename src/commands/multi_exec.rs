@@ -10,10 +10,10 @@ use crate::commands::random::Random;
 use crate::commands::table::{Command, READ, RUNS_SCRIPT};
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
+use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, Version};
 use crate::scripts::run::{Driven, Running};
 use crate::storage::view::Touched;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 type Outcome = Result<(), CommandError>;
@@ -280,7 +280,7 @@ impl Part {
         };
         let outcome = context.within_part(arguments, None, |inner| {
             // A panic ends this command and not what was done before it.
-            catch_unwind(AssertUnwindSafe(|| run(inner))).unwrap_or_else(|_| {
+            panics::contain(|| run(inner)).unwrap_or_else(|Panicked| {
                 tracing::error!(
                     command = command.name,
                     "a handler panicked inside EXEC; its writes were dropped"

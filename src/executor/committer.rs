@@ -5,6 +5,7 @@
 //! the batches grow with the load and nothing waits for a timer. A small batch is not worth the two wakes and is
 //! written by the executor.
 
+use crate::faults::{self, Bug};
 use crate::storage::database::{Database, DatabaseError, Writes};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -50,7 +51,7 @@ impl Committer {
             wake,
         });
         let for_thread = Arc::clone(&committer);
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = crate::panics::spawn(name, move || {
             on_start();
             for_thread.run();
         })?;
@@ -109,6 +110,7 @@ impl Committer {
                 continue;
             };
             drop(state);
+            faults::may_panic(Bug::Commit);
             let written = job.database.write(job.writes);
             state = self.lock();
             state.done.push((job.place, written));

@@ -84,6 +84,7 @@ impl StorageExecutor {
 
     /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
     pub(super) fn keep_house(&mut self) {
+        faults::hold_storage(self.number());
         self.settings_are_current();
         if !self.script_is_open {
             self.look_after_shards();

@@ -11,6 +11,7 @@
 //! reading a note, which is in the same batch as the record, and deleting anything; the filter of compactions has the
 //! same rule.
 
+use crate::faults::{self, Bug};
 use crate::storage::database::{Column, Database, DatabaseError};
 use crate::storage::encoding::{self, Record};
 use std::ops::ControlFlow;
@@ -104,7 +105,7 @@ impl Reclaimer {
             wake: Condvar::new(),
         });
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = crate::panics::spawn(name, move || {
             on_start();
             for_thread.run();
         })?;
@@ -146,7 +147,7 @@ impl Reclaimer {
     /// Waits for the end of the thread, after [`Reclaimer::stop`].
     pub fn join(mut self) {
         if let Some(thread) = self.thread.take() {
-            // A panic there was printed, and lost nothing but space.
+            // It cannot have panicked: that would have ended the process.
             let _ = thread.join();
         }
     }
@@ -234,6 +235,7 @@ impl Shared {
     }
 
     fn reclaim_one(&self, place: usize, note: Vec<u8>) -> bool {
+        faults::may_panic(Bug::Reclaim);
         let began = Instant::now();
         let reclaimed = reclaim_noted(&self.databases[place], &note);
         let took = began.elapsed();

@@ -5,6 +5,7 @@ use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Response, SEVERAL_SHARDS};
 use crate::config::Durability;
 use crate::executor::syncer::SyncReport;
+use crate::faults::{self, Bug};
 use crate::protocol::{Reply, Span, Version};
 use crate::storage::database::DatabaseError;
 use crate::storage::pieces::RepliesBegun;
@@ -74,6 +75,9 @@ impl StorageExecutor {
     /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the
     /// committer).
     pub(super) fn commit(&mut self, done: &mut [Box<Batch>]) {
+        if !done.is_empty() {
+            faults::may_panic(Bug::Turn);
+        }
         if self.shards.is_linked() {
             self.shards.commit_linked();
         }

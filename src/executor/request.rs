@@ -11,13 +11,13 @@ use crate::error::CommandError;
 use crate::executor::participant::{Schedule, Step, StepOutcome};
 use crate::executor::waiters::Claim;
 use crate::observe::metrics::StorageMetrics;
+use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, Reply, Span, Version};
 use crate::registry::clients::Ticket;
 use crate::registry::tracked_keys::Reader;
 use crate::scripts::run::Driven;
 use crate::storage::pieces::{Pieces, Written};
 use crate::storage::view::View;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// Where replies lie in a batch is told in 32 bits.
@@ -99,7 +99,7 @@ pub(super) fn run_contained(
     metrics: &StorageMetrics,
 ) -> Result<(), CommandError> {
     let handler = command.storage_handler().ok_or(CommandError::Internal)?;
-    catch_unwind(AssertUnwindSafe(|| handler(context))).unwrap_or_else(|_| {
+    panics::contain(|| handler(context)).unwrap_or_else(|Panicked| {
         metrics.panics.add(1);
         tracing::error!(command = command.name, "a handler panicked; its writes were dropped");
         Err(CommandError::Internal)
@@ -120,7 +120,7 @@ pub(super) fn run_pausing(
         };
         begun.drive(context)
     };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+    panics::contain(run).unwrap_or_else(|Panicked| {
         metrics.panics.add(1);
         tracing::error!(command = command.name, "a script panicked; its writes were dropped");
         Err(CommandError::Internal)

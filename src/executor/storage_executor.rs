@@ -226,6 +226,11 @@ impl StorageExecutor {
         }
     }
 
+    /// Its number among the storage executors.
+    pub(super) fn number(&self) -> usize {
+        self.shard_metrics.first().map_or(0, |metrics| metrics.executor)
+    }
+
     pub(super) fn any_staged(&self) -> bool {
         self.shards.list().iter().any(Shard::has_staged)
     }

@@ -4,6 +4,7 @@
 //! all. The epoch is read *before* the log is synced, so "durable up to" is never more than what the sync covered.
 
 use crate::config::{Durability, SharedSettings};
+use crate::faults::{self, Bug};
 use crate::storage::database::{Database, DatabaseError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -69,7 +70,7 @@ impl Syncer {
             sync_ns: AtomicU64::new(0),
         });
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = crate::panics::spawn(name, move || {
             on_start();
             for_thread.run(&settings, &reports);
         })?;
@@ -170,6 +171,7 @@ impl Shared {
     }
 
     fn sync_all(&self, reports: &flume::Sender<SyncReport>) {
+        faults::may_panic(Bug::Sync);
         for (place, log) in self.logs.iter().enumerate() {
             let epoch = log.committed_epoch.load(Ordering::Acquire);
             if epoch == log.durable_epoch.load(Ordering::Relaxed) || log.failed.load(Ordering::Relaxed) {

@@ -7,6 +7,7 @@ use super::storage_executor::{StorageExecutor, reactor_turn};
 use crate::channel::message::{Batch, FULL_BOXES_AT_HOME_MAX, REPLY_BYTES_FULL, Request};
 use crate::commands::table::{INTERNAL, Runs};
 use crate::error::CommandError;
+use crate::faults;
 use crate::storage::shard::Shard;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -98,6 +99,7 @@ impl StorageExecutor {
     /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to
     /// pause.
     pub(super) fn run_turn(&mut self) -> Option<OpenTurn> {
+        faults::hold_storage(self.number());
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();

@@ -28,6 +28,7 @@ use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use crate::network::merging::Merging;
 use crate::network::multi::Executing;
 use crate::network::network_executor::NetworkExecutor;
+use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::slots::{ShardId, Slot, slots_of};
 use crate::storage::database::{Column, Direction};
@@ -226,6 +227,8 @@ impl NetworkExecutor {
     fn begin(&self, connection: &Connection, coordination: Coordination, id: TransactionId) {
         connection.coordinating.set(true);
         self.metrics.transactions.add(1);
+        // From here on it belongs to the executor, and others wait for its locks.
+        let _uncontained = panics::uncontained();
         let number = self.transactions.borrow_mut().under_way.insert(None);
         self.schedule(number, Box::new(coordination), id);
     }
@@ -599,22 +602,20 @@ impl NetworkExecutor {
         let (sender, receiver) = flume::bounded(1);
         // The thread gets the transaction when there is one.
         let (handed, taken) = flume::bounded::<Box<Coordination>>(1);
-        let spawned = std::thread::Builder::new()
-            .name("transaction".to_owned())
-            .spawn(move || {
-                if let Err(error) = crate::topology::pin_current_thread(&background) {
-                    tracing::warn!(%error, "a transaction's thread could not be pinned");
-                }
-                let Ok(mut coordination) = taken.recv() else { return };
-                coordination.gathered.begin_again();
-                coordination.gathered.remote = Some(Box::new(asking));
-                let began = Instant::now();
-                let outcome = coordination.run_handler();
-                coordination.gathered.remote = None;
-                coordination.took_ns += began.elapsed().as_nanos() as u64;
-                // The executor waits for it, unless it has stopped.
-                let _ = sender.send((coordination, outcome));
-            });
+        let spawned = panics::spawn("transaction", move || {
+            if let Err(error) = crate::topology::pin_current_thread(&background) {
+                tracing::warn!(%error, "a transaction's thread could not be pinned");
+            }
+            let Ok(mut coordination) = taken.recv() else { return };
+            coordination.gathered.begin_again();
+            coordination.gathered.remote = Some(Box::new(asking));
+            let began = Instant::now();
+            let outcome = coordination.run_handler();
+            coordination.gathered.remote = None;
+            coordination.took_ns += began.elapsed().as_nanos() as u64;
+            // The executor waits for it, unless it has stopped.
+            let _ = sender.send((coordination, outcome));
+        });
         if let Err(error) = spawned {
             tracing::error!(%error, "a transaction could not be given a thread");
             self.transactions.borrow_mut().seats[seat] = false;
@@ -933,8 +934,13 @@ impl Coordination {
             pieces: None,
             waits: None,
         };
-        let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
-        let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
+        let outcome = panics::contain(|| handler(&mut context)).unwrap_or_else(|Panicked| {
+            tracing::error!(
+                command = self.command.name,
+                "a handler panicked; nothing of its transaction is written"
+            );
+            Err(CommandError::Internal)
+        });
         self.waits = context.waits.take().filter(|_| outcome.is_ok());
         outcome
     }
@@ -980,8 +986,11 @@ impl Asking {
                     };
                 }
                 Err(flume::RecvTimeoutError::Timeout) => {
-                    // A channel that did not take it is offered it again.
-                    self.links.retry();
+                    // A channel that did not take it is offered it again, unless nobody is left to take it.
+                    let (_, given_up) = self.links.retry();
+                    if !given_up.is_empty() {
+                        return Err(CommandError::Internal);
+                    }
                 }
                 Err(flume::RecvTimeoutError::Disconnected) => return Err(CommandError::Internal),
             }

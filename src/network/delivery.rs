@@ -8,6 +8,7 @@ use super::connection::Connection;
 use crate::config::OutputBufferLimit;
 use crate::executor::storage_executor::reactor_turn;
 use crate::network::network_executor::NetworkExecutor;
+use crate::panics;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 use crate::registry::inboxes::{Posted, Push};
@@ -51,6 +52,8 @@ impl NetworkExecutor {
         if left == 0 {
             return;
         }
+        // Pushes are for other connections than the one whose command comes next.
+        let _uncontained = panics::uncontained();
         while left > 0
             && let Ok(posted) = self.inbox.try_recv()
         {

@@ -17,6 +17,7 @@ use crate::executor::storage_executor::reactor_turn;
 use crate::network::coordinator::{STEPS_FROM, Work};
 use crate::network::network_executor::NetworkExecutor;
 use crate::observe::metrics::count_error;
+use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::slots::Slot;
@@ -351,8 +352,11 @@ impl NetworkExecutor {
                 deferred: None,
                 waits: None,
             };
-            let run = std::panic::AssertUnwindSafe(|| handler(&mut context));
-            let outcome = std::panic::catch_unwind(run).unwrap_or(Err(CommandError::Internal));
+            let outcome = panics::contain(|| handler(&mut context)).unwrap_or_else(|Panicked| {
+                self.metrics.panics.add(1);
+                tracing::error!(command = command.name, "a handler panicked");
+                Err(CommandError::Internal)
+            });
             let waits = context.waits.take().map(Later::Wait);
             let later = context.deferred.take().map(Later::Work).or(waits);
             (outcome, later, session.reply_mode)

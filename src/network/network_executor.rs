@@ -9,6 +9,7 @@ use crate::channel::message::Batch;
 use crate::commands::table::Command;
 use crate::config::Settings;
 use crate::executor::storage_executor::{HOUSEKEEPING_INTERVAL, reactor_turn};
+use crate::faults::{self, Bug};
 use crate::network::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent};
 use crate::network::coordinator::Transactions;
 use crate::network::dispatch::Taken;
@@ -16,6 +17,7 @@ use crate::network::multi_state::TransactionState;
 use crate::network::session::{Deferred, ReplyMode, Session};
 use crate::network::socket;
 use crate::observe::metrics::NetworkMetrics;
+use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Limits, Parsed, Reply};
 use crate::registry::inboxes::Posted;
@@ -335,12 +337,9 @@ impl NetworkExecutor {
 
     /// Offers again what a channel did not take; answers what was never handed over in time.
     fn retry_links(self: &Rc<Self>) {
-        let (flushed, late) = self.links.borrow_mut().retry();
+        let (flushed, given_up) = self.links.borrow_mut().retry();
         self.note_flushed(flushed);
-        for mut batch in late {
-            batch.answer_all_with_timeout();
-            self.take_home(batch);
-        }
+        given_up.into_iter().for_each(|batch| self.take_home(batch));
         self.flush_touched();
     }
 
@@ -361,6 +360,7 @@ impl NetworkExecutor {
     }
 
     fn take_home(self: &Rc<Self>, batch: Box<Batch>) {
+        faults::may_panic(Bug::Network);
         // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks
         // a client beside it that caches, finds it told.
         if self.server.tracking.is_used() {
@@ -733,8 +733,29 @@ impl NetworkExecutor {
         Ok(Some(count))
     }
 
-    /// Dispatches the whole commands in `bytes`; returns how many bytes they were, and why it stopped.
+    /// Dispatches the whole commands in `bytes`; returns how many bytes they were, and why it stopped. A panic meanwhile ends
+    /// this connection and no other: whatever changes what connections share ends the process itself
+    /// ([`panics::uncontained`]).
     fn process(self: &Rc<Self>, connection: &Rc<Connection>, input: &mut Input, bytes: &[u8]) -> (usize, Progress) {
+        let processed = panics::contain(|| self.process_commands(connection, input, bytes));
+        processed.unwrap_or_else(|Panicked| {
+            self.metrics.panics.add(1);
+            tracing::error!(
+                client = connection.client.id,
+                "reading a client's commands panicked; the client was disconnected"
+            );
+            connection.abort();
+            (bytes.len(), Progress::WantsMore)
+        })
+    }
+
+    fn process_commands(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        input: &mut Input,
+        bytes: &[u8],
+    ) -> (usize, Progress) {
+        faults::may_panic(Bug::Parse);
         let now = Instant::now();
         let mut limits = Limits {
             bulk_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),

@@ -586,7 +586,8 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",connections={},commands={},requests={requests},responses={},batches={batches},batch_size_mean={:.2},{},\
-                 timeouts={},send_failures={},pending={},backpressure_events={},transactions={},transaction_retries={}",
+                 timeouts={},send_failures={},pending={},backpressure_events={},transactions={},transaction_retries={},\
+                 network_panics={}",
                 network.connections.get(),
                 network.commands_processed.get(),
                 network.responses.get(),
@@ -598,6 +599,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 network.backpressure_events.get(),
                 network.transactions.get(),
                 network.transaction_retries.get(),
+                network.panics.get(),
             );
         }
         let storage = server

@@ -171,6 +171,8 @@ pub struct NetworkMetrics {
     pub backpressure_events: Counter,
     /// Batches sent.
     pub batches: Counter,
+    /// Panics that were contained.
+    pub panics: Counter,
     /// Time from the hand-over of a batch to its return.
     pub round_trip_ns: Histogram,
     /// Errors answered, by their first word (`ERR`, `WRONGTYPE`…); its own mutex, so only readers ever contend.
@@ -200,6 +202,7 @@ impl NetworkMetrics {
             send_failures: Counter::default(),
             backpressure_events: Counter::default(),
             batches: Counter::default(),
+            panics: Counter::default(),
             round_trip_ns: Histogram::default(),
             errors: Mutex::default(),
         }

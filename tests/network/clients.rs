@@ -1,9 +1,8 @@
 //! CLIENT KILL and CLIENT LIST, over connections of several executors.
 
 use std::io::Write;
-use std::net::TcpStream;
 
-use super::{exchange, expect, one_executor, raw, request, separate_executors, several_executors};
+use super::{expect, one_executor, raw, request, separate_executors, several_executors};
 use crate::harness::client::Client;
 use crate::harness::observe::{executors_sum, info_number};
 use crate::harness::process::wait_for;

@@ -11,6 +11,8 @@
 mod acknowledged;
 #[cfg(feature = "fault-injection")]
 mod background;
+#[cfg(feature = "fault-injection")]
+mod bugs;
 pub(crate) mod contents;
 mod directory;
 #[cfg(feature = "fault-injection")]
@@ -120,6 +122,14 @@ impl Node {
     pub(crate) fn wait_for_exit(&mut self) {
         self.process().wait_for_exit();
         self.process = None;
+    }
+
+    /// The same; returns how it ended and what it printed.
+    pub(crate) fn wait_for_end(&mut self) -> (ExitStatus, String) {
+        let status = self.process().wait_for_exit();
+        let output = self.process().output();
+        self.process = None;
+        (status, output)
     }
 
     fn process(&mut self) -> &mut ServerProcess {
