@@ -856,17 +856,6 @@ fn scan_at_once(context: &mut Context<'_>, slot: Slot, options: &ScanOptions<'_>
     Ok(())
 }
 
-/// DEBUG SLEEP seconds: holds the executor, which is what it is for.
-pub fn debug_sleep(context: &mut Context<'_>) -> Outcome {
-    let seconds = crate::number::parse_double(context.arguments.get(2)).ok_or(CommandError::NotAFloat)?;
-    if seconds > 0.0 {
-        // An hour at most: a slip of the keyboard should not need a restart.
-        std::thread::sleep(std::time::Duration::from_secs_f64(seconds.min(3600.0)));
-    }
-    context.reply.ok();
-    Ok(())
-}
-
 /// The next piece of a large reply, by its number(8).
 pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
     context.pieces = take_pieces(context)?;

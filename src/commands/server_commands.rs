@@ -6,7 +6,8 @@ use crate::commands::glob;
 use crate::commands::table::{self, COMMANDS, Command, Keys, Merge, MoreKeys, READ, Runs};
 use crate::config::Settings;
 use crate::error::CommandError;
-use crate::network::session::NetworkContext;
+use crate::network::session::{NetworkContext, Until, WaitHere};
+use crate::number::parse_double;
 use crate::observe::info as info_report;
 use crate::protocol::{Reply, Version};
 
@@ -48,7 +49,7 @@ fn tips(row: &Command) -> &'static [&'static str] {
         ("ttl" | "pttl" | "time" | "client|info" | "client|list", _) => &["nondeterministic_output"],
         ("object|encoding" | "object|freq" | "object|idletime" | "object|refcount", _) => &["nondeterministic_output"],
         ("command" | "command|docs" | "command|info" | "command|list", _) => &["nondeterministic_output_order"],
-        ("swapdb" | "debug|sleep", _) => &[],
+        ("swapdb", _) => &[],
         ("mget", _) => &["request_policy:multi_shard"],
         ("del" | "exists" | "touch" | "unlink", _) => &["request_policy:multi_shard", "response_policy:agg_sum"],
         (_, Runs::All(_, Merge::Sum)) => &["request_policy:all_shards", "response_policy:agg_sum"],
@@ -463,6 +464,40 @@ pub fn shutdown(context: &mut NetworkContext<'_>) -> Outcome {
     }
     tracing::info!(client = context.session.client.id, "SHUTDOWN");
     context.session.closing = true;
+    Ok(())
+}
+
+/// The longest DEBUG SLEEP in seconds: a slip of the keyboard should not keep a connection for ever.
+const DEBUG_SLEEP_SECONDS_MAX: f64 = 3600.0;
+
+/// DEBUG SLEEP seconds | HELP. Redis stops for that time; here only the client that asks waits for its reply.
+pub fn debug(context: &mut NetworkContext<'_>) -> Outcome {
+    let arguments = context.arguments;
+    match arguments.len() {
+        2 if is_option(arguments.get(1), "HELP") => help(
+            context,
+            &[
+                "SLEEP <seconds>",
+                "    Wait for <seconds> before answering. Decimals allowed.",
+            ],
+        ),
+        3 if is_option(arguments.get(1), "SLEEP") => {
+            // What is no number is 0 to C's strtod, which reads it in Redis.
+            let seconds = parse_double(arguments.get(2)).unwrap_or(0.0);
+            let timeout_ms = (seconds.clamp(0.0, DEBUG_SLEEP_SECONDS_MAX) * 1000.0).ceil() as u64;
+            context.waits = (timeout_ms > 0).then_some(WaitHere {
+                timeout_ms,
+                until: Until::TimeIsUp,
+            });
+            context.reply.ok();
+        }
+        _ => {
+            let name = CommandError::quoted(arguments.get(1)).into_owned();
+            return Err(CommandError::text(format!(
+                "ERR unknown subcommand or wrong number of arguments for '{name}'. Try DEBUG HELP."
+            )));
+        }
+    }
     Ok(())
 }
 

@@ -52,6 +52,8 @@ pub const BLOCKING: Flags = Flags(1 << 13);
 /// What it changes in a key that is there before and after counts for neither WATCH nor client-side caches, as in
 /// Redis.
 pub const QUIET: Flags = Flags(1 << 14);
+/// Refused where `enable-debug-command` does not allow it. Not shown.
+pub const PROTECTED: Flags = Flags(1 << 21);
 /// Runs a script, which may call any command. Not shown.
 pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
 
@@ -776,8 +778,7 @@ pub static COMMANDS: &[Command] = &[
     command("config|resetstat", 2, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_resetstat), ("server", "2.0.0", "Resets the server's statistics.")),
     command("config|rewrite",   2, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_rewrite),   ("server", "2.8.0", "Persists the effective configuration to file.")),
     command("config|set",      -4, ADMINISTRATION,  Keys::none(),         Network(server_commands::config_set),       ("server", "2.0.0", "Sets configuration parameters in-flight.")),
-    command("debug",           -2, ADMINISTRATION,  Keys::none(),         Container,                         ("server", "1.0.0", "A container for debugging commands.")),
-    command("debug|sleep",      3, ADMINISTRATION,  Keys::none(),         Each(keys::debug_sleep, AllOk),     ("server", "1.0.0", "Stops every storage executor for some seconds.")),
+    command("debug",           -2, or(ADMINISTRATION, PROTECTED), Keys::none(), Network(server_commands::debug),     ("server", "1.0.0", "A container for debugging commands")),
     command("info",            -1, or(INFORMATION, DANGEROUS), Keys::none(), Network(server_commands::info),             ("server", "1.0.0", "Returns information and statistics about the server.")),
     command("lastsave",         1, or(INFORMATION, FAST), Keys::none(),   Network(persistence::lastsave),    ("server", "1.0.0", "Returns the time of the last successful SAVE or BGSAVE.")),
     command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server_commands::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),

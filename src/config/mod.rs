@@ -28,7 +28,7 @@ pub use lists::CoreList;
 pub use output_limits::{OutputBufferLimit, OutputBufferLimits};
 pub use settings::{ALIASES, Changes, ConfigSetError, FACTS, SETTINGS, Setting, Settings};
 pub use shared::SharedSettings;
-pub use values::{AutoOr, ByteSize, Durability, LogLevel, Secret, ValueError};
+pub use values::{AutoOr, ByteSize, DebugCommand, Durability, LogLevel, Secret, ValueError};
 
 /// The table of settings in README.md: Markdown, one row per setting in the order of the list, ending with a newline.
 pub fn markdown_table() -> String {

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use super::event_classes::EventClasses;
 use super::lists::CoreList;
 use super::output_limits::OutputBufferLimits;
-use super::values::{AutoOr, ByteSize, Durability, Form, GIB, LogLevel, MIB, Range, Secret, Shape, Value, ValueError};
+use super::values::{
+    AutoOr, ByteSize, DebugCommand, Durability, Form, GIB, LogLevel, MIB, Range, Secret, Shape, Value, ValueError,
+};
 
 /// The longest span of time in seconds: 68 years, as in Redis (a C `int`).
 const SECONDS_MAX: u64 = i32::MAX as u64;
@@ -258,6 +260,11 @@ settings! {
     /// Whether clients from other machines are refused as long as `requirepass` is empty.
     protected_mode: bool = "yes" {
         name: "protected-mode", range: None, unit: "", changes: Changes::Live,
+    }
+
+    /// Who may use DEBUG: nobody, clients on the server's own machine, or every client.
+    enable_debug_command: DebugCommand = "no" {
+        name: "enable-debug-command", range: None, unit: "", changes: Changes::AtStart,
     }
 
     /// How much output may wait for a client; Redis sets no limit for `normal` clients, here it is bounded, and 0 is no

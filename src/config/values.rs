@@ -244,6 +244,18 @@ words! {
 }
 
 words! {
+    /// Who may use DEBUG.
+    DebugCommand {
+        /// Nobody.
+        No = "no",
+        /// Clients on the server's own machine.
+        Local = "local",
+        /// Every client.
+        Yes = "yes",
+    }
+}
+
+words! {
     /// How much the log says; each level includes those before it. Redis's words are understood too.
     LogLevel {
         /// What failed.

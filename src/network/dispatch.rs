@@ -8,10 +8,10 @@ use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAIT
 use crate::commands::blocking::may_wait;
 use crate::commands::keys;
 use crate::commands::table::{
-    self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PUBLISHES,
-    PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE, WRITE,
+    self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PROTECTED,
+    PUBLISHES, PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE, WRITE,
 };
-use crate::config::Durability;
+use crate::config::{DebugCommand, Durability};
 use crate::error::CommandError;
 use crate::executor::storage_executor::reactor_turn;
 use crate::network::coordinator::{STEPS_FROM, Work};
@@ -34,6 +34,11 @@ pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 /// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for
 /// the time that takes.
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
+
+/// What DEBUG is answered where `enable-debug-command` does not allow it, in Redis's words.
+const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
+    run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the \
+    server.";
 
 /// Why the reply of a handler that ran here is not given at once.
 pub(super) enum Later {
@@ -61,6 +66,10 @@ impl NetworkExecutor {
         now: Instant,
     ) -> Taken {
         let command = match find_command(arguments) {
+            Ok(command) if command.flags.has(PROTECTED) && !self.may_debug(connection) => {
+                self.refuse(connection, Some(command), &CommandError::text(DEBUG_NOT_ALLOWED));
+                return Taken::Yes;
+            }
             Ok(command) => command,
             Err((None, _)) if is_other_protocol(arguments.get(0)) => {
                 self.cut_off_other_protocol(connection);
@@ -178,6 +187,15 @@ impl NetworkExecutor {
             connection.session.borrow_mut().end_caching(command);
         }
         Taken::Yes
+    }
+
+    /// Whether a client may use DEBUG.
+    fn may_debug(&self, connection: &Connection) -> bool {
+        match self.settings.borrow().enable_debug_command {
+            DebugCommand::No => false,
+            DebugCommand::Local => connection.client.address.ip().to_canonical().is_loopback(),
+            DebugCommand::Yes => true,
+        }
     }
 
     /// Whether a client has authenticated, or need not.

@@ -143,7 +143,9 @@ fn read(name: &str) -> Transcript {
 
 fn play_on_corelane(name: &str, shape: Shape) {
     let transcript = read(name);
-    let server = Server::builder().flags(&shape.flags()).start();
+    // DEBUG answers clients of this machine, as in the redis-server beside it.
+    let debug = ["--enable-debug-command", "local"];
+    let server = Server::builder().flags(&shape.flags()).flags(&debug).start();
     transcript.play(&format!("Corelane ({shape:?})"), server.address(), CORELANE_BEHAVES_AS);
 }
 

@@ -13,6 +13,7 @@ use super::process::{ServerProcess, free_address};
 pub(crate) struct Builder {
     data_directory: Option<PathBuf>,
     flags: Vec<String>,
+    faults: String,
 }
 
 /// A running Corelane. Dropping it kills it, and removes the data directory unless the test gave one.
@@ -23,6 +24,7 @@ pub(crate) struct Server {
     /// Held so that it is removed with the server.
     _temporary: Option<TempDir>,
     flags: Vec<String>,
+    faults: String,
 }
 
 impl Server {
@@ -31,6 +33,7 @@ impl Server {
         Builder {
             data_directory: None,
             flags: Vec::new(),
+            faults: String::new(),
         }
     }
 
@@ -72,7 +75,7 @@ impl Server {
 
     /// Starts the server again after [`Server::kill_9`] or [`Server::terminate`]: the same directory, port and flags.
     pub(crate) fn restart(&mut self) {
-        self.process = ServerProcess::spawn(command(self.address, &self.data_directory, &self.flags));
+        self.process = ServerProcess::spawn(command(self.address, &self.data_directory, &self.flags, &self.faults));
         self.process.wait_until_ready(self.address);
     }
 }
@@ -90,11 +93,18 @@ impl Builder {
         self
     }
 
+    /// What CORELANE_FAULTS is set to; the server obeys it where it is built with the feature `fault-injection`.
+    #[cfg_attr(not(feature = "fault-injection"), allow(dead_code))]
+    pub(crate) fn faults(mut self, faults: &str) -> Builder {
+        self.faults = faults.to_owned();
+        self
+    }
+
     /// Starts the server and waits until it answers. Panics with what it printed when it does not.
     pub(crate) fn start(self) -> Server {
         let (data_directory, temporary) = self.directory();
         let address = free_address();
-        let mut process = ServerProcess::spawn(command(address, &data_directory, &self.flags));
+        let mut process = ServerProcess::spawn(command(address, &data_directory, &self.flags, &self.faults));
         process.wait_until_ready(address);
         Server {
             process,
@@ -102,13 +112,14 @@ impl Builder {
             data_directory,
             _temporary: temporary,
             flags: self.flags,
+            faults: self.faults,
         }
     }
 
     /// Starts a server that must not come up, and returns how it exited and what it printed.
     pub(crate) fn start_refused(self) -> (ExitStatus, String) {
         let (data_directory, _temporary) = self.directory();
-        let mut process = ServerProcess::spawn(command(free_address(), &data_directory, &self.flags));
+        let mut process = ServerProcess::spawn(command(free_address(), &data_directory, &self.flags, &self.faults));
         let status = process.wait_for_exit();
         (status, process.output())
     }
@@ -122,7 +133,7 @@ impl Builder {
     }
 }
 
-fn command(address: SocketAddr, data_directory: &Path, flags: &[String]) -> Command {
+fn command(address: SocketAddr, data_directory: &Path, flags: &[String], faults: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
     command.args([
         "--bind",
@@ -132,6 +143,7 @@ fn command(address: SocketAddr, data_directory: &Path, flags: &[String]) -> Comm
     ]);
     command.arg("--data-dir").arg(data_directory);
     command.args(flags);
+    command.env("CORELANE_FAULTS", faults);
     command
 }
 

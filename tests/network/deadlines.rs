@@ -1,10 +1,17 @@
 //! A request that waits longer than `request-timeout-ms` is answered -TIMEOUT, was not executed and never will be.
 
+#![cfg(feature = "fault-injection")]
+
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use super::{expect, has_two_cpus, raw, request, separate_executors};
 use crate::harness::observe::executors_sum;
+use crate::harness::process::wait_for;
 use crate::harness::server::Server;
+use crate::storage::Switch;
+
+const DEADLINE: Duration = Duration::from_millis(50);
 
 const TIMEOUT: &[u8] = b"-TIMEOUT the request waited longer than request-timeout-ms and was not executed\r\n";
 
@@ -14,21 +21,18 @@ fn requests_behind_a_slow_one_time_out_and_are_not_applied() {
     if !has_two_cpus("the test of deadlines") {
         return;
     }
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let held = Switch::in_folder(folder.path(), "held");
     let server = Server::builder()
         .flags(&separate_executors())
-        .flags(&["--request-timeout-ms", "50"])
+        .flags(&["--request-timeout-ms", &DEADLINE.as_millis().to_string()])
+        .faults(&format!("hold-storage={}", held.when()))
         .start();
     let mut observer = server.connect();
     for round in 1..=3_u64 {
         let keys = ["set", "counter", "mset-a", "mset-b"].map(|name| format!("{name}-{round}"));
-        let (mut sleeper, mut writer) = (raw(&server), raw(&server));
-        sleeper.write_all(b"DEBUG SLEEP 0.3\r\n").expect("the server reads");
-        // The shard is asleep once its executor has taken the request up and not answered it.
-        let mut pending = 0;
-        assert!(crate::harness::process::wait_for(|| {
-            pending = executors_sum(&mut observer, "pending");
-            pending == 1
-        }));
+        let mut writer = raw(&server);
+        held.on();
         let sent = [
             request(&["SET", &keys[0], "late"]),
             request(&["INCR", &keys[1]]),
@@ -36,8 +40,13 @@ fn requests_behind_a_slow_one_time_out_and_are_not_applied() {
             b"PING\r\n".to_vec(),
         ];
         writer.write_all(&sent.concat()).expect("the server reads");
+        // All three are out before the time is up, and wait.
+        let sent_at = Instant::now();
+        assert!(wait_for(
+            || executors_sum(&mut observer, "pending") == 3 && sent_at.elapsed() > 2 * DEADLINE
+        ));
+        held.off();
         expect(&mut writer, &[TIMEOUT, TIMEOUT, TIMEOUT, b"+PONG\r\n"].concat());
-        expect(&mut sleeper, b"+OK\r\n");
         let present = observer.command(&["EXISTS", &keys[0], &keys[1], &keys[2], &keys[3]]);
         assert_eq!(present.render(), "(integer) 0");
         assert_eq!(executors_sum(&mut observer, "timeouts"), 3 * round);

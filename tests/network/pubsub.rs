@@ -470,6 +470,7 @@ fn publishers_wait_for_an_executor_that_is_behind() {
 
 /// An executor that does nothing for a while gets more lines of MONITOR than its inbox takes: nobody there may go on as
 /// if nothing had been lost, and nobody else notices.
+#[cfg(feature = "fault-injection")]
 #[test]
 fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
     if !has_two_cpus("all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full") {
@@ -479,16 +480,19 @@ fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
     const MONITORS: usize = 30;
     const LINES: usize = 150;
     const LINE_BYTES: usize = 100_000;
-    // The second executor has both roles, so that DEBUG SLEEP stops it and not the first.
+    // The second executor has both roles, so that the fault holds it and not the first.
     let cpus = allowed_cpus();
     let (first, last) = (cpus[0].to_string(), cpus[cpus.len() - 1].to_string());
     let both = format!("{first},{last}");
     let flags = ["--shards", "1", "--network-cores", &both, "--storage-cores", &last];
-    let server = Server::builder().flags(&flags).start();
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let held = crate::storage::Switch::in_folder(folder.path(), "held");
+    let faults = format!("hold-storage={}", held.when());
+    let server = Server::builder().flags(&flags).faults(&faults).start();
     let mut control = server.connect();
     // New connections go to the executor that has the fewest.
     let (mut here, mut there) = (Vec::new(), Vec::new());
-    while here.len() < 3 || there.len() < MONITORS + 2 {
+    while here.len() < 2 || there.len() < MONITORS + 2 {
         let before = connections_on(&mut control, &last);
         let mut client = server.connect();
         assert_eq!(run(&mut client, "PING").render(), "PONG");
@@ -498,7 +502,7 @@ fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
         }
         assert!(here.len() < 100, "no connection goes to the second executor");
     }
-    let (mut flood, mut sleeper, mut other_subscriber) = (here.remove(0), here.remove(0), here.remove(0));
+    let (mut flood, mut other_subscriber) = (here.remove(0), here.remove(0));
     let (mut subscriber, mut late_subscriber) = (there.remove(0), there.remove(0));
     let mut listeners: Vec<Client> = there.drain(..MONITORS).collect();
     for monitor in &mut listeners {
@@ -509,14 +513,11 @@ fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
     let pipeline = request(&["ECHO", &"e".repeat(LINE_BYTES)]).repeat(LINES);
     let disconnections =
         |control: &mut Client| info_number(control, "stats", "client_output_buffer_limit_disconnections");
-    // On a busy machine the sleep may be over before the lines are there.
-    let is_lost = wait_for(|| {
-        sleeper.send(&["DEBUG", "SLEEP", "1"]).expect("the server reads");
-        flood.send_bytes(&pipeline).expect("the server reads");
-        (0..LINES).for_each(|_| drop(flood.read().expect("ECHO is answered")));
-        assert_eq!(sleeper.read().expect("the sleep ends").render(), "OK");
-        disconnections(&mut control) > 0
-    });
+    held.on();
+    flood.send_bytes(&pipeline).expect("the server reads");
+    (0..LINES).for_each(|_| drop(flood.read().expect("ECHO is answered")));
+    held.off();
+    let is_lost = wait_for(|| disconnections(&mut control) > 0);
     assert!(is_lost);
     wait_for(|| disconnections(&mut control) > MONITORS as u64);
     assert_eq!(disconnections(&mut control), MONITORS as u64 + 1);

@@ -224,6 +224,13 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
+    /// One with a file in a test's folder.
+    pub(crate) fn in_folder(folder: &Path, name: &str) -> Switch {
+        Switch {
+            path: folder.join(name),
+        }
+    }
+
     /// What to write after `NAME=` in CORELANE_FAULTS.
     pub(crate) fn when(&self) -> String {
         format!("while:{}", self.path.display())
@@ -231,6 +238,14 @@ impl Switch {
 
     pub(crate) fn on(&self) {
         std::fs::write(&self.path, "").expect("a file can be made in a temporary directory");
+    }
+
+    /// Switches on a fault of the storage executor of a number only.
+    pub(crate) fn on_for_executor(&self, number: usize) {
+        // In one step: an empty file would mean all executors.
+        let written = self.path.with_extension("new");
+        std::fs::write(&written, number.to_string()).expect("a file can be made in a temporary directory");
+        std::fs::rename(&written, &self.path).expect("a file can be renamed in its folder");
     }
 
     pub(crate) fn off(&self) {
