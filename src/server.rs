@@ -17,6 +17,7 @@ use crate::network::network_executor::{Acceptor, NetworkExecutor, NetworkParts};
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::registry::admin_threads::AdminThreads;
 use crate::registry::clients::Clients;
 use crate::registry::inboxes::Posted;
 use crate::registry::subscribers::PubSub;
@@ -80,6 +81,8 @@ pub struct ServerState {
     pub totals: Totals,
     /// SAVE and BGSAVE.
     pub saves: Arc<Saves>,
+    /// Threads for commands that wait for a disk.
+    pub admin_threads: Arc<AdminThreads>,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SHUTDOWN and signals.
@@ -865,6 +868,7 @@ pub fn run(
         port,
         totals: Totals::default(),
         saves: Arc::default(),
+        admin_threads: AdminThreads::new(stores.core_map.background.clone()),
         pause: Pause::default(),
         shutdown: Shutdown::default(),
         scripts: Arc::clone(&stores.scripts),

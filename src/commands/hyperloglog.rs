@@ -567,7 +567,7 @@ fn decode_runs(bytes: &[u8]) -> String {
     words.join(" ")
 }
 
-/// PFSELFTEST, on a thread of its own: it takes a while.
+/// PFSELFTEST, on another thread: it takes a while.
 pub fn pfselftest(context: &mut NetworkContext<'_>) -> Outcome {
     let version = context.reply.version();
     context.deferred = Some(Box::new(move || {

@@ -120,7 +120,7 @@ impl Save {
     }
 }
 
-/// SAVE: waits, on a thread of its own, until all that was answered is on disk.
+/// SAVE: waits, on another thread, until all that was answered is on disk.
 pub fn save(context: &mut NetworkContext<'_>) -> Outcome {
     let save = Save::begin(context)?;
     context.deferred = Some(Box::new(move || {
@@ -146,19 +146,12 @@ pub fn bgsave(context: &mut NetworkContext<'_>) -> Outcome {
     }
     let save = Save::begin(context)?;
     let saves = Arc::clone(&save.saves);
-    let background = context.server.core_map.background.clone();
-    let spawned = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        if let Err(error) = crate::topology::pin_current_thread(&background) {
-            tracing::warn!(%error, "a thread for administration could not be pinned");
-        }
+    let begun = context.server.admin_threads.run(move || {
         if let Err(error) = save.finish() {
             tracing::warn!(%error, "BGSAVE failed");
         }
     });
-    if spawned.is_err() {
-        saves.end(false);
-        return Err(CommandError::Internal);
-    }
+    begun.inspect_err(|_| saves.end(false))?;
     context.reply.simple("Background saving started");
     Ok(())
 }

@@ -273,6 +273,12 @@ settings! {
         name: "client-output-buffer-limit", range: None, unit: "bytes, bytes, s", changes: Changes::Live,
     }
 
+    /// How long a client may take less than 16 KiB of a large reply, which is read from a snapshot of its shard as the
+    /// client takes it, before it is disconnected; 0 is for ever.
+    large_reply_timeout: u64 = "60" {
+        name: "large-reply-timeout", range: Some(0..=SECONDS_MAX), unit: "s", changes: Changes::Live,
+    }
+
     /// How much unparsed input is kept for a client before it is disconnected.
     // A batch holds one request beside small ones, and numbers its bytes with 32 bits.
     client_query_buffer_limit: ByteSize = "1gb" {

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Capacity that an empty output buffer keeps: most turns need less, and ten thousand idle clients must not hold more.
 const OUTPUT_BYTES_KEPT: usize = 16 * 1024;
@@ -59,6 +59,17 @@ pub(super) struct PiecesOut {
     /// What is here and cannot be sent yet, because earlier replies are not.
     pub(super) waiting: Vec<u8>,
 }
+
+/// When a client was last known to take the large replies that come in pieces, and how many bytes it had been sent then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PiecesProgress {
+    at: Instant,
+    bytes_out: u64,
+}
+
+/// What a client must take of a large reply within `large-reply-timeout` at least: some hundred bytes a second, far less
+/// than any line carries, and so much that a client cannot keep a snapshot of a shard by taking a byte now and then.
+const PIECES_PROGRESS_BYTES_MIN: u64 = 16 * 1024;
 
 /// A move between storage executors that waits for its source: when that is there, it runs as a transaction once more.
 pub(super) struct MoveOut {
@@ -300,6 +311,8 @@ pub(super) struct Connection {
     pub(super) closed: Cell<bool>,
     /// Replies that come in pieces.
     pub(super) in_pieces: Cell<u32>,
+    /// How far the client has come in taking them.
+    pub(super) pieces_progress: Cell<Option<PiecesProgress>>,
     /// The last command is a transaction whose writes are not on their way yet, or an EXEC that may change the session:
     /// the next must wait.
     pub(super) coordinating: Cell<bool>,
@@ -334,6 +347,20 @@ impl Connection {
         }
         output.end_chunk();
         (sent_now, Sent::Some)
+    }
+
+    /// Whether the client has taken too little of a large reply for as long as `timeout`. What such a reply is read from is
+    /// kept on disk, and nothing of it may be deleted, until the client has taken all of it.
+    pub(super) fn has_stalled_pieces(&self, now: Instant, timeout: Duration) -> bool {
+        let bytes_out = self.client.bytes_out.get();
+        let waits_for_client = self.in_pieces.get() > 0 && self.output.borrow().len() > 0;
+        let progress = self
+            .pieces_progress
+            .get()
+            .filter(|progress| waits_for_client && bytes_out - progress.bytes_out < PIECES_PROGRESS_BYTES_MIN);
+        let progress = progress.unwrap_or(PiecesProgress { at: now, bytes_out });
+        self.pieces_progress.set(waits_for_client.then_some(progress));
+        now.duration_since(progress.at) > timeout
     }
 
     /// Ends the connection: what is pending is not sent, and the reading task wakes up.

@@ -8,6 +8,7 @@ use crate::channel::link::{Flushed, Links};
 use crate::channel::message::Batch;
 use crate::commands::table::Command;
 use crate::config::Settings;
+use crate::error::CommandError;
 use crate::executor::storage_executor::{HOUSEKEEPING_INTERVAL, reactor_turn};
 use crate::faults::{self, Bug};
 use crate::network::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent};
@@ -289,6 +290,10 @@ impl NetworkExecutor {
     fn check_clients(&self, now: Instant) {
         let settings = Arc::clone(&self.settings.borrow());
         let now_ms = crate::clock::unix_ms();
+        let large_reply_timeout = match settings.large_reply_timeout {
+            0 => Duration::MAX,
+            seconds => Duration::from_secs(seconds),
+        };
         for (_, connection) in self.connections.borrow().iter() {
             let idle_ms = now_ms.saturating_sub(connection.client.active_at_ms.get());
             let waits = !connection.replies.borrow().is_empty();
@@ -299,7 +304,9 @@ impl NetworkExecutor {
             let may_time_out = !waits && !connection.session.borrow().listens();
             if settings.timeout > 0 && idle_ms > settings.timeout * 1000 && may_time_out {
                 connection.abort();
-            } else if self.exceeds_output_limit(connection, now) {
+            } else if self.exceeds_output_limit(connection, now)
+                || connection.has_stalled_pieces(now, large_reply_timeout)
+            {
                 self.close_for_output(connection);
             }
         }
@@ -566,6 +573,7 @@ impl NetworkExecutor {
             output: RefCell::new(Output::default()),
             low_out: Cell::new(0),
             in_pieces: Cell::new(0),
+            pieces_progress: Cell::new(None),
             coordinating: Cell::new(false),
             waiting: RefCell::new(None),
             answered: RefCell::new(None),
@@ -850,7 +858,7 @@ impl NetworkExecutor {
         .await;
     }
 
-    /// Runs a handler's blocking work on a thread of its own and answers with what it returns.
+    /// Has a handler's blocking work done on another thread and answers with what it returns.
     pub(super) fn run_elsewhere(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -874,23 +882,24 @@ impl NetworkExecutor {
         .detach();
     }
 
-    /// Begins blocking work on a thread of its own; the future is what it returns.
+    /// Has blocking work done on another thread; the future is what it returns.
     pub(super) fn begin_elsewhere(&self, work: Deferred) -> impl Future<Output = Vec<u8>> + 'static {
         let (sender, receiver) = flume::bounded(1);
-        let background = self.server.core_map.background.clone();
-        let spawned = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            if let Err(error) = crate::topology::pin_current_thread(&background) {
-                tracing::warn!(%error, "a thread for administration could not be pinned");
-            }
+        let begun = self.server.admin_threads.run(move || {
             // The client may be gone by then.
             let _ = sender.send(work());
         });
         async move {
-            let reply = match spawned {
-                Ok(_) => receiver.recv_async().await.ok(),
-                Err(_) => None,
+            let reply = match begun {
+                // It panicked, if it sends nothing.
+                Ok(()) => receiver.recv_async().await.map_err(|_| CommandError::Internal),
+                Err(error) => Err(error),
             };
-            reply.unwrap_or_else(|| b"-ERR internal error\r\n".to_vec())
+            reply.unwrap_or_else(|error| {
+                let mut reply = Vec::new();
+                Reply::new(&mut reply, Version::Resp2).error(error.to_string());
+                reply
+            })
         }
     }
 }

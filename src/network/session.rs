@@ -113,7 +113,7 @@ pub struct NetworkContext<'a> {
     pub subscriptions: &'a RefCell<Subscriptions>,
     /// The command's row.
     pub command: &'static Command,
-    /// Set by a handler that must block (a file, a disk): runs on a thread of its own and returns the whole reply, in
+    /// Set by a handler that must block (a file, a disk): runs on another thread and returns the whole reply, in
     /// place of what the handler wrote.
     pub deferred: Option<Deferred>,
     /// Set by a handler whose reply is only given when the time is up, unless what it waits for comes before.

@@ -3,7 +3,7 @@
 
 use super::{expect, one_executor, raw, request};
 use crate::harness::client::Client;
-use crate::harness::observe::executors_sum;
+use crate::harness::observe::{executors_sum, info_number};
 use crate::harness::process::wait_for;
 use crate::harness::server::Server;
 use crate::harness::value::Value;
@@ -95,6 +95,36 @@ fn a_client_that_leaves_in_the_middle_of_a_large_reply_leaves_nothing_behind() {
         control.command(&["HLEN", "big"]).render(),
         format!("(integer) {FIELDS}")
     );
+}
+
+/// What a large reply is read from may not be deleted before it is sent: a client that takes no more of it must not keep
+/// that for ever.
+#[test]
+fn a_client_that_stops_taking_a_large_reply_is_disconnected_after_a_while() {
+    let server = Server::builder()
+        .flags(&one_executor())
+        .flags(&["--large-reply-timeout", "1"])
+        .start();
+    let mut control = server.connect();
+    set_all(&mut control, 'a');
+    let mut silent = raw(&server);
+    silent
+        .write_all(&request(&["HGETALL", "big"]))
+        .expect("the server reads");
+    expect(&mut silent, format!("*{}\r\n", FIELDS * 2).as_bytes());
+    assert!(wait_for(|| executors_sum(&mut control, "replies_begun") == 1));
+    assert!(wait_for(|| executors_sum(&mut control, "replies_begun") == 0));
+    let disconnections = info_number(&mut control, "stats", "client_output_buffer_limit_disconnections");
+    assert_eq!(disconnections, 1);
+    // One that only has nothing to read stays, and so does one that reads.
+    silent = raw(&server);
+    silent
+        .write_all(&request(&["HGETALL", "big"]))
+        .expect("the server reads");
+    assert_all_fields(&control.command(&["HGETALL", "big"]), 'a');
+    assert!(wait_for(|| executors_sum(&mut control, "replies_begun") == 0));
+    assert_eq!(control.command(&["PING"]).render(), "PONG");
+    drop(silent);
 }
 
 #[test]

@@ -53,7 +53,9 @@ fn a_bug_ends_the_process(fault: &str, thread: &str, flags: &str) {
     assert_eq!(status.code(), Some(EXIT_STATUS), "{fault}:\n{output}");
     assert!(output.contains("a bug on request"), "{fault}:\n{output}");
     let sentence = format!("corelane: the thread {thread}");
-    let has_sentence = output.lines().any(|line| line.starts_with(&sentence) && line.contains("has panicked"));
+    let has_sentence = output
+        .lines()
+        .any(|line| line.starts_with(&sentence) && line.contains("has panicked"));
     assert!(has_sentence, "{fault}:\n{output}");
     node.start(&flags, "");
     let mut client = node.connect();
@@ -73,7 +75,11 @@ fn a_bug_on_a_network_executor_ends_the_process() {
 
 #[test]
 fn a_bug_on_a_storage_executor_ends_the_process() {
-    a_bug_ends_the_process("panic-in-turn", "", &super::four_shards_on_two_executors().replace("--shards 4", ""));
+    a_bug_ends_the_process(
+        "panic-in-turn",
+        "",
+        &super::four_shards_on_two_executors().replace("--shards 4", ""),
+    );
 }
 
 #[test]
