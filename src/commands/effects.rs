@@ -55,6 +55,10 @@ pub struct Effects {
     pub ran: Vec<Ran>,
     /// What those of EXEC answered that failed.
     pub errors: Vec<Vec<u8>>,
+    /// Whether somebody monitors: then the commands that scripts call are noted, as lines.
+    pub is_monitored: bool,
+    /// Those lines; they are shown whatever came of the commands.
+    pub shown: Vec<u8>,
     /// Which events somebody may have subscribed to; others are not noted.
     pub classes: EventClasses,
     /// Whether the client tracks what it reads: then the keys that parts of the command read are noted.
@@ -119,6 +123,7 @@ impl Effects {
     pub fn forget_ran(&mut self) {
         self.ran.clear();
         self.errors.clear();
+        self.shown.clear();
     }
 
     /// How much there is now.

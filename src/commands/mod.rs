@@ -18,6 +18,7 @@ pub mod hashes;
 pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
+pub mod monitor_line;
 pub mod multi_exec;
 pub mod pausing;
 pub mod persistence;

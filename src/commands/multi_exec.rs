@@ -214,6 +214,10 @@ impl Execution {
                 let len_at = part.reply_at - REPLY_LEN_BYTES;
                 let len = u32::try_from(context.reply.len() - part.reply_at).map_err(|_| CommandError::Internal)?;
                 context.reply.overwrite(len_at, &len.to_be_bytes());
+                let shown = std::mem::take(&mut context.effects.shown);
+                let len = u32::try_from(shown.len()).map_err(|_| CommandError::Internal)?;
+                context.reply.raw(&len.to_be_bytes());
+                context.reply.raw(&shown);
             }
             self.next += end;
         }
@@ -323,7 +327,8 @@ pub fn parts_of_exec(arguments: Arguments<'_>) -> impl Iterator<Item = (PartHead
     })
 }
 
-/// Bytes of a reply's length where replies are told apart.
+/// Bytes of a length where replies are told apart: each is a reply behind its length, and behind its own length what
+/// clients that monitor are shown of it.
 pub const REPLY_LEN_BYTES: usize = 4;
 
 #[cfg(test)]

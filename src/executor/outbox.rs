@@ -48,6 +48,19 @@ impl Outbox {
         self.held.is_empty()
     }
 
+    /// Whether anybody monitors.
+    pub fn is_monitored(&self) -> bool {
+        self.pubsub.is_monitored()
+    }
+
+    /// Shows lines to clients that monitor, and clears them.
+    pub fn show(&self, lines: &mut Vec<u8>) {
+        if !lines.is_empty() {
+            self.pubsub.show_to_monitors(lines);
+            lines.clear();
+        }
+    }
+
     /// Takes what a command did that was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]).
     #[inline]
     pub fn take_in(&mut self, shard: u16, epoch: u64, effects: &mut Effects, outdated: Vec<Invalidation>) {

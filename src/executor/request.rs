@@ -274,6 +274,10 @@ impl StorageExecutor {
         resumed: &mut Option<Pausing>,
     ) -> Handled {
         let now_ms = self.shards.now_ms();
+        let may_pause = may_pause(command, arguments);
+        if may_pause {
+            self.effects.is_monitored = self.outbox.is_monitored();
+        }
         let mut context = Context {
             arguments,
             reply: Reply::new(replies, caller.version),
@@ -288,7 +292,7 @@ impl StorageExecutor {
             pieces: None,
             waits: None,
         };
-        let (result, is_paused) = match may_pause(command, arguments) {
+        let (result, is_paused) = match may_pause {
             true => match run_pausing(command, &mut context, &self.metrics, resumed) {
                 Ok(Driven::Done) => (Ok(()), false),
                 Ok(Driven::Paused) => (Ok(()), true),
@@ -383,6 +387,7 @@ impl StorageExecutor {
             self.metrics
                 .inner_commands
                 .add(self.effects.count_ran(commands, errors));
+            self.outbox.show(&mut self.effects.shown);
         }
     }
 

@@ -285,6 +285,7 @@ impl NetworkExecutor {
             gathered: Gathered::new(is_whole),
             effects: Effects {
                 classes: self.settings.borrow().notify_keyspace_events,
+                is_monitored: self.server.pubsub.is_monitored(),
                 ..Effects::default()
             },
             merging,
@@ -684,6 +685,10 @@ impl NetworkExecutor {
         let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
         let calls = coordination.effects.count_ran(commands, errors);
         self.metrics.commands_processed.add(calls);
+        let shown = std::mem::take(&mut coordination.effects.shown);
+        if !shown.is_empty() {
+            self.server.pubsub.show_to_monitors(&shown);
+        }
     }
 
     fn prepare(&self, number: usize, mut coordination: Box<Coordination>) {
@@ -787,10 +792,14 @@ impl NetworkExecutor {
             connection.session.borrow_mut().transaction.forget(&exec.watched_links);
             self.forget_watches(&connection);
             let has_run = coordination.error.is_none() && coordination.reply.first() == Some(&0);
-            if let Some(executing) = exec.executing.filter(|_| has_run) {
-                let reply = std::mem::take(&mut coordination.reply);
-                self.count(coordination.command, coordination.took_ns, &reply);
-                return self.exec_ran(&connection, coordination.sequence, executing, &reply);
+            match exec.executing {
+                Some(executing) if has_run => {
+                    let reply = std::mem::take(&mut coordination.reply);
+                    self.count(coordination.command, coordination.took_ns, &reply);
+                    return self.exec_ran(&connection, coordination.sequence, executing, &reply);
+                }
+                Some(executing) => self.show_exec(&connection, &executing),
+                None => {}
             }
         }
         let reply = coordination.error.as_ref().unwrap_or(&coordination.reply);

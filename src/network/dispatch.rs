@@ -2,15 +2,14 @@
 
 use super::connection::{Awaited, Connection, PiecesOut};
 use super::merging::Merging;
-use super::monitor;
 use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session, WaitHere};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
 use crate::commands::blocking::may_wait;
-use crate::commands::keys;
 use crate::commands::table::{
     self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PROTECTED,
     PUBLISHES, PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE, WRITE,
 };
+use crate::commands::{keys, monitor_line};
 use crate::config::{DebugCommand, Durability};
 use crate::error::CommandError;
 use crate::executor::storage_executor::reactor_turn;
@@ -126,7 +125,7 @@ impl NetworkExecutor {
         self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
         let is_network = matches!(command.runs, Runs::Network(_));
-        if !is_network {
+        if !is_network && !matches!(command.runs, Runs::Exec(_)) {
             self.show_to_monitors(connection, command, arguments);
         }
         if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
@@ -179,7 +178,7 @@ impl NetworkExecutor {
                 Some(link) => self.send_whole(connection, command, link.unwrap_or(0), arguments, deadline),
                 None => self.coordinate(connection, command, Work::Handler(handler), arguments, None, deadline),
             },
-            Runs::Exec(_) => self.exec(connection, command, deadline),
+            Runs::Exec(_) => self.exec(connection, command, arguments, deadline),
             Runs::Watch(_) => self.watch(connection, command, arguments, deadline),
             Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
@@ -220,11 +219,11 @@ impl NetworkExecutor {
     }
 
     #[inline]
-    fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
-        if self.server.pubsub.is_monitored() && monitor::is_shown(command) {
+    pub(super) fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
+        if self.server.pubsub.is_monitored() && monitor_line::is_shown(command) {
             let database = connection.session.borrow().database;
             let now_us = crate::clock::unix_us();
-            let line = monitor::line(now_us, database, &connection.client, command, arguments);
+            let line = monitor_line::line(now_us, database, connection.client.address, command, arguments);
             self.server.pubsub.show_to_monitors(&line);
         }
     }

@@ -13,7 +13,6 @@ mod coordinator;
 pub mod delivery;
 pub mod dispatch;
 mod merging;
-pub mod monitor;
 mod multi;
 pub mod multi_state;
 pub mod network_executor;

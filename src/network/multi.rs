@@ -25,9 +25,13 @@ use std::time::{Duration, Instant};
 /// The deadline of a request to forget watched keys, which nobody waits for.
 const FORGET_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// An EXEC of which some commands run here, when those on the storage executor have been run.
+/// An EXEC of which some commands run here, or are to be shown to clients that monitor, when those on the storage executor
+/// have been run.
 pub(super) struct Executing {
     queue: Queue,
+    command: &'static Command,
+    /// EXEC as the client has written it.
+    arguments: OwnedArguments,
 }
 
 impl NetworkExecutor {
@@ -94,15 +98,23 @@ impl NetworkExecutor {
     }
 
     /// EXEC
-    pub(super) fn exec(self: &Rc<Self>, connection: &Rc<Connection>, command: &'static Command, deadline: Instant) {
+    pub(super) fn exec(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) {
         let (queue, database, version) = {
             let mut session = connection.session.borrow_mut();
             (session.transaction.take_queue(), session.database, session.version)
         };
         let Some(queue) = queue else {
+            self.show_to_monitors(connection, command, arguments);
             return self.fail(connection, command, "ERR EXEC without MULTI");
         };
         if queue.is_refused() {
+            self.show_to_monitors(connection, command, arguments);
             connection.session.borrow_mut().transaction.unwatch();
             self.forget_watches(connection);
             let text = "EXECABORT Transaction discarded because of previous errors.";
@@ -127,14 +139,19 @@ impl NetworkExecutor {
             }
         }
         let (watched_links, watched_places) = connection.session.borrow_mut().transaction.take_watched();
+        let executing = Executing {
+            queue,
+            command,
+            arguments: OwnedArguments::of(arguments.iter()),
+        };
         if parts.is_empty() && watched_links.is_empty() {
-            return self.exec_here(connection, command, queue);
+            return self.exec_here(connection, executing);
         }
-        let scope = self.scope_of(&queue, &parts, watched_places);
+        let scope = self.scope_of(&executing.queue, &parts, watched_places);
         match scope {
-            ExecScope::One(link) => self.exec_on(connection, command, queue, (link, &parts), deadline),
+            ExecScope::One(link) => self.exec_on(connection, executing, (link, &parts), deadline),
             ExecScope::Several(places) => {
-                self.exec_on_several(connection, command, queue, &parts, (places, watched_links), deadline);
+                self.exec_on_several(connection, executing, &parts, (places, watched_links), deadline);
             }
         }
     }
@@ -173,16 +190,17 @@ impl NetworkExecutor {
     }
 
     /// EXEC of commands that all run on this executor.
-    fn exec_here(self: &Rc<Self>, connection: &Rc<Connection>, command: &'static Command, queue: Queue) {
+    fn exec_here(self: &Rc<Self>, connection: &Rc<Connection>, executing: Executing) {
         let array = b"*0\r\n";
-        self.count(command, 0, array);
-        if queue.commands().is_empty() {
+        self.count(executing.command, 0, array);
+        if executing.queue.commands().is_empty() {
+            self.show_exec(connection, &executing);
             return self.answer(connection, &array[..], reply_suppressed(connection));
         }
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
         connection.coordinating.set(true);
-        self.run_network_parts(connection, sequence, queue, Vec::new());
+        self.run_network_parts(connection, sequence, executing, Vec::new());
     }
 
     /// EXEC of commands for one storage executor, or of some that it does not let run because a watched key was
@@ -190,13 +208,13 @@ impl NetworkExecutor {
     fn exec_on(
         &self,
         connection: &Rc<Connection>,
-        command: &'static Command,
-        queue: Queue,
+        executing: Executing,
         (link, parts): (usize, &[(Queued, PartHeader)]),
         deadline: Instant,
     ) {
-        let is_split = queue.has_network_commands();
-        let arguments = exec_arguments(command, &queue, parts);
+        let command = executing.command;
+        let is_split = self.is_split(&executing);
+        let arguments = exec_arguments(&executing, parts, is_split);
         let arguments = arguments.get().iter();
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
@@ -204,7 +222,7 @@ impl NetworkExecutor {
         if is_split {
             connection.coordinating.set(true);
             if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
-                slot.awaited = Awaited::Exec(Box::new(Executing { queue }));
+                slot.awaited = Awaited::Exec(Box::new(executing));
             }
         }
     }
@@ -213,16 +231,17 @@ impl NetworkExecutor {
     fn exec_on_several(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
-        command: &'static Command,
-        queue: Queue,
+        executing: Executing,
         parts: &[(Queued, PartHeader)],
         (places, watched_links): (Option<Vec<Place>>, Vec<usize>),
         deadline: Instant,
     ) {
-        let arguments = exec_arguments(command, &queue, parts);
+        let command = executing.command;
+        let is_split = self.is_split(&executing);
+        let arguments = exec_arguments(&executing, parts, is_split);
         let writes = parts.iter().any(|(queued, _)| queued.command.may_write());
         let exec = ExecOnSeveral {
-            executing: queue.has_network_commands().then_some(Executing { queue }),
+            executing: is_split.then_some(executing),
             watched_links,
             writes,
         };
@@ -239,18 +258,39 @@ impl NetworkExecutor {
         reply: &[u8],
     ) {
         match reply.split_first() {
-            Some((0, replies)) => self.run_network_parts(connection, sequence, executing.queue, replies.to_vec()),
-            _ => self.exec_ended(connection, sequence, reply),
+            Some((0, replies)) => self.run_network_parts(connection, sequence, executing, replies.to_vec()),
+            _ => {
+                self.show_exec(connection, &executing);
+                self.exec_ended(connection, sequence, reply);
+            }
         }
     }
 
-    /// Runs the commands of an EXEC that run here, and answers all of it; `replies` are those of the other commands,
-    /// each behind its length.
-    fn run_network_parts(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32, queue: Queue, replies: Vec<u8>) {
+    /// Whether the replies of an EXEC's commands come apart from each other: others come between them, or clients that
+    /// monitor are shown each command where it belongs.
+    fn is_split(&self, executing: &Executing) -> bool {
+        executing.queue.has_network_commands() || self.server.pubsub.is_monitored()
+    }
+
+    /// Shows an EXEC, which Redis does behind the commands that it has run.
+    pub(super) fn show_exec(&self, connection: &Connection, executing: &Executing) {
+        self.show_to_monitors(connection, executing.command, executing.arguments.get());
+    }
+
+    /// Runs the commands of an EXEC that run here, and answers all of it; `replies` are those of the other commands, as
+    /// [`split_reply`] reads them.
+    fn run_network_parts(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        sequence: u32,
+        executing: Executing,
+        replies: Vec<u8>,
+    ) {
         let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
         glommio::spawn_local(async move {
             let mut rest = &replies[..];
             let mut out = Vec::new();
+            let queue = &executing.queue;
             let count = queue.commands().len();
             {
                 let mut session = connection.session.borrow_mut();
@@ -269,6 +309,7 @@ impl NetworkExecutor {
                         if let Some(Later::Work(work)) = later {
                             reply = executor.begin_elsewhere(work).await;
                         }
+                        executor.show_to_monitors(&connection, queued.command, arguments);
                         executor.metrics.commands_processed.add(1);
                         executor.count(queued.command, began.elapsed().as_nanos() as u64, &reply);
                         if !suppressed {
@@ -276,8 +317,12 @@ impl NetworkExecutor {
                         }
                     }
                     _ => {
-                        let (reply, after) = split_reply(rest);
+                        executor.show_to_monitors(&connection, queued.command, queue.arguments(queued));
+                        let (reply, shown, after) = split_reply(rest);
                         rest = after;
+                        if !shown.is_empty() {
+                            executor.server.pubsub.show_to_monitors(shown);
+                        }
                         if is_on {
                             out.extend_from_slice(reply);
                         }
@@ -285,6 +330,7 @@ impl NetworkExecutor {
                 }
             }
             connection.session.borrow_mut().transaction.set_running(None);
+            executor.show_exec(&connection, &executing);
             executor.forget_watches(&connection);
             executor.exec_ended(&connection, sequence, &out);
             executor.flush_touched();
@@ -317,11 +363,12 @@ enum ExecScope {
 }
 
 /// What the handler of EXEC gets.
-fn exec_arguments(command: &Command, queue: &Queue, parts: &[(Queued, PartHeader)]) -> OwnedArguments {
+fn exec_arguments(executing: &Executing, parts: &[(Queued, PartHeader)], is_split: bool) -> OwnedArguments {
+    let (command, queue) = (executing.command, &executing.queue);
     let header = ExecHeader {
         runs_script: parts.iter().any(|(queued, _)| queued.command.flags.has(RUNS_SCRIPT)),
         commands: parts.len() as u32,
-        is_split: queue.has_network_commands(),
+        is_split,
     };
     let mut arguments = OwnedArguments::default();
     arguments.push(command.name.as_bytes());
@@ -336,9 +383,16 @@ fn exec_arguments(command: &Command, queue: &Queue, parts: &[(Queued, PartHeader
     arguments
 }
 
-/// The first of several replies, each behind its length, and the others.
-fn split_reply(replies: &[u8]) -> (&[u8], &[u8]) {
-    let (len, rest) = replies.split_at(REPLY_LEN_BYTES);
+/// The first of several replies, what clients that monitor are shown of the commands that it called (each behind its
+/// length), and the others.
+fn split_reply(replies: &[u8]) -> (&[u8], &[u8], &[u8]) {
+    let (reply, rest) = split_field(replies);
+    let (shown, rest) = split_field(rest);
+    (reply, shown, rest)
+}
+
+fn split_field(fields: &[u8]) -> (&[u8], &[u8]) {
+    let (len, rest) = fields.split_at(REPLY_LEN_BYTES);
     let len = len.iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
     rest.split_at(len)
 }

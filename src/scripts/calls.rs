@@ -3,6 +3,7 @@
 use super::script::Call;
 use crate::commands::arguments;
 use crate::commands::effects::Message;
+use crate::commands::monitor_line;
 use crate::commands::table::{self, Command, NO_SCRIPT, Runs, WRITE};
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
@@ -30,6 +31,12 @@ pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec
         check(row, session)?;
         let began = Instant::now();
         let outcome = dispatch(context, session, (row, call), &mut bytes);
+        if context.effects.is_monitored && monitor_line::is_shown(row) {
+            // With what it changed: SELECT is shown with the database that it selected.
+            let (now_us, database) = (crate::clock::unix_us(), session.database);
+            let line = monitor_line::line(now_us, database, monitor_line::SCRIPT, row, call.arguments());
+            context.effects.shown.extend_from_slice(&line);
+        }
         let took_ns = began.elapsed().as_nanos() as u64;
         context.effects.note_ran(row.index(), took_ns, outcome.is_err());
         outcome

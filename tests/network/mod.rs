@@ -13,6 +13,7 @@ mod connections;
 mod cuts;
 mod deadlines;
 mod fairness;
+mod held_executor;
 mod large_replies;
 mod large_values;
 mod limits;

@@ -5,24 +5,28 @@
 use crate::commands::arguments::is_option;
 use crate::commands::table::{ADMIN, Command};
 use crate::protocol::Arguments;
-use crate::registry::clients::Client;
+use std::fmt::Display;
 use std::io::Write;
 
 /// What stands for a password.
 const REDACTED: &[u8] = b"(redacted)";
 
 /// Whether MONITOR shows a command at all: administration is too dangerous to be shown, says Redis.
-pub(super) fn is_shown(command: &Command) -> bool {
+pub fn is_shown(command: &Command) -> bool {
     !command.flags.has(ADMIN)
 }
 
-/// A command as clients that monitor get it: a simple string in both versions of the protocol.
-pub(super) fn line(now_us: u64, database: u8, client: &Client, command: &Command, arguments: Arguments<'_>) -> Vec<u8> {
+/// Who has a command run, where it is a script.
+pub const SCRIPT: &str = "lua";
+
+/// A command as clients that monitor get it: a simple string in both versions of the protocol. `caller` is its client's
+/// address, or [`SCRIPT`].
+pub fn line(now_us: u64, database: u8, caller: impl Display, command: &Command, arguments: Arguments<'_>) -> Vec<u8> {
     let hidden = passwords(command, arguments);
     let (seconds, us) = (now_us / 1_000_000, now_us % 1_000_000);
     // Writing to a vector does not fail.
     let mut line = Vec::with_capacity(64);
-    let _ = write!(line, "+{seconds}.{us:06} [{database} {}]", client.address);
+    let _ = write!(line, "+{seconds}.{us:06} [{database} {caller}]");
     for (place, argument) in arguments.iter().enumerate() {
         line.push(b' ');
         quote(if hidden.contains(&place) { REDACTED } else { argument }, &mut line);
