@@ -20,6 +20,7 @@ use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, P
 use crate::registry::admin_threads::AdminThreads;
 use crate::registry::clients::Clients;
 use crate::registry::inboxes::Posted;
+use crate::registry::listening::{self, ListenError, Listening};
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::Tracking;
 use crate::scripts::function_libraries::{self, Libraries};
@@ -35,12 +36,10 @@ use crate::topology::{self, CoreMap, CoreMapOverrides, CpuId, CpuSet, NodeId, Ro
 use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::BuildHasher;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -75,8 +74,8 @@ pub struct ServerState {
     pub run_id: String,
     /// When the server started, Unix milliseconds.
     pub started_at_ms: u64,
-    /// The port that is listened on (the setting may be 0: any).
-    pub port: u16,
+    /// Where clients connect.
+    pub listening: Arc<Listening>,
     /// What is counted for the whole server.
     pub totals: Totals,
     /// SAVE and BGSAVE.
@@ -193,14 +192,8 @@ pub enum ServerError {
     Shard { path: PathBuf, error: DatabaseError },
     #[error("RocksDB cannot start ({0}); this is a fault of the build or of the machine")]
     Resources(DatabaseError),
-    #[error(
-        "--bind {name} is not an address of this machine ({error}); give an IP address or a host name that resolves"
-    )]
-    UnknownAddress { name: String, error: std::io::Error },
-    #[error("no address to listen on is left of --bind; give one without a leading '-'")]
-    NoAddress,
-    #[error("cannot listen on {address} ({error}); choose another address with --bind and --port")]
-    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("{0}")]
+    Listen(#[from] ListenError),
     #[error("a thread cannot be started ({0}); raise the limit of processes (ulimit -u)")]
     Thread(std::io::Error),
     #[error(
@@ -762,65 +755,6 @@ fn machine_memory_bytes() -> u64 {
     total.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
 }
 
-/// The addresses that `bind` names, with whether each may be missing on this machine (a leading `-`).
-fn addresses_of(settings: &Settings) -> Result<Vec<SocketAddr>, ServerError> {
-    let mut addresses = Vec::new();
-    for name in &settings.bind {
-        let (optional, host) = name
-            .strip_prefix('-')
-            .map_or((false, name.as_str()), |host| (true, host));
-        let host = match host {
-            "*" => "0.0.0.0",
-            "::*" => "::",
-            host => host,
-        };
-        match (host, settings.port).to_socket_addrs() {
-            Ok(found) => addresses.extend(found.filter(|address| !optional || preflight::is_usable(*address))),
-            Err(_) if optional => {}
-            Err(error) => {
-                return Err(ServerError::UnknownAddress {
-                    name: name.clone(),
-                    error,
-                });
-            }
-        }
-    }
-    if addresses.is_empty() {
-        Err(ServerError::NoAddress)
-    } else {
-        Ok(addresses)
-    }
-}
-
-/// Listens on all addresses; a port of 0 is chosen by the first and then used by all. Returns the port too.
-fn listen(mut addresses: Vec<SocketAddr>, backlog: i32) -> Result<(Vec<OwnedFd>, u16), ServerError> {
-    let mut listeners = Vec::new();
-    let mut port = addresses[0].port();
-    for address in &mut addresses {
-        address.set_port(port);
-        let open = || -> std::io::Result<Socket> {
-            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-            if address.is_ipv6() {
-                socket.set_only_v6(true)?;
-            }
-            socket.set_reuse_address(true)?;
-            socket.bind(&(*address).into())?;
-            socket.listen(backlog)?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|error| ServerError::Listen {
-            address: *address,
-            error,
-        })?;
-        if let Some(bound) = socket.local_addr().ok().and_then(|bound| bound.as_socket()) {
-            port = bound.port();
-        }
-        listeners.push(socket.into());
-    }
-    Ok((listeners, port))
-}
-
 /// Runs a server until it is told to stop. `set_log_level` is called when CONFIG SET changed the level.
 pub fn run(
     settings: Settings,
@@ -830,7 +764,7 @@ pub fn run(
     crate::panics::end_process_on_panic();
     let settings = SharedSettings::new(settings);
     let current = settings.snapshot();
-    let addresses = addresses_of(&current)?;
+    let addresses = listening::addresses_of(&current)?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(ServerError::Signals)?;
     let (mut stores, cleared) = Stores::open(&settings, &addresses, current.maxclients as usize)?;
     cleared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -846,7 +780,8 @@ pub fn run(
     let report = preflight::wake_self_test(&cpus)?;
     tracing::info!(%report, "wakes between threads work");
 
-    let (listeners, port) = listen(addresses, i32::try_from(current.tcp_backlog).unwrap_or(i32::MAX))?;
+    let (listeners, port) = listening::listen(&addresses, current.tcp_backlog)?;
+    let (listening, listening_changes) = Listening::new(port);
     let network_cpus: Vec<usize> = stores.core_map.network.iter().map(|cpu| cpu.number()).collect();
     let state = Arc::new(ServerState {
         settings: settings.clone(),
@@ -865,7 +800,7 @@ pub fn run(
         resources: Arc::clone(&stores.resources),
         run_id: random_hex(),
         started_at_ms: crate::clock::unix_ms(),
-        port,
+        listening,
         totals: Totals::default(),
         saves: Arc::default(),
         admin_threads: AdminThreads::new(stores.core_map.background.clone()),
@@ -881,6 +816,8 @@ pub fn run(
         network_cpus.iter().map(|_| flume::bounded(ACCEPTED_MAX)).unzip();
     let mut acceptor = Some(Acceptor {
         listeners,
+        addresses,
+        changes: listening_changes,
         executors: accepted_senders,
     });
     let inboxes = std::mem::take(&mut stores.inboxes);

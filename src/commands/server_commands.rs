@@ -4,12 +4,14 @@ use crate::clock;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::glob;
 use crate::commands::table::{self, COMMANDS, Command, Keys, Merge, MoreKeys, READ, Runs};
-use crate::config::Settings;
+use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::network::session::{NetworkContext, Until, WaitHere};
 use crate::number::parse_double;
 use crate::observe::info as info_report;
 use crate::protocol::{Reply, Version};
+use crate::registry::listening::Listening;
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -332,18 +334,69 @@ pub fn config_set(context: &mut NetworkContext<'_>) -> Outcome {
         return Err(CommandError::Syntax);
     }
     let pairs: Vec<(&[u8], &[u8])> = pairs.iter().map(|[name, value]| (*name, *value)).collect();
-    let changed = context.server.settings.update(|settings| settings.set_live(&pairs));
+    let (settings, client_id) = (&context.server.settings, context.session.client.id);
+    if pairs.iter().any(|(name, _)| is_address(name)) {
+        let mut wanted = Settings::clone(&settings.snapshot());
+        wanted
+            .set_live(&pairs)
+            .map_err(|error| CommandError::text(error.to_string()))?;
+        let (listening, settings) = (Arc::clone(&context.server.listening), settings.clone());
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = pairs
+            .iter()
+            .map(|(name, value)| (name.to_vec(), value.to_vec()))
+            .collect();
+        context.deferred = Some(Box::new(move || {
+            let pairs: Vec<(&[u8], &[u8])> = pairs.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            let set = listen_on(&listening, &wanted, &pairs).and_then(|()| set_settings(&settings, &pairs, client_id));
+            ok_or_error(set)
+        }));
+        return Ok(());
+    }
+    set_settings(settings, &pairs, client_id)?;
+    context.reply.ok();
+    Ok(())
+}
+
+/// Whether a setting says where the server listens.
+fn is_address(name: &[u8]) -> bool {
+    is_option(name, "BIND") || is_option(name, "PORT")
+}
+
+/// Listens where the settings say that some pairs of CONFIG SET make. Blocks.
+fn listen_on(listening: &Listening, wanted: &Settings, pairs: &[(&[u8], &[u8])]) -> Outcome {
+    listening.change(wanted).map_err(|error| {
+        tracing::warn!(%error, "CONFIG SET of addresses failed");
+        let first = pairs.iter().map(|(name, _)| *name).find(|name| is_address(name));
+        let name = CommandError::quoted(first.unwrap_or_default());
+        let why = match is_option(name.as_bytes(), "PORT") {
+            true => "Unable to listen on this port. Check server logs.",
+            false => "Failed to bind to specified addresses.",
+        };
+        CommandError::text(format!(
+            "ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"
+        ))
+    })
+}
+
+fn set_settings(settings: &SharedSettings, pairs: &[(&[u8], &[u8])], client_id: u64) -> Outcome {
+    let changed = settings.update(|settings| settings.set_live(pairs));
     let changed = changed.map_err(|error| CommandError::text(error.to_string()))?;
     if !changed.is_empty() {
         // Names only: a value may be a password.
-        tracing::info!(
-            client = context.session.client.id,
-            settings = changed.join(" "),
-            "CONFIG SET"
-        );
+        tracing::info!(client = client_id, settings = changed.join(" "), "CONFIG SET");
     }
-    context.reply.ok();
     Ok(())
+}
+
+/// OK or an error, which are the same in both protocols.
+fn ok_or_error(outcome: Outcome) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut reply = Reply::new(&mut bytes, Version::Resp2);
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error.to_string()),
+    }
+    bytes
 }
 
 /// CONFIG REWRITE, on a thread that may wait for the disk.
@@ -352,14 +405,8 @@ pub fn config_rewrite(context: &mut NetworkContext<'_>) -> Outcome {
     let file = context.server.config_file.clone().ok_or_else(no_file)?;
     let settings = context.server.settings.snapshot();
     context.deferred = Some(Box::new(move || {
-        let mut bytes = Vec::new();
-        // OK and errors are the same in both protocols.
-        let mut reply = Reply::new(&mut bytes, Version::Resp2);
-        match settings.rewrite(&file) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(format!("ERR Rewriting config file: {error}")),
-        }
-        bytes
+        let rewritten = settings.rewrite(&file);
+        ok_or_error(rewritten.map_err(|error| CommandError::text(format!("ERR Rewriting config file: {error}"))))
     }));
     Ok(())
 }

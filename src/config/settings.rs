@@ -154,12 +154,12 @@ settings! {
 
     /// The addresses to listen on; one with `-` before it may be missing on this machine.
     bind: Vec<String> = "127.0.0.1 -::1" {
-        name: "bind", range: None, unit: "", changes: Changes::AtStart,
+        name: "bind", range: None, unit: "", changes: Changes::Live,
     }
 
     /// The TCP port for clients; 0 lets the kernel choose a free one.
     port: u16 = "6379" {
-        name: "port", range: Some(0..=65_535), unit: "", changes: Changes::AtStart,
+        name: "port", range: Some(0..=65_535), unit: "", changes: Changes::Live,
     }
 
     /// The directory that holds all data; it is created if it does not exist.

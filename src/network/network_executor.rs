@@ -22,6 +22,7 @@ use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Limits, Parsed, Reply};
 use crate::registry::inboxes::Posted;
+use crate::registry::listening;
 use crate::registry::subscribers::Subscriptions;
 use crate::server::ServerState;
 use futures_lite::AsyncRead;
@@ -30,7 +31,7 @@ use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -130,7 +131,11 @@ pub struct NetworkParts {
 /// The listeners, and where the connections go.
 pub struct Acceptor {
     /// Bound and listening sockets.
-    pub listeners: Vec<std::os::fd::OwnedFd>,
+    pub listeners: Vec<OwnedFd>,
+    /// What they listen on.
+    pub addresses: Vec<SocketAddr>,
+    /// CONFIG SET of other addresses.
+    pub changes: flume::Receiver<listening::Change>,
     /// By network executor.
     pub executors: Vec<flume::Sender<AcceptedTcpStream>>,
 }
@@ -194,13 +199,7 @@ impl NetworkExecutor {
             glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)),
         ];
         if let Some(acceptor) = parts.acceptor {
-            let senders = Rc::new(acceptor.executors);
-            for listener in acceptor.listeners {
-                let listener = socket::listener_from(listener);
-                tasks.push(glommio::spawn_local(
-                    Rc::clone(&executor).accept(listener, Rc::clone(&senders)),
-                ));
-            }
+            tasks.push(glommio::spawn_local(Rc::clone(&executor).listen(acceptor)));
         }
         executor.keep_house().await;
         let give_up_at = Instant::now() + CLOSE_MAX;
@@ -479,6 +478,61 @@ impl NetworkExecutor {
         }
         connection.output.borrow_mut().writer_waits = false;
         connection.wake_reader();
+    }
+
+    /// Accepts connections on all listeners, and on others when CONFIG SET says so.
+    async fn listen(self: Rc<Self>, acceptor: Acceptor) {
+        let Acceptor {
+            listeners,
+            mut addresses,
+            changes,
+            executors,
+        } = acceptor;
+        let executors = Rc::new(executors);
+        let mut open = self.accept_on(listeners, &executors);
+        while let Ok(change) = changes.recv_async().await {
+            // Before the new ones: they may have addresses in common.
+            for (listener, task) in open.drain(..) {
+                task.cancel().await;
+                // The ring may know of the socket a little longer, and it must not be in the way.
+                socket::shutdown(listener.as_raw_fd());
+            }
+            let backlog = self.settings.borrow().tcp_backlog;
+            let answer = match listening::listen(&change.addresses, backlog) {
+                Ok((listeners, port)) => {
+                    open = self.accept_on(listeners, &executors);
+                    addresses = change.addresses;
+                    // A port that was chosen is kept if the next change fails.
+                    addresses.iter_mut().for_each(|address| address.set_port(port));
+                    Ok(port)
+                }
+                Err(error) => {
+                    match listening::listen(&addresses, backlog) {
+                        Ok((listeners, _)) => open = self.accept_on(listeners, &executors),
+                        Err(error) => tracing::error!(%error, "the server cannot listen any more where it did"),
+                    }
+                    Err(error)
+                }
+            };
+            // Whoever asked waits for it.
+            let _ = change.answer.send(answer);
+        }
+    }
+
+    /// Begins to accept connections on listeners; each comes back with the task that does it.
+    fn accept_on(
+        self: &Rc<Self>,
+        listeners: Vec<OwnedFd>,
+        executors: &Rc<Vec<flume::Sender<AcceptedTcpStream>>>,
+    ) -> Vec<(OwnedFd, glommio::Task<()>)> {
+        let begin = |listener: OwnedFd| {
+            let own = listener
+                .try_clone()
+                .inspect_err(|error| tracing::error!(%error, "an address is not listened on"));
+            let accept = Rc::clone(self).accept(socket::listener_from(own.ok()?), Rc::clone(executors));
+            Some((listener, glommio::spawn_local(accept)))
+        };
+        listeners.into_iter().filter_map(begin).collect()
     }
 
     /// Accepts connections and gives each to the executor that has the fewest.

@@ -332,7 +332,7 @@ fn write_server(server: &ServerState, lines: &mut Lines) {
     lines.add("multiplexing_api", "io_uring");
     lines.add("process_id", std::process::id());
     lines.add("run_id", &server.run_id);
-    lines.add("tcp_port", server.port);
+    lines.add("tcp_port", server.listening.port());
     lines.add("server_time_usec", now_us);
     lines.add("uptime_in_seconds", uptime_s);
     lines.add("uptime_in_days", uptime_s / 86_400);

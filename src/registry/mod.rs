@@ -4,5 +4,6 @@
 pub mod admin_threads;
 pub mod clients;
 pub mod inboxes;
+pub mod listening;
 pub mod subscribers;
 pub mod tracked_keys;

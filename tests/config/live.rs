@@ -21,7 +21,6 @@ fn errors_are_redis_error_lines_and_change_nothing() {
         (vec!["foo", "1"], unknown("foo")),
         (vec!["timeout", "3", "foo", "1"], unknown("foo")),
         (vec!["x\r\ny", "1"], unknown("x  y")),
-        (vec!["port", "6380"], failed("port", immutable)),
         (vec!["tcp-backlog", "511"], failed("tcp-backlog", immutable)),
         (vec!["TCP-Backlog", "511"], failed("TCP-Backlog", immutable)),
         (vec!["dir", "/tmp"], failed("dir", immutable)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::harness::client::REPLY_SECONDS_MAX;
 use crate::harness::server::{Server, allowed_cpus};
 
+mod addresses;
 mod backpressure;
 mod clients;
 mod connections;
