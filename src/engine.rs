@@ -20,6 +20,9 @@
 //! # }
 //! ```
 //!
+//! A bug in one of the engine's threads (a panic outside of a command) ends the process: what they share with the
+//! caller's is then not to be relied on, and opening the directory again recovers everything that was acknowledged.
+//!
 //! The futures need no particular runtime. Cloning an [`Engine`] is cheap; a call waits for its storage executors only.
 
 use crate::channel::link::{Credits, Links};

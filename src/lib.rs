@@ -33,6 +33,7 @@
 //! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
 //! - [`topology`]: which executor goes on which core.
 //! - [`observe`]: counters, histograms, INFO.
+//! - [`panics`]: what becomes of a bug: the command, or the process, ends.
 //! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and
 //!   stop.
 //! - [`engine`]: the same storage executors for a program that embeds them, without TCP.

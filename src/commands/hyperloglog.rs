@@ -472,7 +472,11 @@ fn pfcount_one(context: &mut Context<'_>, key: &[u8]) -> Outcome {
         context.reply.integer(count as i64);
         return Ok(());
     }
-    if let Some((mut sketch, deadline_ms)) = read(context, key)? {
+    // The same look-up once more.
+    let touched = context.view.touched();
+    let read = read(context, key)?;
+    context.view.uncount_look_ups(touched);
+    if let Some((mut sketch, deadline_ms)) = read {
         let count = count(&sketch.0)?;
         sketch.cache_count(count);
         // A shard that takes no writes for now can answer all the same.

@@ -509,6 +509,14 @@ pub fn object_freq(context: &mut Context<'_>) -> Outcome {
 /// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record and, about, of its members, as on disk before they
 /// are compressed. All members count as much as the first ones do on average: five of them, as in Redis; all for 0.
 pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
+    let touched = context.view.touched();
+    let outcome = measure_memory(context);
+    // As in Redis: it is about the key, and does not use it.
+    context.view.uncount_look_ups(touched);
+    outcome
+}
+
+fn measure_memory(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let samples = match arguments.len() {
         3 => 5,

@@ -7,7 +7,7 @@
 use super::{Context, PartMark, scripting};
 use crate::commands::effects::EffectsMark;
 use crate::commands::random::Random;
-use crate::commands::table::{Command, READ, RUNS_SCRIPT};
+use crate::commands::table::{Command, RUNS_SCRIPT};
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
 use crate::panics::{self, Panicked};
@@ -300,7 +300,7 @@ impl Part {
             context.reply.truncate(self.reply_at);
             context.reply.error(error.to_string());
         }
-        if !command.flags.has(READ) {
+        if !command.counts_look_ups() {
             context.view.uncount_look_ups(self.touched);
         }
         let took_ns = self.began.elapsed().as_nanos() as u64;

@@ -54,6 +54,8 @@ pub const BLOCKING: Flags = Flags(1 << 13);
 pub const QUIET: Flags = Flags(1 << 14);
 /// Refused where `enable-debug-command` does not allow it. Not shown.
 pub const PROTECTED: Flags = Flags(1 << 21);
+/// Writes, and its look-ups count as hits and misses all the same, as in Redis: it answers what was there. Not shown.
+pub const COUNTS_LOOK_UPS: Flags = Flags(1 << 22);
 /// Runs a script, which may call any command. Not shown.
 pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
 
@@ -352,7 +354,10 @@ impl Command {
 
     /// Whether its look-ups are counted as hits and misses; one that runs others has taken out what is not.
     pub fn counts_look_ups(&self) -> bool {
-        self.flags.has(READ) || matches!(self.runs, Exec(_))
+        [READ, COUNTS_LOOK_UPS, RUNS_SCRIPT]
+            .iter()
+            .any(|flag| self.flags.has(*flag))
+            || matches!(self.runs, Exec(_))
     }
 
     /// The handler that runs on a storage executor, if there is one.
@@ -487,10 +492,10 @@ pub static COMMANDS: &[Command] = &[
     command("decr",             2, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::decr),              ("string", "1.0.0", "Decrements the integer value of a key by one. Uses 0 as initial value if the key doesn't exist.")),
     command("decrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::decrby),            ("string", "1.0.0", "Decrements a number from the integer value of a key. Uses 0 as initial value if the key doesn't exist.")),
     command("get",              2, READ_FAST,       Keys::at(1),          Shard(strings::get),               ("string", "1.0.0", "Returns the string value of a key.")),
-    command("getdel",           2, WRITE_FAST,      Keys::at(1),          Shard(strings::getdel),            ("string", "6.2.0", "Returns the string value of a key after deleting the key.")),
-    command("getex",           -2, WRITE_FAST,      Keys::at(1),          Shard(strings::getex),             ("string", "6.2.0", "Returns the string value of a key after setting its expiration time.")),
+    command("getdel",           2, or(WRITE_FAST, COUNTS_LOOK_UPS),    Keys::at(1),          Shard(strings::getdel),            ("string", "6.2.0", "Returns the string value of a key after deleting the key.")),
+    command("getex",           -2, or(WRITE_FAST, COUNTS_LOOK_UPS),    Keys::at(1),          Shard(strings::getex),             ("string", "6.2.0", "Returns the string value of a key after setting its expiration time.")),
     command("getrange",         4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "2.4.0", "Returns a substring of the string stored at a key.")),
-    command("getset",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::getset),            ("string", "1.0.0", "Returns the previous string value of a key after setting it to a new value.")),
+    command("getset",           3, or(WRITE_OOM_FAST, COUNTS_LOOK_UPS),  Keys::at(1),          Shard(strings::getset),            ("string", "1.0.0", "Returns the previous string value of a key after setting it to a new value.")),
     command("incr",             2, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incr),              ("string", "1.0.0", "Increments the integer value of a key by one. Uses 0 as initial value if the key doesn't exist.")),
     command("incrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrby),            ("string", "1.0.0", "Increments the integer value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
     command("incrbyfloat",      3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrbyfloat),       ("string", "2.6.0", "Increment the floating point value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
@@ -702,7 +707,7 @@ pub static COMMANDS: &[Command] = &[
     command("renamenx",         3, WRITE_FAST,      Keys::range(1, 2, 1), Transaction(keys::renamenx),       ("generic", "1.0.0", "Renames a key only when the target key name doesn't exist.")),
     command("restore",         -4, or(WRITE_OOM, DANGEROUS), Keys::at(1), Shard(dump::restore),              ("generic", "2.6.0", "Creates a key from the serialized representation of a value.")),
     command("scan",            -2, or(READ, LOW_PRIORITY), Keys::none(),  Cursor(keys::scan),                ("generic", "2.8.0", "Iterates over the key names in the database.")),
-    command("sort",          -2, or(WRITE_OOM, DANGEROUS), Keys::at(1).and(MoreKeys::SortStore), Transaction(sort::sort),           ("generic", "1.0.0", "Sorts the elements in a list, a set, or a sorted set, optionally storing the result.")),
+    command("sort",          -2, or(or(WRITE_OOM, DANGEROUS), COUNTS_LOOK_UPS), Keys::at(1).and(MoreKeys::SortStore), Transaction(sort::sort),           ("generic", "1.0.0", "Sorts the elements in a list, a set, or a sorted set, optionally storing the result.")),
     command("sort_ro",       -2, or(READ, DANGEROUS), Keys::at(1),          Shard(sort::sort_ro),              ("generic", "7.0.0", "Returns the sorted elements of a list, a set, or a sorted set.")),
     command("swapdb",           3, or(WRITE_FAST, DANGEROUS), Keys::none(), All(keys::swapdb, AllOk),        ("server", "4.0.0", "Swaps two Redis databases.")),
     command("touch",           -2, READ_FAST,       Keys::range(1, -1, 1), Transaction(keys::exists),         ("generic", "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed.")),

@@ -633,8 +633,7 @@ impl NetworkExecutor {
                 let next = transactions.waiting.pop_front();
                 next.and_then(|next| Some((next, transactions.under_way.get_mut(next)?.take()?)))
             };
-            // Without one the transaction keeps its locks, as nothing is known of it any more: the thread has died with
-            // it.
+            // The thread answers in any case: a panic of its own would have ended the process.
             if let Ok((coordination, outcome)) = ran {
                 executor.write(number, coordination, outcome);
             }

@@ -64,7 +64,12 @@ impl NetworkExecutor {
         arguments: Arguments<'_>,
         now: Instant,
     ) -> Taken {
-        let command = match find_command(arguments) {
+        let found = find_command(arguments);
+        // CLIENT LIST shows it although it may be refused.
+        let row = found.as_ref().map_or_else(|(row, _)| *row, |row| Some(*row));
+        let shown = row.map_or(u64::MAX, |row| row.index() as u64);
+        connection.client.last_command.set(shown);
+        let command = match found {
             Ok(command) if command.flags.has(PROTECTED) && !self.may_debug(connection) => {
                 self.refuse(connection, Some(command), &CommandError::text(DEBUG_NOT_ALLOWED));
                 return Taken::Yes;
@@ -117,7 +122,6 @@ impl NetworkExecutor {
             return Taken::Paused;
         }
         connection.client.commands.add(1);
-        connection.client.last_command.set(command.index() as u64);
         if in_multi && is_queued(command) {
             self.queue(connection, command, arguments);
             return Taken::Yes;
@@ -741,10 +745,9 @@ fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'
         command = table::find_subcommand(command, name).ok_or_else(|| {
             let shown = CommandError::quoted(&name[..name.len().min(UNKNOWN_COMMAND_SHOWN_MAX)]);
             let help = command.name.to_ascii_uppercase();
-            (
-                Some(command),
-                CommandError::text(format!("ERR unknown subcommand '{shown}'. Try {help} HELP.")),
-            )
+            // Counted for no command, as in Redis.
+            let error = CommandError::text(format!("ERR unknown subcommand '{shown}'. Try {help} HELP."));
+            (None, error)
         })?;
     }
     match command.accepts(arguments.len()) && !matches!(command.runs, Runs::Container) {

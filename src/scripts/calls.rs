@@ -30,7 +30,11 @@ pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec
     let outcome = find(call.arguments()).and_then(|row| {
         check(row, session)?;
         let began = Instant::now();
+        let touched = context.view.touched();
         let outcome = dispatch(context, session, (row, call), &mut bytes);
+        if !row.counts_look_ups() {
+            context.view.uncount_look_ups(touched);
+        }
         if context.effects.is_monitored && monitor_line::is_shown(row) {
             // With what it changed: SELECT is shown with the database that it selected.
             let (now_us, database) = (crate::clock::unix_us(), session.database);

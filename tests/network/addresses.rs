@@ -41,13 +41,13 @@ fn addresses_change(address: SocketAddr) {
         "{settings}"
     );
     // A port that somebody has.
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let taken = taken.local_addr().expect("it is bound").port();
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", taken));
+    let somebody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let taken = somebody.local_addr().expect("it is bound").port();
     assert_eq!(
         set(&mut client, &["port", &taken.to_string()]),
         "(error) ERR CONFIG SET failed (possibly related to argument 'port') - Unable to listen on this port. Check server logs."
     );
+    drop(somebody);
     assert!(connects(address));
     // Other ports and all addresses; who is connected stays.
     let port = free_address().port();
