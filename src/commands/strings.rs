@@ -193,11 +193,13 @@ pub fn getset(context: &mut Context<'_>) -> Outcome {
 /// GETDEL key
 pub fn getdel(context: &mut Context<'_>) -> Outcome {
     context.reading(get)?;
+    let touched = context.view.touched();
     let key = context.arguments.get(1);
     if context.read_header(key)?.is_some() {
         context.delete(key)?;
         context.notify(EventClass::Generic, "del", key);
     }
+    context.view.uncount_look_ups(touched);
     Ok(())
 }
 
@@ -205,6 +207,14 @@ pub fn getdel(context: &mut Context<'_>) -> Outcome {
 pub fn getex(context: &mut Context<'_>) -> Outcome {
     let change = deadline_change(context.arguments)?;
     context.reading(get)?;
+    let touched = context.view.touched();
+    let outcome = change_deadline(context, change);
+    context.view.uncount_look_ups(touched);
+    outcome
+}
+
+/// The part of GETEX that does not get.
+fn change_deadline(context: &mut Context<'_>, change: DeadlineChange<'_>) -> Outcome {
     let (key, now_ms) = (context.arguments.get(1), context.now_ms);
     // The key is looked at before the time, as in Redis: an absent key answers nil to any amount.
     let Some(record) = context.read_header(key)? else {

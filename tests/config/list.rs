@@ -146,7 +146,7 @@ fn the_markdown_table_has_one_row_with_six_cells_per_setting() {
     for line in table.lines() {
         assert_eq!(line.matches('|').count(), 7, "{line}");
     }
-    let row = "| `port` | `6379` | a whole number from 0 to 65535 |  | no | The TCP port for clients; 0 lets the kernel choose a free one. |";
+    let row = "| `port` | `6379` | a whole number from 0 to 65535 |  | yes | The TCP port for clients; 0 lets the kernel choose a free one. |";
     assert!(table.lines().any(|line| line == row), "{table}");
     let row = "| `client-query-buffer-limit` | `1gb` | a size from 1mb to 4080mb | bytes | yes | ";
     assert!(table.lines().any(|line| line.starts_with(row)), "{table}");

@@ -92,6 +92,7 @@ fn every_setting_survives_the_way_through_the_file() {
             (Some(range), _) => range.end().to_string(),
             (None, "bind") => "* -::*".to_owned(),
             (None, "durability") => "always".to_owned(),
+            (None, "enable-debug-command") => "local".to_owned(),
             (None, "log-level") => "trace".to_owned(),
             (None, "coop-taskrun" | "protected-mode") => "no".to_owned(),
             (None, "script-rollback-on-error" | "script-undeclared-keys") => "yes".to_owned(),
