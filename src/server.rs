@@ -8,6 +8,7 @@ use crate::commands::table::COMMANDS;
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::executor::committer::Committer;
+use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::reclaimer::Reclaimer;
 use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor};
 use crate::executor::syncer::{SyncReport, Syncer};
@@ -430,7 +431,7 @@ impl Stores {
             let background = self.core_map.background.clone();
             let pin_to_background = move || {
                 if let Err(error) = topology::pin_current_thread(&background) {
-                    tracing::warn!(%error, "a syncer, committer or reclaimer could not be pinned to the background cores");
+                    tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
                 }
             };
             let name = format!("syncer-{number}");
@@ -450,7 +451,7 @@ impl Stores {
                 thread,
                 writes_min: self.background_commit_writes(&settings.snapshot(), number),
             };
-            let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background);
+            let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
             let metrics = Arc::new(StorageMetrics {
                 cpu,
                 commands: COMMANDS.iter().map(|_| CommandMetrics::default()).collect(),
@@ -465,6 +466,11 @@ impl Stores {
                 });
                 shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
             }
+            let watched = own.iter().zip(&shard_metrics).map(|(shard, metrics)| Watched {
+                database: Arc::clone(shard.database()),
+                metrics: Arc::clone(metrics),
+            });
+            let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
             let mut own = Shards::new(own, shard_count, Arc::clone(&self.tracking));
             own.set_scripts(Arc::clone(&self.scripts), number);
             own.waiters = Waiters::new(Arc::clone(&self.clients));
@@ -477,6 +483,7 @@ impl Stores {
                 committer,
                 syncer: syncer.map_err(ServerError::Thread)?,
                 reclaimer: reclaimer.map_err(ServerError::Thread)?,
+                disk_watch: disk_watch.map_err(ServerError::Thread)?,
                 settings: settings.clone(),
                 pubsub: Arc::clone(&self.pubsub),
                 tracking: Arc::clone(&self.tracking),

@@ -6,16 +6,11 @@ use crate::commands::{Context, hash};
 use crate::config::Durability;
 use crate::error::CommandError;
 use crate::executor::locks::Mode;
-use crate::faults;
-use crate::preflight;
 use crate::protocol::{Arguments, Reply, Version};
 use crate::scripts::interpreter;
 use crate::storage::expiry;
 use crate::storage::view::View;
-use std::time::{Duration, Instant};
-
-/// How often a shard's figures that cost RocksDB a lock are read.
-pub(super) const SLOW_FIGURES_INTERVAL: Duration = Duration::from_millis(1000);
+use std::time::Instant;
 
 impl StorageExecutor {
     /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard
@@ -176,7 +171,7 @@ impl StorageExecutor {
         let (syncs, sync_ns) = self.syncer.totals();
         self.metrics.syncs.set(syncs);
         self.metrics.sync_ns.set(sync_ns);
-        let slow_figures_due = Instant::now() >= self.slow_figures_at;
+        let are_full = self.disk_watch.take_new();
         for (place, (shard, metrics)) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics).enumerate() {
             metrics.state.set(shard.state().code());
             let counters = shard.records().counters();
@@ -189,28 +184,16 @@ impl StorageExecutor {
             metrics.committed_epoch.set(shard.committed_epoch());
             metrics.durable_epoch.set(self.syncer.durable_epoch(place));
             metrics.reclaims_pending.set(self.reclaimer.pending(place));
-            if slow_figures_due {
-                // What is in use is made again, once per interval.
+            if let Some(are_full) = &are_full {
+                // What is in use is made again, once per look.
                 shard.rest();
-                let database = shard.database();
-                metrics
-                    .file_bytes
-                    .set(database.property_sum(c"rocksdb.total-sst-files-size"));
-                metrics
-                    .memtable_bytes
-                    .set(database.property_sum(c"rocksdb.cur-size-all-mem-tables"));
-                metrics
-                    .pending_compaction_bytes
-                    .set(database.property_sum(c"rocksdb.estimate-pending-compaction-bytes"));
-                match preflight::free_bytes(database.path()).map(faults::free_bytes) {
-                    Ok(free) => shard.set_disk_full(free < preflight::FREE_BYTES_MIN),
-                    Err(error) => tracing::warn!(shard = shard.id().0, %error, "cannot read the disk's free space"),
+                if let Some(is_full) = are_full[place] {
+                    shard.set_disk_full(is_full);
                 }
             }
         }
-        if slow_figures_due {
+        if are_full.is_some() {
             self.shards.scripts().0.note_memory(interpreter::idle_memory());
-            self.slow_figures_at = Instant::now() + SLOW_FIGURES_INTERVAL;
         }
     }
 }

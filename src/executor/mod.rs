@@ -6,10 +6,11 @@
 //! key, [`waiters`] the lines they stand in; [`participant`] is this thread's part in transactions over several
 //! executors, in which the [`locks`] say who goes first. [`watches`] knows who watches which key, [`key_readers`] who
 //! has read it, and the [`outbox`] keeps what is to be published until the commit. The [`reclaimer`] gives the space of
-//! large deleted collections back.
+//! large deleted collections back, and the [`disk_watch`] looks how much there is.
 
 mod blocked_commands;
 pub mod committer;
+pub mod disk_watch;
 mod housekeeping;
 pub mod key_readers;
 pub mod locks;

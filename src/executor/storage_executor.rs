@@ -13,6 +13,7 @@ use crate::channel::message::Batch;
 use crate::commands::effects::Effects;
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::executor::committer::Committer;
+use crate::executor::disk_watch::DiskWatch;
 use crate::executor::outbox::Outbox;
 use crate::executor::participant::Parked;
 use crate::executor::reclaimer::Reclaimer;
@@ -51,6 +52,7 @@ pub struct StorageExecutor {
     pub(super) committer: CommitThread,
     pub(super) syncer: Syncer,
     pub(super) reclaimer: Reclaimer,
+    pub(super) disk_watch: DiskWatch,
     pub(super) settings: SharedSettings,
     pub(super) settings_version: u64,
     pub(super) current: Arc<Settings>,
@@ -79,7 +81,6 @@ pub struct StorageExecutor {
     /// What commands did that is not committed yet.
     pub(super) outbox: Outbox,
     pub(super) random: u64,
-    pub(super) slow_figures_at: Instant,
     /// A script has begun and waits for its next turn: its writes are staged, so nothing else may stage or commit.
     pub(super) script_is_open: bool,
     /// The script that comes next is known to be long and gets a turn of its own.
@@ -102,6 +103,8 @@ pub struct ExecutorParts {
     pub syncer: Syncer,
     /// Who gives the space of dead collections back.
     pub reclaimer: Reclaimer,
+    /// Looks at the disk.
+    pub disk_watch: DiskWatch,
     /// The settings.
     pub settings: SharedSettings,
     /// Where events and messages are published.
@@ -133,6 +136,7 @@ impl StorageExecutor {
             committer,
             syncer,
             reclaimer,
+            disk_watch,
             settings,
             pubsub,
             tracking,
@@ -153,6 +157,7 @@ impl StorageExecutor {
             committer,
             syncer,
             reclaimer,
+            disk_watch,
             settings,
             settings_version,
             metrics,
@@ -173,7 +178,6 @@ impl StorageExecutor {
             woken: Vec::new(),
             durable_waits: Vec::new(),
             random: crate::clock::unix_us() | 1,
-            slow_figures_at: Instant::now(),
             script_is_open: false,
             script_is_long: false,
             reports_waiting: Vec::new(),
@@ -267,6 +271,7 @@ impl StorageExecutor {
                 released.send_what_may_leave(batch);
             }
         }
+        self.disk_watch.stop();
         self.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();
