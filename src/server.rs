@@ -28,7 +28,8 @@ use crate::scripts::function_libraries::{self, Libraries};
 use crate::scripts::interpreter::{self, LoadLimit};
 use crate::scripts::registry::Scripts;
 use crate::slots::ShardId;
-use crate::storage::database::{Database, DatabaseError, Resources};
+use crate::storage::database::{Database, DatabaseError, OpenError, Opening, Resources};
+use crate::storage::log_check::Loss;
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
 use crate::storage::redo;
 use crate::storage::shard::Shard;
@@ -43,7 +44,7 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -191,6 +192,11 @@ pub enum ServerError {
     Manifest(#[from] ManifestError),
     #[error("{path} cannot be opened ({error}); check the disk, or restore the directory from a backup")]
     Shard { path: PathBuf, error: DatabaseError },
+    #[error(
+        "the log of a shard is damaged: {loss}; restore the data directory from a backup, or copy it and start once \
+         with --load-damaged-log to go on without what comes after the damage"
+    )]
+    DamagedLog { loss: Loss },
     #[error("RocksDB cannot start ({0}); this is a fault of the build or of the machine")]
     Resources(DatabaseError),
     #[error("{0}")]
@@ -362,19 +368,17 @@ impl Stores {
         );
         let resources = Arc::new(resources.map_err(ServerError::Resources)?);
         let value_cache_bytes = auto_bytes(current.value_cache_size, 16) / shard_count;
-        let mut shards = Vec::new();
-        for id in (0..manifest.shards).map(ShardId) {
-            let path = shard_path(data_dir, id.0);
-            let failed = |error| ServerError::Shard {
-                path: path.clone(),
-                error,
-            };
-            let database = Database::open(&path, &resources, new).map_err(failed)?;
-            if id.0 == 0 {
-                database.start_background_threads().map_err(failed)?;
-            }
-            shards.push(Shard::open(id, database, value_cache_bytes).map_err(failed)?);
-        }
+        let opening = Opening {
+            creates: new,
+            loads_damaged_log: current.load_damaged_log,
+        };
+        let began = Instant::now();
+        let mut shards = open_shards(data_dir, (&manifest, opening), &resources, value_cache_bytes)?;
+        tracing::info!(
+            shards = shards.len(),
+            took_ms = began.elapsed().as_millis(),
+            "the shards are open"
+        );
         if new {
             Manifest::mark_created(data_dir)?;
         }
@@ -647,6 +651,65 @@ fn start_executor(
             error: "its thread ended".to_owned(),
         }),
     }
+}
+
+/// Shards that are opened at once: each replays its log into memtables of its own.
+const SHARDS_OPENED_AT_ONCE_MAX: u16 = 16;
+
+/// Opens all shards, several at once, since much of that is waiting for the disk.
+fn open_shards(
+    data_dir: &Path,
+    (manifest, opening): (&Manifest, Opening),
+    resources: &Resources,
+    value_cache_bytes: usize,
+) -> Result<Vec<Shard>, ServerError> {
+    let next = AtomicU16::new(0);
+    let open_some = || {
+        let mut opened = Vec::new();
+        loop {
+            let id = ShardId(next.fetch_add(1, Ordering::Relaxed));
+            if id.0 >= manifest.shards {
+                return opened;
+            }
+            opened.push((id, open_shard(data_dir, id, opening, resources, value_cache_bytes)));
+        }
+    };
+    let mut opened = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..manifest.shards.min(SHARDS_OPENED_AT_ONCE_MAX))
+            .map(|_| scope.spawn(open_some))
+            .collect();
+        let opened = threads.into_iter().flat_map(|thread| match thread.join() {
+            Ok(opened) => opened,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        opened.collect::<Vec<_>>()
+    });
+    opened.sort_by_key(|(id, _)| *id);
+    let shards = opened.into_iter().map(|(_, shard)| shard);
+    shards.collect()
+}
+
+fn open_shard(
+    data_dir: &Path,
+    id: ShardId,
+    opening: Opening,
+    resources: &Resources,
+    value_cache_bytes: usize,
+) -> Result<Shard, ServerError> {
+    let path = shard_path(data_dir, id.0);
+    let failed = |error| ServerError::Shard {
+        path: path.clone(),
+        error,
+    };
+    let database = Database::open(&path, resources, opening).map_err(|error| match error {
+        OpenError::DamagedLog(loss) => ServerError::DamagedLog { loss },
+        OpenError::UnreadableLog(error) => failed(DatabaseError::Failed(format!("its log cannot be read: {error}"))),
+        OpenError::Database(error) => failed(error),
+    })?;
+    if id.0 == 0 {
+        database.start_background_threads().map_err(failed)?;
+    }
+    Shard::open(id, database, value_cache_bytes).map_err(failed)
 }
 
 /// After a crash in the middle of a SWAPDB the shard with the most swaps is right, and the others follow.

@@ -67,7 +67,7 @@ impl<P: Past> Judge<P> {
 mod tests {
     use super::*;
     use crate::slots::Slot;
-    use crate::storage::database::{Column, Database, Resources};
+    use crate::storage::database::{Column, Database, Opening, Resources};
     use crate::storage::encoding::{Type, member_key, meta_key};
     use std::cell::Cell;
     use std::ops::ControlFlow;
@@ -139,7 +139,11 @@ mod tests {
     fn compaction_drops_the_members_of_dead_versions_only() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
-        let database = Database::open(folder.path(), &resources, true).expect("a new database");
+        let opening = Opening {
+            creates: true,
+            ..Opening::default()
+        };
+        let database = Database::open(folder.path(), &resources, opening).expect("a new database");
         let mut writes = database.writes(0);
         let mut key = Vec::new();
         meta_key(&mut key, 0, Slot(5), b"alive");

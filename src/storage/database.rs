@@ -5,6 +5,7 @@
 
 use super::compaction::{Judge, Past};
 use super::encoding;
+use super::log_check::{self, LogState, Loss};
 use crate::faults;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
@@ -16,10 +17,10 @@ use rocksdb::{
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A column family; see [`super::encoding`] for what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,12 @@ const LEVEL_0_FILES_STOP: i32 = 48;
 /// Deleted entries that an iterator without bounds passes over at a time: behind the range there may be millions of
 /// them, which one with bounds never looks at.
 const SKIPPED_MAX: u64 = 64;
+
+/// Deleted entries that [`Database::has_keys`] passes over: milliseconds.
+const SKIPPED_TO_TELL_MAX: u64 = 10_000;
+
+/// An opening that takes longer is worth a line in the log.
+const SLOW_OPENING_MIN: Duration = Duration::from_millis(100);
 
 /// How long a flush may take before it is asked for again.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
@@ -176,15 +183,52 @@ pub struct Database {
     ran_full: AtomicBool,
     /// Held during a sync of the log; why one has failed, if one has.
     sync: Mutex<Option<DatabaseError>>,
+    /// The last operation that is known to be in the log on disk; every batch says it.
+    synced_sequence: AtomicU64,
+}
+
+/// Why a database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its log is damaged, and nothing was changed.
+    #[error("{0}")]
+    DamagedLog(Loss),
+    /// Its log could not be read.
+    #[error("its log cannot be read: {0}")]
+    UnreadableLog(#[from] std::io::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Database(#[from] DatabaseError),
+}
+
+impl From<rocksdb::Error> for OpenError {
+    fn from(error: rocksdb::Error) -> Self {
+        OpenError::Database(error.into())
+    }
+}
+
+/// How a database is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// It is created if it is not there.
+    pub creates: bool,
+    /// A log that is damaged before its end is replayed up to the damage, and not refused.
+    pub loads_damaged_log: bool,
 }
 
 impl Database {
-    /// Opens the database in `path`, creating it if `create`; recovery replays its log.
-    pub fn open(path: &Path, resources: &Resources, create: bool) -> Result<Arc<Database>, DatabaseError> {
+    /// Opens the database in `path`; recovery replays its log.
+    ///
+    /// # Errors
+    /// Among others, the log is damaged ([`log_check`]) and `opening` does not allow that.
+    pub fn open(path: &Path, resources: &Resources, opening: Opening) -> Result<Arc<Database>, OpenError> {
         faults::check().map_err(DatabaseError::Failed)?;
+        let began = Instant::now();
+        let log_bytes = check_log(path, opening)?;
+        let checked = began.elapsed();
         let mut options = Options::default();
-        options.create_if_missing(create);
-        options.create_missing_column_families(create);
+        options.create_if_missing(opening.creates);
+        options.create_missing_column_families(opening.creates);
         options.set_env(&resources.env);
         options.set_write_buffer_manager(&resources.write_buffers);
         options.set_max_background_jobs(resources.background_jobs);
@@ -197,7 +241,7 @@ impl Database {
         options.set_enable_pipelined_write(false);
         // Deleting files must not hold up the thread that drops the last reference, often an executor.
         options.set_avoid_unnecessary_blocking_io(true);
-        // A process that is killed loses the end of its last log record at most; what follows a tear is not applied.
+        // Up to the first record that cannot be read; `check_log` has told whether that is a tear.
         options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
         options.set_max_total_wal_size(resources.write_buffer_bytes as u64 * MEMTABLES_MAX as u64);
         // Spread write-back over time, so that a log sync finds little else to wait for.
@@ -208,6 +252,15 @@ impl Database {
             ColumnFamilyDescriptor::new(column.name(), column_options(column, resources, Arc::clone(&opened)))
         });
         let db = DB::open_cf_descriptors(&options, path, columns)?;
+        if began.elapsed() >= SLOW_OPENING_MIN {
+            tracing::info!(
+                path = %path.display(),
+                log_bytes,
+                check_ms = checked.as_millis(),
+                replay_ms = (began.elapsed() - checked).as_millis(),
+                "a shard's log was checked and replayed"
+            );
+        }
         let mut write_options = WriteOptions::default();
         write_options.set_no_slowdown(true);
         let read_options = ReadOptions::default();
@@ -218,6 +271,7 @@ impl Database {
             read_options,
             ran_full: AtomicBool::new(false),
             sync: Mutex::new(None),
+            synced_sequence: AtomicU64::new(0),
         });
         let _ = opened.set(Arc::downgrade(&database));
         Ok(database)
@@ -261,10 +315,9 @@ impl Database {
     /// An empty set of writes with room for `capacity` bytes.
     pub fn writes(&self, capacity: usize) -> Staging<'_> {
         let families = Column::ALL.map(|column| self.family(column));
-        Staging {
-            families,
-            writes: WriteBatch::with_capacity_bytes(capacity),
-        }
+        let mut writes = WriteBatch::with_capacity_bytes(capacity);
+        writes.put_log_data(log_check::sync_mark(self.synced_sequence.load(Ordering::Acquire)));
+        Staging { families, writes }
     }
 
     /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's
@@ -291,7 +344,10 @@ impl Database {
 
     fn sync_log_now(&self) -> Result<(), DatabaseError> {
         let sizes = faults::before_sync(&self.path)?;
+        // What is written during the sync may not be covered.
+        let sequence = self.db.latest_sequence_number();
         self.db.flush_wal(true)?;
+        self.synced_sequence.fetch_max(sequence, Ordering::AcqRel);
         faults::after_sync(&self.path, &sizes)
     }
 
@@ -344,6 +400,21 @@ impl Database {
             }
         }
         Ok(entries.status()?)
+    }
+
+    /// Whether a range has any key; `None` if so many deleted ones come first that it would take long to tell.
+    pub fn has_keys(&self, column: Column, (from, to): (&[u8], &[u8])) -> Result<Option<bool>, DatabaseError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(to);
+        options.set_iterate_lower_bound(from);
+        options.set_max_skippable_internal_keys(SKIPPED_TO_TELL_MAX);
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(column), options);
+        entries.seek_to_first();
+        match entries.status() {
+            Ok(()) => Ok(Some(entries.valid())),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A range to be read little by little, as it is now: from `from` (inclusive) to `to` (exclusive), or backwards.
@@ -664,6 +735,27 @@ impl Staging<'_> {
     }
 }
 
+/// Looks for damage in the log of the database in `path`, if there is one, before it is replayed. Returns its bytes.
+fn check_log(path: &Path, opening: Opening) -> Result<u64, OpenError> {
+    if !path.exists() {
+        return Ok(0);
+    }
+    let (state, bytes) = log_check::examine(path)?;
+    match state {
+        LogState::Whole => {}
+        LogState::Torn(loss) => {
+            tracing::warn!(
+                "a log ends early, as after a kill or a loss of power, and what was not synced is dropped: {loss}"
+            );
+        }
+        LogState::Damaged(loss) if opening.loads_damaged_log => {
+            tracing::error!("a damaged log is loaded up to the damage, and the rest is dropped: {loss}");
+        }
+        LogState::Damaged(loss) => return Err(OpenError::DamagedLog(loss)),
+    }
+    Ok(bytes)
+}
+
 fn column_options(column: Column, resources: &Resources, database: Arc<OnceLock<Weak<Database>>>) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&resources.block_cache);
@@ -780,6 +872,11 @@ mod tests {
     use super::*;
     use rand::Rng;
 
+    const CREATES: Opening = Opening {
+        creates: true,
+        loads_damaged_log: false,
+    };
+
     /// What a range has, or its first `count` entries.
     fn read(
         scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), DatabaseError>,
@@ -802,7 +899,7 @@ mod tests {
     fn a_kept_iterator_reads_what_a_new_one_does() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
-        let database = Arc::new(Database::open(folder.path(), &resources, true).expect("a new database"));
+        let database = Arc::new(Database::open(folder.path(), &resources, CREATES).expect("a new database"));
         let mut random = random::printed();
         let mut reader = RangeReader::default();
         let key_of = |number: u32| number.to_be_bytes();

@@ -14,6 +14,7 @@ pub mod fields;
 pub mod gaps;
 pub mod gathered;
 pub mod lifecycle;
+pub mod log_check;
 pub mod manifest;
 pub mod orders;
 pub mod pieces;

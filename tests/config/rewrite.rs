@@ -95,7 +95,7 @@ fn every_setting_survives_the_way_through_the_file() {
             (None, "enable-debug-command") => "local".to_owned(),
             (None, "log-level") => "trace".to_owned(),
             (None, "coop-taskrun" | "protected-mode") => "no".to_owned(),
-            (None, "script-rollback-on-error" | "script-undeclared-keys") => "yes".to_owned(),
+            (None, "load-damaged-log" | "script-rollback-on-error" | "script-undeclared-keys") => "yes".to_owned(),
             (None, "network-cores" | "storage-cores" | "background-cores") => "0,4-7".to_owned(),
             (None, "client-output-buffer-limit") => "normal 1 2 3".to_owned(),
             (None, "notify-keyspace-events") => "AKEn".to_owned(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use corelane::slots::{Slot, shard_of};
-use corelane::storage::database::{Column, Database, Resources};
+use corelane::storage::database::{Column, Database, Opening, Resources};
 use corelane::storage::encoding::{self, Counts, DATABASE_COUNT, Record};
 
 use super::shard_folders;
@@ -88,7 +88,11 @@ impl Contents {
 /// Opens a shard's database in `folder`, runs `work` and closes it.
 pub(crate) fn with_database<T>(folder: &Path, create: bool, work: impl FnOnce(&Arc<Database>) -> T) -> T {
     let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB can start");
-    let database = Database::open(folder, &resources, create).expect("the shard's database can be opened");
+    let opening = Opening {
+        creates: create,
+        ..Opening::default()
+    };
+    let database = Database::open(folder, &resources, opening).expect("the shard's database can be opened");
     let result = work(&database);
     database.stop_background_work();
     result

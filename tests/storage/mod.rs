@@ -14,6 +14,7 @@ mod background;
 #[cfg(feature = "fault-injection")]
 mod bugs;
 pub(crate) mod contents;
+mod damaged_logs;
 mod directory;
 #[cfg(feature = "fault-injection")]
 mod durability;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use corelane::slots::{ShardId, Slot};
-use corelane::storage::database::{Column, Database, DatabaseError, Direction, Resources};
+use corelane::storage::database::{Column, Database, DatabaseError, Direction, Opening, Resources};
 use corelane::storage::shard::{Owner, Shard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -177,7 +177,11 @@ fn an_order_in_memory_is_the_one_on_disk_whatever_becomes_of_the_writes() {
     for (cache_bytes, members) in [(0, None), (20_000, None), (1 << 20, None), (1 << 20, Some(1_000_000))] {
         let folder = tempfile::tempdir().expect("a temporary directory can be made");
         let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
-        let database = Database::open(folder.path(), &resources, true).expect("the database opens");
+        let opening = Opening {
+            creates: true,
+            ..Opening::default()
+        };
+        let database = Database::open(folder.path(), &resources, opening).expect("the database opens");
         let mut test = Test {
             random: StdRng::seed_from_u64(seed),
             shard: Shard::open(ShardId(0), database, cache_bytes).expect("the shard opens"),

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use corelane::executor::committer::Committer;
 use corelane::slots::{ShardId, Slot};
-use corelane::storage::database::{Database, DatabaseError, Resources, Writes};
+use corelane::storage::database::{Database, DatabaseError, Opening, Resources, Writes};
 use corelane::storage::encoding::{DATABASE_COUNT, Record};
 use corelane::storage::shard::{Shard, ShardState};
 use rand::rngs::StdRng;
@@ -74,7 +74,11 @@ struct Test {
 }
 
 fn open(path: &Path, resources: &Resources, committer: &Arc<Committer>, cache_bytes: usize, create: bool) -> Shard {
-    let database = Database::open(path, resources, create).expect("the database opens");
+    let opening = Opening {
+        creates: create,
+        ..Opening::default()
+    };
+    let database = Database::open(path, resources, opening).expect("the database opens");
     let mut shard = Shard::open(ShardId(0), database, cache_bytes).expect("the shard opens");
     shard.set_committer(Arc::clone(committer), 0);
     shard

@@ -1,0 +1,95 @@
+//! Logs that are damaged in their middle, and logs that merely end early: a server refuses the first with a sentence
+//! that says what would be lost, and starts with the second.
+
+use std::path::PathBuf;
+
+use super::{Node, shard_folders};
+
+/// The log file of a node's only shard.
+fn log_of(node: &Node) -> PathBuf {
+    let folder = shard_folders(&node.data_directory()).remove(0);
+    let files = std::fs::read_dir(folder).expect("the shard's folder can be read");
+    let paths = files.map(|file| file.expect("the shard's folder can be read").path());
+    let mut logs: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .collect();
+    logs.sort();
+    logs.pop().expect("the shard has a log")
+}
+
+/// A server on one shard that has set `key:0` to `key:99` and was killed.
+fn killed() -> Node {
+    let mut node = Node::started("--shards 1");
+    let mut client = node.connect();
+    for number in 0..100 {
+        assert_eq!(
+            client.command(&["SET", &format!("key:{number}"), "value"]).render(),
+            "OK"
+        );
+    }
+    node.kill_9();
+    node
+}
+
+/// Where the batch of a key's SET says its name in the log.
+fn place_of(log: &[u8], key: &str) -> usize {
+    let found = log.windows(key.len()).position(|window| window == key.as_bytes());
+    found.expect("the key is in the log")
+}
+
+fn keys(node: &Node) -> usize {
+    let answer = node.connect().command(&["DBSIZE"]).render();
+    answer
+        .trim_start_matches("(integer) ")
+        .parse()
+        .expect("DBSIZE answers a number")
+}
+
+#[test]
+fn a_log_with_a_flipped_bit_in_its_middle_is_refused_and_can_be_loaded_up_to_there() {
+    let mut node = killed();
+    let log = log_of(&node);
+    let mut bytes = std::fs::read(&log).expect("the log can be read");
+    let place = place_of(&bytes, "key:50");
+    bytes[place] ^= 0x10;
+    std::fs::write(&log, &bytes).expect("the log can be damaged");
+    for _ in 0..2 {
+        let (status, output) = node.start_refused("--shards 1", "");
+        assert_eq!(status.code(), Some(1), "{output}");
+        for said in [
+            "the log of a shard is damaged",
+            log.to_str().expect("a path in UTF-8"),
+            "49 readable ones come after it",
+            "restore the data directory from a backup",
+            "--load-damaged-log",
+        ] {
+            assert!(output.contains(said), "{said:?} is not said:\n{output}");
+        }
+        assert_eq!(
+            std::fs::read(&log).expect("the log can be read"),
+            bytes,
+            "it was not touched"
+        );
+    }
+    node.start("--shards 1 --load-damaged-log", "");
+    assert_eq!(keys(&node), 50);
+    let mut client = node.connect();
+    assert_eq!(client.command(&["GET", "key:49"]).render(), "\"value\"");
+    assert_eq!(client.command(&["GET", "key:51"]).render(), "(nil)");
+    assert_eq!(client.command(&["SET", "key:51", "again"]).render(), "OK");
+    node.kill_9();
+    // What was dropped is gone, and the log is whole again.
+    node.start("--shards 1", "");
+    assert_eq!(node.connect().command(&["GET", "key:51"]).render(), "\"again\"");
+}
+
+#[test]
+fn a_log_that_ends_in_the_middle_of_a_batch_is_loaded_without_asking() {
+    let mut node = killed();
+    let log = log_of(&node);
+    let bytes = std::fs::read(&log).expect("the log can be read");
+    let place = place_of(&bytes, "key:70");
+    std::fs::write(&log, &bytes[..place + 3]).expect("the log can be cut");
+    node.start("--shards 1", "");
+    assert_eq!(keys(&node), 70);
+}
