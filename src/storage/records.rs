@@ -160,6 +160,10 @@ pub struct Records {
     free: Vec<EntryIndex>,
     /// Entries of `meta` that have a value.
     present: usize,
+    /// Entries of `meta` that have left the table although the disk has their keys, or may have.
+    keys_left: u64,
+    /// The table has every key of the shard as long as this is the number of those that have left.
+    complete_at: Option<u64>,
     small: Fifo,
     main: Fifo,
     /// Hashes of records that left the small queue unused: one that comes back goes to the main queue at once.
@@ -183,6 +187,8 @@ impl Records {
             entries: Vec::new(),
             free: Vec::new(),
             present: 0,
+            keys_left: 0,
+            complete_at: None,
             small: Fifo::EMPTY,
             main: Fifo::EMPTY,
             ghosts: VecDeque::new(),
@@ -445,6 +451,8 @@ impl Records {
         lost.append(&mut self.staged.take());
         for index in lost {
             self.entries[index as usize].staged = false;
+            // The disk may have one whose deletion is taken back.
+            self.keys_left += u64::from(self.entries[index as usize].column == Column::Meta);
             self.forget(index);
         }
     }
@@ -461,6 +469,8 @@ impl Records {
         for index in chosen {
             let entry = &self.entries[index as usize];
             if !entry.staged && !entry.in_flight {
+                // The deletion of the range can be taken back.
+                self.keys_left += u64::from(entry.is_key());
                 self.remove(index);
             } else if entry.value.is_some() {
                 let (hash, column, key) = (entry.hash, entry.column, entry.key.clone());
@@ -487,6 +497,28 @@ impl Records {
     /// The number of keys that exist and are in memory.
     pub fn present(&self) -> usize {
         self.present
+    }
+
+    /// Whether every key of the shard is in the table, so that one that is not there does not exist. This is known from
+    /// what the table has let go, and not from any count.
+    #[inline]
+    pub fn is_complete(&self) -> bool {
+        self.complete_at == Some(self.keys_left)
+    }
+
+    /// The disk has no keys but those that are in the table.
+    pub fn set_complete(&mut self) {
+        self.complete_at = Some(self.keys_left);
+    }
+
+    /// How many keys have left the table although the disk has them, or may have.
+    pub fn keys_left(&self) -> u64 {
+        self.keys_left
+    }
+
+    /// When `keys_left` keys had left the table, the disk had no others than those in the table.
+    pub fn set_complete_since(&mut self, keys_left: u64) {
+        self.complete_at = Some(keys_left);
     }
 
     /// Whether the table is empty.
@@ -571,7 +603,9 @@ impl Records {
 
     /// Removes an entry of which other commands may see the write as the key's absence or as its value on disk.
     fn forget(&mut self, index: EntryIndex) {
-        self.forgotten_epoch = self.forgotten_epoch.max(self.entries[index as usize].epoch);
+        let entry = &self.entries[index as usize];
+        self.forgotten_epoch = self.forgotten_epoch.max(entry.epoch);
+        self.keys_left += u64::from(entry.is_key());
         self.remove(index);
     }
 

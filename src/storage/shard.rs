@@ -89,15 +89,23 @@ impl CountsByDatabase {
         self.0.iter().map(|counts| counts.keys).sum()
     }
 
-    /// Accounts for a record that becomes another (or none).
-    fn replace(&mut self, meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+    /// Accounts for a record that becomes another (or none). Returns false if that shows that a count was too low.
+    #[must_use]
+    fn replace(&mut self, meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> bool {
         let Some(counts) = self.0.get_mut(usize::from(meta_key[0])) else {
-            return;
+            return true;
         };
         let keys = |record: Option<&[u8]>| u64::from(record.is_some());
         let expires = |record: Option<&[u8]>| u64::from(record.is_some_and(|record| deadline_of(record) != 0));
-        counts.keys = (counts.keys + keys(new)).saturating_sub(keys(old));
-        counts.expires = (counts.expires + expires(new)).saturating_sub(expires(old));
+        let (keys, expires) = (
+            (counts.keys + keys(new)).checked_sub(keys(old)),
+            (counts.expires + expires(new)).checked_sub(expires(old)),
+        );
+        *counts = Counts {
+            keys: keys.unwrap_or(0),
+            expires: expires.unwrap_or(0),
+        };
+        keys.is_some() && expires.is_some()
     }
 }
 
@@ -109,6 +117,9 @@ struct WholeChanges {
     emptied: u16,
     /// The database map differs from the stored one.
     has_new_map: bool,
+    /// With databases emptied, if the table of records will have every key of the shard when that is committed: how
+    /// many keys had left the table then.
+    complete_at: Option<u64>,
 }
 
 /// How to take back a FLUSHDB, FLUSHALL or SWAPDB of the running command.
@@ -179,6 +190,8 @@ pub struct Shard {
     inner_marks: Vec<InnerMark>,
     counts: CountsByDatabase,
     counts_committed: CountsByDatabase,
+    /// A count was found wrong in this run: none is stored any more, so that the next start counts.
+    counts_are_wrong: bool,
     databases: DatabaseMap,
     databases_stored: DatabaseMap,
     /// Changes of the whole shard that are staged, and those of them that the running command has made.
@@ -259,8 +272,8 @@ enum Found {
 impl Shard {
     /// Takes over an open database; reads its counts and database map.
     pub fn open(id: ShardId, database: Arc<Database>, value_cache_bytes: usize) -> Result<Shard, DatabaseError> {
-        let mut counts = CountsByDatabase::default();
-        for (number, counts) in counts.0.iter_mut().enumerate() {
+        let mut counts_stored = CountsByDatabase::default();
+        for (number, counts) in counts_stored.0.iter_mut().enumerate() {
             let stored = database.get(Column::System, &Counts::key(number as u8), Counts::decode)?;
             *counts = match stored {
                 None => Counts::default(),
@@ -271,6 +284,11 @@ impl Shard {
                     )));
                 }
             };
+        }
+        let (counts, is_empty) = checked_counts(id, &database, counts_stored)?;
+        let mut records = Records::new(value_cache_bytes);
+        if is_empty {
+            records.set_complete();
         }
         let databases = match database.get(Column::System, DatabaseMap::KEY, DatabaseMap::decode)? {
             None => DatabaseMap::default(),
@@ -288,7 +306,7 @@ impl Shard {
         Ok(Shard {
             id,
             database,
-            records: Records::new(value_cache_bytes),
+            records,
             orders: Orders::new(value_cache_bytes / ORDERS_SHARE),
             gaps: Gaps::default(),
             ranges: RangeReader::default(),
@@ -305,7 +323,8 @@ impl Shard {
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
             counts,
-            counts_committed: counts,
+            counts_committed: counts_stored,
+            counts_are_wrong: false,
             databases,
             databases_stored: databases,
             whole: WholeChanges::default(),
@@ -598,7 +617,7 @@ impl Shard {
                 self.next_deadline_ms = self.next_deadline_ms.min(new_deadline);
             }
         }
-        self.counts.replace(&self.key, old, new);
+        let counts_were_right = self.counts.replace(&self.key, old, new);
         let note = reclaimer::note_of_dead_version(&self.key, old, new);
         if self.lifecycle.is_watched()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
@@ -610,6 +629,9 @@ impl Shard {
             let version = |record: Option<&[u8]>| record.and_then(Record::decode).map(|record| record.version);
             let is_same = old.is_some() && version(old) == version(new);
             self.note_modified_record(self.is_quiet && is_same);
+        }
+        if !counts_were_right {
+            self.note_wrong_counts();
         }
         self.begin_staging();
         let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
@@ -893,11 +915,26 @@ impl Shard {
             records,
             ..
         } = self;
+        let mut counts_were_right = true;
         records.roll_back_command(kept, |undone| match undone.column {
-            Column::Meta => counts.replace(undone.key, undone.staged, undone.restored),
+            Column::Meta => counts_were_right &= counts.replace(undone.key, undone.staged, undone.restored),
             Column::Score => order::forget_owner_of(orders, gaps, undone.key),
             _ => {}
         });
+        if !counts_were_right {
+            self.note_wrong_counts();
+        }
+    }
+
+    /// Says, once, that a count of keys is wrong. It hides no key: whether one exists is never told by counts.
+    #[cold]
+    fn note_wrong_counts(&mut self) {
+        if !std::mem::replace(&mut self.counts_are_wrong, true) {
+            tracing::error!(
+                shard = self.id.0,
+                "the count of keys is wrong, by a bug: DBSIZE and INFO are wrong until the next start counts again"
+            );
+        }
     }
 
     /// Nothing may be read for a while: lets go of what is kept for that, on the disk and in memory.
@@ -1058,7 +1095,10 @@ impl Shard {
                 false => staging.delete(Column::Expiry, &self.expiry_key),
             }
         }
-        stage_counts(&mut staging, &self.counts, &self.counts_committed);
+        match self.counts_are_wrong {
+            true => (0..DATABASE_COUNT as u8).for_each(|number| staging.delete(Column::System, &Counts::key(number))),
+            false => stage_counts(&mut staging, &self.counts, &self.counts_committed),
+        }
         if self.last_version != self.last_version_stored {
             staging.put(
                 Column::System,
@@ -1092,6 +1132,10 @@ impl Shard {
                     unreachable!("a batch is begun before it is finished");
                 };
                 self.records.committed();
+                if let Some(keys_left) = in_flight.whole.complete_at {
+                    self.records.set_complete_since(keys_left);
+                }
+                self.check_counts();
                 self.counts_committed = in_flight.counts;
                 self.databases_stored = in_flight.databases;
                 self.last_version_stored = in_flight.last_version;
@@ -1119,8 +1163,16 @@ impl Shard {
         self.staged_epoch = in_flight.first_epoch;
         self.whole.emptied |= in_flight.whole.emptied;
         self.whole.has_new_map |= in_flight.whole.has_new_map;
+        self.whole.complete_at = self.whole.complete_at.or(in_flight.whole.complete_at);
         self.expiry_changes.splice(..0, in_flight.expiry_changes);
         self.expiry_changes_kept = self.expiry_changes.len();
+    }
+
+    /// Where every key is in the table, the counts must say how many there are.
+    fn check_counts(&mut self) {
+        if self.records.is_complete() && self.records.present() as u64 != self.counts.keys() {
+            self.note_wrong_counts();
+        }
     }
 
     fn took_writes(&mut self) {
@@ -1197,7 +1249,11 @@ impl Shard {
         let emptied = database.map_or(u16::MAX, |database| 1 << self.physical(database));
         self.begin_whole_change();
         self.whole.emptied |= emptied;
+        // Every key is in the table before, or none is outside when this is committed.
+        let was_complete = self.records.is_complete() || self.whole.complete_at == Some(self.records.keys_left());
         self.records.delete_all(self.epoch, |key| is_emptied(emptied, key));
+        let will_be_complete = was_complete || self.whole.emptied == u16::MAX;
+        self.whole.complete_at = will_be_complete.then_some(self.records.keys_left());
         for (number, counts) in self.counts.0.iter_mut().enumerate() {
             if is_emptied(emptied, &[number as u8]) {
                 *counts = Counts::default();
@@ -1378,8 +1434,7 @@ impl Shard {
         if let Some(index) = self.records.find(hash, column, &self.key) {
             return Ok(Found::Entry(index));
         }
-        if column == Column::Meta && self.records.present() as u64 == self.counts.keys() {
-            // Every key of the shard is in the table.
+        if column == Column::Meta && self.records.is_complete() {
             return Ok(Found::Absent);
         }
         if is_emptied(self.emptied(), &self.key) {
@@ -1399,6 +1454,39 @@ impl Shard {
             Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
     }
+}
+
+/// The counts of a shard that is being opened, after a look at whether they can be right, and whether it has no keys at
+/// all. Wrong ones are counted again.
+fn checked_counts(
+    id: ShardId,
+    database: &Database,
+    stored: CountsByDatabase,
+) -> Result<(CountsByDatabase, bool), DatabaseError> {
+    let (mut is_empty, mut are_plausible) = (true, true);
+    for (number, counts) in stored.0.iter().enumerate() {
+        let (from, to) = encoding::database_range(number as u8);
+        let has_keys = database.has_keys(Column::Meta, (&from, &to))?;
+        is_empty &= has_keys == Some(false);
+        are_plausible &= has_keys.is_none_or(|has_keys| has_keys == (counts.keys > 0));
+    }
+    if are_plausible {
+        return Ok((stored, is_empty));
+    }
+    let mut counted = CountsByDatabase::default();
+    let (from, _) = encoding::database_range(0);
+    database.scan(Column::Meta, &from, &[DATABASE_COUNT as u8], |key, record| {
+        // Each adds one.
+        let _ = counted.replace(key, None, Some(record));
+        ControlFlow::Continue(())
+    })?;
+    tracing::error!(
+        shard = id.0,
+        stored = stored.keys(),
+        counted = counted.keys(),
+        "the stored counts of keys were wrong, and the keys were counted again"
+    );
+    Ok((counted, is_empty))
 }
 
 /// Whether a key (of any column but `expiry` and `system`) belongs to one of the physical databases `emptied`.

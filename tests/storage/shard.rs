@@ -3,8 +3,8 @@
 //!
 //! Commands that succeed and fail, batches written at once, by the committer or by hand (then the disk may be full, or
 //! RocksDB stalled), parts of commands that fail alone, FLUSHDB, SWAPDB, scans and restarts; with a table of hot
-//! records that holds everything, little or nothing. A look-up trusts the counts to tell that a key is absent
-//! ([`corelane::storage::shard`]), so a count that is wrong loses keys here.
+//! records that holds everything, little or nothing. A look-up trusts the table
+//! to know when it holds every key, so one that is wrong about that loses keys here.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 
 use corelane::executor::committer::Committer;
 use corelane::slots::{ShardId, Slot};
-use corelane::storage::database::{Database, DatabaseError, Opening, Resources, Writes};
-use corelane::storage::encoding::{DATABASE_COUNT, Record};
+use corelane::storage::database::{Column, Database, DatabaseError, Opening, Resources, Writes};
+use corelane::storage::encoding::{Counts, DATABASE_COUNT, Record};
 use corelane::storage::shard::{Shard, ShardState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -429,4 +429,62 @@ fn a_shard_holds_what_the_model_says_whatever_becomes_of_its_batches() {
         }
         test.end();
     }
+}
+
+/// As RocksDB would have it after a bug: the counts said that the only key in memory was the only one there is, and hid
+/// the others.
+#[test]
+fn a_wrong_count_of_keys_hides_none_and_is_put_right_by_the_next_start() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = folder.path().join("shard");
+    let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
+    let (wake, _) = flume::bounded(1);
+    let (committer, committer_thread) =
+        Committer::start("committer".to_owned(), wake, || {}).expect("a thread can be started");
+    let record = Record::string(b"value", 0).encode();
+    let is_there = |shard: &mut Shard, key: u8| {
+        let name = name(key);
+        let (record, _) = shard.read(0, Slot::of(&name), &name).expect("the shard can be read");
+        record.is_some()
+    };
+    let mut shard = open(&path, &resources, &committer, 1 << 20, true);
+    shard.begin_turn(1);
+    for key in 0..3 {
+        let name = name(key);
+        let written = shard.write(0, Slot::of(&name), &name, Some(record.clone()));
+        written.expect("the shard takes writes");
+    }
+    shard.commit().expect("the disk takes writes");
+    let mut writes = shard.database().writes(64);
+    let wrong = Counts { keys: 1, expires: 0 };
+    writes.put(Column::System, &Counts::key(0), &wrong.encode());
+    shard.database().write(writes.finish()).expect("the disk takes writes");
+    shard.database().stop_background_work();
+    drop(shard);
+
+    let mut shard = open(&path, &resources, &committer, 1 << 20, false);
+    shard.begin_turn(1);
+    assert_eq!(shard.counts(0), wrong, "nothing shows yet that it is wrong");
+    for key in 0..3 {
+        assert!(is_there(&mut shard, key), "key {key} is there, whatever is counted");
+    }
+    for key in 0..2 {
+        let name = name(key);
+        shard
+            .write(0, Slot::of(&name), &name, None)
+            .expect("the shard takes writes");
+    }
+    shard.commit().expect("the disk takes writes");
+    assert!(is_there(&mut shard, 2));
+    shard.database().stop_background_work();
+    drop(shard);
+
+    let mut shard = open(&path, &resources, &committer, 1 << 20, false);
+    assert_eq!(shard.counts(0), Counts { keys: 1, expires: 0 });
+    shard.begin_turn(1);
+    assert!(is_there(&mut shard, 2) && !is_there(&mut shard, 0));
+    shard.database().stop_background_work();
+    drop(shard);
+    committer.stop();
+    committer_thread.join().expect("the committer does not panic");
 }
