@@ -30,6 +30,7 @@ use crate::channel::message::{Batch, Caller, Priority, RequestId};
 use crate::channel::router::Router;
 use crate::commands::table::{self, Command};
 use crate::config::{Settings, SharedSettings};
+use crate::error::CommandError;
 use crate::server::{Running, ServerError, Stores};
 use crate::slots::Slot;
 use std::path::Path;
@@ -256,6 +257,7 @@ impl Engine {
     /// Runs operations as one message per storage executor; the answers are in their order. Those on one shard run in
     /// their order, those on different shards concurrently.
     pub async fn batch(&self, operations: &[Operation<'_>]) -> Result<Vec<Answer>, EngineError> {
+        self.check_lengths(operations)?;
         let mut call = self.take_call()?;
         let mut answers = vec![None; operations.len()];
         let mut next = 0;
@@ -284,6 +286,26 @@ impl Engine {
             .into_iter()
             .map(|answer| answer.ok_or(EngineError::Unknown))
             .collect()
+    }
+
+    /// Keys and values may be as long as a client's.
+    fn check_lengths(&self, operations: &[Operation<'_>]) -> Result<(), EngineError> {
+        let len_max = self.shared.settings.snapshot().proto_max_bulk_len.as_usize();
+        let are_short = |operation: &Operation<'_>| match operation {
+            Operation::Set(key, value) | Operation::SetFor(key, value, _) => key.len().max(value.len()) <= len_max,
+            Operation::Get(key)
+            | Operation::Delete(key)
+            | Operation::Exists(key)
+            | Operation::Expire(key, _)
+            | Operation::TimeToLive(key)
+            | Operation::Add(key, _) => key.len() <= len_max,
+        };
+        // Their numbers have 32 bits.
+        let are_few = u32::try_from(operations.len()).is_ok();
+        match are_few && operations.iter().all(are_short) {
+            true => Ok(()),
+            false => Err(EngineError::Command(CommandError::StringTooLong.to_string())),
+        }
     }
 
     fn take_call(&self) -> Result<Call, EngineError> {
@@ -380,5 +402,38 @@ fn integer(answer: Answer) -> Result<i64, EngineError> {
     match answer {
         Answer::Integer(number) => Ok(number),
         _ => Err(EngineError::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ByteSize;
+
+    #[test]
+    fn keys_and_values_longer_than_a_clients_may_be_are_refused() {
+        const LEN_MAX: usize = 1 << 20;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let engine = Engine::with_settings(Settings {
+            data_dir: folder.path().join("data"),
+            proto_max_bulk_len: ByteSize(LEN_MAX as u64),
+            ..Settings::default()
+        });
+        let engine = engine.expect("an engine");
+        let (longest, too_long) = (vec![b'v'; LEN_MAX], vec![b'v'; LEN_MAX + 1]);
+        let refused = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+        futures_lite::future::block_on(async {
+            engine.set(b"key", &longest, None).await.expect("it is short enough");
+            for result in [
+                engine.set(b"key", &too_long, None).await.err(),
+                engine.get(&too_long).await.err(),
+                engine.mset(&[(b"other", b"1"), (&too_long, b"2")]).await.err(),
+            ] {
+                assert_eq!(result.map(|error| error.to_string()).as_deref(), Some(refused));
+            }
+            let values = engine.mget(&[b"key", b"other"]).await.expect("values");
+            assert_eq!(values, [Some(longest), None], "what was refused has changed nothing");
+        });
+        engine.close().expect("it ends");
     }
 }

@@ -139,6 +139,13 @@ impl Links {
         let home = &self.home;
         let place = usize::from(priority == Priority::Low);
         let target = &mut self.links[link];
+        if target.open[place]
+            .as_ref()
+            .is_some_and(|batch| batch.bytes_len() >= BATCH_BYTES_FULL)
+        {
+            // Whoever filled it has not flushed it yet. Where arguments lie in a batch is told in 32 bits.
+            target.close_open();
+        }
         let batch = target.open[place].get_or_insert_with(|| {
             let mut batch = spare.pop().unwrap_or_else(|| Batch::new(home.clone()));
             (batch.link, batch.priority) = (link, priority);
@@ -153,16 +160,12 @@ impl Links {
         batch.requests.len() >= self.credits.batch_size || batch.bytes_len() >= BATCH_BYTES_FULL
     }
 
-    /// Hands over every open batch; normal ones before low ones, which keeps the order of a connection's commands.
+    /// Hands over every open batch.
     pub fn flush(&mut self) -> Flushed {
         let _uncontained = panics::uncontained();
         let mut flushed = Flushed::default();
         for link in &mut self.links {
-            for place in 0..link.open.len() {
-                if let Some(batch) = link.open[place].take() {
-                    link.unsent.push_back(batch);
-                }
-            }
+            link.close_open();
             link.send_unsent(&mut flushed);
         }
         flushed
@@ -218,6 +221,13 @@ impl Links {
 }
 
 impl Link {
+    /// What is open is filled no further; normal batches before low ones, which keeps the order of a connection's
+    /// commands.
+    fn close_open(&mut self) {
+        let open = self.open.iter_mut().filter_map(Option::take);
+        self.unsent.extend(open);
+    }
+
     fn send_unsent(&mut self, flushed: &mut Flushed) {
         while let Some(mut batch) = self.unsent.pop_front() {
             batch.sent_at = Instant::now();
@@ -250,6 +260,8 @@ impl Link {
 mod tests {
     use super::*;
     use crate::commands::table;
+
+    const ARGUMENT_BYTES: usize = 200 * 1024;
 
     fn push(links: &mut Links, link: usize) {
         let get = table::find(b"get").expect("the table has it");
@@ -285,5 +297,52 @@ mod tests {
         assert_eq!(replies, [expected; 20]);
         given_up.into_iter().for_each(|batch| links.recycle(batch));
         assert_eq!(links.requests_out(), 1);
+    }
+
+    /// Where arguments lie in a batch is told in 32 bits, so a sender that does not flush must not be able to fill one
+    /// further and further.
+    #[test]
+    fn a_batch_that_is_full_takes_no_more_whether_it_was_flushed_or_not() {
+        let (sender, receiver) = flume::unbounded();
+        let (home, _) = flume::unbounded();
+        let credits = Credits {
+            requests: 1000,
+            batch_size: 1000,
+        };
+        let mut links = Links::new(vec![sender], home, credits);
+        let set = table::find(b"set").expect("SET is a command");
+        let value = vec![0; ARGUMENT_BYTES];
+        let mut push = |sequence: u32, priority: Priority, arguments: &[&[u8]]| {
+            let id = RequestId {
+                sequence,
+                ..RequestId::default()
+            };
+            let (caller, deadline) = (Caller::default(), Instant::now() + Duration::from_secs(1));
+            links.push((0, priority), id, set, caller, deadline, arguments.iter().copied())
+        };
+        for sequence in 0..9 {
+            let is_full = push(sequence, Priority::Normal, &[&value]);
+            assert_eq!(is_full, sequence % 2 == 1, "two of them fill a batch");
+        }
+        // Of a low batch and the normal one before it, the normal one goes first, also if only the low one is full.
+        push(9, Priority::Low, &[&value, &value]);
+        push(10, Priority::Low, &[&value]);
+        // Empty arguments take room, too.
+        let empty: &[u8] = &[];
+        assert!(push(11, Priority::Normal, &vec![empty; BATCH_BYTES_FULL / 8]));
+        links.flush();
+        let mut sequences = Vec::new();
+        for batch in receiver.try_iter() {
+            assert!(batch.bytes_len() < BATCH_BYTES_FULL + 2 * ARGUMENT_BYTES + 100);
+            sequences.push(
+                batch
+                    .requests
+                    .iter()
+                    .map(|request| request.id.sequence)
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let expected = [&[0, 1][..], &[2, 3], &[4, 5], &[6, 7], &[8], &[9], &[11], &[10]];
+        assert_eq!(sequences, expected);
     }
 }

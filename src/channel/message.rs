@@ -6,11 +6,11 @@
 use crate::commands::table::Command;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
-use crate::protocol::{Arguments, Reply, Span};
+use crate::protocol::{Arguments, REQUEST_BYTES_MAX, Reply, Span};
 use std::time::Instant;
 
-/// Argument bytes after which a batch is sent without waiting for the end of the turn: about what a storage executor
-/// reads and stages while its caches still hold it.
+/// Bytes of arguments, and of where they lie, after which a batch is sent without waiting for the end of the turn:
+/// about what a storage executor reads and stages while its caches still hold it.
 pub const BATCH_BYTES_FULL: usize = 256 * 1024;
 
 /// Reply bytes after which a batch's replies leave ahead of the requests that are still to be run: bounds the memory of
@@ -20,6 +20,15 @@ pub const REPLY_BYTES_FULL: usize = 4 << 20;
 /// Boxes full of replies that may lie at home unread: with [`REPLY_BYTES_FULL`], what a storage executor may be ahead
 /// of a network executor whose clients ask for large values.
 pub const FULL_BOXES_AT_HOME_MAX: usize = 16;
+
+const _: () = assert!(
+    REQUEST_BYTES_MAX + BATCH_BYTES_FULL <= u32::MAX as usize,
+    "the last request of a batch can be told in 32 bits, whatever comes before it"
+);
+
+/// Bytes of replies in one box that can be told, with room for the errors that may come behind them when writes are
+/// taken back.
+pub const REPLY_BYTES_MAX: usize = u32::MAX as usize - (16 << 20);
 
 /// Capacity that a box may keep for its next use; one that a large value has stretched is given back to the allocator.
 const BATCH_BYTES_KEPT: usize = 512 * 1024;
@@ -171,6 +180,7 @@ impl Batch {
         deadline: Instant,
         arguments: impl IntoIterator<Item = &'a [u8]>,
     ) {
+        // Spans count as bytes of the batch, so there are far fewer than 2^32.
         let first_span = self.spans.len() as u32;
         for argument in arguments {
             self.push_argument(argument);
@@ -189,12 +199,8 @@ impl Batch {
 
     #[inline]
     fn push_argument(&mut self, argument: &[u8]) {
-        let start = u32::try_from(self.bytes.len()).expect("the query buffer limit keeps a batch below 4 GiB");
+        self.spans.push(Span::new(self.bytes.len(), argument.len()));
         self.bytes.extend_from_slice(argument);
-        self.spans.push(Span {
-            start,
-            len: argument.len() as u32,
-        });
     }
 
     /// The arguments of one of this batch's requests.
@@ -215,13 +221,12 @@ impl Batch {
     /// The bytes of a response's reply.
     #[inline]
     pub fn reply(&self, response: &Response) -> &[u8] {
-        let start = response.reply.start as usize;
-        &self.replies[start..start + response.reply.len as usize]
+        &self.replies[response.reply.range()]
     }
 
-    /// Argument bytes so far.
+    /// What the arguments take up so far, in bytes.
     pub fn bytes_len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.spans.len() * size_of::<Span>()
     }
 
     /// Takes the responses that `ready` selects into a box of their own, which may leave at once. The credits stay
@@ -238,16 +243,12 @@ impl Batch {
             if !ready(response) {
                 return true;
             }
-            let range = response.reply.start as usize..(response.reply.start + response.reply.len) as usize;
-            let start = first.replies.len() as u32;
-            first.replies.extend_from_slice(&replies[range]);
+            let range = response.reply.range();
             first.responses.push(Response {
-                reply: Span {
-                    start,
-                    len: response.reply.len,
-                },
+                reply: Span::new(first.replies.len(), range.len()),
                 ..*response
             });
+            first.replies.extend_from_slice(&replies[range]);
             false
         });
         Some(first)
@@ -314,14 +315,11 @@ impl Batch {
 
     /// Answers a request that was not run with an error.
     pub fn answer(&mut self, request: &Request, error: &[u8]) {
-        let start = self.replies.len() as u32;
+        let reply = Span::new(self.replies.len(), error.len());
         self.replies.extend_from_slice(error);
         self.responses.push(Response {
             id: request.id,
-            reply: Span {
-                start,
-                len: error.len() as u32,
-            },
+            reply,
             command: request.command,
             took_ns: 0,
             failed: true,

@@ -11,7 +11,7 @@ use super::{Context, Handler, hashes, lists, sets, streams};
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::rdb::{self, Pair, RdbError, Stream, StreamConsumer, StreamPending, Value};
-use crate::protocol::{Arguments, Reply, Span, Version, format_double};
+use crate::protocol::{Arguments, OwnedArguments, REQUEST_BYTES_MAX, Reply, Version, format_double};
 use crate::storage::encoding::{self, HashField, Record, StreamId, Type};
 use std::ops::ControlFlow;
 
@@ -250,20 +250,13 @@ fn add<T>(
 
 /// Runs another command's handler in this command; its reply goes nowhere.
 fn run(context: &mut Context<'_>, handler: Handler, words: &[Vec<u8>]) -> Outcome {
-    let mut bytes = Vec::new();
-    let mut spans = Vec::with_capacity(words.len());
-    for word in words {
-        let start = u32::try_from(bytes.len()).map_err(|_| CommandError::StringTooLong)?;
-        let len = u32::try_from(word.len()).map_err(|_| CommandError::StringTooLong)?;
-        spans.push(Span { start, len });
-        bytes.extend_from_slice(word);
+    if words.iter().map(Vec::len).sum::<usize>() > REQUEST_BYTES_MAX {
+        return Err(CommandError::StringTooLong);
     }
+    let arguments = OwnedArguments::of(words.iter().map(Vec::as_slice));
     let mut no_reply = Vec::new();
-    let (arguments, reply) = (
-        Arguments::new(&bytes, &spans),
-        Reply::new(&mut no_reply, Version::Resp2),
-    );
-    context.run_inner(arguments, reply, handler)
+    let reply = Reply::new(&mut no_reply, Version::Resp2);
+    context.run_inner(arguments.get(), reply, handler)
 }
 
 /// Entries first, then what the stream says of itself, then its groups: each as Redis writes it to its append-only

@@ -142,10 +142,7 @@ impl StorageExecutor {
         let mut answer = self.answer_box(waiter);
         let start = answer.replies.len();
         write(&mut answer.replies);
-        let reply = Span {
-            start: start as u32,
-            len: (answer.replies.len() - start) as u32,
-        };
+        let reply = Span::new(start, answer.replies.len() - start);
         answer.responses.push(Response {
             id: waiter.id,
             reply,
@@ -256,10 +253,7 @@ impl StorageExecutor {
 fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
     let start = batch.replies.len();
     Reply::new(&mut batch.replies, request.caller.version).integer(number);
-    let reply = Span {
-        start: start as u32,
-        len: (batch.replies.len() - start) as u32,
-    };
+    let reply = Span::new(start, batch.replies.len() - start);
     let response = Response {
         more: 0,
         reply,

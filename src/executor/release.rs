@@ -61,10 +61,7 @@ pub(super) fn answer_rolled_back(batch: &mut Batch, place: usize, rolled_back: &
             if !(in_part && response.command.may_write()) {
                 Reply::new(&mut batch.replies, Version::Resp2).error(rolled_back.error.to_string());
             }
-            response.reply = Span {
-                start: start as u32,
-                len: (batch.replies.len() - start) as u32,
-            };
+            response.reply = Span::new(start, batch.replies.len() - start);
             (response.commit_epoch, response.failed) = (0, true);
             begun.take(std::mem::take(&mut response.more));
         }

@@ -2,7 +2,7 @@
 
 use super::blocked_commands::waits_notice;
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::{Batch, Caller, Request, RequestId, Response};
+use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
 use crate::commands::Context;
 use crate::commands::blocking::{Waiting, may_wait};
 use crate::commands::pausing::{Pausing, may_pause};
@@ -19,9 +19,6 @@ use crate::scripts::run::Driven;
 use crate::storage::pieces::{Pieces, Written};
 use crate::storage::view::View;
 use std::time::Instant;
-
-/// Where replies lie in a batch is told in 32 bits.
-pub(super) const REPLY_BYTES_MAX: usize = u32::MAX as usize;
 
 /// A script, or a transaction with scripts, that goes on when others have had their turn.
 pub(super) struct Paused {
@@ -325,6 +322,7 @@ impl StorageExecutor {
             ..
         } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
+        let outcome = outcome.and_then(|rest| self.shards.check_linked_len().map(|()| rest));
         let outcome = match (outcome, command.runs) {
             (Ok(rest), Runs::Step(step)) if step != Step::Run => {
                 self.shards.keep_step();
@@ -360,10 +358,7 @@ impl StorageExecutor {
             self.metrics.keyspace_hits.add(u64::from(touched.found));
             self.metrics.keyspace_misses.add(u64::from(touched.missed));
         }
-        let reply = Span {
-            start: start as u32,
-            len: (batch.replies.len() - start) as u32,
-        };
+        let reply = Span::new(start, batch.replies.len() - start);
         batch.responses.push(Response {
             id,
             reply,

@@ -29,6 +29,10 @@ pub(super) const BUSY_SPAN_MAX: Duration = Duration::from_micros(500);
 /// a few of them.
 pub(super) const CROWDED_HOME_PAUSE: Duration = Duration::from_millis(1);
 
+/// Bytes of writes after which a turn ends, and what it has staged is committed: bounds the memory of a batch of
+/// writes, and the redo record of what several shards have to commit as one.
+const STAGED_BYTES_PER_TURN_MAX: usize = 64 << 20;
+
 /// Takes batches from the channel and runs them, turn by turn, until every sender is gone.
 pub(super) async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<Box<Batch>>) {
     while let Ok(first) = requests.recv_async().await {
@@ -104,12 +108,15 @@ impl StorageExecutor {
         self.take_up_commits();
         let began = Instant::now();
         self.begin_turn();
+        // What a stalled shard keeps from earlier turns is not of this one.
+        let staged_bytes_max = self.shards.staged_bytes() + STAGED_BYTES_PER_TURN_MAX;
         let shards = self.shards.list();
         let began_clean = !shards.iter().any(|shard| shard.has_staged() || shard.is_committing());
         let mut done: Vec<Box<Batch>> = Vec::new();
         let mut count = 0;
         let mut now = began;
-        while count < self.current.batch_size {
+        let mut has_staged_much = false;
+        while count < self.current.batch_size && !has_staged_much {
             let long = match count {
                 0 => self.parked.long.pop_front(),
                 _ => None,
@@ -130,7 +137,7 @@ impl StorageExecutor {
                     .record(began.saturating_duration_since(batch.sent_at).as_nanos() as u64);
             }
             let run_before = batch.run;
-            while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL {
+            while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL && !has_staged_much {
                 let request = batch.requests[batch.run];
                 if !was_parked && self.must_wait(&batch, &request) {
                     self.park(&mut batch, &request);
@@ -163,6 +170,7 @@ impl StorageExecutor {
                     self.run_behind(request.caller.client_id, &mut done);
                 }
                 self.resume(&mut done);
+                has_staged_much = request.command.may_write() && self.shards.staged_bytes() >= staged_bytes_max;
                 if std::mem::take(&mut self.script_is_long) {
                     // It was not so long this time; the turn is its own nevertheless.
                     break;

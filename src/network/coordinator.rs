@@ -11,6 +11,7 @@
 
 use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
+use crate::channel::router::Router;
 use crate::commands::blocking::Waiting;
 use crate::commands::effects::Effects;
 use crate::commands::multi_exec::parts_of_exec;
@@ -35,7 +36,7 @@ use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{DatabaseMap, Type};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
-use crate::storage::redo::{Part, encode_parts, parts_of};
+use crate::storage::redo::{Part, RECORD_BYTES_MAX, encode_parts, parts_of};
 use crate::storage::shard::Owner;
 use crate::storage::view::View;
 use slab::Slab;
@@ -647,6 +648,7 @@ impl NetworkExecutor {
 
     /// The handler has run: sends what it has written on its way.
     fn write(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>, outcome: Result<(), CommandError>) {
+        let outcome = outcome.and_then(|()| coordination.split_writes(&self.server.router));
         if let Err(error) = outcome {
             coordination.reply.clear();
             Reply::new(&mut coordination.reply, coordination.caller.version).error(error.to_string());
@@ -655,8 +657,6 @@ impl NetworkExecutor {
         }
         self.count_inner(&mut coordination);
         let router = &self.server.router;
-        let writes = coordination.gathered.take_writes();
-        coordination.parts = parts_of(writes, router);
         let has_part =
             |link: usize| (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == link);
         for participant in coordination
@@ -899,6 +899,12 @@ impl Coordination {
         }
     }
 
+    /// Makes parts of what the handler has written.
+    fn split_writes(&mut self, router: &Router) -> Result<(), CommandError> {
+        self.parts = parts_of(self.gathered.take_writes(), router, RECORD_BYTES_MAX)?;
+        Ok(())
+    }
+
     fn begin_round(&mut self, responses: usize) {
         self.round = (self.round + 1) % NOBODY;
         self.responses_left = responses;
@@ -958,7 +964,7 @@ impl Coordination {
 struct Asking {
     links: Links,
     home: flume::Receiver<Box<Batch>>,
-    router: crate::channel::router::Router,
+    router: Router,
 }
 
 impl Asking {

@@ -65,10 +65,7 @@ impl Queue {
         }
         let first_span = self.spans.len();
         for argument in arguments.iter() {
-            self.spans.push(Span {
-                start: self.bytes.len() as u32,
-                len: argument.len() as u32,
-            });
+            self.spans.push(Span::new(self.bytes.len(), argument.len()));
             self.bytes.extend_from_slice(argument);
         }
         self.commands.push(Queued {

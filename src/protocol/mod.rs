@@ -24,6 +24,32 @@ pub struct Span {
     pub len: u32,
 }
 
+/// The longest request, in bytes of its arguments and of what is between them: well below what a [`Span`] can tell,
+/// because in a batch it may lie behind others.
+pub const REQUEST_BYTES_MAX: usize = u32::MAX as usize - (16 << 20);
+
+impl Span {
+    /// `len` bytes from `start` on.
+    ///
+    /// # Panics
+    /// 32 bits do not hold them: who collects arguments or replies refuses what is too long before.
+    #[inline]
+    pub fn new(start: usize, len: usize) -> Span {
+        let bits = |number: usize| u32::try_from(number).expect("a run of bytes is bounded below 4 GiB");
+        Span {
+            start: bits(start),
+            len: bits(len),
+        }
+    }
+
+    /// Where the bytes begin and end.
+    #[inline]
+    pub fn range(self) -> std::ops::Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
+}
+
 /// A command's arguments, its name being argument 0: spans in one run of bytes.
 #[derive(Clone, Copy)]
 pub struct Arguments<'a> {
@@ -99,5 +125,5 @@ impl std::fmt::Debug for Arguments<'_> {
 
 #[inline]
 fn slice(bytes: &[u8], span: Span) -> &[u8] {
-    &bytes[span.start as usize..][..span.len as usize]
+    &bytes[span.range()]
 }

@@ -19,10 +19,7 @@ impl OwnedArguments {
 
     /// Adds an argument.
     pub fn push(&mut self, argument: &[u8]) {
-        self.spans.push(Span {
-            start: self.bytes.len() as u32,
-            len: argument.len() as u32,
-        });
+        self.spans.push(Span::new(self.bytes.len(), argument.len()));
         self.bytes.extend_from_slice(argument);
     }
 

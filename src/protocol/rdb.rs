@@ -377,7 +377,8 @@ impl ListpackWriter {
             len @ 64..4096 => self.bytes.extend_from_slice(&(0xe000 | len as u16).to_be_bytes()),
             len => {
                 self.bytes.push(0xf0);
-                self.bytes.extend_from_slice(&(len as u32).to_le_bytes());
+                let len = u32::try_from(len).expect("a string is shorter than 4 GiB");
+                self.bytes.extend_from_slice(&len.to_le_bytes());
             }
         }
         self.bytes.extend_from_slice(value);
@@ -397,7 +398,8 @@ impl ListpackWriter {
 
     fn finish(mut self) -> Vec<u8> {
         self.bytes.push(0xff);
-        let len = self.bytes.len() as u32;
+        // Where an entry alone takes more, the reply is refused for its length anyway.
+        let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.bytes[..4].copy_from_slice(&len.to_le_bytes());
         // 65535: count them yourself.
         let count = u16::try_from(self.count).unwrap_or(u16::MAX);

@@ -7,7 +7,7 @@
 //! One rule is stricter, so that a pipeline means the same wherever it is cut: Redis refuses a line over 64 KiB only
 //! if its end had not arrived yet, and we refuse it always.
 
-use super::{Arguments, Span};
+use super::{Arguments, REQUEST_BYTES_MAX, Span};
 use std::fmt;
 
 /// Longest inline command or length line, in bytes without its end: Redis's PROTO_INLINE_MAX_SIZE.
@@ -19,8 +19,8 @@ const UNAUTHENTICATED_ARGUMENTS_MAX: usize = 10;
 /// Longest bulk string from a client that has not authenticated, as in Redis.
 const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16384;
 
-/// Longest frame: positions in it must fit a [`Span`].
-const FRAME_BYTES_MAX: usize = u32::MAX as usize;
+/// Longest frame: positions in it must fit a [`Span`], and those in the batch that it is copied to, too.
+const FRAME_BYTES_MAX: usize = REQUEST_BYTES_MAX;
 
 /// Spans that an idle parser keeps allocated (8 KiB per connection). Larger frames pay one allocation for more
 /// than a thousand arguments each, and do not leave megabytes with every connection that once sent one.
@@ -103,7 +103,8 @@ pub enum ProtocolError {
     BulkLengthTooBig,
     /// An inline command with an open quote, or with text right after a closing one.
     UnbalancedQuotes,
-    /// A frame of 4 GiB or more (Redis closes such a connection without an answer, at `client-query-buffer-limit`).
+    /// A frame of almost 4 GiB or more (Redis closes such a connection without an answer, at
+    /// `client-query-buffer-limit`).
     FrameTooBig,
 }
 
@@ -308,7 +309,7 @@ impl Parser {
                     if length > UNAUTHENTICATED_BULK_BYTES_MAX && !limits.authenticated {
                         return Err(ProtocolError::UnauthenticatedBulkLength);
                     }
-                    if length > FRAME_BYTES_MAX - BULK_END_BYTES - next.min(FRAME_BYTES_MAX - BULK_END_BYTES) {
+                    if next.saturating_add(length) > FRAME_BYTES_MAX - BULK_END_BYTES {
                         return Err(ProtocolError::FrameTooBig);
                     }
                     // The line may have been cut before, and then its end found on the short path.
@@ -326,11 +327,7 @@ impl Parser {
                     wanted: end - buffer.len(),
                 });
             }
-            // Both fit: the frame ends within FRAME_BYTES_MAX.
-            self.spans.push(Span {
-                start: position as u32,
-                len: length as u32,
-            });
+            self.spans.push(Span::new(position, length));
             position = end;
             arguments_missing -= 1;
         }
@@ -454,7 +451,7 @@ fn short_bulk_length(buffer: &[u8], position: usize) -> Option<(usize, usize)> {
 pub fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (mut bytes, mut spans) = (Vec::new(), Vec::new());
     split_line(line, &mut bytes, &mut spans).ok()?;
-    let of = |span: &Span| bytes.get(span.start as usize..(span.start + span.len) as usize);
+    let of = |span: &Span| bytes.get(span.range());
     spans.iter().map(|span| of(span).map(<[u8]>::to_vec)).collect()
 }
 
@@ -470,11 +467,7 @@ fn split_line(line: &[u8], scratch: &mut Vec<u8>, spans: &mut Vec<Span>) -> Resu
         }
         let start = scratch.len();
         rest = split_argument(rest, scratch)?;
-        // Both fit: an argument is never longer than its line.
-        spans.push(Span {
-            start: start as u32,
-            len: (scratch.len() - start) as u32,
-        });
+        spans.push(Span::new(start, scratch.len() - start));
     }
 }
 

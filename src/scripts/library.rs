@@ -185,7 +185,7 @@ fn call(lua: &Lua, shared: &Rc<Shared>, arguments: &MultiValue, raises: bool) ->
     }
     let mut call = Call::new(shared.version.get());
     for argument in arguments {
-        match argument {
+        let fits = match argument {
             Value::String(text) => call.push(&text.as_bytes()),
             Value::Integer(number) => call.push(itoa::Buffer::new().format(*number).as_bytes()),
             Value::Number(number) => call.push(format_double(*number).as_bytes()),
@@ -193,6 +193,9 @@ fn call(lua: &Lua, shared: &Rc<Shared>, arguments: &MultiValue, raises: bool) ->
                 let text = b"ERR Lua redis lib command arguments must be strings or integers";
                 return failed(error_table(lua, text)?);
             }
+        };
+        if !fits {
+            return failed(error_table(lua, b"ERR the command's arguments take more than 4 GiB")?);
         }
     }
     match shared.suspend(Step::Call(call)) {

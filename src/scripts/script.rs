@@ -11,7 +11,7 @@
 use super::interpreter::{self, Interpreter};
 use super::registry::Digest;
 use crate::protocol::reply::Version;
-use crate::protocol::{Arguments, Span};
+use crate::protocol::{Arguments, REQUEST_BYTES_MAX, Span};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -38,13 +38,16 @@ impl Call {
         }
     }
 
-    /// Adds an argument; the first is the command's name.
-    pub fn push(&mut self, argument: &[u8]) {
-        self.spans.push(Span {
-            start: self.bytes.len() as u32,
-            len: argument.len() as u32,
-        });
-        self.bytes.extend_from_slice(argument);
+    /// Adds an argument; the first is the command's name. Returns false, and adds nothing, if the command gets longer
+    /// than a client's may be.
+    #[must_use]
+    pub fn push(&mut self, argument: &[u8]) -> bool {
+        let fits = self.bytes.len() + argument.len() <= REQUEST_BYTES_MAX;
+        if fits {
+            self.spans.push(Span::new(self.bytes.len(), argument.len()));
+            self.bytes.extend_from_slice(argument);
+        }
+        fits
     }
 
     /// The arguments, the name among them.

@@ -109,6 +109,9 @@ pub const DEADLINE_LEN: usize = 8;
 /// more, as each has a key of its own.
 pub const STRING_CHUNK_LEN: usize = 4096;
 
+/// The longest string, whatever `proto-max-bulk-len` says.
+pub const STRING_LEN_MAX: usize = 512 << 20;
+
 /// The longest string that stays in its record when it is changed in place. Beyond, writing it again for each change
 /// costs more than reading it in chunks.
 pub const WHOLE_STRING_LEN_MAX: usize = 4 * STRING_CHUNK_LEN;
@@ -205,7 +208,8 @@ impl<'a> Record<'a> {
             return Some(self.payload.len());
         }
         let len = <[u8; 8]>::try_from(self.payload).ok()?;
-        usize::try_from(u64::from_be_bytes(len)).ok()
+        let len = usize::try_from(u64::from_be_bytes(len)).ok()?;
+        (len <= STRING_LEN_MAX).then_some(len)
     }
 
     /// Reads a stored record; `None` if the bytes are not one (a damaged file, or a later version's type).
@@ -419,8 +423,8 @@ pub fn member_key_into(out: &mut Vec<u8>, (database, slot): (u8, Slot), key: &[u
     out.clear();
     out.reserve(PREFIX_LEN + 4 + key.len() + 8 + member.len());
     out.extend_from_slice(&slot_start(database, slot));
-    // A key is at most 512 MB long (the protocol's limit), so its length fits.
-    out.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    let len = u32::try_from(key.len()).expect("a request is shorter than 4 GiB, and so is a key");
+    out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(key);
     out.extend_from_slice(&version.to_be_bytes());
     out.extend_from_slice(member);
@@ -1015,8 +1019,8 @@ const STREAM_OWNED: u8 = 4;
 
 /// A name behind its length, which lets no name be the beginning of another one.
 fn counted(name: &[u8]) -> Vec<u8> {
-    // An argument is at most 512 MB long (the protocol's limit), so its length fits.
-    [&(name.len() as u32).to_be_bytes()[..], name].concat()
+    let len = u32::try_from(name.len()).expect("a request is shorter than 4 GiB, and so is a name");
+    [&len.to_be_bytes()[..], name].concat()
 }
 
 /// What a stream's record has beside the number of its entries.

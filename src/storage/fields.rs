@@ -16,11 +16,13 @@ impl FieldWriter<'_> {
     }
 
     /// A byte string.
+    ///
+    /// # Panics
+    /// It is 4 GiB long: who writes fields refuses that before.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        // Nothing that is sent or stored comes near 4 GiB: the query buffer and strings are limited far below.
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let len = u32::try_from(bytes.len()).expect("requests and strings are bounded below 4 GiB");
         self.0.extend_from_slice(&len.to_be_bytes());
-        self.0.extend_from_slice(&bytes[..len as usize]);
+        self.0.extend_from_slice(bytes);
     }
 
     /// A byte string that may be missing.

@@ -58,6 +58,15 @@ struct Entry {
     newer: EntryIndex,
 }
 
+/// The most entries: committed ones leave when there are more, and what is staged is bounded far below the rest of the
+/// numbers.
+const ENTRIES_MAX: usize = 1 << 31;
+
+/// What a staged record takes up, with what a redo record has beside key and value.
+fn staged_size(key: &[u8], value: Option<&[u8]>) -> usize {
+    32 + key.len() + value.map_or(0, <[u8]>::len)
+}
+
 /// The end of a queue.
 const NOBODY: EntryIndex = EntryIndex::MAX;
 
@@ -172,6 +181,8 @@ pub struct Records {
     bytes: usize,
     bytes_max: usize,
     staged: Waiting,
+    /// Never less than the bytes of what is staged.
+    staged_bytes: usize,
     in_flight: Waiting,
     undo: Vec<Undo>,
     /// The newest turn whose writes the table no longer knows key by key: a look-up that misses may have seen them.
@@ -180,8 +191,10 @@ pub struct Records {
 }
 
 impl Records {
-    /// An empty table that keeps at most about `bytes_max` of committed records.
+    /// An empty table that keeps at most about `bytes_max` of committed records, and no more than [`ENTRIES_MAX`] of
+    /// them.
     pub fn new(bytes_max: usize) -> Records {
+        let bytes_max = bytes_max.min(ENTRIES_MAX * ENTRY_BYTES);
         Records {
             table: HashTable::new(),
             entries: Vec::new(),
@@ -196,6 +209,7 @@ impl Records {
             bytes: 0,
             bytes_max,
             staged: Waiting::default(),
+            staged_bytes: 0,
             in_flight: Waiting::default(),
             undo: Vec::new(),
             forgotten_epoch: 0,
@@ -262,6 +276,7 @@ impl Records {
         value: Option<Vec<u8>>,
         epoch: u64,
     ) {
+        self.staged_bytes += staged_size(key, value.as_deref());
         let Some(index) = index else {
             let index = self.insert(place, key, value);
             let entry = &mut self.entries[index as usize];
@@ -378,6 +393,17 @@ impl Records {
         !self.staged.is_empty()
     }
 
+    /// At least as many bytes as are staged: what was staged twice, or taken back, counts until the commit.
+    #[inline]
+    pub fn staged_bytes(&self) -> usize {
+        self.staged_bytes
+    }
+
+    /// Counts them.
+    pub fn count_staged_bytes(&mut self) {
+        self.staged_bytes = self.staged().map(|(_, key, value)| staged_size(key, value)).sum();
+    }
+
     /// How many records are staged.
     pub fn staged_len(&self) -> usize {
         self.staged.list().len()
@@ -390,6 +416,7 @@ impl Records {
     pub fn begin_commit(&mut self) {
         assert!(self.in_flight.is_empty(), "a shard has one commit at a time");
         self.undo.clear();
+        self.staged_bytes = 0;
         std::mem::swap(&mut self.staged, &mut self.in_flight);
         for index in self.in_flight.list() {
             let entry = &mut self.entries[*index as usize];
@@ -437,11 +464,13 @@ impl Records {
             }
         }
         later.into_iter().for_each(|index| self.staged.push(index));
+        self.count_staged_bytes();
     }
 
     /// The commit failed for good: forgets what was to be written, so that the disk's state is seen again.
     pub fn roll_back_all(&mut self) {
         self.undo.clear();
+        self.staged_bytes = 0;
         let mut lost = self.in_flight.take();
         for index in &lost {
             self.entries[*index as usize].in_flight = false;
@@ -549,7 +578,7 @@ impl Records {
             }
             None => {
                 self.entries.push(entry);
-                EntryIndex::try_from(self.entries.len() - 1).expect("bytes_max bounds the entries far below 2^32")
+                EntryIndex::try_from(self.entries.len() - 1).expect("far fewer than 2^32 entries are kept or staged")
             }
         };
         let entries = &self.entries;

@@ -68,6 +68,18 @@ impl Write {
         }
     }
 
+    fn encoded_len(&self) -> usize {
+        let value_len = |value: &Option<Vec<u8>>| 1 + value.as_ref().map_or(0, |value| LEN_BYTES + value.len());
+        match self {
+            Write::Databases { map } => 1 + LEN_BYTES + map.encode().len(),
+            Write::Empty { .. } => 2,
+            Write::Record { key, value, .. } => 2 + LEN_BYTES + key.len() + value_len(value),
+            Write::Member {
+                owner, member, value, ..
+            } => 2 + LEN_BYTES + owner.key.len() + 8 + LEN_BYTES + member.len() + value_len(value),
+        }
+    }
+
     fn encode(&self, fields: &mut FieldWriter<'_>) {
         match self {
             Write::Databases { map } => {
@@ -143,7 +155,22 @@ pub struct Part {
     pub writes: Vec<Write>,
 }
 
-/// Appends the stored form of parts.
+/// The most that may be written as one on several shards, in bytes of its redo record: half of what the lengths in it
+/// can tell, and of what RocksDB takes as one value.
+pub const RECORD_BYTES_MAX: usize = 2 << 30;
+
+/// That a command would write more than that.
+pub fn record_too_long() -> CommandError {
+    CommandError::text("ERR the command writes more than 2 GiB on several shards")
+}
+
+/// The length of the stored form of parts.
+pub fn encoded_len<'a>(parts: impl IntoIterator<Item = &'a Part>) -> usize {
+    let of_part = |part: &Part| 2 + LEN_BYTES + part.writes.iter().map(Write::encoded_len).sum::<usize>();
+    parts.into_iter().map(of_part).sum()
+}
+
+/// Appends the stored form of parts, which must not be longer than [`RECORD_BYTES_MAX`].
 pub fn encode_parts<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a Part>) {
     for part in parts {
         out.extend_from_slice(&part.shard.0.to_be_bytes());
@@ -151,7 +178,7 @@ pub fn encode_parts<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a P
         let start = out.len();
         FieldWriter(out).bytes(b"");
         part.writes.iter().for_each(|write| write.encode(&mut FieldWriter(out)));
-        let len = (out.len() - start - LEN_BYTES) as u32;
+        let len = u32::try_from(out.len() - start - LEN_BYTES).expect("a part is bounded by what a record may have");
         out[start..start + LEN_BYTES].copy_from_slice(&len.to_be_bytes());
     }
 }
@@ -179,7 +206,10 @@ pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<Part>> {
 }
 
 /// Sorts writes by the shard that has the key, the shards in their order. What concerns whole databases goes to each.
-pub fn parts_of(writes: Vec<Write>, router: &Router) -> Vec<Part> {
+///
+/// # Errors
+/// The parts would be longer than `bytes_max`.
+pub fn parts_of(writes: Vec<Write>, router: &Router, bytes_max: usize) -> Result<Vec<Part>, CommandError> {
     let mut by_shard: BTreeMap<ShardId, Vec<Write>> = BTreeMap::new();
     for write in writes {
         match write.key() {
@@ -191,10 +221,12 @@ pub fn parts_of(writes: Vec<Write>, router: &Router) -> Vec<Part> {
             }
         }
     }
-    by_shard
-        .into_iter()
-        .map(|(shard, writes)| Part { shard, writes })
-        .collect()
+    let parts = by_shard.into_iter().map(|(shard, writes)| Part { shard, writes });
+    let parts: Vec<Part> = parts.collect();
+    match encoded_len(&parts) <= bytes_max {
+        true => Ok(parts),
+        false => Err(record_too_long()),
+    }
 }
 
 /// Finishes the transactions that a crash has left half done. All shards of the server are in `shards`, by their
@@ -250,6 +282,7 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
 mod tests {
     use super::super::random;
     use super::*;
+    use crate::channel::router::StorageId;
     use rand::Rng;
 
     fn some_parts() -> Vec<Part> {
@@ -318,7 +351,24 @@ mod tests {
         ]
         .concat();
         assert_eq!(bytes, expected);
+        assert_eq!(encoded_len(&parts), expected.len());
         assert_eq!(decode_parts(&bytes), Some(parts));
+    }
+
+    #[test]
+    fn what_does_not_fit_a_redo_record_is_refused() {
+        let router = Router::new(vec![StorageId(0), StorageId(1)]);
+        let record = |key: &[u8]| Write::Record {
+            database: 0,
+            key: key.to_vec(),
+            value: Some(vec![b'v'; 100]),
+        };
+        let writes: Vec<Write> = [&b"a"[..], b"b", b"c"].map(record).into();
+        let parts = parts_of(writes.clone(), &router, usize::MAX).expect("no bound");
+        let len = encoded_len(&parts);
+        assert_eq!((parts.len(), len), (2, 2 * 6 + 3 * (6 + 1 + 5 + 100)));
+        assert_eq!(parts_of(writes.clone(), &router, len), Ok(parts));
+        assert_eq!(parts_of(writes, &router, len - 1), Err(record_too_long()));
     }
 
     #[test]

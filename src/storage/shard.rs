@@ -1009,6 +1009,11 @@ impl Shard {
         self.records.staged_len()
     }
 
+    /// Counts how many bytes are staged: until then the table of records may say more.
+    pub fn count_staged_bytes(&mut self) {
+        self.records.count_staged_bytes();
+    }
+
     /// Whether a batch is with the committer.
     pub fn is_committing(&self) -> bool {
         self.in_flight.is_some()

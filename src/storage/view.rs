@@ -466,6 +466,32 @@ impl Shards {
         }
     }
 
+    /// Refuses what the running command has staged, if it and what is staged already get too long to be one.
+    #[inline]
+    pub fn check_linked_len(&mut self) -> Result<(), CommandError> {
+        match self.touched.shard {
+            Some(SEVERAL_SHARDS) => self.check_len_of_all(redo::RECORD_BYTES_MAX),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_len_of_all(&mut self, bytes_max: usize) -> Result<(), CommandError> {
+        if self.staged_bytes() <= bytes_max || !self.list.iter().any(Shard::command_staged) {
+            return Ok(());
+        }
+        // What is kept count of may be too much.
+        self.list.iter_mut().for_each(Shard::count_staged_bytes);
+        match self.staged_bytes() <= bytes_max {
+            true => Ok(()),
+            false => Err(redo::record_too_long()),
+        }
+    }
+
+    /// At least as many bytes as are staged on all shards.
+    pub fn staged_bytes(&self) -> usize {
+        self.list.iter().map(|shard| shard.records().staged_bytes()).sum()
+    }
+
     /// A command has written by what it has seen on several shards, of which some may have staged what it saw: all that
     /// is staged is one from now on, and no shard commits by itself.
     fn link(&mut self) {

@@ -89,7 +89,7 @@ fn put(out: &mut Vec<u8>, next: &Next, value: &Value, nesting: usize) -> mlua::R
         Value::Number(number) => put_number(out, *number),
         Value::String(text) => {
             let text = text.as_bytes();
-            put_string_length(out, text.len());
+            put_string_length(out, text.len())?;
             out.extend_from_slice(&text);
         }
         Value::Table(table) if nesting < PACK_NESTING_MAX => put_table(out, next, table, nesting + 1)?,
@@ -128,25 +128,27 @@ fn put_integer(out: &mut Vec<u8>, integer: i64) {
     out.extend_from_slice(&integer.to_be_bytes()[8 - len..]);
 }
 
-fn put_string_length(out: &mut Vec<u8>, len: usize) {
+fn put_string_length(out: &mut Vec<u8>, len: usize) -> mlua::Result<()> {
     match len {
         ..32 => out.push(0xa0 | len as u8),
         32..=0xff => out.extend_from_slice(&[tag::STRING_8, len as u8]),
-        _ => put_length(out, len, tag::STRING_16, tag::STRING_32),
+        _ => return put_length(out, len, tag::STRING_16, tag::STRING_32),
     }
+    Ok(())
 }
 
-fn put_length(out: &mut Vec<u8>, len: usize, tag_16: u8, tag_32: u8) {
-    match u16::try_from(len) {
-        Ok(len) => {
-            out.push(tag_16);
-            out.extend_from_slice(&len.to_be_bytes());
-        }
-        Err(_) => {
-            out.push(tag_32);
-            out.extend_from_slice(&(len as u32).to_be_bytes());
-        }
+/// A length that takes more than one byte; lua-cmsgpack writes the lowest 32 bits of a longer one, which nobody can
+/// read.
+fn put_length(out: &mut Vec<u8>, len: usize, tag_16: u8, tag_32: u8) -> mlua::Result<()> {
+    if let Ok(len) = u16::try_from(len) {
+        out.push(tag_16);
+        out.extend_from_slice(&len.to_be_bytes());
+        return Ok(());
     }
+    let len = u32::try_from(len).map_err(|_| mlua::Error::runtime("MessagePack holds nothing of 4 GiB"))?;
+    out.push(tag_32);
+    out.extend_from_slice(&len.to_be_bytes());
+    Ok(())
 }
 
 fn put_table(out: &mut Vec<u8>, next: &Next, table: &Table, nesting: usize) -> mlua::Result<()> {
@@ -158,9 +160,9 @@ fn put_table(out: &mut Vec<u8>, next: &Next, table: &Table, nesting: usize) -> m
     let len = entries.all;
     match (entries.is_array, len) {
         (true, ..16) => out.push(0x90 | len as u8),
-        (true, _) => put_length(out, len, tag::ARRAY_16, tag::ARRAY_32),
+        (true, _) => put_length(out, len, tag::ARRAY_16, tag::ARRAY_32)?,
         (false, ..16) => out.push(0x80 | len as u8),
-        (false, _) => put_length(out, len, tag::MAP_16, tag::MAP_32),
+        (false, _) => put_length(out, len, tag::MAP_16, tag::MAP_32)?,
     }
     if entries.is_array {
         for place in 1..=len {
