@@ -12,6 +12,7 @@ mod modifications;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;
+mod stream_trims;
 
 use std::path::{Path, PathBuf};
 
