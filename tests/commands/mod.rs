@@ -8,6 +8,7 @@ mod blocking;
 mod dump_restore;
 mod hash_model;
 mod keyspace_events;
+mod mixed_score_names;
 mod modifications;
 mod random_strings;
 mod several_executors;
