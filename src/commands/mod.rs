@@ -35,6 +35,7 @@ pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod walks;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};

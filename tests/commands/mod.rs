@@ -10,10 +10,12 @@ mod hash_model;
 mod keyspace_events;
 mod mixed_score_names;
 mod modifications;
+mod random_keys;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;
 mod stream_trims;
+mod walks;
 
 use std::path::{Path, PathBuf};
 
