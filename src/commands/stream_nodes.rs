@@ -267,11 +267,19 @@ impl Context<'_> {
         let last = self
             .edge_id(stream, ALL_IDS, Direction::Backward)?
             .ok_or_else(damaged)?;
-        let mut found = None;
+        // Behind its beginning there may be others, whose entries were deleted before later ones came to it.
+        let (mut found, mut empty) = (None, Vec::new());
         self.visit_nodes(stream, (StreamId::MIN, last), Direction::Backward, |node| {
-            found = Some(node);
-            ControlFlow::Break(())
+            if node.last >= last {
+                found = Some(node);
+                return ControlFlow::Break(());
+            }
+            empty.push(node);
+            ControlFlow::Continue(())
         })?;
+        for node in empty {
+            self.remove_stored_node(stream, node)?;
+        }
         if let Some(node) = found {
             self.remove_stored_node(stream, node)?;
             stream.numbers.nodes.tail = node;

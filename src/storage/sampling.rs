@@ -7,11 +7,11 @@ use crate::error::CommandError;
 use crate::slots::Slot;
 use std::ops::ControlFlow;
 
-/// Keys of which one is picked uniformly. To read so many takes about as long as a few other commands.
-const PICKED_OF_MAX: usize = 256;
+/// Keys of which one is picked uniformly. To read so many takes about as long as to begin to read them a few times.
+const PICKED_OF_MAX: usize = 64;
 
 /// Bytes of keys by which the choice is narrowed one after the other, before all that is left is read: only keys of which
-/// hundreds begin with each other get so far.
+/// many begin with each other get so far.
 const NARROWED_MAX: usize = 32;
 
 /// Draws a number below another.
@@ -67,16 +67,17 @@ impl Shard {
                 break;
             };
             let common = first.iter().zip(&last).take_while(|(one, other)| one == other).count();
-            // A key that all others begin with counts for a byte below theirs.
-            let lowest = first.get(common).map_or(0, |byte| u64::from(*byte) + 1);
-            let highest = last.get(common).map_or(0, |byte| u64::from(*byte) + 1);
-            let drawn = lowest + draw(highest - lowest + 1);
-            let Some(byte) = drawn.checked_sub(1) else {
-                // That key alone.
-                to = [&first[..], b"\0"].concat();
+            let (Some(lowest), Some(highest)) = (first.get(common), last.get(common)) else {
+                // The first key is what all others begin with. Its share is that of one among as many as there are at least.
+                let behind = [&first[..], b"\0"].concat();
+                match draw(PICKED_OF_MAX as u64 + 1) {
+                    0 => to = behind,
+                    _ => from = behind,
+                }
                 continue;
             };
-            let at_drawn = [&first[..common], &[byte as u8]].concat();
+            let drawn = u64::from(*lowest) + draw(u64::from(highest - lowest) + 1);
+            let at_drawn = [&first[..common], &[drawn as u8]].concat();
             // The next byte that occurs: the last key's, if no other.
             let next = self.first_key((&at_drawn, &to))?.unwrap_or(last);
             from = next[..=common].to_vec();

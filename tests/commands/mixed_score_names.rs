@@ -101,12 +101,12 @@ fn ranges_of_names_in_large_sets_of_mixed_scores_begin_inside_and_end_with_the_r
             let found: Vec<String> = found.iter().map(|member| member.text().expect("a member")).collect();
             let is_first_inside = found
                 .first()
-                .is_none_or(|first| *first >= min[1..] && *first <= max[1..]);
+                .is_none_or(|first| first[..] >= min[1..] && first[..] <= max[1..]);
             let has_ended = |member: &String| {
                 if is_upward {
-                    *member > max[1..]
+                    member[..] > max[1..]
                 } else {
-                    *member < min[1..]
+                    member[..] < min[1..]
                 }
             };
             assert!(is_first_inside && !found.iter().any(has_ended), "{words:?}: {found:?}");
