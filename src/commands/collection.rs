@@ -303,8 +303,7 @@ impl Context<'_> {
 }
 
 /// The positions of a hash's or a set's members, `0..count`, in the column `score`: position(8) → member. They make a
-/// uniformly random member cost one read, and give HSCAN and SSCAN a cursor that needs no memory in the server: scanned
-/// from the last position down, no member is missed, since a removal moves the last member to a lower position only.
+/// uniformly random member cost one read.
 impl Context<'_> {
     /// Gives a new member the next position, which the caller keeps in the member's value; counts it.
     pub fn append_position(&mut self, collection: &mut Collection, member: &[u8]) -> Result<u64, CommandError> {

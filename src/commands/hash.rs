@@ -44,7 +44,7 @@ fn damaged() -> CommandError {
 
 /// The field that is stored, unless there is none or its deadline has passed.
 #[inline]
-fn living(stored: Option<&[u8]>, now_ms: u64) -> Result<Option<HashField<'_>>, CommandError> {
+pub(super) fn living(stored: Option<&[u8]>, now_ms: u64) -> Result<Option<HashField<'_>>, CommandError> {
     match stored.map(HashField::decode) {
         None => Ok(None),
         Some(field) => Ok(Some(field.ok_or_else(damaged)?).filter(|field| field.is_alive(now_ms))),
@@ -145,6 +145,11 @@ impl Hash {
             ControlFlow::Break(())
         })?;
         found.ok_or_else(damaged)
+    }
+
+    /// What the fields are stored in.
+    pub fn collection(&self) -> &Collection {
+        &self.collection
     }
 
     /// How many fields are stored, expired ones among them.

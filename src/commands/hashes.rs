@@ -3,9 +3,11 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::hash::{Hash, LISTED_BY_POSITION_MAX, write_living};
-use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
+use super::collection::{Column, damaged_members};
+use super::hash::{Hash, LISTED_BY_POSITION_MAX, living, write_living};
+use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use super::random::Shuffled;
+use super::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::{LongDouble, parse_integer};
 use crate::protocol::{Arguments, Reply, Version};
@@ -359,11 +361,10 @@ fn write_field(reply: &mut Reply<'_>, field: &[u8], value: Option<&[u8]>) {
     }
 }
 
+/// A field of HSCAN's reply, and its value if that is wanted.
+type FoundField = (Vec<u8>, Option<Vec<u8>>);
+
 /// HSCAN key cursor [MATCH pattern] [COUNT count] [NOVALUES]
-///
-/// The cursor is how many positions are left, from which the fields are listed downwards. A field never moves up: when
-/// one is removed, the last takes its place. So none is missed that is there all along, and some may come twice.
-/// A small hash is listed at once, as in Redis.
 pub fn hscan(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let cursor = parse_cursor(arguments.get(2))?;
@@ -374,36 +375,54 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
         return Ok(());
     };
     let options = ScanOptions::parse(arguments, Scanned::Fields)?;
-    let fields = hash.stored_fields();
-    let positions: Vec<u64> = match cursor {
-        _ if fields <= LISTED_BY_POSITION_MAX => (0..fields).collect(),
+    let now_ms = context.now_ms;
+    let item = |field: &[u8], stored: &[u8]| -> Option<Result<FoundField, CommandError>> {
+        if options.pattern.is_some_and(|pattern| !matches_key(pattern, field)) {
+            return None;
+        }
+        let found = living(Some(stored), now_ms).transpose()?;
+        Some(found.map(|found| (field.to_vec(), options.values.then(|| found.value.to_vec()))))
+    };
+    let is_at_once = cursor == 0 && is_compact(context, hash.collection())?;
+    let (next, found) = match is_at_once {
+        true if hash.stored_fields() <= LISTED_BY_POSITION_MAX => (0, fields_by_position(context, &hash, &item)?),
         _ => {
-            let top = if cursor == 0 { fields } else { cursor.min(fields) };
-            let bottom = top.saturating_sub(options.count.min(SCAN_COUNT_MAX) as u64);
-            (bottom..top).rev().collect()
+            let mut members = Members {
+                view: &mut context.view,
+                collection: hash.collection(),
+                item,
+            };
+            let count = if is_at_once {
+                usize::MAX
+            } else {
+                options.count.min(SCAN_COUNT_MAX)
+            };
+            let found = walk(&mut members, (0, cursor), count)?;
+            (found.next.in_collection(), found.items)
         }
     };
-    let next = match fields <= LISTED_BY_POSITION_MAX {
-        true => 0,
-        false => positions.last().copied().unwrap_or(0),
-    };
-    let mut found = Vec::new();
-    for position in positions {
-        let Some(field) = hash.field_at(context, position)? else {
-            continue;
-        };
-        if options.pattern.is_some_and(|pattern| !matches_key(pattern, &field)) {
-            continue;
-        }
-        let value = match options.values {
-            true => hash.value(context, &field)?,
-            false => None,
-        };
-        found.extend(std::iter::once(field).chain(value));
-    }
+    let found = found.into_iter().collect::<Result<Vec<FoundField>, _>>()?;
     context.reply.array(2);
     context.reply.text(itoa::Buffer::new().format(next));
-    context.reply.array(found.len());
-    found.iter().for_each(|text| context.reply.bulk(text));
+    context.reply.array(found.len() * if options.values { 2 } else { 1 });
+    for (field, value) in &found {
+        context.reply.bulk(field);
+        value.iter().for_each(|value| context.reply.bulk(value));
+    }
     Ok(())
+}
+
+/// What `item` says of all fields, in the order in which they were added, as far as none was removed.
+fn fields_by_position<T>(
+    context: &mut Context<'_>,
+    hash: &Hash,
+    item: &impl Fn(&[u8], &[u8]) -> Option<T>,
+) -> Result<Vec<T>, CommandError> {
+    let mut found = Vec::new();
+    for position in 0..hash.stored_fields() {
+        let field = context.member_at(hash.collection(), position)?;
+        let stored = context.member(hash.collection(), Column::Data, &field)?;
+        found.extend(item(&field, stored.ok_or_else(damaged_members)?));
+    }
+    Ok(found)
 }

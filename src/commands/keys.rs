@@ -4,13 +4,16 @@ use super::Context;
 use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
 use super::collection::{Collection, Column, Direction};
 use super::glob;
+use super::random::Random;
+use super::walks::{self, Names, Next, VisitName, walk};
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::number::{parse_integer, parse_unsigned};
 use crate::slots::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Extent, Pieces, WriteEntry};
-use crate::storage::view::{Owner, View};
+use crate::storage::scan_positions::Walked;
+use crate::storage::view::{Owner, Shards, View};
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;
@@ -446,6 +449,12 @@ fn collection_encoding(context: &mut Context<'_>, collection: &Collection) -> Re
     }
 }
 
+/// Whether Redis would keep a collection in its compact form, which HSCAN, SSCAN and ZSCAN give at once whatever COUNT is.
+pub(super) fn is_compact(context: &mut Context<'_>, collection: &Collection) -> Result<bool, CommandError> {
+    let encoding = collection_encoding(context, collection)?;
+    Ok(matches!(encoding, "listpack" | "intset"))
+}
+
 /// The compact form's name if there are few enough members and all of them fit, or else the other one.
 fn encoding_by_members(
     context: &mut Context<'_>,
@@ -664,13 +673,13 @@ pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
     pattern == b"*" || glob::matches(pattern, key, false)
 }
 
-/// RANDOMKEY: one of the first keys at or after a random slot, of those that the executor has.
+/// RANDOMKEY: one of the keys that follow a random slot, of those that the executor has.
 ///
-/// Not uniform over keys (nor is Redis's), but every key can come up.
+/// Not uniform over keys (nor is Redis's), but about so if they are spread over the slots, and every key can come up.
 pub fn randomkey(context: &mut Context<'_>) -> Outcome {
-    let seed = context.seed;
-    let start = ((seed >> 32) % u64::from(SLOT_COUNT)) as u16;
-    // A few keys from there on, of which one is picked: keys behind large gaps come up less often this way.
+    let mut random = Random::new(context.seed);
+    let start = random.below(u64::from(SLOT_COUNT)) as u16;
+    // So many that it makes little difference how large the gap before them is.
     let mut candidates: Vec<Vec<u8>> = Vec::new();
     for slots in [start..SLOT_COUNT, 0..start] {
         context.view.visit_keys(context.database, slots, |key, _| {
@@ -684,29 +693,34 @@ pub fn randomkey(context: &mut Context<'_>) -> Outcome {
             break;
         }
     }
-    match candidates.len() {
-        0 => context.reply.null(),
-        count => context.reply.bulk(&candidates[(seed >> 16) as usize % count]),
+    let Some(last) = candidates.last() else {
+        context.reply.null();
+        return Ok(());
+    };
+    // Not all keys of the last slot may be among them.
+    let last_slot = (candidates.len() == RANDOM_CANDIDATES).then(|| Slot::of(last));
+    let mut picked = candidates.swap_remove(random.below(candidates.len() as u64) as usize);
+    if let Some(slot) = last_slot.filter(|slot| *slot == Slot::of(&picked)) {
+        let of_slot = context
+            .view
+            .random_key_of_slot(context.database, slot, &mut |bound| random.below(bound))?;
+        picked = of_slot.unwrap_or(picked);
     }
+    context.reply.bulk(&picked);
     Ok(())
 }
 
 /// Keys that RANDOMKEY picks one of.
-const RANDOM_CANDIDATES: usize = 16;
+const RANDOM_CANDIDATES: usize = 64;
 
-/// The bits of a cursor below the slot: the number of a remembered position inside the slot, 0 for its start.
-const CURSOR_POSITION_BITS: u32 = 48;
+/// Where the slot is in a SCAN cursor: above the position in it.
+pub const CURSOR_SLOT_SHIFT: u32 = walks::POSITION_BITS;
 
-/// The slot that a SCAN cursor points into.
-///
-/// A cursor is `slot(14 bits) ‖ position(48 bits)`. Keys are scanned in the order of slots, so a cursor at a slot's
-/// start needs no memory; one inside a slot stands for a key that the shard remembers for a while. If it has forgotten
-/// it (a restart, many unfinished scans), the slot is scanned again from its start: keys may come twice, none is
-/// missed.
+/// The slot that a SCAN cursor points into: see [`walks`].
 pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
     let cursor = parse_cursor(argument)?;
     // A cursor that no SCAN returned ends the scan, as in Redis, where it may return anything.
-    let slot = (cursor >> CURSOR_POSITION_BITS).min(u64::from(SLOT_COUNT - 1));
+    let slot = (cursor >> CURSOR_SLOT_SHIFT).min(u64::from(SLOT_COUNT - 1));
     Ok(Slot(slot as u16))
 }
 
@@ -783,6 +797,12 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
+/// How many keys a SCAN looks at, if its options are right.
+pub fn scan_count(arguments: crate::protocol::Arguments<'_>) -> Option<usize> {
+    let options = ScanOptions::parse(arguments, Scanned::Keys).ok()?;
+    Some(options.count.min(SCAN_COUNT_MAX))
+}
+
 /// Keys or members that one SCAN looks at, whatever COUNT says: so that it does not hold the shard (about 10 ms).
 pub(super) const SCAN_COUNT_MAX: usize = 10_000;
 
@@ -790,58 +810,96 @@ pub(super) const SCAN_COUNT_MAX: usize = 10_000;
 pub fn scan(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let slot = cursor_slot(arguments.get(1))?;
-    let cursor = parse_cursor(arguments.get(1))?;
-    let position = cursor & ((1 << CURSOR_POSITION_BITS) - 1);
+    let mut at = (slot.0, parse_cursor(arguments.get(1))?);
     let options = ScanOptions::parse(arguments, Scanned::Keys)?;
     if context.view.is_gathered() {
         return scan_at_once(context, slot, &options);
     }
     let (database, now_ms) = (context.database, context.now_ms);
+    let is_wanted = |key: &[u8], record: &Record<'_>| {
+        record.is_alive(now_ms)
+            && options.kind.is_none_or(|kind| kind == Some(record.kind))
+            && options.pattern.is_none_or(|pattern| matches_key(pattern, key))
+    };
     let shards = context.view.shards()?;
     let shard_count = shards.shard_count();
-    let id = shard_of(slot, shard_count);
-    let slots = slots_of(id, shard_count);
-    let count_max = options.count.min(SCAN_COUNT_MAX);
+    let mut left = options.count.min(SCAN_COUNT_MAX);
     let mut found: Vec<Vec<u8>> = Vec::new();
-    let next = shards.with_shard(id, |shard| {
-        let after = shard.scan_position(position);
-        let mut seen = 0;
-        let mut last: Option<(Slot, Vec<u8>)> = None;
-        let mut next_slot = None;
-        let epoch = shard.scan(database, slot.0..slots.end, after.as_deref(), |slot, key, record| {
-            if seen >= count_max {
-                next_slot = Some(slot);
-                return ControlFlow::Break(());
-            }
-            seen += 1;
-            let wanted = record.is_alive(now_ms)
-                && options.kind.is_none_or(|kind| kind == Some(record.kind))
-                && options.pattern.is_none_or(|pattern| matches_key(pattern, key));
-            if wanted {
-                found.push(key.to_vec());
-            }
-            if seen == count_max {
-                last = Some((slot, key.to_vec()));
-            }
-            ControlFlow::Continue(())
-        })?;
-        let next = match (next_slot, last) {
-            // The next key lies in the same slot as the last: the place between them must be remembered.
-            (Some(next_slot), Some((last_slot, key))) if next_slot == last_slot => {
-                u64::from(last_slot.0) << CURSOR_POSITION_BITS | shard.remember_scan_position(key)
-            }
-            (Some(next_slot), _) => u64::from(next_slot.0) << CURSOR_POSITION_BITS,
-            (None, _) if slots.end < SLOT_COUNT => u64::from(slots.end) << CURSOR_POSITION_BITS,
-            (None, _) => 0,
+    let next = loop {
+        let id = shard_of(Slot(at.0), shard_count);
+        let slots_end = slots_of(id, shard_count).end;
+        let mut keys = ShardKeys {
+            shards: &mut *shards,
+            id,
+            slots_end,
+            database,
+            is_wanted: &is_wanted,
         };
-        Ok((next, epoch))
-    })?;
+        let part = walk(&mut keys, at, left)?;
+        left = left.saturating_sub(part.looked_at);
+        found.extend(part.items);
+        at = match part.next {
+            Next::At(slot, position) => (slot, position),
+            Next::Behind(slot) => (slot + 1, 0),
+            Next::Nowhere => (slots_end, 0),
+        };
+        if at.0 >= SLOT_COUNT {
+            break 0;
+        }
+        // The next shard's keys come in the same call, if it is one of this executor's.
+        if left == 0 || shards.shard_of(Slot(at.0)).is_err() {
+            break u64::from(at.0) << CURSOR_SLOT_SHIFT | at.1;
+        }
+    };
     let mut digits = itoa::Buffer::new();
     context.reply.array(2);
     context.reply.text(digits.format(next));
     context.reply.array(found.len());
     found.iter().for_each(|key| context.reply.bulk(key));
     Ok(())
+}
+
+/// The keys of a shard, each slot being a group.
+struct ShardKeys<'a> {
+    shards: &'a mut Shards,
+    id: ShardId,
+    /// The slot behind the shard's last.
+    slots_end: u16,
+    database: u8,
+    is_wanted: &'a dyn Fn(&[u8], &Record<'_>) -> bool,
+}
+
+impl Names for ShardKeys<'_> {
+    type Item = Vec<u8>;
+
+    fn visit(
+        &mut self,
+        slot: u16,
+        after: Option<&[u8]>,
+        one_group: bool,
+        visit: &mut VisitName<'_, Vec<u8>>,
+    ) -> Result<(), CommandError> {
+        let slots = slot..if one_group { slot + 1 } else { self.slots_end };
+        let (database, is_wanted) = (self.database, self.is_wanted);
+        self.shards.with_shard(self.id, |shard| {
+            let epoch = shard.scan(database, slots, after, |slot, key, record| {
+                visit(slot.0, key, &|| is_wanted(key, &record).then(|| key.to_vec()))
+            })?;
+            Ok(((), epoch))
+        })
+    }
+
+    fn recall(&mut self, slot: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        let slot = Slot(slot);
+        let walked = Walked::Slot(self.database, slot);
+        self.shards.view().recall_scan_position(slot, walked, hash)
+    }
+
+    fn remember(&mut self, slot: u16, hash: u64, name: &[u8]) -> Result<(), CommandError> {
+        let slot = Slot(slot);
+        let walked = Walked::Slot(self.database, slot);
+        self.shards.view().remember_scan_position(slot, walked, hash, name)
+    }
 }
 
 /// SCAN in a transaction over several storage executors: all that is left, since no shard remembers a place for it.

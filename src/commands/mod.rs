@@ -31,10 +31,12 @@ pub mod sort;
 pub mod sorted_sets;
 pub mod stream_deletion;
 pub mod stream_groups;
+pub mod stream_nodes;
 pub mod streams;
 pub mod string_part;
 pub mod strings;
 pub mod table;
+pub mod walks;
 
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};

@@ -5,8 +5,9 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction, READ_SINGLY_MAX, damaged_members};
-use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
+use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use super::random::Random;
+use super::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::parse_integer;
 use crate::storage::encoding::{Type, position_of_set_member, set_member};
@@ -539,33 +540,30 @@ pub fn sintercard(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// A set of so many members is answered by one SSCAN, as Redis answers what it keeps in a listpack.
-const SCANNED_AT_ONCE_MAX: u64 = 128;
-
 /// SSCAN key cursor [MATCH pattern] [COUNT count]
-///
-/// Members are given from the last position down, and a cursor is the position above the next one: what a removal moves
-/// goes to a lower position, so nothing that is there all along is missed.
 pub fn sscan(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let cursor = parse_cursor(arguments.get(2))?;
-    let mut start = 0;
-    let mut found: Vec<Vec<u8>> = Vec::new();
+    let (mut next, mut found) = (0, Vec::new());
     if let Some(set) = context.collection(arguments.get(1), Type::Set)? {
         let options = ScanOptions::parse(arguments, Scanned::Members)?;
-        let end = if cursor == 0 { set.count } else { cursor.min(set.count) };
-        let count = options.count.min(SCAN_COUNT_MAX) as u64;
-        if set.count > SCANNED_AT_ONCE_MAX {
-            start = end.saturating_sub(count);
+        let is_wanted = |member: &[u8]| options.pattern.is_none_or(|pattern| matches_key(pattern, member));
+        if cursor == 0 && is_compact(context, &set)? {
+            set.visit_positions(&mut context.view, 0..set.count, |member| {
+                found.extend(is_wanted(member).then(|| member.to_vec()));
+            })?;
+        } else {
+            let mut members = Members {
+                view: &mut context.view,
+                collection: &set,
+                item: |member: &[u8], _: &[u8]| is_wanted(member).then(|| member.to_vec()),
+            };
+            let walked = walk(&mut members, (0, cursor), options.count.min(SCAN_COUNT_MAX))?;
+            (next, found) = (walked.next.in_collection(), walked.items);
         }
-        set.visit_positions(&mut context.view, start..end, |member| {
-            if options.pattern.is_none_or(|pattern| matches_key(pattern, member)) {
-                found.push(member.to_vec());
-            }
-        })?;
     }
     context.reply.array(2);
-    context.reply.text(itoa::Buffer::new().format(start));
+    context.reply.text(itoa::Buffer::new().format(next));
     context.reply.array(found.len());
     found.iter().for_each(|member| context.reply.bulk(member));
     Ok(())

@@ -21,6 +21,7 @@ impl Context<'_> {
             self.delete_member(&stream.collection, Column::Data, &member)?;
             stream.collection.count -= 1;
             stream.numbers.deleted_max = stream.numbers.deleted_max.max(id);
+            self.delete_from_nodes(stream, id)?;
         }
         Ok(there)
     }

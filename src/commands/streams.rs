@@ -4,6 +4,7 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction, Part};
+use super::stream_nodes::{NODE_ENTRIES_MAX, trim_from_nodes};
 use crate::commands::blocking::{Waiting, timeout_of_milliseconds};
 use crate::error::CommandError;
 use crate::number::parse_unsigned;
@@ -303,7 +304,7 @@ impl NewId {
 
 /// Which entries XTRIM and XADD leave.
 #[derive(Clone, Copy)]
-enum Keep {
+pub(super) enum Keep {
     /// The last ones, so many.
     Newest(u64),
     /// Those from an id on.
@@ -314,18 +315,14 @@ enum Keep {
 #[derive(Clone, Copy)]
 struct Trim {
     keep: Keep,
-    /// Whether only whole nodes of [`NODE_ENTRIES`] go.
+    /// Whether only whole nodes go.
     approximate: bool,
     /// How many entries go at most.
     limit: u64,
 }
 
-/// The entries of a full node of Redis's radix tree (`stream-node-max-entries`). An approximate trim removes as many at
-/// once and waits until there are as many: it then costs as much as an exact one, but once for hundred entries.
-const NODE_ENTRIES: u64 = 100;
-
 /// How many entries an approximate trim removes at most, if not told otherwise, as in Redis: hundred nodes.
-const TRIM_LIMIT_DEFAULT: u64 = 100 * NODE_ENTRIES;
+const TRIM_LIMIT_DEFAULT: u64 = 100 * NODE_ENTRIES_MAX as u64;
 
 /// The options of XADD and XTRIM.
 #[derive(Default)]
@@ -444,7 +441,7 @@ pub fn xadd(context: &mut Context<'_>) -> Outcome {
     if fields_and_values.clone().map(<[u8]>::len).sum::<usize>() > ENTRY_BYTES_MAX {
         return Err(CommandError::text("ERR Elements are too large to be stored"));
     }
-    let value = encoding::encode_stream_entry(fields_and_values);
+    let value = encoding::encode_stream_entry(fields_and_values.clone());
     context.put_member(
         &stream.collection,
         Column::Data,
@@ -457,6 +454,7 @@ pub fn xadd(context: &mut Context<'_>) -> Outcome {
     stream.collection.count += 1;
     stream.numbers.entries_added += 1;
     stream.numbers.last = id;
+    context.add_to_nodes(&mut stream, id, fields_and_values)?;
     let mut removed = 0;
     if let Some(trim) = options.trim {
         removed = trim_stream(context, &mut stream, trim)?;
@@ -484,20 +482,21 @@ fn next_id(stream: &Stream, new_id: NewId, now_ms: u64) -> Result<StreamId, Comm
 /// Removes entries from the stream's beginning, and reads no others but the one after them; returns how many. The
 /// caller saves the stream.
 fn trim_stream(context: &mut Context<'_>, stream: &mut Stream, trim: Trim) -> Result<u64, CommandError> {
+    if trim.approximate {
+        return context.remove_nodes(stream, trim.keep, trim.limit);
+    }
     let count = stream.collection.count;
-    let node = if trim.approximate { NODE_ENTRIES } else { 1 };
     let excess = match trim.keep {
-        Keep::Newest(kept) if kept == 0 && trim.limit >= count => count,
-        Keep::Newest(kept) => count.saturating_sub(kept).min(trim.limit) / node * node,
+        Keep::Newest(kept) => count.saturating_sub(kept),
         Keep::From(id) if stream.numbers.first >= id => 0,
-        Keep::From(_) => trim.limit.min(count),
+        Keep::From(_) => count,
     };
     if excess == 0 {
         return Ok(0);
     }
     // The ids take less memory than the deletions that are staged for them.
     let mut ids = Vec::new();
-    let mut removed = 0;
+    let mut next = None;
     let range = (stream.numbers.first, StreamId::MAX);
     context.visit_ids(
         stream,
@@ -505,27 +504,25 @@ fn trim_stream(context: &mut Context<'_>, stream: &mut Stream, trim: Trim) -> Re
         range,
         Direction::Forward,
         |id, _| {
-            ids.push(id);
-            let seen = ids.len();
-            if seen as u64 > excess || matches!(trim.keep, Keep::From(kept) if id >= kept) {
+            if ids.len() as u64 == excess || matches!(trim.keep, Keep::From(kept) if id >= kept) {
+                next = Some(id);
                 return ControlFlow::Break(());
             }
-            // A node goes as a whole; the last one may be smaller.
-            if (seen - removed) as u64 == node || seen as u64 == count {
-                removed = seen;
-            }
+            ids.push(id);
             ControlFlow::Continue(())
         },
     )?;
-    for id in &ids[..removed] {
+    for id in &ids {
         let member = encoding::stream_entry_member(*id);
         context.delete_member(&stream.collection, Column::Data, &member)?;
     }
-    stream.collection.count -= removed as u64;
+    let removed = ids.len() as u64;
+    stream.collection.count = count.checked_sub(removed).ok_or_else(damaged)?;
     if removed > 0 {
-        stream.numbers.first = ids.get(removed).copied().unwrap_or(StreamId::MIN);
+        stream.numbers.first = next.unwrap_or(StreamId::MIN);
+        trim_from_nodes(stream, &ids, trim.keep)?;
     }
-    Ok(removed as u64)
+    Ok(removed)
 }
 
 /// XTRIM key MAXLEN | MINID [= | ~] threshold [LIMIT count]
@@ -943,8 +940,8 @@ fn reply_numbers(reply: &mut Reply<'_>, stream: &Stream, pairs: usize) {
         entries_added,
         ..
     } = stream.numbers;
-    // There is no radix tree: as many nodes as Redis has for small entries none of which were deleted.
-    let nodes = stream.collection.count.div_ceil(NODE_ENTRIES);
+    // There is no radix tree: as many nodes as Redis has if none of them has lost all its entries.
+    let nodes = stream.numbers.nodes.stored + u64::from(stream.numbers.nodes.tail.entries > 0);
     reply.map(pairs);
     for (name, number) in [
         ("length", stream.collection.count),

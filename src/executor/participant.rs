@@ -134,10 +134,6 @@ pub enum Question<'a> {
     Count(u8),
     /// Keys of a database that are alive at a time (Unix milliseconds), on the shard of the first slot.
     Keys(u8, &'a KeyRange, u64),
-    /// What the cursor of a scan inside the collection under a key stands for.
-    ScanPosition(&'a [u8], u64),
-    /// A cursor for a name in it.
-    NewScanPosition(&'a [u8], &'a [u8]),
 }
 
 impl Question<'_> {
@@ -182,18 +178,6 @@ impl Question<'_> {
                 fields.number(u64::from(range.end));
                 fields.optional_bytes(range.after.as_deref());
                 fields.number(*now_ms);
-            }
-            Question::ScanPosition(key, position) => {
-                fields.byte(5);
-                fields.byte(0);
-                fields.bytes(key);
-                fields.number(*position);
-            }
-            Question::NewScanPosition(key, name) => {
-                fields.byte(6);
-                fields.byte(0);
-                fields.bytes(key);
-                fields.bytes(name);
             }
         }
         out
@@ -601,20 +585,6 @@ impl StorageExecutor {
         }
         if kind == 4 {
             return self.answer_keys(database, fields, replies);
-        }
-        if kind == 5 {
-            let Some(position) = fields.number() else {
-                return Ok(None);
-            };
-            let name = self.shards.scan_position(&key, position)?;
-            FieldWriter(replies).optional_bytes(name.as_deref());
-            return Ok(Some(()));
-        }
-        if kind == 6 {
-            let Some(name) = fields.bytes() else { return Ok(None) };
-            let position = self.shards.remember_scan_position(&key, name.to_vec())?;
-            FieldWriter(replies).number(position);
-            return Ok(Some(()));
         }
         let read = |fields: &mut FieldReader<'_>| -> Option<(u64, Column)> {
             let version = fields.number()?;

@@ -1,6 +1,7 @@
 //! One client's connection: bytes that came in and are no whole command yet, replies in the order of their commands,
 //! and bytes that the socket has not taken yet.
 
+use super::key_walks::KeyWalk;
 use super::merging::Merging;
 use super::multi::Executing;
 use super::session::{Session, Until};
@@ -42,6 +43,8 @@ pub(super) enum Awaited {
     Pushed(Vec<u8>),
     /// Several, to be merged.
     Merge(Box<Merging>),
+    /// One storage executor after the other.
+    KeyWalk(Box<KeyWalk>),
     /// One storage executor, and then commands that run here.
     Exec(Box<Executing>),
     /// One storage executor, a piece at a time.

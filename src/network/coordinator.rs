@@ -1035,17 +1035,6 @@ impl Remote for Asking {
         self.ask(&place.1, &Question::Key(place))
     }
 
-    fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
-        let answer = self.ask(key, &Question::ScanPosition(key, position))?;
-        let name = FieldReader(&answer).optional_bytes().ok_or(CommandError::Internal)?;
-        Ok(name.map(<[u8]>::to_vec))
-    }
-
-    fn remember_scan_position(&mut self, key: &[u8], name: &[u8]) -> Result<u64, CommandError> {
-        let answer = self.ask(key, &Question::NewScanPosition(key, name))?;
-        FieldReader(&answer).number().ok_or(CommandError::Internal)
-    }
-
     fn count(&mut self, database: u8) -> Result<u64, CommandError> {
         let mut count = 0;
         for link in 0..self.router.executor_count() {

@@ -172,10 +172,7 @@ impl NetworkExecutor {
             }
             Runs::Each(_, merge) => self.send_to_all(connection, command, merge, arguments, deadline),
             Runs::Cursor(_) => match keys::cursor_slot(arguments.get(1)) {
-                Ok(slot) => {
-                    let link = usize::from(self.server.router.executor_of(slot).0);
-                    self.send_whole(connection, command, link, arguments, deadline);
-                }
+                Ok(slot) => self.send_scan(connection, command, slot, arguments, deadline),
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
             Runs::Whole(handler) => match self.only_link_of(std::iter::empty(), true) {
@@ -416,7 +413,7 @@ impl NetworkExecutor {
 
     /// Sends a command as a whole to one storage executor.
     #[inline]
-    fn send_whole(
+    pub(super) fn send_whole(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
@@ -560,6 +557,18 @@ impl NetworkExecutor {
             Awaited::Response => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 replies.complete(sequence, bytes, &mut connection.output.borrow_mut().bytes);
+            }
+            Awaited::KeyWalk(_) => {
+                let Awaited::KeyWalk(walk) = std::mem::replace(&mut slot.awaited, Awaited::Response) else {
+                    unreachable!("the slot was matched as a walk");
+                };
+                drop(replies);
+                let source = (response.command, sequence, batch.link);
+                if let Some(reply) = self.scan_answered(&connection, source, walk, bytes) {
+                    self.count(response.command, u64::from(response.took_ns), &reply);
+                    let mut replies = connection.replies.borrow_mut();
+                    replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
+                }
             }
             Awaited::Exec(_) => {
                 self.count(response.command, u64::from(response.took_ns), bytes);

@@ -88,7 +88,7 @@ fn is_null(reply: &[u8]) -> bool {
 }
 
 /// The number of an array's elements, and their bytes.
-fn array_of(reply: &[u8]) -> Option<(usize, &[u8])> {
+pub(super) fn array_of(reply: &[u8]) -> Option<(usize, &[u8])> {
     let end = memchr::memchr(b'\n', reply)?;
     let digits = reply.get(1..end.checked_sub(1)?)?;
     Some((std::str::from_utf8(digits).ok()?.parse().ok()?, &reply[end + 1..]))

@@ -61,7 +61,10 @@
 //! A stream's record adds to the count of its entries
 //!
 //! ```text
-//! last id(16) ‖ first id(16) ‖ greatest deleted id(16) ‖ entries ever added(8) ‖ consumer groups(8)
+//! last id(16) ‖ first id(16) ‖ greatest deleted id(16) ‖ entries ever added(8) ‖ consumer groups(8) ‖ [nodes]
+//! nodes     stored nodes(8) ‖ the last node: first id(16) ‖ node ‖ its entries that are left(4)
+//!           ‖ the first node: last id(16) ‖ its entries that are left(4, 0: not counted)
+//! node      last id(16) ‖ entries(4) ‖ bytes in Redis's encoding(4) ‖ hash of the field names(8)
 //! ```
 //!
 //! an id being milliseconds(8) ‖ sequence(8). Its members are all in `data` and begin with a tag:
@@ -75,6 +78,8 @@
 //! 2 ‖ length(4) ‖ group ‖ id(16)                          delivered at(8, Unix ms) ‖ deliveries(8) ‖ consumer
 //! 3 ‖ length(4) ‖ group ‖ consumer                        seen at(8, Unix ms) ‖ active at(8, Unix ms, 0: never) ‖ pending(8)
 //! 4 ‖ length(4) ‖ group ‖ length(4) ‖ consumer ‖ id(16)   nothing: the pending entries by consumer
+//! 5 ‖ first id(16)                                        a node that is not the last: entries that Redis has in one listpack,
+//!                                                         which `MAXLEN ~` and `MINID ~` take as a whole
 //! ```
 //!
 //! A string that was changed in place and is long has a version and lies in chunks, of which those that are all zeros
@@ -1017,6 +1022,14 @@ const STREAM_PENDING: u8 = 2;
 const STREAM_CONSUMER: u8 = 3;
 const STREAM_OWNED: u8 = 4;
 
+/// What the members of a stream's nodes begin with; the id of the first entry follows.
+pub const STREAM_NODE_PREFIX: &[u8] = &[5];
+
+/// The member of a node of a stream.
+pub fn stream_node_member(first: StreamId) -> Vec<u8> {
+    [STREAM_NODE_PREFIX, &first.0.to_be_bytes()].concat()
+}
+
 /// A name behind its length, which lets no name be the beginning of another one.
 fn counted(name: &[u8]) -> Vec<u8> {
     let len = u32::try_from(name.len()).expect("a request is shorter than 4 GiB, and so is a name");
@@ -1036,30 +1049,110 @@ pub struct StreamNumbers {
     pub entries_added: u64,
     /// The number of consumer groups.
     pub groups: u64,
+    /// How its entries are divided into nodes.
+    pub nodes: StreamNodes,
+}
+
+/// Entries of a stream that Redis has in one listpack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamNode {
+    /// The id of the first entry that was added to it, which may be deleted.
+    pub first: StreamId,
+    /// The id of the last one.
+    pub last: StreamId,
+    /// How many were added, deleted ones among them; 0 for no node.
+    pub entries: u32,
+    /// The bytes of the listpack.
+    pub bytes: u32,
+    /// A hash of the first entry's field names: entries with the same ones do not repeat them.
+    pub fields: u64,
+}
+
+impl StreamNode {
+    /// The stored form, without the first id.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = self.last.0.to_be_bytes().to_vec();
+        out.extend_from_slice(&self.entries.to_be_bytes());
+        out.extend_from_slice(&self.bytes.to_be_bytes());
+        out.extend_from_slice(&self.fields.to_be_bytes());
+        out
+    }
+
+    /// Reads the stored form; `None` if the bytes are not one.
+    pub fn decode(first: StreamId, mut bytes: &[u8]) -> Option<StreamNode> {
+        let node = StreamNode::take(first, &mut bytes)?;
+        bytes.is_empty().then_some(node)
+    }
+
+    fn take(first: StreamId, bytes: &mut &[u8]) -> Option<StreamNode> {
+        Some(StreamNode {
+            first,
+            last: take_id(bytes)?,
+            entries: take_short_number(bytes)?,
+            bytes: take_short_number(bytes)?,
+            fields: take_number(bytes)?,
+        })
+    }
+}
+
+/// What a stream's record says of its nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamNodes {
+    /// How many nodes are stored as members: all but the last, those among them whose entries have all been deleted.
+    pub stored: u64,
+    /// The last node, to which entries are added, if there is one.
+    pub tail: StreamNode,
+    /// How many of its entries are there.
+    pub tail_left: u32,
+    /// The last id of the first stored node, if its entries were counted.
+    pub head_last: StreamId,
+    /// How many of its entries are there; 0 if they were not counted.
+    pub head_left: u32,
 }
 
 impl StreamNumbers {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64);
+        let mut out = Vec::with_capacity(152);
         for id in [self.last, self.first, self.deleted_max] {
             out.extend_from_slice(&id.0.to_be_bytes());
         }
         for number in [self.entries_added, self.groups] {
             out.extend_from_slice(&number.to_be_bytes());
         }
+        let nodes = &self.nodes;
+        if *nodes != StreamNodes::default() {
+            out.extend_from_slice(&nodes.stored.to_be_bytes());
+            out.extend_from_slice(&nodes.tail.first.0.to_be_bytes());
+            out.extend_from_slice(&nodes.tail.encode());
+            out.extend_from_slice(&nodes.tail_left.to_be_bytes());
+            out.extend_from_slice(&nodes.head_last.0.to_be_bytes());
+            out.extend_from_slice(&nodes.head_left.to_be_bytes());
+        }
         out
     }
 
     /// Reads the stored form; `None` if the bytes are not one.
     pub fn decode(mut bytes: &[u8]) -> Option<StreamNumbers> {
-        let numbers = StreamNumbers {
+        let mut numbers = StreamNumbers {
             last: take_id(&mut bytes)?,
             first: take_id(&mut bytes)?,
             deleted_max: take_id(&mut bytes)?,
             entries_added: take_number(&mut bytes)?,
             groups: take_number(&mut bytes)?,
+            nodes: StreamNodes::default(),
         };
+        if !bytes.is_empty() {
+            let stored = take_number(&mut bytes)?;
+            let first = take_id(&mut bytes)?;
+            numbers.nodes = StreamNodes {
+                stored,
+                tail: StreamNode::take(first, &mut bytes)?,
+                tail_left: take_short_number(&mut bytes)?,
+                head_last: take_id(&mut bytes)?,
+                head_left: take_short_number(&mut bytes)?,
+            };
+        }
         bytes.is_empty().then_some(numbers)
     }
 }
@@ -1224,6 +1317,12 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*number))
 }
 
+fn take_short_number(bytes: &mut &[u8]) -> Option<u32> {
+    let (number, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    Some(u32::from_be_bytes(*number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1350,12 +1449,41 @@ mod tests {
             deleted_max: StreamId(2),
             entries_added: 3,
             groups: 4,
+            nodes: StreamNodes::default(),
         };
         let ids = [u128::from(1_u8) << 64 | 2, 1, 2].map(u128::to_be_bytes).concat();
         assert_eq!(
             numbers.encode(),
             [&ids[..], b"\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04"].concat()
         );
+        let node = StreamNode {
+            first: id,
+            last: StreamId(1),
+            entries: 2,
+            bytes: 3,
+            fields: 4,
+        };
+        assert_eq!(stream_node_member(id), b"\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02");
+        let node_bytes = [&1_u128.to_be_bytes()[..], b"\0\0\0\x02\0\0\0\x03\0\0\0\0\0\0\0\x04"].concat();
+        assert_eq!(node.encode(), node_bytes);
+        let nodes = StreamNodes {
+            stored: 5,
+            tail: node,
+            tail_left: 6,
+            head_last: StreamId(7),
+            head_left: 8,
+        };
+        let with_nodes = StreamNumbers { nodes, ..numbers }.encode();
+        assert_eq!(with_nodes[..numbers.encode().len()], numbers.encode());
+        let nodes_bytes = [
+            &5_u64.to_be_bytes()[..],
+            &id.0.to_be_bytes(),
+            &node_bytes,
+            b"\0\0\0\x06",
+            &7_u128.to_be_bytes(),
+            b"\0\0\0\x08",
+        ];
+        assert_eq!(with_nodes[numbers.encode().len()..], nodes_bytes.concat());
         let group = StreamGroup {
             last: id,
             pending_min: StreamId(1),
@@ -1395,7 +1523,24 @@ mod tests {
                 deleted_max: StreamId(7),
                 entries_added: u64::MAX,
                 groups: 1,
+                nodes: StreamNodes::default(),
             };
+            assert_eq!(StreamNumbers::decode(&numbers.encode()), Some(numbers));
+            let node = StreamNode {
+                first: id,
+                last: StreamId(3),
+                entries: 1,
+                bytes: u32::MAX,
+                fields: 2,
+            };
+            assert_eq!(StreamNode::decode(id, &node.encode()), Some(node));
+            let nodes = StreamNodes {
+                tail: node,
+                head_last: id,
+                head_left: 100,
+                ..StreamNodes::default()
+            };
+            let numbers = StreamNumbers { nodes, ..numbers };
             assert_eq!(StreamNumbers::decode(&numbers.encode()), Some(numbers));
             for entries_read in [None, Some(0), Some(i64::MAX as u64)] {
                 let group = StreamGroup {

@@ -53,13 +53,6 @@ pub trait Remote {
     /// Some keys of a database that are alive at `now_ms` (Unix milliseconds), in the order of slots, and where to go
     /// on.
     fn keys(&mut self, database: u8, slots: KeyRange, now_ms: u64) -> Result<KeysFound, CommandError>;
-
-    /// The name that the cursor of an unfinished scan inside the collection under a key stands for, if the key's shard
-    /// has it.
-    fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError>;
-
-    /// Lets the key's shard remember a name; returns the cursor.
-    fn remember_scan_position(&mut self, key: &[u8], name: &[u8]) -> Result<u64, CommandError>;
 }
 
 /// The keys of the slots before one, from the first of a slot on, or from behind a key in it.
@@ -366,16 +359,6 @@ impl Gathered {
     fn asking(&mut self) -> Result<&mut Box<dyn Remote + Send>, CommandError> {
         self.has_missed |= self.remote.is_none();
         self.remote.as_mut().ok_or(CommandError::Elsewhere)
-    }
-
-    /// See [`Remote::scan_position`].
-    pub fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
-        self.asking()?.scan_position(key, position)
-    }
-
-    /// See [`Remote::remember_scan_position`].
-    pub fn remember_scan_position(&mut self, key: &[u8], name: &[u8]) -> Result<u64, CommandError> {
-        self.asking()?.remember_scan_position(key, name)
     }
 
     /// The same for what concerns all keys.
@@ -836,14 +819,6 @@ mod tests {
             let stored = self.names().contains(name).then_some(&record[..]);
             FieldWriter(&mut known).optional_bytes(stored);
             Ok(known)
-        }
-
-        fn scan_position(&mut self, _: &[u8], _: u64) -> Result<Option<Vec<u8>>, CommandError> {
-            Ok(None)
-        }
-
-        fn remember_scan_position(&mut self, _: &[u8], _: &[u8]) -> Result<u64, CommandError> {
-            Ok(1)
         }
 
         fn count(&mut self, _: u8) -> Result<u64, CommandError> {

@@ -14,12 +14,13 @@ use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
 use super::orders::Orders;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
+use super::scan_positions::ScanPositions;
 use crate::error::CommandError;
 use crate::executor::committer::Committer;
 use crate::executor::locks::TransactionId;
 use crate::executor::reclaimer;
 use crate::slots::{ShardId, Slot};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -33,9 +34,6 @@ const CHUNKS_LOOKED_UP_MAX: u32 = 64;
 
 /// The orders of hot sorted sets get this part of the memory for hot records, on top of it.
 const ORDERS_SHARE: usize = 8;
-
-/// SCAN cursors inside a slot that a shard remembers: that many scans at once make progress in one crowded slot.
-const SCAN_POSITIONS_MAX: usize = 256;
 
 /// What a shard can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,8 +219,8 @@ pub struct Shard {
     large: Vec<u8>,
     /// A string put together from its chunks, while a command reads it.
     joined: Vec<u8>,
-    scan_positions: VecDeque<(u64, Vec<u8>)>,
-    last_scan_position: u64,
+    /// Where walks have stopped.
+    pub scan_positions: ScanPositions,
     /// The last turn that noted a dead version for the [reclaimer](crate::executor::reclaimer), until that is told.
     noted_epoch: Option<u64>,
 }
@@ -345,9 +343,7 @@ impl Shard {
             expiry_key: Vec::new(),
             large: Vec::new(),
             joined: Vec::new(),
-            scan_positions: VecDeque::new(),
-            // Positions of an earlier run of the server must not be taken for ours.
-            last_scan_position: crate::clock::unix_ms() & 0x7fff_ffff_ffff,
+            scan_positions: ScanPositions::default(),
             noted_epoch: None,
         })
     }
@@ -746,9 +742,9 @@ impl Shard {
         })
     }
 
-    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to
-    /// one database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
-    fn scan_range(
+    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to one
+    /// database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
+    pub(super) fn scan_range(
         &mut self,
         column: Column,
         (from, to): (&[u8], &[u8]),
@@ -1352,25 +1348,6 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// The key that a SCAN cursor's position stands for; `None` for the slot's start or a position that was forgotten.
-    pub fn scan_position(&self, position: u64) -> Option<Vec<u8>> {
-        self.scan_positions
-            .iter()
-            .find(|(number, _)| *number == position)
-            .map(|(_, key)| key.clone())
-    }
-
-    /// Remembers where a SCAN stopped inside a slot; returns the position's number.
-    pub fn remember_scan_position(&mut self, key: Vec<u8>) -> u64 {
-        if self.scan_positions.len() == SCAN_POSITIONS_MAX {
-            self.scan_positions.pop_front();
-        }
-        // 48 bits in the cursor; a million a second would take nine years.
-        self.last_scan_position += 1;
-        self.scan_positions.push_back((self.last_scan_position, key));
-        self.last_scan_position
-    }
-
     /// Deletes entries of the expiry index that no key has any more.
     pub fn delete_stale_index_entries(&mut self, index_keys: &[Vec<u8>]) -> Result<(), CommandError> {
         if index_keys.is_empty() {
@@ -1401,7 +1378,7 @@ impl Shard {
         number_of(&self.databases, physical)
     }
 
-    fn physical(&self, database: u8) -> u8 {
+    pub(super) fn physical(&self, database: u8) -> u8 {
         self.databases.physical[usize::from(database)]
     }
 

@@ -9,6 +9,8 @@ use super::gathered::{Gathered, VisitKey};
 use super::lifecycle::{KeyFate, KeyNote};
 use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
 use super::redo::{self, Part, Write};
+use super::sampling::Sample;
+use super::scan_positions::Walked;
 pub use super::shard::Owner;
 use super::shard::{Modified, ModifiedKey, Shard};
 use crate::channel::message::SEVERAL_SHARDS;
@@ -596,18 +598,6 @@ impl Shards {
         self.list.iter_mut().for_each(Shard::keep_command);
     }
 
-    /// The name that the cursor of an unfinished scan inside the collection under a key stands for:
-    /// [`Shard::scan_position`].
-    pub fn scan_position(&self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
-        Ok(self.shard_of(Slot::of(key))?.scan_position(position))
-    }
-
-    /// Remembers where such a scan stopped; returns its cursor, which is not 0.
-    pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
-        let place = self.place(Slot::of(key))?;
-        Ok(self.list[place].remember_scan_position(name))
-    }
-
     /// The shards, as a handler sees them.
     pub fn view(&mut self) -> View<'_> {
         View::Local(self)
@@ -986,20 +976,31 @@ impl View<'_> {
         }
     }
 
-    /// See [`Shards::scan_position`].
-    pub fn scan_position(&mut self, key: &[u8], position: u64) -> Result<Option<Vec<u8>>, CommandError> {
+    /// The name of this hash at which a walk has stopped, if the shard of `slot` remembers it. Those of a transaction over
+    /// executors are not remembered.
+    pub fn recall_scan_position(&self, slot: Slot, walked: Walked, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
         match self {
-            View::Local(shards) => shards.scan_position(key, position),
-            View::Gathered(gathered) => gathered.scan_position(key, position),
+            View::Local(shards) => {
+                let shard = shards.shard_of(slot)?;
+                Ok(shard.scan_positions.recall(walked, hash).map(<[u8]>::to_vec))
+            }
+            View::Gathered(_) => Ok(None),
         }
     }
 
-    /// See [`Shards::remember_scan_position`].
-    pub fn remember_scan_position(&mut self, key: &[u8], name: Vec<u8>) -> Result<u64, CommandError> {
-        match self {
-            View::Local(shards) => shards.remember_scan_position(key, name),
-            View::Gathered(gathered) => gathered.remember_scan_position(key, &name),
+    /// A walk stops at a name.
+    pub fn remember_scan_position(
+        &mut self,
+        slot: Slot,
+        walked: Walked,
+        hash: u64,
+        name: &[u8],
+    ) -> Result<(), CommandError> {
+        if let View::Local(shards) = self {
+            let place = shards.place(slot)?;
+            shards.list[place].scan_positions.remember(walked, hash, name);
         }
+        Ok(())
     }
 
     /// Deletes all keys of a database, or of all.
@@ -1040,6 +1041,30 @@ impl View<'_> {
         match self {
             View::Local(shards) => shards.visit_keys(database, slots, &mut visit),
             View::Gathered(gathered) => gathered.visit_keys(database, slots, &mut visit),
+        }
+    }
+
+    /// A key of a slot that is alive, picked with `random`, which draws a number below another: [`Shard::random_key`].
+    pub fn random_key_of_slot(
+        &mut self,
+        database: u8,
+        slot: Slot,
+        random: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<Option<Vec<u8>>, CommandError> {
+        match self {
+            View::Local(shards) => {
+                let (id, now_ms) = (shard_of(slot, shards.shard_count()), shards.now_ms);
+                shards.with_shard(id, |shard| shard.random_key(database, slot, now_ms, random))
+            }
+            View::Gathered(gathered) => {
+                let mut sample = Sample::new(random);
+                let slots = slot.0..slot.0 + 1;
+                gathered.visit_keys(database, slots, &mut |key, _| {
+                    sample.add(key);
+                    ControlFlow::Continue(())
+                })?;
+                Ok(sample.picked)
+            }
         }
     }
 

@@ -8,11 +8,15 @@ mod blocking;
 mod dump_restore;
 mod hash_model;
 mod keyspace_events;
+mod mixed_score_names;
 mod modifications;
+mod random_keys;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;
 mod statistics;
+mod stream_trims;
+mod walks;
 
 use std::path::{Path, PathBuf};
 

@@ -47,3 +47,49 @@ fn one_member_is_somewhere_after(command: &str, (from, to): (&str, &str), client
     let deadline = Value::Integer(if keeps_deadline { 1000 } else { -1 });
     assert_eq!(run(client, &format!("TTL {to}")), deadline, "{line}");
 }
+
+/// One call, whichever storage executors the keys lie on, as long as there are fewer of them than COUNT.
+#[test]
+fn a_handful_of_keys_comes_in_one_scan() {
+    for shape in [Shape::FourShardsBothRoles, Shape::OneShard] {
+        let server = Server::builder().flags(&shape.flags()).start();
+        let mut client = server.connect();
+        for count in 1..10 {
+            run(&mut client, &format!("SET key:{count} v"));
+            run(&mut client, &format!("SADD set:{count} v"));
+            let (mut keys, cursor) = scanned(&mut client, "SCAN 0 MATCH key:*");
+            keys.sort();
+            assert_eq!(keys, Vec::from_iter((1..=count).map(|number| format!("key:{number}"))));
+            assert!(cursor == "0" || 2 * count >= 10, "{count} of each, {shape:?}");
+            let (keys, cursor) = scanned(&mut client, "SCAN 0 COUNT 19 TYPE set");
+            assert_eq!((keys.len(), &*cursor), (count, "0"), "{shape:?}");
+        }
+        // More than COUNT come in as many calls as it takes, each once.
+        let (mut found, mut cursor, mut calls) = (Vec::new(), "0".to_owned(), 0);
+        while calls == 0 || cursor != "0" {
+            let (keys, next) = scanned(&mut client, &format!("SCAN {cursor} COUNT 4"));
+            assert!(keys.len() <= 4, "{keys:?}");
+            found.extend(keys);
+            (cursor, calls) = (next, calls + 1);
+        }
+        assert!(calls <= 6, "{calls} calls for 18 keys, {shape:?}");
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), 18);
+        let error = run(&mut client, "SCAN 0 COUNT 0").render();
+        assert_eq!(error, "(error) ERR syntax error");
+    }
+}
+
+/// What a SCAN answers: keys and the next cursor.
+fn scanned(client: &mut Client, line: &str) -> (Vec<String>, String) {
+    let reply = run(client, line);
+    let Value::Array(Some(parts)) = &reply else {
+        panic!("{line}: {}", reply.render())
+    };
+    let Value::Array(Some(keys)) = &parts[1] else {
+        panic!("{line}: {}", reply.render())
+    };
+    let keys = keys.iter().map(|key| key.text().expect("a key")).collect();
+    (keys, parts[0].text().expect("a cursor"))
+}

@@ -4,14 +4,14 @@ use super::{Entry, Outcome, Stretch, ranking, reply_entries};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::blocking::{Waiting, timeout_of_seconds};
-use crate::commands::collection::{Collection, Column, Direction};
-use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, matches_key, parse_cursor};
+use crate::commands::collection::{Collection, Direction};
+use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use crate::commands::random::{Random, Shuffled};
+use crate::commands::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::{parse_double, parse_integer};
 use crate::protocol::{Arguments, format_double};
 use crate::storage::encoding::{Type, ordered_score, score_key, split_score_value};
-use std::ops::ControlFlow;
 
 /// What ZADD or GEOADD was asked to do beside adding.
 #[derive(Clone, Copy, Default)]
@@ -482,28 +482,34 @@ fn random_options(arguments: Arguments<'_>) -> Result<(Option<i64>, bool), Comma
     }
 }
 
-/// A set of at most so many members is scanned in one step, whatever COUNT says, as Redis does with its listpacks.
-const SCAN_WHOLE_MAX: u64 = 128;
-
 /// ZSCAN key cursor [MATCH pattern] [COUNT count]
 ///
-/// Members are scanned in the order of their names, which no change of scores moves: one that is there all along is not
-/// missed. The cursor stands for the last name seen, which the shard remembers for a while; if it has forgotten it (a
-/// restart, many unfinished scans), the scan begins anew: members may come twice, none is missed.
+/// Members are walked by name, which no change of scores moves.
 pub fn zscan(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let cursor = parse_cursor(arguments.get(2))?;
-    let set = context.sorted_set(arguments.get(1))?;
     let (mut next, mut entries) = (0, Vec::new());
-    if let Some(set) = &set {
+    if let Some(set) = &context.sorted_set(arguments.get(1))? {
         let options = ScanOptions::parse(arguments, Scanned::Members)?;
-        if set.count <= SCAN_WHOLE_MAX {
+        let is_wanted = |member: &[u8]| options.pattern.is_none_or(|pattern| matches_key(pattern, member));
+        if cursor == 0 && is_compact(context, set)? {
             entries = context.entries(set, &Stretch::from_end(Direction::Forward, u64::MAX))?;
+            entries.retain(|entry| is_wanted(&entry.member));
         } else {
-            (next, entries) = scan_by_name(context, set, cursor, options.count.min(SCAN_COUNT_MAX))?;
-        }
-        if let Some(pattern) = options.pattern {
-            entries.retain(|entry| matches_key(pattern, &entry.member));
+            let mut members = Members {
+                view: &mut context.view,
+                collection: set,
+                item: |member: &[u8], value: &[u8]| {
+                    let entry = |score| Entry {
+                        score,
+                        member: member.to_vec(),
+                    };
+                    is_wanted(member).then(|| split_score_value(value).map(entry).ok_or_else(super::damaged))
+                },
+            };
+            let walked = walk(&mut members, (0, cursor), options.count.min(SCAN_COUNT_MAX))?;
+            next = walked.next.in_collection();
+            entries = walked.items.into_iter().collect::<Result<Vec<Entry>, _>>()?;
         }
     }
     context.reply.array(2);
@@ -515,45 +521,4 @@ pub fn zscan(context: &mut Context<'_>) -> Outcome {
         context.reply.text(&format_double(*score));
     }
     Ok(())
-}
-
-/// `count` members from a cursor on, and the cursor after them.
-fn scan_by_name(
-    context: &mut Context<'_>,
-    set: &Collection,
-    cursor: u64,
-    count: usize,
-) -> Result<(u64, Vec<Entry>), CommandError> {
-    let mut from = Vec::new();
-    if let Some(last) = context.view.scan_position(&set.owner.key, cursor)? {
-        from = last;
-        // The first name that is greater.
-        from.push(0);
-    }
-    let mut entries: Vec<Entry> = Vec::new();
-    let (mut more, mut is_damaged) = (false, false);
-    context.scan_members(set, Column::Data, (&from, None), Direction::Forward, |member, value| {
-        more = entries.len() == count;
-        match split_score_value(value) {
-            Some(score) if !more => {
-                let member = member.to_vec();
-                entries.push(Entry { score, member });
-                ControlFlow::Continue(())
-            }
-            found => {
-                is_damaged = found.is_none();
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if is_damaged {
-        return Err(super::damaged());
-    }
-    let next = match entries.last() {
-        Some(last) if more => context
-            .view
-            .remember_scan_position(&set.owner.key, last.member.clone())?,
-        _ => 0,
-    };
-    Ok((next, entries))
 }

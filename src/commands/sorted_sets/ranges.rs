@@ -9,6 +9,7 @@ use crate::number::parse_double;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{SCORE_MEMBERS, ordered_score, score_key, split_score_key};
 use crate::storage::pieces::{Extent, WriteMember};
+use std::ops::ControlFlow;
 
 /// What a range's ends are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,10 +114,12 @@ impl Request {
                 None => Ok(None),
             };
         }
-        let (from, to) = self.bounds.keys(context, set)?;
         let (offset, take) = limit.unwrap_or((0, -1));
         let (Ok(skip), take) = (u64::try_from(offset), u64::try_from(take).unwrap_or(u64::MAX)) else {
             return Ok(None);
+        };
+        let Some((from, to)) = self.bounds.keys(context, set)? else {
+            return self.bounds.run(context, set, direction, (skip, take));
         };
         if skip > ranking::BLOCK_MEMBERS_MAX {
             return far_stretch(context, set, (&from, &to), (skip, take), direction);
@@ -239,32 +242,99 @@ impl Bounds {
         }
     }
 
-    /// The keys of `score` from the first to before the second. Names are those of the lowest score at the one end and
-    /// of the highest at the other; when scores differ, what a range of names holds is not specified by Redis either.
-    fn keys(&self, context: &mut Context<'_>, set: &Collection) -> Result<(Vec<u8>, Vec<u8>), CommandError> {
+    /// The keys of `score` from the first to before the second; `None` for names among members of different scores, which
+    /// are not in the order of their names.
+    fn keys(&self, context: &mut Context<'_>, set: &Collection) -> Result<Option<(Vec<u8>, Vec<u8>)>, CommandError> {
         let (min, max) = match self {
-            Bounds::Keys(from, to) => return Ok((from.clone(), to.clone())),
+            Bounds::Keys(from, to) => return Ok(Some((from.clone(), to.clone()))),
             Bounds::Names(min, max) => (min, max),
             Bounds::Ranks(..) => return Err(CommandError::Internal),
         };
         let [all_from, all_to] = [SCORE_MEMBERS.0.to_vec(), SCORE_MEMBERS.1.to_vec()];
         if matches!(min, NameBound::Highest) || matches!(max, NameBound::Lowest) {
-            return Ok((all_from.clone(), all_from));
+            return Ok(Some((all_from.clone(), all_from)));
         }
-        let from = match min.after_name(false) {
-            Some(name) => score_key(end_score(context, set, Direction::Forward)?, &name),
-            None => all_from,
+        if matches!((min, max), (NameBound::Lowest, NameBound::Highest)) {
+            return Ok(Some((all_from, all_to)));
+        }
+        let score = end_of(context, set, Direction::Forward)?.score;
+        if score != end_of(context, set, Direction::Backward)?.score {
+            return Ok(None);
+        }
+        let key_of = |name: Vec<u8>| score_key(ordered_score(score), &name);
+        let from = min.after_name(false).map_or(all_from, key_of);
+        Ok(Some((from, max.after_name(true).map_or(all_to, key_of))))
+    }
+
+    /// What a range of names is among members of different scores, which Redis leaves open: there and here the members that
+    /// follow each other and lie inside, from the first one on (or the last one down) that its walk finds. Nothing is found if
+    /// the outermost members lie on the wrong sides, since names are taken to be in order.
+    fn run(
+        &self,
+        context: &mut Context<'_>,
+        set: &Collection,
+        direction: Direction,
+        (skip, take): (u64, u64),
+    ) -> Result<Option<Stretch>, CommandError> {
+        let Bounds::Names(min, max) = self else {
+            return Err(CommandError::Internal);
         };
-        let to = match max.after_name(true) {
-            Some(name) => score_key(end_score(context, set, Direction::Backward)?, &name),
-            None => all_to,
+        // Seen in the direction of the walk.
+        let from_min = |name: &[u8]| min.is_below(name);
+        let to_max = |name: &[u8]| max.is_above(name);
+        let (has_begun, has_not_ended): (NameTest<'_>, NameTest<'_>) = match direction {
+            Direction::Forward => (&from_min, &to_max),
+            Direction::Backward => (&to_max, &from_min),
         };
-        Ok((from, to))
+        let near = end_of(context, set, direction)?;
+        let far = end_of(context, set, direction.reversed())?;
+        if !has_not_ended(&near.member) || !has_begun(&far.member) {
+            return Ok(None);
+        }
+        let rank_of = |step: u64| match direction {
+            Direction::Forward => step,
+            Direction::Backward => set.count - 1 - step,
+        };
+        let first = first_step(context, set, direction, has_begun)?;
+        let found = context.entries_at(set, &[rank_of(first)])?;
+        let start = first.saturating_add(skip);
+        if !found.iter().all(|entry| has_not_ended(&entry.member)) || start >= set.count {
+            return Ok(None);
+        }
+        let stretch = ranking::stretch_at(context, set, rank_of(start), take, direction)?;
+        let (mut outermost, mut last) = (None, Vec::new());
+        context.walk(set, &stretch, |_, score, member| {
+            if !has_not_ended(member) {
+                return ControlFlow::Break(());
+            }
+            last = score_key(ordered_score(score), member);
+            outermost.get_or_insert_with(|| last.clone());
+            ControlFlow::Continue(())
+        })?;
+        let Some(outermost) = outermost else { return Ok(None) };
+        let (from, last) = match direction {
+            Direction::Forward => (outermost, last),
+            Direction::Backward => (last, outermost),
+        };
+        Ok(Some(Stretch {
+            from,
+            // The first key behind it.
+            to: [&last[..], b"\0"].concat(),
+            direction,
+            skip: 0,
+            take,
+        }))
     }
 
     /// How many members of a set they hold.
     fn count(&self, context: &mut Context<'_>, set: &Collection) -> Result<u64, CommandError> {
-        let (from, to) = self.keys(context, set)?;
+        let (from, to) = match self.keys(context, set)? {
+            Some(keys) => keys,
+            None => match self.run(context, set, Direction::Forward, (0, u64::MAX))? {
+                Some(run) => (run.from, run.to),
+                None => return Ok(0),
+            },
+        };
         ranking::count(context, set, &from, &to)
     }
 }
@@ -277,6 +347,26 @@ impl NameBound {
             [b'[', name @ ..] => Some(NameBound::Inclusive(name.to_vec())),
             [b'(', name @ ..] => Some(NameBound::Exclusive(name.to_vec())),
             _ => None,
+        }
+    }
+
+    /// Whether a range that begins here may have a name.
+    fn is_below(&self, name: &[u8]) -> bool {
+        match self {
+            NameBound::Lowest => true,
+            NameBound::Highest => false,
+            NameBound::Inclusive(bound) => name >= &bound[..],
+            NameBound::Exclusive(bound) => name > &bound[..],
+        }
+    }
+
+    /// Whether a range that ends here may have a name.
+    fn is_above(&self, name: &[u8]) -> bool {
+        match self {
+            NameBound::Lowest => false,
+            NameBound::Highest => true,
+            NameBound::Inclusive(bound) => name <= &bound[..],
+            NameBound::Exclusive(bound) => name < &bound[..],
         }
     }
 
@@ -296,11 +386,54 @@ impl NameBound {
     }
 }
 
-/// The lowest or the highest score of a set, in ordered form.
-fn end_score(context: &mut Context<'_>, set: &Collection, end: Direction) -> Result<u64, CommandError> {
-    let entries = context.entries(set, &Stretch::from_end(end, 1))?;
-    let entry = entries.first().ok_or_else(super::damaged)?;
-    Ok(ordered_score(entry.score))
+/// What is asked of a member's name.
+type NameTest<'a> = &'a dyn Fn(&[u8]) -> bool;
+
+/// A set of so many members is walked along for the first one that is asked for, as Redis walks its listpacks.
+const WALKED_FOR_NAME_MAX: u64 = 128;
+
+/// How many steps from one end of a set's order lies the first member of which `has_begun` is true, which it is of the last
+/// one. In a large set it is searched as if all those before it were on one side, as Redis does in its skip lists: then it is
+/// one of which this is true, behind one of which it is not.
+fn first_step(
+    context: &mut Context<'_>,
+    set: &Collection,
+    direction: Direction,
+    has_begun: NameTest<'_>,
+) -> Result<u64, CommandError> {
+    let (mut from, mut to) = (0, set.count - 1);
+    if set.count <= WALKED_FOR_NAME_MAX {
+        context.walk(set, &Stretch::from_end(direction, to), |_, _, member| {
+            if has_begun(member) {
+                return ControlFlow::Break(());
+            }
+            from += 1;
+            ControlFlow::Continue(())
+        })?;
+        return Ok(from);
+    }
+    while from < to {
+        let middle = from + (to - from) / 2;
+        let rank = match direction {
+            Direction::Forward => middle,
+            Direction::Backward => set.count - 1 - middle,
+        };
+        match context
+            .entries_at(set, &[rank])?
+            .iter()
+            .all(|entry| has_begun(&entry.member))
+        {
+            true => to = middle,
+            false => from = middle + 1,
+        }
+    }
+    Ok(from)
+}
+
+/// The member at one end of a set's order.
+fn end_of(context: &mut Context<'_>, set: &Collection, end: Direction) -> Result<Entry, CommandError> {
+    let mut entries = context.entries(set, &Stretch::from_end(end, 1))?;
+    entries.pop().ok_or_else(super::damaged)
 }
 
 /// One end of a range of scores, and whether it is excluded. As Redis reads it, with C's `strtod` alone: blanks in

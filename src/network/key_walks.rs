@@ -1,0 +1,139 @@
+//! SCAN over several storage executors. A storage executor stops where the next one's keys begin; if it has found fewer than COUNT
+//! until there, the next one is asked for the others, so that a handful of keys comes in one call.
+
+use super::connection::{Awaited, Connection};
+use super::merging::array_of;
+use super::network_executor::NetworkExecutor;
+use crate::channel::router::Router;
+use crate::commands::keys;
+use crate::commands::table::Command;
+use crate::protocol::reply::Version;
+use crate::protocol::{Arguments, Reply};
+use crate::slots::Slot;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// A SCAN that is under way.
+pub(super) struct KeyWalk {
+    /// Its arguments behind the cursor.
+    options: Vec<Vec<u8>>,
+    /// How many keys are wanted still.
+    left: usize,
+    /// How many were found before, and the elements of the reply that they are.
+    found: usize,
+    elements: Vec<u8>,
+    deadline: Instant,
+}
+
+/// What becomes of one when a storage executor has answered.
+enum Step {
+    /// This is the reply.
+    Done(Vec<u8>),
+    /// Another one is asked, with these arguments.
+    Ask(usize, Vec<Vec<u8>>),
+}
+
+impl KeyWalk {
+    /// Takes the answer of the storage executor `link`.
+    fn take(&mut self, command: &Command, answer: &[u8], (link, router): (usize, &Router)) -> Step {
+        let Some((cursor, found, elements)) = split_answer(answer) else {
+            // An error.
+            return Step::Done(answer.to_vec());
+        };
+        self.found += found;
+        self.left = self.left.saturating_sub(found);
+        self.elements.extend_from_slice(elements);
+        let slot = Slot((cursor >> keys::CURSOR_SLOT_SHIFT) as u16);
+        let next = usize::from(router.executor_of(slot).0);
+        if cursor == 0 || self.left == 0 || next == link {
+            let mut reply = Vec::new();
+            let mut builder = Reply::new(&mut reply, Version::Resp2);
+            builder.array(2);
+            builder.text(itoa::Buffer::new().format(cursor));
+            builder.array(self.found);
+            builder.raw(&self.elements);
+            return Step::Done(reply);
+        }
+        let mut arguments = vec![command.name.as_bytes().to_vec(), cursor.to_string().into_bytes()];
+        arguments.extend(self.options.iter().cloned());
+        // The last COUNT counts.
+        arguments.extend([b"COUNT".to_vec(), self.left.to_string().into_bytes()]);
+        Step::Ask(next, arguments)
+    }
+}
+
+/// The cursor of a SCAN's reply, how many keys it has, and they; `None` if it is an error.
+fn split_answer(answer: &[u8]) -> Option<(u64, usize, &[u8])> {
+    let (2, parts) = array_of(answer)? else { return None };
+    let mut lines = parts.splitn(3, |byte| *byte == b'\n');
+    let (_len, digits, found) = (lines.next()?, lines.next()?, lines.next()?);
+    let cursor = std::str::from_utf8(digits).ok()?.trim_end().parse().ok()?;
+    let (count, elements) = array_of(found)?;
+    Some((cursor, count, elements))
+}
+
+impl NetworkExecutor {
+    /// Sends a SCAN to the storage executor of the slot that its cursor points into.
+    pub(super) fn send_scan(
+        &self,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        slot: Slot,
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) {
+        let router = &self.server.router;
+        let link = usize::from(router.executor_of(slot).0);
+        let count = keys::scan_count(arguments).filter(|_| router.executor_count() > 1);
+        let Some(count) = count else {
+            // The handler has an error to tell, or all of the keys.
+            return self.send_whole(connection, command, link, arguments, deadline);
+        };
+        let walk = KeyWalk {
+            options: arguments.iter().skip(2).map(<[u8]>::to_vec).collect(),
+            left: count,
+            found: 0,
+            elements: Vec::new(),
+            deadline,
+        };
+        let suppressed = super::dispatch::reply_suppressed(connection);
+        let awaited = Awaited::KeyWalk(Box::new(walk));
+        let sequence = connection.replies.borrow_mut().open(awaited, suppressed);
+        self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
+    }
+
+    /// A storage executor has answered its part of a SCAN: returns the reply, unless another one has been asked for more.
+    pub(super) fn scan_answered(
+        &self,
+        connection: &Rc<Connection>,
+        (command, sequence, link): (&'static Command, u32, usize),
+        mut walk: Box<KeyWalk>,
+        answer: &[u8],
+    ) -> Option<Vec<u8>> {
+        match walk.take(command, answer, (link, &self.server.router)) {
+            Step::Done(reply) => Some(reply),
+            Step::Ask(next, arguments) => {
+                let deadline = walk.deadline;
+                if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
+                    slot.awaited = Awaited::KeyWalk(walk);
+                }
+                let arguments = arguments.iter().map(Vec::as_slice);
+                self.send_part(connection, command, next, (sequence, 0), arguments, deadline);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_split_and_errors_are_none() {
+        let answer = b"*2\r\n$3\r\n549\r\n*2\r\n$1\r\na\r\n$2\r\n\r\n\r\n";
+        assert_eq!(split_answer(answer), Some((549, 2, &b"$1\r\na\r\n$2\r\n\r\n\r\n"[..])));
+        assert_eq!(split_answer(b"*2\r\n$1\r\n0\r\n*0\r\n"), Some((0, 0, &b""[..])));
+        assert_eq!(split_answer(b"-ERR syntax error\r\n"), None);
+    }
+}
