@@ -2,6 +2,7 @@
 
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, SEVERAL_SHARDS};
+use crate::channel::responses::responses;
 use crate::commands::{Context, hash};
 use crate::config::Durability;
 use crate::error::CommandError;
@@ -71,7 +72,7 @@ impl StorageExecutor {
             && let Some(requests) = self.requests.upgrade()
         {
             // Their turn would come with the next request; this one is empty, and nobody waits for the box.
-            let (nobody, _) = flume::unbounded();
+            let (nobody, _) = responses();
             let _ = requests.send(Batch::new(nobody));
         }
         done.append(&mut self.woken);
