@@ -95,6 +95,7 @@ impl StorageExecutor {
             self.syncer.sync_soon();
         }
         self.release_held();
+        self.shards.tracked_mut().forget_gone();
         self.update_metrics();
     }
 
