@@ -15,6 +15,7 @@ mod cpus;
 use common::{Latencies, LatencyTable};
 use corelane::channel::link::{Credits, Links};
 use corelane::channel::message::{Batch, Caller, Priority, RequestId, Response};
+use corelane::channel::responses::{Responses, responses};
 use corelane::commands::table::{self, Command};
 use corelane::config::Settings;
 use corelane::executor::storage_executor::HOUSEKEEPING_INTERVAL;
@@ -136,7 +137,7 @@ fn measure(criterion: &mut Criterion, table: &mut LatencyTable, name: &str, case
 fn start(case: Case, cpus: &[CpuId]) -> Running {
     // Bounded by the credits, as in the server.
     let (to_answerer, requests) = flume::unbounded();
-    let (home_sender, home) = flume::unbounded();
+    let (home_sender, home) = responses();
     let (orders, orders_receiver) = flume::bounded(1);
     let (outcomes_sender, outcomes) = flume::bounded(1);
     let settings = Settings::default();
@@ -198,7 +199,7 @@ fn start_executor<F: Future<Output = ()> + 'static>(
 async fn send_on_orders(
     case: Case,
     mut links: Links,
-    home: flume::Receiver<Box<Batch>>,
+    home: Responses,
     orders: flume::Receiver<u64>,
     outcomes: flume::Sender<Outcome>,
 ) {
@@ -213,13 +214,7 @@ async fn send_on_orders(
     links.close();
 }
 
-async fn make_trips(
-    case: Case,
-    links: &mut Links,
-    home: &flume::Receiver<Box<Batch>>,
-    set: &'static Command,
-    trips: u64,
-) -> Outcome {
+async fn make_trips(case: Case, links: &mut Links, home: &Responses, set: &'static Command, trips: u64) -> Outcome {
     let mut outcome = Outcome {
         elapsed: Duration::ZERO,
         there: Latencies::new(),
@@ -241,10 +236,7 @@ async fn make_trips(
             assert_eq!(links.flush().batches, 1);
             sent += 1;
         }
-        let batch = home
-            .recv_async()
-            .await
-            .expect("the links hold a sender of this channel");
+        let batch = home.next().await.expect("the links hold a sender of this channel");
         let arrived = Instant::now();
         assert_eq!(batch.responses.len(), case.requests);
         let took = Duration::from_nanos(batch.responses.iter().map(|response| u64::from(response.took_ns)).sum());

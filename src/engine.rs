@@ -27,14 +27,16 @@
 
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::{Batch, Caller, Priority, RequestId};
+use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
 use crate::commands::table::{self, Command};
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::server::{Running, ServerError, Stores};
 use crate::slots::Slot;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// Calls whose boxes and channel are kept for the next ones; more than that at once make new ones.
@@ -103,12 +105,15 @@ struct Shared {
     senders: Mutex<Option<Vec<flume::Sender<Box<Batch>>>>>,
     running: Mutex<Option<Running>>,
     calls: Mutex<Vec<Call>>,
+    /// Of all calls, so that one whose future is never polled again does not keep the engine from being closed.
+    links: Mutex<Vec<Weak<Mutex<Links>>>>,
 }
 
-/// What one call needs: links of its own and the channel by which its boxes come home.
+/// What one call needs: links of its own and the channel by which its boxes come home. A future that is not polled, or
+/// dropped, holds up nobody: storage executors set aside what is asked for by who does not take the answers in.
 struct Call {
-    links: Links,
-    home: flume::Receiver<Box<Batch>>,
+    links: Arc<Mutex<Links>>,
+    home: Responses,
 }
 
 impl Engine {
@@ -146,6 +151,7 @@ impl Engine {
                 senders: Mutex::new(Some(senders)),
                 running: Mutex::new(Some(running)),
                 calls: Mutex::default(),
+                links: Mutex::default(),
             }),
         })
     }
@@ -160,6 +166,9 @@ impl Engine {
     pub fn close(&self) -> Result<(), EngineError> {
         drop(lock(&self.shared.senders).take());
         lock(&self.shared.calls).clear();
+        for links in lock(&self.shared.links).drain(..) {
+            links.upgrade().inspect(|links| lock(links).close());
+        }
         let running = lock(&self.shared.running).take().ok_or(EngineError::Closed)?;
         match running.join() {
             true => Ok(()),
@@ -228,13 +237,23 @@ impl Engine {
         self.incr_by(key, negated).await
     }
 
-    /// Sets several keys; atomic per storage executor.
+    /// Sets several keys; atomic per storage executor: what it has of them is set as one, or not at all if it refuses.
     pub async fn mset(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), EngineError> {
-        let operations: Vec<_> = pairs.iter().map(|(key, value)| Operation::Set(key, value)).collect();
-        for answer in self.batch(&operations).await? {
-            checked(answer)?;
+        let mut by_link: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
+        for (key, value) in pairs {
+            let words = by_link.entry(self.link_of(key)).or_insert_with(|| vec![b"mset"]);
+            words.extend([*key, *value]);
         }
-        Ok(())
+        let parts: Vec<(usize, Vec<&[u8]>)> = by_link.into_iter().collect();
+        let request = |index: usize| (parts[index].0, parts[index].1.iter().copied());
+        let answers = self.run(parts.len(), |links, index| {
+            let (link, words) = request(index);
+            self.push(links, link, index, words);
+        });
+        answers
+            .await?
+            .into_iter()
+            .try_for_each(|answer| checked(answer).map(|_| ()))
     }
 
     /// The values of several keys, in their order.
@@ -258,24 +277,36 @@ impl Engine {
     /// their order, those on different shards concurrently.
     pub async fn batch(&self, operations: &[Operation<'_>]) -> Result<Vec<Answer>, EngineError> {
         self.check_lengths(operations)?;
-        let mut call = self.take_call()?;
-        let mut answers = vec![None; operations.len()];
+        let push = |links: &mut Links, index: usize| self.push_operation(links, index, &operations[index]);
+        self.run(operations.len(), push).await
+    }
+
+    /// Runs `count` requests, which `push` adds to the open batches; the answers are in their order.
+    async fn run(&self, count: usize, push: impl Fn(&mut Links, usize)) -> Result<Vec<Answer>, EngineError> {
+        let call = self.take_call()?;
+        let mut answers = vec![None; count];
         let mut next = 0;
-        let mut missing = operations.len();
+        let mut missing = count;
         while missing > 0 {
-            while next < operations.len() && !call.links.is_blocked() {
-                self.push(&mut call.links, next as u32, &operations[next]);
-                next += 1;
+            {
+                let mut links = lock(&call.links);
+                if links.is_empty() {
+                    return Err(EngineError::Closed);
+                }
+                while next < count && !links.any_is_blocked() {
+                    push(&mut links, next);
+                    next += 1;
+                }
+                if links.flush().failures > 0 {
+                    return Err(EngineError::Closed);
+                }
             }
-            if call.links.flush().failures > 0 {
-                return Err(EngineError::Closed);
-            }
-            let batch = call.home.recv_async().await.map_err(|_| EngineError::Closed)?;
+            let batch = call.home.next().await.ok_or(EngineError::Closed)?;
             for response in &batch.responses {
                 missing -= 1;
                 answers[response.id.sequence as usize] = parse_answer(batch.reply(response));
             }
-            call.links.recycle(batch);
+            lock(&call.links).recycle(batch);
         }
         let mut calls = lock(&self.shared.calls);
         if calls.len() < SPARE_CALLS_MAX && lock(&self.shared.senders).is_some() {
@@ -313,20 +344,30 @@ impl Engine {
             return Ok(call);
         }
         let senders = lock(&self.shared.senders).clone().ok_or(EngineError::Closed)?;
-        // Bounded by the credits, as every home channel.
-        let (home_sender, home) = flume::unbounded();
+        let (home_sender, home) = responses();
         let settings = self.shared.settings.snapshot();
         let credits = Credits {
             requests: settings.link_credits,
             batch_size: settings.batch_size,
         };
-        Ok(Call {
-            links: Links::new(senders, home_sender, credits),
-            home,
-        })
+        let links = Arc::new(Mutex::new(Links::new(senders, home_sender, credits)));
+        let mut all = lock(&self.shared.links);
+        all.retain(|links| links.strong_count() > 0);
+        all.push(Arc::downgrade(&links));
+        drop(all);
+        // It may have been closed since the senders were taken.
+        if lock(&self.shared.senders).is_none() {
+            return Err(EngineError::Closed);
+        }
+        Ok(Call { links, home })
     }
 
-    fn push(&self, links: &mut Links, sequence: u32, operation: &Operation<'_>) {
+    /// The storage executor that has a key.
+    fn link_of(&self, key: &[u8]) -> usize {
+        usize::from(self.shared.router.executor_of(Slot::of(key)).0)
+    }
+
+    fn push_operation(&self, links: &mut Links, index: usize, operation: &Operation<'_>) {
         let mut digits = itoa::Buffer::new();
         let time_ms = |time: Duration| {
             u64::try_from(time.as_millis())
@@ -347,22 +388,21 @@ impl Engine {
             Operation::TimeToLive(key) => ("pttl", key, [None, None]),
             Operation::Add(key, amount) => ("incrby", key, [Some(digits.format(*amount).as_bytes()), None]),
         };
-        let command: &'static Command = table::find(name.as_bytes()).expect("the table has every name used here");
-        let link = usize::from(self.shared.router.executor_of(Slot::of(key)).0);
+        let words = [Some(name.as_bytes()), Some(key)].into_iter().chain(rest).flatten();
+        self.push(links, self.link_of(key), index, words);
+    }
+
+    /// Adds a request, whose first word is its command, to the open batch for a storage executor.
+    fn push<'a>(&self, links: &mut Links, link: usize, index: usize, words: impl Iterator<Item = &'a [u8]> + Clone) {
+        let name = words.clone().next().unwrap_or_default();
+        let command: &'static Command = table::find(name).expect("the table has every name used here");
         let timeout = Duration::from_millis(self.shared.settings.snapshot().request_timeout_ms);
         let id = RequestId {
-            sequence,
+            sequence: index as u32,
             ..RequestId::default()
         };
-        let arguments = [Some(name.as_bytes()), Some(key)].into_iter().chain(rest).flatten();
-        links.push(
-            (link, Priority::Normal),
-            id,
-            command,
-            Caller::default(),
-            Instant::now() + timeout,
-            arguments,
-        );
+        let target = (link, Priority::Normal);
+        links.push(target, id, command, Caller::default(), Instant::now() + timeout, words);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::channel::link::{Credits, Links};
 use crate::channel::message::Batch;
+use crate::channel::responses::responses;
 use crate::channel::router::{Router, StorageId};
 use crate::commands::persistence::Saves;
 use crate::commands::table::COMMANDS;
@@ -894,7 +895,7 @@ pub fn run(
     let parts = accepted.into_iter().zip(inboxes).enumerate();
     let network = parts.map(|(index, (accepted, inbox))| {
         // Boxes come home within the credits that were given out, so this is bounded by them.
-        let (home_sender, home) = flume::unbounded();
+        let (home_sender, home) = responses();
         let links = Links::new(stores.senders.clone(), home_sender, credits);
         NetworkParts {
             server: Arc::clone(&state),

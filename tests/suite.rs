@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod differential;
+mod engine;
 mod harness;
 mod isolation;
 mod network;

@@ -1,13 +1,16 @@
 //! The sending end: collects the requests of one reactor turn per storage executor, within credits.
 //!
 //! A credit is one request that is out. What is out is bounded per link, so the channel behind it can hold all of it
-//! and a send never blocks; when the credits are used up, the sockets are not read until boxes come home.
+//! and a send never blocks; when the credits of one link are used up, the sockets whose next command needs that link
+//! are not read until boxes come home.
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
+use super::responses::{ResponseSender, responses};
 use crate::commands::table::Command;
 use crate::error::CommandError;
 use crate::faults;
 use crate::panics;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -44,6 +47,8 @@ struct Link {
     retry_delay: Duration,
     requests_out: usize,
     bytes_out: usize,
+    /// Somebody was told that there is no room, and waits.
+    is_awaited: Cell<bool>,
 }
 
 /// What became of batches in one flush.
@@ -63,13 +68,15 @@ pub struct Links {
     // Boxes, since it is the box that travels.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
-    home: flume::Sender<Box<Batch>>,
+    home: ResponseSender,
     credits: Credits,
+    /// A link that somebody waits for has room again.
+    has_freed: bool,
 }
 
 impl Links {
     /// `senders[i]` leads to storage executor `i`; boxes come home through `home`.
-    pub fn new(senders: Vec<flume::Sender<Box<Batch>>>, home: flume::Sender<Box<Batch>>, credits: Credits) -> Links {
+    pub fn new(senders: Vec<flume::Sender<Box<Batch>>>, home: ResponseSender, credits: Credits) -> Links {
         let link = |sender| Link {
             sender,
             open: [None, None],
@@ -79,17 +86,19 @@ impl Links {
             retry_delay: RETRY_DELAY_FIRST,
             requests_out: 0,
             bytes_out: 0,
+            is_awaited: Cell::new(false),
         };
         Links {
             links: senders.into_iter().map(link).collect(),
             spare: Vec::new(),
             home,
             credits,
+            has_freed: false,
         }
     }
 
     /// Links to the same executors whose boxes come home through `home`.
-    pub fn to_the_same(&self, home: flume::Sender<Box<Batch>>) -> Links {
+    pub fn to_the_same(&self, home: ResponseSender) -> Links {
         let senders = self.links.iter().map(|link| link.sender.clone()).collect();
         Links::new(senders, home, self.credits)
     }
@@ -104,12 +113,26 @@ impl Links {
         self.links.is_empty()
     }
 
-    /// Whether some link has no credits left: then no more commands are read from sockets. One to an executor that has ended
-    /// holds up nobody: what is meant for it is answered with an error.
-    pub fn is_blocked(&self) -> bool {
-        self.links.iter().filter(|link| !link.is_dead).any(|link| {
-            link.requests_out >= self.credits.requests || link.bytes_out >= BYTES_OUT_MAX || !link.unsent.is_empty()
-        })
+    /// Whether some link has no room: then commands that need it are not read from sockets. One to an executor that has
+    /// ended holds up nobody: what is meant for it is answered with an error.
+    #[inline]
+    pub fn any_is_blocked(&self) -> bool {
+        self.links.iter().any(|link| !link.has_room(&self.credits))
+    }
+
+    /// Whether a link has no room. If so, [`Links::take_freed`] will tell when it has.
+    pub fn is_blocked(&self, link: usize) -> bool {
+        let link = &self.links[link];
+        let is_blocked = !link.has_room(&self.credits);
+        if is_blocked {
+            link.is_awaited.set(true);
+        }
+        is_blocked
+    }
+
+    /// Whether a link that was found blocked has got room since the last call.
+    pub fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.has_freed)
     }
 
     /// Requests that are out, over all links.
@@ -197,9 +220,12 @@ impl Links {
         (flushed, given_up)
     }
 
-    /// Gives up the senders: when all have, the storage executors end. Boxes that are out are lost to this sender.
+    /// Gives up the senders: when all have, the storage executors end. Whoever waits for boxes that are out and do not
+    /// come home is told that none will.
     pub fn close(&mut self) {
         self.links.clear();
+        self.spare.clear();
+        (self.home, _) = responses();
     }
 
     /// A box came home and its responses were read: its credits are free again.
@@ -213,6 +239,10 @@ impl Links {
         );
         link.requests_out -= batch.credits;
         link.bytes_out -= batch.bytes_charged;
+        if link.is_awaited.get() && link.has_room(&self.credits) {
+            link.is_awaited.set(false);
+            self.has_freed = true;
+        }
         if self.spare.len() < SPARE_BOXES_PER_LINK * self.links.len() {
             batch.clear();
             self.spare.push(batch);
@@ -226,6 +256,11 @@ impl Link {
     fn close_open(&mut self) {
         let open = self.open.iter_mut().filter_map(Option::take);
         self.unsent.extend(open);
+    }
+
+    #[inline]
+    fn has_room(&self, credits: &Credits) -> bool {
+        self.is_dead || self.requests_out < credits.requests && self.bytes_out < BYTES_OUT_MAX && self.unsent.is_empty()
     }
 
     fn send_unsent(&mut self, flushed: &mut Flushed) {
@@ -274,7 +309,7 @@ mod tests {
     fn what_is_meant_for_an_executor_that_has_ended_is_answered_and_holds_up_nobody() {
         let ((dead, receiver), (alive, received)) = (flume::unbounded(), flume::unbounded());
         drop(receiver);
-        let (home, _) = flume::unbounded();
+        let (home, _) = responses();
         let credits = Credits {
             requests: 8,
             batch_size: 8,
@@ -286,7 +321,7 @@ mod tests {
         push(&mut links, 1);
         let flushed = links.flush();
         assert_eq!((flushed.batches, received.len()), (1, 1));
-        assert!(!links.is_blocked());
+        assert!(!links.any_is_blocked() && !links.is_blocked(0));
         let (_, given_up) = links.retry();
         let replies = given_up.iter().flat_map(|batch| {
             let responses = batch.responses.iter();

@@ -3,6 +3,7 @@
 //! A batch owns one run of bytes for all arguments and one for all replies, so that a request costs no allocation and a
 //! box that has come home is used again with its capacity. It always returns to the executor that made it.
 
+use super::responses::ResponseSender;
 use crate::commands::table::Command;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
@@ -17,10 +18,6 @@ pub const BATCH_BYTES_FULL: usize = 256 * 1024;
 /// a turn, and keeps positions in `replies`, which have 32 bits.
 pub const REPLY_BYTES_FULL: usize = 4 << 20;
 
-/// Boxes full of replies that may lie at home unread: with [`REPLY_BYTES_FULL`], what a storage executor may be ahead
-/// of a network executor whose clients ask for large values.
-pub const FULL_BOXES_AT_HOME_MAX: usize = 16;
-
 const _: () = assert!(
     REQUEST_BYTES_MAX + BATCH_BYTES_FULL <= u32::MAX as usize,
     "the last request of a batch can be told in 32 bits, whatever comes before it"
@@ -29,7 +26,6 @@ const _: () = assert!(
 /// Bytes of replies in one box that can be told, with room for the errors that may come behind them when writes are
 /// taken back.
 pub const REPLY_BYTES_MAX: usize = u32::MAX as usize - (16 << 20);
-
 /// Capacity that a box may keep for its next use; one that a large value has stretched is given back to the allocator.
 const BATCH_BYTES_KEPT: usize = 512 * 1024;
 
@@ -140,7 +136,7 @@ pub struct Batch {
     pub link: usize,
     bytes: Vec<u8>,
     spans: Vec<Span>,
-    reply_to: flume::Sender<Box<Batch>>,
+    reply_to: ResponseSender,
 }
 
 impl std::fmt::Debug for Command {
@@ -151,7 +147,7 @@ impl std::fmt::Debug for Command {
 
 impl Batch {
     /// An empty batch whose box returns through `reply_to`.
-    pub fn new(reply_to: flume::Sender<Box<Batch>>) -> Box<Batch> {
+    pub fn new(reply_to: ResponseSender) -> Box<Batch> {
         let now = Instant::now();
         Box::new(Batch {
             requests: Vec::new(),
@@ -294,8 +290,8 @@ impl Batch {
     }
 
     /// Where the box returns to.
-    pub fn home(&self) -> flume::Sender<Box<Batch>> {
-        self.reply_to.clone()
+    pub fn home(&self) -> &ResponseSender {
+        &self.reply_to
     }
 
     /// Answers every request of a batch that was never handed over.
@@ -331,9 +327,7 @@ impl Batch {
 
     /// Sends the box home. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.
     pub fn send_home(self: Box<Self>) {
-        let reply_to = self.reply_to.clone();
-        // The home channel holds every box that its owner has credits for, so it is never full.
-        let _ = reply_to.try_send(self);
+        self.reply_to.clone().send(self);
     }
 
     /// Empties a box that came home, for its next journey.

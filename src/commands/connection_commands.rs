@@ -377,7 +377,7 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         latest.watched_keys,
         latest.argument_bytes,
         latest.queue_bytes,
-        own_bytes as u64 + input_bytes + output_bytes + latest.queue_bytes,
+        own_bytes as u64 + input_bytes + output_bytes + latest.queue_bytes + client.waiting_bytes.get(),
         // A client with output left waits for its socket in both directions.
         if output_bytes > 0 { "rw" } else { "r" },
         latest.command,

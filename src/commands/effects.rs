@@ -6,6 +6,7 @@
 use super::Context;
 use super::table::{self, Command, QUIET, READ};
 use crate::config::{EventClass, EventClasses};
+use crate::error::CommandError;
 use crate::observe::metrics::{CommandMetrics, count_error};
 use crate::protocol::Arguments;
 use crate::storage::lifecycle::{KeyFate, KeyNote};
@@ -69,7 +70,13 @@ pub struct Effects {
     pub events: Vec<KeyEvent>,
     /// Messages, oldest first.
     pub messages: Vec<Message>,
+    /// What those take that were added by [`Effects::send`].
+    pub message_bytes: usize,
 }
+
+/// What one script or transaction may publish: it is kept until all of it is done. As much as a script's own memory has
+/// by default.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// How much of the effects there was at some time.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +131,28 @@ impl Effects {
         self.ran.clear();
         self.errors.clear();
         self.shown.clear();
+    }
+
+    /// Adds a message, to be published when the command stands.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn send(&mut self, channel: &[u8], payload: &[u8]) -> Result<(), CommandError> {
+        if self.messages.is_empty() {
+            self.message_bytes = 0;
+        }
+        let bytes = channel.len() + payload.len() + size_of::<Message>();
+        if self.message_bytes + bytes > MESSAGE_BYTES_MAX {
+            return Err(CommandError::text(
+                "OOM the messages of a script take more than 256 MiB",
+            ));
+        }
+        self.message_bytes += bytes;
+        self.messages.push(Message {
+            channel: channel.to_vec(),
+            payload: payload.to_vec(),
+        });
+        Ok(())
     }
 
     /// How much there is now.

@@ -226,7 +226,7 @@ impl StorageExecutor {
         // Those whose time was up.
         self.durable_waits
             .retain(|wait| wait.claim.client.awaits(wait.claim.ticket));
-        let mut answer = Batch::new(batch.home());
+        let mut answer = Batch::new(batch.home().clone());
         answer.link = batch.link;
         append_integer(&mut answer, request, 1);
         batch.responses.push(waits_notice(request));

@@ -2,6 +2,7 @@
 
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, SEVERAL_SHARDS};
+use crate::channel::responses::responses;
 use crate::commands::{Context, hash};
 use crate::config::Durability;
 use crate::error::CommandError;
@@ -66,7 +67,7 @@ impl StorageExecutor {
             && let Some(requests) = self.requests.upgrade()
         {
             // Their turn would come with the next request; this one is empty, and nobody waits for the box.
-            let (nobody, _) = flume::unbounded();
+            let (nobody, _) = responses();
             let _ = requests.send(Batch::new(nobody));
         }
         done.append(&mut self.woken);
@@ -89,6 +90,7 @@ impl StorageExecutor {
             self.syncer.sync_soon();
         }
         self.release_held();
+        self.shards.tracked_mut().forget_gone();
         self.update_metrics();
     }
 

@@ -4,7 +4,7 @@
 //!
 //! A key is forgotten when its readers are told; they read it again if they want to know more. Databases are not told
 //! apart, as in Redis. What a write that failed has noted goes out too: a client that reads once too often is never
-//! wrong.
+//! wrong. Readers that are gone are forgotten by and by, some at each housekeeping, whether anybody writes or not.
 
 use crate::registry::tracked_keys::{FlushId, Invalidation, Reader, Tracking};
 use std::collections::BTreeMap;
@@ -12,12 +12,20 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
+/// Readers that are looked at in one housekeeping: 200,000 each second, in some tenths of a millisecond each.
+const SWEPT_READERS_MAX: usize = 2048;
+
 /// The keys of one storage executor that clients track.
 pub struct TrackedKeys {
     /// What all threads know.
     shared: Arc<Tracking>,
-    /// Ordered, so that a hand can go round when there are too many.
+    /// By key, in the order of the keys, so that a hand can go round when there are too many; a key's readers in the
+    /// order of their numbers.
     readers: BTreeMap<Box<[u8]>, Vec<Reader>>,
+    /// The walk that looks for readers that are gone, if one is under way.
+    sweep: Option<Sweep>,
+    /// How many had gone when the last walk began that has come to its end.
+    swept_departures: u64,
     /// The last key that was given up for want of room.
     hand: Box<[u8]>,
     /// Whether clients asked for all keys with some prefix (BCAST); looked up once per turn.
@@ -28,12 +36,22 @@ pub struct TrackedKeys {
     outdated: Vec<Invalidation>,
 }
 
+/// A walk over all keys.
+struct Sweep {
+    /// How many readers had gone when it began.
+    departures: u64,
+    /// The last key that was looked at.
+    after: Option<Box<[u8]>>,
+}
+
 impl TrackedKeys {
     /// No key is tracked yet.
     pub fn new(shared: Arc<Tracking>) -> TrackedKeys {
         TrackedKeys {
             shared,
             readers: BTreeMap::new(),
+            sweep: None,
+            swept_departures: 0,
             hand: Box::default(),
             broadcasts: false,
             command: FlushId::default(),
@@ -65,17 +83,62 @@ impl TrackedKeys {
                 self.shared.noted_key();
                 true
             }
-            Entry::Occupied(mut place) => match place.get().iter().any(|known| known.client_id == reader.client_id) {
-                true => false,
-                false => {
-                    place.get_mut().push(reader);
-                    true
+            Entry::Occupied(mut place) => {
+                let readers = place.get_mut();
+                let found = readers.binary_search_by_key(&reader.client_id, |known| known.client_id);
+                if let Err(index) = found {
+                    readers.insert(index, reader);
                 }
-            },
+                found.is_err()
+            }
         };
         if is_new {
             self.shared.noted_reader();
         }
+    }
+
+    /// Looks at some keys, if clients that track have gone since all were looked at: forgets their readers that are
+    /// gone.
+    pub fn forget_gone(&mut self) {
+        let departures = self.shared.departures();
+        if self.readers.is_empty() {
+            (self.sweep, self.swept_departures) = (None, departures);
+        }
+        if self.sweep.is_none() && departures == self.swept_departures {
+            return;
+        }
+        let sweep = self.sweep.get_or_insert(Sweep {
+            departures,
+            after: None,
+        });
+        let from = sweep.after.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut looked_at, mut forgotten, mut keys_without) = (0, 0, Vec::new());
+        {
+            let present = self.shared.readers();
+            for (key, readers) in self.readers.range_mut::<Box<[u8]>, _>((from, Bound::Unbounded)) {
+                looked_at += readers.len();
+                let before = readers.len();
+                readers.retain(|reader| present.contains(&reader.client_id));
+                forgotten += before - readers.len();
+                if readers.is_empty() {
+                    keys_without.push(key.clone());
+                } else if readers.len() < before {
+                    readers.shrink_to_fit();
+                }
+                if looked_at >= SWEPT_READERS_MAX {
+                    sweep.after = Some(key.clone());
+                    break;
+                }
+            }
+        }
+        if sweep.after.is_none() {
+            self.swept_departures = sweep.departures;
+            self.sweep = None;
+        }
+        for key in &keys_without {
+            self.readers.remove(key);
+        }
+        self.shared.forgot_keys(keys_without.len(), forgotten);
     }
 
     /// Gives keys up while there are more than `keys_max` in all (0: any number), as if they had been written.
@@ -168,6 +231,42 @@ mod tests {
         }
         assert_eq!(told(&mut keys), [(b"a".to_vec(), 2)]);
         assert_eq!((keys.shared.tracked_keys(), keys.shared.tracked_items()), (1, 1));
+    }
+
+    #[test]
+    fn readers_that_are_gone_are_forgotten_without_a_write() {
+        let mut keys = keys();
+        let clients = [1, 2, 3];
+        clients
+            .iter()
+            .for_each(|client| keys.shared.note_reading(*client, true));
+        for number in 0..2 * SWEPT_READERS_MAX {
+            for client in clients.iter().rev() {
+                keys.note_read(&number.to_be_bytes(), reader(*client));
+            }
+        }
+        keys.note_read(b"of one", reader(2));
+        keys.forget_gone();
+        assert_eq!(keys.shared.tracked_items(), 6 * SWEPT_READERS_MAX as u64 + 1);
+        keys.shared.note_reading(2, false);
+        keys.forget_gone();
+        let left = keys.shared.tracked_items();
+        assert!(
+            left > 5 * SWEPT_READERS_MAX as u64,
+            "one call looks at some only: {left}"
+        );
+        // Another goes in the middle of the walk.
+        keys.shared.note_reading(3, false);
+        for _ in 0..2 * 7 {
+            keys.forget_gone();
+        }
+        let expected = 2 * SWEPT_READERS_MAX as u64;
+        assert_eq!(
+            (keys.shared.tracked_keys(), keys.shared.tracked_items()),
+            (expected, expected)
+        );
+        keys.note_written(&0_usize.to_be_bytes(), 0);
+        assert_eq!(told(&mut keys), [(0_usize.to_be_bytes().to_vec(), 1)]);
     }
 
     #[test]

@@ -62,8 +62,6 @@ pub struct StorageExecutor {
     pub(super) held: VecDeque<Box<Batch>>,
     /// Who waits for transactions over several executors.
     pub(super) parked: Parked,
-    /// The home of the last full box: others follow when its owner has worked off what lies there.
-    pub(super) full_home: Option<flume::Sender<Box<Batch>>>,
     /// The number of the turn; also the epoch of what it writes.
     pub(super) turn: u64,
     /// By shard: the last turn of which the syncer and the metrics know that all of it is committed.
@@ -165,7 +163,6 @@ impl StorageExecutor {
             queue: PriorityQueue::default(),
             held: VecDeque::new(),
             parked: Parked::default(),
-            full_home: None,
             turn,
             published_epochs,
             sweep_waits: false,

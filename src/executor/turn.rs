@@ -4,7 +4,7 @@
 use super::blocked_commands::waits_notice;
 use super::request::{NobodyWaits, Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
-use crate::channel::message::{Batch, FULL_BOXES_AT_HOME_MAX, REPLY_BYTES_FULL, Request};
+use crate::channel::message::{Batch, REPLY_BYTES_FULL, Request};
 use crate::commands::table::{INTERNAL, Runs};
 use crate::error::CommandError;
 use crate::faults;
@@ -25,9 +25,9 @@ pub(super) struct OpenTurn {
 /// How long the executor may run turn after turn before it lets its reactor look at sockets, timers and wakes.
 pub(super) const BUSY_SPAN_MAX: Duration = Duration::from_micros(500);
 
-/// How long the executor lets a network executor that lies under full boxes work them off: about what it takes to copy
-/// a few of them.
-pub(super) const CROWDED_HOME_PAUSE: Duration = Duration::from_millis(1);
+/// How often the executor looks whether those whose batches are set aside have taken their replies in: about what it
+/// takes to copy a few full boxes.
+const SET_ASIDE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Bytes of writes after which a turn ends, and what it has staged is committed: bounds the memory of a batch of
 /// writes, and the redo record of what several shards have to commit as one.
@@ -35,8 +35,15 @@ const STAGED_BYTES_PER_TURN_MAX: usize = 64 << 20;
 
 /// Takes batches from the channel and runs them, turn by turn, until every sender is gone.
 pub(super) async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume::Receiver<Box<Batch>>) {
-    while let Ok(first) = requests.recv_async().await {
-        executor.borrow_mut().queue.push(first);
+    loop {
+        let has_set_aside = executor.borrow().queue.has_set_aside();
+        match next_batch(requests, has_set_aside).await {
+            Ok(Some(batch)) => executor.borrow_mut().queue.push(batch),
+            Ok(None) => {}
+            // Nobody sends any more: what was handed over is run, whoever takes the replies.
+            Err(_) if has_set_aside => executor.borrow_mut().queue.set_nothing_aside(),
+            Err(_) => return,
+        }
         let mut busy_since = Instant::now();
         while executor.borrow_mut().take_up(requests) {
             while executor.borrow_mut().must_wait_for_commits() {
@@ -48,21 +55,28 @@ pub(super) async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume:
                 open = run_open_turn(&mut executor.borrow_mut(), turn, requests);
                 busy_since = Instant::now();
             }
-            let full_home = executor.borrow_mut().full_home.take();
-            // An owner that is gone takes nothing in any more.
-            while full_home
-                .as_ref()
-                .is_some_and(|home| home.len() >= FULL_BOXES_AT_HOME_MAX && !home.is_disconnected())
-            {
-                glommio::timer::sleep(CROWDED_HOME_PAUSE).await;
-                busy_since = Instant::now();
-            }
             if busy_since.elapsed() >= BUSY_SPAN_MAX {
                 reactor_turn().await;
                 busy_since = Instant::now();
             }
         }
     }
+}
+
+/// Waits for the next batch; `None` when it is time to look at those that are set aside.
+async fn next_batch(
+    requests: &flume::Receiver<Box<Batch>>,
+    has_set_aside: bool,
+) -> Result<Option<Box<Batch>>, flume::RecvError> {
+    let arrives = async { requests.recv_async().await.map(Some) };
+    if !has_set_aside {
+        return arrives.await;
+    }
+    let pause = async {
+        glommio::timer::sleep(SET_ASIDE_PAUSE).await;
+        Ok(None)
+    };
+    futures_lite::future::or(arrives, pause).await
 }
 
 /// One step of a turn that a script has left open.
@@ -88,6 +102,7 @@ impl StorageExecutor {
         while let Ok(batch) = requests.try_recv() {
             self.queue.push(batch);
         }
+        self.queue.take_back();
         !self.queue.is_empty() || !self.parked.long.is_empty()
     }
 
@@ -178,7 +193,6 @@ impl StorageExecutor {
             }
             count += batch.run - run_before;
             if batch.run < batch.requests.len() {
-                self.full_home = Some(batch.home());
                 done.push(batch.take_responses());
                 self.queue.push_back_to_front(batch);
                 break;
@@ -284,8 +298,9 @@ impl StorageExecutor {
             self.refuse(&mut refused, &error);
             refused.send_home();
         }
-        let mut queue = std::mem::take(&mut self.queue);
-        while let Some(mut batch) = queue.pop() {
+        let (mut queue, others) = std::mem::take(&mut self.queue).without_set_aside();
+        self.queue = others;
+        while let Some(mut batch) = queue.pop_any() {
             if batch.requests[batch.run..].iter().any(is_internal) {
                 self.queue.push(batch);
                 continue;

@@ -6,6 +6,7 @@
 //! go.
 
 use crate::channel::message::{Batch, Caller, Request, RequestId};
+use crate::channel::responses::ResponseSender;
 use crate::commands::blocking::Waiting;
 use crate::commands::table::Command;
 use crate::executor::locks::TransactionId;
@@ -85,7 +86,7 @@ pub struct Waiter {
     pub deadline: Option<Instant>,
     /// Which storage executor it is on, for its sender.
     pub link: usize,
-    home: flume::Sender<Box<Batch>>,
+    home: ResponseSender,
     keys: Vec<ModifiedKey>,
 }
 
@@ -99,7 +100,7 @@ impl Waiter {
 
     /// Whether its answer may go in a box.
     pub fn fits(&self, batch: &Batch) -> bool {
-        batch.link == self.link && batch.home().same_channel(&self.home)
+        batch.link == self.link && batch.home().is_same(&self.home)
     }
 
     /// Whether it runs again when a key of its holds `kind`.
@@ -185,7 +186,7 @@ impl Waiters {
                 .then(|| deadline_after(now, waiting.timeout_ms))
                 .flatten(),
             link: batch.link,
-            home: batch.home(),
+            home: batch.home().clone(),
             keys,
         };
         self.enter(waiter);

@@ -11,7 +11,7 @@ use crate::network::connection::{Awaited, Connection, MoveOut, WaitOut};
 use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use crate::network::network_executor::NetworkExecutor;
 use crate::network::session::{Until, WaitHere};
-use crate::protocol::{Arguments, OwnedArguments, Reply};
+use crate::protocol::{Arguments, OwnedArguments, Reply, Span};
 use crate::registry::clients::{Ticket, Unblocked};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -38,6 +38,7 @@ impl NetworkExecutor {
         };
         let late = (null_array(connection), reply_suppressed(connection));
         let sequence = open_wait(connection, command, late, VecDeque::new(), Until::TimeIsUp);
+        connection.waiting_bytes.set(arguments_bytes(arguments));
         self.visit(connection, command, link, (sequence, 0), arguments.iter(), deadline);
         true
     }
@@ -58,6 +59,7 @@ impl NetworkExecutor {
         };
         let late = (null_array(connection), reply_suppressed(connection));
         let sequence = open_wait(connection, command, late, visits, Until::TimeIsUp);
+        connection.waiting_bytes.set(arguments_bytes(arguments));
         self.visit(connection, command, link, (sequence, 1), first.get().iter(), deadline);
         true
     }
@@ -106,6 +108,7 @@ impl NetworkExecutor {
             (null_array(connection), VecDeque::new()),
             Until::TimeIsUp,
         );
+        connection.waiting_bytes.set(arguments_bytes(arguments));
         let deadline = Instant::now() + APPLY_DEADLINE;
         for (link, arguments) in &visits {
             self.visit(
@@ -163,6 +166,7 @@ impl NetworkExecutor {
         let place = moves.place.unwrap_or(0);
         let nothing = (null_array(connection), VecDeque::new());
         begin_wait(connection, command, sequence, nothing, Until::TimeIsUp);
+        connection.waiting_bytes.set(arguments_bytes(arguments));
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {
             waiting.moves = Some(moves);
         }
@@ -306,7 +310,7 @@ impl NetworkExecutor {
         self.after_wait(connection, sequence, None);
         self.count(command, 0, reply);
         let mut replies = connection.replies.borrow_mut();
-        replies.complete(sequence, reply, &mut connection.output.borrow_mut().bytes);
+        replies.complete(sequence, reply, &mut connection.output.borrow_mut());
         drop(replies);
         self.touch(connection);
     }
@@ -439,6 +443,14 @@ fn begin_wait(
         late_reply,
         moves: None,
     });
+}
+
+/// What a command keeps while it waits, here or where its keys are.
+fn arguments_bytes(arguments: Arguments<'_>) -> usize {
+    arguments
+        .iter()
+        .map(|argument| argument.len() + size_of::<Span>())
+        .sum()
 }
 
 /// What keys that stay empty answer.

@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -25,6 +26,10 @@ const OUTPUT_BYTES_KEPT: usize = 16 * 1024;
 /// Bytes after which a chunk of output that the socket does not take is followed by a new one.
 const CHUNK_BYTES_FULL: usize = 1 << 20;
 
+/// From how many bytes on what is sent is a chunk of its own, which clients that are sent the same share: fewer are
+/// copied faster than they are sent by themselves.
+const CHUNK_BYTES_MIN: usize = 16 * 1024;
+
 /// Most that one connection sends before others have their turn: a client that reads as fast as we send would otherwise
 /// be sent all that waits for it. More than a socket's buffer takes as a rule.
 pub(super) const SENT_BYTES_PER_TURN: usize = 4 << 20;
@@ -33,6 +38,14 @@ pub(super) const SENT_BYTES_PER_TURN: usize = 4 << 20;
 /// never wait for more of it, however costly it is, and one that leaves has little run for nobody.
 pub(super) const COMMANDS_OUT_MAX: usize = 1024;
 
+/// What a connection may have that is not output yet, because it waits behind a slower reply or is being put together,
+/// when nothing more of what it pipelines is run: the slower reply will come, and what is out may make as much again.
+/// More than many pipelines of usual values ever have.
+pub(super) const UNREADY_BYTES_MAX: usize = 16 << 20;
+
+/// Below this what is not output yet is compared with the output limit once a second only.
+pub(super) const UNREADY_BYTES_CHECKED_MIN: usize = 1 << 20;
+
 /// Where a command's reply will come from.
 pub(super) enum Awaited {
     /// One storage executor.
@@ -40,7 +53,7 @@ pub(super) enum Awaited {
     /// Nowhere: it is here, behind others that are not.
     Ready(Cow<'static, [u8]>),
     /// Nowhere: it is no reply, but what the client is sent behind the replies before it ([`super::delivery`]).
-    Pushed(Vec<u8>),
+    Pushed(Vec<Chunk>),
     /// Several, to be merged.
     Merge(Box<Merging>),
     /// One storage executor after the other.
@@ -49,6 +62,48 @@ pub(super) enum Awaited {
     Exec(Box<Executing>),
     /// One storage executor, a piece at a time.
     Pieces(PiecesOut),
+}
+
+impl Awaited {
+    /// What is here of it and is not output yet.
+    fn held_bytes(&self) -> usize {
+        match self {
+            // What an EXEC keeps is what its client sent.
+            Awaited::Response | Awaited::Exec(_) => 0,
+            Awaited::Ready(reply) => reply.len(),
+            Awaited::Pushed(chunks) => chunks.iter().map(|chunk| chunk.bytes().len()).sum(),
+            Awaited::Merge(merging) => merging.held_bytes(),
+            Awaited::Pieces(pieces) => pieces.waiting.len(),
+        }
+    }
+}
+
+/// Bytes that are sent to several clients and lie in memory once.
+#[derive(Clone)]
+pub(super) struct PushedBytes(Rc<Vec<u8>>);
+
+impl PushedBytes {
+    /// To be sent to whoever gets a clone of it.
+    pub(super) fn new(bytes: Vec<u8>) -> PushedBytes {
+        PushedBytes(Rc::new(bytes))
+    }
+}
+
+/// A run of bytes to be sent.
+pub(super) enum Chunk {
+    /// To one client.
+    Own(Vec<u8>),
+    /// To several.
+    Shared(PushedBytes),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Own(bytes) => bytes,
+            Chunk::Shared(shared) => &shared.0,
+        }
+    }
 }
 
 /// A large reply that comes in pieces.
@@ -116,13 +171,14 @@ pub(super) struct Slot {
 pub(super) struct Replies {
     head: u32,
     slots: VecDeque<Slot>,
-    /// Bytes in slots that are [`Awaited::Pushed`].
-    pushed_bytes: usize,
+    /// What the slots hold that is not output yet.
+    held_bytes: usize,
 }
 
 impl Replies {
     /// Enters a command; returns its number on this connection.
     pub(super) fn open(&mut self, awaited: Awaited, suppressed: bool) -> u32 {
+        self.held_bytes += awaited.held_bytes();
         self.slots.push_back(Slot { awaited, suppressed });
         self.head.wrapping_add(self.slots.len() as u32 - 1)
     }
@@ -139,23 +195,35 @@ impl Replies {
 
     /// Enters bytes that are no reply behind the commands that were entered so far.
     // A command that waits for other clients must not keep them: it is to say so here when there is one.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.pushed_bytes += bytes.len();
-        match self.slots.back_mut() {
-            Some(Slot {
-                awaited: Awaited::Pushed(pushed),
-                ..
-            }) => pushed.extend_from_slice(bytes),
-            _ => {
-                self.open(Awaited::Pushed(bytes.to_vec()), false);
-            }
+    pub(super) fn push(&mut self, pushed: &PushedBytes) {
+        let bytes = &pushed.0[..];
+        self.held_bytes += bytes.len();
+        let is_small = bytes.len() < CHUNK_BYTES_MIN;
+        let chunk = || match is_small {
+            true => Chunk::Own(bytes.to_vec()),
+            false => Chunk::Shared(pushed.clone()),
+        };
+        match self.slots.back_mut().map(|slot| &mut slot.awaited) {
+            Some(Awaited::Pushed(chunks)) => match chunks.last_mut() {
+                Some(Chunk::Own(own)) if is_small && own.len() < CHUNK_BYTES_FULL => own.extend_from_slice(bytes),
+                _ => chunks.push(chunk()),
+            },
+            _ => self.slots.push_back(Slot {
+                awaited: Awaited::Pushed(vec![chunk()]),
+                suppressed: false,
+            }),
         }
     }
 
-    /// Bytes that wait for replies before them though they are no replies: a client that does not read must not make
-    /// them grow without bound.
-    pub(super) fn pushed_bytes(&self) -> usize {
-        self.pushed_bytes
+    /// What is here and is not output yet: it waits for replies before it, or for other parts of its own.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// A slot that held so many bytes holds so many now.
+    pub(super) fn note_held(&mut self, before: usize, now: usize) {
+        assert!(self.held_bytes >= before, "a slot held more than all slots together");
+        self.held_bytes = self.held_bytes - before + now;
     }
 
     /// The entry of a command that was not answered yet.
@@ -177,6 +245,7 @@ impl Replies {
 
     /// Takes all entries out.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Slot> + '_ {
+        self.held_bytes = 0;
         self.slots.drain(..)
     }
 
@@ -190,31 +259,67 @@ impl Replies {
 
     /// Puts a command's reply in its place, and whatever is ready at the head into `output`.
     #[inline]
-    pub(super) fn complete(&mut self, sequence: u32, reply: &[u8], output: &mut Vec<u8>) {
-        let place = sequence.wrapping_sub(self.head) as usize;
-        if place > 0 {
-            if let Some(slot) = self.slots.get_mut(place) {
-                slot.awaited = Awaited::Ready(Cow::Owned(reply.to_vec()));
-            }
-            return;
+    pub(super) fn complete(&mut self, sequence: u32, reply: &[u8], output: &mut Output) {
+        if sequence != self.head {
+            return self.keep_ready(sequence, || Cow::Owned(reply.to_vec()));
         }
-        let Some(slot) = self.slots.pop_front() else { return };
+        if let Some(slot) = self.pop_slot()
+            && !slot.suppressed
+        {
+            output.append(reply);
+        }
+        self.give_out_ready(output);
+    }
+
+    /// The same for a reply that need not be copied.
+    pub(super) fn complete_owned(&mut self, sequence: u32, reply: Vec<u8>, output: &mut Output) {
+        if sequence != self.head {
+            return self.keep_ready(sequence, || Cow::Owned(reply));
+        }
+        if let Some(slot) = self.pop_slot()
+            && !slot.suppressed
+        {
+            output.append_chunk(Chunk::Own(reply));
+        }
+        self.give_out_ready(output);
+    }
+
+    /// The reply of a command is here, and those before it are not.
+    fn keep_ready(&mut self, sequence: u32, reply: impl FnOnce() -> Cow<'static, [u8]>) {
+        let Some(slot) = self.slot(sequence) else { return };
+        let before = slot.awaited.held_bytes();
+        slot.awaited = Awaited::Ready(match slot.suppressed {
+            true => Cow::Borrowed(b""),
+            false => reply(),
+        });
+        let now = slot.awaited.held_bytes();
+        self.note_held(before, now);
+    }
+
+    fn pop_slot(&mut self) -> Option<Slot> {
+        let slot = self.slots.pop_front()?;
         self.head = self.head.wrapping_add(1);
-        if !slot.suppressed {
-            output.extend_from_slice(reply);
-        }
-        while let Some(Slot { awaited, suppressed }) = self.slots.front() {
+        self.note_held(slot.awaited.held_bytes(), 0);
+        Some(slot)
+    }
+
+    /// Moves what is ready at the head to the output.
+    #[inline]
+    fn give_out_ready(&mut self, output: &mut Output) {
+        while let Some(Slot {
+            awaited: Awaited::Ready(_) | Awaited::Pushed(_),
+            ..
+        }) = self.slots.front()
+        {
+            let Some(Slot { awaited, suppressed }) = self.pop_slot() else {
+                return;
+            };
             match awaited {
-                Awaited::Ready(_) if *suppressed => {}
-                Awaited::Ready(reply) => output.extend_from_slice(reply),
-                Awaited::Pushed(bytes) => {
-                    output.extend_from_slice(bytes);
-                    self.pushed_bytes -= bytes.len();
-                }
-                _ => return,
+                Awaited::Ready(Cow::Borrowed(reply)) if !suppressed => output.append(reply),
+                Awaited::Ready(Cow::Owned(reply)) if !suppressed => output.append_chunk(Chunk::Own(reply)),
+                Awaited::Pushed(chunks) => chunks.into_iter().for_each(|chunk| output.append_chunk(chunk)),
+                _ => {}
             }
-            self.slots.pop_front();
-            self.head = self.head.wrapping_add(1);
         }
     }
 }
@@ -224,10 +329,10 @@ impl Replies {
 #[derive(Default)]
 pub(super) struct Output {
     /// Chunks that nothing is added to any more, oldest first, and their bytes.
-    full: VecDeque<Vec<u8>>,
+    full: VecDeque<Chunk>,
     full_bytes: usize,
     /// The newest chunk.
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
     /// Bytes of the oldest chunk that were sent.
     sent: usize,
     /// A task waits for the socket to take more.
@@ -240,9 +345,34 @@ impl Output {
         self.full_bytes + self.bytes.len() - self.sent
     }
 
+    /// Adds bytes to the newest chunk.
+    #[inline]
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Adds a chunk; its bytes are copied if they are few.
+    pub(super) fn append_chunk(&mut self, chunk: Chunk) {
+        if chunk.bytes().len() < CHUNK_BYTES_MIN {
+            return self.append(chunk.bytes());
+        }
+        self.end_newest();
+        self.full_bytes += chunk.bytes().len();
+        self.full.push_back(chunk);
+    }
+
+    /// Adds bytes that others are sent, too.
+    pub(super) fn append_pushed(&mut self, bytes: &PushedBytes) {
+        match bytes.0.len() < CHUNK_BYTES_MIN {
+            true => self.append(&bytes.0),
+            false => self.append_chunk(Chunk::Shared(bytes.clone())),
+        }
+    }
+
     /// What the socket takes next: the rest of the oldest chunk.
     pub(super) fn unsent(&self) -> &[u8] {
-        &self.full.front().unwrap_or(&self.bytes)[self.sent..]
+        let oldest = self.full.front().map_or(&self.bytes[..], Chunk::bytes);
+        &oldest[self.sent..]
     }
 
     /// The socket took that many bytes of [`Output::unsent`].
@@ -253,7 +383,7 @@ impl Output {
         }
         self.sent = 0;
         match self.full.pop_front() {
-            Some(chunk) => self.full_bytes -= chunk.len(),
+            Some(chunk) => self.full_bytes -= chunk.bytes().len(),
             None => {
                 self.bytes.clear();
                 if self.bytes.capacity() > OUTPUT_BYTES_KEPT {
@@ -266,8 +396,15 @@ impl Output {
     /// The socket is full: a chunk that is large enough grows no more.
     fn end_chunk(&mut self) {
         if self.bytes.len() >= CHUNK_BYTES_FULL {
+            self.end_newest();
+        }
+    }
+
+    /// Nothing is added any more to the newest chunk.
+    fn end_newest(&mut self) {
+        if !self.bytes.is_empty() {
             self.full_bytes += self.bytes.len();
-            self.full.push_back(std::mem::take(&mut self.bytes));
+            self.full.push_back(Chunk::Own(std::mem::take(&mut self.bytes)));
         }
     }
 
@@ -311,6 +448,10 @@ pub(super) struct Connection {
     pub(super) low_out: Cell<u32>,
     /// Whether it is in the list of connections to be flushed at the end of the turn.
     pub(super) touched: Cell<bool>,
+    /// What is put together for it outside of `replies`, by transactions over several executors and by EXEC.
+    pub(super) held_elsewhere: Cell<usize>,
+    /// What the command that waits keeps: its arguments.
+    pub(super) waiting_bytes: Cell<usize>,
     pub(super) closed: Cell<bool>,
     /// Replies that come in pieces.
     pub(super) in_pieces: Cell<u32>,
@@ -323,7 +464,8 @@ pub(super) struct Connection {
     pub(super) waiting: RefCell<Option<WaitOut>>,
     /// Wakes the reading task when a command that waited was answered and others are here already.
     pub(super) answered: RefCell<Option<Waker>>,
-    /// [`COMMANDS_OUT_MAX`] are out: the next must wait until half of them were answered.
+    /// [`COMMANDS_OUT_MAX`] are out, or [`UNREADY_BYTES_MAX`] are here: the next command must wait until half of that
+    /// is gone.
     pub(super) is_full: Cell<bool>,
     /// Wakes the reading task when the last pending reply is there.
     pub(super) drained: RefCell<Option<Waker>>,
@@ -366,6 +508,40 @@ impl Connection {
         now.duration_since(progress.at) > timeout
     }
 
+    /// What is here of replies and is not output yet.
+    #[inline]
+    pub(super) fn unready_bytes(&self) -> usize {
+        self.replies.borrow().held_bytes() + self.held_elsewhere.get()
+    }
+
+    /// Publishes what is held of replies to it: what its socket has not taken, and what is not output yet.
+    pub(super) fn publish_output(&self) {
+        let bytes = self.output.borrow().len() + self.unready_bytes();
+        self.client.output_bytes.set(bytes as u64);
+    }
+
+    /// Whether so much is out, or here and not output yet, that no more of what it pipelines is run. It is so until
+    /// half of that is gone.
+    #[inline]
+    pub(super) fn fills_up(&self) -> bool {
+        let is_full = self.is_full.get()
+            || self.replies.borrow().len() >= COMMANDS_OUT_MAX
+            || self.unready_bytes() >= UNREADY_BYTES_MAX;
+        self.is_full.set(is_full);
+        is_full
+    }
+
+    /// Whether there is room again after [`Connection::fills_up`].
+    pub(super) fn has_emptied(&self) -> bool {
+        let is_emptied = self.is_full.get()
+            && self.replies.borrow().len() <= COMMANDS_OUT_MAX / 2
+            && self.unready_bytes() <= UNREADY_BYTES_MAX / 2;
+        if is_emptied {
+            self.is_full.set(false);
+        }
+        is_emptied
+    }
+
     /// Ends the connection: what is pending is not sent, and the reading task wakes up.
     pub(super) fn abort(&self) {
         if !self.closed.replace(true) {
@@ -384,6 +560,7 @@ impl Connection {
     pub(super) fn end_wait(&self, sequence: u32) -> Option<WaitOut> {
         let mut waiting = self.waiting.borrow_mut();
         let ended = waiting.take_if(|waiting| waiting.sequence == sequence)?;
+        self.waiting_bytes.set(0);
         if let Some(waker) = self.answered.borrow_mut().take() {
             waker.wake();
         }
@@ -438,5 +615,85 @@ impl Input {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::table::Merge;
+    use crate::protocol::reply::Version;
+
+    /// Everything that an output would send, and how many chunks that are.
+    fn sent(output: &mut Output) -> (Vec<u8>, usize) {
+        let (mut bytes, mut chunks) = (Vec::new(), 0);
+        while output.len() > 0 {
+            let chunk = output.unsent().to_vec();
+            output.advance(chunk.len());
+            bytes.extend(chunk);
+            chunks += 1;
+        }
+        (bytes, chunks)
+    }
+
+    #[test]
+    fn what_waits_behind_a_slower_reply_is_counted_until_it_is_output() {
+        let (mut replies, mut output) = (Replies::default(), Output::default());
+        let first = replies.open(Awaited::Response, false);
+        let second = replies.open(Awaited::Response, false);
+        let unwanted = replies.open(Awaited::Response, true);
+        replies.open(Awaited::Ready(Cow::Borrowed(b"+PONG\r\n")), false);
+        replies.complete(second, &[b'2'; 1000], &mut output);
+        replies.complete(unwanted, &[b'3'; 1000], &mut output);
+        assert_eq!(
+            (replies.held_bytes(), output.len()),
+            (1007, 0),
+            "nobody gets what is suppressed"
+        );
+        let (small, large) = (
+            PushedBytes::new(vec![b's'; 10]),
+            PushedBytes::new(vec![b'l'; CHUNK_BYTES_MIN]),
+        );
+        for pushed in [&small, &small, &large, &small] {
+            replies.push(pushed);
+        }
+        let pushed_bytes = 30 + CHUNK_BYTES_MIN;
+        assert_eq!(replies.held_bytes(), 1007 + pushed_bytes);
+        assert_eq!(Rc::strong_count(&large.0), 2, "it is shared");
+        replies.complete(first, b"1", &mut output);
+        assert_eq!((replies.held_bytes(), output.len()), (0, 1 + 1007 + pushed_bytes));
+        let (bytes, chunks) = sent(&mut output);
+        let expected = [
+            b"1".to_vec(),
+            vec![b'2'; 1000],
+            b"+PONG\r\n".to_vec(),
+            vec![b's'; 20],
+            vec![b'l'; CHUNK_BYTES_MIN],
+            vec![b's'; 10],
+        ];
+        assert_eq!(bytes, expected.concat());
+        assert_eq!(chunks, 3);
+        assert_eq!(Rc::strong_count(&large.0), 1);
+    }
+
+    #[test]
+    fn parts_of_a_merged_reply_are_counted_until_they_are_merged() {
+        let (mut replies, mut output) = (Replies::default(), Output::default());
+        let mut merging = Merging::new(Merge::Concatenate, Version::Resp2, 2);
+        merging.add_piece(0, b"*1\r\n$1\r\n");
+        assert!(!merging.add(0, b"a\r\n"));
+        assert_eq!(merging.held_bytes(), 11);
+        let sequence = replies.open(Awaited::Merge(Box::new(merging)), false);
+        assert_eq!(replies.held_bytes(), 11);
+        let Some(Awaited::Merge(merging)) = replies.slot(sequence).map(|slot| &mut slot.awaited) else {
+            panic!("it was entered")
+        };
+        assert!(merging.add(1, b"*0\r\n"));
+        let reply = merging.finish();
+        let held = merging.held_bytes();
+        replies.note_held(11, held);
+        replies.complete_owned(sequence, reply, &mut output);
+        assert_eq!(replies.held_bytes(), 0);
+        assert_eq!(sent(&mut output).0, b"*1\r\n$1\r\na\r\n");
     }
 }

@@ -12,6 +12,7 @@
 use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::router::Router;
+use crate::channel::responses::{Responses, responses};
 use crate::commands::blocking::Waiting;
 use crate::commands::effects::Effects;
 use crate::commands::multi_exec::parts_of_exec;
@@ -24,7 +25,7 @@ use crate::error::CommandError;
 use crate::executor::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::executor::outbox;
 use crate::executor::participant::{BEHIND, Question, REFUSED, Schedule, decode_keys, decode_members};
-use crate::network::connection::{Awaited, Connection, MoveOut};
+use crate::network::connection::{Awaited, Connection, MoveOut, UNREADY_BYTES_CHECKED_MIN};
 use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use crate::network::merging::Merging;
 use crate::network::multi::Executing;
@@ -144,6 +145,8 @@ struct Coordination {
     reply: Vec<u8>,
     parts: Vec<Part>,
     took_ns: u64,
+    /// What of it is counted as held for the client.
+    held_bytes: usize,
 }
 
 /// A transaction that is done but for its redo record and the notes of it.
@@ -295,6 +298,7 @@ impl NetworkExecutor {
             reply: Vec::new(),
             parts: Vec::new(),
             took_ns: 0,
+            held_bytes: 0,
         }
     }
 
@@ -452,8 +456,14 @@ impl NetworkExecutor {
         {
             // A part of a large reply: the other executors' are needed before any of it can be sent.
             merging.add_piece(response.id.part as usize, bytes);
-            self.ask_for_more(batch.link, &coordination, response);
-            return self.wait_for_round(number, coordination);
+            let held_bytes = merging.held_bytes();
+            self.hold_for_client(&mut coordination, held_bytes);
+            if self.client_of(&coordination).is_some() {
+                self.ask_for_more(batch.link, &coordination, response);
+                return self.wait_for_round(number, coordination);
+            }
+            // Nobody gets it any more.
+            self.drop_pieces(batch.link, response.more);
         }
         coordination.responses_left -= 1;
         match coordination.phase {
@@ -526,7 +536,7 @@ impl NetworkExecutor {
             }
             Phase::Scheduling => self.run_locked(number, coordination),
             Phase::Running => {
-                if let Some(merging) = &coordination.merging {
+                if let Some(merging) = &mut coordination.merging {
                     coordination.reply = merging.finish();
                 }
                 self.release_all(&coordination);
@@ -594,7 +604,7 @@ impl NetworkExecutor {
         let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
         self.server.scripts.set_transaction(script_seat, coordination.id);
         coordination.gathered.scripts = Some((Arc::clone(&self.server.scripts), script_seat));
-        let (home_sender, home) = flume::unbounded();
+        let (home_sender, home) = responses();
         let asking = Asking {
             links: self.links.borrow().to_the_same(home_sender),
             home,
@@ -656,6 +666,8 @@ impl NetworkExecutor {
             coordination.effects.clear();
         }
         self.count_inner(&mut coordination);
+        let held_bytes = coordination.reply.len();
+        self.hold_for_client(&mut coordination, held_bytes);
         let router = &self.server.router;
         let has_part =
             |link: usize| (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == link);
@@ -738,6 +750,24 @@ impl NetworkExecutor {
         (connection.generation == coordination.generation && !connection.closed.get()).then(|| Rc::clone(connection))
     }
 
+    /// So many bytes of a transaction's reply are here for its client. A client for whom too much is here goes, as one
+    /// that does not read.
+    fn hold_for_client(&self, coordination: &mut Coordination, bytes: usize) {
+        let Some(connection) = self.client_of(coordination) else {
+            return;
+        };
+        let held = &connection.held_elsewhere;
+        let held_before = std::mem::replace(&mut coordination.held_bytes, bytes);
+        assert!(held.get() >= held_before, "a transaction held more than all together");
+        held.set(held.get() - held_before + bytes);
+        if bytes >= UNREADY_BYTES_CHECKED_MIN && self.exceeds_output_limit(&connection, Instant::now()) {
+            self.close_for_output(&connection);
+        } else if bytes < held_before {
+            // Its next command may have waited for this.
+            self.touch(&connection);
+        }
+    }
+
     /// The client's next command may run. Only once: it may be a transaction, too, and then the connection waits for
     /// that.
     fn let_go(&self, coordination: &mut Coordination) {
@@ -749,8 +779,9 @@ impl NetworkExecutor {
     }
 
     /// Answers the client. The transaction is over.
-    fn finish(self: &Rc<Self>, number: usize, coordination: Box<Coordination>) {
+    fn finish(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
         self.transactions.borrow_mut().under_way.remove(number);
+        self.hold_for_client(&mut coordination, 0);
         if coordination.error.is_none() && !coordination.is_unknown {
             let Effects {
                 classes,
@@ -767,7 +798,6 @@ impl NetworkExecutor {
             // Neither OK nor an error would be true.
             return connection.abort();
         }
-        let mut coordination = coordination;
         if let Some(waiting) = coordination.waits.take().filter(|_| coordination.error.is_none()) {
             self.let_go(&mut coordination);
             let (command, sequence) = (coordination.command, coordination.sequence);
@@ -801,10 +831,11 @@ impl NetworkExecutor {
                 None => {}
             }
         }
-        let reply = coordination.error.as_ref().unwrap_or(&coordination.reply);
-        self.count(coordination.command, coordination.took_ns, reply);
+        let whole = std::mem::take(&mut coordination.reply);
+        let reply = coordination.error.take().unwrap_or(whole);
+        self.count(coordination.command, coordination.took_ns, &reply);
         let mut replies = connection.replies.borrow_mut();
-        replies.complete(coordination.sequence, reply, &mut connection.output.borrow_mut().bytes);
+        replies.complete_owned(coordination.sequence, reply, &mut connection.output.borrow_mut());
         drop(replies);
         self.touch(&connection);
         self.let_go(&mut coordination);
@@ -963,7 +994,7 @@ impl Coordination {
 /// Asks executors from a thread that may wait.
 struct Asking {
     links: Links,
-    home: flume::Receiver<Box<Batch>>,
+    home: Responses,
     router: Router,
 }
 
@@ -986,8 +1017,8 @@ impl Asking {
         );
         self.links.flush();
         loop {
-            match self.home.recv_timeout(ANSWER_PATIENCE) {
-                Ok(batch) => {
+            match self.home.next_within(ANSWER_PATIENCE) {
+                Ok(Some(batch)) => {
                     let reply = batch.responses.first().map(|response| batch.reply(response).to_vec());
                     self.links.recycle(batch);
                     return match reply.as_deref().and_then(<[u8]>::split_first) {
@@ -999,14 +1030,14 @@ impl Asking {
                         _ => Err(CommandError::Internal),
                     };
                 }
-                Err(flume::RecvTimeoutError::Timeout) => {
+                Ok(None) => {
                     // A channel that did not take it is offered it again, unless nobody is left to take it.
                     let (_, given_up) = self.links.retry();
                     if !given_up.is_empty() {
                         return Err(CommandError::Internal);
                     }
                 }
-                Err(flume::RecvTimeoutError::Disconnected) => return Err(CommandError::Internal),
+                Err(flume::RecvError::Disconnected) => return Err(CommandError::Internal),
             }
         }
     }

@@ -4,16 +4,17 @@
 //! and comes after whatever was answered before it was sent. What lies in the inbox is delivered before a client that
 //! subscribes or monitors has its next command run, so that its reply tells that all earlier pushes have come.
 
-use super::connection::Connection;
+use super::connection::{Connection, PushedBytes};
 use crate::config::OutputBufferLimit;
 use crate::executor::storage_executor::reactor_turn;
 use crate::network::network_executor::NetworkExecutor;
 use crate::panics;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
-use crate::registry::inboxes::{Posted, Push};
+use crate::registry::inboxes::{Backlog, Posted, Push, Receivers};
 use crate::registry::subscribers::{Kind, Published, Subscribers};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes that are put into outputs, as the inbox counts them, before these are sent and the other tasks have their
@@ -48,40 +49,58 @@ impl NetworkExecutor {
 
     /// Delivers what is in the inbox now.
     pub(super) fn deliver_now(self: &Rc<Self>) {
-        let mut left = self.inbox.len();
+        let left = self.inbox.len();
         if left == 0 {
             return;
         }
         // Pushes are for other connections than the one whose command comes next.
         let _uncontained = panics::uncontained();
-        while left > 0
-            && let Ok(posted) = self.inbox.try_recv()
-        {
-            self.take_push(&posted);
-            left -= 1;
+        let mut bytes = 0;
+        for _ in 0..left {
+            let Ok(posted) = self.inbox.try_recv() else { break };
+            bytes += self.take_push(&posted);
+            if bytes >= BYTES_PER_TURN {
+                bytes = 0;
+                self.flush_touched();
+            }
         }
         self.end_of_delivery();
     }
 
     fn end_of_delivery(self: &Rc<Self>) {
         self.flush_touched();
-        if self.server.pubsub.inbox(self.index).take_lost() {
-            self.close_listeners();
-        }
         // Who waited to publish more.
         self.room.notify();
     }
 
-    /// Something was not delivered, and nobody knows to whom: everybody who might have been meant must notice.
-    fn close_listeners(&self) {
-        for (_, connection) in self.connections.borrow().iter() {
-            let mut session = connection.session.borrow_mut();
-            if session.is_told() {
-                // Nothing more is put in for it.
-                self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
-                drop(session);
-                self.close_for_output(connection);
+    /// The receivers of a backlog that was longer than each of them may have waiting do not get all of it, and must
+    /// notice.
+    fn see_to_loss(&self, backlog: &Arc<Backlog>) {
+        backlog.end_loss();
+        match &backlog.receivers {
+            Receivers::Subscribers(kind, name) => {
+                if self.server.pubsub.is_for_subscribers(backlog, *kind, name, self.index) {
+                    let subscribers = self.subscriptions.borrow().of(*kind, name).cloned();
+                    self.close_listeners(subscribers.unwrap_or_default().into_keys());
+                }
             }
+            Receivers::Monitors => {
+                let monitors: Vec<u32> = self.subscriptions.borrow().monitors().collect();
+                self.close_listeners(monitors.into_iter());
+            }
+            // They need not go: that everything is outdated is true as well.
+            Receivers::Trackers => self.outdate_everything(),
+        }
+    }
+
+    fn close_listeners(&self, listeners: impl Iterator<Item = u32>) {
+        let connections = self.connections.borrow();
+        for connection in listeners.filter_map(|index| connections.get(index as usize)) {
+            // Nothing more is put in for it.
+            let mut session = connection.session.borrow_mut();
+            self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
+            drop(session);
+            self.close_for_output(connection);
         }
     }
 
@@ -94,12 +113,14 @@ impl NetworkExecutor {
             Push::Monitored(line) => {
                 let (subscriptions, connections) = (self.subscriptions.borrow(), self.connections.borrow());
                 let monitors = subscriptions.monitors();
+                let bytes = PushedBytes::new(line.to_vec());
                 monitors
                     .filter_map(|connection| connections.get(connection as usize))
-                    .for_each(|connection| self.push_to(connection, line));
+                    .for_each(|connection| self.push_to(connection, &bytes));
             }
+            Push::Lost(backlog) => self.see_to_loss(backlog),
         }
-        posted.bytes
+        posted.output_bytes
     }
 
     fn take_published(&self, published: &Published) {
@@ -139,7 +160,7 @@ impl NetworkExecutor {
     /// protocol.
     fn push_to_all(&self, subscribers: &Subscribers, changes_seen: u64, write: impl Fn(&mut Reply<'_>)) {
         let connections = self.connections.borrow();
-        let mut written = [const { Vec::new() }; 2];
+        let mut written: [Option<PushedBytes>; 2] = [None, None];
         for (connection, change) in subscribers {
             let Some(connection) = connections.get(*connection as usize) else {
                 continue;
@@ -148,30 +169,33 @@ impl NetworkExecutor {
                 continue;
             }
             let version = connection.session.borrow().version;
-            let bytes = &mut written[usize::from(version == Version::Resp3)];
-            if bytes.is_empty() {
-                write(&mut Reply::new(bytes, version));
-            }
+            let written = &mut written[usize::from(version == Version::Resp3)];
+            let bytes = written.get_or_insert_with(|| {
+                let mut bytes = Vec::new();
+                write(&mut Reply::new(&mut bytes, version));
+                PushedBytes::new(bytes)
+            });
             self.push_to(connection, bytes);
         }
     }
 
     /// Sends bytes to a client that are no reply, at the end of the turn, behind the replies of the commands that are
     /// out.
-    pub(super) fn push_to(&self, connection: &Rc<Connection>, bytes: &[u8]) {
+    pub(super) fn push_to(&self, connection: &Rc<Connection>, bytes: &PushedBytes) {
         if connection.closed.get() {
             return;
         }
         let mut replies = connection.replies.borrow_mut();
         match replies.is_empty() {
-            true => connection.output.borrow_mut().bytes.extend_from_slice(bytes),
+            true => connection.output.borrow_mut().append_pushed(bytes),
             false => replies.push(bytes),
         }
         drop(replies);
         self.touch(connection);
     }
 
-    /// Whether more waits for a client than may. One that monitors is `normal`, as in Redis.
+    /// Whether more is held for a client than may: what its socket does not take, and what is not output yet. One that
+    /// monitors is `normal`, as in Redis.
     pub(super) fn exceeds_output_limit(&self, connection: &Connection, now: Instant) -> bool {
         let limits = self.settings.borrow().client_output_buffer_limit;
         let limit = match connection.session.borrow().subscribed.is_some() {
@@ -179,7 +203,7 @@ impl NetworkExecutor {
             true => limits.pubsub,
             false => limits.normal,
         };
-        let pushed_bytes = connection.replies.borrow().pushed_bytes();
-        connection.output.borrow_mut().exceeds(pushed_bytes, &limit, now)
+        let unready_bytes = connection.unready_bytes();
+        connection.output.borrow_mut().exceeds(unready_bytes, &limit, now)
     }
 }

@@ -1,6 +1,6 @@
 //! From a command to where it runs, and from its parts' replies back to one.
 
-use super::connection::{Awaited, Connection, PiecesOut};
+use super::connection::{Awaited, Chunk, Connection, PiecesOut};
 use super::merging::Merging;
 use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session, WaitHere};
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
@@ -19,6 +19,7 @@ use crate::observe::metrics::count_error;
 use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
+use crate::registry::subscribers::Kind;
 use crate::slots::Slot;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -118,7 +119,12 @@ impl NetworkExecutor {
         if self.server.pause.holds(writes || publishes) && !is_pause_exempt(command) {
             return Taken::Paused;
         }
-        if publishes && self.server.pubsub.is_slow() {
+        if publishes && self.server.pubsub.is_slow() && self.waits_to_publish(command, arguments) {
+            return Taken::Paused;
+        }
+        let any_is_blocked = self.links.borrow().any_is_blocked();
+        if any_is_blocked && !(in_multi && is_queued(command)) && self.lacks_credits(connection, command, arguments) {
+            self.metrics.backpressure_events.add(1);
             return Taken::Paused;
         }
         connection.client.commands.add(1);
@@ -229,23 +235,56 @@ impl NetworkExecutor {
         }
     }
 
+    /// Whether the receivers of what a command publishes are behind.
+    fn waits_to_publish(&self, command: &Command, arguments: Arguments<'_>) -> bool {
+        let is_slow = |kind: &Kind| self.server.pubsub.is_slow_for(*kind, arguments.get(1));
+        match command.runs {
+            // Who has the name as a pattern or as a shard channel is looked up with it.
+            Runs::Network(_) => [Kind::Channel, Kind::ShardChannel].iter().any(is_slow),
+            _ => true,
+        }
+    }
+
+    /// Whether a command goes to a storage executor to which nothing more can be sent now.
+    fn lacks_credits(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) -> bool {
+        let is_blocked = |link: usize| self.links.borrow().is_blocked(link);
+        match command.runs {
+            Runs::Exec(_) => {
+                let session = connection.session.borrow();
+                let transaction = &session.transaction;
+                transaction.watched_links().iter().any(|link| is_blocked(*link))
+                    || transaction
+                        .queued()
+                        .any(|(command, arguments)| self.goes_to_any(command, arguments, is_blocked))
+            }
+            _ if self.uses_everything(command) => (0..self.server.router.executor_count()).any(is_blocked),
+            _ => self.goes_to_any(command, arguments, is_blocked),
+        }
+    }
+
     /// Whether a command goes to a storage executor that is busy with a script.
     fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
-        let scripts = &self.server.scripts;
+        // What EXEC runs is answered by its executor.
+        matches!(command.runs, Runs::All(..) | Runs::Each(..) | Runs::Whole(_))
+            || self.goes_to_any(command, arguments, |link| self.server.scripts.is_busy(link))
+    }
+
+    /// Whether one of the storage executors that a command goes to is one of those that are meant. EXEC itself goes to
+    /// none.
+    fn goes_to_any(&self, command: &Command, arguments: Arguments<'_>, is_meant: impl Fn(usize) -> bool) -> bool {
         match command.runs {
-            // What EXEC runs is answered by its executor.
             Runs::Network(_) | Runs::Exec(_) | Runs::Step(_) | Runs::Container => false,
-            Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => true,
+            Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => (0..self.server.router.executor_count()).any(is_meant),
             Runs::Cursor(_) => {
                 let slot = keys::cursor_slot(arguments.get(1));
-                slot.is_ok_and(|slot| scripts.is_busy(usize::from(self.server.router.executor_of(slot).0)))
+                slot.is_ok_and(|slot| is_meant(usize::from(self.server.router.executor_of(slot).0)))
             }
             Runs::Shard(_) | Runs::Transaction(_) | Runs::Watch(_) => {
                 let mut links = command.keys.of(arguments).map(|key| self.link_of(key)).peekable();
                 match links.peek() {
-                    Some(_) => links.any(|link| scripts.is_busy(link)),
+                    Some(_) => links.any(is_meant),
                     // As `only_link` sends it.
-                    None => scripts.is_busy(0),
+                    None => is_meant(0),
                 }
             }
         }
@@ -402,7 +441,7 @@ impl NetworkExecutor {
         let mut replies = connection.replies.borrow_mut();
         if replies.is_empty() {
             if !suppressed {
-                connection.output.borrow_mut().bytes.extend_from_slice(&reply);
+                connection.output.borrow_mut().append(&reply);
             }
         } else {
             replies.open(Awaited::Ready(reply), suppressed);
@@ -547,16 +586,18 @@ impl NetworkExecutor {
                     is_asked: false,
                     waiting: bytes.to_vec(),
                 });
+                replies.note_held(0, bytes.len());
             }
             // An error in the middle of a reply could not be told from its content.
             Awaited::Pieces(_) if response.failed => connection.abort(),
             Awaited::Pieces(pieces) => {
                 pieces.waiting.extend_from_slice(bytes);
                 (pieces.number, pieces.is_asked) = (response.more, false);
+                replies.note_held(0, bytes.len());
             }
             Awaited::Response => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
-                replies.complete(sequence, bytes, &mut connection.output.borrow_mut().bytes);
+                replies.complete(sequence, bytes, &mut connection.output.borrow_mut());
             }
             Awaited::KeyWalk(_) => {
                 let Awaited::KeyWalk(walk) = std::mem::replace(&mut slot.awaited, Awaited::Response) else {
@@ -582,14 +623,19 @@ impl NetworkExecutor {
             Awaited::Merge(merging) if response.more != 0 => {
                 // The other parts are needed before any of it can be sent, so it is collected here.
                 merging.add_piece(response.id.part as usize, bytes);
+                replies.note_held(0, bytes.len());
                 drop(replies);
                 self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), response.more);
             }
             Awaited::Merge(merging) => {
-                if merging.add(response.id.part as usize, bytes) {
-                    let reply = merging.finish();
+                let held_before = merging.held_bytes();
+                let is_whole = merging.add(response.id.part as usize, bytes);
+                let reply = is_whole.then(|| merging.finish());
+                let held_now = merging.held_bytes();
+                replies.note_held(held_before, held_now);
+                if let Some(reply) = reply {
                     self.count(response.command, u64::from(response.took_ns), &reply);
-                    replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
+                    replies.complete_owned(sequence, reply, &mut connection.output.borrow_mut());
                 }
             }
         }
@@ -605,20 +651,22 @@ impl NetworkExecutor {
                 return;
             };
             let mut output = connection.output.borrow_mut();
+            let waiting = std::mem::take(&mut pieces.waiting);
+            let (link, number) = (pieces.link, pieces.number);
+            let waits = pieces.is_asked || output.len() + waiting.len() > PIECES_AHEAD_BYTES;
+            pieces.is_asked |= number != 0 && !waits;
+            replies.note_held(waiting.len(), 0);
             if !suppressed {
-                output.bytes.append(&mut pieces.waiting);
+                output.append_chunk(Chunk::Own(waiting));
             }
-            pieces.waiting = Vec::new();
-            if pieces.number == 0 {
+            if number == 0 {
                 connection.in_pieces.set(connection.in_pieces.get() - 1);
-                replies.complete(sequence, b"", &mut output.bytes);
+                replies.complete(sequence, b"", &mut output);
                 continue;
             }
-            if pieces.is_asked || output.len() > PIECES_AHEAD_BYTES {
+            if waits {
                 return;
             }
-            pieces.is_asked = true;
-            let (link, number) = (pieces.link, pieces.number);
             drop((replies, output));
             return self.ask_for_piece(connection, link, (sequence, 0), number);
         }
@@ -653,7 +701,7 @@ impl NetworkExecutor {
         }
     }
 
-    fn drop_pieces(&self, link: usize, number: u64) {
+    pub(super) fn drop_pieces(&self, link: usize, number: u64) {
         if number == 0 {
             return;
         }

@@ -13,6 +13,8 @@ pub(super) struct Merging {
     error: Option<Vec<u8>>,
     /// By part: its reply, if the merge needs it whole.
     replies: Vec<Vec<u8>>,
+    /// All of them together.
+    held_bytes: usize,
     /// Where [`Merge::AnyOf`] begins.
     seed: usize,
 }
@@ -27,12 +29,19 @@ impl Merging {
             sum: 0,
             error: None,
             replies: vec![Vec::new(); parts],
+            held_bytes: 0,
             seed: crate::clock::unix_us() as usize,
         }
     }
 
+    /// What is here of the parts' replies.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Takes a piece of one part's reply, of which more will come.
     pub(super) fn add_piece(&mut self, part: usize, bytes: &[u8]) {
+        self.held_bytes += bytes.len();
         self.replies[part].extend_from_slice(bytes);
     }
 
@@ -45,15 +54,17 @@ impl Merging {
             }
             (_, Merge::Sum) => self.sum += read_integer(reply).unwrap_or(0),
             (_, Merge::AllOk) => {}
-            _ => self.replies[part].extend_from_slice(reply),
+            _ => self.add_piece(part, reply),
         }
         self.parts_left == 0
     }
 
-    /// The reply to the whole.
-    pub(super) fn finish(&self) -> Vec<u8> {
-        if let Some(error) = &self.error {
-            return error.clone();
+    /// The reply to the whole, in place of those to the parts.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        let parts = std::mem::take(&mut self.replies);
+        self.held_bytes = 0;
+        if let Some(error) = self.error.take() {
+            return error;
         }
         let mut out = Vec::new();
         let mut reply = Reply::new(&mut out, self.version);
@@ -61,17 +72,22 @@ impl Merging {
             Merge::Sum => reply.integer(self.sum),
             Merge::AllOk => reply.ok(),
             Merge::AnyOf => {
-                let count = self.replies.len();
-                let parts = (0..count).map(|step| &self.replies[(self.seed + step) % count]);
-                match parts.into_iter().find(|part| !is_null(part)) {
+                let count = parts.len();
+                let mut in_turn = (0..count).map(|step| &parts[(self.seed + step) % count]);
+                match in_turn.find(|part| !is_null(part)) {
                     Some(part) => reply.raw(part),
                     None => reply.null(),
                 }
             }
             Merge::Concatenate => {
-                let parts: Vec<_> = self.replies.iter().filter_map(|part| array_of(part)).collect();
-                reply.array(parts.iter().map(|(count, _)| count).sum());
-                parts.iter().for_each(|(_, elements)| reply.raw(elements));
+                let arrays = parts.iter().filter_map(|part| array_of(part));
+                reply.array(arrays.map(|(count, _)| count).sum());
+                // Each part goes when it was copied, so that a large reply is not in memory twice.
+                for part in parts {
+                    if let Some((_, elements)) = array_of(&part) {
+                        out.extend_from_slice(elements);
+                    }
+                }
             }
         }
         out

@@ -34,6 +34,34 @@ pub(super) struct Executing {
     arguments: OwnedArguments,
 }
 
+/// Bytes that are held for a client outside of its replies' slots, counted for as long as this lives.
+struct HeldElsewhere {
+    connection: Rc<Connection>,
+    bytes: usize,
+}
+
+impl HeldElsewhere {
+    fn new(connection: &Rc<Connection>) -> HeldElsewhere {
+        HeldElsewhere {
+            connection: Rc::clone(connection),
+            bytes: 0,
+        }
+    }
+
+    /// It is so many now.
+    fn set(&mut self, bytes: usize) {
+        let held = &self.connection.held_elsewhere;
+        held.set(held.get() - self.bytes + bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for HeldElsewhere {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 impl NetworkExecutor {
     /// Queues a command of a transaction.
     pub(super) fn queue(
@@ -221,6 +249,7 @@ impl NetworkExecutor {
         self.send_part(connection, command, link, (sequence, 0), arguments, deadline);
         if is_split {
             connection.coordinating.set(true);
+            connection.waiting_bytes.set(executing.queue.memory());
             if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
                 slot.awaited = Awaited::Exec(Box::new(executing));
             }
@@ -291,6 +320,7 @@ impl NetworkExecutor {
             let mut rest = &replies[..];
             let mut out = Vec::new();
             let queue = &executing.queue;
+            let mut held = HeldElsewhere::new(&connection);
             let count = queue.commands().len();
             {
                 let mut session = connection.session.borrow_mut();
@@ -328,7 +358,12 @@ impl NetworkExecutor {
                         }
                     }
                 }
+                held.set(replies.len() + out.len());
+                if executor.exceeds_output_limit(&connection, Instant::now()) {
+                    return executor.close_for_output(&connection);
+                }
             }
+            drop(held);
             connection.session.borrow_mut().transaction.set_running(None);
             executor.show_exec(&connection, &executing);
             executor.forget_watches(&connection);
@@ -345,9 +380,10 @@ impl NetworkExecutor {
     /// EXEC is answered, and the connection's next command may run.
     fn exec_ended(&self, connection: &Rc<Connection>, sequence: u32, reply: &[u8]) {
         let mut replies = connection.replies.borrow_mut();
-        replies.complete(sequence, reply, &mut connection.output.borrow_mut().bytes);
+        replies.complete(sequence, reply, &mut connection.output.borrow_mut());
         drop(replies);
         connection.session.borrow().publish();
+        connection.waiting_bytes.set(0);
         connection.coordinating.set(false);
         self.room.notify();
         self.touch(connection);

@@ -165,6 +165,22 @@ impl TransactionState {
         self.watched_keys.insert((database, key.to_vec()));
     }
 
+    /// The commands that EXEC will run, and their arguments.
+    pub fn queued(&self) -> impl Iterator<Item = (&'static Command, Arguments<'_>)> {
+        let queue = self.queue.iter();
+        queue.flat_map(|queue| {
+            queue
+                .commands()
+                .iter()
+                .map(|queued| (queued.command, queue.arguments(queued)))
+        })
+    }
+
+    /// The storage executors that know of keys which the client watches.
+    pub fn watched_links(&self) -> &[usize] {
+        &self.watched_links
+    }
+
     /// How many keys are watched.
     pub fn watched_keys(&self) -> usize {
         self.watched_keys.len()

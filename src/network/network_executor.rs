@@ -6,12 +6,15 @@
 
 use crate::channel::link::{Flushed, Links};
 use crate::channel::message::Batch;
+use crate::channel::responses::Responses;
 use crate::commands::table::Command;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::executor::storage_executor::{HOUSEKEEPING_INTERVAL, reactor_turn};
 use crate::faults::{self, Bug};
-use crate::network::connection::{COMMANDS_OUT_MAX, Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent};
+use crate::network::connection::{
+    Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent, UNREADY_BYTES_CHECKED_MIN,
+};
 use crate::network::coordinator::Transactions;
 use crate::network::dispatch::Taken;
 use crate::network::multi_state::TransactionState;
@@ -119,7 +122,7 @@ pub struct NetworkParts {
     /// To the storage executors.
     pub links: Links,
     /// Where the boxes come home.
-    pub home: flume::Receiver<Box<Batch>>,
+    pub home: Responses,
     /// What others send to its clients.
     pub inbox: flume::Receiver<Posted>,
     /// Connections accepted for it by the executor that has the listeners.
@@ -192,6 +195,7 @@ impl NetworkExecutor {
             stopping: Cell::new(false),
             server,
         });
+        executor.take_over_settings();
         let mut tasks = vec![
             glommio::spawn_local(Rc::clone(&executor).flush_turns()),
             glommio::spawn_local(Rc::clone(&executor).bring_home(parts.home)),
@@ -265,12 +269,18 @@ impl NetworkExecutor {
     pub(super) fn refresh_settings(&self) {
         let version = self.server.settings.version();
         if version != self.settings_version.replace(version) {
-            let settings = self.server.settings.snapshot();
-            self.request_timeout
-                .set(Duration::from_millis(settings.request_timeout_ms));
-            self.links.borrow_mut().set_batch_size(settings.batch_size);
-            *self.settings.borrow_mut() = settings;
+            *self.settings.borrow_mut() = self.server.settings.snapshot();
+            self.take_over_settings();
         }
+    }
+
+    /// Tells those who keep a copy of a setting what it is now.
+    fn take_over_settings(&self) {
+        let settings = self.settings.borrow();
+        self.request_timeout
+            .set(Duration::from_millis(settings.request_timeout_ms));
+        self.links.borrow_mut().set_batch_size(settings.batch_size);
+        self.server.pubsub.set_limits(&settings.client_output_buffer_limit);
     }
 
     /// Disconnects clients that CLIENT KILL chose.
@@ -350,16 +360,15 @@ impl NetworkExecutor {
     }
 
     /// Takes in the boxes that come home, and sends each connection's replies once.
-    async fn bring_home(self: Rc<Self>, home: flume::Receiver<Box<Batch>>) {
-        while let Ok(batch) = home.recv_async().await {
-            let was_blocked = self.links.borrow().is_blocked();
+    async fn bring_home(self: Rc<Self>, home: Responses) {
+        while let Some(batch) = home.next().await {
             self.take_home(batch);
             // Bounded by the credits: no more boxes can be under way.
-            while let Ok(batch) = home.try_recv() {
+            while let Some(batch) = home.try_next() {
                 self.take_home(batch);
             }
             self.flush_touched();
-            if was_blocked && !self.links.borrow().is_blocked() {
+            if self.links.borrow_mut().take_freed() {
                 self.room.notify();
             }
         }
@@ -415,27 +424,24 @@ impl NetworkExecutor {
         self.advance_pieces(connection);
         self.metrics.bytes_out.add(sent as u64);
         connection.client.bytes_out.add(sent as u64);
-        connection
-            .client
-            .output_bytes
-            .set(connection.output.borrow().len() as u64);
+        connection.publish_output();
+        let is_checked = outcome == Sent::Some || connection.unready_bytes() >= UNREADY_BYTES_CHECKED_MIN;
         match outcome {
-            Sent::All => {}
             Sent::Closed => connection.abort(),
+            _ if is_checked && self.exceeds_output_limit(connection, Instant::now()) => {
+                self.close_for_output(connection);
+            }
+            Sent::All => {}
             Sent::Some => {
-                if self.exceeds_output_limit(connection, Instant::now()) {
-                    self.close_for_output(connection);
-                } else if !std::mem::replace(&mut connection.output.borrow_mut().writer_waits, true) {
+                if !std::mem::replace(&mut connection.output.borrow_mut().writer_waits, true) {
                     glommio::spawn_local(Rc::clone(self).write_when_possible(Rc::clone(connection))).detach();
                 }
             }
         }
-        let commands_out = connection.replies.borrow().len();
-        if commands_out == 0 {
+        if connection.replies.borrow().is_empty() {
             connection.wake_reader();
         }
-        if connection.is_full.get() && commands_out <= COMMANDS_OUT_MAX / 2 {
-            connection.is_full.set(false);
+        if connection.has_emptied() {
             self.room.notify();
         }
     }
@@ -465,10 +471,7 @@ impl NetworkExecutor {
                     }
                     self.metrics.bytes_out.add((count + sent) as u64);
                     connection.client.bytes_out.add((count + sent) as u64);
-                    connection
-                        .client
-                        .output_bytes
-                        .set(connection.output.borrow().len() as u64);
+                    connection.publish_output();
                     if outcome == Sent::Closed {
                         connection.abort();
                     }
@@ -633,6 +636,8 @@ impl NetworkExecutor {
             answered: RefCell::new(None),
             is_full: Cell::new(false),
             touched: Cell::new(false),
+            held_elsewhere: Cell::new(0),
+            waiting_bytes: Cell::new(0),
             closed: Cell::new(false),
             drained: RefCell::new(None),
         });
@@ -716,7 +721,8 @@ impl NetworkExecutor {
         if connection.touched.get() && connection.replies.borrow().is_empty() {
             self.flush_touched();
         }
-        client.output_bytes.set(connection.output.borrow().len() as u64);
+        client.waiting_bytes.set(connection.waiting_bytes.get() as u64);
+        connection.publish_output();
     }
 
     /// Reads once. Small reads go to the executor's shared buffer and are processed from there; only what is no whole
@@ -784,7 +790,8 @@ impl NetworkExecutor {
             true => settings.client_query_buffer_limit.as_usize(),
             false => UNAUTHENTICATED_QUERY_BYTES_MAX,
         };
-        if input.len() + connection.session.borrow().transaction.memory() > query_bytes_max {
+        let queued_bytes = connection.session.borrow().transaction.memory();
+        if input.len() + queued_bytes + connection.waiting_bytes.get() > query_bytes_max {
             self.server.totals.query_limit_disconnections.add(1);
             tracing::warn!(
                 client = connection.client.id,
@@ -829,10 +836,6 @@ impl NetworkExecutor {
             if self.stopping.get() {
                 return (consumed, Progress::Blocked);
             }
-            if self.links.borrow().is_blocked() {
-                self.metrics.backpressure_events.add(1);
-                return (consumed, Progress::Blocked);
-            }
             // Its writes are sent only when its keys are all here: what follows on the connection may read them.
             if connection.coordinating.get() {
                 return (consumed, Progress::Blocked);
@@ -840,8 +843,7 @@ impl NetworkExecutor {
             if connection.is_waiting() {
                 return (consumed, Progress::Waits);
             }
-            if connection.is_full.get() || connection.replies.borrow().len() >= COMMANDS_OUT_MAX {
-                connection.is_full.set(true);
+            if connection.fills_up() {
                 return (consumed, Progress::Blocked);
             }
             let rest = &bytes[consumed..];
@@ -893,7 +895,7 @@ impl NetworkExecutor {
         connection.session.borrow_mut().closing = true;
         let mut replies = connection.replies.borrow_mut();
         let sequence = replies.open(crate::network::connection::Awaited::Response, false);
-        replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
+        replies.complete(sequence, &reply, &mut connection.output.borrow_mut());
         drop(replies);
         self.touch(connection);
     }
@@ -929,7 +931,7 @@ impl NetworkExecutor {
             connection
                 .replies
                 .borrow_mut()
-                .complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
+                .complete_owned(sequence, reply, &mut connection.output.borrow_mut());
             executor.touch(&connection);
             executor.flush_touched();
         })

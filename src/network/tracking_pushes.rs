@@ -1,14 +1,14 @@
 //! CLIENT TRACKING, the sending side: this executor's clients are told of keys that they have read and that were
 //! changed.
 
-use super::connection::Connection;
+use super::connection::{Connection, PushedBytes};
 use super::network_executor::NetworkExecutor;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
-use crate::registry::inboxes::{PUSH_BYTES, Push};
 use crate::registry::tracked_keys::{self, FlushId, Outdated, Tracked, TrackingPush, Written};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The channel by which RESP2 clients are told.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
@@ -60,6 +60,21 @@ impl NetworkExecutor {
                     self.push_outdated(&target, keys);
                 }
             }
+        }
+    }
+
+    /// Outdated keys were not taken by the inbox: everybody here whom they may have concerned is told that everything
+    /// is outdated.
+    pub(super) fn outdate_everything(&self) {
+        for connection in &self.tracking_connections(|_| true) {
+            self.invalidate(connection, None);
+        }
+        let connections = self.connections.borrow();
+        let told_for_others = connections
+            .iter()
+            .filter(|(_, connection)| connection.client.is_redirected_to.load(Ordering::Relaxed));
+        for (_, connection) in told_for_others {
+            self.push_outdated(connection, &None);
         }
     }
 
@@ -139,8 +154,7 @@ impl NetworkExecutor {
                     connection: target.connection.get() as u32,
                     keys,
                 };
-                let inbox = self.server.pubsub.inbox(target.executor);
-                inbox.post(Push::Tracking(push), bytes + PUSH_BYTES);
+                self.server.pubsub.inbox(target.executor).post_outdated(push, bytes, 1);
             }
             None => self.break_redirection(connection, redirect),
         }
@@ -160,7 +174,7 @@ impl NetworkExecutor {
             reply.push(2);
             reply.text("tracking-redir-broken");
             reply.integer(redirect as i64);
-            self.push_to(connection, &bytes);
+            self.push_to(connection, &PushedBytes::new(bytes));
         }
     }
 
@@ -192,7 +206,7 @@ impl NetworkExecutor {
             }
             None => reply.null(),
         }
-        self.push_to(connection, &bytes);
+        self.push_to(connection, &PushedBytes::new(bytes));
         1
     }
 }

@@ -393,7 +393,10 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add_bytes("total_system_memory", kib_field(&machine, "MemTotal").unwrap_or(0));
     lines.add_bytes("maxmemory", 0);
     lines.add("maxmemory_policy", "noeviction");
-    let buffers = |client: &crate::registry::clients::Client| client.input_bytes.get() + client.output_bytes.get();
+    let buffers = |client: &crate::registry::clients::Client| {
+        let sent = client.input_bytes.get() + client.multi_bytes.get() + client.waiting_bytes.get();
+        sent + client.output_bytes.get()
+    };
     lines.add(
         "mem_clients_normal",
         server.clients.all().iter().map(|client| buffers(client)).sum::<u64>(),

@@ -35,7 +35,7 @@ pub struct Client {
     pub active_at_ms: Counter,
     /// Bytes read and not yet run.
     pub input_bytes: Counter,
-    /// Bytes of replies not yet taken by the socket.
+    /// Bytes of replies that are held for it: not yet taken by the socket, or not output yet.
     pub output_bytes: Counter,
     /// Commands whose replies are not all there yet.
     pub pending: Counter,
@@ -49,6 +49,8 @@ pub struct Client {
     pub multi: Counter,
     /// Bytes that they take.
     pub multi_bytes: Counter,
+    /// Bytes of a command that waits.
+    pub waiting_bytes: Counter,
     /// Keys that it watches.
     pub watched_keys: Counter,
     /// What it subscribes to, by [`crate::registry::subscribers::Kind`].
@@ -224,6 +226,7 @@ impl Clients {
             commands: Counter::default(),
             multi: Counter::default(),
             multi_bytes: Counter::default(),
+            waiting_bytes: Counter::default(),
             watched_keys: Counter::default(),
             subscriptions: Default::default(),
             is_monitor: AtomicBool::new(false),

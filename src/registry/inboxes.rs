@@ -1,23 +1,26 @@
-//! What a network executor's clients are to be sent although they did not ask for it just now: published messages and
-//! MONITOR's lines. Any thread puts it in, the executor takes it out.
+//! What a network executor's clients are to be sent although they did not ask for it just now: published messages,
+//! MONITOR's lines and outdated keys. Any thread puts it in, the executor takes it out.
+//!
+//! What is in an inbox is bounded for each group of receivers by itself ([`Backlog`]): all of a backlog is for every
+//! one of the group, so a backlog that is longer than a client's output may be is too long for each of them and for
+//! nobody else.
 
-use crate::registry::subscribers::Published;
+use crate::registry::subscribers::{Kind, Published};
 use crate::registry::tracked_keys::TrackingPush;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Bytes that an inbox holds when those who publish from connections begin to wait: far more than an executor sends in
-/// the time that they wait for ([`crate::executor::storage_executor::HOUSEKEEPING_INTERVAL`]), so that it never runs
-/// dry.
+/// Output that the pushes in an inbox will make when those who publish from connections begin to wait: far more than an
+/// executor sends in the time that they wait for ([`crate::executor::storage_executor::HOUSEKEEPING_INTERVAL`]), so
+/// that it never runs dry.
 const SLOW_BYTES: u64 = 16 << 20;
 
-/// Bytes that an inbox holds when it takes no more. Storage executors, which cannot wait, come here, and MONITOR. What
-/// is lost must be seen to be lost: all subscribers and monitors of that executor are disconnected, as one is whose own
-/// output is too long.
-const FULL_BYTES: u64 = 256 << 20;
-
 /// What a push costs beside its content: its place in the queue, its header in the protocol.
-pub(crate) const PUSH_BYTES: u64 = 128;
+const PUSH_BYTES: u64 = 128;
+
+/// What outdated keys may take in an inbox: a good million of them. Above it the executor's clients are told that
+/// everything is outdated in place of the keys, which is true and takes no room.
+const TRACKING_BACKLOG_BYTES_MAX: u64 = 64 << 20;
 
 /// Something for clients of one network executor.
 pub(crate) enum Push {
@@ -27,65 +30,146 @@ pub(crate) enum Push {
     Monitored(Arc<[u8]>),
     /// Keys that are outdated, for those who track them.
     Tracking(TrackingPush),
+    /// The receivers of a backlog do not get what comes after this until the executor has seen it.
+    Lost(Arc<Backlog>),
+}
+
+/// Who receives the pushes of a backlog.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Receivers {
+    /// The subscribers of a name.
+    Subscribers(Kind, Box<[u8]>),
+    /// The clients that monitor.
+    Monitors,
+    /// The clients that track, or are told in the place of one.
+    Trackers,
+}
+
+/// How much waits in one inbox for the same receivers.
+pub(crate) struct Backlog {
+    pub(crate) receivers: Receivers,
+    /// The content of the pushes: what each receiver is sent is a little more.
+    bytes: AtomicU64,
+    /// Something was not taken; nothing more is until the executor has seen to the receivers.
+    has_lost: AtomicBool,
+}
+
+impl Backlog {
+    /// Nothing waits.
+    pub(crate) fn new(receivers: Receivers) -> Arc<Backlog> {
+        Arc::new(Backlog {
+            receivers,
+            bytes: AtomicU64::new(0),
+            has_lost: AtomicBool::new(false),
+        })
+    }
+
+    /// The executor sees to the receivers now: from here on the backlog takes again.
+    pub(crate) fn end_loss(&self) {
+        let had_lost = self.has_lost.swap(false, Ordering::AcqRel);
+        assert!(had_lost, "a backlog tells of a loss once");
+    }
 }
 
 /// A push in an inbox.
 pub struct Posted {
     /// What it is.
     pub(crate) push: Push,
-    /// What it counts in the inbox.
-    pub(crate) bytes: u64,
+    /// What it will be as output of all receivers together, roughly.
+    pub(crate) output_bytes: u64,
+    /// What it counts in each of its backlogs.
+    bytes: u64,
+    backlogs: Vec<Arc<Backlog>>,
 }
 
 /// One network executor's inbox, from the side of those who put something in.
 pub(crate) struct Inbox {
     sender: flume::Sender<Posted>,
-    /// What the pushes in it will take as output, roughly: the content counts once for each receiver, since that is
-    /// what delivering costs.
-    waiting_bytes: AtomicU64,
-    /// Something was not taken; nothing more is until the executor has disconnected whom it was for.
-    has_lost: AtomicBool,
+    /// The output that the pushes in it will make: what it costs to deliver them.
+    output_bytes: AtomicU64,
+    pub(crate) monitors: Arc<Backlog>,
+    pub(crate) trackers: Arc<Backlog>,
 }
 
 impl Inbox {
     pub(crate) fn new() -> (Inbox, flume::Receiver<Posted>) {
-        // Bounded by the bytes that are counted here.
+        // Bounded by the bytes that are counted in its backlogs.
         let (sender, receiver) = flume::unbounded();
         let inbox = Inbox {
             sender,
-            waiting_bytes: AtomicU64::new(0),
-            has_lost: AtomicBool::new(false),
+            output_bytes: AtomicU64::new(0),
+            monitors: Backlog::new(Receivers::Monitors),
+            trackers: Backlog::new(Receivers::Trackers),
         };
         (inbox, receiver)
     }
 
-    /// Puts a push in that will take `bytes` as output. Never waits.
-    pub(crate) fn post(&self, push: Push, bytes: u64) {
-        if self.has_lost.load(Ordering::Acquire) {
+    /// Puts a push of so many `bytes` in, for all receivers of `backlogs`: `receivers` clients. Those whose backlog is
+    /// longer than `bytes_max` already do not get it. Never waits.
+    pub(crate) fn post(&self, push: Push, bytes: u64, mut backlogs: Vec<Arc<Backlog>>, receivers: u64, bytes_max: u64) {
+        backlogs.retain(|backlog| self.takes(backlog, bytes_max));
+        if backlogs.is_empty() {
             return;
         }
-        if self.waiting_bytes.load(Ordering::Relaxed) > FULL_BYTES {
-            self.has_lost.store(true, Ordering::Release);
-            return;
+        for backlog in &backlogs {
+            backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let output_bytes = (bytes + PUSH_BYTES) * receivers;
+        self.output_bytes.fetch_add(output_bytes, Ordering::Relaxed);
+        self.send(Posted {
+            push,
+            output_bytes,
+            bytes,
+            backlogs,
+        });
+    }
+
+    /// The same for outdated keys, which so many clients are told of.
+    pub(crate) fn post_outdated(&self, push: TrackingPush, bytes: u64, receivers: u64) {
+        let trackers = vec![Arc::clone(&self.trackers)];
+        let bytes = bytes + PUSH_BYTES;
+        self.post(
+            Push::Tracking(push),
+            bytes,
+            trackers,
+            receivers,
+            TRACKING_BACKLOG_BYTES_MAX,
+        );
+    }
+
+    /// Whether a backlog takes one more; if it is the first that it does not take, the executor will know.
+    fn takes(&self, backlog: &Arc<Backlog>, bytes_max: u64) -> bool {
+        if backlog.has_lost.load(Ordering::Acquire) {
+            return false;
+        }
+        let is_full = backlog.bytes.load(Ordering::Relaxed) > bytes_max;
+        if is_full && !backlog.has_lost.swap(true, Ordering::AcqRel) {
+            self.send(Posted {
+                push: Push::Lost(Arc::clone(backlog)),
+                output_bytes: 0,
+                bytes: 0,
+                backlogs: Vec::new(),
+            });
+        }
+        !is_full
+    }
+
+    fn send(&self, posted: Posted) {
         // It fails when the executor has ended, and its clients with it.
-        let _ = self.sender.send(Posted { push, bytes });
+        let _ = self.sender.send(posted);
     }
 
     /// The executor has taken a push out.
     pub(crate) fn note_taken(&self, posted: &Posted) {
-        self.waiting_bytes.fetch_sub(posted.bytes, Ordering::Relaxed);
+        self.output_bytes.fetch_sub(posted.output_bytes, Ordering::Relaxed);
+        for backlog in &posted.backlogs {
+            backlog.bytes.fetch_sub(posted.bytes, Ordering::Relaxed);
+        }
     }
 
     /// Whether who publishes should wait.
     pub(crate) fn is_slow(&self) -> bool {
-        self.waiting_bytes.load(Ordering::Relaxed) > SLOW_BYTES
-    }
-
-    /// Whether something was lost; from now on the inbox takes again.
-    pub(crate) fn take_lost(&self) -> bool {
-        self.has_lost.load(Ordering::Acquire) && self.has_lost.swap(false, Ordering::AcqRel)
+        self.output_bytes.load(Ordering::Relaxed) > SLOW_BYTES
     }
 }
 
@@ -97,24 +181,52 @@ mod tests {
         Push::Monitored(Arc::from(&b"+line\r\n"[..]))
     }
 
+    fn subscribers(name: &[u8]) -> Arc<Backlog> {
+        Backlog::new(Receivers::Subscribers(Kind::Channel, name.into()))
+    }
+
     #[test]
-    fn an_inbox_that_is_full_takes_nothing_until_the_loss_was_seen() {
+    fn a_full_backlog_takes_nothing_until_the_loss_was_seen_and_the_others_go_on() {
         let (inbox, receiver) = Inbox::new();
-        inbox.post(line(), SLOW_BYTES);
-        assert!(!inbox.is_slow());
-        // One push may be of any size.
-        inbox.post(line(), FULL_BYTES);
-        assert!(inbox.is_slow() && !inbox.take_lost());
-        inbox.post(line(), 1);
-        assert_eq!(receiver.len(), 2, "it was full");
-        for posted in receiver.drain() {
-            inbox.note_taken(&posted);
+        let (full, other) = (subscribers(b"full"), subscribers(b"other"));
+        let post = |backlogs: &[&Arc<Backlog>]| {
+            inbox.post(line(), 100, backlogs.iter().map(|it| Arc::clone(it)).collect(), 1, 150);
+        };
+        // One push more than the limit: it is compared with what waits already.
+        for _ in 0..2 {
+            post(&[&full]);
         }
-        assert!(!inbox.is_slow());
-        inbox.post(line(), 1);
-        assert!(receiver.is_empty(), "what follows a loss is not delivered either");
-        assert!(inbox.take_lost() && !inbox.take_lost());
-        inbox.post(line(), 1);
+        assert_eq!(receiver.len(), 2);
+        post(&[&full]);
+        post(&[&full]);
+        assert_eq!(receiver.len(), 3, "the loss is told of once");
+        // What is for both goes to the one that takes it.
+        post(&[&full, &other]);
+        let taken: Vec<Posted> = receiver.drain().collect();
+        assert!(matches!(&taken[2].push, Push::Lost(lost) if Arc::ptr_eq(lost, &full)));
+        assert_eq!(taken[3].backlogs.len(), 1);
+        taken.iter().for_each(|posted| inbox.note_taken(posted));
+        post(&[&full]);
+        assert!(
+            receiver.is_empty(),
+            "what follows a loss is not delivered before it was seen"
+        );
+        full.end_loss();
+        post(&[&full]);
         assert_eq!(receiver.len(), 1);
+        assert_eq!(other.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_inbox_is_slow_by_what_its_receivers_will_be_sent() {
+        let (inbox, receiver) = Inbox::new();
+        let backlog = subscribers(b"name");
+        inbox.post(line(), SLOW_BYTES / 100, vec![Arc::clone(&backlog)], 99, u64::MAX);
+        inbox.post(line(), 1, vec![Arc::clone(&backlog)], 1, u64::MAX);
+        assert!(!inbox.is_slow());
+        inbox.post(line(), SLOW_BYTES / 100, vec![backlog], 1, u64::MAX);
+        assert!(inbox.is_slow());
+        receiver.drain().for_each(|posted| inbox.note_taken(&posted));
+        assert!(!inbox.is_slow());
     }
 }

@@ -9,9 +9,10 @@
 //! that may come out of the inbox later: both sides take the number of the change to the summary that they saw.
 
 use crate::commands::glob;
+use crate::config::{OutputBufferLimit, OutputBufferLimits};
 use crate::network::session::Session;
 use crate::registry::clients::Client;
-use crate::registry::inboxes::{Inbox, PUSH_BYTES, Posted, Push};
+use crate::registry::inboxes::{Backlog, Inbox, Posted, Push, Receivers};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,23 +44,51 @@ pub struct Published {
     pub(crate) changes_seen: u64,
 }
 
-/// The subscribers of one name: how many on which network executor. Most names have one.
-#[derive(Default)]
-struct Receivers(Vec<(u16, u32)>);
+/// The subscribers of one name on one network executor.
+#[derive(Clone)]
+struct Group {
+    executor: u16,
+    count: u32,
+    /// What waits for them.
+    backlog: Arc<Backlog>,
+}
 
-impl Receivers {
+/// The subscribers of one name, by network executor. Most names have them on one.
+#[derive(Default)]
+struct Groups(Vec<Group>);
+
+impl Groups {
     fn total(&self) -> u64 {
-        self.0.iter().map(|(_, count)| u64::from(*count)).sum()
+        self.0.iter().map(|group| u64::from(group.count)).sum()
     }
 }
 
 /// By [`Kind`] and name: who subscribes.
 #[derive(Default)]
 struct Summary {
-    names: [HashMap<Box<[u8]>, Receivers, RandomState>; Kind::ALL.len()],
+    names: [HashMap<Box<[u8]>, Groups, RandomState>; Kind::ALL.len()],
     /// How often it was changed.
     changes: u64,
 }
+
+impl Summary {
+    /// Calls `visit` with the subscribers that what is published to a channel concerns.
+    fn visit_groups(&self, kind: Kind, channel: &[u8], mut visit: impl FnMut(&Group)) {
+        if let Some(groups) = self.names[kind as usize].get(channel) {
+            groups.0.iter().for_each(&mut visit);
+        }
+        if kind == Kind::Channel {
+            let patterns = self.names[Kind::Pattern as usize].iter();
+            patterns
+                .filter(|(pattern, _)| glob::matches(pattern, channel, false))
+                .for_each(|(_, groups)| groups.0.iter().for_each(&mut visit));
+        }
+    }
+}
+
+/// What a message takes as output beside its channel and its content, at least: `*3`, `$7`, `message`, two lengths and
+/// five line ends. A backlog must never be thought longer than the output that it becomes.
+const MESSAGE_BYTES_MIN: u64 = 29;
 
 /// What all threads know about subscriptions and monitors.
 pub struct PubSub {
@@ -73,6 +102,9 @@ pub struct PubSub {
     /// By network executor: its clients that monitor.
     monitors: Vec<AtomicU64>,
     monitors_total: AtomicU64,
+    /// What may wait for a subscriber and for a client that monitors: the hard limits of `client-output-buffer-limit`.
+    subscriber_bytes_max: AtomicU64,
+    monitor_bytes_max: AtomicU64,
 }
 
 impl PubSub {
@@ -85,8 +117,23 @@ impl PubSub {
             summary: RwLock::default(),
             monitors: (0..executors).map(|_| AtomicU64::new(0)).collect(),
             monitors_total: AtomicU64::new(0),
+            subscriber_bytes_max: AtomicU64::new(u64::MAX),
+            monitor_bytes_max: AtomicU64::new(u64::MAX),
         };
         (pubsub, receivers)
+    }
+
+    /// Takes over `client-output-buffer-limit`: what is too much for a client to have waiting is too much in an inbox,
+    /// too.
+    pub fn set_limits(&self, limits: &OutputBufferLimits) {
+        let bytes_max = |limit: &OutputBufferLimit| match limit.hard_bytes {
+            0 => u64::MAX,
+            bytes => bytes,
+        };
+        self.subscriber_bytes_max
+            .store(bytes_max(&limits.pubsub), Ordering::Relaxed);
+        self.monitor_bytes_max
+            .store(bytes_max(&limits.normal), Ordering::Relaxed);
     }
 
     /// Sends a message to all who subscribe to `channel` or to a pattern that matches it; returns to how many
@@ -108,43 +155,48 @@ impl PubSub {
     }
 
     fn send(&self, kind: Kind, channel: &[u8], message: &[u8]) -> u64 {
-        let mut by_executor = vec![0u64; self.inboxes.len()];
+        let mut groups: Vec<Group> = Vec::new();
         let summary = self.read();
-        let mut count = |receivers: &Receivers| {
-            for (executor, count) in &receivers.0 {
-                by_executor[usize::from(*executor)] += u64::from(*count);
-            }
-        };
-        if let Some(receivers) = summary.names[kind as usize].get(channel) {
-            count(receivers);
-        }
-        if kind == Kind::Channel {
-            let patterns = summary.names[Kind::Pattern as usize].iter();
-            patterns
-                .filter(|(pattern, _)| glob::matches(pattern, channel, false))
-                .for_each(|(_, receivers)| count(receivers));
-        }
+        summary.visit_groups(kind, channel, |group| groups.push(group.clone()));
         let changes_seen = summary.changes;
         drop(summary);
-        let total = by_executor.iter().sum();
-        if total > 0 {
-            let published = Arc::new(Published {
-                kind,
-                channel: channel.into(),
-                message: message.into(),
-                changes_seen,
-            });
-            let bytes = channel.len() as u64 + message.len() as u64 + PUSH_BYTES;
-            for (inbox, receivers) in self.inboxes.iter().zip(by_executor).filter(|(_, count)| *count > 0) {
-                inbox.post(Push::Published(Arc::clone(&published)), bytes * receivers);
+        let total: u64 = groups.iter().map(|group| u64::from(group.count)).sum();
+        if total == 0 {
+            return 0;
+        }
+        let published = Arc::new(Published {
+            kind,
+            channel: channel.into(),
+            message: message.into(),
+            changes_seen,
+        });
+        let bytes = MESSAGE_BYTES_MIN + channel.len() as u64 + message.len() as u64;
+        let bytes_max = self.subscriber_bytes_max.load(Ordering::Relaxed);
+        for (executor, inbox) in self.inboxes.iter().enumerate() {
+            let here = || groups.iter().filter(|group| usize::from(group.executor) == executor);
+            let receivers: u64 = here().map(|group| u64::from(group.count)).sum();
+            if receivers > 0 {
+                let backlogs = here().map(|group| Arc::clone(&group.backlog)).collect();
+                let push = Push::Published(Arc::clone(&published));
+                inbox.post(push, bytes, backlogs, receivers, bytes_max);
             }
         }
         total
     }
 
     /// Whether a network executor is behind with what was published: who can wait should, before it publishes more.
+    #[inline]
     pub fn is_slow(&self) -> bool {
         self.inboxes.iter().any(Inbox::is_slow)
+    }
+
+    /// Whether one that has receivers of a channel is: the others do not hold anybody up who publishes there.
+    pub fn is_slow_for(&self, kind: Kind, channel: &[u8]) -> bool {
+        let mut is_slow = false;
+        self.read().visit_groups(kind, channel, |group| {
+            is_slow |= self.inboxes[usize::from(group.executor)].is_slow();
+        });
+        is_slow
     }
 
     /// Whether any client monitors.
@@ -159,8 +211,9 @@ impl PubSub {
         for (inbox, monitors) in self.inboxes.iter().zip(&self.monitors) {
             let monitors = monitors.load(Ordering::Relaxed);
             if monitors > 0 {
-                let bytes = (line.len() as u64 + PUSH_BYTES) * monitors;
-                inbox.post(Push::Monitored(Arc::clone(&line)), bytes);
+                let (push, bytes) = (Push::Monitored(Arc::clone(&line)), line.len() as u64);
+                let bytes_max = self.monitor_bytes_max.load(Ordering::Relaxed);
+                inbox.post(push, bytes, vec![Arc::clone(&inbox.monitors)], monitors, bytes_max);
             }
         }
     }
@@ -182,7 +235,7 @@ impl PubSub {
 
     /// How many clients subscribe to a name.
     pub fn subscriber_count(&self, kind: Kind, name: &[u8]) -> u64 {
-        self.read().names[kind as usize].get(name).map_or(0, Receivers::total)
+        self.read().names[kind as usize].get(name).map_or(0, Groups::total)
     }
 
     /// A client of a network executor subscribes to one more name; returns the change's number.
@@ -191,12 +244,16 @@ impl PubSub {
         summary.changes += 1;
         let names = &mut summary.names[kind as usize];
         if !names.contains_key(name) {
-            names.insert(name.into(), Receivers::default());
+            names.insert(name.into(), Groups::default());
         }
-        let receivers = &mut names.get_mut(name).expect("it was entered if it was not there").0;
-        match receivers.iter_mut().find(|(at, _)| *at == executor) {
-            Some((_, count)) => *count += 1,
-            None => receivers.push((executor, 1)),
+        let groups = &mut names.get_mut(name).expect("it was entered if it was not there").0;
+        match groups.iter_mut().find(|group| group.executor == executor) {
+            Some(group) => group.count += 1,
+            None => groups.push(Group {
+                executor,
+                count: 1,
+                backlog: Backlog::new(Receivers::Subscribers(kind, name.into())),
+            }),
         }
         self.subscriptions.fetch_add(1, Ordering::AcqRel);
         summary.changes
@@ -206,17 +263,17 @@ impl PubSub {
     fn remove(&self, kind: Kind, name: &[u8], executor: u16) {
         let mut summary = self.write();
         let names = &mut summary.names[kind as usize];
-        let Some(Receivers(receivers)) = names.get_mut(name) else {
+        let Some(Groups(groups)) = names.get_mut(name) else {
             return;
         };
-        let Some(place) = receivers.iter().position(|(at, _)| *at == executor) else {
+        let Some(index) = groups.iter().position(|group| group.executor == executor) else {
             return;
         };
-        receivers[place].1 -= 1;
-        if receivers[place].1 == 0 {
-            receivers.swap_remove(place);
+        groups[index].count -= 1;
+        if groups[index].count == 0 {
+            groups.swap_remove(index);
         }
-        if receivers.is_empty() {
+        if groups.is_empty() {
             names.remove(name);
         }
         self.subscriptions.fetch_sub(1, Ordering::AcqRel);
@@ -228,6 +285,17 @@ impl PubSub {
 
     fn write(&self) -> RwLockWriteGuard<'_, Summary> {
         self.summary.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a network executor's subscribers of a name are those whom a backlog is for: all of those may have gone
+    /// since, and others come.
+    pub(crate) fn is_for_subscribers(&self, backlog: &Arc<Backlog>, kind: Kind, name: &[u8], executor: usize) -> bool {
+        let summary = self.read();
+        let groups = summary.names[kind as usize].get(name);
+        groups.is_some_and(|groups| {
+            let mut groups = groups.0.iter();
+            groups.any(|group| usize::from(group.executor) == executor && Arc::ptr_eq(&group.backlog, backlog))
+        })
     }
 
     pub(crate) fn inbox(&self, executor: usize) -> &Inbox {

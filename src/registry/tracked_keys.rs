@@ -5,11 +5,10 @@
 //! commands that are out, so an invalidation never comes before the value that it is about.
 
 use crate::network::session::Session;
-use crate::registry::inboxes::{PUSH_BYTES, Push};
 use crate::registry::subscribers::PubSub;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// A client that has read something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +47,9 @@ pub enum Invalidation {
 /// Which command flushed: the client and the command's number on its connection. Every storage executor tells of it.
 pub type FlushId = (u64, u32);
 
+/// What a written key costs in [`Written`] beside its bytes.
+const WRITTEN_BYTES: u64 = 32;
+
 /// Keys that were written, each with the client that wrote it.
 pub(crate) type Written = BTreeMap<Box<[u8]>, u64>;
 
@@ -81,6 +83,10 @@ pub struct Tracking {
     prefixes: Mutex<BTreeMap<Box<[u8]>, usize>>,
     keys: AtomicU64,
     items: AtomicU64,
+    /// Clients that are told of what they have read. Held for as long as a slice of the tracked keys is looked through.
+    readers: RwLock<HashSet<u64>>,
+    /// How often one of them has gone, or is not told of that any more.
+    departures: AtomicU64,
 }
 
 impl Tracking {
@@ -94,6 +100,8 @@ impl Tracking {
             prefixes: Mutex::default(),
             keys: AtomicU64::new(0),
             items: AtomicU64::new(0),
+            readers: RwLock::default(),
+            departures: AtomicU64::new(0),
         }
     }
 
@@ -145,6 +153,29 @@ impl Tracking {
         self.items.fetch_sub(readers as u64, Ordering::Relaxed);
     }
 
+    /// How often a reader has gone so far: what it has read may be forgotten.
+    pub fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
+    /// The clients that are told of what they have read, by CLIENT ID.
+    pub fn readers(&self) -> RwLockReadGuard<'_, HashSet<u64>> {
+        self.readers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client is told of what it reads from now on, or not any more.
+    pub(crate) fn note_reading(&self, client_id: u64, is_reader: bool) {
+        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        match is_reader {
+            true => drop(readers.insert(client_id)),
+            false => {
+                if readers.remove(&client_id) {
+                    self.departures.fetch_add(1, Ordering::Release);
+                }
+            }
+        }
+    }
+
     /// Sends what is outdated to the network executors of those who want to know. For any thread; never waits.
     pub fn send(&self, outdated: Vec<Invalidation>) {
         let mut written = Written::new();
@@ -158,7 +189,7 @@ impl Tracking {
             }
         }
         if !written.is_empty() {
-            let bytes = written.keys().map(|key| key.len() as u64 + PUSH_BYTES).sum();
+            let bytes = written.keys().map(|key| key.len() as u64 + WRITTEN_BYTES).sum();
             let written = Arc::new(written);
             self.send_to_all(1, || (TrackingPush::Matching(Arc::clone(&written)), bytes));
         }
@@ -169,10 +200,12 @@ impl Tracking {
             let here = readers.iter().filter(|reader| usize::from(reader.executor) == executor);
             let readers: Vec<(u64, u32)> = here.map(|reader| (reader.client_id, reader.connection)).collect();
             if !readers.is_empty() {
-                let bytes = (key.len() as u64 + PUSH_BYTES) * readers.len() as u64;
+                // The key is shared, the list of its readers goes along.
+                let (receivers, list_bytes) = (readers.len() as u64, size_of_val(&readers[..]) as u64);
+                let bytes = key.len() as u64 + list_bytes;
                 let key = Arc::clone(&key);
                 let push = TrackingPush::Read { key, readers, writer };
-                self.pubsub.inbox(executor).post(Push::Tracking(push), bytes);
+                self.pubsub.inbox(executor).post_outdated(push, bytes, receivers);
             }
         }
     }
@@ -183,8 +216,7 @@ impl Tracking {
             let clients = clients[which].load(Ordering::Relaxed);
             if clients > 0 {
                 let (push, bytes) = push();
-                let bytes = (bytes + PUSH_BYTES) * clients;
-                self.pubsub.inbox(executor).post(Push::Tracking(push), bytes);
+                self.pubsub.inbox(executor).post_outdated(push, bytes, clients);
             }
         }
     }
@@ -219,10 +251,19 @@ impl Tracking {
     /// A client tracks from now on, or in another way, or (`None`) not any more.
     pub fn set(&self, session: &mut Session, tracked: Option<Box<Tracked>>) {
         self.count(session, -1);
+        let was_reader = is_reader(session);
         session.tracking = tracked;
+        if is_reader(session) != was_reader {
+            self.note_reading(session.client.id, !was_reader);
+        }
         self.count(session, 1);
         publish(session);
     }
+}
+
+/// Whether a client is told of what it has read.
+fn is_reader(session: &Session) -> bool {
+    session.tracking.as_deref().is_some_and(|tracked| !tracked.broadcast)
 }
 
 /// For CLIENT LIST.

@@ -2,7 +2,6 @@
 
 use super::script::Call;
 use crate::commands::arguments;
-use crate::commands::effects::Message;
 use crate::commands::monitor_line;
 use crate::commands::table::{self, Command, NO_SCRIPT, Runs, WRITE};
 use crate::commands::{Context, Handler};
@@ -171,10 +170,7 @@ fn run_of_connection(
             reply.text(&(now_us % 1_000_000).to_string());
         }
         "publish" => {
-            context.effects.messages.push(Message {
-                channel: arguments.get(1).to_vec(),
-                payload: arguments.get(2).to_vec(),
-            });
+            context.effects.send(arguments.get(1), arguments.get(2))?;
             // Nobody can have got it yet: it leaves when the script is done.
             reply.integer(0);
         }

@@ -1,7 +1,7 @@
 //! The network executors over real sockets: what clients may do to them, and what must not reach the other clients.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::harness::client::REPLY_SECONDS_MAX;
@@ -24,6 +24,8 @@ mod protections;
 mod pubsub;
 mod real_clients;
 mod slow_readers;
+#[cfg(feature = "fault-injection")]
+mod stalled_executors;
 mod stalls;
 mod tracking;
 mod transactions;
@@ -41,7 +43,12 @@ fn request(arguments: &[impl AsRef<[u8]>]) -> Vec<u8> {
 
 /// A connection without any protocol.
 fn raw(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.address()).expect("the server accepts");
+    raw_at(server.address())
+}
+
+/// The same to an address.
+fn raw_at(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server accepts");
     let timeout = Some(Duration::from_secs(REPLY_SECONDS_MAX));
     stream.set_nodelay(true).expect("a TCP socket has the option");
     stream.set_read_timeout(timeout).expect("a socket has the option");

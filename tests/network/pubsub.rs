@@ -10,10 +10,10 @@ use socket2::SockRef;
 
 use super::{exchange, expect, has_two_cpus, one_executor, raw, request, separate_executors, several_executors};
 use crate::harness::client::Client;
-use crate::harness::observe::{info, info_number};
+use crate::harness::observe::{info, info_number, resident_bytes};
 use crate::harness::process::wait_for;
 use crate::harness::redis::RedisOracle;
-use crate::harness::server::{Server, allowed_cpus};
+use crate::harness::server::Server;
 use crate::harness::value::Value;
 
 fn run(client: &mut Client, line: &str) -> Value {
@@ -468,69 +468,145 @@ fn publishers_wait_for_an_executor_that_is_behind() {
     assert_eq!(disconnections, 0);
 }
 
-/// An executor that does nothing for a while gets more lines of MONITOR than its inbox takes: nobody there may go on as
-/// if nothing had been lost, and nobody else notices.
-#[cfg(feature = "fault-injection")]
+/// What is published at once is more than fits any buffer if it is counted once for each of its receivers, and little
+/// for each of them.
 #[test]
-fn all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full() {
-    if !has_two_cpus("all_listeners_of_an_executor_are_cut_off_when_its_inbox_was_full") {
-        return;
-    }
+fn a_burst_that_is_within_the_limit_of_each_subscriber_disconnects_nobody() {
+    const SUBSCRIBERS: usize = 100;
+    const MESSAGES: usize = 8;
+    const MESSAGE_BYTES: usize = 500_000;
+    const MIB: u64 = 1 << 20;
     let _alone = crate::harness::process::measures();
-    const MONITORS: usize = 30;
-    const LINES: usize = 150;
-    const LINE_BYTES: usize = 100_000;
-    // The second executor has both roles, so that the fault holds it and not the first.
-    let cpus = allowed_cpus();
-    let (first, last) = (cpus[0].to_string(), cpus[cpus.len() - 1].to_string());
-    let both = format!("{first},{last}");
-    let flags = ["--shards", "1", "--network-cores", &both, "--storage-cores", &last];
-    let folder = tempfile::tempdir().expect("a temporary directory can be made");
-    let held = crate::storage::Switch::in_folder(folder.path(), "held");
-    let faults = format!("hold-storage={}", held.when());
-    let server = Server::builder().flags(&flags).faults(&faults).start();
+    let server = Server::builder().flags(&one_executor()).start();
     let mut control = server.connect();
-    // New connections go to the executor that has the fewest.
-    let (mut here, mut there) = (Vec::new(), Vec::new());
-    while here.len() < 2 || there.len() < MONITORS + 2 {
-        let before = connections_on(&mut control, &last);
-        let mut client = server.connect();
-        assert_eq!(run(&mut client, "PING").render(), "PONG");
-        match connections_on(&mut control, &last) > before {
-            true => there.push(client),
-            false => here.push(client),
+    let mut unrelated = subscriber(&server, "SUBSCRIBE", &["other"]);
+    let mut subscribers: Vec<TcpStream> = (0..SUBSCRIBERS).map(|_| raw(&server)).collect();
+    for (number, stream) in subscribers.iter_mut().enumerate() {
+        // Some by name, some by a pattern.
+        let (command, name) = [("subscribe", "big"), ("psubscribe", "bi?")][number % 2];
+        let confirmation = format!("*3\r\n${}\r\n{command}\r\n$3\r\n{name}\r\n:1\r\n", command.len());
+        exchange(stream, &request(&[command, name]), confirmation.as_bytes());
+    }
+    let message = vec![b'm'; MESSAGE_BYTES];
+    let base_bytes = resident_bytes(server.process().pid());
+    let mut peak_bytes = 0;
+    for round in 0..2 {
+        match round {
+            0 => {
+                let script = format!("for i=1,{MESSAGES} do redis.call('PUBLISH',ARGV[1],ARGV[2]) end");
+                let words = [b"EVAL".as_slice(), script.as_bytes(), b"0", b"big", &message];
+                assert_eq!(control.command(&words).render(), "(nil)");
+            }
+            _ => {
+                let publish = request(&[b"PUBLISH".as_slice(), b"big", &message]);
+                let whole = [request(&["MULTI"]), publish.repeat(MESSAGES), request(&["EXEC"])].concat();
+                control.send_bytes(&whole).expect("the server reads");
+                (0..MESSAGES + 2).for_each(|_| drop(control.read().expect("it is answered")));
+            }
         }
-        assert!(here.len() < 100, "no connection goes to the second executor");
+        // Nobody has read anything yet.
+        assert_eq!(run(&mut control, "PUBLISH other x"), Value::Integer(1));
+        assert_eq!(next_message(&mut unrelated), "x");
+        let disconnections = info_number(&mut control, "stats", "client_output_buffer_limit_disconnections");
+        assert_eq!(disconnections, 0);
+        peak_bytes = peak_bytes.max(resident_bytes(server.process().pid()));
+        let mut content = vec![0; MESSAGE_BYTES];
+        for (number, stream) in subscribers.iter_mut().enumerate() {
+            let head = match number % 2 {
+                0 => format!("*3\r\n$7\r\nmessage\r\n$3\r\nbig\r\n${MESSAGE_BYTES}\r\n"),
+                _ => format!("*4\r\n$8\r\npmessage\r\n$3\r\nbi?\r\n$3\r\nbig\r\n${MESSAGE_BYTES}\r\n"),
+            };
+            for _ in 0..MESSAGES {
+                expect(stream, head.as_bytes());
+                stream.read_exact(&mut content).expect("the whole message comes");
+                assert!(content == message);
+                expect(stream, b"\r\n");
+            }
+        }
     }
-    let (mut flood, mut other_subscriber) = (here.remove(0), here.remove(0));
-    let (mut subscriber, mut late_subscriber) = (there.remove(0), there.remove(0));
-    let mut listeners: Vec<Client> = there.drain(..MONITORS).collect();
-    for monitor in &mut listeners {
-        assert_eq!(run(monitor, "MONITOR").render(), "OK");
+    let held = peak_bytes.saturating_sub(base_bytes) / MIB;
+    println!("{held} MiB were held for {SUBSCRIBERS} subscribers of {MESSAGES} messages of {MESSAGE_BYTES} bytes");
+    assert!(
+        held < 100,
+        "{held} MiB were held: a message is copied for each subscriber"
+    );
+}
+
+/// The same with the events of one command on many keys.
+#[test]
+fn the_events_of_a_command_on_many_keys_disconnect_nobody() {
+    const SUBSCRIBERS: usize = 30;
+    const KEYS: usize = 70_000;
+    let _alone = crate::harness::process::measures();
+    let server = Server::builder()
+        .flags(&one_executor())
+        .flags(&["--notify-keyspace-events", "Eg"])
+        .start();
+    let mut control = server.connect();
+    let names: Vec<String> = (0..KEYS).map(|key| format!("key:{key:05}")).collect();
+    for some in names.chunks(10_000) {
+        let words = ["MSET"].into_iter().chain(some.iter().flat_map(|name| [name, "v"]));
+        assert_eq!(control.command(&words.collect::<Vec<_>>()).render(), "OK");
     }
-    run(&mut subscriber, "SUBSCRIBE channel");
-    run(&mut other_subscriber, "SUBSCRIBE channel");
-    let pipeline = request(&["ECHO", &"e".repeat(LINE_BYTES)]).repeat(LINES);
+    let channel = "__keyevent@0__:del";
+    let mut unrelated = subscriber(&server, "SUBSCRIBE", &["other"]);
+    let mut subscribers: Vec<TcpStream> = (0..SUBSCRIBERS).map(|_| raw(&server)).collect();
+    let confirmation = format!("*3\r\n$9\r\nsubscribe\r\n$18\r\n{channel}\r\n:1\r\n");
+    for stream in &mut subscribers {
+        exchange(stream, &request(&["SUBSCRIBE", channel]), confirmation.as_bytes());
+    }
+    let words: Vec<&str> = ["DEL"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    assert_eq!(control.command(&words), Value::Integer(KEYS as i64));
+    assert_eq!(run(&mut control, "PUBLISH other x"), Value::Integer(1));
+    assert_eq!(next_message(&mut unrelated), "x");
+    let expected: Vec<u8> = names
+        .iter()
+        .flat_map(|name| format!("*3\r\n$7\r\nmessage\r\n$18\r\n{channel}\r\n$9\r\n{name}\r\n").into_bytes())
+        .collect();
+    for stream in &mut subscribers {
+        let mut got = vec![0; expected.len()];
+        stream.read_exact(&mut got).expect("every event comes");
+        assert!(got == expected);
+    }
+    let disconnections = info_number(&mut control, "stats", "client_output_buffer_limit_disconnections");
+    assert_eq!(disconnections, 0);
+}
+
+/// What one command publishes is more than the subscribers of one name may have waiting: they go, and no others.
+#[test]
+fn a_burst_over_the_limit_cuts_off_those_whom_it_is_for() {
+    let server = Server::builder()
+        .flags(&one_executor())
+        .flags(&["--client-output-buffer-limit", "pubsub 2mb 0 0"])
+        .start();
+    let mut control = server.connect();
+    let mut over: Vec<Client> = (0..5)
+        .map(|_| subscriber(&server, "SUBSCRIBE", &["big", "other"]))
+        .collect();
+    let mut unrelated = subscriber(&server, "SUBSCRIBE", &["other"]);
+    let script = "for i=1,40 do redis.call('PUBLISH',ARGV[1],ARGV[2]) end";
+    let message = "m".repeat(500_000);
+    control.command(&["EVAL", script, "0", "big", &message]);
     let disconnections =
         |control: &mut Client| info_number(control, "stats", "client_output_buffer_limit_disconnections");
-    held.on();
-    flood.send_bytes(&pipeline).expect("the server reads");
-    (0..LINES).for_each(|_| drop(flood.read().expect("ECHO is answered")));
-    held.off();
-    let is_lost = wait_for(|| disconnections(&mut control) > 0);
-    assert!(is_lost);
-    wait_for(|| disconnections(&mut control) > MONITORS as u64);
-    assert_eq!(disconnections(&mut control), MONITORS as u64 + 1);
-    assert!(subscriber.is_closed());
-    // From then on it is as before.
-    run(&mut late_subscriber, "SUBSCRIBE channel");
-    assert_eq!(run(&mut flood, "PUBLISH channel x"), Value::Integer(2));
-    assert_eq!(next_message(&mut late_subscriber), "x");
-    assert_eq!(next_message(&mut other_subscriber), "x");
+    assert!(wait_for(|| disconnections(&mut control) == over.len() as u64));
+    assert_eq!(run(&mut control, "PUBLISH other x"), Value::Integer(1));
+    assert_eq!(next_message(&mut unrelated), "x");
+    for client in &mut over {
+        // Some came before it was too much.
+        while let Ok(pushed) = client.read() {
+            assert!(pushed.render().contains("\"big\""));
+        }
+    }
+    assert_eq!(disconnections(&mut control), over.len() as u64);
+    // The name takes again.
+    let mut late = subscriber(&server, "SUBSCRIBE", &["big"]);
+    assert_eq!(run(&mut control, "PUBLISH big y"), Value::Integer(1));
+    assert_eq!(next_message(&mut late), "y");
 }
 
 /// How many connections the network executor on a CPU has.
-fn connections_on(control: &mut Client, cpu: &str) -> u64 {
+pub(super) fn connections_on(control: &mut Client, cpu: &str) -> u64 {
     let info = info(control, "executors");
     let line = info
         .lines()

@@ -215,6 +215,49 @@ fn keys_above_the_bound_are_given_up_and_a_client_that_leaves_leaves_nothing() {
     assert_eq!(stats("tracking_total_items"), 0);
 }
 
+/// A reader that is gone is forgotten although nobody writes its keys, and others go on tracking.
+#[test]
+fn what_a_client_has_read_that_is_gone_is_forgotten_without_a_write() {
+    const READ: usize = 500;
+    for flags in [one_executor(), several_executors()] {
+        let server = Server::builder().flags(&flags).start();
+        let mut observer = server.connect();
+        let mut stats = |name: &str| crate::harness::observe::info_number(&mut observer, "stats", name) as usize;
+        let mut readers: Vec<Caching> = (0..6).map(|_| Caching::connect(&server, &[])).collect();
+        for reader in &mut readers {
+            for number in 0..READ {
+                reader.client.send(&["GET", &key(number)]).expect("the server reads");
+            }
+            (0..READ).for_each(|_| assert_eq!(reader.reply(), Value::Null));
+        }
+        readers[0].client.command(&["GET", "own"]);
+        assert_eq!(
+            (stats("tracking_total_keys"), stats("tracking_total_items")),
+            (READ + 1, 6 * READ + 1)
+        );
+        let mut staying = readers.pop().expect("there are six");
+        let mut ending = readers.pop().expect("there are five");
+        assert_eq!(ending.client.command(&["CLIENT", "TRACKING", "OFF"]).render(), "OK");
+        drop(readers);
+        assert!(
+            crate::harness::process::wait_for(|| stats("tracking_total_items") == READ),
+            "{} of {} items stay",
+            stats("tracking_total_items"),
+            6 * READ + 1
+        );
+        assert_eq!(stats("tracking_total_keys"), READ);
+        ending.client.command(&["SET", &key(7), "v"]);
+        assert_eq!(ending.client.command(&["PING"]).render(), "PONG");
+        staying.client.send(&["PING"]).expect("the server reads");
+        assert_eq!(staying.reply(), Value::Simple("PONG".into()));
+        assert!(crate::harness::process::wait_for(|| {
+            staying.client.send(&["PING"]).expect("the server reads");
+            staying.reply();
+            staying.invalidations == 1
+        }));
+    }
+}
+
 /// What redis-py's cache does. It asks for Redis 7.4, and uses nothing that is newer than 6.0.
 const PYTHON: &str = r#"
 import sys, redis, redis.connection

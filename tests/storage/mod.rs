@@ -105,6 +105,11 @@ impl Node {
         self.address
     }
 
+    /// The server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server was started").pid()
+    }
+
     pub(crate) fn kill_9(&mut self) {
         self.process().kill_9();
         self.process = None;
