@@ -65,8 +65,6 @@ pub(super) struct Handled {
     pub(super) waits: Option<Waiting>,
     /// It is a script that is to go on.
     pub(super) is_paused: bool,
-    /// What became of it is not known, and the client must not be told either OK or an error.
-    pub(super) is_unknown: bool,
 }
 
 impl Handled {
@@ -76,7 +74,6 @@ impl Handled {
             pieces: None,
             waits: None,
             is_paused: false,
-            is_unknown: false,
         }
     }
 }
@@ -167,12 +164,9 @@ impl StorageExecutor {
         {
             match self.run_step(step, batch, request) {
                 Ok(StepOutcome::Answered) => Handled::of(Ok(())),
-                Ok(StepOutcome::Unknown) => Handled {
-                    is_unknown: true,
-                    ..Handled::of(Ok(()))
-                },
                 Ok(later) => {
-                    self.park_step(&later, batch, request);
+                    self.effects.notes_read = false;
+                    self.park_step(later, batch, request);
                     return Ran::Ended(began);
                 }
                 Err(error) => Handled::of(Err(error)),
@@ -274,6 +268,11 @@ impl StorageExecutor {
         resumed: &mut Option<Pausing>,
     ) -> Handled {
         let now_ms = self.shards.now_ms();
+        let denies_in_part = command.may_write() && self.shards.any_takes_no_writes();
+        if denies_in_part {
+            let places = table::places_of(command, arguments, caller.database);
+            self.shards.deny_writes_in_part(&places);
+        }
         let mut context = Context {
             arguments,
             reply: Reply::new(replies, caller.version),
@@ -296,12 +295,16 @@ impl StorageExecutor {
             },
             false => (run_contained(command, &mut context, &self.metrics), false),
         };
-        Handled {
+        let handled = Handled {
             pieces: context.pieces.take(),
             waits: context.waits.take(),
             is_paused,
             ..Handled::of(result)
+        };
+        if denies_in_part {
+            self.shards.allow_writes();
         }
+        handled
     }
 
     /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose
@@ -314,12 +317,7 @@ impl StorageExecutor {
         start: usize,
         began: Instant,
     ) -> Instant {
-        let Handled {
-            result,
-            pieces,
-            is_unknown,
-            ..
-        } = handled;
+        let Handled { result, pieces, .. } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
         let outcome = match (outcome, command.runs) {
             (Ok(rest), Runs::Step(step)) if step != Step::Run => {
@@ -335,7 +333,7 @@ impl StorageExecutor {
         let failed = outcome.is_err();
         let more = match outcome {
             Ok(rest) => {
-                if is_unknown || rest == Rest::Unreadable {
+                if rest == Rest::Unreadable {
                     // An empty reply, with no more to come, closes the connection.
                     batch.replies.truncate(start);
                 }
