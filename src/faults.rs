@@ -41,6 +41,9 @@
 //!       3..          from the third time on
 //!       while:PATH   as long as that file exists
 //!       3:while:PATH the third time that it could happen while that file exists
+//!
+//! NAME@SHARD=WHEN  a fault of a disk (fail-…, hold-writes, disk-full, stall-writes, low-disk) of that shard
+//!                  alone, whose times are counted by themselves
 //! ```
 //!
 //! The first write of a process is the one by which the first shard notes the start.
@@ -94,9 +97,9 @@ mod hooks {
         Ok(())
     }
 
-    /// Before a write to a database.
+    /// Before a write to the database of the shard in a folder.
     #[inline(always)]
-    pub fn before_write() -> Result<(), DatabaseError> {
+    pub fn before_write(_shard_path: &Path) -> Result<(), DatabaseError> {
         Ok(())
     }
 
@@ -116,9 +119,9 @@ mod hooks {
         Ok(())
     }
 
-    /// What a look at the disk's free space says, in bytes.
+    /// What a look at the free space of a shard's disk says, in bytes.
     #[inline(always)]
-    pub fn free_bytes(found: u64) -> u64 {
+    pub fn free_bytes(_shard_path: &Path, found: u64) -> u64 {
         found
     }
 
@@ -174,7 +177,7 @@ mod hooks {
     const VARIABLE: &str = "CORELANE_FAULTS";
 
     /// What can happen; the place in [`NAMES`].
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Fault {
         FailSync,
         FailWrite,
@@ -229,6 +232,16 @@ mod hooks {
         "hold-storage",
     ];
 
+    /// Those that may be asked for of one shard alone.
+    const OF_ONE_SHARD: [Fault; 6] = [
+        Fault::FailSync,
+        Fault::FailWrite,
+        Fault::HoldWrites,
+        Fault::DiskFull,
+        Fault::StallWrites,
+        Fault::LowDisk,
+    ];
+
     /// When it happens.
     #[derive(Debug, PartialEq, Eq)]
     enum When {
@@ -240,7 +253,31 @@ mod hooks {
         TimeWhile(u64, PathBuf),
     }
 
+    /// A fault of one shard.
+    #[derive(Debug)]
+    struct OnShard {
+        fault: Fault,
+        shard: u16,
+        when: When,
+        count: AtomicU64,
+    }
+
     impl When {
+        /// Whether it happens, for one that could have happened `count` times before.
+        fn comes(&self, count: &AtomicU64) -> bool {
+            if let When::TimeWhile(_, path) = self
+                && !path.exists()
+            {
+                return false;
+            }
+            let count = count.fetch_add(1, Ordering::Relaxed) + 1;
+            match self {
+                When::Times(from, to) => (*from..=*to).contains(&count),
+                When::While(path) => path.exists(),
+                When::TimeWhile(time, _) => count == *time,
+            }
+        }
+
         fn parse(text: &str) -> Option<When> {
             if let Some(path) = text.strip_prefix("while:") {
                 return Some(When::While(path.into()));
@@ -266,6 +303,7 @@ mod hooks {
         whens: [Option<When>; NAMES.len()],
         /// How often each could have happened.
         counts: [AtomicU64; NAMES.len()],
+        on_shards: Vec<OnShard>,
         sync_delay_ms: u64,
         write_delay_ms: u64,
         send_delay_ms: u64,
@@ -284,31 +322,40 @@ mod hooks {
                     "delay-write-ms" => plan.write_delay_ms = number()?,
                     "delay-send-ms" => plan.send_delay_ms = number()?,
                     "record-synced-log" => plan.records_synced_log = number()? > 0,
-                    _ => {
-                        let known = NAMES.iter().position(|known| *known == name);
-                        let known = known.ok_or_else(|| format!("{VARIABLE}: there is no fault {name:?}"))?;
-                        plan.whens[known] = Some(When::parse(value).ok_or_else(wrong)?);
-                    }
+                    _ => plan.add(name, When::parse(value).ok_or_else(wrong)?)?,
                 }
             }
             Ok(plan)
         }
 
-        fn happens(&self, fault: Fault) -> bool {
-            let Some(when) = &self.whens[fault as usize] else {
-                return false;
+        fn add(&mut self, name: &str, when: When) -> Result<(), String> {
+            let unknown = || format!("{VARIABLE}: there is no fault {name:?}");
+            let Some((name, shard)) = name.split_once('@') else {
+                let known = NAMES.iter().position(|known| *known == name);
+                self.whens[known.ok_or_else(unknown)?] = Some(when);
+                return Ok(());
             };
-            if let When::TimeWhile(_, path) = when
-                && !path.exists()
-            {
-                return false;
-            }
-            let count = self.counts[fault as usize].fetch_add(1, Ordering::Relaxed) + 1;
-            match when {
-                When::Times(from, to) => (*from..=*to).contains(&count),
-                When::While(path) => path.exists(),
-                When::TimeWhile(time, _) => count == *time,
-            }
+            let known = OF_ONE_SHARD.into_iter().find(|known| NAMES[*known as usize] == name);
+            self.on_shards.push(OnShard {
+                fault: known.ok_or_else(unknown)?,
+                shard: shard.parse().map_err(|_| unknown())?,
+                when,
+                count: AtomicU64::new(0),
+            });
+            Ok(())
+        }
+
+        fn happens(&self, fault: Fault) -> bool {
+            let when = &self.whens[fault as usize];
+            when.as_ref()
+                .is_some_and(|when| when.comes(&self.counts[fault as usize]))
+        }
+
+        /// Whether it happens to the shard in a folder.
+        fn happens_in(&self, fault: Fault, shard_path: &Path) -> bool {
+            let is_it = |one: &&OnShard| one.fault == fault && Some(one.shard) == shard_of(shard_path);
+            let of_one = self.on_shards.iter().find(is_it);
+            of_one.is_some_and(|one| one.when.comes(&one.count)) || self.happens(fault)
         }
 
         /// Whether a fault's file, if it lasts as long as one exists, is about the executor of a number: it names none, or that.
@@ -330,6 +377,12 @@ mod hooks {
         }
     }
 
+    /// The number of the shard in a folder.
+    fn shard_of(shard_path: &Path) -> Option<u16> {
+        let name = shard_path.file_name()?.to_str()?;
+        name.rsplit('-').next()?.parse().ok()
+    }
+
     static PLAN: OnceLock<Result<Plan, String>> = OnceLock::new();
 
     fn plan() -> Option<&'static Plan> {
@@ -349,26 +402,26 @@ mod hooks {
         }
     }
 
-    /// Before a write to a database.
+    /// Before a write to the database of the shard in a folder.
     ///
     /// # Errors
     /// What `fail-write`, `disk-full` or `stall-writes` ask for.
-    pub fn before_write() -> Result<(), DatabaseError> {
+    pub fn before_write(shard_path: &Path) -> Result<(), DatabaseError> {
         let Some(plan) = plan() else { return Ok(()) };
         std::thread::sleep(Duration::from_millis(plan.write_delay_ms));
-        while plan.happens(Fault::HoldWrites) {
+        while plan.happens_in(Fault::HoldWrites, shard_path) {
             std::thread::sleep(Duration::from_millis(1));
         }
         plan.kills(Fault::KillBeforeCommit);
-        if plan.happens(Fault::StallWrites) {
+        if plan.happens_in(Fault::StallWrites, shard_path) {
             return Err(DatabaseError::Stalled);
         }
-        if plan.happens(Fault::DiskFull) {
+        if plan.happens_in(Fault::DiskFull, shard_path) {
             return Err(DatabaseError::DiskFull(
                 "IO error: No space left on device: on request".to_owned(),
             ));
         }
-        match plan.happens(Fault::FailWrite) {
+        match plan.happens_in(Fault::FailWrite, shard_path) {
             true => Err(DatabaseError::Failed("IO error: a write failed on request".to_owned())),
             false => Ok(()),
         }
@@ -410,7 +463,7 @@ mod hooks {
             sizes.0 = read?;
         }
         std::thread::sleep(Duration::from_millis(plan.sync_delay_ms));
-        match plan.happens(Fault::FailSync) {
+        match plan.happens_in(Fault::FailSync, shard_path) {
             true => Err(DatabaseError::Failed("IO error: a sync failed on request".to_owned())),
             false => Ok(sizes),
         }
@@ -453,10 +506,10 @@ mod hooks {
         Ok(())
     }
 
-    /// What a look at the disk's free space says, in bytes.
-    pub fn free_bytes(found: u64) -> u64 {
+    /// What a look at the free space of a shard's disk says, in bytes.
+    pub fn free_bytes(shard_path: &Path, found: u64) -> u64 {
         match plan() {
-            Some(plan) if plan.happens(Fault::LowDisk) => 0,
+            Some(plan) if plan.happens_in(Fault::LowDisk, shard_path) => 0,
             _ => found,
         }
     }
@@ -519,6 +572,10 @@ mod hooks {
             assert_eq!(happen(Fault::LowDisk, 1), [false]);
             assert_eq!(happen(Fault::FailWrite, 2), [false, false]);
             assert_eq!((plan.sync_delay_ms, plan.records_synced_log), (7, false));
+            let plan = Plan::parse("disk-full@3=2").unwrap();
+            let on = |shard: &str| plan.happens_in(Fault::DiskFull, &Path::new("data").join(shard));
+            let shards = ["shard-0003", "shard-0002", "shard-0002", "shard-0003", "shard-0003"];
+            assert_eq!(shards.map(on), [false, false, false, true, false]);
             assert_eq!(When::parse("2.."), Some(When::Times(2, u64::MAX)));
             assert_eq!(When::parse("2:while:/f"), Some(When::TimeWhile(2, "/f".into())));
         }
@@ -527,6 +584,10 @@ mod hooks {
         fn what_is_not_in_the_list_is_refused_with_a_sentence() {
             for (text, sentence) in [
                 ("fail-syncs=1", "CORELANE_FAULTS: there is no fault \"fail-syncs\""),
+                (
+                    "refuse-send@1=1",
+                    "CORELANE_FAULTS: there is no fault \"refuse-send@1\"",
+                ),
                 ("fail-sync=0", "CORELANE_FAULTS: \"0\" is not a value of fail-sync"),
                 (
                     "fail-sync=5..3",

@@ -4,6 +4,8 @@
 //! random points the server dies: by SIGKILL in the middle of a pipeline, between the commits of two shards of one
 //! turn, or with the power (what was not synced is cut off the logs). After the restart each shard must hold what the
 //! model held after some prefix of the commands, and no shard may miss an acknowledged one.
+//! In some lives the disk of one shard or another is full or stalls for a while: what is refused then was not done, and
+//! what is answered was.
 //!
 //! The seed is printed. `CORELANE_SEED=n` repeats its commands and crashes; deadlines and the moment of a SIGKILL
 //! depend on the clock, so a rare failure may take some repetitions. `CORELANE_SIMULATION_SECONDS=n` runs for that long
@@ -22,7 +24,7 @@ use crate::harness::client::Client;
 use crate::harness::process::wait_for;
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
-use crate::storage::{Node, contents, seed};
+use crate::storage::{Node, Switch, contents, seed};
 
 /// How long a simulation runs unless CORELANE_SIMULATION_SECONDS says otherwise.
 const SECONDS_DEFAULT: u64 = 5;
@@ -46,6 +48,13 @@ const RELATIVE_TTL_SLACK_MS: u64 = 60_000;
 
 /// Above what fits in the server's table of hot records.
 const LARGE_VALUE_BYTES: usize = 70_000;
+
+/// Of so many lives one has disks that are full or stall, and in it one command of so many meets that.
+const TROUBLED_LIVES: u32 = 3;
+const TROUBLED_COMMANDS: u32 = 8;
+
+/// How long a disk is full or stalls after a command was sent, in milliseconds.
+const TROUBLE_MS: std::ops::Range<u64> = 0..30;
 
 /// Commands that are shown when something differs.
 const HISTORY_MAX: usize = 60;
@@ -605,6 +614,9 @@ const ENDS: &[End] = match cfg!(feature = "fault-injection") {
     false => &[End::Killed, End::Killed, End::Stopped],
 };
 
+/// What a command is answered that a disk does not allow to write: it has done nothing.
+const REFUSALS: [&str; 2] = ["MISCONF", "BUSY"];
+
 struct Simulation {
     node: Node,
     shard_count: u16,
@@ -672,11 +684,20 @@ impl Simulation {
         // Above what the start and the first sweep write.
         let nth = random.random_range(20..150);
         let pipelines = random.random_range(1..40);
-        let faults = match end {
+        let mut faults = match end {
             End::AtWrite => format!("{point}={nth}"),
             End::PowerLoss => format!("{point}={nth},record-synced-log=1,delay-sync-ms=1"),
             End::Killed | End::Stopped => String::new(),
         };
+        let is_troubled = cfg!(feature = "fault-injection") && random.random_ratio(1, TROUBLED_LIVES);
+        let mut troubles: Vec<Switch> = Vec::new();
+        for shard in (0..self.shard_count).filter(|_| is_troubled) {
+            for fault in ["disk-full", "stall-writes"].map(|name| format!("{name}@{shard}")) {
+                let switch = self.node.switch(&fault);
+                faults += &format!(",{fault}={}", switch.when());
+                troubles.push(switch);
+            }
+        }
         let cpu = allowed_cpus()[0];
         // One executor has all shards, so that the commands of a pipeline run in their order.
         let flags = format!(
@@ -693,7 +714,11 @@ impl Simulation {
             if !alive || (end == End::Stopped && number == pipelines) {
                 break;
             }
-            alive = self.run_pipeline(&mut client, end == End::Killed && number == pipelines);
+            let kill = end == End::Killed && number == pipelines;
+            alive = match is_troubled {
+                true => self.run_one_by_one(&mut client, &troubles, kill),
+                false => self.run_pipeline(&mut client, kill),
+            };
         }
         match end {
             End::Killed => {}
@@ -765,6 +790,82 @@ impl Simulation {
         self.candidates = vec![found.clone()];
         self.model = found;
         true
+    }
+
+    /// Sends as many commands as a pipeline has, one after the other, while disks fill up and stall, and compares what
+    /// is not refused; with `kill` the server dies at the end. Returns whether it lives.
+    fn run_one_by_one(&mut self, client: &mut Client, troubles: &[Switch], kill: bool) -> bool {
+        for _ in 0..self.choices.random.random_range(1..=PIPELINE_MAX) {
+            if !self.run_troubled(client, troubles) {
+                return false;
+            }
+        }
+        if kill {
+            self.node.kill_9();
+        }
+        !kill
+    }
+
+    /// Sends one command, at which a disk may fill up or stall. Returns whether the server lives.
+    fn run_troubled(&mut self, client: &mut Client, troubles: &[Switch]) -> bool {
+        self.wait_for_deadlines();
+        let began = Instant::now();
+        let mut next = self.model.clone();
+        let (words, expected) = next.step(&mut self.choices);
+        self.candidates = vec![self.model.clone(), next];
+        let random = &mut self.choices.random;
+        let trouble = match random.random_ratio(1, TROUBLED_COMMANDS) {
+            true => troubles.choose(random),
+            false => None,
+        };
+        let for_ms = random.random_range(TROUBLE_MS);
+        self.note(format!(
+            "{}{}",
+            cut(&words.join(" ")),
+            trouble.map_or("", |_| "  (in trouble)")
+        ));
+        if let Some(trouble) = trouble {
+            trouble.on();
+        }
+        // A server that is gone is noticed when its reply is read.
+        let _ = client.send(&words);
+        if let Some(trouble) = trouble {
+            std::thread::sleep(Duration::from_millis(for_ms));
+            trouble.off();
+        }
+        let reply = client.read();
+        let is_on_time = began.elapsed() < ON_TIME;
+        match &reply {
+            Ok(Value::Error(text)) if REFUSALS.iter().any(|refusal| text.starts_with(refusal)) => {
+                self.note(format!("-- {text}"));
+                self.candidates.truncate(1);
+            }
+            Ok(reply) => {
+                if is_on_time && !expected.matches(reply) {
+                    let (words, reply) = (cut(&words.join(" ")), cut(&reply.render()));
+                    let expected = cut(&format!("{expected:?}"));
+                    self.fail(&format!("{words} was answered {reply}, expected {expected}"));
+                }
+                self.candidates.remove(0);
+            }
+            Err(_) => self.note("-- the connection was closed".to_owned()),
+        }
+        self.commands += 1;
+        if reply.is_ok() && is_on_time {
+            self.model = self.candidates[0].clone();
+            return true;
+        }
+        if reply.is_err() {
+            let Some(again) = self.node.try_connect() else {
+                return false;
+            };
+            *client = again;
+        }
+        // What the server has tells what became of the command, and which keys have expired meanwhile.
+        let selected = self.candidates.last().map_or(0, |model| model.selected);
+        let alive = self.check_all(client);
+        self.model.selected = selected;
+        alive && call(client, &["SELECT", &selected.to_string()]).is_some()
     }
 
     /// Sends one pipeline and compares its replies; with `kill` the server dies meanwhile. Returns whether it lives.

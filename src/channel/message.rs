@@ -263,17 +263,34 @@ impl Batch {
 
     /// A request's copy in a box of its own, with its credit: it is answered later than the others.
     pub fn take_request(&mut self, request: &Request) -> Box<Batch> {
+        let mut alone = self.take_credit();
+        alone.push(
+            request.id,
+            request.command,
+            request.caller,
+            request.deadline,
+            self.arguments(request).iter(),
+        );
+        alone.credits -= 1;
+        alone
+    }
+
+    /// The same without its arguments, of a request that has been read and waits for nothing but its answer.
+    pub fn take_for_answer(&mut self, request: &Request) -> Box<Batch> {
+        let mut alone = self.take_credit();
+        alone.requests.push(Request {
+            first_span: 0,
+            span_count: 0,
+            ..*request
+        });
+        alone
+    }
+
+    /// An empty box with the credit of a request.
+    fn take_credit(&mut self) -> Box<Batch> {
         let mut alone = Batch::new(self.reply_to.clone());
         (alone.sent_at, alone.received_at, alone.link) = (self.sent_at, self.received_at, self.link);
         alone.priority = self.priority;
-        let Request {
-            id,
-            command,
-            caller,
-            deadline,
-            ..
-        } = *request;
-        alone.push(id, command, caller, deadline, self.arguments(request).iter());
         // A box that was taken out of another for the second time has given its credit to the first.
         alone.credits = self.credits.min(1);
         self.credits -= alone.credits;

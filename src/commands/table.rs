@@ -852,6 +852,10 @@ pub static TRANSACTION_PREPARE: Command = step("transaction|prepare", WRITE, Ste
 pub static TRANSACTION_APPLY: Command = step("transaction|apply", WRITE, Step::Apply);
 /// See [`Step::Release`].
 pub static TRANSACTION_RELEASE: Command = step("transaction|release", READ, Step::Release);
+/// See [`Step::Resolve`].
+pub static TRANSACTION_RESOLVE: Command = step("transaction|resolve", READ, Step::Resolve);
+/// See [`Step::KeepInDoubt`].
+pub static TRANSACTION_KEEP_IN_DOUBT: Command = step("transaction|keep-in-doubt", READ, Step::KeepInDoubt);
 /// See [`Step::Forget`].
 pub static TRANSACTION_FORGET: Command = step("transaction|forget", WRITE, Step::Forget);
 

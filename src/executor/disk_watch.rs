@@ -108,7 +108,7 @@ impl Watched {
         metrics
             .pending_compaction_bytes
             .set(database.property_sum(c"rocksdb.estimate-pending-compaction-bytes"));
-        match preflight::free_bytes(database.path()).map(faults::free_bytes) {
+        match preflight::free_bytes(database.path()).map(|free| faults::free_bytes(database.path(), free)) {
             Ok(free) => Some(free < preflight::FREE_BYTES_MIN),
             Err(error) => {
                 tracing::warn!(path = %database.path().display(), %error, "cannot read the disk's free space");

@@ -71,11 +71,7 @@ impl StorageExecutor {
             let _ = requests.send(Batch::new(nobody));
         }
         done.append(&mut self.woken);
-        self.commit(&mut done);
-        let released = self.released_epochs();
-        for batch in done {
-            self.release_or_hold(batch, &released);
-        }
+        self.commit_and_release(done);
     }
 
     /// What is to be done every [`HOUSEKEEPING_INTERVAL`], whether there is work or not.
@@ -168,6 +164,8 @@ impl StorageExecutor {
         let (keys, keys_without) = self.shards.waiters.key_counts();
         self.metrics.blocking_keys.set(keys as u64);
         self.metrics.blocking_keys_on_nokey.set(keys_without as u64);
+        self.metrics.decided.set(self.parked.decided_len() as u64);
+        self.metrics.in_doubt.set(self.shards.locks.in_doubt().len() as u64);
         self.metrics.held.set(self.held.len() as u64);
         self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.syncer.totals();

@@ -81,6 +81,8 @@ struct Line {
 #[derive(Default)]
 pub struct Locks {
     running: Option<TransactionId>,
+    /// See [`Locks::keep_in_doubt`].
+    in_doubt: Vec<TransactionId>,
     entered: BTreeMap<TransactionId, Entered>,
     by_key: HashMap<Place, Line>,
     /// Those that need everything.
@@ -166,7 +168,7 @@ impl Locks {
         let Some(left) = self.entered.remove(&id) else {
             return Vec::new();
         };
-        let mut granted = Vec::new();
+        self.in_doubt.retain(|other| *other != id);
         match &left.scope {
             Scope::Keys(places) => {
                 for place in places {
@@ -177,12 +179,53 @@ impl Locks {
                         }
                     }
                 }
+            }
+            Scope::Everything => self.whole.leave(id, left.mode),
+        }
+        self.grant_waiting(&left.scope)
+    }
+
+    /// Whether a transaction is decided will be known by a restart only: until then its keys here can be read and not
+    /// written. Returns those that were waiting to read and are granted now, in their order.
+    pub fn keep_in_doubt(&mut self, id: TransactionId) -> Vec<TransactionId> {
+        let Some(entered) = self
+            .entered
+            .get_mut(&id)
+            .filter(|entered| entered.mode == Mode::Exclusive)
+        else {
+            return Vec::new();
+        };
+        entered.mode = Mode::Shared;
+        let scope = entered.scope.clone();
+        match &scope {
+            Scope::Keys(places) => {
+                for place in places {
+                    if let Some(line) = self.by_key.get_mut(place) {
+                        line.exclusive -= 1;
+                    }
+                }
+            }
+            Scope::Everything => self.whole.exclusive -= 1,
+        }
+        self.in_doubt.push(id);
+        self.grant_waiting(&scope)
+    }
+
+    /// The transactions of which only a restart will tell whether they are decided.
+    pub fn in_doubt(&self) -> &[TransactionId] {
+        &self.in_doubt
+    }
+
+    /// Grants `scope`, or what of it is free now, to those that wait for it.
+    fn grant_waiting(&mut self, scope: &Scope) -> Vec<TransactionId> {
+        let mut granted = Vec::new();
+        match scope {
+            Scope::Keys(places) => {
                 for line in self.lines_of(places) {
                     self.grantable(line.ids.iter().copied(), &mut granted);
                 }
             }
             Scope::Everything => {
-                self.whole.leave(id, left.mode);
                 let waiting = self.entered.iter().filter(|(_, entered)| !entered.is_granted);
                 let may_go =
                     |(id, entered): &(&TransactionId, &Entered)| !self.must_wait(**id, &entered.scope, entered.mode);
@@ -308,6 +351,22 @@ mod tests {
         assert!(!locks.holds(&place("c"), Mode::Exclusive));
         assert!(locks.leave(1).is_empty());
         assert!(!locks.holds(&place("a"), Mode::Exclusive));
+    }
+
+    #[test]
+    fn what_is_in_doubt_can_be_read_and_not_written() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(1, keys(&["a", "b"]), Mode::Exclusive), Admission::Granted);
+        assert_eq!(locks.enter(2, keys(&["a"]), Mode::Shared), Admission::Waits);
+        assert_eq!(locks.enter(3, keys(&["a"]), Mode::Exclusive), Admission::Waits);
+        assert_eq!(locks.keep_in_doubt(1), [2]);
+        assert!(locks.keep_in_doubt(1).is_empty() && locks.keep_in_doubt(9).is_empty());
+        assert!(!locks.holds(&place("b"), Mode::Shared) && locks.holds(&place("b"), Mode::Exclusive));
+        assert!(locks.leave(2).is_empty());
+        assert!(locks.is_behind(3, locks.in_doubt()), "it would write");
+        assert_eq!(locks.leave(1), [3]);
+        assert!(locks.in_doubt().is_empty());
+        assert!(locks.leave(3).is_empty() && locks.is_empty() && locks.by_key.is_empty());
     }
 
     #[test]

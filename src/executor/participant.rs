@@ -3,18 +3,20 @@
 //! A network executor coordinates (`network::transactions`): it schedules a transaction on every executor that has keys
 //! of it; each answers, once the keys are locked, with what is under them. The command runs where all that has come
 //! together. What it wrote goes to the shards: first to the home, with the redo record, then to the others
-//! ([`redo`](crate::storage::redo)). A shard's locks go with its part; where nothing was written they are released.
+//! ([`redo`](crate::storage::redo)). Once the record is committed the transaction is decided: a participant keeps its
+//! locks until its parts are committed, however often a full disk or a stall takes them back, and only a shard that has
+//! stopped leaves its part to the restart. Where nothing was written the locks are released.
 
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::{Batch, Request};
+use crate::channel::message::{Batch, Request, SEVERAL_SHARDS};
 use crate::commands::table::{self, Runs};
 use crate::error::CommandError;
 use crate::executor::locks::{Admission, Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::faults::{self, Point};
 use crate::slots::{ShardId, Slot, shard_of};
-use crate::storage::database::Column;
 use crate::storage::database::Direction;
+use crate::storage::database::{Column, DatabaseError};
 use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{KeyAndType, KeyRange, Member, Range};
@@ -39,6 +41,10 @@ pub enum Step {
     Apply,
     /// Release; nothing was written here.
     Release,
+    /// Tell whether there is a redo record, when it is committed.
+    Resolve,
+    /// Nobody can tell that before a restart: let the keys be read, and not written.
+    KeepInDoubt,
     /// All shards have followed: redo records and notes of them may go.
     Forget,
 }
@@ -49,6 +55,19 @@ pub const REFUSED: &[u8] = b"-RETRY\r\n";
 /// The reply to one whose client has an earlier command waiting here. It comes again a little later: if it waited here
 /// while it had its locks elsewhere, those before it could wait for those locks.
 pub const BEHIND: &[u8] = b"-BEHIND\r\n";
+
+/// What is answered to [`Step::Resolve`]: there is a redo record...
+pub const DECIDED: &[u8] = b":1\r\n";
+
+/// ...or there is none, and never will be.
+pub const NEVER_WAS: &[u8] = b":0\r\n";
+
+/// What an answer begins with that says that its shard has stopped.
+pub const STOPPED: &[u8] = b"-SHARDDOWN ";
+
+/// The answer to who would write a key of a transaction that is in doubt.
+const IN_DOUBT: &str = "SHARDDOWN a shard stopped in the middle of a transaction that writes this key; \
+                        the restart that the shard needs finishes it";
 
 /// What the schedule step says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,8 +244,8 @@ pub(super) struct Parked {
     pub(super) long: VecDeque<Box<Batch>>,
     /// Schedule steps that wait for their locks.
     schedules: HashMap<TransactionId, Box<Batch>>,
-    /// Apply steps that a shard could not take yet.
-    applies: Boxes,
+    /// Decided transactions whose parts here are not committed yet. Bounded by the transactions that are under way.
+    decided: Vec<Decided>,
     /// Schedule steps of transactions that were given up.
     given_up: Boxes,
     /// Those whose locks were granted: their schedule steps are to be answered, and commands run.
@@ -237,16 +256,38 @@ pub(super) struct Parked {
     is_due: bool,
 }
 
+impl Parked {
+    /// Whether locks were granted, or are free for those who wait for keys.
+    #[inline]
+    pub(super) fn can_resume(&self) -> bool {
+        !(self.granted.is_empty() && self.given_up.is_empty()) || self.is_due
+    }
+
+    /// How many decided transactions have parts that are not committed.
+    #[inline]
+    pub(super) fn decided_len(&self) -> usize {
+        self.decided.len()
+    }
+}
+
+/// A decided transaction's parts on the shards of this executor, until they are committed.
+struct Decided {
+    id: TransactionId,
+    /// The apply step, which is answered then.
+    step: Box<Batch>,
+    parts: Vec<Part>,
+    /// By part: the turn in which it is staged, if it is.
+    staged: Vec<Option<u64>>,
+}
+
 /// What became of a step.
 pub(super) enum StepOutcome {
     /// The reply is written.
     Answered,
     /// It is answered when its locks are granted.
     WaitsForLocks(TransactionId),
-    /// It is tried again.
-    TryAgain,
-    /// What became of it is not known, and the client must not be told either OK or an error.
-    Unknown,
+    /// It is answered when these parts, which are decided, are committed.
+    WaitsForCommit(TransactionId, Vec<Part>),
 }
 
 impl StorageExecutor {
@@ -295,18 +336,32 @@ impl StorageExecutor {
     }
 
     /// Keeps a step until it can be done.
-    pub(super) fn park_step(&mut self, outcome: &StepOutcome, batch: &mut Batch, request: &Request) {
-        let step = batch.take_request(request);
+    pub(super) fn park_step(&mut self, outcome: StepOutcome, batch: &mut Batch, request: &Request) {
         match outcome {
-            StepOutcome::WaitsForLocks(id) => drop(self.parked.schedules.insert(*id, step)),
-            _ => self.parked.applies.push(step),
+            StepOutcome::Answered => unreachable!("what is answered does not wait"),
+            StepOutcome::WaitsForLocks(id) => {
+                let step = batch.take_request(request);
+                self.parked.schedules.insert(id, step);
+            }
+            StepOutcome::WaitsForCommit(id, parts) => {
+                faults::reached(Point::BeforeApply);
+                let mut decided = Decided {
+                    id,
+                    step: batch.take_for_answer(request),
+                    staged: vec![None; parts.len()],
+                    parts,
+                };
+                self.stage_decided(&mut decided);
+                self.parked.decided.push(decided);
+                faults::reached(Point::AfterApply);
+            }
         }
     }
 
     /// Answers the transactions that have been granted their locks, and runs what needs not wait any more.
     #[inline]
     pub(super) fn resume(&mut self, done: &mut Boxes) {
-        if !(self.parked.granted.is_empty() && self.parked.given_up.is_empty()) || self.parked.is_due {
+        if self.parked.can_resume() {
             self.resume_granted(done);
         }
     }
@@ -370,9 +425,9 @@ impl StorageExecutor {
 
     /// Tries again what could not be done, and gives up what has waited too long; in a turn that has begun.
     pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
-        for apply in std::mem::take(&mut self.parked.applies) {
-            self.run_alone(apply, done);
-        }
+        let mut decided = std::mem::take(&mut self.parked.decided);
+        decided.iter_mut().for_each(|decided| self.stage_decided(decided));
+        self.parked.decided = decided;
         let now = Instant::now();
         let waiting = self.parked.schedules.iter().chain(&self.parked.commands);
         let late: Vec<TransactionId> = waiting
@@ -386,18 +441,34 @@ impl StorageExecutor {
             self.parked.granted.push_back(id);
         }
         if self.shards.scripts().0.any_busy() {
-            self.refuse_behind_busy(done);
+            // As who waits for a busy executor.
+            let (scripts, _) = self.shards.scripts();
+            self.refuse_behind(&scripts.busy_transactions(), &scripts.busy_error(), done);
+        }
+        if !self.shards.locks.in_doubt().is_empty() {
+            let in_doubt = self.shards.locks.in_doubt().to_vec();
+            self.refuse_behind(&in_doubt, &CommandError::text(IN_DOUBT), done);
         }
         self.resume(done);
     }
 
-    /// Answers those who wait for a transaction whose script is busy as it answers who waits for a busy executor.
-    fn refuse_behind_busy(&mut self, done: &mut Boxes) {
-        let (scripts, _) = self.shards.scripts();
-        let busy = scripts.busy_transactions();
+    /// A transaction is in doubt until a restart: its keys here can be read and not written.
+    fn keep_in_doubt(&mut self, id: TransactionId) {
+        let granted = self.shards.locks.keep_in_doubt(id);
+        self.parked.granted.extend(granted);
+        if self.shards.locks.in_doubt().contains(&id) {
+            tracing::warn!(
+                transaction = id,
+                "a shard stopped in the middle of a transaction: its keys cannot be written before a restart"
+            );
+        }
+    }
+
+    /// Answers those who wait for one of some transactions with an error.
+    fn refuse_behind(&mut self, others: &[TransactionId], error: &CommandError, done: &mut Boxes) {
         let waiting = self.parked.schedules.keys().chain(self.parked.commands.keys());
         let behind: Vec<TransactionId> = waiting
-            .filter(|id| self.shards.locks.is_behind(**id, &busy))
+            .filter(|id| self.shards.locks.is_behind(**id, others))
             .copied()
             .collect();
         for id in behind {
@@ -406,7 +477,7 @@ impl StorageExecutor {
             self.release_locks(id);
             let client = command.as_ref().map(|command| command.requests[0].caller.client_id);
             for mut batch in schedule.into_iter().chain(command) {
-                self.refuse(&mut batch, &scripts.busy_error());
+                self.refuse(&mut batch, error);
                 done.push(batch);
             }
             if let Some(client) = client {
@@ -417,7 +488,7 @@ impl StorageExecutor {
 
     /// Whether anything waits for a transaction.
     pub(super) fn has_parked(&self) -> bool {
-        !(self.parked.commands.is_empty() && self.parked.schedules.is_empty() && self.parked.applies.is_empty())
+        !(self.parked.commands.is_empty() && self.parked.schedules.is_empty() && self.parked.decided.is_empty())
     }
 
     pub(super) fn release_locks(&mut self, id: TransactionId) {
@@ -474,24 +545,37 @@ impl StorageExecutor {
             }
             Step::Apply => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
-                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
-                let is_noted = fields.byte().ok_or(CommandError::Internal)? != 0;
+                let is_decided = fields.byte().ok_or(CommandError::Internal)? != 0;
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
-                if is_noted {
-                    faults::reached(Point::BeforeApply);
+                if is_decided {
+                    return Ok(StepOutcome::WaitsForCommit(id, parts));
                 }
-                let outcome = self.apply(id, &parts, is_noted)?;
-                if is_noted {
-                    faults::reached(Point::AfterApply);
-                }
-                if !matches!(outcome, StepOutcome::Answered) {
-                    return Ok(outcome);
-                }
+                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
+                let applied = parts.iter().try_for_each(|part| {
+                    self.shards.tell_whole_changes_of(part);
+                    self.shards
+                        .with_shard(part.shard, |shard| Ok(((), shard.apply(&part.writes)?)))
+                });
+                // If it fails, nobody has been told that it is done, and nothing else has been written.
+                self.release_locks(id);
+                applied?;
                 replies.extend_from_slice(b"+OK\r\n");
             }
             Step::Release => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
                 self.release_locks(id);
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::Resolve => {
+                let (id, shard) = (fields.number(), fields.number());
+                let (id, shard) = id.zip(shard).ok_or(CommandError::Internal)?;
+                let is_decided = self
+                    .shards
+                    .with_shard(ShardId(shard as u16), |shard| shard.has_redo(id))?;
+                replies.extend_from_slice(if is_decided { DECIDED } else { NEVER_WAS });
+            }
+            Step::KeepInDoubt => {
+                self.keep_in_doubt(fields.number().ok_or(CommandError::Internal)?);
                 replies.extend_from_slice(b"+OK\r\n");
             }
             Step::Forget => {
@@ -665,39 +749,101 @@ impl StorageExecutor {
         Ok(Some(()))
     }
 
-    /// Stages parts of a transaction that is decided: what a shard cannot take now it is offered again.
-    fn apply(&mut self, id: TransactionId, parts: &[Part], is_noted: bool) -> Result<StepOutcome, CommandError> {
-        let mut outcome = StepOutcome::Answered;
-        for part in parts {
+    /// Stages those parts of a decided transaction that are not staged, where a shard takes writes: each by itself,
+    /// with the note that it is applied.
+    fn stage_decided(&mut self, decided: &mut Decided) {
+        let Decided {
+            id,
+            step,
+            parts,
+            staged,
+        } = decided;
+        let whose = step.requests[0].caller.client_id;
+        for (part, staged) in parts.iter().zip(staged).filter(|(_, staged)| staged.is_none()) {
+            if self.shards.shard_mut(part.shard).can_stage().is_err() {
+                continue;
+            }
+            self.shards.begin_command();
+            // All parts are one to those who are told of a flush.
+            self.shards.tracked_mut().command = (whose, *id as u32);
             self.shards.tell_whole_changes_of(part);
-            let staged = self.shards.with_shard(part.shard, |shard| {
-                if is_noted && shard.has_applied(id) {
-                    return Ok(((), 0));
-                }
-                let epoch = shard.apply(&part.writes)?;
-                match is_noted {
-                    true => Ok(((), shard.note_applied(id)?)),
-                    false => Ok(((), epoch)),
-                }
+            let applied = self.shards.with_shard(part.shard, |shard| {
+                shard.apply(&part.writes)?;
+                let epoch = shard.note_applied(*id)?;
+                Ok((epoch, epoch))
             });
-            match staged {
-                Ok(()) => {}
-                // Nobody has been told that it is done, and nothing else has been written.
-                Err(error) if !is_noted => {
-                    self.release_locks(id);
-                    return Err(error);
+            match applied {
+                Ok(epoch) => {
+                    *staged = Some(epoch);
+                    self.shards.keep_step();
+                    self.command_stands(whose);
                 }
-                // The restart that it needs will find the record.
-                Err(CommandError::ShardDown(_)) => outcome = StepOutcome::Unknown,
-                Err(CommandError::DiskFull | CommandError::Stalled) => {
-                    self.shards.roll_back_command();
-                    return Ok(StepOutcome::TryAgain);
+                Err(error) => {
+                    self.roll_back_command();
+                    if !matches!(error, CommandError::DiskFull | CommandError::Stalled) {
+                        // It cannot be read, and must not go on without what is decided.
+                        let error = DatabaseError::Failed(error.to_string());
+                        self.shards.shard_mut(part.shard).stop(&error);
+                    }
                 }
-                Err(error) => return Err(error),
             }
         }
-        self.release_locks(id);
-        Ok(outcome)
+        self.serve_waiters(Instant::now());
+    }
+
+    /// After a commit: answers the decided transactions whose parts are committed, releases their locks, and notes
+    /// which parts were taken back, so that they are staged again.
+    pub(super) fn finish_decided(&mut self, done: &mut Boxes) {
+        for mut decided in std::mem::take(&mut self.parked.decided) {
+            match self.is_committed(&mut decided) {
+                None => self.parked.decided.push(decided),
+                Some(is_lost) => {
+                    self.release_locks(decided.id);
+                    done.push(self.answer_decided(decided, is_lost));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing more is to be done here for a decided transaction; then also whether a shard has stopped, so
+    /// that its part is left to the restart.
+    fn is_committed(&mut self, decided: &mut Decided) -> Option<bool> {
+        let Decided { id, parts, staged, .. } = decided;
+        let (mut is_over, mut is_lost) = (true, false);
+        for (part, staged) in parts.iter().zip(staged) {
+            let shard = self.shards.shard_mut(part.shard);
+            if shard.check_readable().is_err() {
+                is_lost = true;
+            } else if let Some(epoch) = staged.filter(|_| shard.has_applied(*id).is_ok_and(|has_applied| has_applied)) {
+                is_over &= shard.settled_epoch() >= epoch;
+            } else {
+                *staged = None;
+                is_over = false;
+            }
+        }
+        is_over.then_some(is_lost)
+    }
+
+    /// The apply step's answer. It leaves when what it speaks of is as safe as the durability setting asks for.
+    fn answer_decided(&self, decided: Decided, is_lost: bool) -> Box<Batch> {
+        let Decided {
+            mut step,
+            parts,
+            staged,
+            ..
+        } = decided;
+        let request = step.requests[0];
+        // Of what is left to the restart neither OK nor an error would be true.
+        step.answer(&request, if is_lost { b"" } else { b"+OK\r\n" });
+        if let Some(response) = step.responses.last_mut() {
+            response.failed = is_lost;
+            response.commit_epoch = staged.into_iter().flatten().max().unwrap_or(0);
+            response.shard = match parts[..] {
+                [ref part] => self.shards.place_of(part.shard),
+                _ => SEVERAL_SHARDS,
+            };
+        }
+        step
     }
 
     /// Fields: whether it is the home, its or another shard's number as eight bytes, the transaction; and so on.

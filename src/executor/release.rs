@@ -4,6 +4,7 @@
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Response, SEVERAL_SHARDS};
 use crate::config::Durability;
+use crate::executor::participant::Boxes;
 use crate::executor::syncer::SyncReport;
 use crate::faults::{self, Bug};
 use crate::protocol::{Reply, Span, Version};
@@ -112,6 +113,26 @@ impl StorageExecutor {
         }
     }
 
+    /// Commits what is staged, and lets go of what waits for that: replies, and the locks of decided transactions. Who
+    /// waits for those locks is served at once.
+    pub(super) fn commit_and_release(&mut self, mut done: Boxes) {
+        self.commit(&mut done);
+        if self.parked.decided_len() > 0 {
+            self.finish_decided(&mut done);
+            if self.parked.can_resume() {
+                self.begin_turn();
+                self.resume(&mut done);
+                done.append(&mut self.woken);
+                self.commit(&mut done);
+            }
+        }
+        self.release_held();
+        let released = self.released_epochs();
+        for batch in done {
+            self.release_or_hold(batch, &released);
+        }
+    }
+
     /// Answers those who wait for writes of the shard at `place` that were rolled back, if any were.
     pub(super) fn answer_rolled_back(&mut self, place: usize, done: &mut [Box<Batch>]) {
         if let Some(rolled_back) = self.shards.list_mut()[place].take_rolled_back() {
@@ -162,8 +183,7 @@ impl StorageExecutor {
             return;
         }
         self.take_up_commits();
-        self.commit(&mut []);
-        self.release_held();
+        self.commit_and_release(Vec::new());
     }
 
     pub(super) fn take_up_commits(&mut self) {

@@ -62,8 +62,6 @@ pub(super) struct Handled {
     pub(super) waits: Option<Waiting>,
     /// It is a script that is to go on.
     pub(super) is_paused: bool,
-    /// What became of it is not known, and the client must not be told either OK or an error.
-    pub(super) is_unknown: bool,
 }
 
 impl Handled {
@@ -73,7 +71,6 @@ impl Handled {
             pieces: None,
             waits: None,
             is_paused: false,
-            is_unknown: false,
         }
     }
 }
@@ -164,12 +161,9 @@ impl StorageExecutor {
         {
             match self.run_step(step, batch, request) {
                 Ok(StepOutcome::Answered) => Handled::of(Ok(())),
-                Ok(StepOutcome::Unknown) => Handled {
-                    is_unknown: true,
-                    ..Handled::of(Ok(()))
-                },
                 Ok(later) => {
-                    self.park_step(&later, batch, request);
+                    self.effects.notes_read = false;
+                    self.park_step(later, batch, request);
                     return Ran::Ended(began);
                 }
                 Err(error) => Handled::of(Err(error)),
@@ -275,6 +269,11 @@ impl StorageExecutor {
         if may_pause {
             self.effects.is_monitored = self.outbox.is_monitored();
         }
+        let denies_in_part = command.may_write() && self.shards.any_takes_no_writes();
+        if denies_in_part {
+            let places = table::places_of(command, arguments, caller.database);
+            self.shards.deny_writes_in_part(&places);
+        }
         let mut context = Context {
             arguments,
             reply: Reply::new(replies, caller.version),
@@ -297,12 +296,16 @@ impl StorageExecutor {
             },
             false => (run_contained(command, &mut context, &self.metrics), false),
         };
-        Handled {
+        let handled = Handled {
             pieces: context.pieces.take(),
             waits: context.waits.take(),
             is_paused,
             ..Handled::of(result)
+        };
+        if denies_in_part {
+            self.shards.allow_writes();
         }
+        handled
     }
 
     /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose
@@ -315,12 +318,7 @@ impl StorageExecutor {
         start: usize,
         began: Instant,
     ) -> Instant {
-        let Handled {
-            result,
-            pieces,
-            is_unknown,
-            ..
-        } = handled;
+        let Handled { result, pieces, .. } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
         let outcome = outcome.and_then(|rest| self.shards.check_linked_len().map(|()| rest));
         let outcome = match (outcome, command.runs) {
@@ -337,7 +335,7 @@ impl StorageExecutor {
         let failed = outcome.is_err();
         let more = match outcome {
             Ok(rest) => {
-                if is_unknown || rest == Rest::Unreadable {
+                if rest == Rest::Unreadable {
                     // An empty reply, with no more to come, closes the connection.
                     batch.replies.truncate(start);
                 }

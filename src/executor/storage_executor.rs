@@ -148,7 +148,7 @@ impl StorageExecutor {
         }
         let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
         shards.watches_mut().set_metrics(Arc::clone(&metrics));
-        shards.syncs_links = current.durability == Durability::Always;
+        shards.links_survive_power_loss = current.durability == Durability::Always;
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             shards,
@@ -241,7 +241,7 @@ impl StorageExecutor {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
             self.effects.classes = self.current.notify_keyspace_events;
-            self.shards.syncs_links = self.current.durability == Durability::Always;
+            self.shards.links_survive_power_loss = self.current.durability == Durability::Always;
             // It sleeps by the old setting.
             self.syncer.sync_soon();
         }

@@ -210,12 +210,7 @@ impl StorageExecutor {
     pub(super) fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
         done.append(&mut self.woken);
-        self.commit(&mut done);
-        self.release_held();
-        let released = self.released_epochs();
-        for batch in done {
-            self.release_or_hold(batch, &released);
-        }
+        self.commit_and_release(done);
         self.metrics.turns.add(1);
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }

@@ -17,14 +17,17 @@ use crate::commands::blocking::Waiting;
 use crate::commands::effects::Effects;
 use crate::commands::multi_exec::parts_of_exec;
 use crate::commands::table::{
-    self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET, TRANSACTION_PREPARE,
-    TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RUN, TRANSACTION_SCHEDULE,
+    self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET,
+    TRANSACTION_KEEP_IN_DOUBT, TRANSACTION_PREPARE, TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RESOLVE,
+    TRANSACTION_RUN, TRANSACTION_SCHEDULE,
 };
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
 use crate::executor::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::executor::outbox;
-use crate::executor::participant::{BEHIND, Question, REFUSED, Schedule, decode_keys, decode_members};
+use crate::executor::participant::{
+    BEHIND, DECIDED, NEVER_WAS, Question, REFUSED, STOPPED, Schedule, decode_keys, decode_members,
+};
 use crate::network::connection::{Awaited, Connection, MoveOut, UNREADY_BYTES_CHECKED_MIN};
 use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use crate::network::merging::Merging;
@@ -68,6 +71,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// one takes.
 const BEHIND_PAUSE: Duration = Duration::from_millis(1);
 
+/// The answer to a transaction whose redo record was taken back with other writes of its shard.
+const NOT_COMMITTED: &[u8] = b"-ERR the transaction could not be committed and was rolled back\r\n";
+
 /// What a transaction is to do once everything is locked.
 pub(super) enum Work {
     /// Run a handler on its keys.
@@ -85,6 +91,8 @@ enum Phase {
     Running,
     /// The home commits the redo record.
     Preparing,
+    /// What became of that is not known: the home is asked.
+    Resolving,
     /// The shards commit their parts.
     Applying,
 }
@@ -130,8 +138,10 @@ struct Coordination {
     /// It was refused because an earlier command of its client waits.
     is_behind: bool,
     error: Option<Vec<u8>>,
-    /// What became of it cannot be known before a restart.
+    /// What became of it cannot be known before a restart, as far as is known.
     is_unknown: bool,
+    /// What was answered to that question was taken back.
+    asks_again: bool,
     /// The client's next commands are read again.
     has_gone_on: bool,
     gathered: Gathered,
@@ -285,6 +295,7 @@ impl NetworkExecutor {
             is_behind: false,
             error: None,
             is_unknown: false,
+            asks_again: false,
             has_gone_on: false,
             gathered: Gathered::new(is_whole),
             effects: Effects {
@@ -424,6 +435,11 @@ impl NetworkExecutor {
     }
 
     fn send_release(&self, target: (usize, Priority), id: TransactionId, caller: Caller) {
+        self.send_to_locks(&TRANSACTION_RELEASE, target, id, caller);
+    }
+
+    /// Says what is to become of the locks of a transaction, whose coordinator does not wait for the answer.
+    fn send_to_locks(&self, step: &'static Command, target: (usize, Priority), id: TransactionId, caller: Caller) {
         let nobody = RequestId {
             connection: STEPS,
             sequence: NOBODY,
@@ -431,7 +447,7 @@ impl NetworkExecutor {
         };
         let deadline = Instant::now() + APPLY_DEADLINE;
         let argument = &id.to_be_bytes()[..];
-        self.push_step(target, nobody, &TRANSACTION_RELEASE, caller, deadline, &[argument]);
+        self.push_step(target, nobody, step, caller, deadline, &[argument]);
     }
 
     /// A step's response came home.
@@ -475,6 +491,16 @@ impl NetworkExecutor {
                     merging.add(response.id.part as usize, bytes);
                 }
             }
+            Phase::Resolving => match bytes {
+                DECIDED => coordination.is_unknown = false,
+                NEVER_WAS => {
+                    coordination.is_unknown = false;
+                    coordination.error = Some(NOT_COMMITTED.to_vec());
+                }
+                // Only a restart tells; of any other answer the writes were taken back, too.
+                stopped if stopped.starts_with(STOPPED) => {}
+                _ => coordination.asks_again = true,
+            },
             Phase::Preparing | Phase::Applying => match bytes.first() {
                 Some(b'+') => {}
                 Some(b'-') if coordination.error.is_none() => coordination.error = Some(bytes.to_vec()),
@@ -542,15 +568,18 @@ impl NetworkExecutor {
                 self.release_all(&coordination);
                 self.finish(number, coordination);
             }
-            Phase::Preparing if coordination.is_unknown => {
-                // The home's log may have it or not. Until a restart tells, the other shards keep their locks.
+            Phase::Preparing if coordination.is_unknown => self.resolve(number, coordination),
+            Phase::Resolving if std::mem::take(&mut coordination.asks_again) => self.resolve(number, coordination),
+            Phase::Resolving if coordination.is_unknown => {
+                // The home has stopped, and its log has the record or not. Only a restart tells.
+                self.keep_in_doubt(&coordination);
                 self.finish(number, coordination);
             }
-            Phase::Preparing if coordination.error.is_some() => {
+            Phase::Preparing | Phase::Resolving if coordination.error.is_some() => {
                 self.release_all(&coordination);
                 self.finish(number, coordination);
             }
-            Phase::Preparing => self.apply(number, coordination),
+            Phase::Preparing | Phase::Resolving => self.apply(number, coordination),
             Phase::Applying => {
                 let is_redone = coordination.parts.len() > 1;
                 // With a record, what a shard could not do the restart will do that it needs.
@@ -714,6 +743,27 @@ impl NetworkExecutor {
         encode_parts(&mut argument, &coordination.parts);
         self.send_step((number, &coordination), &TRANSACTION_PREPARE, (home, 0), &[&argument]);
         self.wait_for_round(number, coordination);
+    }
+
+    /// Writes of the home were taken back, or its log could not be synced: asks whether the redo record was among them.
+    fn resolve(&self, number: usize, mut coordination: Box<Coordination>) {
+        coordination.phase = Phase::Resolving;
+        coordination.begin_round(1);
+        let shard = coordination.parts[0].shard;
+        let home = usize::from(self.server.router.owner(shard).0);
+        let mut argument = Vec::new();
+        FieldWriter(&mut argument).number(coordination.id);
+        FieldWriter(&mut argument).number(u64::from(shard.0));
+        self.send_step((number, &coordination), &TRANSACTION_RESOLVE, (home, 0), &[&argument]);
+        self.wait_for_round(number, coordination);
+    }
+
+    /// Nobody can tell before a restart whether a transaction is decided.
+    fn keep_in_doubt(&self, coordination: &Coordination) {
+        for participant in &coordination.participants {
+            let target = (participant.link, coordination.priority);
+            self.send_to_locks(&TRANSACTION_KEEP_IN_DOUBT, target, coordination.id, coordination.caller);
+        }
     }
 
     /// Sends the parts to their shards: it is decided that all of them are written.

@@ -614,7 +614,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
-                 held={},parked={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                 held={},parked={},decided={},in_doubt={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),
@@ -622,6 +622,8 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 Quantiles("turn", &storage.turn_ns),
                 storage.held.get(),
                 storage.parked.get(),
+                storage.decided.get(),
+                storage.in_doubt.get(),
                 storage.replies_begun.get(),
                 mean(storage.sync_ns.get(), syncs) / 1000.0,
                 storage.panics.get(),

@@ -240,6 +240,10 @@ pub struct StorageMetrics {
     pub held: Counter,
     /// Requests that had to wait for a transaction over several executors.
     pub parked: Counter,
+    /// Transactions that are decided and not yet committed here: the disk is full, or writes are stalled.
+    pub decided: Counter,
+    /// Transactions of which only a restart will tell whether they are decided, because a shard has stopped.
+    pub in_doubt: Counter,
     /// Large replies of which a part has not been asked for yet.
     pub replies_begun: Counter,
     /// Keys for which commands wait.

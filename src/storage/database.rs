@@ -308,7 +308,8 @@ impl Database {
 
     /// Applies writes as one: in the log (and so in the kernel) when this returns. Never sleeps in a stall.
     pub fn write(&self, writes: Writes) -> Result<(), DatabaseError> {
-        let written = faults::before_write().and_then(|()| Ok(self.db.write_opt(writes.0, &self.write_options)?));
+        let written =
+            faults::before_write(&self.path).and_then(|()| Ok(self.db.write_opt(writes.0, &self.write_options)?));
         match &written {
             Ok(()) => {
                 faults::after_write();

@@ -19,7 +19,7 @@
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
 //!          "version"                                      the newest version(8) of a collection
 //!          "redo" ‖ transaction(8)                        (shard(2) ‖ length(4) ‖ writes) for each shard
-//!          "applied"                                      transaction(8) × n: redo records of other shards it has followed
+//!          "applied"                                      transaction(8) × n: those of which it has applied its part
 //!          "dead" ‖ prefix ‖ key length(4) ‖ user key ‖ version(8)
 //!                                                         nothing: this version's members are still to be deleted
 //!          "library" ‖ 0(1) ‖ name                        the code of a function library (first shard only)
@@ -823,19 +823,28 @@ impl SortedSetHeader {
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
-/// The key in `system` of the transactions that a shard has followed.
+/// The key in `system` of the transactions of which a shard has applied its part.
 pub const APPLIED_KEY: &[u8] = b"applied";
 
-/// The stored form of the numbers of transactions.
-pub fn encode_applied(ids: &BTreeSet<u64>) -> Vec<u8> {
-    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
+/// Whether bytes are the stored form of the numbers of transactions: eight bytes each, in their order.
+pub fn is_applied_list(stored: &[u8]) -> bool {
+    stored.as_chunks::<8>().1.is_empty()
 }
 
-/// Reads the stored form; `None` if the bytes are not one.
-pub fn decode_applied(bytes: &[u8]) -> Option<BTreeSet<u64>> {
-    let (ids, rest) = bytes.as_chunks::<8>();
-    rest.is_empty()
-        .then(|| ids.iter().map(|id| u64::from_be_bytes(*id)).collect())
+/// Whether a transaction is among those whose stored form is `applied`.
+pub fn is_applied(applied: &[u8], id: u64) -> bool {
+    let (ids, _) = applied.as_chunks::<8>();
+    ids.binary_search(&id.to_be_bytes()).is_ok()
+}
+
+/// The stored form with one transaction more, and without those that are forgotten: in the order of their numbers.
+pub fn with_applied(applied: &[u8], id: u64, forgotten: &BTreeSet<u64>) -> Vec<u8> {
+    let (ids, _) = applied.as_chunks::<8>();
+    let ids = ids.iter().map(|id| u64::from_be_bytes(*id));
+    let mut kept: Vec<u64> = ids.filter(|other| *other != id && !forgotten.contains(other)).collect();
+    let place = kept.partition_point(|other| *other < id);
+    kept.insert(place, id);
+    kept.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
 
 const REDO_PREFIX: &[u8; 4] = b"redo";

@@ -229,53 +229,83 @@ pub fn parts_of(writes: Vec<Write>, router: &Router, bytes_max: usize) -> Result
     }
 }
 
+/// A transaction that a crash has left half done.
+struct Unfinished {
+    /// The shards that have its record, and with it their parts.
+    homes: Vec<ShardId>,
+    parts: Vec<Part>,
+}
+
 /// Finishes the transactions that a crash has left half done. All shards of the server are in `shards`, by their
 /// number. Returns how many there were.
 ///
 /// # Errors
 /// A record is damaged, or a shard cannot be read or written.
 pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> {
-    let mut found: Vec<(TransactionId, ShardId, Vec<Part>)> = Vec::new();
+    // What two of them write to one key they wrote in the order of their numbers.
+    let mut found: BTreeMap<TransactionId, Unfinished> = BTreeMap::new();
     for shard in shards.iter_mut() {
         shard.begin_turn(epoch);
         for (id, stored) in shard.redo_records()? {
+            if let Some(known) = found.get_mut(&id) {
+                known.homes.push(shard.id());
+                continue;
+            }
             let parts = decode_parts(&stored).ok_or_else(|| {
                 CommandError::text("ERR a redo record is damaged; restore the directory from a backup")
             })?;
-            found.push((id, shard.id(), parts));
+            let homes = vec![shard.id()];
+            found.insert(id, Unfinished { homes, parts });
         }
     }
-    // What two of them write to one key they wrote in the order of their numbers.
-    found.sort_by_key(|(id, ..)| *id);
-    for (id, home, parts) in &found {
-        for part in parts.iter().filter(|part| part.shard != *home) {
+    for (id, Unfinished { homes, parts }) in &found {
+        for part in parts.iter().filter(|part| !homes.contains(&part.shard)) {
             let shard = shards
                 .get_mut(usize::from(part.shard.0))
                 .ok_or_else(|| CommandError::text("ERR a redo record names a shard that is not there"))?;
-            if !shard.has_applied(*id) {
+            if !shard.has_applied(*id)? {
                 shard.apply(&part.writes)?;
                 shard.note_applied(*id)?;
                 shard.keep_command();
             }
         }
     }
-    // In this order: while there is a record, the notes must be there.
-    shards
-        .iter_mut()
-        .try_for_each(|shard| shard.commit().map_err(CommandError::from))?;
-    for (id, home, _) in &found {
-        shards[usize::from(home.0)].delete_redo(*id)?;
+    // In this order, on the disk, too, where each shard's log comes for itself: while there is a record, what it
+    // protects is not safe without it; and while one may come back, so must the notes of who has applied it.
+    commit(shards)?;
+    if found.is_empty() {
+        return forget_all(shards).map(|()| 0);
     }
+    sync(shards)?;
+    for (id, Unfinished { homes, .. }) in &found {
+        for home in homes {
+            shards[usize::from(home.0)].delete_redo(*id)?;
+        }
+    }
+    commit(shards)?;
+    sync(shards)?;
+    forget_all(shards)?;
+    Ok(found.len())
+}
+
+fn commit(shards: &mut [Shard]) -> Result<(), CommandError> {
     shards.iter_mut().try_for_each(|shard| {
         shard.keep_command();
         shard.commit().map_err(CommandError::from)
-    })?;
-    for shard in shards.iter_mut() {
-        shard.forget_all_applied()?;
-        shard.keep_command();
-        shard.commit()?;
-    }
-    Ok(found.len())
+    })
+}
+
+/// Waits until all that was committed is on the disk: a start may.
+fn sync(shards: &[Shard]) -> Result<(), CommandError> {
+    shards.iter().try_for_each(|shard| match shard.database().sync_log()? {
+        true => Ok(()),
+        false => Err(CommandError::DiskFull),
+    })
+}
+
+fn forget_all(shards: &mut [Shard]) -> Result<(), CommandError> {
+    shards.iter_mut().try_for_each(Shard::forget_all_applied)?;
+    commit(shards)
 }
 
 #[cfg(test)]

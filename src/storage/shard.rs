@@ -120,13 +120,21 @@ struct WholeChanges {
     complete_at: Option<u64>,
 }
 
+/// What concerns the whole shard, beside its records: kept, taken back and committed as one, so that nothing of it can
+/// be forgotten.
+#[derive(Clone, Copy)]
+struct Wide {
+    counts: CountsByDatabase,
+    databases: DatabaseMap,
+    /// Of these, nothing is left when they are committed.
+    changes: WholeChanges,
+}
+
 /// How to take back a FLUSHDB, FLUSHALL or SWAPDB of the running command.
 struct WholeUndo {
     /// Changes of records that the command had made before.
     changes: usize,
-    whole: WholeChanges,
-    counts: CountsByDatabase,
-    databases: DatabaseMap,
+    wide: Wide,
 }
 
 const _: () = assert!(
@@ -141,9 +149,7 @@ struct InFlight {
     /// The first turn of which something is in it.
     first_epoch: u64,
     expiry_changes: Vec<ExpiryChange>,
-    counts: CountsByDatabase,
-    whole: WholeChanges,
-    databases: DatabaseMap,
+    wide: Wide,
     last_version: u64,
 }
 
@@ -172,8 +178,11 @@ pub struct Shard {
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
     modified: Vec<Modified>,
     modified_kept: usize,
-    /// Transactions of other homes that this shard has followed and whose redo records may still be there.
-    applied: BTreeSet<TransactionId>,
+    /// Transactions of which it need not be remembered any more that this shard has applied its part.
+    forgotten: BTreeSet<TransactionId>,
+    /// What is staged is the rest of a commit of several shards that is decided: it is never rolled back for lack of
+    /// room.
+    is_decided: bool,
     /// What is staged is one with what other shards have staged, and must not be committed by itself.
     is_linked: bool,
     /// Why the shard has forgotten its part of what is linked.
@@ -186,18 +195,20 @@ pub struct Shard {
     pub lifecycle: Lifecycle,
     /// Where the parts of the running command that are being run began, the innermost last.
     inner_marks: Vec<InnerMark>,
-    counts: CountsByDatabase,
-    counts_committed: CountsByDatabase,
+    /// What concerns the whole shard as it is staged, and as the last commit has left it.
+    wide: Wide,
+    wide_committed: Wide,
+    /// The counts as they are stored, which a start may have found wrong.
+    counts_on_disk: CountsByDatabase,
     /// A count was found wrong in this run: none is stored any more, so that the next start counts.
     counts_are_wrong: bool,
-    databases: DatabaseMap,
-    databases_stored: DatabaseMap,
-    /// Changes of the whole shard that are staged, and those of them that the running command has made.
-    whole: WholeChanges,
+    /// How to take back what the running command has changed of it.
     whole_undo: Vec<WholeUndo>,
     /// The newest turn that changed the whole shard: every read sees what it did.
     whole_epoch: u64,
     state: ShardState,
+    /// Why the running command may not write here, if it may not: another of its shards cannot take its writes.
+    denied: Option<CommandError>,
     /// The turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
     committed_epoch: u64,
@@ -298,9 +309,16 @@ impl Shard {
         })?;
         let damaged = || DatabaseError::Failed("the last version of a collection is damaged".to_owned());
         let last_version = last_version.map_or(Ok(0), |stored| stored.ok_or_else(damaged))?;
-        let applied = database.get(Column::System, encoding::APPLIED_KEY, encoding::decode_applied)?;
-        let damaged = || DatabaseError::Failed("the list of followed transactions is damaged".to_owned());
-        let applied = applied.map_or(Ok(BTreeSet::new()), |stored| stored.ok_or_else(damaged))?;
+        let is_list = database.get(Column::System, encoding::APPLIED_KEY, encoding::is_applied_list)?;
+        if is_list == Some(false) {
+            let text = "the list of applied transactions is damaged".to_owned();
+            return Err(DatabaseError::Failed(text));
+        }
+        let wide = Wide {
+            counts,
+            databases,
+            changes: WholeChanges::default(),
+        };
         Ok(Shard {
             id,
             database,
@@ -313,22 +331,22 @@ impl Shard {
             expiry_changes_kept: 0,
             modified: Vec::new(),
             modified_kept: 0,
-            applied,
+            forgotten: BTreeSet::new(),
+            is_decided: false,
             is_linked: false,
             broken_link: None,
             notes_modified: false,
             is_quiet: false,
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
-            counts,
-            counts_committed: counts_stored,
+            wide,
+            wide_committed: wide,
+            counts_on_disk: counts_stored,
             counts_are_wrong: false,
-            databases,
-            databases_stored: databases,
-            whole: WholeChanges::default(),
             whole_undo: Vec::new(),
             whole_epoch: 0,
             state: ShardState::Healthy,
+            denied: None,
             epoch: 0,
             committed_epoch: 0,
             staged_epoch: 0,
@@ -375,12 +393,12 @@ impl Shard {
 
     /// How many keys a database (as SELECT numbers it) has here.
     pub fn counts(&self, database: u8) -> Counts {
-        self.counts.0[usize::from(self.databases.physical[usize::from(database)])]
+        self.wide.counts.0[usize::from(self.wide.databases.physical[usize::from(database)])]
     }
 
     /// Which physical database each number stands for.
     pub fn database_map(&self) -> DatabaseMap {
-        self.databases
+        self.wide.databases
     }
 
     /// Begins a turn: what is staged from now on is committed under `epoch`.
@@ -613,11 +631,11 @@ impl Shard {
                 self.next_deadline_ms = self.next_deadline_ms.min(new_deadline);
             }
         }
-        let counts_were_right = self.counts.replace(&self.key, old, new);
+        let counts_were_right = self.wide.counts.replace(&self.key, old, new);
         let note = reclaimer::note_of_dead_version(&self.key, old, new);
         if self.lifecycle.is_watched()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
-            && let Some(number) = number_of(&self.databases, physical)
+            && let Some(number) = number_of(&self.wide.databases, physical)
         {
             self.lifecycle.replaced(number, key, old, new);
         }
@@ -662,9 +680,7 @@ impl Shard {
         if self.stored(&found).is_none() {
             return Ok(false);
         }
-        if !self.records.has_staged() {
-            self.staged_epoch = self.epoch;
-        }
+        self.begin_staging();
         self.stage_note(note, None);
         self.keep_command();
         Ok(true)
@@ -894,7 +910,7 @@ impl Shard {
             // What was learned since of emptied databases is not true any more.
             self.forget_orders();
             self.roll_back_records(undo.changes);
-            (self.whole, self.counts, self.databases) = (undo.whole, undo.counts, undo.databases);
+            self.wide = undo.wide;
         }
         self.roll_back_records(mark.changes);
         self.expiry_changes.truncate(mark.expiry_changes);
@@ -905,7 +921,7 @@ impl Shard {
     /// Takes back the changes of records that the running command made after the first `kept`.
     fn roll_back_records(&mut self, kept: usize) {
         let Shard {
-            counts,
+            wide: Wide { counts, .. },
             orders,
             gaps,
             records,
@@ -983,7 +999,7 @@ impl Shard {
     /// Whether there is anything for the next batch.
     #[inline]
     fn has_changes(&self) -> bool {
-        self.records.has_staged() || self.whole != WholeChanges::default()
+        self.records.has_staged() || self.wide.changes != WholeChanges::default()
     }
 
     /// Something is about to be staged.
@@ -997,7 +1013,11 @@ impl Shard {
     /// The physical databases, one bit each, of which the disk has what is not to be seen any more.
     #[inline]
     fn emptied(&self) -> u16 {
-        self.whole.emptied | self.in_flight.as_ref().map_or(0, |in_flight| in_flight.whole.emptied)
+        self.wide.changes.emptied
+            | self
+                .in_flight
+                .as_ref()
+                .map_or(0, |in_flight| in_flight.wide.changes.emptied)
     }
 
     /// How many records wait for the next commit.
@@ -1058,9 +1078,19 @@ impl Shard {
         self.broken_link.as_ref()
     }
 
+    /// What is staged was decided together with other shards, which have committed their parts: it waits for room if
+    /// the disk is full, and nothing but the shard's end takes it back.
+    pub fn set_decided(&mut self) {
+        self.is_decided = true;
+    }
+
     /// The shard that what is staged is one with has failed: forgets what is staged.
     pub fn abandon(&mut self, error: CommandError) {
-        if self.records.has_staged() {
+        if self.is_decided {
+            // What an earlier commit has decided cannot be told from it any more: the restart can.
+            return self.stop(&DatabaseError::Failed(error.to_string()));
+        }
+        if self.has_changes() {
             self.rolled_back = Some(RolledBack {
                 from_epoch: self.staged_epoch,
                 error,
@@ -1079,9 +1109,9 @@ impl Shard {
         }
         let mut staging = self.database.writes(self.records.staged_len() * 128);
         // What was staged for an emptied database before is a deletion by now, so this comes first.
-        stage_emptied(&mut staging, self.whole.emptied);
-        if self.whole.has_new_map {
-            staging.put(Column::System, DatabaseMap::KEY, &self.databases.encode());
+        stage_emptied(&mut staging, self.wide.changes.emptied);
+        if self.wide.changes.has_new_map {
+            staging.put(Column::System, DatabaseMap::KEY, &self.wide.databases.encode());
         }
         for (column, key, value) in self.records.staged() {
             match value {
@@ -1098,7 +1128,7 @@ impl Shard {
         }
         match self.counts_are_wrong {
             true => (0..DATABASE_COUNT as u8).for_each(|number| staging.delete(Column::System, &Counts::key(number))),
-            false => stage_counts(&mut staging, &self.counts, &self.counts_committed),
+            false => stage_counts(&mut staging, &self.wide.counts, &self.counts_on_disk),
         }
         if self.last_version != self.last_version_stored {
             staging.put(
@@ -1113,11 +1143,10 @@ impl Shard {
             epoch: self.epoch,
             first_epoch: self.staged_epoch,
             expiry_changes: std::mem::take(&mut self.expiry_changes),
-            counts: self.counts,
-            whole: std::mem::take(&mut self.whole),
-            databases: self.databases,
+            wide: self.wide,
             last_version: self.last_version,
         });
+        self.wide.changes = WholeChanges::default();
         self.expiry_changes_kept = 0;
         Some(staging.finish())
     }
@@ -1133,14 +1162,18 @@ impl Shard {
                     unreachable!("a batch is begun before it is finished");
                 };
                 self.records.committed();
-                if let Some(keys_left) = in_flight.whole.complete_at {
+                if let Some(keys_left) = in_flight.wide.changes.complete_at {
                     self.records.set_complete_since(keys_left);
                 }
                 self.check_counts();
-                self.counts_committed = in_flight.counts;
-                self.databases_stored = in_flight.databases;
+                self.counts_on_disk = in_flight.wide.counts;
+                self.wide_committed = Wide {
+                    changes: WholeChanges::default(),
+                    ..in_flight.wide
+                };
                 self.last_version_stored = in_flight.last_version;
                 self.committed_epoch = in_flight.epoch;
+                self.is_decided = false;
                 self.took_writes();
                 // The capacity is used again, unless something was staged meanwhile.
                 if self.expiry_changes.is_empty() {
@@ -1162,16 +1195,17 @@ impl Shard {
         let Some(in_flight) = self.in_flight.take() else { return };
         self.records.commit_again();
         self.staged_epoch = in_flight.first_epoch;
-        self.whole.emptied |= in_flight.whole.emptied;
-        self.whole.has_new_map |= in_flight.whole.has_new_map;
-        self.whole.complete_at = self.whole.complete_at.or(in_flight.whole.complete_at);
+        let (changes, taken_back) = (&mut self.wide.changes, in_flight.wide.changes);
+        changes.emptied |= taken_back.emptied;
+        changes.has_new_map |= taken_back.has_new_map;
+        changes.complete_at = changes.complete_at.or(taken_back.complete_at);
         self.expiry_changes.splice(..0, in_flight.expiry_changes);
         self.expiry_changes_kept = self.expiry_changes.len();
     }
 
     /// Where every key is in the table, the counts must say how many there are.
     fn check_counts(&mut self) {
-        if self.records.is_complete() && self.records.present() as u64 != self.counts.keys() {
+        if self.records.is_complete() && self.records.present() as u64 != self.wide.counts.keys() {
             self.note_wrong_counts();
         }
     }
@@ -1187,6 +1221,9 @@ impl Shard {
     pub fn stop(&mut self, error: &DatabaseError) {
         // As if it had never been begun.
         self.commit_again();
+        if self.is_decided && matches!(error, DatabaseError::DiskFull(_)) {
+            return self.wait_for_room(error);
+        }
         if self.has_changes() {
             self.rolled_back = Some(RolledBack {
                 from_epoch: self.staged_epoch,
@@ -1207,17 +1244,24 @@ impl Shard {
         tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a shard stopped taking writes");
     }
 
+    /// The disk is full, and what is staged must be committed nevertheless: it stays until there is room.
+    fn wait_for_room(&mut self, error: &DatabaseError) {
+        if self.state != ShardState::ReadOnly {
+            self.state = ShardState::ReadOnly;
+            tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a decided commit waits for room");
+        }
+    }
+
     fn forget_staged(&mut self) {
+        self.is_decided = false;
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
         self.records.roll_back_all();
         self.forget_orders();
-        self.whole = WholeChanges::default();
+        self.wide = self.wide_committed;
         self.whole_undo.clear();
-        self.databases = self.databases_stored;
         self.expiry_changes.clear();
         self.expiry_changes_kept = 0;
-        self.counts = self.counts_committed;
     }
 
     /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any
@@ -1249,13 +1293,14 @@ impl Shard {
         self.check_writable()?;
         let emptied = database.map_or(u16::MAX, |database| 1 << self.physical(database));
         self.begin_whole_change();
-        self.whole.emptied |= emptied;
+        self.wide.changes.emptied |= emptied;
         // Every key is in the table before, or none is outside when this is committed.
-        let was_complete = self.records.is_complete() || self.whole.complete_at == Some(self.records.keys_left());
+        let was_complete =
+            self.records.is_complete() || self.wide.changes.complete_at == Some(self.records.keys_left());
         self.records.delete_all(self.epoch, |key| is_emptied(emptied, key));
-        let will_be_complete = was_complete || self.whole.emptied == u16::MAX;
-        self.whole.complete_at = will_be_complete.then_some(self.records.keys_left());
-        for (number, counts) in self.counts.0.iter_mut().enumerate() {
+        let will_be_complete = was_complete || self.wide.changes.emptied == u16::MAX;
+        self.wide.changes.complete_at = will_be_complete.then_some(self.records.keys_left());
+        for (number, counts) in self.wide.counts.0.iter_mut().enumerate() {
             if is_emptied(emptied, &[number as u8]) {
                 *counts = Counts::default();
             }
@@ -1268,8 +1313,8 @@ impl Shard {
     pub fn set_database_map(&mut self, map: DatabaseMap) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.begin_whole_change();
-        self.whole.has_new_map = true;
-        self.databases = map;
+        self.wide.changes.has_new_map = true;
+        self.wide.databases = map;
         Ok(self.epoch)
     }
 
@@ -1278,9 +1323,7 @@ impl Shard {
         self.whole_epoch = self.epoch;
         self.whole_undo.push(WholeUndo {
             changes: self.records.changes(),
-            whole: self.whole,
-            counts: self.counts,
-            databases: self.databases,
+            wide: self.wide,
         });
     }
 
@@ -1375,11 +1418,11 @@ impl Shard {
 
     /// The number under which SELECT finds a physical database.
     pub fn number_of(&self, physical: u8) -> Option<u8> {
-        number_of(&self.databases, physical)
+        number_of(&self.wide.databases, physical)
     }
 
     pub(super) fn physical(&self, database: u8) -> u8 {
-        self.databases.physical[usize::from(database)]
+        self.wide.databases.physical[usize::from(database)]
     }
 
     /// An error if the shard has stopped for good.
@@ -1391,12 +1434,27 @@ impl Shard {
     }
 
     fn check_writable(&mut self) -> Result<(), CommandError> {
+        if let Some(error) = &self.denied {
+            return Err(error.clone());
+        }
+        if self.state == ShardState::Healthy {
+            return Ok(());
+        }
+        self.can_stage()?;
+        self.writes_while_stalled += 1;
+        Ok(())
+    }
+
+    /// Why the command that is about to run may not write here, if it may not.
+    pub fn set_denied(&mut self, denied: Option<CommandError>) {
+        self.denied = denied;
+    }
+
+    /// Whether a write can be staged now: while the shard is stalled, a bounded number can.
+    pub fn can_stage(&self) -> Result<(), CommandError> {
         match &self.state {
             ShardState::Healthy => Ok(()),
-            ShardState::Stalled if self.writes_while_stalled < WRITES_WHILE_STALLED_MAX => {
-                self.writes_while_stalled += 1;
-                Ok(())
-            }
+            ShardState::Stalled if self.writes_while_stalled < WRITES_WHILE_STALLED_MAX => Ok(()),
             ShardState::Stalled => Err(CommandError::Stalled),
             ShardState::ReadOnly => Err(CommandError::DiskFull),
             ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),

@@ -3,7 +3,7 @@
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys
 //! is written once.
 
-use super::database::{Column, Cursor, DatabaseError, Direction};
+use super::database::{Column, Cursor, Direction};
 use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
 use super::gathered::{Gathered, VisitKey};
 use super::lifecycle::{KeyFate, KeyNote};
@@ -53,7 +53,7 @@ pub struct Shards {
     notes_modified: bool,
     is_quiet: bool,
     /// Whether what is committed as one must survive a loss of power.
-    pub syncs_links: bool,
+    pub links_survive_power_loss: bool,
     /// Transactions over several executors that have keys here.
     pub locks: Locks,
     scripts: Arc<Scripts>,
@@ -64,10 +64,10 @@ pub struct Shards {
 /// A commit of several of the executor's shards as one. Its redo record may go when all have committed.
 struct Unfinished {
     id: TransactionId,
-    /// The place of the shard that has the record.
-    home: usize,
-    /// The places of the others.
-    others: Vec<usize>,
+    /// The places of the shards that have the record.
+    homes: Vec<usize>,
+    /// The places of those that have noted that they have applied their part.
+    noted: Vec<usize>,
     /// The turn of which their commits must be; then that in which the record is deleted.
     epoch: u64,
     is_deleted: bool,
@@ -122,7 +122,7 @@ impl Shards {
             ready: VecDeque::new(),
             notes_modified: false,
             is_quiet: false,
-            syncs_links: false,
+            links_survive_power_loss: false,
             locks: Locks::default(),
             scripts: Arc::default(),
             executor: 0,
@@ -508,6 +508,10 @@ impl Shards {
 
     /// Commits what all shards have staged as one, if that can be done now: the first shard commits a redo record of it
     /// with its own part, then the others theirs.
+    ///
+    /// Each shard's log gets to the disk for itself. So where a loss of power must not tear it, each shard commits the
+    /// record: then whichever log has got there has all of it. This is for scripts that write keys which they have not
+    /// declared, and few others; what names its keys goes the longer way of a transaction.
     pub fn commit_linked(&mut self) {
         // What is under way belongs to what was seen, and is not in the record.
         if self.list.iter().any(Shard::is_committing) {
@@ -523,23 +527,25 @@ impl Shards {
             .filter(|place| self.list[*place].has_staged())
             .collect();
         let [home, others @ ..] = &places[..] else { return };
-        if !others.is_empty() {
-            let part_of = |place: &usize| Part {
-                shard: self.list[*place].id(),
-                writes: self.list[*place].staged_writes(),
-            };
-            let mut record = Vec::new();
-            redo::encode_parts(&mut record, &places.iter().map(part_of).collect::<Vec<_>>());
-            self.list[*home].note_redo(id, record);
-            faults::reached(Point::RedoStaged);
-            for place in others {
-                self.list[*place].note_following(id);
-            }
+        let homes = match self.links_survive_power_loss {
+            true => &places[..],
+            false => &places[..1],
+        };
+        // Whoever has the record has its part. Where there are several, one may be gone while another is not.
+        let noted = match self.links_survive_power_loss {
+            true => &places[..],
+            false => others,
+        };
+        if !others.is_empty()
+            && let Err(error) = self.stage_link(id, &places, homes, noted)
+        {
+            return places.iter().for_each(|place| self.list[*place].abandon(error.clone()));
         }
         match self.list[*home].commit() {
             Ok(()) => {}
-            Err(DatabaseError::Stalled) => {
-                // Again with the next turn, under the same number.
+            // Again with the next turn, under the same number. Where the home waits for room with what an earlier
+            // commit has decided, this waits, too.
+            Err(_) if self.list[*home].has_staged() => {
                 self.link_id = Some(id);
                 return self.list.iter_mut().for_each(|shard| shard.set_linked(true));
             }
@@ -550,29 +556,45 @@ impl Shards {
             }
         }
         let epoch = self.list[*home].committed_epoch();
-        // Each log is synced for itself: a part must not be on the disk before the record. This is for scripts that
-        // write keys which they have not declared; what names its keys goes the longer way, which waits elsewhere.
-        if self.syncs_links
-            && !others.is_empty()
-            && let Err(error) = self.list[*home].database().sync_log()
-        {
-            // The home stops, too, when its syncer asks. Whether the others follow the record is known after the
-            // restart, so they must not go on without it.
-            return others.iter().for_each(|place| self.list[*place].stop(&error));
-        }
         for place in others {
-            // What fails here is done by the restart that the shard needs, and what stalls is committed when it can be.
+            // It is decided: what stalls or finds the disk full is committed when it can be, and what fails for good is
+            // done by the restart that the shard then needs.
+            self.list[*place].set_decided();
             let _ = self.list[*place].commit();
         }
         if !others.is_empty() {
             self.unfinished.push(Unfinished {
                 id,
-                home: *home,
-                others: others.to_vec(),
+                homes: homes.to_vec(),
+                noted: noted.to_vec(),
                 epoch,
                 is_deleted: false,
             });
         }
+    }
+
+    /// Stages the redo record of what the shards at `places` have staged, and that they have applied their parts.
+    fn stage_link(
+        &mut self,
+        id: TransactionId,
+        places: &[usize],
+        homes: &[usize],
+        noted: &[usize],
+    ) -> Result<(), CommandError> {
+        let part_of = |place: &usize| Part {
+            shard: self.list[*place].id(),
+            writes: self.list[*place].staged_writes(),
+        };
+        let mut record = Vec::new();
+        redo::encode_parts(&mut record, &places.iter().map(part_of).collect::<Vec<_>>());
+        for place in homes {
+            self.list[*place].note_redo(id, record.clone());
+        }
+        faults::reached(Point::RedoStaged);
+        for place in noted {
+            self.list[*place].note_following(id)?;
+        }
+        Ok(())
     }
 
     /// Before a cursor is opened, which reads what is committed: commits what is linked, since no shard may do it
@@ -623,21 +645,25 @@ impl Shards {
         unfinished.retain_mut(|command| {
             let has_committed = |place: &usize| done(*place, &list[*place]) >= command.epoch;
             if !command.is_deleted {
-                if has_committed(&command.home) && command.others.iter().all(has_committed) {
+                if command.homes.iter().chain(&command.noted).all(has_committed) {
                     faults::reached(Point::BeforeForget);
+                    let deleted: Result<Vec<u64>, CommandError> = (command.homes.iter())
+                        .map(|home| list[*home].delete_redo(command.id))
+                        .collect();
                     // One that cannot be deleted now is found again by the next call, or by the next start.
-                    if let Ok(epoch) = list[command.home].delete_redo(command.id) {
-                        list[command.home].keep_command();
-                        (command.epoch, command.is_deleted) = (epoch, true);
+                    command.homes.iter().for_each(|home| list[*home].keep_command());
+                    if let Ok(epochs) = deleted {
+                        command.epoch = epochs.into_iter().max().unwrap_or(command.epoch);
+                        command.is_deleted = true;
                         faults::reached(Point::AfterForget);
                     }
                 }
                 return true;
             }
-            let is_gone = has_committed(&command.home);
+            let is_gone = command.homes.iter().all(has_committed);
             if is_gone {
                 command
-                    .others
+                    .noted
                     .iter()
                     .for_each(|place| list[*place].forget_applied(command.id));
             }
@@ -698,6 +724,45 @@ impl Shards {
             }
         }
         Ok(record)
+    }
+
+    /// Whether some shard takes no writes now.
+    #[inline]
+    pub fn any_takes_no_writes(&self) -> bool {
+        self.list.iter().any(|shard| shard.can_stage().is_err())
+    }
+
+    /// The command that is about to run writes to keys at `places`. If one of them lies on a shard that takes no
+    /// writes, no other takes the command's: what is one, such as an EXEC or a script, is not done in part.
+    pub fn deny_writes_in_part(&mut self, places: &[Place]) {
+        let mut refusals = places
+            .iter()
+            .filter_map(|(_, key)| self.shard_of(Slot::of(key)).ok()?.can_stage().err());
+        let denied = refusals.next();
+        self.set_denied(denied);
+    }
+
+    /// The next command may write wherever it can.
+    pub fn allow_writes(&mut self) {
+        self.set_denied(None);
+    }
+
+    fn set_denied(&mut self, denied: Option<CommandError>) {
+        for shard in &mut self.list {
+            shard.set_denied(denied.clone());
+        }
+    }
+
+    /// A shard of this executor: the coordinator has sent it a part.
+    pub fn shard_mut(&mut self, id: ShardId) -> &mut Shard {
+        let place = self.place_of(id);
+        &mut self.list[usize::from(place)]
+    }
+
+    /// The place of a shard of this executor.
+    pub fn place_of(&self, id: ShardId) -> u16 {
+        let place = self.places.get(usize::from(id.0)).copied().flatten();
+        place.expect("a part is sent to the executor that has its shard")
     }
 
     /// Runs `work` on the shard `id`, if this executor has it, and notes the turn that it returns.

@@ -90,6 +90,17 @@ impl ServerProcess {
         );
     }
 
+    /// Waits until the server at `address` answers PING, or has ended: then false.
+    pub(crate) fn is_ready_before_it_ends(&mut self, address: SocketAddr) -> bool {
+        let mut is_up = false;
+        let is_known = wait_for(|| {
+            is_up = answers_ping(address);
+            is_up || matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        assert!(is_known, "the server neither answers nor ends:\n{}", self.output());
+        is_up
+    }
+
     /// The process's number.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

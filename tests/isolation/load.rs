@@ -12,8 +12,10 @@ use rand::{Rng, SeedableRng};
 
 use super::history::{Clock, Ending, Entry};
 use crate::harness::client::Client;
+use crate::harness::process::POLL_PAUSE_MS;
 use crate::harness::value::Value;
-use crate::storage::Node;
+use crate::storage::{Node, Switch};
+use crate::transactions::SHARDS;
 
 /// Clients at once: enough to meet on a few keys, few enough for the checkers.
 const CLIENTS: usize = 6;
@@ -21,11 +23,20 @@ const CLIENTS: usize = 6;
 /// How long a life lasts that does not end at a write, in milliseconds.
 const LIFE_MS: std::ops::Range<u64> = 100..500;
 
+/// The same with disks that are full or stall: it takes a full disk a second to be written again.
+const TROUBLED_LIFE_MS: std::ops::Range<u64> = 800..2_500;
+
+/// How long a disk is full or stalls, in milliseconds.
+const TROUBLE_MS: std::ops::Range<u64> = 1..60;
+
 /// At which write of its life a server dies: above what its start writes.
 const LAST_WRITE: std::ops::Range<u64> = 30..300;
 
 /// A load whose commands are refused proves nothing: one in this many may be.
 const REFUSED_SHARE_MIN: usize = 20;
+
+/// Where disks are full or stall, most may be refused; one in this many must not be.
+const ANSWERED_SHARE_MIN: usize = 8;
 
 /// What clients do.
 pub(super) trait Workload: Sync {
@@ -133,6 +144,17 @@ impl<A> Session<A> {
         sent.and_then(|()| commands.iter().map(|_| self.client.read()).collect())
     }
 
+    /// Connects again after the connection was lost. What it was lost with may still happen, so who goes on is somebody
+    /// else.
+    ///
+    /// # Errors
+    /// The server is gone.
+    fn reconnect(&mut self, address: SocketAddr) -> io::Result<()> {
+        self.client = Client::connect(address)?;
+        self.number += CLIENTS;
+        Ok(())
+    }
+
     /// Whether commands were refused.
     fn note_refusals(&mut self, replies: &[Value]) -> bool {
         let texts: Vec<&String> = replies.iter().filter_map(error_of).collect();
@@ -145,7 +167,13 @@ impl<A> Session<A> {
 }
 
 /// Errors that a load may meet. None of them leaves anything behind.
-const REFUSALS: [&str; 3] = ["ERR no such key", "TIMEOUT", "BUSY"];
+const REFUSALS: [&str; 5] = [
+    "ERR no such key",
+    "ERR the transaction could not be committed",
+    "TIMEOUT",
+    "BUSY",
+    "MISCONF",
+];
 
 fn is_expected(error: &str) -> bool {
     REFUSALS.iter().any(|refusal| error.starts_with(refusal))
@@ -173,6 +201,68 @@ pub(super) enum End {
     PowerLoss,
 }
 
+/// Faults of each shard's disk that can be switched on and off.
+struct Troubles {
+    full: Vec<Switch>,
+    stalled: Vec<Switch>,
+}
+
+impl Troubles {
+    fn of(node: &Node) -> Troubles {
+        let of_each = |name: &'static str| (0..SHARDS).map(move |shard| node.switch(&format!("{name}-{shard}")));
+        Troubles {
+            full: of_each("full").collect(),
+            stalled: of_each("stalled").collect(),
+        }
+    }
+
+    /// For CORELANE_FAULTS.
+    fn faults(&self) -> String {
+        let all = |name: &str, switches: &[Switch]| {
+            let switches = switches.iter().enumerate();
+            let faults = switches.map(|(shard, switch)| format!("{name}@{shard}={}", switch.when()));
+            faults.collect::<Vec<_>>().join(",")
+        };
+        format!(
+            "{},{}",
+            all("disk-full", &self.full),
+            all("stall-writes", &self.stalled)
+        )
+    }
+
+    /// Makes some at random, one shard at a time, until the server's end or that of its load.
+    fn make(&self, address: SocketAddr, random: &mut StdRng, is_over: &AtomicBool) {
+        while !is_over.load(Ordering::Relaxed) {
+            let kind = if random.random() { &self.full } else { &self.stalled };
+            let switch = kind.choose(random).expect("there are shards");
+            switch.on();
+            std::thread::sleep(Duration::from_millis(random.random_range(TROUBLE_MS)));
+            switch.off();
+            if !has_recovered(address, is_over) {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until all shards take writes again. False if the server or its load has ended before.
+fn has_recovered(address: SocketAddr, is_over: &AtomicBool) -> bool {
+    while !is_over.load(Ordering::Relaxed) {
+        let asked = Client::connect(address).and_then(|mut client| {
+            client.send(&["INFO", "shards"])?;
+            client.read()
+        });
+        let Ok(Some(shards)) = asked.map(|reply| reply.text()) else {
+            return false;
+        };
+        if shards.matches("state=healthy").count() == usize::from(SHARDS) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(POLL_PAUSE_MS));
+    }
+    false
+}
+
 /// A server under load, and its history so far.
 pub(super) struct Load<'a, W: Workload> {
     workload: &'a W,
@@ -181,6 +271,8 @@ pub(super) struct Load<'a, W: Workload> {
     shapes: &'a [String],
     /// CORELANE_FAULTS of all lives.
     faults: String,
+    /// Its disks are full or stall from time to time.
+    troubles: Option<Troubles>,
     clock: Clock,
     random: StdRng,
     pub(super) history: Vec<Entry<W::Action>>,
@@ -200,12 +292,21 @@ impl<'a, W: Workload> Load<'a, W> {
             node,
             shapes,
             faults: faults.to_owned(),
+            troubles: None,
             clock: Clock::start(),
             random: StdRng::seed_from_u64(seed),
             history: Vec::new(),
             lives: 0,
             refused: BTreeMap::new(),
         }
+    }
+
+    /// The disk of one shard or another is full or stalls from time to time.
+    pub(super) fn with_troubles(mut self) -> Self {
+        let troubles = Troubles::of(&self.node);
+        self.faults = format!("{},{}", troubles.faults(), self.faults);
+        self.troubles = Some(troubles);
+        self
     }
 
     /// One server, from its start to its end. It is looked at before the clients come.
@@ -249,7 +350,11 @@ impl<'a, W: Workload> Load<'a, W> {
 
     /// Lets clients act until the server's end.
     fn run_clients(&mut self, end: End) -> Vec<Session<W::Action>> {
-        let life = Duration::from_millis(self.random.random_range(LIFE_MS));
+        let life_ms = self.random.random_range(match &self.troubles {
+            None => LIFE_MS,
+            Some(_) => TROUBLED_LIFE_MS,
+        });
+        let mut for_troubles = StdRng::seed_from_u64(self.random.random());
         let seeds: Vec<u64> = (0..CLIENTS).map(|_| self.random.random()).collect();
         let (workload, address, clock) = (self.workload, self.node.address(), self.clock);
         let is_over = &AtomicBool::new(false);
@@ -258,19 +363,26 @@ impl<'a, W: Workload> Load<'a, W> {
                 scope.spawn(move || {
                     // One that comes too late has done nothing.
                     let mut session = connect(address, clock, number, seed).ok()?;
-                    while !is_over.load(Ordering::Relaxed) && workload.act(&mut session).is_ok() {}
+                    while !is_over.load(Ordering::Relaxed)
+                        && (workload.act(&mut session).is_ok() || session.reconnect(address).is_ok())
+                    {
+                    }
                     Some(session)
                 })
             };
             let clients: Vec<_> = seeds.into_iter().enumerate().map(client).collect();
+            if let Some(troubles) = &self.troubles {
+                scope.spawn(move || troubles.make(address, &mut for_troubles, is_over));
+            }
             if matches!(end, End::Stopped | End::Killed) {
-                std::thread::sleep(life);
+                std::thread::sleep(Duration::from_millis(life_ms));
             }
             match end {
-                End::Stopped => is_over.store(true, Ordering::Relaxed),
+                End::Stopped => {}
                 End::Killed => self.node.kill_9(),
                 End::AtWrite | End::PowerLoss => self.node.wait_for_exit(),
             }
+            is_over.store(true, Ordering::Relaxed);
             let sessions = clients
                 .into_iter()
                 .filter_map(|client| client.join().expect("a client"))
@@ -293,8 +405,12 @@ impl<'a, W: Workload> Load<'a, W> {
         let refused: usize = self.refused.values().sum();
         let wrong = self.refused.keys().find(|error| !is_expected(error));
         assert_eq!(wrong, None, "an error that nothing explains");
+        let is_enough = match &self.troubles {
+            None => refused * REFUSED_SHARE_MIN <= self.history.len(),
+            Some(_) => (self.history.len() - refused) * ANSWERED_SHARE_MIN >= self.history.len(),
+        };
         assert!(
-            refused * REFUSED_SHARE_MIN <= self.history.len(),
+            is_enough,
             "of {} actions were refused {:?}",
             self.history.len(),
             self.refused

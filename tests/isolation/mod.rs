@@ -38,7 +38,7 @@ use store::{Store, StoreWorkload};
 use self::history::Entry;
 use crate::harness::server::allowed_cpus;
 use crate::storage::{four_shards_on_two_executors, seed};
-use crate::transactions::SHARDS;
+use crate::transactions::one_executor;
 
 /// How long a load runs unless CORELANE_SIMULATION_SECONDS says otherwise.
 const SECONDS_DEFAULT: u64 = 2;
@@ -68,14 +68,13 @@ impl Checked for StoreWorkload {
     }
 }
 
-/// Four shards on one executor, where a transaction meets nobody and has its redo record all the same.
-fn one_executor() -> String {
-    let cpu = allowed_cpus()[0];
-    format!("--shards {SHARDS} --network-cores {cpu} --storage-cores {cpu}")
-}
-
 /// Runs a load through lives that end so, and has its history checked.
 fn check<W: Checked>(test: &str, ends: &[End]) {
+    check_with::<W>(test, ends, false);
+}
+
+/// The same on disks that may be full or stall from time to time.
+fn check_with<W: Checked>(test: &str, ends: &[End], is_troubled: bool) {
     let given = std::env::var("CORELANE_SIMULATION_SECONDS").ok();
     let seconds = given.map_or(SECONDS_DEFAULT, |seconds| {
         seconds.parse().expect("CORELANE_SIMULATION_SECONDS is a number")
@@ -85,6 +84,9 @@ fn check<W: Checked>(test: &str, ends: &[End]) {
     for round in 0.. {
         let workload = W::default();
         let mut load = Load::new(&workload, &shapes, "", seed + round);
+        if is_troubled {
+            load = load.with_troubles();
+        }
         while load.lives < ends.len() || (Instant::now() < end && load.history.len() < ACTIONS_MAX) {
             load.live(ends[load.lives % ends.len()]);
         }
@@ -129,6 +131,25 @@ fn appends_are_strictly_serializable_through_power_losses() {
 fn values_payments_and_moves_are_strictly_serializable_through_power_losses() {
     let test = "values_payments_and_moves_are_strictly_serializable_through_power_losses";
     check::<StoreWorkload>(test, &[End::PowerLoss]);
+}
+
+/// The disk of one shard or another is full or stalls from time to time, whatever the shards do meanwhile, and however
+/// the lives end.
+#[cfg(feature = "fault-injection")]
+const TROUBLED_ENDS: &[End] = &[End::Killed, End::Stopped, End::AtWrite, End::PowerLoss];
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn appends_are_strictly_serializable_on_disks_that_fill_up_and_stall() {
+    let test = "appends_are_strictly_serializable_on_disks_that_fill_up_and_stall";
+    check_with::<AppendWorkload>(test, TROUBLED_ENDS, true);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn values_payments_and_moves_are_strictly_serializable_on_disks_that_fill_up_and_stall() {
+    let test = "values_payments_and_moves_are_strictly_serializable_on_disks_that_fill_up_and_stall";
+    check_with::<StoreWorkload>(test, TROUBLED_ENDS, true);
 }
 
 /// Runs a load on a server without a safeguard until its history is wrong.

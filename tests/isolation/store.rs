@@ -361,6 +361,10 @@ impl StoreWorkload {
             words(&format!("GET {giver}")),
             words(&format!("GET {taker}")),
         ])?;
+        // A key is locked for too long, or what was read there was taken back because the disk is full.
+        if asked.iter().any(|reply| matches!(reply, Value::Error(_))) {
+            return session.send(&[words("UNWATCH")]).map(|_| ());
+        }
         let (from_balance, to_balance) = (balance_of(&asked[1]), balance_of(&asked[2]));
         let lines = [
             format!("SET {giver} {}", from_balance - amount),

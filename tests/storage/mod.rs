@@ -77,6 +77,19 @@ impl Node {
         process.wait_until_ready(self.address);
     }
 
+    /// Starts the server with a fault that may end it before it answers. Returns whether it answers.
+    pub(crate) fn start_or_die(&mut self, flags: &str, faults: &str) -> bool {
+        let free = wait_for(|| TcpListener::bind(self.address).is_ok());
+        assert!(free, "somebody listens at {}", self.address);
+        let command = command(self.address, &self.data_directory(), flags, faults);
+        let process = self.process.insert(ServerProcess::spawn(command));
+        let is_up = process.is_ready_before_it_ends(self.address);
+        if !is_up {
+            self.process = None;
+        }
+        is_up
+    }
+
     /// Starts a server that must not come up; returns how it exited and what it printed.
     pub(crate) fn start_refused(&self, flags: &str, faults: &str) -> (ExitStatus, String) {
         let command = command(free_address(), &self.data_directory(), flags, faults);
@@ -98,6 +111,11 @@ impl Node {
 
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.address).unwrap_or_else(|error| panic!("cannot connect to {}: {error}", self.address))
+    }
+
+    /// A connection; `None` if the server is gone.
+    pub(crate) fn try_connect(&self) -> Option<Client> {
+        Client::connect(self.address).ok()
     }
 
     /// The address, for threads that connect by themselves.
@@ -190,9 +208,15 @@ impl Node {
     /// and its end, where `keep` says (it gets both lengths). Returns the number of bytes cut.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn cut_unsynced(&self, mut keep: impl FnMut(u64, u64) -> u64) -> u64 {
+        self.cut_unsynced_of_shards(|_, synced, bytes| keep(synced, bytes))
+    }
+
+    /// The same; `keep` gets the number of the shard first.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn cut_unsynced_of_shards(&self, mut keep: impl FnMut(u16, u64, u64) -> u64) -> u64 {
         assert!(self.process.is_none(), "kill the server first");
         let mut cut = 0;
-        for shard in shard_folders(&self.data_directory()) {
+        for (number, shard) in (0..).zip(shard_folders(&self.data_directory())) {
             let recorded = std::fs::read_to_string(shard.join(corelane::faults::SYNCED_FILE));
             let recorded = recorded.unwrap_or_default();
             let synced: std::collections::BTreeMap<&str, u64> = recorded
@@ -214,7 +238,7 @@ impl Node {
                     .expect("a log file can be opened");
                 let bytes = file.metadata().expect("an open file has a length").len();
                 let synced = synced.get(name).copied().unwrap_or(0).min(bytes);
-                let kept = keep(synced, bytes);
+                let kept = keep(number, synced, bytes);
                 assert!((synced..=bytes).contains(&kept));
                 file.set_len(kept).expect("a log file can be cut");
                 cut += bytes - kept;
@@ -225,6 +249,7 @@ impl Node {
 }
 
 /// A fault that lasts as long as a file exists (`NAME=while:PATH`).
+#[derive(Clone)]
 pub(crate) struct Switch {
     path: PathBuf,
 }

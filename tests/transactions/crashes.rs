@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{SHARDS, key_per_shard, mget, mset, run};
+use super::{SHARDS, key_per_shard, mget, mset, one_executor, run};
 use crate::harness::client::Client;
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
@@ -175,11 +175,6 @@ fn dies_at_writes(flags: &str, power_fails: bool, (first, step): (u64, u64)) {
         victim.was_half_done > 0,
         "no death came between the decision and the reply"
     );
-}
-
-fn one_executor() -> String {
-    let cpu = allowed_cpus()[0];
-    format!("--shards {SHARDS} --network-cores {cpu} --storage-cores {cpu}")
 }
 
 #[test]

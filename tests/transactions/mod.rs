@@ -2,10 +2,13 @@
 
 #[cfg(feature = "fault-injection")]
 mod crashes;
+#[cfg(feature = "fault-injection")]
+mod failing_disks;
 mod isolation;
 mod waiting;
 
 use crate::harness::client::Client;
+use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
 use crate::storage::key_on;
 
@@ -14,6 +17,12 @@ pub(crate) const SHARDS: u16 = 4;
 /// A key on each shard, whose names begin with `prefix`.
 pub(crate) fn key_per_shard(prefix: &str) -> Vec<String> {
     (0..SHARDS).map(|shard| key_on(shard, SHARDS, prefix)).collect()
+}
+
+/// Flags for four shards on one executor, where a transaction meets nobody and has its redo record all the same.
+pub(crate) fn one_executor() -> String {
+    let cpu = allowed_cpus()[0];
+    format!("--shards {SHARDS} --network-cores {cpu} --storage-cores {cpu}")
 }
 
 /// Runs a command given as words separated by blanks.

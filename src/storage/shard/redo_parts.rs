@@ -1,6 +1,6 @@
 //! A shard's part in what is written on several shards: redo records, and which of them it has followed.
 
-use super::{Shard, ShardState};
+use super::{Found, Shard, ShardState};
 use crate::error::CommandError;
 use crate::executor::locks::TransactionId;
 use crate::faults;
@@ -39,7 +39,7 @@ impl Shard {
         for write in writes {
             let slot = Slot::of(write.key().unwrap_or_default());
             let (written, version) = match write {
-                Write::Databases { map } if map.generation <= self.databases.generation => continue,
+                Write::Databases { map } if map.generation <= self.wide.databases.generation => continue,
                 Write::Databases { map } => (self.set_database_map(*map)?, 0),
                 Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
@@ -67,13 +67,12 @@ impl Shard {
 
     /// All that is staged, as a start would have to write it.
     pub fn staged_writes(&self) -> Vec<Write> {
-        let emptied = (0..encoding::DATABASE_COUNT as u8).filter(|number| self.whole.emptied >> number & 1 == 1);
+        let emptied = (0..encoding::DATABASE_COUNT as u8).filter(|number| self.wide.changes.emptied >> number & 1 == 1);
         let emptied = emptied.filter_map(|physical| self.number_of(physical));
         let emptied = emptied.map(|number| Write::Empty { database: Some(number) });
-        let map = self
-            .whole
-            .has_new_map
-            .then_some(Write::Databases { map: self.databases });
+        let map = self.wide.changes.has_new_map.then_some(Write::Databases {
+            map: self.wide.databases,
+        });
         map.into_iter()
             .chain(emptied)
             .chain(self.records.staged().filter_map(|staged| self.as_write(staged)))
@@ -141,33 +140,54 @@ impl Shard {
         Ok(found)
     }
 
-    /// Whether this shard has followed a transaction of another home that is not known to be finished.
-    pub fn has_applied(&self, id: TransactionId) -> bool {
-        self.applied.contains(&id)
+    /// Whether this shard has the redo record of a transaction, committed or still to be, and the turn in which it is.
+    pub fn has_redo(&mut self, id: TransactionId) -> Result<(bool, u64), CommandError> {
+        self.set_system_key(&encoding::redo_key(id));
+        let found = self.find_in(Column::System)?;
+        let epoch = match found {
+            Found::Entry(index) => self.records.epoch(index),
+            Found::Large | Found::Absent => self.committed_epoch.max(self.records.forgotten_epoch()),
+        };
+        Ok((self.stored(&found).is_some(), epoch))
     }
 
-    /// Stages the note that it does so with what the running command stages.
+    /// Whether this shard has applied its part of a transaction that is not known to be finished: it is committed, or
+    /// staged.
+    pub fn has_applied(&mut self, id: TransactionId) -> Result<bool, CommandError> {
+        Ok(encoding::is_applied(&self.applied()?, id))
+    }
+
+    /// Which ones, in their stored form. It lies among the records, so that what is rolled back is not among it.
+    fn applied(&mut self) -> Result<Vec<u8>, CommandError> {
+        self.set_system_key(encoding::APPLIED_KEY);
+        let found = self.find_in(Column::System)?;
+        Ok(self.stored(&found).unwrap_or_default().to_vec())
+    }
+
+    /// Stages that it does so with what the running command stages.
     pub fn note_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         self.check_writable()?;
-        Ok(self.note_following(id))
+        self.note_following(id)
     }
 
     /// The same for what is staged already, and to be committed with other shards as one.
-    pub fn note_following(&mut self, id: TransactionId) -> u64 {
-        self.applied.insert(id);
-        let noted = encoding::encode_applied(&self.applied);
+    pub fn note_following(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+        let applied = self.applied()?;
+        let noted = encoding::with_applied(&applied, id, &self.forgotten);
+        // What is not in the list any more is left out for good when that is committed, and until then again and again.
+        self.forgotten.retain(|id| encoding::is_applied(&applied, *id));
         self.set_system_key(encoding::APPLIED_KEY);
-        self.stage_here(Column::System, Some(noted))
+        Ok(self.stage_here(Column::System, Some(noted)))
     }
 
     /// The redo record of a transaction is gone, so that it need not be remembered: the next note leaves it out.
     pub fn forget_applied(&mut self, id: TransactionId) {
-        self.applied.remove(&id);
+        self.forgotten.insert(id);
     }
 
     /// The same for all, at once.
     pub fn forget_all_applied(&mut self) -> Result<(), CommandError> {
-        if !std::mem::take(&mut self.applied).is_empty() {
+        if !self.applied()?.is_empty() {
             self.write_system(encoding::APPLIED_KEY, None)?;
         }
         Ok(())

@@ -1,0 +1,396 @@
+//! One shard's disk is full, stalls or fails in the middle of a transaction over several shards: what was decided is
+//! done, what was answered is true, and keys do not stay locked without a word.
+
+use std::time::{Duration, Instant};
+
+use super::{SHARDS, key_per_shard, mget, mset, one_executor, run};
+use crate::harness::client::Client;
+use crate::harness::process::wait_for;
+use crate::harness::server::allowed_cpus;
+use crate::harness::value::Value;
+use crate::storage::{Node, four_shards_on_two_executors, key_on};
+
+/// How long an answer may take that must not wait for anything.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// More writes than a stalled shard takes before it refuses them.
+const WRITES_TO_FILL_A_STALL: usize = 5_000;
+
+/// More writes than a start makes.
+const WRITES_OF_A_START_MAX: u64 = 30;
+
+fn prompt(client: &mut Client, line: &str) -> String {
+    let began = Instant::now();
+    let reply = run(client, line).render();
+    assert!(began.elapsed() < PROMPT, "{line} took {:?}", began.elapsed());
+    reply
+}
+
+/// What MGET of [`SHARDS`] keys answers.
+fn values(each: [&str; SHARDS as usize]) -> String {
+    let lines = each.iter().enumerate();
+    let lines: Vec<String> = lines
+        .map(|(place, value)| format!("{}) \"{value}\"", place + 1))
+        .collect();
+    lines.join("\n")
+}
+
+fn read(client: &mut Client) -> String {
+    client.read().expect("the server answers").render()
+}
+
+/// With one CPU there is one executor, where nobody follows another.
+fn has_two_executors() -> bool {
+    allowed_cpus().len() > 1
+}
+
+/// A transaction has parts for two shards of one executor. The first takes its part, the second takes no more writes
+/// for a while: both must have theirs in the end.
+#[test]
+fn a_part_is_not_lost_when_another_shard_of_its_executor_is_stalled() {
+    let mut node = Node::new();
+    let stall = node.switch("stall");
+    let flags = four_shards_on_two_executors();
+    node.start(&flags, &format!("stall-writes@3={}", stall.when()));
+    let keys = key_per_shard("k");
+    let (mut client, mut filler) = (node.connect(), node.connect());
+    assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    stall.on();
+    let fill = format!("SET {} 1\r\n", key_on(3, SHARDS, "fill")).repeat(WRITES_TO_FILL_A_STALL);
+    filler.send_bytes(fill.as_bytes()).expect("the server reads");
+    assert!(
+        wait_for(|| node.info_section("errorstats").contains("errorstat_BUSY:")),
+        "a stalled shard takes writes without an end"
+    );
+    client.send(&mset(&keys, "new")).expect("the server reads");
+    if has_two_executors() {
+        // The first executor has the transaction's decision.
+        let mut reader = node.connect();
+        assert!(wait_for(
+            || run(&mut reader, &format!("GET {}", keys[0])).render() == "\"new\""
+        ));
+    }
+    stall.off();
+    let reply = read(&mut client);
+    let expected = match reply.as_str() {
+        "OK" => values(["new"; 4]),
+        refused => {
+            assert!(
+                !has_two_executors() && refused.starts_with("(error) BUSY "),
+                "{refused}"
+            );
+            values(["old"; 4])
+        }
+    };
+    assert_eq!(client.command(&mget(&keys)).render(), expected);
+    node.kill_9();
+    node.start(&flags, "");
+    assert_eq!(node.connect().command(&mget(&keys)).render(), expected);
+}
+
+/// The disk of a shard is full when it is to commit its part of what the others have committed. That is done when there
+/// is room, and not by the next start, over what was written since.
+fn a_part_waits_for_room(flags: &str, full_shard: u16) {
+    let mut node = Node::new();
+    let full = node.switch("full");
+    node.start(flags, &format!("disk-full@{full_shard}={}", full.when()));
+    let keys = key_per_shard("k");
+    let mut client = node.connect();
+    assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    full.on();
+    client.send(&mset(&keys, "new")).expect("the server reads");
+    node.wait_for_state(full_shard, "read-only");
+    let other = key_on(full_shard, SHARDS, "other");
+    let reply = prompt(&mut node.connect(), &format!("SET {other} 1"));
+    assert!(reply.starts_with("(error) MISCONF "), "{reply}");
+    assert!(client.has_no_reply(), "it is not committed, and cannot be taken back");
+    full.off();
+    assert_eq!(read(&mut client), "OK");
+    assert_eq!(client.command(&mget(&keys)).render(), values(["new"; 4]));
+    let key = &keys[usize::from(full_shard)];
+    assert!(
+        wait_for(|| run(&mut client, &format!("SET {key} newer")).render() == "OK"),
+        "the shard takes writes again"
+    );
+    node.kill_9();
+    node.start(flags, "");
+    let mut expected = ["new"; 4];
+    expected[usize::from(full_shard)] = "newer";
+    assert_eq!(
+        node.connect().command(&mget(&keys)).render(),
+        values(expected),
+        "an old part came back"
+    );
+}
+
+#[test]
+fn a_part_that_meets_a_full_disk_waits_for_room_and_never_comes_back() {
+    for durability in ["interval", "always"] {
+        for background in [0, 1] {
+            let shards = four_shards_on_two_executors();
+            let flags = format!("{shards} --durability {durability} --background-commit-writes {background}");
+            for full_shard in [1, 3] {
+                a_part_waits_for_room(&flags, full_shard);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_part_on_the_same_executor_that_meets_a_full_disk_waits_for_room_and_never_comes_back() {
+    for durability in ["interval", "always"] {
+        let flags = format!("{} --durability {durability}", one_executor());
+        for full_shard in [1, 3] {
+            a_part_waits_for_room(&flags, full_shard);
+        }
+    }
+}
+
+/// While a decided part waits for room, its keys wait, and nothing else does.
+#[test]
+fn others_go_on_while_a_part_waits_for_room() {
+    let mut node = Node::new();
+    let full = node.switch("full");
+    let flags = four_shards_on_two_executors();
+    node.start(&flags, &format!("disk-full@3={}", full.when()));
+    let keys = key_per_shard("k");
+    let (mut client, mut other) = (node.connect(), node.connect());
+    assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    full.on();
+    client.send(&mset(&keys, "new")).expect("the server reads");
+    node.wait_for_state(3, "read-only");
+    if has_two_executors() {
+        for line in ["DBSIZE", "KEYS nobody*", "RANDOMKEY", "SCAN 0"] {
+            prompt(&mut other, line);
+        }
+        let on = |shard: u16| key_on(shard, SHARDS, "other");
+        assert_eq!(prompt(&mut other, &format!("MSET {} 1 {} 1", on(0), on(2))), "OK");
+        assert_eq!(
+            prompt(&mut other, &format!("EXISTS {} {}", on(2), on(3))),
+            "(integer) 1"
+        );
+        assert_eq!(node.info("executors", "executor1", "decided"), "1");
+    }
+    full.off();
+    assert_eq!(read(&mut client), "OK");
+    assert!(wait_for(|| node.info("executors", "executor1", "decided") == "0"));
+}
+
+/// What is to be one is not done in part because one of its shards takes no writes.
+#[test]
+fn an_exec_or_a_script_that_meets_a_full_disk_does_nothing() {
+    for flags in [one_executor(), four_shards_on_two_executors()] {
+        let mut node = Node::new();
+        let full = node.switch("full");
+        node.start(&flags, &format!("disk-full@1={}", full.when()));
+        let keys = key_per_shard("k");
+        let mut client = node.connect();
+        assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+        full.on();
+        run(&mut client, &format!("SET {} new", keys[1]));
+        node.wait_for_state(1, "read-only");
+        let script = "for i = 1, 4 do redis.call('SET', KEYS[i], 'new') end";
+        let eval = ["EVAL", script, "4"].into_iter().chain(keys.iter().map(String::as_str));
+        let reply = client.command(&eval.collect::<Vec<_>>()).render();
+        assert!(reply.contains("MISCONF"), "{reply}");
+        run(&mut client, "MULTI");
+        for key in &keys {
+            run(&mut client, &format!("SET {key} new"));
+        }
+        let reply = run(&mut client, "EXEC").render();
+        assert!(reply.contains("MISCONF") && !reply.contains("OK"), "{reply}");
+        assert_eq!(client.command(&mget(&keys)).render(), values(["old"; 4]), "{flags}");
+        let eval = ["EVAL", "return redis.call('GET', KEYS[1])", "2", &keys[0], &keys[1]];
+        if flags == one_executor() {
+            assert_eq!(
+                client.command(&eval).render(),
+                "\"old\"",
+                "a script that reads is served"
+            );
+        }
+    }
+}
+
+/// The power fails, and it fails again while the start finishes what the first failure has left half done. Each log
+/// gets to the disk for itself, so that one of them may have all of the start's writes and the others none.
+#[test]
+fn two_power_losses_in_a_row_tear_nothing() {
+    let flags = format!("{} --durability always", four_shards_on_two_executors());
+    let keys = key_per_shard("k");
+    for write in 1.. {
+        assert!(write < WRITES_OF_A_START_MAX, "the start does not end");
+        let mut node = Node::new();
+        let switch = node.switch("dying");
+        let fault = format!("record-synced-log=1,kill-before-apply=1:{}", switch.when());
+        node.start(&flags, &fault);
+        let mut client = node.connect();
+        assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+        switch.on();
+        client.send(&mset(&keys, "new")).expect("the server reads");
+        node.wait_for_exit();
+        node.cut_unsynced(|synced, _| synced);
+        let is_up = node.start_or_die(&flags, &format!("record-synced-log=1,kill-after-commit={write}"));
+        if is_up {
+            node.kill_9();
+        }
+        // The first shard has the record, or its deletion.
+        node.cut_unsynced_of_shards(|shard, synced, bytes| if shard == 0 { bytes } else { synced });
+        node.start(&flags, "");
+        let found = node.connect().command(&mget(&keys)).render();
+        assert_eq!(
+            found,
+            values(["new"; 4]),
+            "the second death was at write {write} of the start"
+        );
+        if is_up {
+            return;
+        }
+    }
+}
+
+/// The home of a redo record stops, and nobody can tell whether its log has the record. The keys of the other shards
+/// can be read, who writes them is told why not, and the operator is, too.
+#[test]
+fn keys_in_doubt_are_read_and_not_written_and_the_operator_is_told() {
+    if !has_two_executors() {
+        return;
+    }
+    let mut node = Node::new();
+    let fail = node.switch("fail");
+    let flags = format!("{} --durability always", four_shards_on_two_executors());
+    node.start(&flags, &format!("record-synced-log=1,fail-sync@0={}", fail.when()));
+    let keys = key_per_shard("k");
+    let mut client = node.connect();
+    assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    fail.on();
+    client.send(&mset(&keys, "new")).expect("the server reads");
+    assert!(client.is_closed(), "neither OK nor an error would be true");
+    node.wait_for_state(0, "unavailable");
+    assert!(wait_for(|| node.info("executors", "executor1", "in_doubt") == "1"));
+    let mut client = node.connect();
+    for key in &keys[2..] {
+        assert_eq!(prompt(&mut client, &format!("GET {key}")), "\"old\"");
+        for line in [
+            format!("SET {key} newer"),
+            format!("MSET {key} newer {} newer", keys[1]),
+        ] {
+            let reply = prompt(&mut client, &line);
+            assert!(reply.starts_with("(error) SHARDDOWN "), "{line}: {reply}");
+        }
+    }
+    assert_eq!(
+        prompt(&mut client, &format!("MGET {} {}", keys[2], keys[3])),
+        "1) \"old\"\n2) \"old\""
+    );
+    let other = key_on(2, SHARDS, "other");
+    assert_eq!(prompt(&mut client, &format!("SET {other} 1")), "OK");
+    let (_, output) = node.terminate();
+    assert!(output.contains("before a restart"), "nothing is said of it:\n{output}");
+    node.start(&flags, "");
+    let mut client = node.connect();
+    let found = client.command(&mget(&keys)).render();
+    assert!([values(["old"; 4]), values(["new"; 4])].contains(&found), "{found}");
+    assert_eq!(
+        client.command(&mset(&keys, "newer")).render(),
+        "OK",
+        "nothing is locked"
+    );
+}
+
+/// The home of a redo record takes it back, and cannot say so by an error, because other keys were looked at: it is
+/// asked whether the record is there, and the locks go.
+#[test]
+fn a_transaction_whose_record_was_taken_back_keeps_no_locks() {
+    let mut node = Node::new();
+    let full = node.switch("full");
+    node.start(
+        &four_shards_on_two_executors(),
+        &format!("disk-full@0=1:{}", full.when()),
+    );
+    let keys = key_per_shard("k");
+    let (mut client, mut watcher) = (node.connect(), node.connect());
+    assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    assert_eq!(run(&mut watcher, &format!("WATCH {}", keys[1])).render(), "OK");
+    full.on();
+    for line in ["MULTI", "FLUSHALL", &format!("SET {} new", keys[2]), "EXEC"] {
+        client
+            .send(&line.split(' ').collect::<Vec<_>>())
+            .expect("the server reads");
+    }
+    // On one executor nobody can be asked.
+    while client.read().is_ok_and(|reply| !matches!(reply, Value::Error(_))) {}
+    let mut client = node.connect();
+    assert!(wait_for(
+        || prompt(&mut client, &format!("SET {} newer", keys[0])) == "OK"
+    ));
+    assert_eq!(prompt(&mut client, &format!("SET {} newer", keys[3])), "OK");
+    assert_eq!(
+        client.command(&mget(&keys)).render(),
+        values(["newer", "old", "old", "newer"])
+    );
+}
+
+/// A FLUSHALL that waits for the end of a stall has emptied nothing yet, whatever else is staged meanwhile.
+#[test]
+fn a_flush_that_is_stalled_is_not_answered_before_it_is_committed() {
+    /// How often the note of what is reclaimed may be gone before the stall begins.
+    const TRIES: usize = 20;
+    for _ in 0..TRIES {
+        let mut node = Node::new();
+        let stall = node.switch("stall");
+        node.start("--shards 1", &format!("stall-writes={}", stall.when()));
+        let mut client = node.connect();
+        // Its members are worth to be reclaimed, which is noted, and the note is deleted when it is done.
+        assert_eq!(
+            run(&mut client, "SETRANGE big 33554432 x").render(),
+            "(integer) 33554433"
+        );
+        assert_eq!(run(&mut client, "SET small 1").render(), "OK");
+        assert_eq!(run(&mut client, "DEL big"), Value::Integer(1));
+        stall.on();
+        client.send(&["FLUSHALL"]).expect("the server reads");
+        node.wait_for_state(0, "stalled");
+        let reclaimed = || node.info("shards", "shard0", "reclaimed_collections");
+        let came_too_late = reclaimed() != "0";
+        if !came_too_late {
+            assert!(wait_for(|| reclaimed() == "1"));
+            // That many milliseconds of the executor's housekeeping later.
+            let turns = || -> u64 { node.info("executors", "executor0", "turns").parse().expect("a number") };
+            let before = turns();
+            assert!(wait_for(|| turns() > before + 2));
+            assert!(client.has_no_reply(), "it is not committed");
+        }
+        stall.off();
+        assert_eq!(read(&mut client), "OK");
+        if !came_too_late {
+            return;
+        }
+    }
+    panic!("each time it was reclaimed too early");
+}
+
+/// A flush of several shards fails because the disk of the first one is full: who has read on another shard that it is
+/// empty is not told so.
+#[test]
+fn nobody_is_told_of_a_flush_that_was_taken_back() {
+    let mut node = Node::new();
+    let (stall, full) = (node.switch("stall"), node.switch("full"));
+    node.start(
+        &one_executor(),
+        &format!("stall-writes@0={},disk-full@0={}", stall.when(), full.when()),
+    );
+    let keys = key_per_shard("k");
+    let (mut client, mut reader) = (node.connect(), node.connect());
+    assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    stall.on();
+    client.send(&["FLUSHALL"]).expect("the server reads");
+    node.wait_for_state(0, "stalled");
+    reader.send(&["GET", &keys[1]]).expect("the server reads");
+    // It has read when what it was sent after is answered.
+    assert!(wait_for(|| node.info("executors", "executor0", "held") == "2"));
+    full.on();
+    stall.off();
+    let reply = read(&mut reader);
+    assert!(reply.starts_with("(error) MISCONF "), "it was told {reply}");
+    assert_eq!(node.connect().command(&mget(&keys)).render(), values(["old"; 4]));
+}
