@@ -29,6 +29,8 @@ pub struct KeyEvent {
 /// A message for a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// Whether it is for a shard channel (SPUBLISH).
+    pub is_sharded: bool,
     /// Where to.
     pub channel: Vec<u8>,
     /// What.

@@ -852,6 +852,8 @@ pub static TRANSACTION_PREPARE: Command = step("transaction|prepare", WRITE, Ste
 pub static TRANSACTION_APPLY: Command = step("transaction|apply", WRITE, Step::Apply);
 /// See [`Step::Release`].
 pub static TRANSACTION_RELEASE: Command = step("transaction|release", READ, Step::Release);
+/// See [`Step::RunBehind`].
+pub static TRANSACTION_RUN_BEHIND: Command = step("transaction|run_behind", READ, Step::RunBehind);
 /// See [`Step::Forget`].
 pub static TRANSACTION_FORGET: Command = step("transaction|forget", WRITE, Step::Forget);
 

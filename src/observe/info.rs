@@ -611,7 +611,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
-                 held={},parked={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                 held={},parked={},handed_back={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),
@@ -619,6 +619,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 Quantiles("turn", &storage.turn_ns),
                 storage.held.get(),
                 storage.parked.get(),
+                storage.handed_back.get(),
                 storage.replies_begun.get(),
                 mean(storage.sync_ns.get(), syncs) / 1000.0,
                 storage.panics.get(),

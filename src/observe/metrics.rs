@@ -240,6 +240,8 @@ pub struct StorageMetrics {
     pub held: Counter,
     /// Requests that had to wait for a transaction over several executors.
     pub parked: Counter,
+    /// Commands that needed more than their keys here and were handed back, to run as transactions.
+    pub handed_back: Counter,
     /// Large replies of which a part has not been asked for yet.
     pub replies_begun: Counter,
     /// Keys for which commands wait.

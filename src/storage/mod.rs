@@ -4,7 +4,8 @@
 //! [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot
 //! sorted sets and [`gaps`] where large ones are empty, [`pieces`] the rest of large replies. [`lifecycle`] takes note
 //! of keys that come and expire. [`redo`] records keep transactions over several shards whole; [`gathered`] is what one
-//! sees, and [`view`] what a handler sees.
+//! sees, and [`view`] what a handler sees;
+//! [`undeclared`] is what a command needs beyond the keys that it named.
 
 pub mod compaction;
 pub mod database;
@@ -23,4 +24,5 @@ pub mod records;
 pub mod redo;
 pub mod shard;
 pub mod uncommitted;
+pub mod undeclared;
 pub mod view;
