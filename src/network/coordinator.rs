@@ -248,7 +248,7 @@ impl NetworkExecutor {
         let handed_back = HandedBack::decode(batch.reply(response)).expect("an executor encodes what it hands back");
         let (id, command) = (response.id, response.command);
         let handler = command.storage_handler().expect("an executor has run it");
-        let connection = self.connection_of(id.connection, id.generation);
+        let connection = self.open_connection(id.connection, id.generation);
         let executing = connection.as_ref().and_then(|connection| {
             if batch.priority == Priority::Low {
                 connection.low_out.set(connection.low_out.get().saturating_sub(1));
@@ -896,10 +896,10 @@ impl NetworkExecutor {
 
     /// The connection, if it is still the one.
     fn client_of(&self, coordination: &Coordination) -> Option<Rc<Connection>> {
-        self.connection_of(coordination.connection, coordination.generation)
+        self.open_connection(coordination.connection, coordination.generation)
     }
 
-    fn connection_of(&self, index: u32, generation: u32) -> Option<Rc<Connection>> {
+    fn open_connection(&self, index: u32, generation: u32) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         let connection = connections.get(index as usize)?;
         (connection.generation == generation && !connection.closed.get()).then(|| Rc::clone(connection))
