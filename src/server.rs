@@ -1,11 +1,11 @@
 //! A server: preflight, core map, channels, executors; started and stopped in order.
 
 use crate::channel::link::{Credits, Links};
-use crate::channel::message::Batch;
 use crate::channel::responses::responses;
+use crate::channel::message::{Batch, Caller};
 use crate::channel::router::{Router, StorageId};
 use crate::commands::persistence::Saves;
-use crate::commands::table::COMMANDS;
+use crate::commands::table::{COMMANDS, Command};
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::executor::committer::Committer;
@@ -16,9 +16,11 @@ use crate::executor::syncer::{SyncReport, Syncer};
 use crate::executor::waiters::Waiters;
 use crate::network::TRANSACTION_THREADS_MAX;
 use crate::network::network_executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::network::script_calls;
 use crate::observe::info::Baseline;
 use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::protocol::Arguments;
 use crate::registry::admin_threads::AdminThreads;
 use crate::registry::clients::Clients;
 use crate::registry::inboxes::Posted;
@@ -879,6 +881,14 @@ pub fn run(
         shutdown: Shutdown::default(),
         scripts: Arc::clone(&stores.scripts),
     });
+    // Not for longer than the server lives, which has them.
+    let server = Arc::downgrade(&state);
+    let run_for_script =
+        move |command: &'static Command, arguments: Arguments<'_>, caller: Caller| match server.upgrade() {
+            Some(server) => script_calls::run(&server, command, arguments, caller),
+            None => Err(CommandError::Internal),
+        };
+    state.scripts.set_server_commands(Box::new(run_for_script));
     let credits = Credits {
         requests: current.link_credits,
         batch_size: current.batch_size,

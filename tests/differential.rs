@@ -357,7 +357,9 @@ fn play_block(pair: &mut Pair, (select, kind): (Vec<Vec<u8>>, BlockKind), steps:
 /// Whether a step is compared by more than its one reply.
 fn needs_more(step: &Step) -> bool {
     use Compare::{Lex, Pop, Random, Walk, WithConsumer};
-    reads_places(step)
+    step.is_script
+        || follows_patterns(step)
+        || reads_places(step)
         || sorts_texts(step)
         || adds_to_hyperloglog(step)
         || matches!(step.row.compare, Walk | Random(_) | Pop | Lex | WithConsumer)
@@ -366,6 +368,7 @@ fn needs_more(step: &Step) -> bool {
 /// Plays a command that is compared by more than its reply; returns what differs.
 fn play_alone(pair: &mut Pair, step: &Step) -> Result<(), (String, String)> {
     match step.row.compare {
+        _ if step.is_script => play_plain(pair, step),
         Compare::Walk => walk(pair, step),
         Compare::Lex if has_one_score(&mut pair.theirs, step) => play_plain(pair, step),
         Compare::Lex => Ok(()),
@@ -375,7 +378,7 @@ fn play_alone(pair: &mut Pair, step: &Step) -> Result<(), (String, String)> {
         }
         _ if adds_to_hyperloglog(step) => play_hyperloglog(pair, step),
         _ if sorts_texts(step) && leaves_order_open(&mut pair.theirs, step) => Ok(()),
-        _ if sorts_texts(step) => play_plain(pair, step),
+        _ if sorts_texts(step) || follows_patterns(step) => play_plain(pair, step),
         _ if !reads_places(step) => play_random(pair, step),
         _ if has_places(&mut pair.theirs, step) => play_plain(pair, step),
         _ => Ok(()),
@@ -417,6 +420,12 @@ fn play_hyperloglog(pair: &mut Pair, step: &Step) -> Result<(), (String, String)
         pair.call(&[&b"DEL"[..], key]);
     }
     Ok(())
+}
+
+/// Whether a command finds keys of other shards while it runs: it is concurrent with what is pipelined behind it.
+fn follows_patterns(step: &Step) -> bool {
+    let has = |option: &[u8]| step.words.iter().any(|word| word.eq_ignore_ascii_case(option));
+    step.tagged && step.row.name().starts_with("sort") && (has(b"BY") || has(b"GET"))
 }
 
 /// Whether a command sorts texts for a reply: Redis compares them up to their first NUL then (with STORE, all of them).

@@ -35,6 +35,10 @@ pub const SEVERAL_SHARDS: u16 = u16::MAX;
 /// In [`Response::more`]: not a reply, but the notice that a command, or a part of one, has found nothing and waits.
 pub const WAITS: u64 = u64::MAX;
 
+/// In [`Response::more`]: not a reply, but the command itself, which needs more than its keys on this executor and is
+/// to be run as a transaction.
+pub const HANDED_BACK: u64 = u64::MAX - 1;
+
 /// In which order a storage executor serves what has arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {

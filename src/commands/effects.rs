@@ -30,6 +30,8 @@ pub struct KeyEvent {
 /// A message for a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// Whether it is for a shard channel (SPUBLISH).
+    pub is_sharded: bool,
     /// Where to.
     pub channel: Vec<u8>,
     /// What.
@@ -133,11 +135,11 @@ impl Effects {
         self.shown.clear();
     }
 
-    /// Adds a message, to be published when the command stands.
+    /// Adds a message to a channel, or to a shard channel (SPUBLISH), to be published when the command stands.
     ///
     /// # Errors
     /// There are too many.
-    pub fn send(&mut self, channel: &[u8], payload: &[u8]) -> Result<(), CommandError> {
+    pub fn send(&mut self, is_sharded: bool, channel: &[u8], payload: &[u8]) -> Result<(), CommandError> {
         if self.messages.is_empty() {
             self.message_bytes = 0;
         }
@@ -149,6 +151,7 @@ impl Effects {
         }
         self.message_bytes += bytes;
         self.messages.push(Message {
+            is_sharded,
             channel: channel.to_vec(),
             payload: payload.to_vec(),
         });

@@ -292,8 +292,11 @@ impl Part {
                 Err(CommandError::Internal)
             })
         });
-        if matches!(outcome, Ok(Driven::Paused)) {
-            return Ok(Driven::Paused);
+        match outcome {
+            Ok(Driven::Paused) => return Ok(Driven::Paused),
+            // All of EXEC is undone and runs again.
+            Err(CommandError::Elsewhere) => return Err(CommandError::Elsewhere),
+            _ => {}
         }
         context.end_part(self.mark, outcome.is_ok());
         if let Err(error) = &outcome {

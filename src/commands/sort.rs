@@ -8,6 +8,7 @@ use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
 use super::lists::{End, List};
 use crate::error::CommandError;
+use crate::executor::locks::Mode;
 use crate::number::parse_double;
 use crate::protocol::Arguments;
 use crate::storage::encoding::{HashField, SCORE_MEMBERS, Type, split_score_key};
@@ -15,6 +16,9 @@ use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 
 type Outcome = Result<(), CommandError>;
+
+/// Keys of patterns that are asked for at once.
+const PATTERN_KEYS_AT_ONCE: usize = 256;
 
 /// SORT key [BY pattern] [LIMIT offset count] [GET pattern …] [ASC | DESC] [ALPHA] [STORE destination]
 pub fn sort(context: &mut Context<'_>) -> Outcome {
@@ -126,14 +130,22 @@ impl<'a> Pattern<'a> {
         }
     }
 
-    /// The value for an element; `None` if there is none of the right type.
+    /// The key in which the value for an element is.
+    fn key(&self, element: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Pattern::Element | Pattern::Nothing => None,
+            Pattern::Key { before, after, .. } => Some([before, element, after].concat()),
+        }
+    }
+
+    /// The value for an element, whose key [`need_keys`] was told of; `None` if there is none of the right type.
     fn value(&self, context: &mut Context<'_>, element: &[u8]) -> Result<Option<Vec<u8>>, CommandError> {
-        let (before, after, field) = match self {
+        let field = match self {
             Pattern::Element => return Ok(Some(element.to_vec())),
             Pattern::Nothing => return Ok(None),
-            Pattern::Key { before, after, field } => (before, after, field),
+            Pattern::Key { field, .. } => field,
         };
-        let key = [before, element, after].concat();
+        let key = self.key(element).unwrap_or_default();
         let (database, now_ms) = (context.database, context.now_ms);
         let hash = match (context.read(&key)?, field) {
             (Some(record), None) if record.kind == Type::String => return Ok(Some(record.payload.to_vec())),
@@ -145,6 +157,32 @@ impl<'a> Pattern<'a> {
         let living = field.filter(|field| field.is_alive(now_ms));
         Ok(living.map(|field| field.value.to_vec()))
     }
+}
+
+/// The values that patterns name for elements are about to be read.
+///
+/// # Errors
+/// The keys cannot be used here and now.
+fn need_keys(
+    context: &mut Context<'_>,
+    patterns: &[Pattern<'_>],
+    elements: &[Vec<u8>],
+    options: &Options<'_>,
+) -> Outcome {
+    // A part of a script or of EXEC: those may write.
+    let is_of_write = options.store.is_some() || context.is_inner;
+    let database = context.database;
+    for part in elements.chunks(PATTERN_KEYS_AT_ONCE) {
+        let mut places = Vec::new();
+        for element in part {
+            let keys = patterns.iter().filter_map(|pattern| pattern.key(element));
+            places.extend(keys.map(|key| (database, key)));
+        }
+        if !places.is_empty() {
+            context.view.need_keys(&places, Mode::Shared, is_of_write)?;
+        }
+    }
+    Ok(())
 }
 
 /// SORT and SORT_RO.
@@ -248,6 +286,7 @@ fn read_elements(
 fn sorted(context: &mut Context<'_>, source: Collection, options: &Options<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
     let all = 0..usize::try_from(source.count).unwrap_or(usize::MAX);
     let mut elements = read_elements(context, source, all, Direction::Forward)?;
+    need_keys(context, options.by.as_slice(), &elements, options)?;
     let directed = |ordering: Ordering| match options.descending {
         true => ordering.reverse(),
         false => ordering,
@@ -309,6 +348,7 @@ fn until_nul(text: &[u8]) -> &[u8] {
 
 /// Answers the elements, or what GET names for each.
 fn reply(context: &mut Context<'_>, elements: &[Vec<u8>], options: &Options<'_>) -> Outcome {
+    need_keys(context, &options.get, elements, options)?;
     context.reply.array(elements.len() * options.get.len().max(1));
     for element in elements {
         if options.get.is_empty() {
@@ -326,6 +366,7 @@ fn reply(context: &mut Context<'_>, elements: &[Vec<u8>], options: &Options<'_>)
 
 /// Puts the elements, or what GET names for each, into a list in place of whatever is under `target`.
 fn store(context: &mut Context<'_>, target: &[u8], elements: Vec<Vec<u8>>, options: &Options<'_>) -> Outcome {
+    need_keys(context, &options.get, &elements, options)?;
     // All values are read before the list is there, which may replace one of them.
     let values = match options.get.is_empty() {
         true => elements,

@@ -856,6 +856,8 @@ pub static TRANSACTION_RELEASE: Command = step("transaction|release", READ, Step
 pub static TRANSACTION_RESOLVE: Command = step("transaction|resolve", READ, Step::Resolve);
 /// See [`Step::KeepInDoubt`].
 pub static TRANSACTION_KEEP_IN_DOUBT: Command = step("transaction|keep-in-doubt", READ, Step::KeepInDoubt);
+/// See [`Step::RunBehind`].
+pub static TRANSACTION_RUN_BEHIND: Command = step("transaction|run_behind", READ, Step::RunBehind);
 /// See [`Step::Forget`].
 pub static TRANSACTION_FORGET: Command = step("transaction|forget", WRITE, Step::Forget);
 

@@ -347,9 +347,8 @@ settings! {
         name: "script-memory-limit", range: Some(2 * MIB..=64 * GIB), unit: "bytes", changes: Changes::Live,
     }
 
-    /// Whether scripts may use keys of all storage executors without declaring them: each then runs as a transaction on
-    /// everything.
-    script_undeclared_keys: bool = "no" {
+    /// Whether scripts may use keys that they have not declared, and run commands on all keys; `no` forbids it.
+    script_undeclared_keys: bool = "yes" {
         name: "script-undeclared-keys", range: None, unit: "", changes: Changes::Live,
     }
 

@@ -4,13 +4,16 @@
 //! [`shard`](crate::storage::shard), commits once per turn (large batches by way of the [`committer`]) and sends the
 //! boxes home; the [`syncer`] tells it how far the disk has followed. [`blocked_commands`] are those that wait for a
 //! key, [`waiters`] the lines they stand in; [`participant`] is this thread's part in transactions over several
-//! executors, in which the [`locks`] say who goes first. [`watches`] knows who watches which key, [`key_readers`] who
+//! executors, in which the [`locks`] say who goes first;
+//! [`handed_back`] are commands that become such transactions because they need more than their keys here. [`watches`]
+//! knows who watches which key, [`key_readers`] who
 //! has read it, and the [`outbox`] keeps what is to be published until the commit. The [`reclaimer`] gives the space of
 //! large deleted collections back, and the [`disk_watch`] looks how much there is.
 
 mod blocked_commands;
 pub mod committer;
 pub mod disk_watch;
+pub mod handed_back;
 mod housekeeping;
 pub mod key_readers;
 pub mod locks;

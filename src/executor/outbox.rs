@@ -131,7 +131,15 @@ pub fn publish(pubsub: &PubSub, classes: EventClasses, events: &[KeyEvent], mess
 }
 
 fn send(pubsub: &PubSub, messages: &[Message]) {
-    for Message { channel, payload } in messages {
-        pubsub.publish(channel, payload);
+    for Message {
+        is_sharded,
+        channel,
+        payload,
+    } in messages
+    {
+        match is_sharded {
+            true => pubsub.publish_to_shard_channel(channel, payload),
+            false => pubsub.publish(channel, payload),
+        };
     }
 }

@@ -7,13 +7,15 @@
 //! locks until its parts are committed, however often a full disk or a stall takes them back, and only a shard that has
 //! stopped leaves its part to the restart. Where nothing was written the locks are released.
 
+use super::handed_back;
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::{Batch, Request, SEVERAL_SHARDS};
+use crate::channel::message::{Batch, HANDED_BACK, Request, Response, SEVERAL_SHARDS};
 use crate::commands::table::{self, Runs};
 use crate::error::CommandError;
 use crate::executor::locks::{Admission, Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::faults::{self, Point};
+use crate::protocol::Span;
 use crate::slots::{ShardId, Slot, shard_of};
 use crate::storage::database::Direction;
 use crate::storage::database::{Column, DatabaseError};
@@ -22,7 +24,8 @@ use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{KeyAndType, KeyRange, Member, Range};
 use crate::storage::redo::{self, Part};
 use crate::storage::shard::{ModifiedKey, Owner};
-use std::collections::{HashMap, VecDeque};
+use crate::storage::undeclared::Undeclared;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -45,6 +48,8 @@ pub enum Step {
     Resolve,
     /// Nobody can tell that before a restart: let the keys be read, and not written.
     KeepInDoubt,
+    /// The command of the client that was handed back is over: what waits behind it may run.
+    RunBehind,
     /// All shards have followed: redo records and notes of them may go.
     Forget,
 }
@@ -80,6 +85,8 @@ pub struct Schedule {
     pub watcher: u64,
     /// The place of the client's connection on its executor.
     pub connection: u32,
+    /// Whether an executor has handed it back: then it is not behind what waits for it to be over.
+    pub is_handed_back: bool,
     /// What it locks here.
     pub scope: Scope,
 }
@@ -93,6 +100,7 @@ impl Schedule {
         fields.number(self.watcher);
         fields.number(u64::from(self.connection));
         fields.byte(u8::from(self.mode == Mode::Exclusive));
+        fields.byte(u8::from(self.is_handed_back));
         fields.byte(u8::from(self.scope == Scope::Everything));
         if let Scope::Keys(places) = &self.scope {
             for (database, key) in places {
@@ -111,6 +119,7 @@ impl Schedule {
             0 => Mode::Shared,
             _ => Mode::Exclusive,
         };
+        let is_handed_back = fields.byte()? != 0;
         let is_whole = fields.byte()? != 0;
         let mut places = Vec::new();
         while !fields.is_at_end() {
@@ -126,6 +135,7 @@ impl Schedule {
             mode,
             watcher,
             connection,
+            is_handed_back,
             scope,
         })
     }
@@ -147,12 +157,12 @@ pub enum Question<'a> {
     Member(&'a Owner, Column, &'a [u8]),
     /// The first members of a range, and how many of them.
     Members(&'a Owner, Column, Range<'a>, Direction, usize),
-    /// A key.
-    Key(&'a Place),
+    /// Keys.
+    Keys(&'a [Place]),
     /// The number of keys of a database.
     Count(u8),
-    /// Keys of a database that are alive at a time (Unix milliseconds), on the shard of the first slot.
-    Keys(u8, &'a KeyRange, u64),
+    /// The keys of a database that are alive at a time (Unix milliseconds), on the shard of the first slot.
+    KeysOf(u8, &'a KeyRange, u64),
 }
 
 impl Question<'_> {
@@ -168,10 +178,12 @@ impl Question<'_> {
             fields.byte(u8::from(column == Column::Score));
         };
         match self {
-            Question::Key((database, key)) => {
+            Question::Keys(places) => {
                 fields.byte(0);
-                fields.byte(*database);
-                fields.bytes(key);
+                for (database, key) in *places {
+                    fields.byte(*database);
+                    fields.bytes(key);
+                }
             }
             Question::Member(owner, column, member) => {
                 of(1, owner, *column);
@@ -189,7 +201,7 @@ impl Question<'_> {
                 fields.byte(*database);
                 fields.bytes(b"");
             }
-            Question::Keys(database, range, now_ms) => {
+            Question::KeysOf(database, range, now_ms) => {
                 fields.byte(4);
                 fields.byte(*database);
                 fields.bytes(b"");
@@ -213,8 +225,8 @@ pub fn decode_members(bytes: &[u8]) -> Option<Vec<Member>> {
     Some(members)
 }
 
-/// Reads an answer to [`Question::Keys`]: keys and their types, and the last one that was looked at if there are more;
-/// `None` if it is damaged.
+/// Reads an answer to [`Question::KeysOf`]: keys and their types, and the last one that was looked at if there are
+/// more; `None` if it is damaged.
 pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
     let mut fields = FieldReader(bytes);
     let mut keys = Vec::new();
@@ -240,6 +252,10 @@ pub(super) struct Parked {
     commands: HashMap<TransactionId, Box<Batch>>,
     /// By client that has one of those: its later commands, which wait behind it.
     behind: HashMap<u64, VecDeque<Box<Batch>>>,
+    /// Clients whose commands wait behind one that was handed back.
+    handed_back: HashSet<u64>,
+    /// Clients of which such a command is over.
+    over: Vec<u64>,
     /// Scripts that have waited, in boxes of their own, and turned out to be long: each gets a turn of its own.
     pub(super) long: VecDeque<Box<Batch>>,
     /// Schedule steps that wait for their locks.
@@ -260,7 +276,7 @@ impl Parked {
     /// Whether locks were granted, or are free for those who wait for keys.
     #[inline]
     pub(super) fn can_resume(&self) -> bool {
-        !(self.granted.is_empty() && self.given_up.is_empty()) || self.is_due
+        !(self.granted.is_empty() && self.given_up.is_empty() && self.over.is_empty()) || self.is_due
     }
 
     /// How many decided transactions have parts that are not committed.
@@ -372,6 +388,9 @@ impl StorageExecutor {
             batch.answer(&request, REFUSED);
             done.push(batch);
         }
+        while let Some(client) = self.parked.over.pop() {
+            self.run_behind(client, done);
+        }
         while let Some(id) = self.parked.granted.pop_front() {
             if let Some(schedule) = self.parked.schedules.remove(&id) {
                 self.run_alone(schedule, done);
@@ -412,7 +431,9 @@ impl StorageExecutor {
 
     /// A client's command that has waited was run: the next ones follow, until one must wait itself.
     pub(super) fn run_behind(&mut self, client: u64, done: &mut Boxes) {
-        while let Some(next) = self.parked.behind.get_mut(&client).and_then(VecDeque::pop_front) {
+        while !self.parked.handed_back.contains(&client)
+            && let Some(next) = self.parked.behind.get_mut(&client).and_then(VecDeque::pop_front)
+        {
             if self.is_held(&next, &next.requests[0]) {
                 return self.stand_in_line(next);
             }
@@ -420,7 +441,43 @@ impl StorageExecutor {
                 return;
             }
         }
-        self.parked.behind.remove(&client);
+        if !self.parked.handed_back.contains(&client) {
+            self.parked.behind.remove(&client);
+        }
+    }
+
+    /// A command got to what it has not named and may not use here. Nothing of it stands; the network executor runs it
+    /// as a transaction, and the client's later commands wait here until that is over.
+    pub(super) fn hand_back(&mut self, batch: &mut Batch, request: &Request, start: usize) {
+        let undeclared = self.shards.take_undeclared().unwrap_or(Undeclared::Everything);
+        self.roll_back_command();
+        self.effects.forget_ran();
+        self.effects.notes_read = false;
+        self.effects.read.clear();
+        let client = request.caller.client_id;
+        let watched = self.shards.watches_mut().keys_watched_by(client).to_vec();
+        let (arguments, replies) = batch.parts(request);
+        replies.truncate(start);
+        handed_back::encode(&request.caller, &undeclared, &watched, arguments, replies);
+        let reply = Span {
+            start: start as u32,
+            len: (replies.len() - start) as u32,
+        };
+        batch.responses.push(Response {
+            id: request.id,
+            reply,
+            command: request.command,
+            took_ns: 0,
+            failed: false,
+            commit_epoch: 0,
+            shard: 0,
+            more: HANDED_BACK,
+        });
+        if client != 0 {
+            self.parked.behind.entry(client).or_default();
+            self.parked.handed_back.insert(client);
+        }
+        self.metrics.handed_back.add(1);
     }
 
     /// Tries again what could not be done, and gives up what has waited too long; in a turn that has begun.
@@ -512,11 +569,14 @@ impl StorageExecutor {
         let argument = arguments.get(1);
         let mut fields = FieldReader(argument);
         match step {
-            Step::Schedule if self.parked.behind.contains_key(&request.caller.client_id) => {
-                replies.extend_from_slice(BEHIND);
-            }
             Step::Schedule => {
                 let schedule = Schedule::decode(argument).ok_or(CommandError::Internal)?;
+                let client = request.caller.client_id;
+                let is_ahead = schedule.is_handed_back && self.parked.handed_back.contains(&client);
+                if self.parked.behind.contains_key(&client) && !is_ahead {
+                    replies.extend_from_slice(BEHIND);
+                    return Ok(StepOutcome::Answered);
+                }
                 return self.schedule(schedule, replies);
             }
             Step::Read => {
@@ -576,6 +636,13 @@ impl StorageExecutor {
             }
             Step::KeepInDoubt => {
                 self.keep_in_doubt(fields.number().ok_or(CommandError::Internal)?);
+                replies.extend_from_slice(b"+OK\r\n");
+            }
+            Step::RunBehind => {
+                let client = request.caller.client_id;
+                if self.parked.handed_back.remove(&client) {
+                    self.parked.over.push(client);
+                }
                 replies.extend_from_slice(b"+OK\r\n");
             }
             Step::Forget => {
@@ -652,16 +719,16 @@ impl StorageExecutor {
         replies: &mut Vec<u8>,
     ) -> Result<Option<()>, CommandError> {
         FieldWriter(replies).byte(b'=');
-        let read = |fields: &mut FieldReader<'_>| -> Option<(u8, Place)> {
-            Some((fields.byte()?, (fields.byte()?, fields.bytes()?.to_vec())))
-        };
-        let Some((kind, (database, key))) = read(fields) else {
+        let read_place = |fields: &mut FieldReader<'_>| Some((fields.byte()?, fields.bytes()?.to_vec()));
+        let Some(kind) = fields.byte() else {
             return Ok(None);
         };
         if kind == 0 {
-            self.shards.export(&(database, key), replies)?;
-            return Ok(Some(()));
+            return self.answer_keys_at(fields, replies);
         }
+        let Some((database, key)) = read_place(fields) else {
+            return Ok(None);
+        };
         if kind == 3 {
             let count = self.shards.key_count(database)?;
             FieldWriter(replies).number(count);
@@ -708,6 +775,23 @@ impl StorageExecutor {
             fields.bytes(value);
             ControlFlow::Continue(())
         })?;
+        Ok(Some(()))
+    }
+
+    /// Each key as [`Shards::export`](crate::storage::view::Shards::export) has it, behind the length of that.
+    fn answer_keys_at(
+        &mut self,
+        fields: &mut FieldReader<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<()>, CommandError> {
+        while !fields.is_at_end() {
+            let (Some(database), Some(key)) = (fields.byte(), fields.bytes()) else {
+                return Ok(None);
+            };
+            let mut exported = Vec::new();
+            self.shards.export(&(database, key.to_vec()), &mut exported)?;
+            FieldWriter(replies).bytes(&exported);
+        }
         Ok(Some(()))
     }
 
@@ -894,6 +978,7 @@ mod tests {
                 id: 7,
                 watcher: 3,
                 connection: 4,
+                is_handed_back: true,
                 mode: Mode::Shared,
                 scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
             },
@@ -901,6 +986,7 @@ mod tests {
                 id: u64::MAX,
                 watcher: 0,
                 connection: 0,
+                is_handed_back: false,
                 mode: Mode::Exclusive,
                 scope: Scope::Everything,
             },

@@ -181,6 +181,10 @@ impl StorageExecutor {
             let reply_at = start;
             return Ran::Paused(Paused { command, reply_at });
         }
+        if handled.result == Err(CommandError::Elsewhere) {
+            self.hand_back(batch, request, start);
+            return Ran::Ended(Instant::now());
+        }
         if matches!(request.command.runs, Runs::Exec(_)) {
             // Its transaction is over, whatever came of it.
             self.shards.unwatch(request.caller.client_id);

@@ -95,6 +95,11 @@ impl Watches {
         watching.is_dirty || watching.keys.iter().any(&mut has_expired)
     }
 
+    /// The keys that a client watches, as far as it matters: none when one of them was modified.
+    pub fn keys_watched_by(&self, client_id: u64) -> &[ModifiedKey] {
+        self.by_client.get(&client_id).map_or(&[], |watching| &watching.keys)
+    }
+
     /// Whether anybody watches a key.
     pub fn has(&self, key: &ModifiedKey) -> bool {
         self.by_key.contains_key(key)

@@ -457,9 +457,9 @@ pub(super) struct Connection {
     pub(super) in_pieces: Cell<u32>,
     /// How far the client has come in taking them.
     pub(super) pieces_progress: Cell<Option<PiecesProgress>>,
-    /// The last command is a transaction whose writes are not on their way yet, or an EXEC that may change the session:
+    /// Commands that are transactions whose writes are not on their way yet, or an EXEC that may change the session:
     /// the next must wait.
-    pub(super) coordinating: Cell<bool>,
+    pub(super) coordinating: Cell<u32>,
     /// The last command may have to wait for something to happen: nothing that follows is run.
     pub(super) waiting: RefCell<Option<WaitOut>>,
     /// Wakes the reading task when a command that waited was answered and others are here already.
@@ -472,6 +472,31 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// A transaction begins behind whose writes the next command comes.
+    pub(super) fn begin_coordinating(&self) {
+        self.coordinating.set(self.coordinating.get() + 1);
+    }
+
+    /// Its writes are on their way, or it is over.
+    pub(super) fn end_coordinating(&self) {
+        let coordinating = self.coordinating.get();
+        assert!(coordinating > 0, "a transaction ends once");
+        self.coordinating.set(coordinating - 1);
+    }
+
+    /// The commands that run here of an EXEC whose other part has not run on its storage executor after all.
+    pub(super) fn take_executing(&self, sequence: u32) -> Option<Executing> {
+        let mut replies = self.replies.borrow_mut();
+        let awaited = &mut replies.slot(sequence)?.awaited;
+        match std::mem::replace(awaited, Awaited::Response) {
+            Awaited::Exec(executing) => Some(*executing),
+            other => {
+                *awaited = other;
+                None
+            }
+        }
+    }
+
     /// Sends what it can; returns how many bytes left and what is left.
     pub(super) fn flush(&self) -> (usize, Sent) {
         let mut output = self.output.borrow_mut();

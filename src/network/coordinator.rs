@@ -19,10 +19,11 @@ use crate::commands::multi_exec::parts_of_exec;
 use crate::commands::table::{
     self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET,
     TRANSACTION_KEEP_IN_DOUBT, TRANSACTION_PREPARE, TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RESOLVE,
-    TRANSACTION_RUN, TRANSACTION_SCHEDULE,
+    TRANSACTION_RUN, TRANSACTION_RUN_BEHIND, TRANSACTION_SCHEDULE, WATCHES_DROP,
 };
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
+use crate::executor::handed_back::HandedBack;
 use crate::executor::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::executor::outbox;
 use crate::executor::participant::{
@@ -42,6 +43,7 @@ use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
 use crate::storage::redo::{Part, RECORD_BYTES_MAX, encode_parts, parts_of};
 use crate::storage::shard::Owner;
+use crate::storage::undeclared::Undeclared;
 use crate::storage::view::View;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -63,6 +65,10 @@ const NOBODY: u32 = u32::MAX;
 
 /// Transactions that run at once on threads of their own; others wait for their turn.
 pub(crate) const THREADS_MAX: usize = 16;
+
+/// How often a transaction locks what its handler was found to need beyond what was locked; then it locks everything.
+/// One that finds its keys by what others write meanwhile might never have them all.
+const ROUNDS_OF_MORE_KEYS_MAX: u32 = 3;
 
 /// How long such a thread waits for an answer before it offers again what a channel did not take.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
@@ -107,6 +113,31 @@ pub(super) struct ExecOnSeveral {
     pub(super) writes: bool,
 }
 
+/// Whose transaction it is, and where its reply goes.
+struct Asker {
+    connection: u32,
+    generation: u32,
+    sequence: u32,
+    caller: Caller,
+    priority: Priority,
+}
+
+impl Asker {
+    fn of(connection: &Connection, sequence: u32) -> Asker {
+        Asker {
+            connection: connection.index,
+            generation: connection.generation,
+            sequence,
+            caller: connection.session.borrow().caller(),
+            // Behind its client's earlier commands.
+            priority: match connection.low_out.get() > 0 {
+                true => Priority::Low,
+                false => Priority::Normal,
+            },
+        }
+    }
+}
+
 /// What it locks on one executor.
 struct Participant {
     link: usize,
@@ -128,6 +159,12 @@ struct Coordination {
     priority: Priority,
     mode: Mode,
     string_bytes_max: usize,
+    /// The seed of its handler, whenever that runs: what is random must not name other keys the next time.
+    seed: u64,
+    /// The storage executor that has handed it back, and lets the client's later commands wait.
+    handed_back_by: Option<usize>,
+    /// How often it has locked more than it named.
+    rounds_of_more_keys: u32,
     participants: Vec<Participant>,
     id: TransactionId,
     phase: Phase,
@@ -214,8 +251,56 @@ impl NetworkExecutor {
     ) {
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-        let coordination = self.coordination(connection, sequence, asked, places, exec, deadline);
-        self.begin(connection, coordination, next_transaction_id());
+        let asker = Asker::of(connection, sequence);
+        let coordination = self.coordination(asker, asked, places, exec, deadline);
+        self.begin(Some(connection), coordination, next_transaction_id());
+    }
+
+    /// A storage executor hands back a command that needs more than its keys there: runs it as a transaction on what it
+    /// names and what it was found to need, even if its client is gone.
+    pub(super) fn take_back(self: &Rc<Self>, batch: &Batch, response: &Response) {
+        let handed_back = HandedBack::decode(batch.reply(response)).expect("an executor encodes what it hands back");
+        let (id, command) = (response.id, response.command);
+        let handler = command.storage_handler().expect("an executor has run it");
+        let connection = self.open_connection(id.connection, id.generation);
+        let executing = connection.as_ref().and_then(|connection| {
+            if batch.priority == Priority::Low {
+                connection.low_out.set(connection.low_out.get().saturating_sub(1));
+            }
+            let executing = connection.take_executing(id.sequence)?;
+            connection.end_coordinating();
+            Some(executing)
+        });
+        let arguments = handed_back.arguments.get();
+        let exec = matches!(command.runs, Runs::Exec(_)).then(|| ExecOnSeveral {
+            executing,
+            watched_links: match handed_back.watched.is_empty() {
+                true => Vec::new(),
+                false => vec![batch.link],
+            },
+            writes: command.writes(arguments),
+        });
+        let places = match handed_back.undeclared {
+            Undeclared::Everything => None,
+            Undeclared::Keys(undeclared) => {
+                let mut places = table::places_of(command, arguments, handed_back.caller.database);
+                places.extend(undeclared);
+                places.extend(handed_back.watched);
+                Some(places)
+            }
+        };
+        let asker = Asker {
+            connection: id.connection,
+            generation: id.generation,
+            sequence: id.sequence,
+            caller: handed_back.caller,
+            priority: batch.priority,
+        };
+        let asked = (command, Work::Handler(handler), handed_back.arguments);
+        let deadline = Instant::now() + self.request_timeout.get();
+        let mut coordination = self.coordination(asker, asked, places, exec, deadline);
+        coordination.handed_back_by = Some(batch.link);
+        self.begin(connection.as_ref(), coordination, next_transaction_id());
     }
 
     /// A move has waited for its source, which is there and locked for the transaction `id`.
@@ -233,13 +318,16 @@ impl NetworkExecutor {
         let places = table::places_of(command, moves.arguments.get(), database);
         let asked = (command, Work::Handler(handler), moves.arguments);
         let deadline = Instant::now() + self.request_timeout.get();
-        let mut coordination = self.coordination(connection, sequence, asked, Some(places), None, deadline);
+        let asker = Asker::of(connection, sequence);
+        let mut coordination = self.coordination(asker, asked, Some(places), None, deadline);
         coordination.waited = Some((moves.until, moves.place));
-        self.begin(connection, coordination, id);
+        self.begin(Some(connection), coordination, id);
     }
 
-    fn begin(&self, connection: &Connection, coordination: Coordination, id: TransactionId) {
-        connection.coordinating.set(true);
+    fn begin(self: &Rc<Self>, connection: Option<&Rc<Connection>>, coordination: Coordination, id: TransactionId) {
+        if let Some(connection) = connection {
+            connection.begin_coordinating();
+        }
         self.metrics.transactions.add(1);
         // From here on it belongs to the executor, and others wait for its locks.
         let _uncontained = panics::uncontained();
@@ -249,8 +337,7 @@ impl NetworkExecutor {
 
     fn coordination(
         &self,
-        connection: &Connection,
-        sequence: u32,
+        asker: Asker,
         (command, work, arguments): (&'static Command, Work, OwnedArguments),
         places: Option<Vec<Place>>,
         exec: Option<ExecOnSeveral>,
@@ -259,33 +346,28 @@ impl NetworkExecutor {
         let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
         let is_whole = places.is_none();
         let merging = match work {
-            Work::Everywhere(merge) => Some(Merging::new(
-                merge,
-                connection.session.borrow().version,
-                self.link_count(),
-            )),
+            Work::Everywhere(merge) => Some(Merging::new(merge, asker.caller.version, self.link_count())),
             Work::Handler(_) => None,
         };
         Coordination {
-            connection: connection.index,
-            generation: connection.generation,
-            sequence,
+            connection: asker.connection,
+            generation: asker.generation,
+            sequence: asker.sequence,
             command,
             work,
             arguments,
             exec,
-            caller: connection.session.borrow().caller(),
+            caller: asker.caller,
             deadline,
-            // Behind its client's earlier commands.
-            priority: match connection.low_out.get() > 0 {
-                true => Priority::Low,
-                false => Priority::Normal,
-            },
+            priority: asker.priority,
             mode: match writes {
                 true => Mode::Exclusive,
                 false => Mode::Shared,
             },
             string_bytes_max: self.settings.borrow().proto_max_bulk_len.as_usize(),
+            seed: crate::clock::unix_us(),
+            handed_back_by: None,
+            rounds_of_more_keys: 0,
             participants: self.participants_of(places),
             id: 0,
             phase: Phase::Scheduling,
@@ -340,10 +422,14 @@ impl NetworkExecutor {
     }
 
     /// Asks all executors at once for the locks.
-    fn schedule(&self, number: usize, mut coordination: Box<Coordination>, id: TransactionId) {
+    fn schedule(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>, id: TransactionId) {
         coordination.id = id;
         coordination.phase = Phase::Scheduling;
         coordination.is_refused = false;
+        if coordination.participants.is_empty() {
+            // A script that has declared no key: it is seen what it needs.
+            return self.run_locked(number, coordination);
+        }
         coordination.begin_round(coordination.participants.len());
         for (part, participant) in coordination.participants.iter().enumerate() {
             let schedule = Schedule {
@@ -353,6 +439,7 @@ impl NetworkExecutor {
                     _ => 0,
                 },
                 connection: coordination.connection,
+                is_handed_back: coordination.handed_back_by.is_some(),
                 mode: coordination.mode,
                 scope: participant.scope.clone(),
             };
@@ -435,18 +522,25 @@ impl NetworkExecutor {
     }
 
     fn send_release(&self, target: (usize, Priority), id: TransactionId, caller: Caller) {
-        self.send_to_locks(&TRANSACTION_RELEASE, target, id, caller);
+        self.tell(target, &TRANSACTION_RELEASE, caller, &id.to_be_bytes());
     }
 
-    /// Says what is to become of the locks of a transaction, whose coordinator does not wait for the answer.
-    fn send_to_locks(&self, step: &'static Command, target: (usize, Priority), id: TransactionId, caller: Caller) {
+    /// The command is over, or its writes are on their way: what waits behind it where it was handed back may run.
+    fn run_behind(&self, coordination: &mut Coordination) {
+        if let Some(link) = coordination.handed_back_by.take() {
+            let target = (link, coordination.priority);
+            self.tell(target, &TRANSACTION_RUN_BEHIND, coordination.caller, b"");
+        }
+    }
+
+    /// Sends a step whose response nobody waits for.
+    fn tell(&self, target: (usize, Priority), step: &'static Command, caller: Caller, argument: &[u8]) {
         let nobody = RequestId {
             connection: STEPS,
             sequence: NOBODY,
             ..RequestId::default()
         };
         let deadline = Instant::now() + APPLY_DEADLINE;
-        let argument = &id.to_be_bytes()[..];
         self.push_step(target, nobody, step, caller, deadline, &[argument]);
     }
 
@@ -687,6 +781,10 @@ impl NetworkExecutor {
 
     /// The handler has run: sends what it has written on its way.
     fn write(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>, outcome: Result<(), CommandError>) {
+        if let Some(undeclared) = coordination.gathered.take_undeclared() {
+            return self.lock_more(number, coordination, undeclared);
+        }
+        self.forget_reach(&coordination);
         let outcome = outcome.and_then(|()| coordination.split_writes(&self.server.router));
         if let Err(error) = outcome {
             coordination.reply.clear();
@@ -711,6 +809,65 @@ impl NetworkExecutor {
             0 => self.finish(number, coordination),
             1 => self.apply(number, coordination),
             _ => self.prepare(number, coordination),
+        }
+    }
+
+    /// The handler has needed more than is locked, so nothing that it did stands: runs it again when that is locked,
+    /// too.
+    fn lock_more(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>, undeclared: Undeclared) {
+        self.release_all(&coordination);
+        self.metrics.transaction_retries.add(1);
+        coordination.rounds_of_more_keys += 1;
+        let places = match undeclared {
+            Undeclared::Keys(more) if coordination.rounds_of_more_keys <= ROUNDS_OF_MORE_KEYS_MAX => {
+                let mut places = more;
+                for participant in std::mem::take(&mut coordination.participants) {
+                    match participant.scope {
+                        Scope::Keys(locked) => places.extend(locked),
+                        Scope::Everything => unreachable!("what is locked is everything"),
+                    }
+                }
+                Some(places)
+            }
+            Undeclared::Keys(_) | Undeclared::Everything => None,
+        };
+        coordination.gathered = Gathered::new(places.is_none());
+        coordination.participants = self.participants_of(places);
+        coordination.deadline = Instant::now() + self.request_timeout.get();
+        self.schedule(number, coordination, next_transaction_id());
+    }
+
+    /// Scripts of which it was remembered that they need more than they declare, and that one executor could have run
+    /// this time: the next time one tries to.
+    fn forget_reach(&self, coordination: &Coordination) {
+        if !coordination.runs_script() {
+            return;
+        }
+        let was_foreseen = coordination.handed_back_by.is_none() && coordination.rounds_of_more_keys == 0;
+        let keys = coordination
+            .participants
+            .iter()
+            .flat_map(|participant| match &participant.scope {
+                Scope::Keys(places) => places.as_slice(),
+                Scope::Everything => &[],
+            });
+        let is_on_one = match coordination.gathered.is_whole() {
+            true => was_foreseen && !coordination.gathered.used_everything,
+            false => {
+                let writes = coordination.mode == Mode::Exclusive;
+                self.only_link_of(keys.map(|(_, key)| key.as_slice()), writes) != Some(None)
+            }
+        };
+        if is_on_one {
+            let scripts = &self.server.scripts;
+            let arguments = coordination.arguments.get();
+            match coordination.command.runs {
+                Runs::Exec(_) => {
+                    let parts = parts_of_exec(arguments).filter(|(_, part, _)| part.flags.has(RUNS_SCRIPT));
+                    parts.for_each(|(_, _, arguments)| scripts.forget_reach(arguments.get(1)));
+                }
+                _ => scripts.forget_reach(arguments.get(1)),
+            }
         }
     }
 
@@ -762,7 +919,8 @@ impl NetworkExecutor {
     fn keep_in_doubt(&self, coordination: &Coordination) {
         for participant in &coordination.participants {
             let target = (participant.link, coordination.priority);
-            self.send_to_locks(&TRANSACTION_KEEP_IN_DOUBT, target, coordination.id, coordination.caller);
+            let id = coordination.id.to_be_bytes();
+            self.tell(target, &TRANSACTION_KEEP_IN_DOUBT, coordination.caller, &id);
         }
     }
 
@@ -784,6 +942,7 @@ impl NetworkExecutor {
         for (link, argument) in by_link.iter().enumerate().filter(|(_, argument)| !argument.is_empty()) {
             self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[argument]);
         }
+        self.run_behind(&mut coordination);
         // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change
         // what that means, so they come first.
         let goes_on_here = (coordination.exec.as_ref()).is_some_and(|exec| exec.executing.is_some());
@@ -795,9 +954,13 @@ impl NetworkExecutor {
 
     /// The connection, if it is still the one.
     fn client_of(&self, coordination: &Coordination) -> Option<Rc<Connection>> {
+        self.open_connection(coordination.connection, coordination.generation)
+    }
+
+    fn open_connection(&self, index: u32, generation: u32) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
-        let connection = connections.get(coordination.connection as usize)?;
-        (connection.generation == coordination.generation && !connection.closed.get()).then(|| Rc::clone(connection))
+        let connection = connections.get(index as usize)?;
+        (connection.generation == generation && !connection.closed.get()).then(|| Rc::clone(connection))
     }
 
     /// So many bytes of a transaction's reply are here for its client. A client for whom too much is here goes, as one
@@ -823,7 +986,7 @@ impl NetworkExecutor {
     fn let_go(&self, coordination: &mut Coordination) {
         let has_gone_on = std::mem::replace(&mut coordination.has_gone_on, true);
         if let Some(connection) = self.client_of(coordination).filter(|_| !has_gone_on) {
-            connection.coordinating.set(false);
+            connection.end_coordinating();
             self.room.notify();
         }
     }
@@ -832,6 +995,7 @@ impl NetworkExecutor {
     fn finish(self: &Rc<Self>, number: usize, mut coordination: Box<Coordination>) {
         self.transactions.borrow_mut().under_way.remove(number);
         self.hold_for_client(&mut coordination, 0);
+        self.run_behind(&mut coordination);
         if coordination.error.is_none() && !coordination.is_unknown {
             let Effects {
                 classes,
@@ -842,6 +1006,10 @@ impl NetworkExecutor {
             outbox::publish(&self.server.pubsub, *classes, events, messages);
         }
         let Some(connection) = self.client_of(&coordination) else {
+            for link in coordination.exec.iter().flat_map(|exec| &exec.watched_links) {
+                let target = (*link, coordination.priority);
+                self.tell(target, &WATCHES_DROP, coordination.caller, b"");
+            }
             return;
         };
         if coordination.is_unknown {
@@ -1021,7 +1189,7 @@ impl Coordination {
             now_ms: self.gathered.now_ms,
             view: View::Gathered(&mut self.gathered),
             database: self.caller.database,
-            seed: crate::clock::unix_us(),
+            seed: self.seed,
             string_bytes_max: self.string_bytes_max,
             client_id: self.caller.client_id,
             is_inner: false,
@@ -1056,6 +1224,12 @@ impl Asking {
     }
 
     fn ask_at(&mut self, link: usize, question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
+        self.send(link, question);
+        self.links.flush();
+        self.receive().1
+    }
+
+    fn send(&mut self, link: usize, question: &Question<'_>) {
         let words = [TRANSACTION_READ.name.as_bytes(), &question.encode()];
         self.links.push(
             (link, Priority::Normal),
@@ -1065,13 +1239,17 @@ impl Asking {
             Instant::now() + APPLY_DEADLINE,
             words,
         );
-        self.links.flush();
+    }
+
+    /// Waits for the answer to a question that was sent; returns whose it is, and it.
+    fn receive(&mut self) -> (usize, Result<Vec<u8>, CommandError>) {
         loop {
             match self.home.next_within(ANSWER_PATIENCE) {
                 Ok(Some(batch)) => {
                     let reply = batch.responses.first().map(|response| batch.reply(response).to_vec());
+                    let link = batch.link;
                     self.links.recycle(batch);
-                    return match reply.as_deref().and_then(<[u8]>::split_first) {
+                    let answer = match reply.as_deref().and_then(<[u8]>::split_first) {
                         Some((b'=', rest)) => Ok(rest.to_vec()),
                         Some((b'-', text)) => {
                             let text = String::from_utf8_lossy(text).trim_end().to_owned();
@@ -1079,15 +1257,16 @@ impl Asking {
                         }
                         _ => Err(CommandError::Internal),
                     };
+                    return (link, answer);
                 }
                 Ok(None) => {
                     // A channel that did not take it is offered it again, unless nobody is left to take it.
                     let (_, given_up) = self.links.retry();
                     if !given_up.is_empty() {
-                        return Err(CommandError::Internal);
+                        return (0, Err(CommandError::Internal));
                     }
                 }
-                Err(flume::RecvError::Disconnected) => return Err(CommandError::Internal),
+                Err(flume::RecvError::Disconnected) => return (0, Err(CommandError::Internal)),
             }
         }
     }
@@ -1112,8 +1291,33 @@ impl Remote for Asking {
         decode_members(&answer).ok_or(CommandError::Internal)
     }
 
-    fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError> {
-        self.ask(&place.1, &Question::Key(place))
+    fn keys_at(&mut self, places: &[Place]) -> Result<Vec<Vec<u8>>, CommandError> {
+        let mut by_link: Vec<Vec<Place>> = vec![Vec::new(); self.router.executor_count()];
+        let link_of = |place: &Place| usize::from(self.router.executor_of(Slot::of(&place.1)).0);
+        let links: Vec<usize> = places.iter().map(link_of).collect();
+        for (place, link) in places.iter().zip(&links) {
+            by_link[*link].push(place.clone());
+        }
+        let mut asked = 0;
+        for (link, asked_for) in by_link
+            .iter()
+            .enumerate()
+            .filter(|(_, asked_for)| !asked_for.is_empty())
+        {
+            self.send(link, &Question::Keys(asked_for));
+            asked += 1;
+        }
+        self.links.flush();
+        let mut answers: Vec<Result<Vec<u8>, CommandError>> = vec![Ok(Vec::new()); by_link.len()];
+        for _ in 0..asked {
+            let (link, answer) = self.receive();
+            answers[link] = answer;
+        }
+        // All answers are here, so none can be taken for that to a later question.
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut fields: Vec<FieldReader<'_>> = answers.iter().map(|answer| FieldReader(answer)).collect();
+        let known = links.iter().map(|link| fields[*link].bytes().map(<[u8]>::to_vec));
+        known.collect::<Option<Vec<_>>>().ok_or(CommandError::Internal)
     }
 
     fn count(&mut self, database: u8) -> Result<u64, CommandError> {
@@ -1133,7 +1337,7 @@ impl Remote for Asking {
             ..range
         };
         let link = usize::from(self.router.owner(shard).0);
-        let answer = self.ask_at(link, &Question::Keys(database, &here, now_ms))?;
+        let answer = self.ask_at(link, &Question::KeysOf(database, &here, now_ms))?;
         let (keys, last) = decode_keys(&answer).ok_or(CommandError::Internal)?;
         let rest = KeyRange {
             slot: last.as_ref().map_or(here.end, |key| Slot::of(key).0),

@@ -3,7 +3,7 @@
 use super::connection::{Awaited, Chunk, Connection, PiecesOut};
 use super::merging::Merging;
 use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session, WaitHere};
-use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
+use crate::channel::message::{Batch, Caller, HANDED_BACK, Priority, RequestId, Response, WAITS};
 use crate::commands::blocking::may_wait;
 use crate::commands::table::{
     self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PROTECTED,
@@ -20,6 +20,7 @@ use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::registry::subscribers::Kind;
+use crate::scripts::registry::Reach;
 use crate::slots::Slot;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -158,18 +159,23 @@ impl NetworkExecutor {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
             }
-            Runs::Transaction(handler) if self.uses_everything(command) => {
-                self.coordinate(connection, command, Work::Handler(handler), arguments, None, deadline);
-            }
-            Runs::Transaction(handler) => match self.only_link(command, arguments) {
-                Some(link) => self.send_whole(connection, command, link, arguments, deadline),
-                None => {
-                    let database = connection.session.borrow().database;
-                    let places = table::places_of(command, arguments, database);
-                    let work = Work::Handler(handler);
-                    self.coordinate(connection, command, work, arguments, Some(places), deadline);
+            Runs::Transaction(handler) => {
+                let reach = self.reach_of(command, arguments);
+                let link = match reach {
+                    None => self.only_link(command, arguments),
+                    Some(_) => None,
+                };
+                match link {
+                    Some(link) => self.send_whole(connection, command, link, arguments, deadline),
+                    None => {
+                        let database = connection.session.borrow().database;
+                        let is_whole = reach == Some(Reach::Everything);
+                        let places = (!is_whole).then(|| table::places_of(command, arguments, database));
+                        let work = Work::Handler(handler);
+                        self.coordinate(connection, command, work, arguments, places, deadline);
+                    }
                 }
-            },
+            }
             Runs::All(..) if self.server.router.executor_count() == 1 => {
                 self.send_whole(connection, command, 0, arguments, deadline);
             }
@@ -294,14 +300,17 @@ impl NetworkExecutor {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
     }
 
-    /// Whether a command is a script that may use any key, of whatever storage executor.
-    pub(super) fn uses_everything(&self, command: &Command) -> bool {
-        if !command.flags.has(RUNS_SCRIPT) || self.server.router.executor_count() == 1 {
-            return false;
+    /// What a command that runs a script is known to need beyond its keys, where that makes a difference.
+    #[inline]
+    pub(super) fn reach_of(&self, command: &Command, arguments: Arguments<'_>) -> Option<Reach> {
+        if !command.flags.has(RUNS_SCRIPT) {
+            return None;
         }
-        // A change of the setting counts from the next script on.
-        self.refresh_settings();
-        self.settings.borrow().script_undeclared_keys
+        let is_alone = self.server.router.executor_count() == 1;
+        match is_alone && self.settings.borrow().durability != Durability::Always {
+            true => None,
+            false => self.server.scripts.reach(arguments.get(1)),
+        }
     }
 
     /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to
@@ -534,6 +543,9 @@ impl NetworkExecutor {
     pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
         if response.id.connection >= STEPS_FROM {
             return self.take_step(batch, response);
+        }
+        if response.more == HANDED_BACK {
+            return self.take_back(batch, response);
         }
         let connections = self.connections.borrow();
         let connection = connections

@@ -1,10 +1,11 @@
 //! The network executors: each owns its connections, from the bytes that a client sends to the bytes that it gets.
 //!
-//! [`network_executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies, [`dispatch`]
-//! takes a command to where it runs, `coordinator` those whose keys lie on several storage executors, `key_walks` SCAN. [`session`] is what a
-//! client has set up, [`multi_state`] what it has queued since MULTI, `multi` how EXEC gets to where it runs, `blocked_clients` is about
-//! those in commands that wait. [`delivery`] is how published messages reach subscribers, [`monitor`] what clients that monitor are
-//! shown, and `tracking_pushes` what clients are told of keys that they have read.
+//! [`network_executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies,
+//! [`dispatch`] takes a command to where it runs, `coordinator` those whose keys lie on several storage executors,
+//! `key_walks` SCAN. [`session`] is what a client has set up, [`multi_state`] what it has queued since MULTI, `multi` how
+//! EXEC gets to where it runs, `blocked_clients` is about those in commands that wait. [`delivery`] is how published
+//! messages reach subscribers and monitors, and `tracking_pushes` what clients are told of keys that they have read.
+//! [`script_calls`] runs commands about the server for scripts.
 
 mod blocked_clients;
 pub mod connection;
@@ -16,6 +17,7 @@ mod merging;
 mod multi;
 pub mod multi_state;
 pub mod network_executor;
+pub mod script_calls;
 pub mod session;
 mod socket;
 mod tracking_pushes;

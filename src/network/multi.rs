@@ -18,6 +18,7 @@ use crate::network::multi_state::{Queue, Queued};
 use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
+use crate::scripts::registry::Reach;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -187,27 +188,33 @@ impl NetworkExecutor {
     /// Where an EXEC runs.
     fn scope_of(&self, queue: &Queue, parts: &[(Queued, PartHeader)], watched: BTreeSet<Place>) -> ExecScope {
         let mut places: Vec<Place> = watched.into_iter().collect();
-        let (mut is_whole, mut writes) = (false, false);
+        let (mut is_whole, mut writes, mut goes_beyond) = (false, false, false);
         let mut cursor_link = None;
         for (queued, header) in parts {
             let arguments = queue.arguments(queued);
             writes |= queued.command.may_write();
             match queued.command.runs {
                 Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => is_whole = true,
-                _ if self.uses_everything(queued.command) => is_whole = true,
                 Runs::Cursor(_) => {
                     // Any executor can tell what is wrong with one that is none.
                     let link = keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
                     let link = usize::from(link.unwrap_or(0));
                     is_whole |= *cursor_link.get_or_insert(link) != link;
                 }
-                _ => places.extend(table::places_of(queued.command, arguments, header.database)),
+                _ => {
+                    let reach = self.reach_of(queued.command, arguments);
+                    is_whole |= reach == Some(Reach::Everything);
+                    goes_beyond |= reach == Some(Reach::Keys);
+                    places.extend(table::places_of(queued.command, arguments, header.database));
+                }
             }
         }
         let link = self.only_link_of(places.iter().map(|(_, key)| key.as_slice()), writes);
         let is_everywhere = is_whole && self.only_link_of(std::iter::empty(), writes).is_none();
         match (link, cursor_link) {
             _ if is_everywhere => ExecScope::Several(None),
+            (_, None) if goes_beyond => ExecScope::Several(Some(places)),
+            (_, Some(_)) if goes_beyond => ExecScope::Several(None),
             (Some(Some(link)), Some(cursor)) if link != cursor => ExecScope::Several(None),
             (Some(None), Some(_)) => ExecScope::Several(None),
             (Some(None), None) => ExecScope::Several(Some(places)),
@@ -227,7 +234,7 @@ impl NetworkExecutor {
         }
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-        connection.coordinating.set(true);
+        connection.begin_coordinating();
         self.run_network_parts(connection, sequence, executing, Vec::new());
     }
 
@@ -248,7 +255,7 @@ impl NetworkExecutor {
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
         self.send_part(connection, command, link, (sequence, 0), arguments, deadline);
         if is_split {
-            connection.coordinating.set(true);
+            connection.begin_coordinating();
             connection.waiting_bytes.set(executing.queue.memory());
             if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
                 slot.awaited = Awaited::Exec(Box::new(executing));
@@ -384,7 +391,7 @@ impl NetworkExecutor {
         drop(replies);
         connection.session.borrow().publish();
         connection.waiting_bytes.set(0);
-        connection.coordinating.set(false);
+        connection.end_coordinating();
         self.room.notify();
         self.touch(connection);
     }

@@ -631,7 +631,7 @@ impl NetworkExecutor {
             low_out: Cell::new(0),
             in_pieces: Cell::new(0),
             pieces_progress: Cell::new(None),
-            coordinating: Cell::new(false),
+            coordinating: Cell::new(0),
             waiting: RefCell::new(None),
             answered: RefCell::new(None),
             is_full: Cell::new(false),
@@ -837,7 +837,7 @@ impl NetworkExecutor {
                 return (consumed, Progress::Blocked);
             }
             // Its writes are sent only when its keys are all here: what follows on the connection may read them.
-            if connection.coordinating.get() {
+            if connection.coordinating.get() > 0 {
                 return (consumed, Progress::Blocked);
             }
             if connection.is_waiting() {

@@ -614,7 +614,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
-                 held={},parked={},decided={},in_doubt={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                 held={},parked={},handed_back={},decided={},in_doubt={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),
@@ -622,6 +622,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 Quantiles("turn", &storage.turn_ns),
                 storage.held.get(),
                 storage.parked.get(),
+                storage.handed_back.get(),
                 storage.decided.get(),
                 storage.in_doubt.get(),
                 storage.replies_begun.get(),

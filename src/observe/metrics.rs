@@ -244,6 +244,8 @@ pub struct StorageMetrics {
     pub decided: Counter,
     /// Transactions of which only a restart will tell whether they are decided, because a shard has stopped.
     pub in_doubt: Counter,
+    /// Commands that needed more than their keys here and were handed back, to run as transactions.
+    pub handed_back: Counter,
     /// Large replies of which a part has not been asked for yet.
     pub replies_begun: Counter,
     /// Keys for which commands wait.

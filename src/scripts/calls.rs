@@ -1,6 +1,8 @@
 //! The commands that a script calls: which it may, and how they are run.
 
+use super::registry::Reach;
 use super::script::Call;
+use crate::channel::message::Caller;
 use crate::commands::arguments;
 use crate::commands::monitor_line;
 use crate::commands::table::{self, Command, NO_SCRIPT, Runs, WRITE};
@@ -8,7 +10,6 @@ use crate::commands::{Context, Handler};
 use crate::error::CommandError;
 use crate::executor::locks::Mode;
 use crate::protocol::{Arguments, Reply};
-use crate::storage::view::View;
 use std::time::Instant;
 
 /// Bytes of the reply to one call: what a script can hold is bounded by its memory limit, but the reply is made before.
@@ -21,6 +22,10 @@ pub struct Session {
     pub is_read_only: bool,
     /// The database that it selected.
     pub database: u8,
+    /// The keys that it has declared, if it may use no others.
+    pub declared: Option<Vec<Vec<u8>>>,
+    /// What it was found to need beyond those.
+    pub reach: Option<Reach>,
 }
 
 /// Runs a command that a script calls, as a part of the command that `context` is of; returns its reply.
@@ -92,11 +97,11 @@ fn dispatch(
     let mut reply = Reply::new(bytes, call.version);
     let handler = match row.runs {
         Runs::Shard(handler) | Runs::Transaction(handler) => {
-            check_keys(context, session, row, arguments)?;
+            need_keys(context, session, row, arguments)?;
             handler
         }
         Runs::All(handler, _) | Runs::Each(handler, _) | Runs::Whole(handler) | Runs::Cursor(handler) => {
-            check_whole(context)?;
+            need_everything(context, session, row)?;
             handler
         }
         Runs::Network(_) => return run_of_connection(context, session, (row, arguments), &mut reply),
@@ -117,41 +122,54 @@ fn run_inner(
     outcome
 }
 
-/// A script's keys are where it runs, whether it declared them or not; and no transaction over several executors is
-/// about to write them.
-fn check_keys(
+fn mode_of(row: &Command) -> Mode {
+    match row.may_write() {
+        true => Mode::Exclusive,
+        false => Mode::Shared,
+    }
+}
+
+/// The command uses keys that the script may not have declared.
+fn need_keys(
     context: &mut Context<'_>,
-    session: &Session,
+    session: &mut Session,
     row: &Command,
     arguments: Arguments<'_>,
 ) -> Result<(), CommandError> {
-    let mode = match row.may_write() {
-        true => Mode::Exclusive,
-        false => Mode::Shared,
-    };
-    for place in table::places_of(row, arguments, session.database) {
-        context.view.check_place(&place, mode)?;
-    }
-    Ok(())
-}
-
-/// Commands about all keys see those of this executor, which must be all there are.
-fn check_whole(context: &mut Context<'_>) -> Result<(), CommandError> {
-    if let View::Local(shards) = &context.view
-        && shards.list().len() != usize::from(shards.shard_count())
+    let places = table::places_of(row, arguments, session.database);
+    if let Some(declared) = &session.declared
+        && places.iter().any(|(_, key)| !declared.contains(key))
     {
         return Err(CommandError::text(
-            "ERR Script attempted to run a command on all keys, which are on several storage executors",
+            "ERR Script attempted to access a key that it has not declared, which script-undeclared-keys forbids",
         ));
     }
-    Ok(())
+    let needed = context.view.need_keys(&places, mode_of(row), !session.is_read_only);
+    needed.inspect_err(|error| note_reach(session, error, Reach::Keys))
+}
+
+/// The command concerns all keys.
+fn need_everything(context: &mut Context<'_>, session: &mut Session, row: &Command) -> Result<(), CommandError> {
+    if session.declared.is_some() {
+        return Err(CommandError::text(
+            "ERR Script attempted to run a command on all keys, which script-undeclared-keys forbids",
+        ));
+    }
+    let needed = context.view.need_everything(mode_of(row));
+    needed.inspect_err(|error| note_reach(session, error, Reach::Everything))
+}
+
+fn note_reach(session: &mut Session, error: &CommandError, reach: Reach) {
+    if *error == CommandError::Elsewhere {
+        session.reach = Some(reach);
+    }
 }
 
 /// Commands about connections, as far as they mean something to a script.
 fn run_of_connection(
     context: &mut Context<'_>,
     session: &mut Session,
-    (row, arguments): (&Command, Arguments<'_>),
+    (row, arguments): (&'static Command, Arguments<'_>),
     reply: &mut Reply<'_>,
 ) -> Result<(), CommandError> {
     match row.name {
@@ -169,16 +187,22 @@ fn run_of_connection(
             reply.text(&(now_us / 1_000_000).to_string());
             reply.text(&(now_us % 1_000_000).to_string());
         }
-        "publish" => {
-            context.effects.send(arguments.get(1), arguments.get(2))?;
+        "publish" | "spublish" => {
+            let is_sharded = row.name == "spublish";
+            context.effects.send(is_sharded, arguments.get(1), arguments.get(2))?;
             // Nobody can have got it yet: it leaves when the script is done.
             reply.integer(0);
         }
-        name => {
-            return Err(CommandError::text(format!(
-                "ERR '{}' is about a connection or the server and cannot be called from a script",
-                name.replace('|', " ")
-            )));
+        _ => {
+            let (scripts, _) = context.view.scripts()?;
+            let caller = Caller {
+                client_id: context.client_id,
+                version: reply.version(),
+                database: session.database,
+                ..Caller::default()
+            };
+            let answered = scripts.run_server_command(row, arguments, caller)?;
+            reply.raw(&answered);
         }
     }
     Ok(())

@@ -1,15 +1,38 @@
 //! What all threads know of scripts: their texts by digest, and which run on which storage executor.
 
+use crate::channel::message::Caller;
+use crate::commands::table::Command;
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::protocol::Arguments;
 use crate::scripts::function_libraries::Functions;
+use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// Scripts that EVAL has left behind and that are kept for EVALSHA; the oldest goes. Those of SCRIPT LOAD stay.
 const EVALUATED_MAX: usize = 500;
+
+/// Scripts of which it is remembered what they need beyond the keys that they declare; when there are more, all are
+/// learnt anew.
+const REACHES_MAX: usize = 1024;
+
+/// What a script needs beyond the keys that it declares, as far as its runs have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Other keys.
+    Keys,
+    /// Everything: it calls commands like KEYS.
+    Everything,
+}
+
+/// Runs a command of the network executors that says something of the server (INFO, COMMAND…): the row, the arguments,
+/// and how they are meant; returns its reply.
+pub type ServerCommands =
+    dyn Fn(&'static Command, Arguments<'_>, Caller) -> Result<Vec<u8>, CommandError> + Send + Sync;
 
 /// The SHA1 of a script's text in lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +120,11 @@ pub struct Scripts {
     seats: Box<[Seat]>,
     busy_seats: AtomicUsize,
     evicted: AtomicU64,
+    /// By the hash of the text, digest or name by which a command calls them. Two that have the same hash do no harm.
+    reaches: Mutex<HashMap<u64, Reach>>,
+    reaches_len: AtomicUsize,
+    hasher: RandomState,
+    server_commands: OnceLock<Box<ServerCommands>>,
     /// By thread that has interpreters: the bytes they use.
     memory: Mutex<HashMap<std::thread::ThreadId, usize>>,
 }
@@ -123,6 +151,10 @@ impl Scripts {
             seats: (0..storage_executors).map(|_| Seat::default()).collect(),
             busy_seats: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
+            reaches: Mutex::default(),
+            reaches_len: AtomicUsize::new(0),
+            hasher: RandomState::default(),
+            server_commands: OnceLock::new(),
             memory: Mutex::default(),
         }
     }
@@ -179,6 +211,8 @@ impl Scripts {
     pub fn flush(&self) {
         let mut texts = lock(&self.texts);
         *texts = Texts::default();
+        lock(&self.reaches).clear();
+        self.reaches_len.store(0, Ordering::Release);
         self.generation.store(next_number(), Ordering::Release);
     }
 
@@ -201,6 +235,59 @@ impl Scripts {
     /// What all interpreters use, as far as it was noted.
     pub fn memory(&self) -> usize {
         lock(&self.memory).values().sum()
+    }
+
+    // ---- What they need ----
+
+    /// What the script that a command calls by this text, digest or name needs beyond its declared keys, as far as is
+    /// known.
+    #[inline]
+    pub fn reach(&self, called: &[u8]) -> Option<Reach> {
+        if self.reaches_len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        lock(&self.reaches).get(&self.hasher.hash_one(called)).copied()
+    }
+
+    /// A run has shown what it needs.
+    pub fn remember_reach(&self, called: &[u8], reach: Reach) {
+        let mut reaches = lock(&self.reaches);
+        if reaches.len() >= REACHES_MAX {
+            reaches.clear();
+        }
+        reaches.insert(self.hasher.hash_one(called), reach);
+        self.reaches_len.store(reaches.len(), Ordering::Release);
+    }
+
+    /// A run has shown that the declared keys may do.
+    pub fn forget_reach(&self, called: &[u8]) {
+        if self.reaches_len.load(Ordering::Acquire) > 0 {
+            let mut reaches = lock(&self.reaches);
+            reaches.remove(&self.hasher.hash_one(called));
+            self.reaches_len.store(reaches.len(), Ordering::Release);
+        }
+    }
+
+    // ---- Commands about the server ----
+
+    /// From now on scripts can call commands that say something of the server.
+    pub fn set_server_commands(&self, run: Box<ServerCommands>) {
+        let was_set = self.server_commands.set(run).is_err();
+        assert!(!was_set, "a server is started once");
+    }
+
+    /// Runs such a command.
+    ///
+    /// # Errors
+    /// That of the command, or there is no server (in the in-process engine).
+    pub fn run_server_command(
+        &self,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        caller: Caller,
+    ) -> Result<Vec<u8>, CommandError> {
+        let run = self.server_commands.get().ok_or(CommandError::Internal)?;
+        run(command, arguments, caller)
     }
 
     // ---- What runs ----

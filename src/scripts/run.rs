@@ -140,9 +140,11 @@ impl Running {
             }
         };
         let settings = scripts.settings();
+        let keys: Vec<Vec<u8>> = (3..3 + keys_count).map(|place| arguments.get(place).to_vec()).collect();
+        let declared = (!settings.script_undeclared_keys).then(|| keys.clone());
         let start = Start {
             program: program.clone(),
-            keys: (3..3 + keys_count).map(|place| arguments.get(place).to_vec()).collect(),
+            keys,
             arguments: (3 + keys_count..arguments.len())
                 .map(|place| arguments.get(place).to_vec())
                 .collect(),
@@ -155,6 +157,8 @@ impl Running {
             session: Session {
                 is_read_only: is_read_only || writes_nothing,
                 database: context.database,
+                declared,
+                reach: None,
             },
             program,
             scripts,
@@ -188,7 +192,11 @@ impl Running {
                     });
                 }
                 Step::Call(call) => {
-                    input = Input::Reply(calls::run(context, &mut self.session, &call));
+                    let reply = calls::run(context, &mut self.session, &call);
+                    input = match context.view.must_run_again() {
+                        true => Input::Stop(Stop::Dropped),
+                        false => Input::Reply(reply),
+                    };
                     calls += 1;
                     calls % CALLS_PER_LOOK == 0 && self.looked_at.elapsed() >= SLICE
                 }
@@ -201,7 +209,7 @@ impl Running {
                 continue;
             }
             self.looked_at = Instant::now();
-            if let Some(stop) = self.must_stop(context.arguments) {
+            if let Some(stop) = self.must_stop(context) {
                 input = Input::Stop(stop);
             } else if may_pause {
                 self.input = Some(input);
@@ -230,7 +238,8 @@ impl Running {
     }
 
     /// Tells others of it, as long as it runs, and asks whether they or its limits want it to end.
-    fn must_stop(&mut self, command: Arguments<'_>) -> Option<Stop> {
+    fn must_stop(&mut self, context: &Context<'_>) -> Option<Stop> {
+        let command = context.arguments;
         let run = *self.run.get_or_insert_with(|| {
             let function = match &self.program {
                 Program::Script(_) => None,
@@ -249,6 +258,9 @@ impl Running {
         if self.scripts.is_killed(self.seat, run) {
             return Some(Stop::Killed);
         }
+        if context.view.must_run_again() {
+            return Some(Stop::Dropped);
+        }
         (self.limits.time.is_some_and(|limit| elapsed >= limit)).then_some(Stop::TimeLimit)
     }
 
@@ -262,6 +274,14 @@ impl Running {
     }
 
     fn finish(&mut self, context: &mut Context<'_>, outcome: Outcome) -> Result<(), CommandError> {
+        if let Some(reach) = self.session.reach {
+            self.scripts.remember_reach(context.arguments.get(1), reach);
+        }
+        if matches!(outcome, Outcome::Stopped(Stop::Killed, _)) {
+            context.view.forget_undeclared();
+        } else if context.view.must_run_again() {
+            return Err(CommandError::Elsewhere);
+        }
         match outcome {
             Outcome::Reply(reply) => {
                 context.reply.raw(&reply);

@@ -4,12 +4,16 @@
 //! Records, and the members of small collections, come with the grants of the locks. Of large collections the members
 //! are asked for, which takes a thread that may wait ([`Remote`]): without one a handler fails with
 //! [`CommandError::Elsewhere`] when it gets to them, and is run again on such a thread.
+//!
+//! A handler that gets to a key which is not locked goes on with what is under it: this run only finds out what else it
+//! needs (a reconnaissance), is undone, and the handler runs again when all that is locked.
 
 use super::database::{Column, Direction};
 use super::encoding::{self, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type};
 use super::fields::FieldReader;
 use super::redo::Write;
 use super::shard::{Owner, Visit, damaged_record};
+use super::undeclared::Undeclared;
 use crate::error::CommandError;
 use crate::executor::locks::Place;
 use crate::scripts::registry::Scripts;
@@ -18,9 +22,21 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Members that are asked for at once.
 const MEMBERS_PER_QUESTION: usize = 1024;
+
+/// Keys that one question names at most: a storage executor answers it in about a millisecond.
+const KEYS_PER_QUESTION: usize = 256;
+
+/// Keys that a reconnaissance may find before everything is locked instead: to lock that many takes an executor some
+/// milliseconds.
+const UNLOCKED_KEYS_MAX: usize = 4096;
+
+/// How long a reconnaissance may take before what it has found is locked. What it sees of several keys need not fit
+/// together, so a script may loop for ever on it.
+const RECONNAISSANCE_MAX: Duration = Duration::from_millis(100);
 
 /// A member's name and its value.
 pub type Member = (Vec<u8>, Vec<u8>);
@@ -43,9 +59,8 @@ pub trait Remote {
         count: usize,
     ) -> Result<Vec<Member>, CommandError>;
 
-    /// What is known of a key that was not locked with the others, in the form of [`Gathered::add`]. Only a transaction
-    /// that has locked everything asks for such.
-    fn key(&mut self, place: &Place) -> Result<Vec<u8>, CommandError>;
+    /// What is known of keys that did not come with the grants of the locks, each in the form of [`Gathered::add`].
+    fn keys_at(&mut self, places: &[Place]) -> Result<Vec<Vec<u8>>, CommandError>;
 
     /// The number of keys in a database.
     fn count(&mut self, database: u8) -> Result<u64, CommandError>;
@@ -154,6 +169,14 @@ pub struct Gathered {
     /// See [`Gathered::found`].
     pub missed: u32,
     is_whole: bool,
+    /// Whether something was asked that concerns all keys.
+    pub used_everything: bool,
+    /// Keys that the handler has got to and that are not locked, in the order in which it did.
+    unlocked: Vec<Place>,
+    /// When it got to the first of them.
+    unlocked_since: Option<Instant>,
+    /// It can only go on when everything is locked.
+    needs_everything: bool,
     /// What is known of scripts, and the number of who runs them here.
     pub scripts: Option<(Arc<Scripts>, usize)>,
     /// Where to ask.
@@ -176,9 +199,75 @@ impl Gathered {
         self.is_whole
     }
 
-    /// Whether a key may be used.
-    pub fn has(&self, place: &Place) -> bool {
-        self.is_whole || self.keys.contains_key(place)
+    /// What the handler needs beyond what is locked, if anything: then nothing that it did stands.
+    pub fn take_undeclared(&mut self) -> Option<Undeclared> {
+        self.unlocked_since = None;
+        let unlocked = std::mem::take(&mut self.unlocked);
+        match std::mem::take(&mut self.needs_everything) {
+            true => Some(Undeclared::Everything),
+            false => (!unlocked.is_empty()).then_some(Undeclared::Keys(unlocked)),
+        }
+    }
+
+    /// Whether what the handler needs can only be locked when it has ended.
+    pub fn must_run_again(&self) -> bool {
+        let is_late = |since: Instant| since.elapsed() > RECONNAISSANCE_MAX;
+        self.needs_everything || self.unlocked_since.is_some_and(is_late)
+    }
+
+    /// The handler is about to do something that concerns all keys.
+    ///
+    /// # Errors
+    /// Not everything is locked.
+    pub fn need_everything(&mut self) -> Result<(), CommandError> {
+        self.used_everything = true;
+        match self.is_whole {
+            true => Ok(()),
+            false => {
+                self.needs_everything = true;
+                Err(CommandError::Elsewhere)
+            }
+        }
+    }
+
+    /// Takes in what is known of keys that the handler is about to use, if it can be asked for, many at once.
+    ///
+    /// # Errors
+    /// There are too many that are not locked, or a shard cannot tell.
+    pub fn need_keys(&mut self, places: &[Place]) -> Result<(), CommandError> {
+        if self.remote.is_none() {
+            return Ok(());
+        }
+        let in_old_numbers = places.iter().map(|(database, name)| (self.before(*database), name));
+        let is_unknown = |(database, name): &(u8, &Vec<u8>)| {
+            !self.is_emptied(*database) && !self.keys.contains_key(&(*database, (*name).clone()))
+        };
+        let unknown = in_old_numbers.filter(is_unknown);
+        let mut unknown: Vec<Place> = unknown.map(|(database, name)| (database, name.clone())).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for part in unknown.chunks(KEYS_PER_QUESTION) {
+            self.ask_for(part)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for keys, which are not here, and takes them in.
+    fn ask_for(&mut self, places: &[Place]) -> Result<(), CommandError> {
+        if !self.is_whole {
+            self.unlocked_since.get_or_insert_with(Instant::now);
+            self.unlocked.extend_from_slice(places);
+            self.needs_everything |= self.unlocked.len() > UNLOCKED_KEYS_MAX;
+            if self.must_run_again() {
+                return Err(CommandError::Elsewhere);
+            }
+        }
+        let known = self.asking()?.keys_at(places)?;
+        for (place, known) in places.iter().zip(&known) {
+            self.add(place.clone(), &mut FieldReader(known))
+                .ok_or_else(damaged_record)?;
+        }
+        Ok(())
     }
 
     /// Takes in what a shard says of its newest version.
@@ -219,6 +308,10 @@ impl Gathered {
 
     /// Forgets what a handler has written, so that it can be run again.
     pub fn begin_again(&mut self) {
+        assert!(
+            self.unlocked.is_empty(),
+            "what is under keys that are not locked is not kept"
+        );
         self.keys.retain(|_, key| !key.is_assumed);
         for key in self.keys.values_mut() {
             (key.is_emptied, key.is_written, key.record) = (false, false, None);
@@ -334,7 +427,8 @@ impl Gathered {
 
     /// Deletes all keys of a database, or of all. It is not taken back with a part of the command, which cannot fail
     /// after it.
-    pub fn flush(&mut self, database: Option<u8>) {
+    pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
+        self.need_everything()?;
         let database = database.map(|database| self.before(database));
         let is_emptied = |place: &Place| database.is_none_or(|database| place.0 == database);
         for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
@@ -343,13 +437,12 @@ impl Gathered {
         }
         self.order.retain(|place| !is_emptied(place));
         self.emptied.push(database);
+        Ok(())
     }
 
     /// Exchanges two databases. The same holds.
     pub fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
-        if self.map.is_none() {
-            return Err(undeclared());
-        }
+        self.need_everything()?;
         let swapped = self.swapped.get_or_insert(std::array::from_fn(|number| number as u8));
         swapped.swap(usize::from(first), usize::from(second));
         Ok(())
@@ -363,10 +456,8 @@ impl Gathered {
 
     /// The same for what concerns all keys.
     fn remote_of_all(&mut self) -> Result<&mut Box<dyn Remote + Send>, CommandError> {
-        match self.is_whole {
-            true => self.asking(),
-            false => Err(undeclared()),
-        }
+        self.need_everything()?;
+        self.asking()
     }
 
     /// The number of keys in a database; as the shards count, with those that have expired and were not deleted yet.
@@ -437,17 +528,12 @@ impl Gathered {
             });
         }
         if !self.keys.contains_key(&place) {
-            if !self.is_whole {
-                return Err(undeclared());
-            }
-            let Some(remote) = &mut self.remote else {
+            if self.remote.is_none() {
                 return Err(self.missed());
-            };
-            let known = remote.key(&place)?;
-            self.add(place.clone(), &mut FieldReader(&known))
-                .ok_or_else(damaged_record)?;
+            }
+            self.ask_for(std::slice::from_ref(&place))?;
         }
-        self.keys.get_mut(&place).ok_or_else(undeclared)
+        self.keys.get_mut(&place).ok_or(CommandError::Internal)
     }
 
     fn missed(&mut self) -> CommandError {
@@ -694,10 +780,6 @@ fn column_of(number: u8) -> Option<Column> {
         .find(|column| *column as u8 == number)
 }
 
-fn undeclared() -> CommandError {
-    CommandError::text("ERR a command on several storage executors can only use the keys that it names")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -813,12 +895,15 @@ mod tests {
             Ok(all.into_iter().take(count).map(|name| (name, Vec::new())).collect())
         }
 
-        fn key(&mut self, (_, name): &Place) -> Result<Vec<u8>, CommandError> {
-            let mut known = Vec::new();
-            let record = Record::string(name, 0).encode();
-            let stored = self.names().contains(name).then_some(&record[..]);
-            FieldWriter(&mut known).optional_bytes(stored);
-            Ok(known)
+        fn keys_at(&mut self, places: &[Place]) -> Result<Vec<Vec<u8>>, CommandError> {
+            let known = |(_, name): &Place| {
+                let mut known = Vec::new();
+                let record = Record::string(name, 0).encode();
+                let stored = self.names().contains(name).then_some(&record[..]);
+                FieldWriter(&mut known).optional_bytes(stored);
+                known
+            };
+            Ok(places.iter().map(known).collect())
         }
 
         fn count(&mut self, _: u8) -> Result<u64, CommandError> {
@@ -891,7 +976,7 @@ mod tests {
             (gathered.key_count(0), keys_of(&mut gathered, 1)),
             (Ok(4), "0 1 3 4 new".to_owned())
         );
-        gathered.flush(Some(1));
+        gathered.flush(Some(1)).unwrap();
         gathered.write_stored(1, b"only", text("v")).unwrap();
         assert_eq!(
             (gathered.key_count(1), keys_of(&mut gathered, 1)),
@@ -908,6 +993,31 @@ mod tests {
             .map(|write| (write.key().unwrap(), matches!(write, Write::Record { database: 1, .. })))
             .collect();
         assert_eq!(names, [(&b"0"[..], false), (b"only", true)]);
+    }
+
+    #[test]
+    fn keys_that_are_not_locked_are_found_and_everything_is_needed_when_there_are_too_many() {
+        let mut gathered = Gathered::new(false);
+        assert_eq!(gathered.read(0, b"1"), Err(CommandError::Elsewhere));
+        assert!(
+            gathered.has_missed && gathered.take_undeclared().is_none(),
+            "it runs again where it can ask"
+        );
+        gathered.begin_again();
+        gathered.remote = Some(Box::new(Numbers(5)));
+        gathered
+            .need_keys(&[(0, b"2".to_vec()), (0, b"none".to_vec())])
+            .unwrap();
+        assert!(gathered.read(0, b"1").unwrap().is_some() && gathered.read(0, b"none").unwrap().is_none());
+        let found = [&b"2"[..], b"none", b"1"].map(|name| (0, name.to_vec()));
+        assert_eq!(gathered.take_undeclared(), Some(Undeclared::Keys(found.to_vec())));
+        assert_eq!(gathered.key_count(0), Err(CommandError::Elsewhere));
+        assert_eq!(gathered.take_undeclared(), Some(Undeclared::Everything));
+        let many: Vec<Place> = (0..=UNLOCKED_KEYS_MAX)
+            .map(|number| (1, number.to_string().into_bytes()))
+            .collect();
+        assert_eq!(gathered.need_keys(&many), Err(CommandError::Elsewhere));
+        assert_eq!(gathered.take_undeclared(), Some(Undeclared::Everything));
     }
 
     #[test]

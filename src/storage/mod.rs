@@ -1,10 +1,11 @@
 //! A shard's data: staging, commit, expiry, every byte on disk.
 //!
-//! A [`shard`] commits once per turn through [`database`]. [`records`] is its table of hot and staged records, of which [`uncommitted`]
-//! keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot sorted sets and [`gaps`] where large
-//! ones are empty, [`pieces`] the rest of large replies, [`scan_positions`] where walks have stopped. [`lifecycle`] takes note of keys
-//! that come and expire. [`redo`] records keep transactions over several shards whole; [`gathered`] is what one sees, and [`view`] what
-//! a handler sees.
+//! A [`shard`] commits once per turn through [`database`]. [`records`] is its table of hot and staged records, of which
+//! [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot
+//! sorted sets and [`gaps`] where large ones are empty, [`pieces`] the rest of large replies, [`scan_positions`] where
+//! walks have stopped. [`lifecycle`] takes note of keys that come and expire. [`redo`] records keep transactions over
+//! several shards whole; [`gathered`] is what one sees, [`view`] what a handler sees, and [`undeclared`] what a command
+//! needs beyond the keys that it named.
 
 pub mod compaction;
 pub mod database;
@@ -26,4 +27,5 @@ mod sampling;
 pub mod scan_positions;
 pub mod shard;
 pub mod uncommitted;
+pub mod undeclared;
 pub mod view;

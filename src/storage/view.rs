@@ -13,10 +13,11 @@ use super::sampling::Sample;
 use super::scan_positions::Walked;
 pub use super::shard::Owner;
 use super::shard::{Modified, ModifiedKey, Shard};
+use super::undeclared::Undeclared;
 use crate::channel::message::SEVERAL_SHARDS;
 use crate::error::CommandError;
 use crate::executor::key_readers::TrackedKeys;
-use crate::executor::locks::{Locks, Mode, Place, TransactionId, next_transaction_id};
+use crate::executor::locks::{Locks, Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::executor::waiters::Waiters;
 use crate::executor::watches::{Presence, Watches};
 use crate::faults::{self, Point};
@@ -37,6 +38,8 @@ pub struct Shards {
     /// Whether look-ups that find nothing are noted, and those of the running command.
     notes_missed: bool,
     missed: Vec<KeyNote>,
+    /// What the running command needs beyond the keys that it named, and what is not here or not free.
+    undeclared: Option<Undeclared>,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
     /// Commits of several shards as one whose redo records are still there.
@@ -113,6 +116,7 @@ impl Shards {
             touched: Touched::default(),
             notes_missed: false,
             missed: Vec::new(),
+            undeclared: None,
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
             link_id: None,
@@ -419,6 +423,39 @@ impl Shards {
     #[inline]
     pub fn begin_command(&mut self) {
         self.touched = Touched::default();
+        self.undeclared = None;
+    }
+
+    /// What the command that ended with [`CommandError::Elsewhere`] needs, for which it must run again.
+    pub fn take_undeclared(&mut self) -> Option<Undeclared> {
+        self.undeclared.take()
+    }
+
+    /// The running command gets to keys that it has perhaps not named.
+    fn need_keys(&mut self, keys: &[Place], mode: Mode, is_of_write: bool) -> Result<(), CommandError> {
+        // What is to survive a loss of power whole is not written to several shards here: they would have to be synced.
+        let wants_one_shard = is_of_write && self.syncs_links;
+        let mut only = self.touched.shard.map(usize::from);
+        let mut may_use = |key: &Place| match self.place(Slot::of(&key.1)) {
+            Ok(place) if wants_one_shard && *only.get_or_insert(place) != place => false,
+            Ok(_) => self.locks.is_empty() || !self.locks.holds(key, mode),
+            Err(_) => false,
+        };
+        if keys.iter().all(&mut may_use) {
+            return Ok(());
+        }
+        self.undeclared = Some(Undeclared::Keys(keys.to_vec()));
+        Err(CommandError::Elsewhere)
+    }
+
+    /// The running command gets to something that concerns all keys.
+    fn need_everything(&mut self, mode: Mode) -> Result<(), CommandError> {
+        let is_free = || self.locks.is_empty() || !self.locks.holds_some(&Scope::Everything, mode);
+        if self.list.len() == self.places.len() && is_free() {
+            return Ok(());
+        }
+        self.undeclared = Some(Undeclared::Everything);
+        Err(CommandError::Elsewhere)
     }
 
     /// Whether it is noted in this turn what becomes of keys.
@@ -1072,10 +1109,7 @@ impl View<'_> {
     pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
         match self {
             View::Local(shards) => shards.flush(database),
-            View::Gathered(gathered) => {
-                gathered.flush(database);
-                Ok(())
-            }
+            View::Gathered(gathered) => gathered.flush(database),
         }
     }
 
@@ -1154,26 +1188,44 @@ impl View<'_> {
         }
     }
 
-    /// Whether a script may use a key that it has perhaps not declared.
+    /// The running command is about to use keys that it has perhaps not named. `is_of_write`: the command, or what it
+    /// is a part of, may write.
     ///
     /// # Errors
-    /// The key is not here, or is not to be seen now.
-    pub fn check_place(&self, place: &Place, mode: Mode) -> Result<(), CommandError> {
-        let is_here = match self {
-            View::Local(shards) => shards.place(Slot::of(&place.1)).is_ok(),
-            View::Gathered(gathered) => gathered.has(place),
-        };
-        if !is_here {
-            return Err(CommandError::text(
-                "ERR Script attempted to access a non local key that it has not declared: it is on another storage executor; \
-                 declare it, give the keys one {hash tag}, or set script-undeclared-keys",
-            ));
-        }
+    /// Not all of them can be used here and now ([`CommandError::Elsewhere`]): the whole command must be undone and run
+    /// again.
+    pub fn need_keys(&mut self, keys: &[Place], mode: Mode, is_of_write: bool) -> Result<(), CommandError> {
         match self {
-            View::Local(shards) if shards.locks.holds(place, mode) => Err(CommandError::text(
-                "ERR Script attempted to access a key that it has not declared while a transaction uses it; declare it",
-            )),
-            _ => Ok(()),
+            View::Local(shards) => shards.need_keys(keys, mode, is_of_write),
+            View::Gathered(gathered) => gathered.need_keys(keys),
+        }
+    }
+
+    /// The running command is about to do something that concerns all keys.
+    ///
+    /// # Errors
+    /// See [`View::need_keys`].
+    pub fn need_everything(&mut self, mode: Mode) -> Result<(), CommandError> {
+        match self {
+            View::Local(shards) => shards.need_everything(mode),
+            View::Gathered(gathered) => gathered.need_everything(),
+        }
+    }
+
+    /// Whether the running command is to be ended, because it must run again.
+    #[inline]
+    pub fn must_run_again(&self) -> bool {
+        match self {
+            View::Local(shards) => shards.undeclared.is_some(),
+            View::Gathered(gathered) => gathered.must_run_again(),
+        }
+    }
+
+    /// The running command was ended by its client: it does not run again, whatever it needs.
+    pub fn forget_undeclared(&mut self) {
+        match self {
+            View::Local(shards) => drop(shards.take_undeclared()),
+            View::Gathered(gathered) => drop(gathered.take_undeclared()),
         }
     }
 

@@ -79,6 +79,7 @@ transcripts! {
     pubsub
     resp3
     scan
+    script_calls
     script_headers
     script_libraries
     script_resp3

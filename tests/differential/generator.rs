@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
+use super::needs_more;
 use super::rows::{FAMILIES, Family, Row};
 
 /// Databases in use.
@@ -20,6 +21,13 @@ const TAGS: u32 = 6;
 
 /// Commands whose keys may lie anywhere.
 const ANYWHERE: [&str; 7] = ["mget", "mset", "msetnx", "del", "unlink", "exists", "touch"];
+
+/// Where keys lie on several shards, one command in so many is called by a script that does not declare its keys.
+const SCRIPT_ONE_IN: u32 = 12;
+
+/// Calls the commands that it is given, the first of so many words, and answers as the last.
+const SCRIPT: &str = "local words = tonumber(ARGV[1]) if words > 0 then redis.pcall(unpack(ARGV, 2, words + 1)) end \
+                      return redis.pcall(unpack(ARGV, words + 2))";
 
 /// Commands in a row on one connection and database.
 const RUN_MAX: usize = 24;
@@ -136,6 +144,10 @@ pub(super) struct Step {
     pub(super) resp3: bool,
     /// The transaction that it is in.
     pub(super) block: Option<Block>,
+    /// Whether keys lie on several shards.
+    pub(super) tagged: bool,
+    /// Whether the words are those of a script that calls it.
+    pub(super) is_script: bool,
 }
 
 /// A transaction: those of its steps that lie side by side when it is played.
@@ -219,6 +231,10 @@ impl Generator {
                 let step = self.step(database, resp3);
                 let is_known_alike = !ARITY_CHANGED.contains(&step.row.name().as_str());
                 let block = block.filter(|_| is_known_alike);
+                let step = match self.tagged && self.chance(SCRIPT_ONE_IN) {
+                    true => self.in_script(step),
+                    false => step,
+                };
                 steps.push(Step { block, ..step });
             }
         }
@@ -270,6 +286,31 @@ impl Generator {
             database,
             resp3,
             block: None,
+            tagged: self.tagged,
+            is_script: false,
+        }
+    }
+
+    /// Has a command called by a script, perhaps after another one: if more than their replies counted, they are left
+    /// as they are.
+    fn in_script(&mut self, step: Step) -> Step {
+        let is_simple = |step: &Step| !needs_more(step) && !ARITY_CHANGED.contains(&step.row.name().as_str());
+        if !is_simple(&step) {
+            return step;
+        }
+        let before = self.step(step.database, step.resp3);
+        let before = match is_simple(&before) && self.chance(2) {
+            true => before.words,
+            false => Vec::new(),
+        };
+        let mut words: Vec<Vec<u8>> = ["EVAL", SCRIPT, "0"].map(|word| word.as_bytes().to_vec()).into();
+        words.push(before.len().to_string().into_bytes());
+        words.extend(before);
+        words.extend(step.words);
+        Step {
+            words,
+            is_script: true,
+            ..step
         }
     }
 
@@ -278,6 +319,12 @@ impl Generator {
             true => format!("{{t{}}}", self.random.random_range(0..TAGS)),
             false => String::new(),
         };
+    }
+
+    fn new_tag_or_not(&mut self) {
+        if self.chance(2) {
+            self.new_tag();
+        }
     }
 
     /// Writes what a part of a syntax line stands for.
@@ -399,8 +446,9 @@ impl Generator {
                 false => self.random.random_range(0..DATABASES).to_string(),
             },
             "pattern" => self.pattern(),
-            // What SORT makes keys of: they must lie where the sorted one does.
+            // What SORT makes keys of lies where the sorted one does, or elsewhere.
             "key-pattern" if self.tagged => {
+                self.new_tag_or_not();
                 let family = self.pick(&["string", "hash", "bits"]);
                 let tag = &self.tag;
                 let patterns = [format!("{tag}{family}*"), format!("{tag}{family}*->a"), "#".to_owned()];
@@ -408,6 +456,7 @@ impl Generator {
             }
             // With a `*`, and not the element itself: otherwise a set comes in the order of Redis's hash table.
             "by-pattern" if self.tagged => {
+                self.new_tag_or_not();
                 let family = self.pick(&["string", "hash", "bits"]);
                 format!("{}{family}*", self.tag)
             }

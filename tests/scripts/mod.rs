@@ -5,6 +5,7 @@ mod atomicity;
 mod functions;
 mod libraries;
 mod pausing;
+mod undeclared;
 
 use std::time::{Duration, Instant};
 
@@ -260,31 +261,13 @@ fn a_pipeline_keeps_its_order_around_a_long_script() {
 }
 
 #[test]
-fn keys_of_other_executors_are_to_be_declared() {
+fn a_script_that_one_network_executor_has_loaded_is_there_for_all() {
     if allowed_cpus().len() < 2 {
         return;
     }
     let server = start(Shape::FourShardsBothRoles, &[]);
     let mut client = server.connect();
-    let [here, there] = KEYS;
-    let undeclared = "redis.call('set', KEYS[1], 1) return redis.call('get', ARGV[1])";
-    let reply = client.command(&["EVAL", undeclared, "1", here, there]);
-    assert_fails(&reply, "ERR Script attempted to access a non local key");
-    let declared =
-        "redis.call('set', KEYS[1], 1) redis.call('set', KEYS[2], 2) return redis.call('mget', KEYS[1], KEYS[2])";
-    let reply = client.command(&["EVAL", declared, "2", here, there]);
-    assert_eq!(reply.render(), "1) \"1\"\n2) \"2\"");
-    assert_eq!(run(&mut client, "CONFIG SET script-undeclared-keys yes"), ok());
-    let reply = client.command(&["EVAL", undeclared, "1", here, there]);
-    assert_eq!(reply.render(), "\"2\"");
-    let reply = client.command(&["EVAL", "return redis.call('dbsize')", "0"]);
-    assert_eq!(reply.render(), "(integer) 2");
-    assert_eq!(run(&mut client, "CONFIG SET script-undeclared-keys no"), ok());
-    for command in ["dbsize", "randomkey", "flushall"] {
-        let reply = client.command(&["EVAL", "return redis.call(ARGV[1])", "1", here, command]);
-        assert_fails(&reply, "ERR Script attempted to run a command on all keys");
-    }
-    // A script that was loaded by one network executor is there for all.
+    let [here, _] = KEYS;
     let digest = run(&mut client, "EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0");
     assert_fails(&digest, "NOSCRIPT");
     assert_eq!(client.command(&["EVAL", "return 1", "1", here]), Value::Integer(1));
