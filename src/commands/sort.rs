@@ -163,14 +163,7 @@ impl<'a> Pattern<'a> {
 ///
 /// # Errors
 /// The keys cannot be used here and now.
-fn need_keys(
-    context: &mut Context<'_>,
-    patterns: &[Pattern<'_>],
-    elements: &[Vec<u8>],
-    options: &Options<'_>,
-) -> Outcome {
-    // A part of a script or of EXEC: those may write.
-    let is_of_write = options.store.is_some() || context.is_inner;
+fn need_keys(context: &mut Context<'_>, patterns: &[Pattern<'_>], elements: &[Vec<u8>]) -> Outcome {
     let database = context.database;
     for part in elements.chunks(PATTERN_KEYS_AT_ONCE) {
         let mut places = Vec::new();
@@ -179,7 +172,7 @@ fn need_keys(
             places.extend(keys.map(|key| (database, key)));
         }
         if !places.is_empty() {
-            context.view.need_keys(&places, Mode::Shared, is_of_write)?;
+            context.view.need_keys(&places, Mode::Shared)?;
         }
     }
     Ok(())
@@ -286,7 +279,7 @@ fn read_elements(
 fn sorted(context: &mut Context<'_>, source: Collection, options: &Options<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
     let all = 0..usize::try_from(source.count).unwrap_or(usize::MAX);
     let mut elements = read_elements(context, source, all, Direction::Forward)?;
-    need_keys(context, options.by.as_slice(), &elements, options)?;
+    need_keys(context, options.by.as_slice(), &elements)?;
     let directed = |ordering: Ordering| match options.descending {
         true => ordering.reverse(),
         false => ordering,
@@ -348,7 +341,7 @@ fn until_nul(text: &[u8]) -> &[u8] {
 
 /// Answers the elements, or what GET names for each.
 fn reply(context: &mut Context<'_>, elements: &[Vec<u8>], options: &Options<'_>) -> Outcome {
-    need_keys(context, &options.get, elements, options)?;
+    need_keys(context, &options.get, elements)?;
     context.reply.array(elements.len() * options.get.len().max(1));
     for element in elements {
         if options.get.is_empty() {
@@ -366,7 +359,7 @@ fn reply(context: &mut Context<'_>, elements: &[Vec<u8>], options: &Options<'_>)
 
 /// Puts the elements, or what GET names for each, into a list in place of whatever is under `target`.
 fn store(context: &mut Context<'_>, target: &[u8], elements: Vec<Vec<u8>>, options: &Options<'_>) -> Outcome {
-    need_keys(context, &options.get, &elements, options)?;
+    need_keys(context, &options.get, &elements)?;
     // All values are read before the list is there, which may replace one of them.
     let values = match options.get.is_empty() {
         true => elements,

@@ -1,6 +1,7 @@
 //! What a storage executor does every few milliseconds: expiry, stalled commits, notes, metrics.
 
 use super::storage_executor::StorageExecutor;
+use crate::faults;
 use crate::channel::message::{Batch, SEVERAL_SHARDS};
 use crate::channel::responses::responses;
 use crate::commands::{Context, hash};

@@ -73,6 +73,7 @@ impl Awaited {
             Awaited::Ready(reply) => reply.len(),
             Awaited::Pushed(chunks) => chunks.iter().map(|chunk| chunk.bytes().len()).sum(),
             Awaited::Merge(merging) => merging.held_bytes(),
+            Awaited::KeyWalk(walk) => walk.held_bytes(),
             Awaited::Pieces(pieces) => pieces.waiting.len(),
         }
     }

@@ -263,7 +263,7 @@ impl NetworkExecutor {
                         .queued()
                         .any(|(command, arguments)| self.goes_to_any(command, arguments, is_blocked))
             }
-            _ if self.uses_everything(command) => (0..self.server.router.executor_count()).any(is_blocked),
+            _ if self.reach_of(command, arguments) == Some(Reach::Everything) => self.links.borrow().any_is_blocked(),
             _ => self.goes_to_any(command, arguments, is_blocked),
         }
     }
@@ -620,7 +620,7 @@ impl NetworkExecutor {
                 if let Some(reply) = self.scan_answered(&connection, source, walk, bytes) {
                     self.count(response.command, u64::from(response.took_ns), &reply);
                     let mut replies = connection.replies.borrow_mut();
-                    replies.complete(sequence, &reply, &mut connection.output.borrow_mut().bytes);
+                    replies.complete(sequence, &reply, &mut connection.output.borrow_mut());
                 }
             }
             Awaited::Exec(_) => {

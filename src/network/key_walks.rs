@@ -34,6 +34,11 @@ enum Step {
 }
 
 impl KeyWalk {
+    /// What is here of the reply.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.elements.len()
+    }
+
     /// Takes the answer of the storage executor `link`.
     fn take(&mut self, command: &Command, answer: &[u8], (link, router): (usize, &Router)) -> Step {
         let Some((cursor, found, elements)) = split_answer(answer) else {

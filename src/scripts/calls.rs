@@ -144,7 +144,7 @@ fn need_keys(
             "ERR Script attempted to access a key that it has not declared, which script-undeclared-keys forbids",
         ));
     }
-    let needed = context.view.need_keys(&places, mode_of(row), !session.is_read_only);
+    let needed = context.view.need_keys(&places, mode_of(row));
     needed.inspect_err(|error| note_reach(session, error, Reach::Keys))
 }
 

@@ -432,16 +432,12 @@ impl Shards {
     }
 
     /// The running command gets to keys that it has perhaps not named.
-    fn need_keys(&mut self, keys: &[Place], mode: Mode, is_of_write: bool) -> Result<(), CommandError> {
-        // What is to survive a loss of power whole is not written to several shards here: they would have to be synced.
-        let wants_one_shard = is_of_write && self.syncs_links;
-        let mut only = self.touched.shard.map(usize::from);
-        let mut may_use = |key: &Place| match self.place(Slot::of(&key.1)) {
-            Ok(place) if wants_one_shard && *only.get_or_insert(place) != place => false,
+    fn need_keys(&mut self, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
+        let may_use = |key: &Place| match self.place(Slot::of(&key.1)) {
             Ok(_) => self.locks.is_empty() || !self.locks.holds(key, mode),
             Err(_) => false,
         };
-        if keys.iter().all(&mut may_use) {
+        if keys.iter().all(may_use) {
             return Ok(());
         }
         self.undeclared = Some(Undeclared::Keys(keys.to_vec()));
@@ -1188,15 +1184,14 @@ impl View<'_> {
         }
     }
 
-    /// The running command is about to use keys that it has perhaps not named. `is_of_write`: the command, or what it
-    /// is a part of, may write.
+    /// The running command is about to use keys that it has perhaps not named.
     ///
     /// # Errors
     /// Not all of them can be used here and now ([`CommandError::Elsewhere`]): the whole command must be undone and run
     /// again.
-    pub fn need_keys(&mut self, keys: &[Place], mode: Mode, is_of_write: bool) -> Result<(), CommandError> {
+    pub fn need_keys(&mut self, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
         match self {
-            View::Local(shards) => shards.need_keys(keys, mode, is_of_write),
+            View::Local(shards) => shards.need_keys(keys, mode),
             View::Gathered(gathered) => gathered.need_keys(keys),
         }
     }
