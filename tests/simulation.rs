@@ -725,7 +725,7 @@ impl Simulation {
                 .flat_map(Model::deadlines)
                 .filter(|(first, last)| *first < now + GUARD_MS && now <= last + 1);
             match near.map(|(_, last)| last).max() {
-                Some(last) => std::thread::sleep(Duration::from_millis(last + 2 - now)),
+                Some(last) => assert!(wait_for(|| now_ms() > last + 1), "the clock stands still"),
                 None => {
                     self.model.expire(now);
                     self.candidates.iter_mut().for_each(|model| model.expire(now));
@@ -797,8 +797,12 @@ impl Simulation {
         let _ = client.send_bytes(&bytes);
         if kill {
             // From before the first command is read until after the last reply has left.
+            let sent_at = Instant::now();
             let delay_us = self.choices.random.random_range(0..2_000);
-            std::thread::sleep(Duration::from_micros(delay_us));
+            // The moment itself is what is tried, to the microsecond.
+            while sent_at.elapsed() < Duration::from_micros(delay_us) {
+                std::hint::spin_loop();
+            }
             self.node.kill_9();
         }
         let mut answered = 0;

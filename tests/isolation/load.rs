@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -12,14 +11,15 @@ use rand::{Rng, SeedableRng};
 
 use super::history::{Clock, Ending, Entry};
 use crate::harness::client::Client;
+use crate::harness::progress::Progress;
 use crate::harness::value::Value;
 use crate::storage::Node;
 
 /// Clients at once: enough to meet on a few keys, few enough for the checkers.
 const CLIENTS: usize = 6;
 
-/// How long a life lasts that does not end at a write, in milliseconds.
-const LIFE_MS: std::ops::Range<u64> = 100..500;
+/// What clients do in a life that does not end at a write, all together.
+const LIFE_ACTIONS: std::ops::Range<u64> = 300..3_000;
 
 /// At which write of its life a server dies: above what its start writes.
 const LAST_WRITE: std::ops::Range<u64> = 30..300;
@@ -249,22 +249,24 @@ impl<'a, W: Workload> Load<'a, W> {
 
     /// Lets clients act until the server's end.
     fn run_clients(&mut self, end: End) -> Vec<Session<W::Action>> {
-        let life = Duration::from_millis(self.random.random_range(LIFE_MS));
+        let life = self.random.random_range(LIFE_ACTIONS);
         let seeds: Vec<u64> = (0..CLIENTS).map(|_| self.random.random()).collect();
         let (workload, address, clock) = (self.workload, self.node.address(), self.clock);
-        let is_over = &AtomicBool::new(false);
+        let (is_over, progress) = (&AtomicBool::new(false), &Progress::default());
         std::thread::scope(|scope| {
             let client = |(number, seed): (usize, u64)| {
                 scope.spawn(move || {
                     // One that comes too late has done nothing.
                     let mut session = connect(address, clock, number, seed).ok()?;
-                    while !is_over.load(Ordering::Relaxed) && workload.act(&mut session).is_ok() {}
+                    while !is_over.load(Ordering::Relaxed) && workload.act(&mut session).is_ok() {
+                        progress.add();
+                    }
                     Some(session)
                 })
             };
             let clients: Vec<_> = seeds.into_iter().enumerate().map(client).collect();
             if matches!(end, End::Stopped | End::Killed) {
-                std::thread::sleep(life);
+                progress.wait_for(life);
             }
             match end {
                 End::Stopped => is_over.store(true, Ordering::Relaxed),
