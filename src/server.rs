@@ -1,8 +1,8 @@
 //! A server: preflight, core map, channels, executors; started and stopped in order.
 
 use crate::channel::link::{Credits, Links};
-use crate::channel::responses::responses;
 use crate::channel::message::{Batch, Caller};
+use crate::channel::responses::responses;
 use crate::channel::router::{Router, StorageId};
 use crate::commands::persistence::Saves;
 use crate::commands::table::{COMMANDS, Command};

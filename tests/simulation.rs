@@ -21,7 +21,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::client::Client;
-use crate::harness::process::wait_for;
+use crate::harness::process::{holds_for, wait_for};
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
 use crate::storage::{Node, Switch, contents, seed};
@@ -750,7 +750,7 @@ impl Simulation {
                 .flat_map(Model::deadlines)
                 .filter(|(first, last)| *first < now + GUARD_MS && now <= last + 1);
             match near.map(|(_, last)| last).max() {
-                Some(last) => std::thread::sleep(Duration::from_millis(last + 2 - now)),
+                Some(last) => assert!(wait_for(|| now_ms() > last + 1), "the clock stands still"),
                 None => {
                     self.model.expire(now);
                     self.candidates.iter_mut().for_each(|model| model.expire(now));
@@ -830,7 +830,8 @@ impl Simulation {
         // A server that is gone is noticed when its reply is read.
         let _ = client.send(&words);
         if let Some(trouble) = trouble {
-            std::thread::sleep(Duration::from_millis(for_ms));
+            // How long a disk is in trouble is a part of what is tried.
+            holds_for(Duration::from_millis(for_ms), || true);
             trouble.off();
         }
         let reply = client.read();
@@ -898,8 +899,12 @@ impl Simulation {
         let _ = client.send_bytes(&bytes);
         if kill {
             // From before the first command is read until after the last reply has left.
+            let sent_at = Instant::now();
             let delay_us = self.choices.random.random_range(0..2_000);
-            std::thread::sleep(Duration::from_micros(delay_us));
+            // The moment itself is what is tried, to the microsecond.
+            while sent_at.elapsed() < Duration::from_micros(delay_us) {
+                std::hint::spin_loop();
+            }
             self.node.kill_9();
         }
         let mut answered = 0;

@@ -105,6 +105,37 @@ fn a_handler_is_named_by_its_row_and_its_definition_only() {
     }
 }
 
+/// The files of tests in which something sleeps, with the number of times: helpers that look at a condition again and again
+/// until a deadline. The list may only shrink: a test waits for what it needs, with those helpers.
+const SLEEPS: [(&str, usize); 2] = [("tests/harness/process.rs", 2), ("tests/harness/transcript.rs", 1)];
+
+#[test]
+fn tests_wait_for_conditions_and_do_not_sleep() {
+    let is_sleep = |line: &&str| {
+        let calls = ["thread::sleep", "timer::sleep", "time.sleep", "park_timeout"];
+        calls.iter().any(|call| line.contains(&format!("{call}(")))
+    };
+    let mut found = Vec::new();
+    for folder in ["src", "tests"] {
+        for path in sources(&root().join(folder)) {
+            let text = fs::read_to_string(&path).expect("a source file");
+            // Of the sources, the modules of tests at their ends.
+            let tests = match folder {
+                "src" => text.split_once("#[cfg(test)]\n").map_or("", |(_, tests)| tests),
+                _ => &text,
+            };
+            let count = tests.lines().filter(is_sleep).count();
+            if count > 0 {
+                let path = path.strip_prefix(root()).expect("it lies below");
+                found.push((path.to_string_lossy().into_owned(), count));
+            }
+        }
+    }
+    found.sort();
+    let allowed: Vec<_> = SLEEPS.map(|(path, count)| (path.to_owned(), count)).into();
+    assert_eq!(found, allowed);
+}
+
 #[test]
 fn unsafe_code_is_only_in_files_that_say_why() {
     for path in sources(&root().join("src")) {

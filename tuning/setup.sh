@@ -36,6 +36,7 @@ has_libclang() {
 }
 # The system's Python, where Debian puts its packages, even if another python3 comes first on PATH.
 has_redis_py() { /usr/bin/python3 -c 'import redis' 2>/dev/null; }
+has_rq() { /usr/bin/python3 -c 'import rq' 2>/dev/null; }
 has_compiler() { has gcc && has g++ && has make; }
 
 as_root() {
@@ -98,6 +99,7 @@ need git "glommio's build script calls it" has git
 need redis-tools 'redis-cli and redis-benchmark' has redis-benchmark
 need redis-server 'the tests compare replies with it' has redis-server
 need python3-redis 'redis-py: one of the clients that the tests try' has_redis_py
+need python3-rq 'RQ: a queue of jobs whose scripts the tests try' has_rq
 need bzip2 'the tests unpack recorded machines with it' has bzip2
 if [[ $rust_is_missing == yes ]] && ! has rustup; then
     need curl 'fetches rustup' has curl

@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_full_takes_no_more_whether_it_was_flushed_or_not() {
         let (sender, receiver) = flume::unbounded();
-        let (home, _) = flume::unbounded();
+        let (home, _) = responses();
         let credits = Credits {
             requests: 1000,
             batch_size: 1000,

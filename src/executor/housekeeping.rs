@@ -1,13 +1,13 @@
 //! What a storage executor does every few milliseconds: expiry, stalled commits, notes, metrics.
 
 use super::storage_executor::StorageExecutor;
-use crate::faults;
 use crate::channel::message::{Batch, SEVERAL_SHARDS};
 use crate::channel::responses::responses;
 use crate::commands::{Context, hash};
 use crate::config::Durability;
 use crate::error::CommandError;
 use crate::executor::locks::Mode;
+use crate::faults;
 use crate::protocol::{Arguments, Reply, Version};
 use crate::scripts::interpreter;
 use crate::storage::expiry;

@@ -11,8 +11,8 @@
 
 use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
-use crate::channel::router::Router;
 use crate::channel::responses::{Responses, responses};
+use crate::channel::router::Router;
 use crate::commands::blocking::Waiting;
 use crate::commands::effects::Effects;
 use crate::commands::multi_exec::parts_of_exec;

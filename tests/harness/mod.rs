@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod observe;
 pub(crate) mod process;
+pub(crate) mod progress;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod transcript;

@@ -178,6 +178,19 @@ pub(crate) fn wait_for(mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Looks at a condition every [`POLL_PAUSE_MS`] for a span of time, for what must not happen and leaves no other trace of not
+/// happening; false as soon as the condition does not hold.
+pub(crate) fn holds_for(span: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + span;
+    while condition() {
+        if Instant::now() >= until {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(POLL_PAUSE_MS));
+    }
+    false
+}
+
 /// Held by tests that load the machine or measure time or memory, so that they do not measure each other.
 pub(crate) fn measures() -> MutexGuard<'static, ()> {
     static MEASURES: Mutex<()> = Mutex::new(());

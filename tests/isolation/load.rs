@@ -12,7 +12,8 @@ use rand::{Rng, SeedableRng};
 
 use super::history::{Clock, Ending, Entry};
 use crate::harness::client::Client;
-use crate::harness::process::POLL_PAUSE_MS;
+use crate::harness::process::{holds_for, wait_for};
+use crate::harness::progress::Progress;
 use crate::harness::value::Value;
 use crate::storage::{Node, Switch};
 use crate::transactions::SHARDS;
@@ -20,8 +21,8 @@ use crate::transactions::SHARDS;
 /// Clients at once: enough to meet on a few keys, few enough for the checkers.
 const CLIENTS: usize = 6;
 
-/// How long a life lasts that does not end at a write, in milliseconds.
-const LIFE_MS: std::ops::Range<u64> = 100..500;
+/// What clients do in a life that does not end at a write, all together.
+const LIFE_ACTIONS: std::ops::Range<u64> = 300..3_000;
 
 /// The same with disks that are full or stall: it takes a full disk a second to be written again.
 const TROUBLED_LIFE_MS: std::ops::Range<u64> = 800..2_500;
@@ -236,7 +237,8 @@ impl Troubles {
             let kind = if random.random() { &self.full } else { &self.stalled };
             let switch = kind.choose(random).expect("there are shards");
             switch.on();
-            std::thread::sleep(Duration::from_millis(random.random_range(TROUBLE_MS)));
+            let span = Duration::from_millis(random.random_range(TROUBLE_MS));
+            holds_for(span, || !is_over.load(Ordering::Relaxed));
             switch.off();
             if !has_recovered(address, is_over) {
                 return;
@@ -247,20 +249,20 @@ impl Troubles {
 
 /// Waits until all shards take writes again. False if the server or its load has ended before.
 fn has_recovered(address: SocketAddr, is_over: &AtomicBool) -> bool {
-    while !is_over.load(Ordering::Relaxed) {
+    let (mut is_gone, mut are_healthy) = (false, false);
+    let is_known = wait_for(|| {
         let asked = Client::connect(address).and_then(|mut client| {
             client.send(&["INFO", "shards"])?;
             client.read()
         });
-        let Ok(Some(shards)) = asked.map(|reply| reply.text()) else {
-            return false;
-        };
-        if shards.matches("state=healthy").count() == usize::from(SHARDS) {
-            return true;
+        match asked.map(|reply| reply.text()) {
+            Ok(Some(shards)) => are_healthy = shards.matches("state=healthy").count() == usize::from(SHARDS),
+            _ => is_gone = true,
         }
-        std::thread::sleep(Duration::from_millis(POLL_PAUSE_MS));
-    }
-    false
+        are_healthy || is_gone || is_over.load(Ordering::Relaxed)
+    });
+    assert!(is_known, "a shard does not take writes long after its disk was mended");
+    are_healthy
 }
 
 /// A server under load, and its history so far.
@@ -350,14 +352,12 @@ impl<'a, W: Workload> Load<'a, W> {
 
     /// Lets clients act until the server's end.
     fn run_clients(&mut self, end: End) -> Vec<Session<W::Action>> {
-        let life_ms = self.random.random_range(match &self.troubles {
-            None => LIFE_MS,
-            Some(_) => TROUBLED_LIFE_MS,
-        });
+        let life = self.random.random_range(LIFE_ACTIONS);
+        let troubled_life = Duration::from_millis(self.random.random_range(TROUBLED_LIFE_MS));
         let mut for_troubles = StdRng::seed_from_u64(self.random.random());
         let seeds: Vec<u64> = (0..CLIENTS).map(|_| self.random.random()).collect();
         let (workload, address, clock) = (self.workload, self.node.address(), self.clock);
-        let is_over = &AtomicBool::new(false);
+        let (is_over, progress) = (&AtomicBool::new(false), &Progress::default());
         std::thread::scope(|scope| {
             let client = |(number, seed): (usize, u64)| {
                 scope.spawn(move || {
@@ -366,6 +366,7 @@ impl<'a, W: Workload> Load<'a, W> {
                     while !is_over.load(Ordering::Relaxed)
                         && (workload.act(&mut session).is_ok() || session.reconnect(address).is_ok())
                     {
+                        progress.add();
                     }
                     Some(session)
                 })
@@ -375,7 +376,10 @@ impl<'a, W: Workload> Load<'a, W> {
                 scope.spawn(move || troubles.make(address, &mut for_troubles, is_over));
             }
             if matches!(end, End::Stopped | End::Killed) {
-                std::thread::sleep(Duration::from_millis(life_ms));
+                match &self.troubles {
+                    None => progress.wait_for(life),
+                    Some(_) => drop(holds_for(troubled_life, || !is_over.load(Ordering::Relaxed))),
+                }
             }
             match end {
                 End::Stopped => {}

@@ -23,6 +23,8 @@ mod pause;
 mod protections;
 mod pubsub;
 mod real_clients;
+#[cfg(feature = "fault-injection")]
+mod second_executor;
 mod slow_readers;
 #[cfg(feature = "fault-injection")]
 mod stalled_executors;

@@ -617,7 +617,7 @@ pub(super) fn connections_on(control: &mut Client, cpu: &str) -> u64 {
 
 /// What redis-py does with channels: a thread of its own, patterns, pushes in RESP3, a monitor.
 const PYTHON: &str = r#"
-import sys, time, redis
+import sys, threading, time, redis
 protocols = ({'protocol': 2}, {'protocol': 3}) if int(redis.__version__.split('.')[0]) >= 5 else ({},)
 def wanted(pubsub, kind):
     until = time.time() + 20
@@ -639,16 +639,18 @@ for protocol in protocols:
     assert wanted(pubsub, 'pmessage')['pattern'] == b'n?ws'
     pubsub.unsubscribe('news')
     assert wanted(pubsub, 'unsubscribe')['channel'] == b'news'
-    heard = []
+    heard, all_heard = [], threading.Event()
+    def hear(message):
+        heard.append(message['data'])
+        if len(heard) == 100:
+            all_heard.set()
     other = client.pubsub()
-    other.subscribe(chat=lambda message: heard.append(message['data']))
+    other.subscribe(chat=hear)
     wanted(other, 'subscribe')
     thread = other.run_in_thread(sleep_time=0.01)
     for n in range(100):
         client.publish('chat', n)
-    until = time.time() + 20
-    while len(heard) < 100 and time.time() < until:
-        time.sleep(0.01)
+    all_heard.wait(20)
     thread.stop(); thread.join()
     assert heard == [str(n).encode() for n in range(100)], heard
     with client.monitor() as monitor:

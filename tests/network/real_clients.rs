@@ -270,28 +270,101 @@ for protocol in protocols:
 print('all well with redis-py', redis.__version__)
 "#;
 
+/// What RQ does, a queue of jobs: results, failures, retries, dependencies, schedules, and a script that makes the names of the
+/// keys that it deletes, which lie on any shard.
+const RQ: &str = r#"
+import logging, os.path, sys, redis, rq
+from datetime import datetime, timedelta, timezone
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry, StartedJobRegistry, DeferredJobRegistry
+
+logging.disable()
+connection = redis.Redis(port=int(sys.argv[1]))
+queue, high = rq.Queue('q', connection=connection), rq.Queue('high', connection=connection)
+def work(*queues):
+    assert rq.SimpleWorker(queues or [queue], connection=connection).work(burst=True) in (True, False)
+
+# Work, arguments, results, priorities of queues.
+jobs = [queue.enqueue(divmod, n, 3) for n in range(20)]
+first = high.enqueue(os.path.join, 'a', 'b')
+assert len(queue) == 20 and queue.job_ids == [job.id for job in jobs]
+work(high, queue)
+assert first.result == 'a/b' and [job.result for job in jobs] == [divmod(n, 3) for n in range(20)]
+assert all(job.get_status(refresh=True) == JobStatus.FINISHED for job in jobs)
+assert len(FinishedJobRegistry(queue=queue)) == 20 and len(StartedJobRegistry(queue=queue)) == 0
+# Failures and retries.
+failing = queue.enqueue(divmod, 1, 0, retry=rq.Retry(max=2))
+work()
+assert failing.get_status() == JobStatus.FAILED and 'ZeroDivisionError' in Job.fetch(failing.id, connection=connection).exc_info
+failed = FailedJobRegistry(queue=queue)
+assert failed.get_job_ids() == [failing.id]
+failed.requeue(failing.id)
+assert len(failed) == 0 and len(queue) == 1
+# Dependencies: whoever waits is queued when the other has finished.
+before = queue.enqueue(os.path.normpath, 'x/.', at_front=True)
+after = [queue.enqueue(os.path.normpath, 'y/.', depends_on=before) for _ in range(3)]
+assert len(DeferredJobRegistry(queue=queue)) == 3
+work()
+assert [job.result for job in after] == ['y'] * 3 and len(DeferredJobRegistry(queue=queue)) == 0
+# Schedules.
+later = queue.enqueue_in(timedelta(hours=1), os.path.normpath, 'Z')
+scheduled = ScheduledJobRegistry(queue=queue)
+assert scheduled.get_job_ids() == [later.id]
+assert scheduled.get_jobs_to_schedule(timestamp=int(datetime.now(timezone.utc).timestamp()) + 7200) == [later.id]
+later.cancel(); later.delete()
+assert len(scheduled) == 0 and not Job.exists(later.id, connection=connection)
+# In bulk, in one transaction.
+with connection.pipeline() as pipeline:
+    many = queue.enqueue_many([rq.Queue.prepare_data(divmod, (n, 7)) for n in range(50)], pipeline=pipeline)
+    pipeline.execute()
+assert len(queue) == 50
+assert [job.id for job in Job.fetch_many([job.id for job in many], connection=connection)] == [job.id for job in many]
+# A script that makes the names of the keys that it deletes.
+assert queue.empty() == 50 and len(queue) == 0
+assert not any(Job.exists(job.id, connection=connection) for job in many)
+queue.enqueue(os.path.normpath, 'W'); queue.delete(delete_jobs=True)
+assert queue not in rq.Queue.all(connection=connection)
+assert rq.Worker.all(connection=connection) == []
+print('all well with rq', rq.VERSION)
+"#;
+
 /// The Python interpreters that may have redis-py: the first of PATH, and the system's, which has Debian's package (a
 /// version manager's python3 hides it).
 const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
 
-#[test]
-fn redis_py_works() {
-    let has_redis = |python: &&str| {
-        let imported = Command::new(python).args(["-c", "import redis"]).output();
+/// Runs a program by each interpreter that has a module, against a server with each of these flags.
+fn run_python(module: &str, program: &str, shapes: &[Vec<String>]) {
+    let has_module = |python: &&str| {
+        let imported = Command::new(python).args(["-c", &format!("import {module}")]).output();
         imported.is_ok_and(|output| output.status.success())
     };
-    let pythons: Vec<&str> = PYTHONS.into_iter().filter(has_redis).collect();
+    let pythons: Vec<&str> = PYTHONS.into_iter().filter(has_module).collect();
     if pythons.is_empty() {
-        println!("redis-py is not installed: it was not tried.");
+        println!("no Python has {module}: it was not tried.");
     }
     for python in pythons {
-        let server = Server::builder().flags(&several_executors()).start();
-        let port = server.address().port().to_string();
-        let output = Command::new(python)
-            .args(["-c", PYTHON, &port])
-            .output()
-            .expect("python3 starts");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("all well"), "{python}: {text}");
+        for flags in shapes {
+            let server = Server::builder().flags(flags).start();
+            let port = server.address().port().to_string();
+            let output = Command::new(python)
+                .args(["-c", program, &port])
+                .output()
+                .expect("python3 starts");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.success() && text.contains("all well"),
+                "{python}, {flags:?}: {text}"
+            );
+        }
     }
+}
+
+#[test]
+fn redis_py_works() {
+    run_python("redis", PYTHON, &[several_executors()]);
+}
+
+#[test]
+fn rq_works_on_one_executor_and_on_several() {
+    run_python("rq", RQ, &[one_executor(), several_executors()]);
 }

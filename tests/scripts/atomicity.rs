@@ -4,21 +4,21 @@
 //! tag hold the same number, which is the last acknowledged one or a later one that was sent.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Shape, start};
 use crate::harness::client::Client;
+use crate::harness::progress::Progress;
 use crate::harness::value::Value;
 
 const CLIENTS: usize = 4;
 const KEYS_PER_SCRIPT: usize = 8;
 const ROUNDS: usize = 4;
 
-/// How long a round may write before it is killed.
-const ROUND_MS: std::ops::Range<u64> = 20..200;
+/// Scripts that the clients were told of when a round is killed.
+const ROUND_SCRIPTS: std::ops::Range<u64> = 1..600;
 
 /// Every tenth script is long: it runs some milliseconds between its writes.
 const SCRIPT: &str = "for place, key in ipairs(KEYS) do redis.call('set', key, ARGV[1]) \
@@ -31,7 +31,7 @@ fn keys(client: usize) -> Vec<String> {
 }
 
 /// Writes higher and higher numbers until the server is gone; returns the last that was acknowledged and the last sent.
-fn write_until_killed(address: SocketAddr, client: usize, first: u64) -> (u64, u64) {
+fn write_until_killed(address: SocketAddr, client: usize, first: u64, progress: &Progress) -> (u64, u64) {
     let keys = keys(client);
     let Ok(mut connection) = Client::connect(address) else {
         return (first, first);
@@ -49,6 +49,7 @@ fn write_until_killed(address: SocketAddr, client: usize, first: u64) -> (u64, u
             Err(_) => return (acknowledged, number),
         }
         acknowledged = number;
+        progress.add();
     }
     unreachable!("numbers do not end")
 }
@@ -80,14 +81,14 @@ fn a_crash_leaves_all_of_a_script_or_nothing() {
         let mut last = [0; CLIENTS];
         for _ in 0..ROUNDS {
             let address = server.address();
+            let progress = Progress::default();
             let writers: Vec<_> = (0..CLIENTS)
                 .map(|client| {
-                    let first = last[client];
-                    std::thread::spawn(move || write_until_killed(address, client, first))
+                    let (first, progress) = (last[client], progress.clone());
+                    std::thread::spawn(move || write_until_killed(address, client, first, &progress))
                 })
                 .collect();
-            // Not to wait for something: when the crash comes is what is tried.
-            std::thread::sleep(Duration::from_millis(random.random_range(ROUND_MS)));
+            progress.wait_for(random.random_range(ROUND_SCRIPTS));
             server.kill_9();
             let bounds: Vec<_> = (writers.into_iter())
                 .map(|writer| writer.join().expect("a writer does not fail"))

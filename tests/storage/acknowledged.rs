@@ -5,21 +5,21 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Node, four_shards_on_two_executors, seed};
 use crate::harness::client::Client;
+use crate::harness::progress::Progress;
 use crate::harness::value::Value;
 
 const CLIENTS: usize = 8;
 const KEYS_PER_CLIENT: usize = 12;
 const PIPELINE: usize = 16;
 
-/// How long a round may write before it is killed, in milliseconds: around the time of many commits and some syncs.
-const ROUND_MS: std::ops::Range<u64> = 20..250;
+/// Replies that the clients have got when a round is killed: those of a few commits up to those of many commits and some syncs.
+const ROUND_REPLIES: std::ops::Range<u64> = 1..8_000;
 
 /// What is known of a key: it must hold at least `least` and at most `sent`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +35,7 @@ fn key(client: usize, number: usize) -> String {
 }
 
 /// One client: pipelines of writes to its own keys and reads of anybody's, until the server is gone.
-fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64) -> Known {
+fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64, progress: &Progress) -> Known {
     let mut random = StdRng::seed_from_u64(seed);
     let mut known = Known::new();
     let Ok(mut connection) = Client::connect(address) else {
@@ -73,6 +73,7 @@ fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64)
             };
             let bounds = known.entry(key).or_default();
             bounds.least = bounds.least.max(seen);
+            progress.add();
         }
     }
 }
@@ -80,13 +81,14 @@ fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64)
 /// Runs the clients, kills the server in the middle, and returns what is known of the keys.
 fn crash_under_load(node: &mut Node, first: u64, random: &mut StdRng) -> Known {
     let address = node.address();
+    let progress = Progress::default();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
-            let seed = random.random();
-            std::thread::spawn(move || write_until_killed(address, client, first, seed))
+            let (seed, progress) = (random.random(), progress.clone());
+            std::thread::spawn(move || write_until_killed(address, client, first, seed, &progress))
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(random.random_range(ROUND_MS)));
+    progress.wait_for(random.random_range(ROUND_REPLIES));
     node.kill_9();
     let mut all = Known::new();
     for client in clients {

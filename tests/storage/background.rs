@@ -3,18 +3,14 @@
 //!
 //! `hold-writes` keeps a batch on its way for as long as a test wants.
 
-use std::time::Duration;
-
 use super::{Node, Switch, contents, key_on};
 use crate::harness::client::Client;
+use crate::harness::observe::waits_for_a_thread;
 use crate::harness::process::wait_for;
 use crate::harness::value::Value;
 
 /// Every batch goes to the committer, except those of commands that look at the disk.
 const FLAGS: &str = "--shards 1 --background-commit-writes 1";
-
-/// How long a test waits for a reply that must not come.
-const SILENCE: Duration = Duration::from_millis(300);
 
 /// A server with a key `old` and one batch under way, with `SET key new`, sent by the returned client.
 fn with_a_batch_under_way(flags: &str, faults: &str) -> (Node, Switch, Client) {
@@ -48,7 +44,7 @@ fn waiting(node: &Node, commands: &[&[&str]]) -> Vec<Client> {
         );
         clients.push(client);
     }
-    std::thread::sleep(SILENCE);
+    node.wait_until_it_has_gone_on();
     for (client, command) in clients.iter_mut().zip(commands) {
         assert!(client.has_no_reply(), "{command:?} was answered before its writes were");
     }
@@ -119,10 +115,14 @@ fn a_batch_that_fails_takes_with_it_what_was_staged_on_top() {
         );
         clients.push(writer);
         if command_waits {
-            // One that waits for the batch on the executor's thread is who learns of the failure.
+            // One that looks at the disk waits for the batch before it runs; it learns of the failure, too.
             let mut client = node.connect();
             client.send(&["RANDOMKEY"]).expect("the server reads");
-            std::thread::sleep(SILENCE);
+            let held = (clients.len() + 1).to_string();
+            assert!(
+                wait_for(|| node.info("executors", "executor0", "held") == held),
+                "RANDOMKEY does not wait"
+            );
             clients.push(client);
         }
         switch.on();
@@ -179,7 +179,7 @@ fn a_batch_that_stalls_is_written_again_with_what_was_staged_meanwhile() {
         "\"old\"",
         "reads go on"
     );
-    std::thread::sleep(SILENCE);
+    node.wait_until_it_has_gone_on();
     assert!(writer.has_no_reply() && clients.iter_mut().all(Client::has_no_reply));
     stall.off();
     assert_eq!(writer.read().expect("the stall is over").render(), "OK");
@@ -206,10 +206,20 @@ fn keys_that_expire_do_not_make_the_executor_wait_for_a_batch() {
     let mut client = node.connect();
     // Its deadline is in the batch after, and passes before that is written.
     let mut waiting = waiting(&node, &[&["SET", "short", "1", "PX", "50"]]);
-    for _ in 0..20 {
+    let now_ms = |client: &mut Client| match client.command(&["TIME"]) {
+        Value::Array(Some(parts)) => {
+            let number = |part: &Value| part.text().and_then(|text| text.parse::<u64>().ok()).expect("a number");
+            number(&parts[0]) * 1000 + number(&parts[1]) / 1000
+        }
+        reply => panic!("TIME was answered {}", reply.render()),
+    };
+    let is_over = now_ms(&mut client) + 51;
+    let passes = wait_for(|| {
         assert_eq!(client.command(&["GET", "other"]).render(), "\"old\"");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        now_ms(&mut client) > is_over
+    });
+    assert!(passes, "the server's clock stands still");
+    node.wait_until_it_has_gone_on();
     hold.off();
     for client in waiting.iter_mut().chain([&mut writer]) {
         assert_eq!(client.read().expect("it is written").render(), "OK");
@@ -236,7 +246,12 @@ fn commands_on_a_whole_shard_see_a_batch_that_was_under_way() {
         let (mut node, hold, mut writer) = with_a_batch_under_way("", "");
         let mut client = node.connect();
         client.send(command).expect("the server reads");
-        std::thread::sleep(Duration::from_millis(50));
+        // KEYS waits on the executor's thread, which answers no INFO meanwhile.
+        let waits = wait_for(|| match command[0] {
+            "KEYS" => waits_for_a_thread(node.pid()),
+            _ => node.info("executors", "executor0", "held") == "2",
+        });
+        assert!(waits, "{command:?} does not wait");
         assert!(client.has_no_reply(), "{command:?}");
         hold.off();
         assert_eq!(

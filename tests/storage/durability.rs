@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 use super::{Node, four_shards_on_two_executors};
 use crate::harness::client::Client;
 use crate::harness::process::wait_for;
+use crate::harness::progress::Progress;
 
 /// How long a reply may take while the setting changes: longer than any sync here, far less than a sync interval.
 const STALL_MAX: Duration = Duration::from_secs(2);
+
+/// Writes that are answered under each durability: several by each of the writers, so that some have begun under the one before.
+const WRITES_BETWEEN_SWITCHES: u64 = 40;
 
 fn set(client: &mut Client, key: &str, value: u64) {
     assert_eq!(client.command(&["SET", key, &value.to_string()]).render(), "OK");
@@ -140,11 +144,11 @@ fn durability_switches_under_load_in_both_directions() {
     let mut node = Node::new();
     let flags = four_shards_on_two_executors();
     node.start(&flags, "record-synced-log=1,delay-sync-ms=2");
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, progress) = (Arc::new(AtomicBool::new(false)), Progress::default());
     let address = node.address();
     let writers: Vec<_> = (0..4)
         .map(|writer| {
-            let stop = Arc::clone(&stop);
+            let (stop, progress) = (Arc::clone(&stop), progress.clone());
             std::thread::spawn(move || {
                 let mut connection = Client::connect(address).expect("the server accepts");
                 let (mut number, mut slowest) = (0, Duration::ZERO);
@@ -153,6 +157,7 @@ fn durability_switches_under_load_in_both_directions() {
                     set(&mut connection, &format!("key:{writer}:{}", number % 10), number);
                     slowest = slowest.max(began.elapsed());
                     number += 1;
+                    progress.add();
                 }
                 (number, slowest)
             })
@@ -170,8 +175,7 @@ fn durability_switches_under_load_in_both_directions() {
     for round in 0..18 {
         let (name, value) = words[round % words.len()];
         assert_eq!(control.command(&["CONFIG", "SET", name, value]).render(), "OK");
-        // Long enough for some writes under each.
-        std::thread::sleep(Duration::from_millis(60));
+        progress.wait_for(WRITES_BETWEEN_SWITCHES);
     }
     assert_eq!(
         control.command(&["CONFIG", "SET", "durability", "always"]).render(),

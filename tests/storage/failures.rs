@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Node, four_shards_on_two_executors, key_on};
 use crate::harness::client::Client;
-use crate::harness::process::{ServerProcess, free_address, wait_for};
+use crate::harness::process::{ServerProcess, free_address, holds_for, wait_for};
 use crate::harness::value::Value;
 
 const SHARDS: u16 = 4;
@@ -262,8 +262,9 @@ fn a_reply_that_waits_for_its_sync_waits_until_a_full_disk_has_room() {
     let [first, second] = &mut clients;
     assert_eq!(first.read().expect("its sync was under way").render(), "OK");
     assert!(wait_for(|| node.syncs() == 1));
-    std::thread::sleep(Duration::from_millis(1_000));
-    assert_eq!(node.syncs(), 1, "a log that is broken is not synced");
+    // Longer than the pause between two looks at the disk, and than many syncs.
+    let is_left_alone = holds_for(Duration::from_millis(1_500), || node.syncs() == 1);
+    assert!(is_left_alone, "a log that is broken is not synced");
     assert_eq!(node.info("executors", "executor0", "held"), "1");
     switch.off();
     assert_eq!(second.read().expect("there is room").render(), "OK");
@@ -316,9 +317,10 @@ fn a_disk_that_is_really_full_is_written_again_when_there_is_room() {
     assert!(refusal.starts_with("(error) MISCONF "), "{refusal}");
     assert_eq!(prompt(&mut client, &["GET", "first"]), "\"1\"", "reads go on");
     // Longer than the interval of syncs and of looks at the free space: neither may make it worse.
-    std::thread::sleep(Duration::from_millis(2_500));
-    let reply = prompt(&mut client, &["SET", "more", "1"]);
-    assert!(reply.starts_with("(error) MISCONF "), "{reply}");
+    let is_refused = holds_for(Duration::from_millis(2_500), || {
+        prompt(&mut client, &["SET", "more", "1"]).starts_with("(error) MISCONF ")
+    });
+    assert!(is_refused, "there is no room, and it was not refused");
 
     let ballast = format!("/proc/{}/root{disk}/ballast", process.pid());
     std::fs::remove_file(ballast).expect("the ballast can be removed");
@@ -460,18 +462,22 @@ fn a_batch_that_a_channel_refuses_is_offered_again_within_its_deadline() {
     let mut node = Node::new();
     let switch = node.switch("full");
     node.start(
-        "--shards 1 --request-timeout-ms 500",
+        "--shards 1 --request-timeout-ms 20000",
         &format!("refuse-send={}", switch.when()),
     );
     let mut client = node.connect();
     switch.on();
     client.send(&["SET", "key", "1"]).expect("the server reads");
-    std::thread::sleep(Duration::from_millis(100));
+    let refused_again = wait_for(|| {
+        let failures = node.info("executors", "executor0", "send_failures");
+        failures.parse::<u64>().expect("a count") > 1
+    });
+    assert!(refused_again, "it was not offered again");
     switch.off();
     assert_eq!(client.read().expect("the server answers").render(), "OK");
-    let failures = node.info("executors", "executor0", "send_failures");
-    assert!(failures.parse::<u64>().is_ok_and(|count| count > 1), "{failures}");
 
+    let shorter = ["CONFIG", "SET", "request-timeout-ms", "500"];
+    assert_eq!(client.command(&shorter).render(), "OK");
     switch.on();
     let reply = prompt(&mut client, &["SET", "key", "2"]);
     assert!(reply.starts_with("(error) TIMEOUT "), "{reply}");

@@ -118,14 +118,14 @@ impl Node {
         Client::connect(self.address).ok()
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server was started").pid()
+    }
+
     /// The address, for threads that connect by themselves.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The server's process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.as_ref().expect("the server was started").pid()
     }
 
     pub(crate) fn kill_9(&mut self) {
@@ -191,6 +191,39 @@ impl Node {
     pub(crate) fn syncs(&self) -> u64 {
         let syncs = self.info("persistence", "log_syncs", "");
         syncs.parse().expect("log_syncs is a number")
+    }
+
+    /// Waits until the storage executors have served commands, and have done their housekeeping after each, some times since
+    /// the call: whatever may be answered has been, and whoever has no reply then is kept waiting.
+    pub(crate) fn wait_until_it_has_gone_on(&self) {
+        const ROUNDS: usize = 5;
+        let mut client = self.connect();
+        // Housekeeping shows the looks at records that commands have made before it.
+        let looks = || -> Vec<u64> {
+            let section = self.info_section("shards");
+            let figure = |line: &str, name: &str| -> u64 {
+                let value = line
+                    .split(',')
+                    .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+                value
+                    .and_then(|value| value.parse().ok())
+                    .unwrap_or_else(|| panic!("no {name}: {line}"))
+            };
+            let shards = section.lines().filter(|line| line.starts_with("shard"));
+            shards
+                .map(|line| figure(line, "hits") + figure(line, "misses"))
+                .collect()
+        };
+        let shard_count = looks().len() as u16;
+        for _ in 0..ROUNDS {
+            let before = looks();
+            for shard in 0..shard_count {
+                let absent = key_on(shard, shard_count, "nobody's");
+                assert_eq!(client.command(&["EXISTS", &absent]).render(), "(integer) 0");
+            }
+            let has_gone_on = wait_for(|| looks().iter().zip(&before).all(|(now, before)| now > before));
+            assert!(has_gone_on, "an executor stands still");
+        }
     }
 
     /// Waits until a shard is in a state of INFO shards.

@@ -4,20 +4,20 @@
 //! whole databases (those once committed what was staged before them). After a kill the keys of each client must agree.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Node, four_shards_on_two_executors, seed};
 use crate::harness::client::Client;
+use crate::harness::progress::Progress;
 use crate::harness::value::Value;
 
 const CLIENTS: usize = 4;
 const ROUNDS: usize = 4;
 
-/// How long a round may write before it is killed, in milliseconds.
-const ROUND_MS: std::ops::Range<u64> = 20..250;
+/// Transactions that the clients were told of when a round is killed.
+const ROUND_TRANSACTIONS: std::ops::Range<u64> = 1..1_000;
 
 /// EXECs that are sent before the first reply is read.
 const PIPELINE: usize = 8;
@@ -28,7 +28,13 @@ fn keys(client: usize) -> [String; 3] {
 }
 
 /// Writes numbers from `first` on until the server is gone; returns the last that was acknowledged and the last sent.
-fn write_until_killed(address: SocketAddr, client: usize, first: u64, between: &str) -> (u64, u64) {
+fn write_until_killed(
+    address: SocketAddr,
+    client: usize,
+    first: u64,
+    between: &str,
+    progress: &Progress,
+) -> (u64, u64) {
     let (mut acknowledged, mut next) = (first - 1, first);
     let Ok(mut connection) = Client::connect(address) else {
         return (acknowledged, acknowledged);
@@ -49,7 +55,10 @@ fn write_until_killed(address: SocketAddr, client: usize, first: u64, between: &
         for place in 0..PIPELINE * replies {
             match connection.read() {
                 Err(_) => return (acknowledged, next - 1),
-                Ok(Value::Array(Some(_))) if place % replies == replies - 1 => acknowledged += 1,
+                Ok(Value::Array(Some(_))) if place % replies == replies - 1 => {
+                    acknowledged += 1;
+                    progress.add();
+                }
                 Ok(Value::Simple(_)) if place % replies < replies - 1 => {}
                 Ok(reply) => panic!("a transaction was answered {}", reply.render()),
             }
@@ -79,13 +88,14 @@ fn crash(flags: &str, between: &str, seed: u64) {
     for _ in 0..ROUNDS {
         node.start(flags, "");
         let address = node.address();
+        let progress = Progress::default();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
-                let (first, between) = (first[client], between.to_owned());
-                std::thread::spawn(move || write_until_killed(address, client, first, &between))
+                let (first, between, progress) = (first[client], between.to_owned(), progress.clone());
+                std::thread::spawn(move || write_until_killed(address, client, first, &between, &progress))
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(random.random_range(ROUND_MS)));
+        progress.wait_for(random.random_range(ROUND_TRANSACTIONS));
         node.kill_9();
         node.start(flags, "");
         let mut connection = node.connect();

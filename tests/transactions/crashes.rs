@@ -2,10 +2,10 @@
 //! not at all, and those that were acknowledged are there.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::{SHARDS, key_per_shard, mget, mset, one_executor, run};
 use crate::harness::client::Client;
+use crate::harness::progress::Progress;
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
 use crate::storage::{Node, four_shards_on_two_executors, seed};
@@ -278,12 +278,12 @@ const ELEMENTS: usize = 12;
 
 const ROUNDS: usize = 3;
 
-/// How long a round may write before it is killed, in milliseconds.
-const ROUND_MS: std::ops::Range<u64> = 30..300;
+/// Commands that the clients were told of when a round is killed.
+const ROUND_COMMANDS: std::ops::Range<u64> = 1..2_000;
 
 /// Writes numbers from `first` on to all of a client's keys, by MSET and EXEC by turns, and moves elements between the
 /// lists; until the server is gone. Returns the last number that was acknowledged and the last sent.
-fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64) -> (u64, u64) {
+fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64, progress: &Progress) -> (u64, u64) {
     let mut random = StdRng::seed_from_u64(seed + client as u64);
     let (keys, lists) = (key_per_shard(&format!("{client}:")), key_per_shard("list"));
     let Ok(mut connection) = Client::connect(address) else {
@@ -308,7 +308,7 @@ fn write_until_killed(address: SocketAddr, client: usize, first: u64, seed: u64)
         for (place, words) in lines.iter().enumerate() {
             match connection.read() {
                 Ok(Value::Error(text)) => panic!("{words:?} was answered {text}"),
-                Ok(_) => {}
+                Ok(_) => progress.add(),
                 // The last but one is MSET's or EXEC's.
                 Err(_) => return (number - u64::from(place + 1 < lines.len()), number),
             }
@@ -332,13 +332,14 @@ fn killed_under_load(flags: &str, seed: u64) {
     let mut any_acknowledged = false;
     for round in 0..ROUNDS {
         let address = node.address();
+        let progress = Progress::default();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
-                let (first, seed) = (first[client], seed + round as u64 * 100);
-                std::thread::spawn(move || write_until_killed(address, client, first, seed))
+                let (first, seed, progress) = (first[client], seed + round as u64 * 100, progress.clone());
+                std::thread::spawn(move || write_until_killed(address, client, first, seed, &progress))
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(random.random_range(ROUND_MS)));
+        progress.wait_for(random.random_range(ROUND_COMMANDS));
         node.kill_9();
         node.start(flags, "");
         let mut connection = node.connect();
