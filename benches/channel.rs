@@ -16,11 +16,11 @@ use common::{Latencies, LatencyTable};
 use corelane::channel::link::{Credits, Links};
 use corelane::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use corelane::channel::responses::{Responses, responses};
-use corelane::commands::table::{self, Command};
+use corelane::command::{self, Command};
 use corelane::config::Settings;
-use corelane::executor::storage_executor::HOUSEKEEPING_INTERVAL;
 use corelane::preflight::EXECUTOR_IO_MEMORY_BYTES;
 use corelane::protocol::{Reply, Span};
+use corelane::registry::server_state::HOUSEKEEPING_INTERVAL;
 use corelane::ring;
 use corelane::topology::CpuId;
 use criterion::{Criterion, Throughput};
@@ -203,7 +203,8 @@ async fn send_on_orders(
     orders: flume::Receiver<u64>,
     outcomes: flume::Sender<Outcome>,
 ) {
-    let set = table::find(b"set").expect("the table has SET");
+    corelane::rows::install();
+    let set = command::find(b"set").expect("the table has SET");
     while let Ok(trips) = orders.recv_async().await {
         let outcome = make_trips(case, &mut links, &home, set, trips).await;
         outcomes

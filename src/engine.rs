@@ -29,7 +29,7 @@ use crate::channel::link::{Credits, Links};
 use crate::channel::message::{Batch, Caller, Priority, RequestId};
 use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
-use crate::commands::table::{self, Command};
+use crate::command::{self, Command};
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::server::{Running, ServerError, Stores};
@@ -395,7 +395,7 @@ impl Engine {
     /// Adds a request, whose first word is its command, to the open batch for a storage executor.
     fn push<'a>(&self, links: &mut Links, link: usize, index: usize, words: impl Iterator<Item = &'a [u8]> + Clone) {
         let name = words.clone().next().unwrap_or_default();
-        let command: &'static Command = table::find(name).expect("the table has every name used here");
+        let command: &'static Command = command::find(name).expect("the table has every name used here");
         let timeout = Duration::from_millis(self.shared.settings.snapshot().request_timeout_ms);
         let id = RequestId {
             sequence: index as u32,

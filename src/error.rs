@@ -1,6 +1,6 @@
-//! The errors that a client can be answered with: one enum of exact texts, those of Redis 7.2 where Redis has one.
+//! The errors that a client can be answered with: one enum of exact texts, those of Redis 7.2 where Redis has one; and
+//! why a database did not do something.
 
-use crate::storage::database::DatabaseError;
 use std::borrow::Cow;
 
 /// What went wrong with one command; `Display` is the text after RESP's `-`.
@@ -75,6 +75,20 @@ impl CommandError {
         let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
         String::from_utf8_lossy(&word[..end])
     }
+}
+
+/// Why RocksDB did not do something.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// Writes are stalled (too many level-0 files, memtables or pending compaction bytes); nothing was written.
+    #[error("writes are stalled")]
+    Stalled,
+    /// No room on the disk.
+    #[error("no space left on device: {0}")]
+    DiskFull(String),
+    /// Anything else: the shard cannot be trusted to write on.
+    #[error("{0}")]
+    Failed(String),
 }
 
 impl From<DatabaseError> for CommandError {

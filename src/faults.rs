@@ -84,7 +84,7 @@ pub enum Bug {
 
 #[cfg(not(feature = "fault-injection"))]
 mod hooks {
-    use crate::storage::database::DatabaseError;
+    use crate::error::DatabaseError;
     use std::path::Path;
 
     /// What a sync is about to make durable: nothing is recorded in this build.
@@ -127,7 +127,7 @@ mod hooks {
 
     /// A transaction has come to a point.
     #[inline(always)]
-    pub fn reached(_point: crate::storage::Point) {}
+    pub fn reached(_point: super::Point) {}
 
     /// Before a batch is handed to a channel; whether the channel refuses it.
     #[inline(always)]
@@ -159,7 +159,7 @@ mod hooks {
 #[cfg(feature = "fault-injection")]
 mod hooks {
     use super::{Bug, Point};
-    use crate::storage::database::DatabaseError;
+    use crate::error::DatabaseError;
     use std::path::{Path, PathBuf};
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -358,7 +358,8 @@ mod hooks {
             of_one.is_some_and(|one| one.when.comes(&one.count)) || self.happens(fault)
         }
 
-        /// Whether a fault's file, if it lasts as long as one exists, is about the executor of a number: it names none, or that.
+        /// Whether a fault's file, if it lasts as long as one exists, is about the executor of a number: it names none,
+        /// or that.
         fn is_about(&self, fault: Fault, executor: usize) -> bool {
             match &self.whens[fault as usize] {
                 Some(When::While(path)) => {

@@ -27,30 +27,33 @@
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
 //! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
 //! - [`executor`]: the storage executors, which own the shards: turns, waiting commands, their part in transactions.
-//! - [`registry`]: what threads share: clients, inboxes, subscribers, tracked keys.
-//! - [`storage`]: a shard's data: staging, commit, expiry, every byte on disk.
-//! - [`commands`]: the command table and what each command means.
+//! - [`observe`]: what INFO says.
+//! - [`registry`]: what threads share: clients, inboxes, subscribers, tracked keys, metrics, the server's state.
+//! - [`rows`]: the command table, each command with its handler; [`command`]: what a command is, without its handler.
+//! - [`commands`]: the handlers that run on data, by data type.
 //! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
+//! - [`storage`]: a shard's data: staging, commit, expiry, every byte on disk.
 //! - [`topology`]: which executor goes on which core.
-//! - [`observe`]: counters, histograms, INFO.
 //! - [`panics`]: what becomes of a bug: the command, or the process, ends.
 //! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and
 //!   stop.
 //! - [`engine`]: the same storage executors for a program that embeds them, without TCP.
 //!
 //! A GET's way: [`network::network_executor`] reads and parses, [`network::dispatch`] finds its row in
-//! [`commands::table`] and its executor in [`channel::router`], [`channel::link`] sends the turn's batch,
+//! [`command`] and its executor in [`channel::router`], [`channel::link`] sends the turn's batch,
 //! [`executor::storage_executor`] runs [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back
 //! the same way.
 
 pub mod channel;
 mod clock;
+pub mod command;
 pub mod commands;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod faults;
+pub mod glob;
 pub mod network;
 mod number;
 pub mod observe;
@@ -59,6 +62,7 @@ pub mod preflight;
 pub mod protocol;
 pub mod registry;
 pub mod ring;
+pub mod rows;
 pub mod scripts;
 pub mod server;
 pub mod slots;

@@ -1,10 +1,10 @@
 //! What becomes of a panic: the command that it ended gets an error, or the process ends. Nothing limps on.
 //!
-//! A panic is *contained* where what it may have left half done is thrown away: in a handler (whose writes are rolled back)
-//! and where a connection's own bytes are read (the connection is closed). Anywhere else on a thread of this server (an
-//! executor's turn, a commit, a sync) the state that other clients rely on may be wrong, and a thread that is gone would look
-//! to the others as if it were only slow: the process ends with [`EXIT_STATUS`], and what starts it again recovers everything
-//! that was acknowledged.
+//! A panic is *contained* where what it may have left half done is thrown away: in a handler (whose writes are rolled
+//! back) and where a connection's own bytes are read (the connection is closed). Anywhere else on a thread of this
+//! server (an executor's turn, a commit, a sync) the state that other clients rely on may be wrong, and a thread that
+//! is gone would look to the others as if it were only slow: the process ends with [`EXIT_STATUS`], and what starts it
+//! again recovers everything that was acknowledged.
 
 use std::cell::Cell;
 use std::io;
@@ -36,8 +36,8 @@ pub fn contain<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
     panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
 }
 
-/// From now on until the returned value is dropped, a panic ends the process although the call is contained: what is changed
-/// meanwhile is relied on by more than what the call is about.
+/// From now on until the returned value is dropped, a panic ends the process although the call is contained: what is
+/// changed meanwhile is relied on by more than what the call is about.
 #[inline]
 pub fn uncontained() -> Restored {
     Restored(IS_CONTAINED.replace(false))

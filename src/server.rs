@@ -4,8 +4,7 @@ use crate::channel::link::{Credits, Links};
 use crate::channel::message::{Batch, Caller};
 use crate::channel::responses::responses;
 use crate::channel::router::{Router, StorageId};
-use crate::commands::persistence::Saves;
-use crate::commands::table::{COMMANDS, Command};
+use crate::command::{self, Command};
 use crate::config::{AutoOr, ByteSize, LogLevel, Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::executor::committer::Committer;
@@ -13,23 +12,23 @@ use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::reclaimer::Reclaimer;
 use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor};
 use crate::executor::syncer::{SyncReport, Syncer};
-use crate::executor::waiters::Waiters;
 use crate::network::TRANSACTION_THREADS_MAX;
-use crate::network::network_executor::{Acceptor, NetworkExecutor, NetworkParts};
+use crate::network::network_executor::{Acceptor, ExecutorHandlers, NetworkExecutor, NetworkParts};
 use crate::network::script_calls;
-use crate::observe::info::Baseline;
-use crate::observe::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, SharedCounter, StorageMetrics};
 use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
 use crate::protocol::Arguments;
 use crate::registry::admin_threads::AdminThreads;
 use crate::registry::clients::Clients;
 use crate::registry::inboxes::Posted;
 use crate::registry::listening::{self, ListenError, Listening};
+use crate::registry::metrics::{CommandMetrics, NetworkMetrics, ShardMetrics, StorageMetrics};
+use crate::registry::server_state::{Pause, ServerState, Shutdown, Totals};
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::Tracking;
+use crate::rows;
 use crate::scripts::function_libraries::{self, Libraries};
 use crate::scripts::interpreter::{self, LoadLimit};
-use crate::scripts::registry::Scripts;
+use crate::scripts::registry::{ScriptSeat, Scripts};
 use crate::slots::ShardId;
 use crate::storage::database::{Database, DatabaseError, OpenError, Opening, Resources};
 use crate::storage::log_check::Loss;
@@ -47,141 +46,9 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// What all executors share: read-only facts, settings, counters and the flags of administration.
-pub struct ServerState {
-    /// The settings, which CONFIG SET changes.
-    pub settings: SharedSettings,
-    /// The file they came from, for CONFIG REWRITE.
-    pub config_file: Option<PathBuf>,
-    /// Which executor has which shard.
-    pub router: Router,
-    /// Which executor is on which core.
-    pub core_map: CoreMap,
-    /// All clients.
-    pub clients: Arc<Clients>,
-    /// Who subscribes to what, and how to reach them from any thread.
-    pub pubsub: Arc<PubSub>,
-    /// Who is told of keys that it has read.
-    pub tracking: Arc<Tracking>,
-    /// By network executor.
-    pub network: Vec<Arc<NetworkMetrics>>,
-    /// By storage executor.
-    pub storage: Vec<Arc<StorageMetrics>>,
-    /// By shard.
-    pub shards: Vec<Arc<ShardMetrics>>,
-    /// RocksDB's shared caches.
-    pub resources: Arc<Resources>,
-    /// 40 hexadecimal digits, different at each start.
-    pub run_id: String,
-    /// When the server started, Unix milliseconds.
-    pub started_at_ms: u64,
-    /// Where clients connect.
-    pub listening: Arc<Listening>,
-    /// What is counted for the whole server.
-    pub totals: Totals,
-    /// SAVE and BGSAVE.
-    pub saves: Arc<Saves>,
-    /// Threads for commands that wait for a disk.
-    pub admin_threads: Arc<AdminThreads>,
-    /// CLIENT PAUSE.
-    pub pause: Pause,
-    /// SHUTDOWN and signals.
-    pub shutdown: Shutdown,
-    /// Scripts: their texts, and which run.
-    pub scripts: Arc<Scripts>,
-}
-
-/// Counts of rare events, from several threads.
-#[derive(Debug, Default)]
-pub struct Totals {
-    /// Connections accepted.
-    pub connections_received: SharedCounter,
-    /// Connections refused for `maxclients`.
-    pub connections_rejected: SharedCounter,
-    /// Clients disconnected because of `client-output-buffer-limit`.
-    pub output_limit_disconnections: SharedCounter,
-    /// Clients disconnected because of `client-query-buffer-limit`.
-    pub query_limit_disconnections: SharedCounter,
-    /// What CONFIG RESETSTAT has set aside.
-    pub baseline: Baseline,
-    /// When the log last said that somebody speaks another protocol, Unix seconds; 0 for never.
-    other_protocol_warned_s: AtomicU64,
-}
-
-/// How long the log keeps quiet about requests of other protocols after it has told of one: who sends them must not fill the
-/// disk.
-const OTHER_PROTOCOL_QUIET_S: u64 = 60;
-
-impl Totals {
-    /// Whether the log should tell now that somebody speaks another protocol.
-    pub fn may_warn_of_other_protocol(&self, now_s: u64) -> bool {
-        let due = |warned_s: u64| (warned_s + OTHER_PROTOCOL_QUIET_S <= now_s).then_some(now_s);
-        let warned_s = &self.other_protocol_warned_s;
-        warned_s.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
-    }
-}
-
-/// CLIENT PAUSE: until when, and for which commands.
-#[derive(Debug, Default)]
-pub struct Pause {
-    until_ms: AtomicU64,
-    writes_only: AtomicBool,
-}
-
-impl Pause {
-    /// Pauses all commands, or only writing ones, until `until_ms` (Unix). A pause under way is only made stricter or
-    /// longer, as in Redis.
-    pub fn begin(&self, until_ms: u64, writes_only: bool) {
-        let active = self.until_ms.load(Ordering::Acquire) > crate::clock::unix_ms();
-        let writes_only = writes_only && (!active || self.writes_only.load(Ordering::Acquire));
-        self.writes_only.store(writes_only, Ordering::Release);
-        self.until_ms.fetch_max(until_ms, Ordering::AcqRel);
-    }
-
-    /// Ends the pause.
-    pub fn end(&self) {
-        self.until_ms.store(0, Ordering::Release);
-    }
-
-    /// Whether a command must wait.
-    #[inline]
-    pub fn holds(&self, writes: bool) -> bool {
-        let until_ms = self.until_ms.load(Ordering::Acquire);
-        until_ms != 0 && until_ms > crate::clock::unix_ms() && (writes || !self.writes_only.load(Ordering::Acquire))
-    }
-}
-
-/// How far a shutdown has come: none, asked for, asked for twice.
-#[derive(Debug, Default)]
-pub struct Shutdown {
-    requests: AtomicU8,
-}
-
-impl Shutdown {
-    /// Asks for a shutdown; by the second time the process does not wait any more.
-    pub fn request(&self) {
-        self.requests.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Asks for a shutdown that does not drain (SHUTDOWN NOW).
-    pub fn request_now(&self) {
-        self.requests.fetch_add(2, Ordering::AcqRel);
-    }
-
-    /// Whether a shutdown was asked for.
-    pub fn is_requested(&self) -> bool {
-        self.requests.load(Ordering::Acquire) > 0
-    }
-
-    /// Whether it must not wait for clients any more.
-    pub fn is_immediate(&self) -> bool {
-        self.requests.load(Ordering::Acquire) > 1
-    }
-}
 
 /// Why a server did not start or did not stop well. `Display` is one sentence with its remedy.
 #[derive(Debug, thiserror::Error)]
@@ -207,7 +74,8 @@ pub enum ServerError {
     #[error("a thread cannot be started ({0}); raise the limit of processes (ulimit -u)")]
     Thread(std::io::Error),
     #[error(
-        "an executor cannot be started on CPU {cpu} ({error}); give the server other CPUs, as `corelane cores` lists them"
+        "an executor cannot be started on CPU {cpu} ({error}); give the server other CPUs, as `corelane cores` lists \
+         them"
     )]
     Executor { cpu: usize, error: String },
     #[error("the process cannot handle signals ({0})")]
@@ -315,6 +183,7 @@ impl Stores {
         addresses: &[SocketAddr],
         clients_max: usize,
     ) -> Result<(Stores, Allowed), ServerError> {
+        rows::install();
         let current = settings.snapshot();
         let topology = Topology::read_live()?;
         let mut overrides = core_map_overrides(&current)?;
@@ -461,7 +330,7 @@ impl Stores {
             let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
             let metrics = Arc::new(StorageMetrics {
                 cpu,
-                commands: COMMANDS.iter().map(|_| CommandMetrics::default()).collect(),
+                commands: command::all().iter().map(|_| CommandMetrics::default()).collect(),
                 ..StorageMetrics::default()
             });
             let mut shard_metrics = Vec::new();
@@ -478,15 +347,19 @@ impl Stores {
                 metrics: Arc::clone(metrics),
             });
             let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
-            let mut own = Shards::new(own, shard_count, Arc::clone(&self.tracking));
-            own.set_scripts(Arc::clone(&self.scripts), number);
-            own.waiters = Waiters::new(Arc::clone(&self.clients));
+            let own = Shards::new(own, shard_count);
             // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
             // be as large.
             let (sender, requests) = flume::unbounded();
             let executor = StorageExecutor::new(ExecutorParts {
                 requests: sender.downgrade(),
+                handlers: rows::STORAGE_HANDLERS,
                 shards: own,
+                script_seat: ScriptSeat {
+                    scripts: Arc::clone(&self.scripts),
+                    number,
+                },
+                clients: Arc::clone(&self.clients),
                 committer,
                 syncer: syncer.map_err(ServerError::Thread)?,
                 reclaimer: reclaimer.map_err(ServerError::Thread)?,
@@ -885,7 +758,11 @@ pub fn run(
     let server = Arc::downgrade(&state);
     let run_for_script =
         move |command: &'static Command, arguments: Arguments<'_>, caller: Caller| match server.upgrade() {
-            Some(server) => script_calls::run(&server, command, arguments, caller),
+            Some(server) => {
+                let handler = rows::NETWORK_HANDLERS.of(command);
+                let handler = handler.expect("what runs on a storage executor has its own handler there");
+                script_calls::run(&server, (command, handler), arguments, caller)
+            }
             None => Err(CommandError::Internal),
         };
     state.scripts.set_server_commands(Box::new(run_for_script));
@@ -909,6 +786,10 @@ pub fn run(
         let links = Links::new(stores.senders.clone(), home_sender, credits);
         NetworkParts {
             server: Arc::clone(&state),
+            handlers: ExecutorHandlers {
+                network: rows::NETWORK_HANDLERS,
+                storage: rows::STORAGE_HANDLERS,
+            },
             index,
             links,
             home,

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use corelane::commands::table::COMMANDS;
+use corelane::rows::COMMANDS;
 
 use self::compare::{Compare, elements, same, texts};
 use self::generator::{BlockKind, DATABASES, Generator, Step};
@@ -645,7 +645,8 @@ fn differ(test: &str, shape: Shape) {
         let (fewer, difference) = players.shrink(steps, difference);
         if shown_kinds.insert(difference.kind()) {
             println!(
-                "DIFFERENCE at command {place} of CORELANE_SEED={round_seed}, {} are left:\n{}\n  {}\nCorelane:\n{}\nredis-server {}:\n{}\n",
+                "DIFFERENCE at command {place} of CORELANE_SEED={round_seed}, {} are left:\n{}\n  \
+                 {}\nCorelane:\n{}\nredis-server {}:\n{}\n",
                 fewer.len(),
                 history(&fewer),
                 difference.asked,

@@ -701,8 +701,8 @@ impl Simulation {
         let cpu = allowed_cpus()[0];
         // One executor has all shards, so that the commands of a pipeline run in their order.
         let flags = format!(
-            "--shards {} --network-cores {cpu} --storage-cores {cpu} --durability {durability} --value-cache-size {cache} \
-             --batch-size {batch_size} --background-commit-writes {background}",
+            "--shards {} --network-cores {cpu} --storage-cores {cpu} --durability {durability} --value-cache-size \
+             {cache} --batch-size {batch_size} --background-commit-writes {background}",
             self.shard_count
         );
         self.note(format!("-- {end:?}: {flags} {faults}"));

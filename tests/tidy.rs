@@ -1,7 +1,10 @@
 //! What keeps the tree true to its own rules: README against the tables it describes, names that belong in one file.
 
-use corelane::commands::table::COMMANDS;
+mod layers;
+mod measures;
+
 use corelane::config;
+use corelane::rows::COMMANDS;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use super::responses::{ResponseSender, responses};
-use crate::commands::table::Command;
+use crate::command::Command;
 use crate::error::CommandError;
 use crate::faults;
 use crate::panics;
@@ -194,8 +194,9 @@ impl Links {
         flushed
     }
 
-    /// Offers again what a channel did not take, if its time has come. Returns the batches that gave up, each of its requests
-    /// answered with an error: none was handed over, and all deadlines have passed or there is nobody to take them.
+    /// Offers again what a channel did not take, if its time has come. Returns the batches that gave up, each of its
+    /// requests answered with an error: none was handed over, and all deadlines have passed or there is nobody to take
+    /// them.
     pub fn retry(&mut self) -> (Flushed, Vec<Box<Batch>>) {
         let mut flushed = Flushed::default();
         let mut given_up = Vec::new();
@@ -294,12 +295,12 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::table;
+    use crate::command;
 
     const ARGUMENT_BYTES: usize = 200 * 1024;
 
     fn push(links: &mut Links, link: usize) {
-        let get = table::find(b"get").expect("the table has it");
+        let get = command::find(b"get").expect("the table has it");
         let (target, id, caller) = ((link, Priority::Normal), RequestId::default(), Caller::default());
         let deadline = Instant::now() + Duration::from_secs(3600);
         links.push(target, id, get, caller, deadline, [&b"get"[..], b"k"]);
@@ -345,7 +346,7 @@ mod tests {
             batch_size: 1000,
         };
         let mut links = Links::new(vec![sender], home, credits);
-        let set = table::find(b"set").expect("SET is a command");
+        let set = command::find(b"set").expect("SET is a command");
         let value = vec![0; ARGUMENT_BYTES];
         let mut push = |sequence: u32, priority: Priority, arguments: &[&[u8]]| {
             let id = RequestId {

@@ -4,7 +4,7 @@
 //! box that has come home is used again with its capacity. It always returns to the executor that made it.
 
 use super::responses::ResponseSender;
-use crate::commands::table::Command;
+use crate::command::Command;
 use crate::error::CommandError;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, REQUEST_BYTES_MAX, Reply, Span};
@@ -28,9 +28,6 @@ const _: () = assert!(
 pub const REPLY_BYTES_MAX: usize = u32::MAX as usize - (16 << 20);
 /// Capacity that a box may keep for its next use; one that a large value has stretched is given back to the allocator.
 const BATCH_BYTES_KEPT: usize = 512 * 1024;
-
-/// A response that is bound to the commits of more than one shard of its executor.
-pub const SEVERAL_SHARDS: u16 = u16::MAX;
 
 /// In [`Response::more`]: not a reply, but the notice that a command, or a part of one, has found nothing and waits.
 pub const WAITS: u64 = u64::MAX;
@@ -110,7 +107,7 @@ pub struct Response {
     /// The newest turn of the storage executor whose writes it made or saw; 0 for none. The reply leaves once what that
     /// turn wrote to `shard` is as safe as the durability setting asks for.
     pub commit_epoch: u64,
-    /// The executor's own number of that shard, or [`SEVERAL_SHARDS`].
+    /// The executor's own number of that shard, or [`SEVERAL_SHARDS`](crate::storage::view::SEVERAL_SHARDS).
     pub shard: u16,
     /// The number by which the executor keeps the rest of the reply; 0 if this is all of it.
     pub more: u64,
@@ -141,12 +138,6 @@ pub struct Batch {
     bytes: Vec<u8>,
     spans: Vec<Span>,
     reply_to: ResponseSender,
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
 }
 
 impl Batch {

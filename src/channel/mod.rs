@@ -1,7 +1,7 @@
 //! The only way across: batches of requests from whoever has clients to the storage executors, and the same boxes back.
 //!
-//! [`message`] is what travels, [`link`] sends it within its credits, [`responses`] is the way back, [`router`] says where
-//! a key lives.
+//! [`message`] is what travels, [`link`] sends it within its credits, [`responses`] is the way back, [`router`] says
+//! where a key lives.
 
 pub mod link;
 pub mod message;

@@ -1,16 +1,12 @@
-//! Commands that wait: BLPOP and its relatives, XREAD and XREADGROUP with BLOCK, WAIT and WAITAOF.
+//! Commands that wait: BLPOP and its relatives, XREAD and XREADGROUP with BLOCK.
 //!
 //! A handler with nothing to give writes what it answers where waiting is not allowed (inside MULTI and scripts), and
 //! says in [`Waiting`] what it waits for. The storage executor runs it again when one of those keys has changed, as a
 //! command of its own, until it has something to give.
 
-use crate::commands::Context;
-use crate::commands::arguments::{integer, is_option};
+use crate::commands::arguments::integer;
 use crate::error::CommandError;
-use crate::network::session::{NetworkContext, Until, WaitHere};
 use crate::number::parse_double;
-use crate::protocol::Arguments;
-use crate::registry::clients::Ticket;
 use crate::storage::encoding::{StreamId, Type};
 use std::ops::Range;
 
@@ -81,74 +77,4 @@ fn checked_timeout(timeout_ms: i64, now_ms: u64) -> Result<u64, CommandError> {
         Some(_) => Ok(timeout_ms as u64),
         None => Err(CommandError::text("ERR timeout is out of range")),
     }
-}
-
-/// Whether a command with the flag BLOCKING may wait: XREAD and XREADGROUP only do with the option BLOCK.
-pub fn may_wait(name: &str, arguments: Arguments<'_>) -> bool {
-    if !matches!(name, "xread" | "xreadgroup") {
-        return true;
-    }
-    let mut place = 1;
-    while place < arguments.len() {
-        place += match arguments.get(place) {
-            option if is_option(option, "BLOCK") => return true,
-            option if is_option(option, "GROUP") => 3,
-            option if is_option(option, "COUNT") => 2,
-            option if is_option(option, "STREAMS") => return false,
-            _ => 1,
-        };
-    }
-    false
-}
-
-/// A client does not wait any more, or was answered by another executor: what is kept of its command may go.
-pub fn drop_waiters(context: &mut Context<'_>) -> Result<(), CommandError> {
-    let arguments = context.arguments;
-    let client_id = arguments.get(1).first_chunk().ok_or(CommandError::Internal)?;
-    let ticket = arguments.get(2).first_chunk().ok_or(CommandError::Internal)?;
-    let (client_id, ticket) = (u64::from_be_bytes(*client_id), Ticket::from_be_bytes(*ticket));
-    context.view.shards()?.waiters.remove_command(client_id, ticket);
-    context.reply.ok();
-    Ok(())
-}
-
-/// WAIT numreplicas timeout: there are no replicas.
-pub fn wait(context: &mut NetworkContext<'_>) -> Result<(), CommandError> {
-    let replicas = integer(context.arguments.get(1))?;
-    let timeout_ms = timeout_of_milliseconds(context.arguments.get(2), crate::clock::unix_ms())?;
-    context.reply.integer(0);
-    context.waits = (replicas > 0).then_some(WaitHere {
-        timeout_ms,
-        until: Until::TimeIsUp,
-    });
-    Ok(())
-}
-
-/// WAITAOF numlocal numreplicas timeout: the local log is that of the shards, and there are no replicas.
-pub fn waitaof(context: &mut NetworkContext<'_>) -> Result<(), CommandError> {
-    let local = integer(context.arguments.get(1))?;
-    if !(0..=1).contains(&local) {
-        return Err(CommandError::text(
-            "ERR value is out of range, value must between 0 and 1",
-        ));
-    }
-    let replicas = integer(context.arguments.get(2)).ok().filter(|replicas| *replicas >= 0);
-    let replicas = replicas.ok_or(CommandError::text("ERR value is out of range, must be positive"))?;
-    let timeout_ms = timeout_of_milliseconds(context.arguments.get(3), crate::clock::unix_ms())?;
-    context.reply.array(2);
-    context.reply.integer(0);
-    context.reply.integer(0);
-    let until = match (local, replicas) {
-        (0, 0) => Until::Known,
-        (_, 0) => Until::Durable,
-        _ => Until::TimeIsUpAfterDurable,
-    };
-    context.waits = Some(WaitHere { timeout_ms, until });
-    Ok(())
-}
-
-/// Whether all that was written so far is on disk, and whether a source is there: the executor itself answers that,
-/// when the time has come.
-pub fn answered_by_executor(_: &mut Context<'_>) -> Result<(), CommandError> {
-    Err(CommandError::Internal)
 }

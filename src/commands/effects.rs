@@ -4,14 +4,11 @@
 //! command that fails, or is dropped and run again, nothing is.
 
 use super::Context;
-use super::table::{self, Command, QUIET, READ};
+use crate::command::{self, Command, LOOKS_ASIDE, QUIET, READ};
 use crate::config::{EventClass, EventClasses};
 use crate::error::CommandError;
-use crate::observe::metrics::{CommandMetrics, count_error};
 use crate::protocol::Arguments;
 use crate::storage::lifecycle::{KeyFate, KeyNote};
-use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 /// Something that happened to a key, for those who subscribe to
 /// [keyspace notifications](https://redis.io/docs/latest/develop/use/keyspace-notifications/).
@@ -41,7 +38,7 @@ pub struct Message {
 /// Parts of a command that were the same command, for the statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ran {
-    /// [`super::table::Command::index`].
+    /// [`crate::command::Command::index`].
     pub index: usize,
     /// How many there were.
     pub calls: u64,
@@ -111,21 +108,6 @@ impl Effects {
         ran.calls += 1;
         ran.took_ns += took_ns;
         ran.failed += u64::from(failed);
-    }
-
-    /// Counts the parts that were commands, by [`Ran::index`], and forgets them; returns how many there were.
-    pub fn count_ran(&mut self, commands: &[CommandMetrics], errors: &Mutex<BTreeMap<String, u64>>) -> u64 {
-        let mut calls = 0;
-        for ran in self.ran.drain(..) {
-            calls += ran.calls;
-            if let Some(counters) = commands.get(ran.index) {
-                counters.calls.add(ran.calls);
-                counters.took_ns.add(ran.took_ns);
-                counters.failed.add(ran.failed);
-            }
-        }
-        self.errors.drain(..).for_each(|error| count_error(errors, &error));
-        calls
     }
 
     /// The command begins anew: its parts were never run.
@@ -261,9 +243,7 @@ impl Effects {
     /// which do not count as use of a key. (Commands that write and read other keys say themselves what they missed.)
     #[inline]
     pub fn wants_missed(&self, command: &Command) -> bool {
-        self.classes.has(EventClass::KeyMiss)
-            && command.flags.has(READ)
-            && !matches!(command.container(), Some("object" | "memory"))
+        self.classes.has(EventClass::KeyMiss) && command.flags.has(READ) && !command.flags.has(LOOKS_ASIDE)
     }
 
     /// The same, of a part of a command.
@@ -272,7 +252,7 @@ impl Effects {
     }
 }
 
-/// Whether a part of a command is one that changes [quietly](super::table::QUIET).
+/// Whether a part of a command is one that changes [quietly](crate::command::QUIET).
 pub(super) fn is_quiet(arguments: Arguments<'_>) -> bool {
     row_of(arguments).is_some_and(|command| command.flags.has(QUIET))
 }
@@ -282,10 +262,10 @@ fn row_of(arguments: Arguments<'_>) -> Option<&'static Command> {
     if arguments.is_empty() {
         return None;
     }
-    let command = table::find(arguments.get(0))?;
+    let command = command::find(arguments.get(0))?;
     let subcommand = match arguments.len() {
         1 => None,
-        _ => table::find_subcommand(command, arguments.get(1)),
+        _ => command::find_subcommand(command, arguments.get(1)),
     };
     subcommand.or(Some(command))
 }

@@ -4,16 +4,15 @@
 //! a connection sees them as its own commands have left them. A change is on that shard's disk, in one write, before
 //! others see it.
 
-use super::{Context, glob};
+use super::Context;
 use crate::commands::arguments::is_option;
-use crate::commands::server_commands::help;
 use crate::error::CommandError;
-use crate::network::session::NetworkContext;
+use crate::glob;
 use crate::protocol::Reply;
 use crate::protocol::rdb::{self, LibrariesError};
 use crate::scripts::function_libraries::{self, ENGINE, Libraries, Library};
 use crate::scripts::interpreter::{self, LoadLimit};
-use crate::scripts::registry::{Kind, Scripts};
+use crate::scripts::registry::Scripts;
 use crate::slots::ShardId;
 use std::sync::Arc;
 
@@ -29,7 +28,8 @@ impl From<LibrariesError> for CommandError {
 }
 
 fn scripts(context: &mut Context<'_>) -> Result<Arc<Scripts>, CommandError> {
-    Ok(context.view.scripts()?.0)
+    let seat = context.script_seat.ok_or(CommandError::Internal)?;
+    Ok(Arc::clone(&seat.scripts))
 }
 
 /// Runs the code of libraries in an interpreter of this thread.
@@ -253,93 +253,4 @@ fn join(current: &Libraries, restored: &Libraries, replaces: bool) -> Result<Lib
         joined.add(Arc::clone(library))?;
     }
     Ok(joined)
-}
-
-/// FUNCTION STATS
-pub fn function_stats(context: &mut NetworkContext<'_>) -> Outcome {
-    let scripts = &context.server.scripts;
-    let running = scripts.running_function();
-    if running.is_none() && scripts.any_busy() {
-        return Err(CommandError::Busy);
-    }
-    let reply = &mut context.reply;
-    reply.map(2);
-    reply.text("running_script");
-    match running {
-        None => reply.null(),
-        Some(function) => {
-            reply.map(3);
-            reply.text("name");
-            reply.text(&function.name);
-            reply.text("command");
-            reply.array(function.command.len());
-            function.command.iter().for_each(|word| reply.bulk(word));
-            reply.text("duration_ms");
-            reply.integer(function.began.elapsed().as_millis() as i64);
-        }
-    }
-    let libraries = scripts.functions.current();
-    reply.text("engines");
-    reply.map(1);
-    reply.text(ENGINE);
-    reply.map(2);
-    reply.text("libraries_count");
-    reply.integer(libraries.iter().len() as i64);
-    reply.text("functions_count");
-    reply.integer(libraries.function_count() as i64);
-    Ok(())
-}
-
-/// FUNCTION KILL
-pub fn function_kill(context: &mut NetworkContext<'_>) -> Outcome {
-    context.server.scripts.kill(Kind::Function)?;
-    context.reply.ok();
-    Ok(())
-}
-
-/// FUNCTION HELP
-pub fn function_help(context: &mut NetworkContext<'_>) -> Outcome {
-    help(
-        context,
-        &[
-            "LOAD [REPLACE] <FUNCTION CODE>",
-            "    Create a new library with the given library name and code.",
-            "DELETE <LIBRARY NAME>",
-            "    Delete the given library.",
-            "LIST [LIBRARYNAME PATTERN] [WITHCODE]",
-            "    Return general information on all the libraries:",
-            "    * Library name",
-            "    * The engine used to run the Library",
-            "    * Library description",
-            "    * Functions list",
-            "    * Library code (if WITHCODE is given)",
-            "    It also possible to get only function that matches a pattern using LIBRARYNAME argument.",
-            "STATS",
-            "    Return information about the current function running:",
-            "    * Function name",
-            "    * Command used to run the function",
-            "    * Duration in MS that the function is running",
-            "    If no function is running, return nil",
-            "    In addition, returns a list of available engines.",
-            "KILL",
-            "    Kill the current running function.",
-            "FLUSH [ASYNC|SYNC]",
-            "    Delete all the libraries.",
-            "    When called without the optional mode argument, the behavior is determined by the",
-            "    lazyfree-lazy-user-flush configuration directive. Valid modes are:",
-            "    * ASYNC: Asynchronously flush the libraries.",
-            "    * SYNC: Synchronously flush the libraries.",
-            "DUMP",
-            "    Return a serialized payload representing the current libraries, can be restored using FUNCTION RESTORE command",
-            "RESTORE <PAYLOAD> [FLUSH|APPEND|REPLACE]",
-            "    Restore the libraries represented by the given payload, it is possible to give a restore policy to",
-            "    control how to handle existing libraries (default APPEND):",
-            "    * FLUSH: delete all existing libraries.",
-            "    * APPEND: appends the restored libraries to the existing libraries. On collision, abort.",
-            "    * REPLACE: appends the restored libraries to the existing libraries, On collision, replace the old",
-            "      libraries with the new libraries (notice that even on this option there is a chance of failure",
-            "      in case of functions name collision with another library).",
-        ],
-    );
-    Ok(())
 }

@@ -3,11 +3,11 @@
 use super::Context;
 use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
 use super::collection::{Collection, Column, Direction};
-use super::glob;
 use super::random::Random;
 use super::walks::{self, Names, Next, VisitName, walk};
 use crate::config::EventClass;
 use crate::error::CommandError;
+use crate::glob;
 use crate::number::{parse_integer, parse_unsigned};
 use crate::slots::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
@@ -331,16 +331,6 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// The other database that a command on two databases names: COPY's `DB`. A bad number is the handler's to refuse.
-pub fn second_database(arguments: crate::protocol::Arguments<'_>) -> Option<u8> {
-    let after = arguments
-        .iter()
-        .skip(3)
-        .skip_while(|argument| !is_option(argument, "DB"))
-        .nth(1)?;
-    database(after).ok()
-}
-
 /// MOVE key database
 pub fn move_key(context: &mut Context<'_>) -> Outcome {
     let key = context.arguments.get(1);
@@ -449,7 +439,8 @@ fn collection_encoding(context: &mut Context<'_>, collection: &Collection) -> Re
     }
 }
 
-/// Whether Redis would keep a collection in its compact form, which HSCAN, SSCAN and ZSCAN give at once whatever COUNT is.
+/// Whether Redis would keep a collection in its compact form, which HSCAN, SSCAN and ZSCAN give at once whatever COUNT
+/// is.
 pub(super) fn is_compact(context: &mut Context<'_>, collection: &Collection) -> Result<bool, CommandError> {
     let encoding = collection_encoding(context, collection)?;
     Ok(matches!(encoding, "listpack" | "intset"))
@@ -892,13 +883,13 @@ impl Names for ShardKeys<'_> {
     fn recall(&mut self, slot: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
         let slot = Slot(slot);
         let walked = Walked::Slot(self.database, slot);
-        self.shards.view().recall_scan_position(slot, walked, hash)
+        self.shards.recall_scan_position(slot, walked, hash)
     }
 
     fn remember(&mut self, slot: u16, hash: u64, name: &[u8]) -> Result<(), CommandError> {
         let slot = Slot(slot);
         let walked = Walked::Slot(self.database, slot);
-        self.shards.view().remember_scan_position(slot, walked, hash, name)
+        self.shards.remember_scan_position(slot, walked, hash, name)
     }
 }
 

@@ -1,31 +1,27 @@
-//! What each command means: [`table`] has one row each, the other files the handlers by data type.
+//! What each command means: the handlers, by data type. [`crate::rows`] has one row for each.
 
 pub mod arguments;
 pub mod bits;
 pub mod blocking;
-pub mod client_tracking;
 pub mod collection;
-pub mod connection_commands;
 pub mod dump;
 pub mod effects;
 pub mod field_expiry;
 pub mod function_commands;
 pub mod geo;
 pub mod geohash;
-pub mod glob;
 pub mod hash;
 pub mod hashes;
 pub mod hyperloglog;
 pub mod keys;
 pub mod lists;
+pub mod lua_calls;
 pub mod monitor_line;
 pub mod multi_exec;
 pub mod pausing;
-pub mod persistence;
-pub mod pubsub;
 pub mod random;
+pub mod script_runs;
 pub mod scripting;
-pub mod server_commands;
 pub mod sets;
 pub mod sort;
 pub mod sorted_sets;
@@ -35,11 +31,12 @@ pub mod stream_nodes;
 pub mod streams;
 pub mod string_part;
 pub mod strings;
-pub mod table;
 pub mod walks;
 
+use crate::command::Handlers;
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Reply};
+use crate::scripts::registry::ScriptSeat;
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
@@ -68,6 +65,10 @@ pub struct Context<'a> {
     /// Whether it is a part of another command (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and
     /// it does not wait for anything.
     pub is_inner: bool,
+    /// The handlers of commands that it may run as its parts.
+    pub handlers: StorageHandlers,
+    /// Where it may run scripts; `None` where it may not.
+    pub script_seat: Option<&'a ScriptSeat>,
     /// What it does beside writing and replying.
     pub effects: &'a mut Effects,
     /// The rest of a large reply, which is written when the client has taken the first part.
@@ -78,6 +79,9 @@ pub struct Context<'a> {
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.
 pub type Handler = fn(&mut Context<'_>) -> Result<(), CommandError>;
+
+/// The handlers of all commands that run on storage executors.
+pub type StorageHandlers = Handlers<Handler>;
 
 /// How things were when a part of a command began.
 #[derive(Clone, Copy)]
@@ -123,6 +127,8 @@ impl Context<'_> {
             string_bytes_max: self.string_bytes_max,
             client_id: self.client_id,
             is_inner: true,
+            handlers: self.handlers,
+            script_seat: self.script_seat,
             effects: self.effects,
             pieces: None,
             waits: None,

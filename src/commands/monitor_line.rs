@@ -2,8 +2,8 @@
 //!
 //! Source: Redis 7.2's `replicationFeedMonitors`, and which commands and arguments its `call` shows.
 
+use crate::command::{ADMIN, AUTHENTICATES, CHOOSES_PROTOCOL, Command};
 use crate::commands::arguments::is_option;
-use crate::commands::table::{ADMIN, Command};
 use crate::protocol::Arguments;
 use std::fmt::Display;
 use std::io::Write;
@@ -39,9 +39,9 @@ pub fn line(now_us: u64, database: u8, caller: impl Display, command: &Command, 
 /// password wherever they may be.
 fn passwords(command: &Command, arguments: Arguments<'_>) -> std::ops::Range<usize> {
     let count = arguments.len();
-    match command.name {
-        "auth" if count <= 3 => 1..count,
-        "hello" => {
+    match command.flags {
+        flags if flags.has(AUTHENTICATES) && count <= 3 => 1..count,
+        flags if flags.has(CHOOSES_PROTOCOL) => {
             let mut option = 2;
             while option < count {
                 let argument = arguments.get(option);

@@ -1,12 +1,13 @@
 //! Commands that may be left in the middle, so that others have their turn: scripts, and transactions with scripts.
 
 use super::effects::EffectsMark;
-use super::table::{Command, RUNS_SCRIPT, Runs};
 use super::{Context, scripting};
-use crate::commands::multi_exec::{self, Execution};
+use crate::command::exec_request;
+use crate::command::{Command, RUNS_SCRIPT, Runs};
+use crate::commands::multi_exec::Execution;
+use crate::commands::script_runs::{Driven, Running};
 use crate::error::CommandError;
 use crate::protocol::Arguments;
-use crate::scripts::run::{Driven, Running};
 
 /// Such a command, begun.
 pub enum Pausing {
@@ -19,7 +20,7 @@ pub enum Pausing {
 /// Whether a command may have to pause.
 #[inline]
 pub fn may_pause(command: &Command, arguments: Arguments<'_>) -> bool {
-    command.flags.has(RUNS_SCRIPT) || matches!(command.runs, Runs::Exec(_)) && multi_exec::runs_script(arguments)
+    command.flags.has(RUNS_SCRIPT) || command.runs == Runs::Exec && exec_request::runs_script(arguments)
 }
 
 impl Pausing {
@@ -29,7 +30,7 @@ impl Pausing {
     /// That of the command, if it cannot begin.
     pub fn begin(command: &Command, context: &mut Context<'_>) -> Result<Pausing, CommandError> {
         Ok(match command.runs {
-            Runs::Exec(_) => Pausing::Transaction(Box::new(Execution::begin(context)?)),
+            Runs::Exec => Pausing::Transaction(Box::new(Execution::begin(context)?)),
             _ => Pausing::Script(Box::new(scripting::begin(command, context)?)),
         })
     }

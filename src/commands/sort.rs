@@ -8,10 +8,10 @@ use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
 use super::lists::{End, List};
 use crate::error::CommandError;
-use crate::executor::locks::Mode;
 use crate::number::parse_double;
 use crate::protocol::Arguments;
 use crate::storage::encoding::{HashField, SCORE_MEMBERS, Type, split_score_key};
+use crate::storage::transaction_scope::Mode;
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 

@@ -10,9 +10,7 @@ use super::streams::{
     ALL_IDS, Entries, ReadOptions, ReadReply, Stream, any_id, damaged, range_end, range_start, reply_id, strict_id,
 };
 use crate::commands::blocking::Waiting;
-use crate::commands::server_commands::help;
 use crate::error::CommandError;
-use crate::network::session::NetworkContext;
 use crate::number::parse_integer;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{self, StreamConsumer, StreamGroup, StreamId, StreamNumbers, StreamPending};
@@ -339,7 +337,8 @@ fn stream_of_group(context: &mut Context<'_>) -> Result<Stream, CommandError> {
     let stream = context.stream(context.arguments.get(2))?;
     stream.ok_or_else(|| {
         CommandError::text(
-            "ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may want to use the MKSTREAM option to create an empty stream automatically.",
+            "ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may want to use the \
+             MKSTREAM option to create an empty stream automatically.",
         )
     })
 }
@@ -469,46 +468,6 @@ pub fn xgroup_delconsumer(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// XGROUP HELP
-pub fn xgroup_help(context: &mut NetworkContext<'_>) -> Outcome {
-    help(
-        context,
-        &[
-            "CREATE <key> <groupname> <id|$> [option]",
-            "    Create a new consumer group. Options are:",
-            "    * MKSTREAM",
-            "      Create the empty stream if it does not exist.",
-            "    * ENTRIESREAD entries_read",
-            "      Set the group's entries_read counter (internal use).",
-            "CREATECONSUMER <key> <groupname> <consumer>",
-            "    Create a new consumer in the specified group.",
-            "DELCONSUMER <key> <groupname> <consumer>",
-            "    Remove the specified consumer.",
-            "DESTROY <key> <groupname>",
-            "    Remove the specified group.",
-            "SETID <key> <groupname> <id|$> [ENTRIESREAD entries_read]",
-            "    Set the current group ID and entries_read counter.",
-        ],
-    );
-    Ok(())
-}
-
-/// XINFO HELP
-pub fn xinfo_help(context: &mut NetworkContext<'_>) -> Outcome {
-    help(
-        context,
-        &[
-            "CONSUMERS <key> <groupname>",
-            "    Show consumers of <groupname>.",
-            "GROUPS <key>",
-            "    Show the stream consumer groups.",
-            "STREAM <key> [FULL [COUNT <count>]",
-            "    Show information about the stream.",
-        ],
-    );
-    Ok(())
-}
-
 /// XREADGROUP GROUP group consumer [COUNT count] [BLOCK milliseconds] [NOACK] STREAMS key [key …] id [id …]
 pub fn xreadgroup(context: &mut Context<'_>) -> Outcome {
     let options = ReadOptions::parse(context.arguments, context.now_ms, true)?;
@@ -557,7 +516,9 @@ pub fn xreadgroup(context: &mut Context<'_>) -> Outcome {
 fn read_position(text: &[u8]) -> Result<Option<StreamId>, CommandError> {
     match text {
         b"$" => Err(CommandError::text(
-            "ERR The $ ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer by specifying a proper ID, or use the > ID to get new messages. The $ ID would just return an empty result set.",
+            "ERR The $ ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer \
+             by specifying a proper ID, or use the > ID to get new messages. The $ ID would just return an empty \
+             result set.",
         )),
         b">" => Ok(None),
         // The greatest id means the same, as in Redis: nothing could follow it.

@@ -1,8 +1,8 @@
 //! The nodes of streams: which entries `MAXLEN ~` and `MINID ~` of XADD and XTRIM take as a whole.
 //!
-//! Redis keeps a stream's entries in listpacks of at most 100 entries and about 4096 bytes, and an approximate trim removes whole
-//! ones. Here each entry is stored by itself, so the nodes are only accounted for: what Redis would have where. The last one is
-//! in the stream's record, and the others are stored by their first ids.
+//! Redis keeps a stream's entries in listpacks of at most 100 entries and about 4096 bytes, and an approximate trim
+//! removes whole ones. Here each entry is stored by itself, so the nodes are only accounted for: what Redis would have
+//! where. The last one is in the stream's record, and the others are stored by their first ids.
 
 use super::Context;
 use super::collection::{Column, Direction};
@@ -21,8 +21,8 @@ pub(super) const NODE_ENTRIES_MAX: u32 = 100;
 /// The bytes that a node may reach only with its first entry: `stream-node-max-bytes`.
 const NODE_BYTES_MAX: usize = 4096;
 
-/// Nodes without entries that are looked for when a new one begins: more than can have come since the last one began, but for
-/// XDEL of many entries.
+/// Nodes without entries that are looked for when a new one begins: more than can have come since the last one began,
+/// but for XDEL of many entries.
 const EMPTY_NODES_REMOVED_MAX: usize = 64;
 
 /// The bytes of a listpack's header and its end.
@@ -195,8 +195,8 @@ impl Context<'_> {
         if all_read { Ok(()) } else { Err(damaged()) }
     }
 
-    /// The first node, and whether it is stored. Entries that were added before nodes were accounted for are as many to one as
-    /// fit.
+    /// The first node, and whether it is stored. Entries that were added before nodes were accounted for are as many to
+    /// one as fit.
     fn first_node(&mut self, stream: &Stream) -> Result<(StreamNode, bool), CommandError> {
         let mut stored = None;
         if stream.numbers.nodes.stored > 0 {
@@ -288,8 +288,8 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Removes whole nodes from the stream's beginning, `limit` entries at most; returns how many entries. The caller saves the
-    /// stream.
+    /// Removes whole nodes from the stream's beginning, `limit` entries at most; returns how many entries. The caller
+    /// saves the stream.
     pub(super) fn remove_nodes(&mut self, stream: &mut Stream, keep: Keep, limit: u64) -> Result<u64, CommandError> {
         let StreamNodes {
             head_last, head_left, ..
@@ -340,8 +340,8 @@ impl Context<'_> {
     }
 }
 
-/// Accounts for the entries that an exact trim has taken from the beginning. The last node is gone if all entries are, or if
-/// those are kept that have greater ids than it has had.
+/// Accounts for the entries that an exact trim has taken from the beginning. The last node is gone if all entries are,
+/// or if those are kept that have greater ids than it has had.
 pub(super) fn trim_from_nodes(stream: &mut Stream, trimmed: &[StreamId], keep: Keep) -> Outcome {
     let nodes = &mut stream.numbers.nodes;
     nodes.forget_head();

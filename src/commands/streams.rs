@@ -797,7 +797,8 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
             b"$" => stream.map_or(StreamId::MIN, |stream| stream.numbers.last),
             b">" => {
                 return Err(CommandError::text(
-                    "ERR The > ID can be specified only when calling XREADGROUP using the GROUP <group> <consumer> option.",
+                    "ERR The > ID can be specified only when calling XREADGROUP using the GROUP <group> <consumer> \
+                     option.",
                 ));
             }
             id => strict_id(id, 0)?,

@@ -1,11 +1,12 @@
 //! Walks: what SCAN, HSCAN, SSCAN and ZSCAN have in common.
 //!
-//! A walk goes through names (keys, fields, members) in the order of their bytes, and stops somewhere. Its cursor carries the
-//! hash of the last name that it has seen, from which the name is found again: among those that the shard
-//! [remembers](crate::storage::scan_positions), or else by reading the names from the first on. If the name is gone as well,
-//! the walk begins anew, this time in the order of the names' hashes, its cursor being the hash to go on from: each call then
-//! reads all the names and gives those with the next hashes. So nothing in the server decides whether a walk comes to its end,
-//! and what is there all along is given at least once, however many walks there are; twice only in the last case.
+//! A walk goes through names (keys, fields, members) in the order of their bytes, and stops somewhere. Its cursor
+//! carries the hash of the last name that it has seen, from which the name is found again: among those that the shard
+//! [remembers](crate::storage::scan_positions), or else by reading the names from the first on. If the name is gone as
+//! well, the walk begins anew, this time in the order of the names' hashes, its cursor being the hash to go on from:
+//! each call then reads all the names and gives those with the next hashes. So nothing in the server decides whether a
+//! walk comes to its end, and what is there all along is given at least once, however many walks there are; twice only
+//! in the last case.
 //!
 //! ```text
 //! cursor     slot(14 bits, SCAN's) ‖ position(39 bits): below 2^53, as clients that keep numbers as doubles need it
@@ -26,8 +27,8 @@ pub(super) const POSITION_BITS: u32 = 39;
 
 const HASH_BITS: u32 = POSITION_BITS - 1;
 
-/// The most that a call which reads all names gives, beside those that it was asked for, is one in so many: a walk then reads
-/// all names so many times at most, whatever its COUNT is.
+/// The most that a call which reads all names gives, beside those that it was asked for, is one in so many: a walk then
+/// reads all names so many times at most, whatever its COUNT is.
 const CALLS_BY_HASH: usize = 64;
 
 /// The least that such a call looks at: as many as Redis gives at once of what it keeps in a listpack.
@@ -71,13 +72,14 @@ fn hash_of(name: &[u8]) -> u64 {
 /// What is called with a name's group, the name, and what makes the reply's item of it, if it is wanted.
 pub(super) type VisitName<'a, T> = dyn FnMut(u16, &[u8], &dyn Fn() -> Option<T>) -> ControlFlow<()> + 'a;
 
-/// What can be walked: names in groups (SCAN's slots; a collection is one group), in the order of their bytes within a group.
+/// What can be walked: names in groups (SCAN's slots; a collection is one group), in the order of their bytes within a
+/// group.
 pub(super) trait Names {
     /// What a reply says of a name.
     type Item;
 
-    /// Calls `visit` with the names of a group behind `after` (`None`: all), and with those of all later groups unless it is
-    /// `one_group` that is asked for, until it breaks.
+    /// Calls `visit` with the names of a group behind `after` (`None`: all), and with those of all later groups unless
+    /// it is `one_group` that is asked for, until it breaks.
     fn visit(
         &mut self,
         group: u16,

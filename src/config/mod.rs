@@ -6,7 +6,7 @@
 //! | file | what it makes of the list |
 //! |---|---|
 //! | [`settings`] | the struct [`Settings`], CONFIG GET and CONFIG SET, the names that Redis uses |
-//! | [`values`], [`lists`], [`event_classes`], [`output_limits`] | the types of the values: how each is read from text and printed |
+//! | [`values`], [`list_values`], [`event_classes`], [`output_limits`] | the types of the values: how each is read from text and printed |
 //! | [`file`](mod@file) | the TOML configuration file: read at start, written by CONFIG REWRITE |
 //! | [`flags`] | the command line, and [`load`]: default < file < flag |
 //! | [`shared`] | the one copy that all threads see, with a version to compare |
@@ -15,7 +15,7 @@
 pub mod event_classes;
 pub mod file;
 pub mod flags;
-pub mod lists;
+pub mod list_values;
 pub mod output_limits;
 pub mod settings;
 pub mod shared;
@@ -24,7 +24,7 @@ pub mod values;
 pub use event_classes::{EventClass, EventClasses};
 pub use file::ConfigError;
 pub use flags::{arguments, command, load};
-pub use lists::CoreList;
+pub use list_values::CoreList;
 pub use output_limits::{OutputBufferLimit, OutputBufferLimits};
 pub use settings::{ALIASES, Changes, ConfigSetError, FACTS, SETTINGS, Setting, Settings};
 pub use shared::SharedSettings;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::event_classes::EventClasses;
-use super::lists::CoreList;
+use super::list_values::CoreList;
 use super::output_limits::OutputBufferLimits;
 use super::values::{
     AutoOr, ByteSize, DebugCommand, Durability, Form, GIB, LogLevel, MIB, Range, Secret, Shape, Value, ValueError,

@@ -2,15 +2,16 @@
 
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Request, Response, WAITS};
+use crate::command::{self, Internal, Runs, WAIT_SOURCE};
 use crate::commands::blocking::Waiting;
-use crate::commands::table::{self, WAIT_SOURCE};
-use crate::executor::locks::{Admission, Mode, Scope, next_transaction_id};
+use crate::executor::locks::Admission;
 use crate::executor::waiters::{Claim, HandedOver, Waiter};
 use crate::protocol::{Reply, Span};
 use crate::registry::clients::Ticket;
 use crate::storage::encoding::Type;
 use crate::storage::fields::FieldReader;
 use crate::storage::shard::{ModifiedKey, Shard};
+use crate::storage::transaction_scope::{Mode, Scope, next_transaction_id};
 use futures_lite::future;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,20 +21,20 @@ impl StorageExecutor {
     /// A command is over: those that wait for what it wrote are served, first come first served for each key, in the
     /// order in which the keys were written. So are those that wait for what these write.
     pub(super) fn serve_waiters(&mut self, now: Instant) {
-        while let Some(key) = self.shards.ready.pop_front() {
+        while let Some(key) = self.interests.ready.pop_front() {
             self.serve_key(&key, now);
         }
     }
 
     /// Serves those who wait for a key, as far as it goes; what they write comes behind what is `ready`.
     fn serve_key(&mut self, key: &ModifiedKey, now: Instant) {
-        if !self.shards.waiters.wait_for(key) {
+        if !self.interests.waiters.wait_for(key) {
             return;
         }
         // One that comes to wait meanwhile has seen the key as it is.
-        let end = self.shards.waiters.last_number() + 1;
+        let end = self.interests.waiters.last_number() + 1;
         let mut next = 0;
-        while let Some(waiter) = self.shards.waiters.next_for(key, next..end) {
+        while let Some(waiter) = self.interests.waiters.next_for(key, next..end) {
             next = waiter.number + 1;
             let kind = self.shards.kind_of(key);
             if waiter.is_woken_by(kind) {
@@ -42,13 +43,13 @@ impl StorageExecutor {
                     self.parked.ready_later.push(key.clone());
                     return;
                 }
-                if !std::ptr::eq(waiter.command, &WAIT_SOURCE) {
+                if waiter.command.runs != Runs::Internal(Internal::WaitSource) {
                     self.run_again(&waiter, now);
                 } else if !self.hand_over(&waiter, key) {
                     self.parked.ready_later.push(key.clone());
                     return;
                 }
-            } else if kind.is_none() && !self.shards.waiters.wait_without(key) {
+            } else if kind.is_none() && !self.interests.waiters.wait_without(key) {
                 return;
             }
         }
@@ -70,9 +71,9 @@ impl StorageExecutor {
         );
         if handled.waits.is_some() && handled.result.is_ok() {
             // A group's consumer was seen. That wakes nobody, or each would wake itself.
-            let ready = self.shards.ready.len();
+            let ready = self.interests.ready.len();
             self.keep_what_waits(waiter.caller.client_id);
-            self.shards.ready.truncate(ready);
+            self.interests.ready.truncate(ready);
             answer.replies.truncate(start);
         } else if waiter.claim.take() {
             self.settle(handled, whose, &mut answer, start, began);
@@ -90,7 +91,7 @@ impl StorageExecutor {
     /// A move between executors waits for its source, or has it at once.
     pub(super) fn wait_for_source(&mut self, batch: &mut Batch, request: &Request, now: Instant) {
         batch.responses.push(waits_notice(request));
-        let Some(client) = self.shards.waiters.client(request.caller.client_id) else {
+        let Some(client) = self.interests.waiters.client(request.caller.client_id) else {
             return;
         };
         let ticket = Ticket::of(request.id.sequence);
@@ -105,10 +106,10 @@ impl StorageExecutor {
         };
         let key = (request.caller.database, arguments.get(1).to_vec());
         let claim = Claim { client, ticket };
-        self.shards.waiters.add(batch, request, claim, &waiting, now);
-        self.shards.note_interest();
+        self.interests.waiters.add(batch, request, claim, &waiting, now);
+        self.interests.note_interest(&mut self.shards);
         // It may have come since the move looked.
-        self.shards.ready.push_back(key);
+        self.interests.ready.push_back(key);
         self.serve_waiters(now);
     }
 
@@ -123,7 +124,7 @@ impl StorageExecutor {
             .skip(WAIT_SOURCE.arity.unsigned_abs() as usize);
         let targets = targets.map(|target| (source.0, target.to_vec()));
         let scope = Scope::Keys(std::iter::once(source.clone()).chain(targets).collect());
-        if self.shards.locks.enter(id, scope, Mode::Exclusive) != Admission::Granted {
+        if self.interests.locks.enter(id, scope, Mode::Exclusive) != Admission::Granted {
             self.release_locks(id);
             return false;
         }
@@ -158,11 +159,11 @@ impl StorageExecutor {
 
     /// Whether a transaction over several executors holds a key of a waiter.
     fn is_locked(&self, waiter: &Waiter) -> bool {
-        let locks = &self.shards.locks;
+        let locks = &self.interests.locks;
         if locks.is_empty() {
             return false;
         }
-        let places = table::places_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
+        let places = command::places_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
         places.iter().any(|place| locks.holds(place, Mode::Exclusive))
     }
 
@@ -176,15 +177,15 @@ impl StorageExecutor {
 
     /// A command that may have waited here is answered.
     pub(super) fn forget_command(&mut self, claim: &Claim) {
-        if !self.shards.waiters.is_empty() {
-            self.shards.waiters.remove_command(claim.client.id, claim.ticket);
+        if !self.interests.waiters.is_empty() {
+            self.interests.waiters.remove_command(claim.client.id, claim.ticket);
         }
     }
 
     /// Answers those whose time is up: with a null array, whatever they waited for.
     fn answer_those_who_are_late(&mut self) {
         let now = Instant::now();
-        while let Some(waiter) = self.shards.waiters.next_late(now) {
+        while let Some(waiter) = self.interests.waiters.next_late(now) {
             if waiter.claim.take() {
                 let version = waiter.caller.version;
                 // What it has not found was not there when it came.
@@ -210,7 +211,7 @@ pub(super) struct DurableWait {
 impl StorageExecutor {
     /// Says, at once or when it is so, that all that was written so far is on disk.
     pub(super) fn answer_when_durable(&mut self, batch: &mut Batch, request: &Request) {
-        let Some(client) = self.shards.waiters.client(request.caller.client_id) else {
+        let Some(client) = self.interests.waiters.client(request.caller.client_id) else {
             return;
         };
         let claim = Claim {
@@ -281,9 +282,9 @@ pub(super) fn waits_notice(request: &Request) -> Response {
 pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
     // One message stands for any number of deadlines that came.
     let (sender, nearer) = flume::bounded(1);
-    executor.borrow_mut().shards.waiters.watch_deadlines(sender);
+    executor.borrow_mut().interests.waiters.watch_deadlines(sender);
     loop {
-        let nearest = executor.borrow().shards.waiters.nearest_deadline();
+        let nearest = executor.borrow().interests.waiters.nearest_deadline();
         let become_nearer = async {
             // The sender is the executor's, which is there.
             let _ = nearer.recv_async().await;

@@ -6,7 +6,7 @@
 //! written by the executor.
 
 use crate::faults::{self, Bug};
-use crate::storage::database::{Database, DatabaseError, Writes};
+use crate::storage::database::{BatchWriter, Database, DatabaseError, Writes};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -58,36 +58,9 @@ impl Committer {
         Ok((committer, thread))
     }
 
-    /// Hands over the batch of the shard at `place`, which has none here.
-    pub fn submit(&self, place: usize, database: Arc<Database>, writes: Writes) {
-        let mut state = self.lock();
-        state.jobs.push_back(Job {
-            place,
-            database,
-            writes,
-        });
-        drop(state);
-        self.has_work.notify_one();
-    }
-
     /// What became of some batch, if one is done.
     pub fn take_done(&self) -> Option<(usize, Result<(), DatabaseError>)> {
         self.lock().done.pop()
-    }
-
-    /// Waits for the batch of the shard at `place`, which must be here: blocks the executor for as long as it takes to
-    /// write what is queued, so only for commands on a whole shard (and when it stops).
-    pub fn wait_for(&self, place: usize) -> Result<(), DatabaseError> {
-        let mut state = self.lock();
-        loop {
-            if let Some(index) = state.done.iter().position(|(done, _)| *done == place) {
-                return state.done.swap_remove(index).1;
-            }
-            state = self
-                .has_done
-                .wait(state)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
     }
 
     /// Tells the thread to end when it has written what it has.
@@ -122,5 +95,31 @@ impl Committer {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl BatchWriter for Committer {
+    fn submit(&self, place: usize, database: Arc<Database>, writes: Writes) {
+        let mut state = self.lock();
+        state.jobs.push_back(Job {
+            place,
+            database,
+            writes,
+        });
+        drop(state);
+        self.has_work.notify_one();
+    }
+
+    fn wait_for(&self, place: usize) -> Result<(), DatabaseError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(index) = state.done.iter().position(|(done, _)| *done == place) {
+                return state.done.swap_remove(index).1;
+            }
+            state = self
+                .has_done
+                .wait(state)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! executor.
 
 use crate::faults;
-use crate::observe::metrics::ShardMetrics;
 use crate::preflight;
+use crate::registry::metrics::ShardMetrics;
 use crate::storage::database::Database;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;

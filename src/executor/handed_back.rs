@@ -2,10 +2,10 @@
 //! network executor runs it as a transaction, and the storage executor lets the client's later commands wait until that
 //! is over.
 
-use super::locks::Place;
 use crate::channel::message::Caller;
 use crate::protocol::{Arguments, OwnedArguments, Version};
 use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::transaction_scope::Place;
 use crate::storage::undeclared::Undeclared;
 
 /// See the module's documentation.

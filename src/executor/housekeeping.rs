@@ -1,17 +1,17 @@
 //! What a storage executor does every few milliseconds: expiry, stalled commits, notes, metrics.
 
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::{Batch, SEVERAL_SHARDS};
+use crate::channel::message::Batch;
 use crate::channel::responses::responses;
 use crate::commands::{Context, hash};
 use crate::config::Durability;
 use crate::error::CommandError;
-use crate::executor::locks::Mode;
 use crate::faults;
 use crate::protocol::{Arguments, Reply, Version};
 use crate::scripts::interpreter;
 use crate::storage::expiry;
-use crate::storage::view::View;
+use crate::storage::transaction_scope::Mode;
+use crate::storage::view::{LocalShards, SEVERAL_SHARDS, View};
 use std::time::Instant;
 
 impl StorageExecutor {
@@ -22,8 +22,8 @@ impl StorageExecutor {
         self.sweep_waits = false;
         let budget = self.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
-        let (list, locks) = self.shards.list_and_locks();
-        for (shard, metrics) in list.iter_mut().zip(&self.shard_metrics) {
+        let locks = &self.interests.locks;
+        for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
             if shard.is_committing() {
                 self.sweep_waits = true;
                 continue;
@@ -42,8 +42,8 @@ impl StorageExecutor {
             self.outbox
                 .take_in(place as u16, self.turn, &mut self.effects, Vec::new());
         }
-        self.shards.after_command(0);
-        let outdated = self.shards.tracked_mut().take_outdated();
+        self.interests.after_command(&mut self.shards, 0);
+        let outdated = self.interests.tracked.take_outdated();
         self.outbox
             .take_in(SEVERAL_SHARDS, self.turn, &mut self.effects, outdated);
         self.expire_fields(&hashes, now_ms, budget);
@@ -87,7 +87,7 @@ impl StorageExecutor {
             self.syncer.sync_soon();
         }
         self.release_held();
-        self.shards.tracked_mut().forget_gone();
+        self.interests.tracked.forget_gone();
         self.update_metrics();
     }
 
@@ -97,7 +97,7 @@ impl StorageExecutor {
             if budget == 0 {
                 return;
             }
-            if self.shards.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
+            if self.interests.locks.holds(&(*database, key.clone()), Mode::Exclusive) {
                 // A transaction that has read it decides what becomes of it.
                 continue;
             }
@@ -106,13 +106,18 @@ impl StorageExecutor {
             let mut context = Context {
                 arguments: Arguments::new(&[], &[]),
                 reply: Reply::new(&mut no_reply, Version::Resp2),
-                view: View::Local(&mut self.shards),
+                view: View::Local(LocalShards {
+                    shards: &mut self.shards,
+                    beside: &mut self.interests,
+                }),
                 now_ms,
                 database: *database,
                 seed: 0,
                 string_bytes_max: 0,
                 client_id: 0,
                 is_inner: false,
+                handlers: self.handlers,
+                script_seat: Some(&self.script_seat),
                 effects: &mut self.effects,
                 pieces: None,
                 waits: None,
@@ -162,11 +167,11 @@ impl StorageExecutor {
     }
 
     pub(super) fn update_metrics(&mut self) {
-        let (keys, keys_without) = self.shards.waiters.key_counts();
+        let (keys, keys_without) = self.interests.waiters.key_counts();
         self.metrics.blocking_keys.set(keys as u64);
         self.metrics.blocking_keys_on_nokey.set(keys_without as u64);
         self.metrics.decided.set(self.parked.decided_len() as u64);
-        self.metrics.in_doubt.set(self.shards.locks.in_doubt().len() as u64);
+        self.metrics.in_doubt.set(self.interests.locks.in_doubt().len() as u64);
         self.metrics.held.set(self.held.len() as u64);
         self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.syncer.totals();
@@ -194,7 +199,7 @@ impl StorageExecutor {
             }
         }
         if are_full.is_some() {
-            self.shards.scripts().0.note_memory(interpreter::idle_memory());
+            self.script_seat.scripts.note_memory(interpreter::idle_memory());
         }
     }
 }

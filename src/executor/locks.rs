@@ -11,46 +11,8 @@
 //! it for ever.
 
 use crate::faults;
+use crate::storage::transaction_scope::{Mode, Place, Scope, TransactionId};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A transaction's number: greater than those of all that began before.
-pub type TransactionId = u64;
-
-/// The next transaction's number. Those of an earlier run of the server are lower, unless the clock was set back; what
-/// they left behind is cleared away before new ones begin.
-pub fn next_transaction_id() -> TransactionId {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let _ = LAST.compare_exchange(0, crate::clock::unix_us(), Ordering::Relaxed, Ordering::Relaxed);
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
-}
-
-/// A database, as SELECT numbers it, and a key.
-pub type Place = (u8, Vec<u8>);
-
-/// What a transaction needs of an executor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// These keys.
-    Keys(Vec<Place>),
-    /// All there are and may be.
-    Everything,
-}
-
-/// Whether others may read meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// It only reads.
-    Shared,
-    /// It may write.
-    Exclusive,
-}
-
-impl Mode {
-    fn excludes(self, other: Mode) -> bool {
-        self == Mode::Exclusive || other == Mode::Exclusive
-    }
-}
 
 /// What became of a transaction that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,7 +293,7 @@ impl Locks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::random;
+    use crate::storage::seeded_random;
     use rand::Rng;
 
     fn keys(names: &[&str]) -> Scope {
@@ -412,7 +374,7 @@ mod tests {
     /// all come to their end.
     #[test]
     fn random_transactions_never_meet_and_all_end() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let mut locks = Locks::default();
         let mut granted: Vec<(TransactionId, Vec<usize>, Mode)> = Vec::new();
         let mut waiting: HashMap<TransactionId, (Vec<usize>, Mode)> = HashMap::new();

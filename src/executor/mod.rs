@@ -15,6 +15,7 @@ pub mod committer;
 pub mod disk_watch;
 pub mod handed_back;
 mod housekeeping;
+mod key_interests;
 pub mod key_readers;
 pub mod locks;
 pub mod outbox;

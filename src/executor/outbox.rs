@@ -2,11 +2,11 @@
 //! events and messages are published, before the replies of the same turn leave. So they come in the order of the
 //! commands, who has seen a reply finds them published, and of writes that were rolled back nobody hears.
 
-use crate::channel::message::SEVERAL_SHARDS;
 use crate::commands::effects::{Effects, KeyEvent, Message};
 use crate::config::EventClasses;
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::{Invalidation, Tracking};
+use crate::storage::view::SEVERAL_SHARDS;
 use std::collections::VecDeque;
 use std::sync::Arc;
 

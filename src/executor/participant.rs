@@ -10,10 +10,10 @@
 use super::handed_back;
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::{Batch, HANDED_BACK, Request, Response, SEVERAL_SHARDS};
-use crate::commands::table::{self, Runs};
+use crate::channel::message::{Batch, HANDED_BACK, Request, Response};
+use crate::command::{self, Runs, Step};
 use crate::error::CommandError;
-use crate::executor::locks::{Admission, Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::executor::locks::Admission;
 use crate::faults::{self, Point};
 use crate::protocol::Span;
 use crate::slots::{ShardId, Slot, shard_of};
@@ -24,35 +24,13 @@ use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{KeyAndType, KeyRange, Member, Range};
 use crate::storage::redo::{self, Part};
 use crate::storage::shard::{ModifiedKey, Owner};
+use crate::storage::transaction_scope::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::storage::undeclared::Undeclared;
+use crate::storage::view::{Beside, LocalShards, SEVERAL_SHARDS, View};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
-
-/// What a coordinator asks an executor to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Lock keys, and tell what is under them.
-    Schedule,
-    /// Tell more of them.
-    Read,
-    /// Run a command on all shards of the executor, which are locked.
-    Run,
-    /// Commit the redo record, and the home's part with it.
-    Prepare,
-    /// Write parts, and release.
-    Apply,
-    /// Release; nothing was written here.
-    Release,
-    /// Tell whether there is a redo record, when it is committed.
-    Resolve,
-    /// Nobody can tell that before a restart: let the keys be read, and not written.
-    KeepInDoubt,
-    /// The command of the client that was handed back is over: what waits behind it may run.
-    RunBehind,
-    /// All shards have followed: redo records and notes of them may go.
-    Forget,
-}
 
 /// The reply to a transaction that came too late and must come again.
 pub const REFUSED: &[u8] = b"-RETRY\r\n";
@@ -311,7 +289,7 @@ impl StorageExecutor {
     #[inline]
     pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
         // Who waits is among the locks, too, but for scripts that turned out to be long.
-        let is_free = self.shards.locks.is_empty() && self.parked.behind.is_empty();
+        let is_free = self.interests.locks.is_empty() && self.parked.behind.is_empty();
         if is_free || matches!(request.command.runs, Runs::Step(_)) {
             return false;
         }
@@ -324,7 +302,7 @@ impl StorageExecutor {
 
     pub(super) fn is_held(&self, batch: &Batch, request: &Request) -> bool {
         let (scope, mode) = needs_of(batch, request);
-        self.shards.locks.holds_some(&scope, mode)
+        self.interests.locks.holds_some(&scope, mode)
     }
 
     /// Lets a request wait.
@@ -343,7 +321,7 @@ impl StorageExecutor {
         let request = alone.requests[0];
         let (scope, mode) = needs_of(&alone, &request);
         let id = next_transaction_id();
-        let admission = self.shards.locks.enter(id, scope, mode);
+        let admission = self.interests.locks.enter(id, scope, mode);
         assert_eq!(admission, Admission::Waits, "only what is held stands in line");
         if request.caller.client_id != 0 {
             self.parked.behind.entry(request.caller.client_id).or_default();
@@ -397,9 +375,9 @@ impl StorageExecutor {
             }
             if let Some(command) = self.parked.commands.remove(&id) {
                 let client = command.requests[0].caller.client_id;
-                self.shards.locks.set_running(Some(id));
+                self.interests.locks.set_running(Some(id));
                 let is_over = self.run_alone(command, done);
-                self.shards.locks.set_running(None);
+                self.interests.locks.set_running(None);
                 self.release_locks(id);
                 if is_over {
                     self.run_behind(client, done);
@@ -407,7 +385,7 @@ impl StorageExecutor {
             }
         }
         if std::mem::take(&mut self.parked.is_due) {
-            self.shards.ready.extend(self.parked.ready_later.drain(..));
+            self.interests.ready.extend(self.parked.ready_later.drain(..));
             self.serve_waiters(Instant::now());
         }
     }
@@ -455,7 +433,7 @@ impl StorageExecutor {
         self.effects.notes_read = false;
         self.effects.read.clear();
         let client = request.caller.client_id;
-        let watched = self.shards.watches_mut().keys_watched_by(client).to_vec();
+        let watched = self.interests.keys_watched_by(client).to_vec();
         let (arguments, replies) = batch.parts(request);
         replies.truncate(start);
         handed_back::encode(&request.caller, &undeclared, &watched, arguments, replies);
@@ -493,17 +471,17 @@ impl StorageExecutor {
             .collect();
         // They are told so when they are run so late.
         for id in late {
-            let granted = self.shards.locks.leave(id);
+            let granted = self.interests.locks.leave(id);
             self.parked.granted.extend(granted);
             self.parked.granted.push_back(id);
         }
-        if self.shards.scripts().0.any_busy() {
+        if self.script_seat.scripts.any_busy() {
             // As who waits for a busy executor.
-            let (scripts, _) = self.shards.scripts();
+            let scripts = Arc::clone(&self.script_seat.scripts);
             self.refuse_behind(&scripts.busy_transactions(), &scripts.busy_error(), done);
         }
-        if !self.shards.locks.in_doubt().is_empty() {
-            let in_doubt = self.shards.locks.in_doubt().to_vec();
+        if !self.interests.locks.in_doubt().is_empty() {
+            let in_doubt = self.interests.locks.in_doubt().to_vec();
             self.refuse_behind(&in_doubt, &CommandError::text(IN_DOUBT), done);
         }
         self.resume(done);
@@ -511,9 +489,9 @@ impl StorageExecutor {
 
     /// A transaction is in doubt until a restart: its keys here can be read and not written.
     fn keep_in_doubt(&mut self, id: TransactionId) {
-        let granted = self.shards.locks.keep_in_doubt(id);
+        let granted = self.interests.locks.keep_in_doubt(id);
         self.parked.granted.extend(granted);
-        if self.shards.locks.in_doubt().contains(&id) {
+        if self.interests.locks.in_doubt().contains(&id) {
             tracing::warn!(
                 transaction = id,
                 "a shard stopped in the middle of a transaction: its keys cannot be written before a restart"
@@ -525,7 +503,7 @@ impl StorageExecutor {
     fn refuse_behind(&mut self, others: &[TransactionId], error: &CommandError, done: &mut Boxes) {
         let waiting = self.parked.schedules.keys().chain(self.parked.commands.keys());
         let behind: Vec<TransactionId> = waiting
-            .filter(|id| self.shards.locks.is_behind(**id, others))
+            .filter(|id| self.interests.locks.is_behind(**id, others))
             .copied()
             .collect();
         for id in behind {
@@ -549,7 +527,7 @@ impl StorageExecutor {
     }
 
     pub(super) fn release_locks(&mut self, id: TransactionId) {
-        let granted = self.shards.locks.leave(id);
+        let granted = self.interests.locks.leave(id);
         self.parked.granted.extend(granted);
         self.parked.is_due |= !self.parked.ready_later.is_empty();
         // One that was given up before its locks were granted is answered all the same.
@@ -587,12 +565,12 @@ impl StorageExecutor {
             Step::Prepare => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
                 // All parts are one to those who are told of a flush.
-                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
+                self.interests.tracked.command = (request.caller.client_id, id as u32);
                 let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
                 let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
                 let home = parts.first().ok_or(CommandError::Internal)?;
                 let stored = fields.0.to_vec();
-                self.shards.tell_whole_changes_of(home);
+                self.interests.tell_whole_changes_of(&mut self.shards, home);
                 self.shards.with_shard(home.shard, |shard| {
                     shard.apply(&home.writes)?;
                     Ok(((), shard.stage_redo(id, stored)?))
@@ -610,9 +588,9 @@ impl StorageExecutor {
                 if is_decided {
                     return Ok(StepOutcome::WaitsForCommit(id, parts));
                 }
-                self.shards.tracked_mut().command = (request.caller.client_id, id as u32);
+                self.interests.tracked.command = (request.caller.client_id, id as u32);
                 let applied = parts.iter().try_for_each(|part| {
-                    self.shards.tell_whole_changes_of(part);
+                    self.interests.tell_whole_changes_of(&mut self.shards, part);
                     self.shards
                         .with_shard(part.shard, |shard| Ok(((), shard.apply(&part.writes)?)))
                 });
@@ -667,8 +645,8 @@ impl StorageExecutor {
             self.release_locks(id);
             return Err(error);
         }
-        if !self.shards.locks.has_entered(id) {
-            match self.shards.locks.enter(id, scope.clone(), mode) {
+        if !self.interests.locks.has_entered(id) {
+            match self.interests.locks.enter(id, scope.clone(), mode) {
                 Admission::Granted => {}
                 Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),
                 Admission::Refused => {
@@ -700,7 +678,9 @@ impl StorageExecutor {
         let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
         let mut fields = FieldWriter(replies);
         fields.byte(b'=');
-        fields.byte(u8::from(watcher != 0 && self.shards.is_dirty(watcher)));
+        fields.byte(u8::from(
+            watcher != 0 && self.interests.is_dirty(&mut self.shards, watcher),
+        ));
         fields.number(newest.unwrap_or(0));
         let map = self.shards.list().first().map(|shard| shard.database_map().encode());
         fields.optional_bytes(map.filter(|_| *scope == Scope::Everything).as_deref());
@@ -751,7 +731,10 @@ impl StorageExecutor {
         };
         let owner = Owner { database, key, version };
         let Some(first) = fields.bytes() else { return Ok(None) };
-        let view = &mut self.shards.view();
+        let view = &mut View::Local(LocalShards {
+            shards: &mut self.shards,
+            beside: &mut self.interests,
+        });
         if kind == 1 {
             let value = view.member(&owner, column, first)?.map(<[u8]>::to_vec);
             FieldWriter(replies).optional_bytes(value.as_deref());
@@ -849,8 +832,8 @@ impl StorageExecutor {
             }
             self.shards.begin_command();
             // All parts are one to those who are told of a flush.
-            self.shards.tracked_mut().command = (whose, *id as u32);
-            self.shards.tell_whole_changes_of(part);
+            self.interests.tracked.command = (whose, *id as u32);
+            self.interests.tell_whole_changes_of(&mut self.shards, part);
             let applied = self.shards.with_shard(part.shard, |shard| {
                 shard.apply(&part.writes)?;
                 let epoch = shard.note_applied(*id)?;
@@ -960,10 +943,10 @@ fn needs_of(batch: &Batch, request: &Request) -> (Scope, Mode) {
         false => Mode::Shared,
     };
     // Those that read everything here see what is committed of each transaction.
-    if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole(_) | Runs::All(..)) {
+    if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole | Runs::All(_)) {
         return (Scope::Everything, mode);
     }
-    let places = table::places_of(request.command, arguments, request.caller.database);
+    let places = command::places_of(request.command, arguments, request.caller.database);
     (Scope::Keys(places), mode)
 }
 

@@ -2,15 +2,16 @@
 //! syncer.
 
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::{Batch, Response, SEVERAL_SHARDS};
+use crate::channel::message::{Batch, Response};
 use crate::config::Durability;
 use crate::executor::participant::Boxes;
 use crate::executor::syncer::SyncReport;
 use crate::faults::{self, Bug};
 use crate::protocol::{Reply, Span, Version};
-use crate::storage::database::DatabaseError;
+use crate::storage::database::{BatchWriter, DatabaseError};
 use crate::storage::pieces::RepliesBegun;
 use crate::storage::shard::{RolledBack, Shard, ShardState};
+use crate::storage::view::SEVERAL_SHARDS;
 use std::sync::Arc;
 
 /// How far the shards' commits (and syncs, if replies wait for them) have come.

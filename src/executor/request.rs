@@ -3,21 +3,21 @@
 use super::blocked_commands::waits_notice;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
-use crate::commands::Context;
-use crate::commands::blocking::{Waiting, may_wait};
+use crate::command::{self, Command, Internal, QUIET, READ, Runs, Step};
+use crate::commands::blocking::Waiting;
 use crate::commands::pausing::{Pausing, may_pause};
-use crate::commands::table::{self, BLOCKING, Command, QUIET, READ, Runs, WAIT_DURABLE, WAIT_SOURCE};
+use crate::commands::script_runs::Driven;
+use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
-use crate::executor::participant::{Schedule, Step, StepOutcome};
+use crate::executor::participant::{Schedule, StepOutcome};
 use crate::executor::waiters::Claim;
-use crate::observe::metrics::StorageMetrics;
 use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, Reply, Span, Version};
 use crate::registry::clients::Ticket;
+use crate::registry::metrics::{StorageMetrics, count_ran};
 use crate::registry::tracked_keys::Reader;
-use crate::scripts::run::Driven;
 use crate::storage::pieces::{Pieces, Written};
-use crate::storage::view::View;
+use crate::storage::view::{LocalShards, View};
 use std::time::Instant;
 
 /// A script, or a transaction with scripts, that goes on when others have had their turn.
@@ -86,13 +86,27 @@ pub(super) fn check_len(replies: &[u8]) -> Result<(), CommandError> {
     }
 }
 
+/// The handler of what a network executor asks that is no client's command.
+fn internal_handler(internal: Internal) -> Option<Handler> {
+    match internal {
+        Internal::PiecesNext => Some(keys::pieces_next),
+        Internal::PiecesDrop => Some(keys::pieces_drop),
+        // They are about the executor and not about its data.
+        Internal::WatchesDrop | Internal::WaitersDrop | Internal::WaitDurable | Internal::WaitSource => None,
+    }
+}
+
 /// Runs a handler; a panic becomes an error, and the executor lives.
 pub(super) fn run_contained(
     command: &Command,
     context: &mut Context<'_>,
     metrics: &StorageMetrics,
 ) -> Result<(), CommandError> {
-    let handler = command.storage_handler().ok_or(CommandError::Internal)?;
+    let handler = match command.runs {
+        Runs::Internal(internal) => internal_handler(internal),
+        _ => context.handlers.of(command),
+    };
+    let handler = handler.ok_or(CommandError::Internal)?;
     panics::contain(|| handler(context)).unwrap_or_else(|Panicked| {
         metrics.panics.add(1);
         tracing::error!(command = command.name, "a handler panicked; its writes were dropped");
@@ -131,13 +145,16 @@ impl StorageExecutor {
         began: Instant,
         resumed: Option<Paused>,
     ) -> Ran {
-        if std::ptr::eq(request.command, &WAIT_DURABLE) {
-            self.answer_when_durable(batch, request);
-            return Ran::Ended(began);
-        }
-        if std::ptr::eq(request.command, &WAIT_SOURCE) {
-            self.wait_for_source(batch, request, began);
-            return Ran::Ended(Instant::now());
+        match request.command.runs {
+            Runs::Internal(Internal::WaitDurable) => {
+                self.answer_when_durable(batch, request);
+                return Ran::Ended(began);
+            }
+            Runs::Internal(Internal::WaitSource) => {
+                self.wait_for_source(batch, request, began);
+                return Ran::Ended(Instant::now());
+            }
+            _ => {}
         }
         let claim = match self.claim_of(batch, request) {
             Ok(claim) => claim,
@@ -168,12 +185,15 @@ impl StorageExecutor {
                 }
                 Err(error) => Handled::of(Err(error)),
             }
+        } else if let Runs::Internal(internal @ (Internal::WatchesDrop | Internal::WaitersDrop)) = request.command.runs
+        {
+            Handled::of(self.drop_interest(internal, batch, request))
         } else {
             let (mut arguments, replies) = batch.parts(request);
             let mut command = request.command;
             if matches!(command.runs, Runs::Step(_)) {
                 arguments = arguments.from(1);
-                command = table::find(arguments.get(0)).unwrap_or(command);
+                command = command::find(arguments.get(0)).unwrap_or(command);
             }
             self.run_handler(command, request.caller, arguments, replies, &mut resumed)
         };
@@ -185,9 +205,9 @@ impl StorageExecutor {
             self.hand_back(batch, request, start);
             return Ran::Ended(Instant::now());
         }
-        if matches!(request.command.runs, Runs::Exec(_)) {
+        if request.command.runs == Runs::Exec {
             // Its transaction is over, whatever came of it.
-            self.shards.unwatch(request.caller.client_id);
+            self.interests.unwatch(&mut self.shards, request.caller.client_id);
         }
         if request.caller.tracks {
             self.note_read(batch, request);
@@ -203,8 +223,8 @@ impl StorageExecutor {
                 self.keep_what_waits(request.caller.client_id);
                 self.serve_waiters(began);
                 batch.replies.truncate(start);
-                self.shards.waiters.add(batch, request, claim, &waiting, began);
-                self.shards.note_interest();
+                self.interests.waiters.add(batch, request, claim, &waiting, began);
+                self.interests.note_interest(&mut self.shards);
                 batch.responses.push(waits_notice(request));
                 Ran::Ended(Instant::now())
             }
@@ -223,6 +243,21 @@ impl StorageExecutor {
         }
     }
 
+    /// A client does not watch any more, or does not wait any more because it was answered elsewhere or is gone.
+    fn drop_interest(&mut self, internal: Internal, batch: &mut Batch, request: &Request) -> Result<(), CommandError> {
+        let (arguments, replies) = batch.parts(request);
+        if internal == Internal::WatchesDrop {
+            self.interests.unwatch(&mut self.shards, request.caller.client_id);
+        } else {
+            let client_id = arguments.get(1).first_chunk().ok_or(CommandError::Internal)?;
+            let ticket = arguments.get(2).first_chunk().ok_or(CommandError::Internal)?;
+            let (client_id, ticket) = (u64::from_be_bytes(*client_id), Ticket::from_be_bytes(*ticket));
+            self.interests.waiters.remove_command(client_id, ticket);
+        }
+        Reply::new(replies, request.caller.version).ok();
+        Ok(())
+    }
+
     /// A command that has found nothing is to wait: what it wrote beside (a group's consumer was seen) stands.
     pub(super) fn keep_what_waits(&mut self, client_id: u64) {
         // All of it is on the shard of one key.
@@ -233,10 +268,10 @@ impl StorageExecutor {
     /// Who waits for the answer to a command that may wait; `None` for any other command.
     pub(super) fn claim_of(&self, batch: &Batch, request: &Request) -> Result<Option<Claim>, NobodyWaits> {
         let (command, caller) = (request.command, request.caller);
-        if !command.flags.has(BLOCKING) || !may_wait(command.name, batch.arguments(request)) {
+        if !command.may_wait(batch.arguments(request)) {
             return Ok(None);
         }
-        let client = self.shards.waiters.client(caller.client_id).ok_or(NobodyWaits)?;
+        let client = self.interests.waiters.client(caller.client_id).ok_or(NobodyWaits)?;
         let ticket = Ticket::of(request.id.sequence);
         match client.awaits(ticket) {
             true => Ok(Some(Claim { client, ticket })),
@@ -251,10 +286,10 @@ impl StorageExecutor {
         self.random ^= self.random << 17;
         self.shards.begin_command();
         self.shards.set_quiet(command.flags.has(QUIET));
-        self.shards.tracked_mut().command = (caller.client_id, id.sequence);
+        self.interests.tracked.command = (caller.client_id, id.sequence);
         self.shards.note_missed(self.effects.wants_missed(command));
         if caller.tracks {
-            self.shards.expect_reader();
+            self.shards.set_notes_modified(true);
             self.effects.notes_read = true;
         }
     }
@@ -275,19 +310,24 @@ impl StorageExecutor {
         }
         let denies_in_part = command.may_write() && self.shards.any_takes_no_writes();
         if denies_in_part {
-            let places = table::places_of(command, arguments, caller.database);
+            let places = command::places_of(command, arguments, caller.database);
             self.shards.deny_writes_in_part(&places);
         }
         let mut context = Context {
             arguments,
             reply: Reply::new(replies, caller.version),
-            view: View::Local(&mut self.shards),
+            view: View::Local(LocalShards {
+                shards: &mut self.shards,
+                beside: &mut self.interests,
+            }),
             now_ms,
             database: caller.database,
             seed: self.random,
             string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
             client_id: caller.client_id,
             is_inner: false,
+            handlers: self.handlers,
+            script_seat: Some(&self.script_seat),
             effects: &mut self.effects,
             pieces: None,
             waits: None,
@@ -383,7 +423,7 @@ impl StorageExecutor {
             let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
             self.metrics
                 .inner_commands
-                .add(self.effects.count_ran(commands, errors));
+                .add(count_ran(&mut self.effects, commands, errors));
             self.outbox.show(&mut self.effects.shown);
         }
     }
@@ -391,7 +431,7 @@ impl StorageExecutor {
     /// What a command that stands has written and noted is told to those whom it concerns.
     #[inline]
     pub(super) fn command_stands(&mut self, client_id: u64) {
-        self.shards.after_command(client_id);
+        self.interests.after_command(&mut self.shards, client_id);
         self.keep_effects();
     }
 
@@ -408,17 +448,17 @@ impl StorageExecutor {
             // What it asks for is read by the client elsewhere.
             if let Some((connection, places)) = Schedule::read_by(arguments.get(1)) {
                 let reader = Reader { connection, ..reader };
-                self.shards
+                self.interests
                     .note_read(places.iter().map(|(_, key)| key.as_slice()), reader);
             }
         } else if request.command.flags.has(READ) {
-            self.shards.note_read(request.command.keys.of(arguments), reader);
+            self.interests.note_read(request.command.keys.of(arguments), reader);
         }
         self.effects.notes_read = false;
         let read = std::mem::take(&mut self.effects.read);
-        self.shards.note_read(read.iter().map(Vec::as_slice), reader);
+        self.interests.note_read(read.iter().map(Vec::as_slice), reader);
         let keys_max = self.current.tracking_table_max_keys;
-        self.shards.tracked_mut().make_room(keys_max);
+        self.interests.tracked.make_room(keys_max);
     }
 
     /// It never was; what it asked for was asked for.
@@ -433,7 +473,7 @@ impl StorageExecutor {
         if !self.effects.classes.is_empty() {
             self.effects.note_key_fates(&self.shards.take_key_notes());
         }
-        let outdated = self.shards.tracked_mut().take_outdated();
+        let outdated = self.interests.tracked.take_outdated();
         let touched = self.shards.touched();
         self.outbox
             .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);

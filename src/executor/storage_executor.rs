@@ -6,10 +6,12 @@
 //! the committer and the syncer have caught up with them ([`release`](super::release)).
 
 use super::blocked_commands::DurableWait;
+use super::key_interests::KeyInterests;
 use super::queue::PriorityQueue;
 use super::release::Released;
 use super::turn::serve;
 use crate::channel::message::Batch;
+use crate::commands::StorageHandlers;
 use crate::commands::effects::Effects;
 use crate::config::{Durability, Settings, SharedSettings};
 use crate::executor::committer::Committer;
@@ -18,9 +20,12 @@ use crate::executor::outbox::Outbox;
 use crate::executor::participant::Parked;
 use crate::executor::reclaimer::Reclaimer;
 use crate::executor::syncer::{SyncReport, Syncer};
-use crate::observe::metrics::{ShardMetrics, StorageMetrics};
+use crate::registry::clients::Clients;
+use crate::registry::metrics::{ShardMetrics, StorageMetrics};
+use crate::registry::server_state::HOUSEKEEPING_INTERVAL;
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::Tracking;
+use crate::scripts::registry::ScriptSeat;
 use crate::storage::shard::Shard;
 use crate::storage::view::Shards;
 use std::cell::RefCell;
@@ -29,10 +34,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// How often an executor does its housekeeping: expiry, stalled commits, metrics. Also what bounds glommio's sleep when
-/// a wake is lost to its parking race (PITFALLS 1), so it must not grow.
-pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Lets the executor's other tasks run and its reactor look at sockets, timers and wakes. A plain yield would only do
 /// the former (PITFALLS 2), and a timer that is due when it is first polled neither: this one is due a moment later.
@@ -48,7 +49,10 @@ const STALLED_AT_SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that a storage executor owns.
 pub struct StorageExecutor {
+    pub(super) handlers: StorageHandlers,
     pub(super) shards: Shards,
+    pub(super) interests: KeyInterests,
+    pub(super) script_seat: ScriptSeat,
     pub(super) committer: CommitThread,
     pub(super) syncer: Syncer,
     pub(super) reclaimer: Reclaimer,
@@ -93,8 +97,14 @@ pub struct StorageExecutor {
 pub struct ExecutorParts {
     /// Where it gets its requests from.
     pub requests: flume::WeakSender<Box<Batch>>,
+    /// What it runs.
+    pub handlers: StorageHandlers,
     /// Its shards.
     pub shards: Shards,
+    /// What is known of scripts, and by which number this executor's is.
+    pub script_seat: ScriptSeat,
+    /// Those who are connected: none of an embedded engine.
+    pub clients: Arc<Clients>,
     /// Who writes large batches.
     pub committer: CommitThread,
     /// Who waits for the disk.
@@ -130,7 +140,10 @@ impl StorageExecutor {
     pub fn new(parts: ExecutorParts) -> StorageExecutor {
         let ExecutorParts {
             requests,
+            handlers,
             mut shards,
+            script_seat,
+            clients,
             committer,
             syncer,
             reclaimer,
@@ -144,13 +157,15 @@ impl StorageExecutor {
         let (settings_version, current) = (settings.version(), settings.snapshot());
         // The start has had some turns, to make the shards agree.
         for (place, shard) in shards.list_mut().iter_mut().enumerate() {
-            shard.set_committer(Arc::clone(&committer.committer), place);
+            shard.set_committer(committer.committer.clone(), place);
         }
         let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
-        shards.watches_mut().set_metrics(Arc::clone(&metrics));
         shards.links_survive_power_loss = current.durability == Durability::Always;
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
+            handlers,
+            interests: KeyInterests::new(Arc::clone(&tracking), clients, Arc::clone(&metrics)),
+            script_seat,
             shards,
             committer,
             syncer,

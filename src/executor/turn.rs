@@ -5,7 +5,7 @@ use super::blocked_commands::waits_notice;
 use super::request::{NobodyWaits, Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
 use crate::channel::message::{Batch, REPLY_BYTES_FULL, Request};
-use crate::commands::table::{INTERNAL, Runs};
+use crate::command::{INTERNAL, Runs};
 use crate::error::CommandError;
 use crate::faults;
 use crate::storage::shard::Shard;
@@ -110,6 +110,7 @@ impl StorageExecutor {
     pub(super) fn begin_turn(&mut self) -> u64 {
         let now_ms = crate::clock::unix_ms();
         self.turn += 1;
+        self.interests.begin_turn(&mut self.shards);
         self.shards.begin_turn(self.turn, now_ms);
         self.shards.watch_keys(!self.effects.classes.is_empty());
         now_ms
@@ -285,7 +286,7 @@ impl StorageExecutor {
 
     /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
     pub(super) fn answer_busy(&mut self, open: &mut OpenTurn) {
-        let error = self.shards.scripts().0.busy_error();
+        let error = self.script_seat.scripts.busy_error();
         let is_internal = |request: &Request| request.command.flags.has(INTERNAL);
         let behind = open.batch.run + 1;
         if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
@@ -310,8 +311,8 @@ impl StorageExecutor {
     pub(super) fn refuse(&mut self, batch: &mut Batch, error: &CommandError) {
         for place in batch.run..batch.requests.len() {
             let request = batch.requests[place];
-            if matches!(request.command.runs, Runs::Exec(_)) {
-                self.shards.unwatch(request.caller.client_id);
+            if request.command.runs == Runs::Exec {
+                self.interests.unwatch(&mut self.shards, request.caller.client_id);
             }
             // A command that waits elsewhere, too, may be answered there meanwhile.
             let is_claimed = match self.claim_of(batch, &request) {

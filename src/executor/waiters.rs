@@ -7,14 +7,14 @@
 
 use crate::channel::message::{Batch, Caller, Request, RequestId};
 use crate::channel::responses::ResponseSender;
+use crate::command::Command;
 use crate::commands::blocking::Waiting;
-use crate::commands::table::Command;
-use crate::executor::locks::TransactionId;
 use crate::protocol::OwnedArguments;
 use crate::registry::clients::{Client, Clients, Ticket};
 use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::shard::ModifiedKey;
+use crate::storage::transaction_scope::TransactionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;

@@ -4,8 +4,9 @@
 //! is, and forgets it. What happens to a key that had expired already when it was watched follows Redis: its deletion
 //! is none.
 
-use crate::observe::metrics::StorageMetrics;
+use crate::registry::metrics::StorageMetrics;
 use crate::storage::shard::ModifiedKey;
+use crate::storage::view::Presence;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 
@@ -21,17 +22,6 @@ struct Watcher {
 struct Watching {
     keys: Vec<ModifiedKey>,
     is_dirty: bool,
-}
-
-/// How a key is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// Not at all.
-    Absent,
-    /// Its deadline has passed.
-    Expired,
-    /// It can be read.
-    Alive,
 }
 
 /// See the module's documentation.

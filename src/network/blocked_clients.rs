@@ -4,8 +4,8 @@
 //! storage executor, the end of the time, CLIENT UNBLOCK, or the end of the connection.
 
 use crate::channel::message::{Caller, Priority, RequestId};
+use crate::command::{Command, MoreKeys, WAIT_DURABLE, WAIT_SOURCE, WAITERS_DROP};
 use crate::commands::blocking::Waiting;
-use crate::commands::table::{Command, MoreKeys, WAIT_DURABLE, WAIT_SOURCE, WAITERS_DROP};
 use crate::executor::waiters::HandedOver;
 use crate::network::connection::{Awaited, Connection, MoveOut, WaitOut};
 use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};

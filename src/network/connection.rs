@@ -6,7 +6,7 @@ use super::merging::Merging;
 use super::multi::Executing;
 use super::session::{Session, Until};
 use super::socket;
-use crate::commands::table::Command;
+use crate::command::Command;
 use crate::config::OutputBufferLimit;
 use crate::protocol::{OwnedArguments, Parser};
 use crate::registry::clients::Client;
@@ -119,15 +119,17 @@ pub(super) struct PiecesOut {
     pub(super) waiting: Vec<u8>,
 }
 
-/// When a client was last known to take the large replies that come in pieces, and how many bytes it had been sent then.
+/// When a client was last known to take the large replies that come in pieces, and how many bytes it had been sent
+/// then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PiecesProgress {
     at: Instant,
     bytes_out: u64,
 }
 
-/// What a client must take of a large reply within `large-reply-timeout` at least: some hundred bytes a second, far less
-/// than any line carries, and so much that a client cannot keep a snapshot of a shard by taking a byte now and then.
+/// What a client must take of a large reply within `large-reply-timeout` at least: some hundred bytes a second, far
+/// less than any line carries, and so much that a client cannot keep a snapshot of a shard by taking a byte now and
+/// then.
 const PIECES_PROGRESS_BYTES_MIN: u64 = 16 * 1024;
 
 /// A move between storage executors that waits for its source: when that is there, it runs as a transaction once more.
@@ -520,8 +522,8 @@ impl Connection {
         (sent_now, Sent::Some)
     }
 
-    /// Whether the client has taken too little of a large reply for as long as `timeout`. What such a reply is read from is
-    /// kept on disk, and nothing of it may be deleted, until the client has taken all of it.
+    /// Whether the client has taken too little of a large reply for as long as `timeout`. What such a reply is read
+    /// from is kept on disk, and nothing of it may be deleted, until the client has taken all of it.
     pub(super) fn has_stalled_pieces(&self, now: Instant, timeout: Duration) -> bool {
         let bytes_out = self.client.bytes_out.get();
         let waits_for_client = self.in_pieces.get() > 0 && self.output.borrow().len() > 0;
@@ -647,7 +649,7 @@ impl Input {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::table::Merge;
+    use crate::command::Merge;
     use crate::protocol::reply::Version;
 
     /// Everything that an output would send, and how many chunks that are.

@@ -13,18 +13,17 @@ use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
-use crate::commands::blocking::Waiting;
-use crate::commands::effects::Effects;
-use crate::commands::multi_exec::parts_of_exec;
-use crate::commands::table::{
+use crate::command::exec_request::parts_of_exec;
+use crate::command::{
     self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET,
     TRANSACTION_KEEP_IN_DOUBT, TRANSACTION_PREPARE, TRANSACTION_READ, TRANSACTION_RELEASE, TRANSACTION_RESOLVE,
     TRANSACTION_RUN, TRANSACTION_RUN_BEHIND, TRANSACTION_SCHEDULE, WATCHES_DROP,
 };
-use crate::commands::{Context, Handler};
+use crate::commands::blocking::Waiting;
+use crate::commands::effects::Effects;
+use crate::commands::{Context, StorageHandlers};
 use crate::error::CommandError;
 use crate::executor::handed_back::HandedBack;
-use crate::executor::locks::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::executor::outbox;
 use crate::executor::participant::{
     BEHIND, DECIDED, NEVER_WAS, Question, REFUSED, STOPPED, Schedule, decode_keys, decode_members,
@@ -36,6 +35,8 @@ use crate::network::multi::Executing;
 use crate::network::network_executor::NetworkExecutor;
 use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, OwnedArguments, Reply};
+use crate::registry::metrics::count_ran;
+use crate::scripts::registry::ScriptSeat;
 use crate::slots::{ShardId, Slot, slots_of};
 use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{DatabaseMap, Type};
@@ -43,6 +44,7 @@ use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
 use crate::storage::redo::{Part, RECORD_BYTES_MAX, encode_parts, parts_of};
 use crate::storage::shard::Owner;
+use crate::storage::transaction_scope::{Mode, Place, Scope, TransactionId, next_transaction_id};
 use crate::storage::undeclared::Undeclared;
 use crate::storage::view::View;
 use slab::Slab;
@@ -83,7 +85,7 @@ const NOT_COMMITTED: &[u8] = b"-ERR the transaction could not be committed and w
 /// What a transaction is to do once everything is locked.
 pub(super) enum Work {
     /// Run a handler on its keys.
-    Handler(Handler),
+    Handler,
     /// Run the command on every executor, and merge the replies.
     Everywhere(Merge),
 }
@@ -150,6 +152,9 @@ struct Coordination {
     generation: u32,
     sequence: u32,
     command: &'static Command,
+    handlers: StorageHandlers,
+    /// Where it runs scripts, once it is on a thread that may.
+    script_seat: Option<ScriptSeat>,
     work: Work,
     arguments: OwnedArguments,
     /// Of an EXEC.
@@ -261,7 +266,6 @@ impl NetworkExecutor {
     pub(super) fn take_back(self: &Rc<Self>, batch: &Batch, response: &Response) {
         let handed_back = HandedBack::decode(batch.reply(response)).expect("an executor encodes what it hands back");
         let (id, command) = (response.id, response.command);
-        let handler = command.storage_handler().expect("an executor has run it");
         let connection = self.open_connection(id.connection, id.generation);
         let executing = connection.as_ref().and_then(|connection| {
             if batch.priority == Priority::Low {
@@ -272,7 +276,7 @@ impl NetworkExecutor {
             Some(executing)
         });
         let arguments = handed_back.arguments.get();
-        let exec = matches!(command.runs, Runs::Exec(_)).then(|| ExecOnSeveral {
+        let exec = (command.runs == Runs::Exec).then(|| ExecOnSeveral {
             executing,
             watched_links: match handed_back.watched.is_empty() {
                 true => Vec::new(),
@@ -283,7 +287,7 @@ impl NetworkExecutor {
         let places = match handed_back.undeclared {
             Undeclared::Everything => None,
             Undeclared::Keys(undeclared) => {
-                let mut places = table::places_of(command, arguments, handed_back.caller.database);
+                let mut places = command::places_of(command, arguments, handed_back.caller.database);
                 places.extend(undeclared);
                 places.extend(handed_back.watched);
                 Some(places)
@@ -296,7 +300,7 @@ impl NetworkExecutor {
             caller: handed_back.caller,
             priority: batch.priority,
         };
-        let asked = (command, Work::Handler(handler), handed_back.arguments);
+        let asked = (command, Work::Handler, handed_back.arguments);
         let deadline = Instant::now() + self.request_timeout.get();
         let mut coordination = self.coordination(asker, asked, places, exec, deadline);
         coordination.handed_back_by = Some(batch.link);
@@ -311,12 +315,10 @@ impl NetworkExecutor {
         moves: MoveOut,
         id: TransactionId,
     ) {
-        let Runs::Transaction(handler) = command.runs else {
-            unreachable!("only those wait for a source");
-        };
+        assert_eq!(command.runs, Runs::Transaction, "only those wait for a source");
         let database = connection.session.borrow().database;
-        let places = table::places_of(command, moves.arguments.get(), database);
-        let asked = (command, Work::Handler(handler), moves.arguments);
+        let places = command::places_of(command, moves.arguments.get(), database);
+        let asked = (command, Work::Handler, moves.arguments);
         let deadline = Instant::now() + self.request_timeout.get();
         let asker = Asker::of(connection, sequence);
         let mut coordination = self.coordination(asker, asked, Some(places), None, deadline);
@@ -347,13 +349,15 @@ impl NetworkExecutor {
         let is_whole = places.is_none();
         let merging = match work {
             Work::Everywhere(merge) => Some(Merging::new(merge, asker.caller.version, self.link_count())),
-            Work::Handler(_) => None,
+            Work::Handler => None,
         };
         Coordination {
             connection: asker.connection,
             generation: asker.generation,
             sequence: asker.sequence,
             command,
+            handlers: self.handlers.storage,
+            script_seat: None,
             work,
             arguments,
             exec,
@@ -726,7 +730,10 @@ impl NetworkExecutor {
         };
         let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
         self.server.scripts.set_transaction(script_seat, coordination.id);
-        coordination.gathered.scripts = Some((Arc::clone(&self.server.scripts), script_seat));
+        coordination.script_seat = Some(ScriptSeat {
+            scripts: Arc::clone(&self.server.scripts),
+            number: script_seat,
+        });
         let (home_sender, home) = responses();
         let asking = Asking {
             links: self.links.borrow().to_the_same(home_sender),
@@ -862,7 +869,7 @@ impl NetworkExecutor {
             let scripts = &self.server.scripts;
             let arguments = coordination.arguments.get();
             match coordination.command.runs {
-                Runs::Exec(_) => {
+                Runs::Exec => {
                     let parts = parts_of_exec(arguments).filter(|(_, part, _)| part.flags.has(RUNS_SCRIPT));
                     parts.for_each(|(_, _, arguments)| scripts.forget_reach(arguments.get(1)));
                 }
@@ -880,7 +887,7 @@ impl NetworkExecutor {
                 .add(u64::from(coordination.gathered.missed));
         }
         let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
-        let calls = coordination.effects.count_ran(commands, errors);
+        let calls = count_ran(&mut coordination.effects, commands, errors);
         self.metrics.commands_processed.add(calls);
         let shown = std::mem::take(&mut coordination.effects.shown);
         if !shown.is_empty() {
@@ -1143,14 +1150,14 @@ impl Coordination {
     fn runs_script(&self) -> bool {
         let is_script = |command: &Command| command.flags.has(RUNS_SCRIPT);
         match self.command.runs {
-            Runs::Exec(_) => parts_of_exec(self.arguments.get()).any(|(_, part, _)| is_script(part)),
+            Runs::Exec => parts_of_exec(self.arguments.get()).any(|(_, part, _)| is_script(part)),
             _ => is_script(self.command),
         }
     }
 
     /// Makes parts of what the handler has written.
     fn split_writes(&mut self, router: &Router) -> Result<(), CommandError> {
-        self.parts = parts_of(self.gathered.take_writes(), router, RECORD_BYTES_MAX)?;
+        self.parts = parts_of(self.gathered.take_writes(), router.shard_count(), RECORD_BYTES_MAX)?;
         Ok(())
     }
 
@@ -1176,9 +1183,7 @@ impl Coordination {
 
     /// Runs the handler on what is here.
     fn run_handler(&mut self) -> Result<(), CommandError> {
-        let Work::Handler(handler) = self.work else {
-            return Err(CommandError::Internal);
-        };
+        let handler = self.handlers.of(self.command).ok_or(CommandError::Internal)?;
         self.reply.clear();
         self.gathered.now_ms = crate::clock::unix_ms();
         self.effects.clear();
@@ -1193,6 +1198,8 @@ impl Coordination {
             string_bytes_max: self.string_bytes_max,
             client_id: self.caller.client_id,
             is_inner: false,
+            handlers: self.handlers,
+            script_seat: self.script_seat.as_ref(),
             effects: &mut self.effects,
             pieces: None,
             waits: None,

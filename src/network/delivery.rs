@@ -8,11 +8,12 @@ use super::connection::{Connection, PushedBytes};
 use crate::config::OutputBufferLimit;
 use crate::executor::storage_executor::reactor_turn;
 use crate::network::network_executor::NetworkExecutor;
+use crate::network::subscriptions::Subscribers;
 use crate::panics;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 use crate::registry::inboxes::{Backlog, Posted, Push, Receivers};
-use crate::registry::subscribers::{Kind, Published, Subscribers};
+use crate::registry::subscribers::{Kind, Published};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,8 +23,8 @@ use std::time::Instant;
 /// was not sent is not yet held against any limit.
 const BYTES_PER_TURN: u64 = 16 << 20;
 
-/// What may wait for a client that has not authenticated, as in Redis: whoever does not know the password gets short errors,
-/// and must not make the server keep many of them by not reading.
+/// What may wait for a client that has not authenticated, as in Redis: whoever does not know the password gets short
+/// errors, and must not make the server keep many of them by not reading.
 const UNAUTHENTICATED_OUTPUT: OutputBufferLimit = OutputBufferLimit {
     hard_bytes: 1024,
     soft_bytes: 0,

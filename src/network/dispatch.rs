@@ -2,12 +2,12 @@
 
 use super::connection::{Awaited, Chunk, Connection, PiecesOut};
 use super::merging::Merging;
-use super::session::{Deferred, NetworkContext, NetworkHandler, ReplyMode, Session, WaitHere};
+use super::session::{Deferred, NetworkContext, ReplyMode, Session, WaitHere};
 use crate::channel::message::{Batch, Caller, HANDED_BACK, Priority, RequestId, Response, WAITS};
-use crate::commands::blocking::may_wait;
-use crate::commands::table::{
-    self, BLOCKING, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, PIECES_DROP, PIECES_NEXT, PROTECTED,
-    PUBLISHES, PUBSUB, READ, RUNS_SCRIPT, Runs, WAIT_DURABLE, WAIT_SOURCE, WRITE,
+use crate::command::{
+    self, Command, Internal, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, NOT_QUEUED, OF_CLIENT, PIECES_DROP,
+    PIECES_NEXT, PROTECTED, PUBLISHES, PUBSUB, READ, RESETS_SESSION, RUNS_SCRIPT, Runs, SETS_REPLIES, WHILE_SUBSCRIBED,
+    WRITE,
 };
 use crate::commands::{keys, monitor_line};
 use crate::config::{DebugCommand, Durability};
@@ -15,10 +15,10 @@ use crate::error::CommandError;
 use crate::executor::storage_executor::reactor_turn;
 use crate::network::coordinator::{STEPS_FROM, Work};
 use crate::network::network_executor::NetworkExecutor;
-use crate::observe::metrics::count_error;
 use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
+use crate::registry::metrics::count_error;
 use crate::registry::subscribers::Kind;
 use crate::scripts::registry::Reach;
 use crate::slots::Slot;
@@ -112,7 +112,7 @@ impl NetworkExecutor {
         let has_flag = |flag| {
             command.flags.has(flag)
                 || in_multi
-                    && matches!(command.runs, Runs::Exec(_))
+                    && command.runs == Runs::Exec
                     && connection.session.borrow().transaction.has(|row| row.flags.has(flag))
         };
         let publishes = has_flag(PUBLISHES);
@@ -135,31 +135,28 @@ impl NetworkExecutor {
         }
         self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
-        let is_network = matches!(command.runs, Runs::Network(_));
-        if !is_network && !matches!(command.runs, Runs::Exec(_)) {
+        let is_network = command.runs == Runs::Network;
+        if !is_network && command.runs != Runs::Exec {
             self.show_to_monitors(connection, command, arguments);
         }
         if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
             self.refuse(connection, Some(command), &self.server.scripts.busy_error());
             return Taken::Yes;
         }
-        if command.flags.has(BLOCKING)
-            && may_wait(command.name, arguments)
-            && self.send_blocking(connection, command, arguments, deadline)
-        {
+        if command.may_wait(arguments) && self.send_blocking(connection, command, arguments, deadline) {
             return Taken::Yes;
         }
         match command.runs {
-            Runs::Network(handler) => {
-                self.run_here(connection, command, handler, arguments);
+            Runs::Network => {
+                self.run_here(connection, command, arguments);
                 // With what it changed: SELECT is shown with the database that it selected.
                 self.show_to_monitors(connection, command, arguments);
             }
-            Runs::Shard(_) => {
+            Runs::Shard => {
                 let key = arguments.get(command.keys.first);
                 self.send_whole(connection, command, self.link_of(key), arguments, deadline);
             }
-            Runs::Transaction(handler) => {
+            Runs::Transaction => {
                 let reach = self.reach_of(command, arguments);
                 let link = match reach {
                     None => self.only_link(command, arguments),
@@ -170,30 +167,29 @@ impl NetworkExecutor {
                     None => {
                         let database = connection.session.borrow().database;
                         let is_whole = reach == Some(Reach::Everything);
-                        let places = (!is_whole).then(|| table::places_of(command, arguments, database));
-                        let work = Work::Handler(handler);
-                        self.coordinate(connection, command, work, arguments, places, deadline);
+                        let places = (!is_whole).then(|| command::places_of(command, arguments, database));
+                        self.coordinate(connection, command, Work::Handler, arguments, places, deadline);
                     }
                 }
             }
-            Runs::All(..) if self.server.router.executor_count() == 1 => {
+            Runs::All(_) if self.server.router.executor_count() == 1 => {
                 self.send_whole(connection, command, 0, arguments, deadline);
             }
-            Runs::All(_, merge) => {
+            Runs::All(merge) => {
                 self.coordinate(connection, command, Work::Everywhere(merge), arguments, None, deadline);
             }
-            Runs::Each(_, merge) => self.send_to_all(connection, command, merge, arguments, deadline),
-            Runs::Cursor(_) => match keys::cursor_slot(arguments.get(1)) {
+            Runs::Each(merge) => self.send_to_all(connection, command, merge, arguments, deadline),
+            Runs::Cursor => match keys::cursor_slot(arguments.get(1)) {
                 Ok(slot) => self.send_scan(connection, command, slot, arguments, deadline),
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
-            Runs::Whole(handler) => match self.only_link_of(std::iter::empty(), true) {
+            Runs::Whole => match self.only_link_of(std::iter::empty(), true) {
                 Some(link) => self.send_whole(connection, command, link.unwrap_or(0), arguments, deadline),
-                None => self.coordinate(connection, command, Work::Handler(handler), arguments, None, deadline),
+                None => self.coordinate(connection, command, Work::Handler, arguments, None, deadline),
             },
-            Runs::Exec(_) => self.exec(connection, command, arguments, deadline),
-            Runs::Watch(_) => self.watch(connection, command, arguments, deadline),
-            Runs::Step(_) | Runs::Container => unreachable!("find_command finds neither"),
+            Runs::Exec => self.exec(connection, command, arguments, deadline),
+            Runs::Watch => self.watch(connection, command, arguments, deadline),
+            Runs::Step(_) | Runs::Internal(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
         if is_told {
             connection.session.borrow_mut().end_caching(command);
@@ -216,8 +212,8 @@ impl NetworkExecutor {
         connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty()
     }
 
-    /// Closes a connection on which a request of another protocol came, at once and without an answer: what follows is that
-    /// request's body, which must not be run.
+    /// Closes a connection on which a request of another protocol came, at once and without an answer: what follows is
+    /// that request's body, which must not be run.
     fn cut_off_other_protocol(&self, connection: &Connection) {
         let now_s = crate::clock::unix_ms() / 1000;
         if self.server.totals.may_warn_of_other_protocol(now_s) {
@@ -246,7 +242,7 @@ impl NetworkExecutor {
         let is_slow = |kind: &Kind| self.server.pubsub.is_slow_for(*kind, arguments.get(1));
         match command.runs {
             // Who has the name as a pattern or as a shard channel is looked up with it.
-            Runs::Network(_) => [Kind::Channel, Kind::ShardChannel].iter().any(is_slow),
+            Runs::Network => [Kind::Channel, Kind::ShardChannel].iter().any(is_slow),
             _ => true,
         }
     }
@@ -255,7 +251,7 @@ impl NetworkExecutor {
     fn lacks_credits(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) -> bool {
         let is_blocked = |link: usize| self.links.borrow().is_blocked(link);
         match command.runs {
-            Runs::Exec(_) => {
+            Runs::Exec => {
                 let session = connection.session.borrow();
                 let transaction = &session.transaction;
                 transaction.watched_links().iter().any(|link| is_blocked(*link))
@@ -271,7 +267,7 @@ impl NetworkExecutor {
     /// Whether a command goes to a storage executor that is busy with a script.
     fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
         // What EXEC runs is answered by its executor.
-        matches!(command.runs, Runs::All(..) | Runs::Each(..) | Runs::Whole(_))
+        matches!(command.runs, Runs::All(_) | Runs::Each(_) | Runs::Whole)
             || self.goes_to_any(command, arguments, |link| self.server.scripts.is_busy(link))
     }
 
@@ -279,13 +275,13 @@ impl NetworkExecutor {
     /// none.
     fn goes_to_any(&self, command: &Command, arguments: Arguments<'_>, is_meant: impl Fn(usize) -> bool) -> bool {
         match command.runs {
-            Runs::Network(_) | Runs::Exec(_) | Runs::Step(_) | Runs::Container => false,
-            Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => (0..self.server.router.executor_count()).any(is_meant),
-            Runs::Cursor(_) => {
+            Runs::Network | Runs::Exec | Runs::Step(_) | Runs::Internal(_) | Runs::Container => false,
+            Runs::All(_) | Runs::Each(_) | Runs::Whole => (0..self.server.router.executor_count()).any(is_meant),
+            Runs::Cursor => {
                 let slot = keys::cursor_slot(arguments.get(1));
                 slot.is_ok_and(|slot| is_meant(usize::from(self.server.router.executor_of(slot).0)))
             }
-            Runs::Shard(_) | Runs::Transaction(_) | Runs::Watch(_) => {
+            Runs::Shard | Runs::Transaction | Runs::Watch => {
                 let mut links = command.keys.of(arguments).map(|key| self.link_of(key)).peekable();
                 match links.peek() {
                     Some(_) => links.any(is_meant),
@@ -356,7 +352,7 @@ impl NetworkExecutor {
         {
             let transaction = &mut connection.session.borrow_mut().transaction;
             transaction.refuse();
-            if command.is_some_and(|command| matches!(command.runs, Runs::Exec(_))) {
+            if command.is_some_and(|command| command.runs == Runs::Exec) {
                 transaction.reset();
                 let why = text.strip_prefix("ERR ").unwrap_or(&text);
                 text = format!("EXECABORT Transaction discarded because of: {why}");
@@ -370,16 +366,10 @@ impl NetworkExecutor {
     }
 
     /// Runs a handler of this executor.
-    fn run_here(
-        self: &Rc<Self>,
-        connection: &Rc<Connection>,
-        command: &'static Command,
-        handler: NetworkHandler,
-        arguments: Arguments<'_>,
-    ) {
+    fn run_here(self: &Rc<Self>, connection: &Rc<Connection>, command: &'static Command, arguments: Arguments<'_>) {
         let suppressed = reply_suppressed(connection);
         let began = Instant::now();
-        let (bytes, later, suppressed) = self.call_here(connection, command, handler, arguments, suppressed);
+        let (bytes, later, suppressed) = self.call_here(connection, command, arguments, suppressed);
         self.forget_watches(connection);
         match later {
             Some(Later::Wait(wait)) => self.wait_here(connection, command, (bytes, suppressed), wait),
@@ -400,7 +390,6 @@ impl NetworkExecutor {
         &self,
         connection: &Connection,
         command: &'static Command,
-        handler: NetworkHandler,
         arguments: Arguments<'_>,
         suppressed: bool,
     ) -> (Vec<u8>, Option<Later>, bool) {
@@ -418,6 +407,8 @@ impl NetworkExecutor {
                 deferred: None,
                 waits: None,
             };
+            let handler = self.handlers.network.of(command);
+            let handler = handler.expect("a row that runs here has a handler");
             let outcome = panics::contain(|| handler(&mut context)).unwrap_or_else(|Panicked| {
                 self.metrics.panics.add(1);
                 tracing::error!(command = command.name, "a handler panicked");
@@ -428,11 +419,11 @@ impl NetworkExecutor {
             (outcome, later, session.reply_mode)
         };
         // CLIENT REPLY ON answers itself although replies were off; OFF and SKIP do not answer.
-        let suppressed = match (command.name, mode) {
-            ("client|reply", ReplyMode::On) => false,
-            ("client|reply", _) => true,
+        let suppressed = match mode {
+            ReplyMode::On if command.flags.has(SETS_REPLIES) => false,
+            _ if command.flags.has(SETS_REPLIES) => true,
             // Replies are on again before it is answered.
-            ("reset", _) => false,
+            _ if command.flags.has(RESETS_SESSION) => false,
             // A confirmation is a push, and these are always sent.
             _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,
             _ => suppressed,
@@ -553,7 +544,7 @@ impl NetworkExecutor {
             .filter(|connection| connection.generation == response.id.generation && !connection.closed.get());
         let Some(connection) = connection.map(Rc::clone) else {
             drop(connections);
-            if std::ptr::eq(response.command, &WAIT_SOURCE) {
+            if response.command.runs == Runs::Internal(Internal::WaitSource) {
                 return self.drop_source(batch.link, batch.reply(response));
             }
             return match response.more {
@@ -577,10 +568,10 @@ impl NetworkExecutor {
             if response.more == WAITS {
                 return self.visit_next(&connection, sequence);
             }
-            if std::ptr::eq(response.command, &WAIT_DURABLE) {
+            if response.command.runs == Runs::Internal(Internal::WaitDurable) {
                 return self.take_durable(&connection, sequence, batch.reply(response));
             }
-            if std::ptr::eq(response.command, &WAIT_SOURCE) {
+            if response.command.runs == Runs::Internal(Internal::WaitSource) {
                 return self.take_source(&connection, sequence, batch.link, bytes);
             }
             self.after_wait(&connection, sequence, Some(batch.link));
@@ -770,11 +761,11 @@ pub(super) fn reply_suppressed(connection: &Connection) -> bool {
 /// Why a client that subscribes or monitors may not have a command run now.
 fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandError> {
     let name = command.name;
-    let is_about_subscriptions = command.flags.has(PUBSUB | NO_SCRIPT) || matches!(name, "ping" | "quit" | "reset");
+    let is_about_subscriptions = command.flags.has(PUBSUB | NO_SCRIPT) || command.flags.has(WHILE_SUBSCRIBED);
     if session.subscribed.is_some() && session.version == Version::Resp2 && !is_about_subscriptions {
         return Some(CommandError::text(format!(
-            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
-             context"
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
+             this context"
         )));
     }
     let touches_data = [READ, WRITE, PUBLISHES].iter().any(|flag| command.flags.has(*flag));
@@ -784,11 +775,11 @@ fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandE
 /// CLIENT and what may come before it on a connection (AUTH, HELLO…) run during a pause, so that CLIENT UNPAUSE can end
 /// it. Redis holds those too; it holds all others as we do.
 fn is_pause_exempt(command: &Command) -> bool {
-    command.container() == Some("client") || command.flags.has(NO_AUTH)
+    command.flags.has(OF_CLIENT) || command.flags.has(NO_AUTH)
 }
 
-/// Whether an unknown command is the beginning of an HTTP request, which a web page makes a browser send to servers that
-/// only the browser's machine can reach: its method, or the header that every such request has. Source: Redis's
+/// Whether an unknown command is the beginning of an HTTP request, which a web page makes a browser send to servers
+/// that only the browser's machine can reach: its method, or the header that every such request has. Source: Redis's
 /// `processCommand`.
 fn is_other_protocol(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
@@ -797,21 +788,20 @@ fn is_other_protocol(name: &[u8]) -> bool {
 /// Whether a command waits for EXEC.
 fn is_queued(command: &Command) -> bool {
     match command.runs {
-        Runs::Exec(_) | Runs::Watch(_) => false,
-        Runs::Network(_) => !matches!(command.name, "multi" | "discard" | "quit" | "reset"),
+        Runs::Exec | Runs::Watch => false,
+        Runs::Network => !command.flags.has(NOT_QUEUED),
         _ => true,
     }
 }
 
 /// The row of a command, its arity checked; the error otherwise, with the row if the command is known.
 fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'static Command>, CommandError)> {
-    let Some(mut command) = table::find(arguments.get(0)) else {
+    let Some(mut command) = command::find(arguments.get(0)) else {
         return Err((None, unknown_command(arguments)));
     };
-    let has_subcommands = matches!(command.runs, Runs::Container) || (command.name == "command" && arguments.len() > 1);
-    if has_subcommands && arguments.len() > 1 {
+    if command.has_subcommands() && arguments.len() > 1 {
         let name = arguments.get(1);
-        command = table::find_subcommand(command, name).ok_or_else(|| {
+        command = command::find_subcommand(command, name).ok_or_else(|| {
             let shown = CommandError::quoted(&name[..name.len().min(UNKNOWN_COMMAND_SHOWN_MAX)]);
             let help = command.name.to_ascii_uppercase();
             // Counted for no command, as in Redis.

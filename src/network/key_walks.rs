@@ -1,12 +1,12 @@
-//! SCAN over several storage executors. A storage executor stops where the next one's keys begin; if it has found fewer than COUNT
-//! until there, the next one is asked for the others, so that a handful of keys comes in one call.
+//! SCAN over several storage executors. A storage executor stops where the next one's keys begin; if it has found fewer
+//! than COUNT until there, the next one is asked for the others, so that a handful of keys comes in one call.
 
 use super::connection::{Awaited, Connection};
 use super::merging::array_of;
 use super::network_executor::NetworkExecutor;
 use crate::channel::router::Router;
+use crate::command::Command;
 use crate::commands::keys;
-use crate::commands::table::Command;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::slots::Slot;
@@ -107,7 +107,8 @@ impl NetworkExecutor {
         self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
     }
 
-    /// A storage executor has answered its part of a SCAN: returns the reply, unless another one has been asked for more.
+    /// A storage executor has answered its part of a SCAN: returns the reply, unless another one has been asked for
+    /// more.
     pub(super) fn scan_answered(
         &self,
         connection: &Rc<Connection>,

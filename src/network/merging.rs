@@ -1,6 +1,6 @@
 //! Replies of several storage executors to the parts of one command, made one.
 
-use crate::commands::table::Merge;
+use crate::command::Merge;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 

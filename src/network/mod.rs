@@ -2,16 +2,17 @@
 //!
 //! [`network_executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies,
 //! [`dispatch`] takes a command to where it runs, `coordinator` those whose keys lie on several storage executors,
-//! `key_walks` SCAN. [`session`] is what a client has set up, [`multi_state`] what it has queued since MULTI, `multi` how
-//! EXEC gets to where it runs, `blocked_clients` is about those in commands that wait. [`delivery`] is how published
-//! messages reach subscribers and monitors, and `tracking_pushes` what clients are told of keys that they have read.
-//! [`script_calls`] runs commands about the server for scripts.
+//! `key_walks` SCAN. [`session`] is what a client has set up, [`multi_state`] what it has queued since MULTI, `multi`
+//! how EXEC gets to where it runs, `blocked_clients` is about those in commands that wait. [`delivery`] is how
+//! published messages reach [subscribers](subscriptions) and monitors, [`tracking_pushes`] what clients are told of
+//! keys that they have read. [`handlers`] are those of commands that run here, [`script_calls`] runs those for scripts.
 
 mod blocked_clients;
 pub mod connection;
 mod coordinator;
 pub mod delivery;
 pub mod dispatch;
+pub mod handlers;
 mod key_walks;
 mod merging;
 mod multi;
@@ -20,6 +21,7 @@ pub mod network_executor;
 pub mod script_calls;
 pub mod session;
 mod socket;
-mod tracking_pushes;
+pub mod subscriptions;
+pub mod tracking_pushes;
 
 pub(crate) use coordinator::THREADS_MAX as TRANSACTION_THREADS_MAX;

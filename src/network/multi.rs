@@ -6,19 +6,18 @@
 use super::connection::{Awaited, Connection};
 use super::dispatch::{Later, reply_suppressed};
 use super::session::ReplyMode;
-use crate::commands::connection_commands::session_after;
+use crate::command::exec_request::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
+use crate::command::{self, Command, Merge, RUNS_SCRIPT, Runs, WATCHES_DROP};
 use crate::commands::keys;
-use crate::commands::multi_exec;
-use crate::commands::multi_exec::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
-use crate::commands::table::{self, Command, Merge, RUNS_SCRIPT, Runs, WATCHES_DROP};
 use crate::error::CommandError;
-use crate::executor::locks::Place;
 use crate::network::coordinator::{ExecOnSeveral, Work};
+use crate::network::handlers::connection_commands::session_after;
 use crate::network::multi_state::{Queue, Queued};
 use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::scripts::registry::Reach;
+use crate::storage::transaction_scope::Place;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -26,8 +25,8 @@ use std::time::{Duration, Instant};
 /// The deadline of a request to forget watched keys, which nobody waits for.
 const FORGET_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// An EXEC of which some commands run here, or are to be shown to clients that monitor, when those on the storage executor
-/// have been run.
+/// An EXEC of which some commands run here, or are to be shown to clients that monitor, when those on the storage
+/// executor have been run.
 pub(super) struct Executing {
     queue: Queue,
     command: &'static Command,
@@ -154,7 +153,7 @@ impl NetworkExecutor {
         for queued in queue.commands() {
             let arguments = queue.arguments(queued);
             match queued.command.runs {
-                Runs::Network(_) => selected = session_after(queued.command, arguments, selected),
+                Runs::Network => selected = session_after(queued.command, arguments, selected),
                 _ => {
                     let (database, version) = selected;
                     let header = PartHeader {
@@ -194,8 +193,8 @@ impl NetworkExecutor {
             let arguments = queue.arguments(queued);
             writes |= queued.command.may_write();
             match queued.command.runs {
-                Runs::All(..) | Runs::Each(..) | Runs::Whole(_) => is_whole = true,
-                Runs::Cursor(_) => {
+                Runs::All(_) | Runs::Each(_) | Runs::Whole => is_whole = true,
+                Runs::Cursor => {
                     // Any executor can tell what is wrong with one that is none.
                     let link = keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
                     let link = usize::from(link.unwrap_or(0));
@@ -205,7 +204,7 @@ impl NetworkExecutor {
                     let reach = self.reach_of(queued.command, arguments);
                     is_whole |= reach == Some(Reach::Everything);
                     goes_beyond |= reach == Some(Reach::Keys);
-                    places.extend(table::places_of(queued.command, arguments, header.database));
+                    places.extend(command::places_of(queued.command, arguments, header.database));
                 }
             }
         }
@@ -281,7 +280,7 @@ impl NetworkExecutor {
             watched_links,
             writes,
         };
-        let asked = (command, Work::Handler(multi_exec::exec), arguments);
+        let asked = (command, Work::Handler, arguments);
         self.coordinate_exec(connection, asked, places, Some(exec), deadline);
     }
 
@@ -337,11 +336,11 @@ impl NetworkExecutor {
             for queued in queue.commands() {
                 let is_on = connection.session.borrow().reply_mode != ReplyMode::Off;
                 match queued.command.runs {
-                    Runs::Network(handler) => {
+                    Runs::Network => {
                         let began = Instant::now();
                         let arguments = queue.arguments(queued);
                         let (mut reply, later, suppressed) =
-                            executor.call_here(&connection, queued.command, handler, arguments, !is_on);
+                            executor.call_here(&connection, queued.command, arguments, !is_on);
                         // What would wait is answered as if its time were up.
                         if let Some(Later::Work(work)) = later {
                             reply = executor.begin_elsewhere(work).await;

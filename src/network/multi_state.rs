@@ -1,10 +1,10 @@
 //! What a connection has said since MULTI, and where keys are that it watches.
 
 use crate::channel::message::Request;
-use crate::commands::table::{Command, Runs};
+use crate::command::{Command, Runs};
 use crate::error::CommandError;
-use crate::executor::locks::Place;
 use crate::protocol::{Arguments, Span};
+use crate::storage::transaction_scope::Place;
 use std::collections::BTreeSet;
 
 /// A command that was queued, its arguments lying among those of its queue.
@@ -73,7 +73,7 @@ impl Queue {
             first_span,
             span_count: arguments.len(),
         });
-        self.network_commands += usize::from(matches!(command.runs, Runs::Network(_)));
+        self.network_commands += usize::from(command.runs == Runs::Network);
         Ok(())
     }
 }

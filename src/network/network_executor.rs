@@ -7,10 +7,11 @@
 use crate::channel::link::{Flushed, Links};
 use crate::channel::message::Batch;
 use crate::channel::responses::Responses;
-use crate::commands::table::Command;
+use crate::command::{Command, Handlers};
+use crate::commands::StorageHandlers;
 use crate::config::Settings;
 use crate::error::CommandError;
-use crate::executor::storage_executor::{HOUSEKEEPING_INTERVAL, reactor_turn};
+use crate::executor::storage_executor::reactor_turn;
 use crate::faults::{self, Bug};
 use crate::network::connection::{
     Connection, Input, Output, Replies, SENT_BYTES_PER_TURN, Sent, UNREADY_BYTES_CHECKED_MIN,
@@ -18,16 +19,17 @@ use crate::network::connection::{
 use crate::network::coordinator::Transactions;
 use crate::network::dispatch::Taken;
 use crate::network::multi_state::TransactionState;
-use crate::network::session::{Deferred, ReplyMode, Session};
+use crate::network::session::{Deferred, NetworkHandler, ReplyMode, Session};
 use crate::network::socket;
-use crate::observe::metrics::NetworkMetrics;
+use crate::network::subscriptions::Subscriptions;
+use crate::network::tracking_pushes::set_tracking;
 use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Limits, Parsed, Reply};
 use crate::registry::inboxes::Posted;
 use crate::registry::listening;
-use crate::registry::subscribers::Subscriptions;
-use crate::server::ServerState;
+use crate::registry::metrics::NetworkMetrics;
+use crate::registry::server_state::{HOUSEKEEPING_INTERVAL, ServerState};
 use futures_lite::AsyncRead;
 use glommio::net::{AcceptedTcpStream, TcpListener, TcpStream};
 use slab::Slab;
@@ -113,10 +115,21 @@ impl LocalSignal {
     }
 }
 
+/// The handlers of all commands.
+#[derive(Clone, Copy)]
+pub struct ExecutorHandlers {
+    /// Of those that run on network executors.
+    pub network: Handlers<NetworkHandler>,
+    /// Of those that run on storage executors.
+    pub storage: StorageHandlers,
+}
+
 /// What a network executor is started with.
 pub struct NetworkParts {
     /// What all executors share.
     pub server: Arc<ServerState>,
+    /// What it runs: on connections, and as a coordinator on keys of several storage executors.
+    pub handlers: ExecutorHandlers,
     /// Its number.
     pub index: usize,
     /// To the storage executors.
@@ -146,6 +159,7 @@ pub struct Acceptor {
 /// The state of one network executor, shared by its tasks.
 pub struct NetworkExecutor {
     pub(super) server: Arc<ServerState>,
+    pub(super) handlers: ExecutorHandlers,
     pub(super) index: usize,
     pub(super) links: RefCell<Links>,
     pub(super) connections: RefCell<Slab<Rc<Connection>>>,
@@ -176,6 +190,7 @@ impl NetworkExecutor {
         let settings = server.settings.snapshot();
         let executor = Rc::new(NetworkExecutor {
             metrics: Arc::clone(&server.network[parts.index]),
+            handlers: parts.handlers,
             index: parts.index,
             links: RefCell::new(parts.links),
             connections: RefCell::new(Slab::new()),
@@ -677,7 +692,7 @@ impl NetworkExecutor {
         self.forget_watches(&connection);
         let mut session = connection.session.borrow_mut();
         self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
-        self.server.tracking.set(&mut session, None);
+        set_tracking(&self.server.tracking, &mut session, None);
         drop(session);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();
@@ -802,8 +817,8 @@ impl NetworkExecutor {
         Ok(Some(count))
     }
 
-    /// Dispatches the whole commands in `bytes`; returns how many bytes they were, and why it stopped. A panic meanwhile ends
-    /// this connection and no other: whatever changes what connections share ends the process itself
+    /// Dispatches the whole commands in `bytes`; returns how many bytes they were, and why it stopped. A panic
+    /// meanwhile ends this connection and no other: whatever changes what connections share ends the process itself
     /// ([`panics::uncontained`]).
     fn process(self: &Rc<Self>, connection: &Rc<Connection>, input: &mut Input, bytes: &[u8]) -> (usize, Progress) {
         let processed = panics::contain(|| self.process_commands(connection, input, bytes));
@@ -972,10 +987,11 @@ enum Progress {
 }
 
 const PROTECTED_MODE_ERROR: &str = "DENIED Corelane is running in protected mode because protected mode is enabled and no \
-    password is set for the default user. In this mode connections are only accepted from the loopback interface. If you \
-    want to connect from external computers, you may adopt one of the following solutions: 1) Disable protected mode with \
-    'CONFIG SET protected-mode no' from the loopback interface, if the server is not reachable from the internet. \
-    2) Start the server with '--protected-mode no'. 3) Set a password with --requirepass or CONFIG SET requirepass.";
+    password is set for the default user. In this mode connections are only accepted from the loopback interface. If \
+    you want to connect from external computers, you may adopt one of the following solutions: 1) Disable protected \
+    mode with 'CONFIG SET protected-mode no' from the loopback interface, if the server is not reachable from the \
+    internet. 2) Start the server with '--protected-mode no'. 3) Set a password with --requirepass or CONFIG SET \
+    requirepass.";
 
 /// Whether protected mode refuses a client: it comes from another machine and there is no password.
 fn is_protected(settings: &Settings, peer: SocketAddr) -> bool {

@@ -2,14 +2,14 @@
 //! handlers know of a connection is that of nobody.
 
 use super::multi_state::TransactionState;
-use super::session::{NetworkContext, ReplyMode, Session};
+use super::session::{NetworkContext, NetworkHandler, ReplyMode, Session};
 use crate::channel::message::Caller;
-use crate::commands::table::{Command, Runs};
+use crate::command::Command;
 use crate::error::CommandError;
+use crate::network::subscriptions::Subscriptions;
 use crate::protocol::{Arguments, Reply};
 use crate::registry::clients::Clients;
-use crate::registry::subscribers::Subscriptions;
-use crate::server::ServerState;
+use crate::registry::server_state::ServerState;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
@@ -19,13 +19,10 @@ use std::net::SocketAddr;
 /// That of the handler, or it would have to wait for the disk.
 pub fn run(
     server: &ServerState,
-    command: &'static Command,
+    (command, handler): (&'static Command, NetworkHandler),
     arguments: Arguments<'_>,
     caller: Caller,
 ) -> Result<Vec<u8>, CommandError> {
-    let Runs::Network(handler) = command.runs else {
-        unreachable!("what runs on a storage executor has its own handler there");
-    };
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let nobody = Clients::default().add((nowhere, nowhere), -1, 0, 1);
     let mut session = Session {

@@ -1,15 +1,15 @@
 //! What a client has set up on its connection, and what a command that runs there gets.
 
 use crate::channel::message::Caller;
-use crate::commands::table::Command;
+use crate::command::{Command, OF_CLIENT};
 use crate::error::CommandError;
 use crate::network::multi_state::TransactionState;
+use crate::network::subscriptions::{Subscribed, Subscriptions};
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
 use crate::registry::clients::Client;
-use crate::registry::subscribers::{Subscribed, Subscriptions};
+use crate::registry::server_state::ServerState;
 use crate::registry::tracked_keys::Tracked;
-use crate::server::ServerState;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,7 +48,7 @@ pub struct Session {
     pub subscribed: Option<Box<Subscribed>>,
     /// MONITOR; changed by [`Subscriptions`] only.
     pub is_monitor: bool,
-    /// CLIENT TRACKING; changed by [`crate::registry::tracked_keys::Tracking::set`] only, but for what is about the
+    /// CLIENT TRACKING; changed by [`crate::network::tracking_pushes::set_tracking`] only, but for what is about the
     /// next command.
     pub tracking: Option<Box<Tracked>>,
 }
@@ -79,7 +79,7 @@ impl Session {
     /// CLIENT CACHING is about the command that follows: it is over with the first one that is not CLIENT's.
     pub fn end_caching(&mut self, command: &Command) {
         if let Some(tracked) = self.tracking.as_deref_mut().filter(|tracked| tracked.caching)
-            && command.container() != Some("client")
+            && !command.flags.has(OF_CLIENT)
             && !self.transaction.is_open()
         {
             tracked.caching = false;

@@ -3,15 +3,52 @@
 
 use super::connection::{Connection, PushedBytes};
 use super::network_executor::NetworkExecutor;
+use super::session::Session;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
-use crate::registry::tracked_keys::{self, FlushId, Outdated, Tracked, TrackingPush, Written};
+use crate::registry::tracked_keys::{FlushId, Outdated, Tracked, Tracking, TrackingPush, Written};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The channel by which RESP2 clients are told.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
+
+/// A client tracks from now on, or in another way, or (`None`) not any more.
+pub fn set_tracking(tracking: &Tracking, session: &mut Session, tracked: Option<Box<Tracked>>) {
+    let executor = session.client.executor;
+    if let Some(before) = &session.tracking {
+        tracking.count(executor, before, -1);
+    }
+    let was_reader = is_reader(session);
+    session.tracking = tracked;
+    if is_reader(session) != was_reader {
+        tracking.note_reading(session.client.id, !was_reader);
+    }
+    if let Some(now) = &session.tracking {
+        tracking.count(executor, now, 1);
+    }
+    publish(session);
+}
+
+/// Whether a client is told of what it has read.
+fn is_reader(session: &Session) -> bool {
+    session.tracking.as_deref().is_some_and(|tracked| !tracked.broadcast)
+}
+
+/// For CLIENT LIST.
+fn publish(session: &Session) {
+    let client = &session.client;
+    let (letters, redirect) = match session.tracking.as_deref() {
+        None => (0, u64::MAX),
+        Some(tracked) => {
+            let letters = [true, tracked.is_broken, tracked.broadcast].map(u64::from);
+            (letters[0] | letters[1] << 1 | letters[2] << 2, tracked.redirect)
+        }
+    };
+    client.tracking.set(letters);
+    client.redirect.set(redirect);
+}
 
 impl Connection {
     /// What the client's way of tracking says; `None` if it does not track.
@@ -165,7 +202,7 @@ impl NetworkExecutor {
         if let Some(tracked) = session.tracking.as_deref_mut() {
             tracked.is_broken = true;
         }
-        tracked_keys::publish(&session);
+        publish(&session);
         let version = session.version;
         drop(session);
         if version == Version::Resp3 {

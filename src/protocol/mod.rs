@@ -1,17 +1,17 @@
 //! Bytes to commands and values to bytes; no sockets and no storage.
 //!
-//! [`request`] finds the commands in what a client sent (RESP arrays of bulk strings, or inline lines) and [`reply`]
+//! [`parser`] finds the commands in what a client sent (RESP arrays of bulk strings, or inline lines) and [`reply`]
 //! writes what it gets back (RESP2 or RESP3); [`rdb`] is the encoding of DUMP and RESTORE. A command's arguments are
 //! never copied here: they are [`Span`]s in the bytes that were read, seen through [`Arguments`].
 
 pub mod owned;
+pub mod parser;
 pub mod rdb;
 pub mod reply;
-pub mod request;
 
 pub use owned::OwnedArguments;
+pub use parser::{Limits, Parsed, Parser, ProtocolError};
 pub use reply::{DoubleText, Reply, Version, format_double};
-pub use request::{Limits, Parsed, Parser, ProtocolError};
 
 /// Where one argument lies in a run of bytes: `bytes[start..start + len]`.
 ///

@@ -9,7 +9,8 @@ use crate::topology::{self, CpuId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Threads at a time: they wait for the same disk, so more would not be faster. One may wait long (SAVE), the others go on.
+/// Threads at a time: they wait for the same disk, so more would not be faster. One may wait long (SAVE), the others go
+/// on.
 const THREADS_MAX: usize = 4;
 
 /// Commands that wait for a thread: far more than administrators send, and some kilobytes each at most.

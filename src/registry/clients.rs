@@ -3,7 +3,7 @@
 //! A connection's executor writes its entry once per turn; only CLIENT's subcommands read it. CLIENT KILL sets a flag
 //! that the executor sees before it runs the client's next command, and within its housekeeping interval in any case.
 
-use crate::observe::metrics::Counter;
+use crate::registry::metrics::Counter;
 use crate::registry::subscribers::Kind;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Output that the pushes in an inbox will make when those who publish from connections begin to wait: far more than an
-/// executor sends in the time that they wait for ([`crate::executor::storage_executor::HOUSEKEEPING_INTERVAL`]), so
+/// executor sends in the time that they wait for ([`crate::registry::server_state::HOUSEKEEPING_INTERVAL`]), so
 /// that it never runs dry.
 const SLOW_BYTES: u64 = 16 << 20;
 

@@ -1,5 +1,5 @@
-//! The addresses that clients connect to. CONFIG SET of `bind` and `port` changes them while the server runs: who has the
-//! listening sockets is told, and answers whether the new ones could be opened.
+//! The addresses that clients connect to. CONFIG SET of `bind` and `port` changes them while the server runs: who has
+//! the listening sockets is told, and answers whether the new ones could be opened.
 
 use crate::config::Settings;
 use crate::preflight;

@@ -5,5 +5,8 @@ pub mod admin_threads;
 pub mod clients;
 pub mod inboxes;
 pub mod listening;
+pub mod metrics;
+pub mod server_state;
 pub mod subscribers;
+pub mod totals;
 pub mod tracked_keys;

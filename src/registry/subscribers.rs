@@ -1,20 +1,19 @@
 //! Who subscribes to what.
 //!
-//! Every network executor owns its clients' subscriptions ([`Subscriptions`]): for a channel or a pattern, the
-//! connections. All threads share a summary of them ([`PubSub`]): how many there are on which network executor. So
-//! PUBLISH, on any thread, counts the receivers at once and sends one message to each network executor that has some.
+//! Every network executor owns its clients' subscriptions ([`crate::network::subscriptions`]): for a channel or a
+//! pattern, the connections. All threads share a summary of them ([`PubSub`]): how many there are on which network
+//! executor. So PUBLISH, on any thread, counts the receivers at once and sends one message to each network executor
+//! that has some.
 //!
 //! Order: messages that one thread publishes reach every subscriber in that order, because they go through the same
 //! inbox. A subscriber gets what was published after it had subscribed and nothing that was published before, though
 //! that may come out of the inbox later: both sides take the number of the change to the summary that they saw.
 
-use crate::commands::glob;
 use crate::config::{OutputBufferLimit, OutputBufferLimits};
-use crate::network::session::Session;
-use crate::registry::clients::Client;
+use crate::glob;
 use crate::registry::inboxes::{Backlog, Inbox, Posted, Push, Receivers};
 use foldhash::fast::RandomState;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -239,7 +238,7 @@ impl PubSub {
     }
 
     /// A client of a network executor subscribes to one more name; returns the change's number.
-    fn add(&self, kind: Kind, name: &[u8], executor: u16) -> u64 {
+    pub(crate) fn add(&self, kind: Kind, name: &[u8], executor: u16) -> u64 {
         let mut summary = self.write();
         summary.changes += 1;
         let names = &mut summary.names[kind as usize];
@@ -260,7 +259,7 @@ impl PubSub {
     }
 
     /// A client of a network executor does not subscribe to a name any more.
-    fn remove(&self, kind: Kind, name: &[u8], executor: u16) {
+    pub(crate) fn remove(&self, kind: Kind, name: &[u8], executor: u16) {
         let mut summary = self.write();
         let names = &mut summary.names[kind as usize];
         let Some(Groups(groups)) = names.get_mut(name) else {
@@ -298,126 +297,9 @@ impl PubSub {
         })
     }
 
-    pub(crate) fn inbox(&self, executor: usize) -> &Inbox {
-        &self.inboxes[executor]
-    }
-}
-
-/// What one client subscribes to.
-#[derive(Default)]
-pub struct Subscribed {
-    /// By [`Kind`].
-    names: [HashSet<Arc<[u8]>, RandomState>; Kind::ALL.len()],
-}
-
-impl Subscribed {
-    /// How many names of a kind.
-    pub fn count(&self, kind: Kind) -> usize {
-        self.names[kind as usize].len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.names.iter().all(HashSet::is_empty)
-    }
-}
-
-/// The connections that subscribe to one name, by their place, each with the number of the change that it made.
-pub(crate) type Subscribers = HashMap<u32, u64, RandomState>;
-
-/// What the clients of one network executor subscribe to.
-pub struct Subscriptions {
-    executor: u16,
-    /// By [`Kind`].
-    names: [HashMap<Arc<[u8]>, Subscribers, RandomState>; Kind::ALL.len()],
-    monitors: HashSet<u32, RandomState>,
-}
-
-impl Subscriptions {
-    pub(crate) fn new(executor: usize) -> Subscriptions {
-        Subscriptions {
-            executor: executor as u16,
-            names: Default::default(),
-            monitors: HashSet::default(),
-        }
-    }
-
-    /// A client subscribes to a name; nothing changes if it does already.
-    pub fn add(&mut self, pubsub: &PubSub, session: &mut Session, kind: Kind, name: &[u8]) {
-        let subscribed = session.subscribed.get_or_insert_default();
-        if subscribed.names[kind as usize].contains(name) {
-            return;
-        }
-        let names = &mut self.names[kind as usize];
-        let name = match names.get_key_value(name) {
-            Some((name, _)) => Arc::clone(name),
-            None => Arc::from(name),
-        };
-        subscribed.names[kind as usize].insert(Arc::clone(&name));
-        publish_counts(&session.client, subscribed);
-        let change = pubsub.add(kind, &name, self.executor);
-        names.entry(name).or_default().insert(session.connection, change);
-    }
-
-    /// A client does not subscribe to a name any more; nothing changes if it did not.
-    pub fn remove(&mut self, pubsub: &PubSub, session: &mut Session, kind: Kind, name: &[u8]) {
-        let Some(subscribed) = &mut session.subscribed else {
-            return;
-        };
-        if !subscribed.names[kind as usize].remove(name) {
-            return;
-        }
-        publish_counts(&session.client, subscribed);
-        if subscribed.is_empty() {
-            session.subscribed = None;
-        }
-        self.forget(pubsub, session.connection, kind, name);
-    }
-
-    /// What a client subscribes to, of one kind.
-    pub fn names_of(session: &Session, kind: Kind) -> Vec<Arc<[u8]>> {
-        let subscribed = session.subscribed.as_ref();
-        subscribed.map_or_else(Vec::new, |subscribed| {
-            subscribed.names[kind as usize].iter().cloned().collect()
-        })
-    }
-
-    /// A client leaves, or is as new: it neither subscribes nor monitors.
-    pub fn leave(&mut self, pubsub: &PubSub, session: &mut Session) {
-        self.set_monitor(pubsub, session, false);
-        let Some(subscribed) = session.subscribed.take() else {
-            return;
-        };
-        for kind in Kind::ALL {
-            for name in &subscribed.names[kind as usize] {
-                self.forget(pubsub, session.connection, kind, name);
-            }
-        }
-        publish_counts(&session.client, &Subscribed::default());
-    }
-
-    fn forget(&mut self, pubsub: &PubSub, connection: u32, kind: Kind, name: &[u8]) {
-        if let Some(subscribers) = self.names[kind as usize].get_mut(name) {
-            subscribers.remove(&connection);
-            if subscribers.is_empty() {
-                self.names[kind as usize].remove(name);
-            }
-        }
-        pubsub.remove(kind, name, self.executor);
-    }
-
-    /// A client begins or ends to monitor.
-    pub fn set_monitor(&mut self, pubsub: &PubSub, session: &mut Session, on: bool) {
-        if session.is_monitor == on {
-            return;
-        }
-        session.is_monitor = on;
-        session.client.is_monitor.store(on, Ordering::Relaxed);
-        if on {
-            self.monitors.insert(session.connection);
-        } else {
-            self.monitors.remove(&session.connection);
-        }
-        for count in [&pubsub.monitors[usize::from(self.executor)], &pubsub.monitors_total] {
+    /// A client of a network executor begins or ends to monitor.
+    pub(crate) fn count_monitor(&self, executor: u16, on: bool) {
+        for count in [&self.monitors[usize::from(executor)], &self.monitors_total] {
             match on {
                 true => count.fetch_add(1, Ordering::Relaxed),
                 false => count.fetch_sub(1, Ordering::Relaxed),
@@ -425,28 +307,8 @@ impl Subscriptions {
         }
     }
 
-    /// The connections that subscribe to a name.
-    pub(crate) fn of(&self, kind: Kind, name: &[u8]) -> Option<&Subscribers> {
-        self.names[kind as usize].get(name)
-    }
-
-    /// The patterns that match a channel, each with its connections.
-    pub(crate) fn matching<'a>(&'a self, channel: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a Subscribers)> {
-        let patterns = self.names[Kind::Pattern as usize].iter();
-        patterns
-            .filter(|(pattern, _)| glob::matches(pattern, channel, false))
-            .map(|(pattern, subscribers)| (&**pattern, subscribers))
-    }
-
-    /// The connections that monitor.
-    pub(crate) fn monitors(&self) -> impl Iterator<Item = u32> {
-        self.monitors.iter().copied()
-    }
-}
-
-/// For CLIENT LIST.
-fn publish_counts(client: &Client, subscribed: &Subscribed) {
-    for kind in Kind::ALL {
-        client.subscriptions[kind as usize].set(subscribed.count(kind) as u64);
+    /// The inbox of a network executor.
+    pub(crate) fn inbox(&self, executor: usize) -> &Inbox {
+        &self.inboxes[executor]
     }
 }

@@ -4,7 +4,6 @@
 //! the network executor of a client knows what the client wants to hear, and how. A push goes behind the replies of all
 //! commands that are out, so an invalidation never comes before the value that it is about.
 
-use crate::network::session::Session;
 use crate::registry::subscribers::PubSub;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,9 +220,8 @@ impl Tracking {
         }
     }
 
-    fn count(&self, session: &Session, by: i64) {
-        let Some(tracked) = &session.tracking else { return };
-        let executor = session.client.executor;
+    /// Counts a client of a network executor that begins (1) or ends (-1) to track in a way.
+    pub(crate) fn count(&self, executor: usize, tracked: &Tracked, by: i64) {
         let mut counters = vec![&self.clients[executor][0], &self.clients_total];
         if tracked.broadcast {
             counters.extend([&self.clients[executor][1], &self.broadcasts_total]);
@@ -247,37 +245,6 @@ impl Tracking {
             }
         }
     }
-
-    /// A client tracks from now on, or in another way, or (`None`) not any more.
-    pub fn set(&self, session: &mut Session, tracked: Option<Box<Tracked>>) {
-        self.count(session, -1);
-        let was_reader = is_reader(session);
-        session.tracking = tracked;
-        if is_reader(session) != was_reader {
-            self.note_reading(session.client.id, !was_reader);
-        }
-        self.count(session, 1);
-        publish(session);
-    }
-}
-
-/// Whether a client is told of what it has read.
-fn is_reader(session: &Session) -> bool {
-    session.tracking.as_deref().is_some_and(|tracked| !tracked.broadcast)
-}
-
-/// For CLIENT LIST.
-pub(crate) fn publish(session: &Session) {
-    let client = &session.client;
-    let (letters, redirect) = match session.tracking.as_deref() {
-        None => (0, u64::MAX),
-        Some(tracked) => {
-            let letters = [true, tracked.is_broken, tracked.broadcast].map(u64::from);
-            (letters[0] | letters[1] << 1 | letters[2] << 2, tracked.redirect)
-        }
-    };
-    client.tracking.set(letters);
-    client.redirect.set(redirect);
 }
 
 /// How a client tracks.

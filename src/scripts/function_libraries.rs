@@ -5,7 +5,7 @@
 //! another library of that name; what its code keeps between calls is therefore each interpreter's own.
 
 use crate::error::CommandError;
-use crate::protocol::request::split_arguments;
+use crate::protocol::parser::split_arguments;
 use crate::scripts::interpreter::Interpreter;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,7 +98,8 @@ fn header(code: &[u8]) -> Result<Header<'_>, CommandError> {
     let name = String::from_utf8(name).ok().filter(|name| is_name(name.as_bytes()));
     let name = name.ok_or_else(|| {
         CommandError::text(
-            "ERR Library names can only contain letters, numbers, or underscores(_) and must be at least one character long",
+            "ERR Library names can only contain letters, numbers, or underscores(_) and must be at least one character \
+             long",
         )
     })?;
     let engine = engine.get(2..).unwrap_or_default();

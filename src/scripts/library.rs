@@ -5,8 +5,8 @@ use super::libraries;
 use super::raise::{self, Outcome};
 use super::registry::Digest;
 use super::script::{Call, Input, Shared, Step};
-use crate::commands::server_commands::REDIS_VERSION;
-use crate::commands::table;
+use crate::command;
+use crate::command::REDIS_VERSION;
 use crate::protocol::reply::{Version, format_double};
 use crate::scripts::function_libraries;
 use mlua::{IntoLua, Lua, MultiValue, Result, Table, Value};
@@ -319,7 +319,7 @@ fn acl_check_cmd(lua: &Lua, arguments: MultiValue) -> Result<Outcome> {
         return fails(lua, "ERR Please specify at least one argument for this redis lib call");
     };
     let name = lua.coerce_string(name.clone())?;
-    let row = name.and_then(|name| table::find(&name.as_bytes()));
+    let row = name.and_then(|name| command::find(&name.as_bytes()));
     match row {
         Some(_) => Outcome::returns(lua, true.into_lua(lua)?),
         None => fails(lua, "ERR Invalid command passed to redis.acl_check_cmd()"),

@@ -1,11 +1,10 @@
 //! Lua scripts: EVAL and what belongs to it.
 //!
 //! A script runs on a stack of its own ([`script::Script`]), so that it can be suspended anywhere: when it calls a
-//! command, and when it has run for a while. Whoever drives it ([`run`]) runs its commands, gives others their turn,
-//! and ends a script that was killed or has passed a limit. Each thread has interpreters of its own ([`interpreter`]);
-//! the texts and what is known of running scripts are shared ([`registry`]).
+//! command, and when it has run for a while. Whoever drives it (`commands::script_runs`) runs its commands, gives
+//! others their turn, and ends a script that was killed or has passed a limit. Each thread has interpreters of its own
+//! ([`interpreter`]); the texts and what is known of running scripts are shared ([`registry`]).
 
-pub mod calls;
 pub mod convert;
 pub mod function_libraries;
 pub mod header;
@@ -14,5 +13,4 @@ pub mod libraries;
 pub mod library;
 pub mod raise;
 pub mod registry;
-pub mod run;
 pub mod script;

@@ -1,7 +1,7 @@
 //! What all threads know of scripts: their texts by digest, and which run on which storage executor.
 
 use crate::channel::message::Caller;
-use crate::commands::table::Command;
+use crate::command::Command;
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::protocol::Arguments;
@@ -138,6 +138,16 @@ fn next_number() -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is known of scripts, and the number by which the running script of an executor, or of a thread that runs one
+/// for a transaction, is known.
+#[derive(Clone)]
+pub struct ScriptSeat {
+    /// What all threads know.
+    pub scripts: Arc<Scripts>,
+    /// The number.
+    pub number: usize,
 }
 
 impl Scripts {

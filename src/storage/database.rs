@@ -6,6 +6,7 @@
 use super::compaction::{Judge, Past};
 use super::encoding;
 use super::log_check::{self, LogState, Loss};
+pub use crate::error::DatabaseError;
 use crate::faults;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
@@ -106,20 +107,6 @@ const SLOW_OPENING_MIN: Duration = Duration::from_millis(100);
 /// How long a flush may take before it is asked for again.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Why RocksDB did not do something.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// Writes are stalled (too many level-0 files, memtables or pending compaction bytes); nothing was written.
-    #[error("writes are stalled")]
-    Stalled,
-    /// No room on the disk.
-    #[error("no space left on device: {0}")]
-    DiskFull(String),
-    /// Anything else: the shard cannot be trusted to write on.
-    #[error("{0}")]
-    Failed(String),
-}
-
 impl From<rocksdb::Error> for DatabaseError {
     fn from(error: rocksdb::Error) -> Self {
         let text = error.to_string();
@@ -129,6 +116,16 @@ impl From<rocksdb::Error> for DatabaseError {
             _ => DatabaseError::Failed(text),
         }
     }
+}
+
+/// Another thread that writes batches of shards, each of which has a place there.
+pub trait BatchWriter: Send + Sync {
+    /// Hands over the batch of the shard at `place`, which has none there.
+    fn submit(&self, place: usize, database: Arc<Database>, writes: Writes);
+
+    /// Waits for the batch of the shard at `place`, which must be there: blocks for as long as it takes to write what
+    /// is queued, so only for commands on a whole shard (and at the end).
+    fn wait_for(&self, place: usize) -> Result<(), DatabaseError>;
 }
 
 /// What all shards of the process share: caches, memory budget, background threads.
@@ -879,7 +876,7 @@ impl Past for MetaSnapshot {
 
 #[cfg(test)]
 mod tests {
-    use super::super::random;
+    use super::super::seeded_random;
     use super::*;
     use rand::Rng;
 
@@ -911,7 +908,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
         let database = Arc::new(Database::open(folder.path(), &resources, CREATES).expect("a new database"));
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let mut reader = RangeReader::default();
         let key_of = |number: u32| number.to_be_bytes();
         for round in 0..60_u32 {

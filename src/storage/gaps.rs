@@ -175,7 +175,7 @@ impl Gaps {
 
 #[cfg(test)]
 mod tests {
-    use super::super::random;
+    use super::super::seeded_random;
     use super::*;
     use rand::Rng;
     use std::collections::BTreeSet;
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn gaps_are_empty_in_a_model_and_lead_past_what_a_queue_has_deleted() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let mut below = |bound: u64| random.random_range(0..bound);
         let (mut gaps, mut live): (Gaps, BTreeSet<Vec<u8>>) = (Gaps::default(), BTreeSet::new());
         for step in 0..30_000 {

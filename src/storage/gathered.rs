@@ -15,13 +15,11 @@ use super::redo::Write;
 use super::shard::{Owner, Visit, damaged_record};
 use super::undeclared::Undeclared;
 use crate::error::CommandError;
-use crate::executor::locks::Place;
-use crate::scripts::registry::Scripts;
 use crate::slots::Slot;
+use crate::storage::transaction_scope::Place;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Members that are asked for at once.
@@ -177,8 +175,6 @@ pub struct Gathered {
     unlocked_since: Option<Instant>,
     /// It can only go on when everything is locked.
     needs_everything: bool,
-    /// What is known of scripts, and the number of who runs them here.
-    pub scripts: Option<(Arc<Scripts>, usize)>,
     /// Where to ask.
     pub remote: Option<Box<dyn Remote + Send>>,
     joined: Vec<u8>,

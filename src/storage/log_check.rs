@@ -428,7 +428,7 @@ fn masked(checksum: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::database::{Column, Database, Opening, Resources};
-    use super::super::random;
+    use super::super::seeded_random;
     use super::*;
     use rand::rngs::StdRng;
     use rand::{Rng, RngCore};
@@ -517,7 +517,7 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_early_is_torn_at_the_batch_that_it_ends_in() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let Log { bytes, starts, .. } = log(&mut random);
         assert_eq!(state_of(&bytes), LogState::Whole);
         let around = |start: &u64| (start.saturating_sub(9)..start + 9).map(|len| len as usize);
@@ -546,7 +546,7 @@ mod tests {
 
     #[test]
     fn a_bit_that_has_changed_before_the_last_batch_is_damage() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let Log { bytes, starts, synced } = log(&mut random);
         let last = *starts.last().expect("there are batches") as usize;
         let headers = starts
@@ -582,7 +582,7 @@ mod tests {
 
     #[test]
     fn pages_that_were_not_written_are_a_tear_unless_they_had_been_synced() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let Log { bytes, starts, synced } = log(&mut random);
         for _ in 0..200 {
             let place = random.random_range(0..bytes.len() - 4096) / 4096 * 4096;
@@ -620,7 +620,7 @@ mod tests {
 
     #[test]
     fn a_damaged_log_is_refused_untouched_and_loaded_up_to_the_damage_if_that_is_allowed() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let original = tempfile::tempdir().expect("a temporary folder");
         let database = open(original.path(), OPENING).expect("a new database");
         let path = || logs_in(original.path()).pop().expect("a log");
@@ -659,7 +659,7 @@ mod tests {
 
     #[test]
     fn a_log_behind_a_torn_one_is_looked_at_too() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = open(folder.path(), OPENING).expect("a new database");
         let path = || logs_in(folder.path()).pop().expect("a log");
@@ -692,7 +692,7 @@ mod tests {
     /// RocksDB deletes the logs that it has replayed at the end of a recovery, which may be killed before.
     #[test]
     fn what_a_recovery_has_dropped_is_not_damage_to_the_next_one() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = open(folder.path(), OPENING).expect("a new database");
         let path = || logs_in(folder.path()).pop().expect("a log");

@@ -41,7 +41,8 @@ pub enum ManifestError {
     #[error("{path} has format {found}, and this version reads format {FORMAT_VERSION}; use the version that wrote it")]
     UnknownFormat { path: PathBuf, found: u32 },
     #[error(
-        "{data_dir} was created with {found} shards and --shards asks for {asked}; leave --shards out, or use another directory"
+        "{data_dir} was created with {found} shards and --shards asks for {asked}; leave --shards out, or use another \
+         directory"
     )]
     OtherShardCount { data_dir: PathBuf, found: u16, asked: u16 },
     #[error("{path} is missing although the manifest counts {shards} shards; restore it from a backup")]

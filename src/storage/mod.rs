@@ -9,6 +9,7 @@
 
 pub mod compaction;
 pub mod database;
+pub mod dead_versions;
 pub mod encoding;
 pub mod expiry;
 pub mod fields;
@@ -19,13 +20,14 @@ pub mod log_check;
 pub mod manifest;
 pub mod orders;
 pub mod pieces;
-#[cfg(test)]
-pub(crate) mod random;
 pub mod records;
 pub mod redo;
 mod sampling;
 pub mod scan_positions;
+#[cfg(test)]
+pub(crate) mod seeded_random;
 pub mod shard;
+pub mod transaction_scope;
 pub mod uncommitted;
 pub mod undeclared;
 pub mod view;

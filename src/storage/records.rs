@@ -693,7 +693,7 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::super::random;
+    use super::super::seeded_random;
     use super::*;
     use rand::Rng;
     use std::collections::BTreeSet;
@@ -830,7 +830,7 @@ mod tests {
 
     #[test]
     fn ranges_of_what_waits_are_those_of_a_model_whatever_fails_and_is_committed() {
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         let mut below = |bound: u64| random.random_range(0..bound);
         let mut records = Records::new(1 << 20);
         let (mut staged, mut in_flight) = (BTreeSet::new(), BTreeSet::new());

@@ -9,10 +9,9 @@ use super::database::Column;
 use super::encoding::{self, DatabaseMap};
 use super::fields::{FieldReader, FieldWriter};
 use super::shard::{Owner, Shard};
-use crate::channel::router::Router;
 use crate::error::CommandError;
-use crate::executor::locks::TransactionId;
-use crate::slots::{ShardId, Slot};
+use crate::slots::{ShardId, Slot, shard_of};
+use crate::storage::transaction_scope::TransactionId;
 use std::collections::BTreeMap;
 
 /// One write.
@@ -209,13 +208,16 @@ pub fn decode_parts(mut bytes: &[u8]) -> Option<Vec<Part>> {
 ///
 /// # Errors
 /// The parts would be longer than `bytes_max`.
-pub fn parts_of(writes: Vec<Write>, router: &Router, bytes_max: usize) -> Result<Vec<Part>, CommandError> {
+pub fn parts_of(writes: Vec<Write>, shard_count: u16, bytes_max: usize) -> Result<Vec<Part>, CommandError> {
     let mut by_shard: BTreeMap<ShardId, Vec<Write>> = BTreeMap::new();
     for write in writes {
         match write.key() {
-            Some(key) => by_shard.entry(router.shard_of(Slot::of(key))).or_default().push(write),
+            Some(key) => by_shard
+                .entry(shard_of(Slot::of(key), shard_count))
+                .or_default()
+                .push(write),
             None => {
-                for shard in (0..router.shard_count()).map(ShardId) {
+                for shard in (0..shard_count).map(ShardId) {
                     by_shard.entry(shard).or_default().push(write.clone());
                 }
             }
@@ -310,9 +312,8 @@ fn forget_all(shards: &mut [Shard]) -> Result<(), CommandError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::random;
+    use super::super::seeded_random;
     use super::*;
-    use crate::channel::router::StorageId;
     use rand::Rng;
 
     fn some_parts() -> Vec<Part> {
@@ -387,18 +388,17 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_a_redo_record_is_refused() {
-        let router = Router::new(vec![StorageId(0), StorageId(1)]);
         let record = |key: &[u8]| Write::Record {
             database: 0,
             key: key.to_vec(),
             value: Some(vec![b'v'; 100]),
         };
         let writes: Vec<Write> = [&b"a"[..], b"b", b"c"].map(record).into();
-        let parts = parts_of(writes.clone(), &router, usize::MAX).expect("no bound");
+        let parts = parts_of(writes.clone(), 2, usize::MAX).expect("no bound");
         let len = encoded_len(&parts);
         assert_eq!((parts.len(), len), (2, 2 * 6 + 3 * (6 + 1 + 5 + 100)));
-        assert_eq!(parts_of(writes.clone(), &router, len), Ok(parts));
-        assert_eq!(parts_of(writes, &router, len - 1), Err(record_too_long()));
+        assert_eq!(parts_of(writes.clone(), 2, len), Ok(parts));
+        assert_eq!(parts_of(writes, 2, len - 1), Err(record_too_long()));
     }
 
     #[test]
@@ -409,7 +409,7 @@ mod tests {
             let cut = decode_parts(&bytes[..len]);
             assert!(cut.is_none_or(|parts| parts.len() < 3), "cut to {len}");
         }
-        let mut random = random::printed();
+        let mut random = seeded_random::printed();
         for _ in 0..20_000 {
             let mut damaged = bytes.clone();
             let place = random.random_range(0..damaged.len());

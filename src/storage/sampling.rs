@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 /// Keys of which one is picked uniformly. To read so many takes about as long as to begin to read them a few times.
 const PICKED_OF_MAX: usize = 64;
 
-/// Bytes of keys by which the choice is narrowed one after the other, before all that is left is read: only keys of which
-/// many begin with each other get so far.
+/// Bytes of keys by which the choice is narrowed one after the other, before all that is left is read: only keys of
+/// which many begin with each other get so far.
 const NARROWED_MAX: usize = 32;
 
 /// Draws a number below another.
@@ -26,6 +26,9 @@ pub(super) struct Sample<'a> {
     /// The one.
     pub(super) picked: Option<Vec<u8>>,
 }
+
+/// The first and the last key of a range.
+type Ends = (Vec<u8>, Vec<u8>);
 
 impl Sample<'_> {
     /// Of nothing yet.
@@ -47,11 +50,12 @@ impl Sample<'_> {
 }
 
 impl Shard {
-    /// A key of a slot that is alive at `now_ms` (Unix milliseconds), if there is one, and the newest turn whose writes were seen.
+    /// A key of a slot that is alive at `now_ms` (Unix milliseconds), if there is one, and the newest turn whose writes
+    /// were seen.
     ///
-    /// One of few keys is picked uniformly. Of more, the choice is narrowed to those that have one byte, drawn between the
-    /// lowest and the highest that occur, behind what all have in common, and so on: every key can come up, and keys that end with
-    /// numbers do so about as often.
+    /// One of few keys is picked uniformly. Of more, the choice is narrowed to those that have one byte, drawn between
+    /// the lowest and the highest that occur, behind what all have in common, and so on: every key can come up, and
+    /// keys that end with numbers do so about as often.
     pub fn random_key(
         &mut self,
         database: u8,
@@ -68,7 +72,8 @@ impl Shard {
             };
             let common = first.iter().zip(&last).take_while(|(one, other)| one == other).count();
             let (Some(lowest), Some(highest)) = (first.get(common), last.get(common)) else {
-                // The first key is what all others begin with. Its share is that of one among as many as there are at least.
+                // The first key is what all others begin with. Its share is that of one among as many as there are at
+                // least.
                 let behind = [&first[..], b"\0"].concat();
                 match draw(PICKED_OF_MAX as u64 + 1) {
                     0 => to = behind,
@@ -96,7 +101,7 @@ impl Shard {
     }
 
     /// The first and the last key of `meta` in a range, if there are more than [`PICKED_OF_MAX`].
-    fn ends_if_many(&mut self, range: (&[u8], &[u8])) -> Result<Option<(Vec<u8>, Vec<u8>)>, CommandError> {
+    fn ends_if_many(&mut self, range: (&[u8], &[u8])) -> Result<Option<Ends>, CommandError> {
         let (mut keys, mut first) = (0, None);
         self.scan_range(Column::Meta, range, Direction::Forward, |key, _| {
             first.get_or_insert_with(|| key.to_vec());

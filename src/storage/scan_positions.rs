@@ -12,8 +12,8 @@ pub enum Walked {
     Collection(u64),
 }
 
-/// Bytes that a shard's positions may take, names and [`POSITION_BYTES`] each: some ten thousand walks that have stopped inside
-/// a crowded slot or a large collection.
+/// Bytes that a shard's positions may take, names and [`POSITION_BYTES`] each: some ten thousand walks that have
+/// stopped inside a crowded slot or a large collection.
 const BYTES_MAX: usize = 2 << 20;
 
 /// What a position takes beside its name: its two entries, with what their tables leave empty.
@@ -29,8 +29,9 @@ const _: () = assert!(
 
 /// The names at which walks have stopped, by what they go through and by the hash that their cursors carry.
 ///
-/// It saves work and decides nothing: a walk whose name was forgotten (those that were used longest ago go first, and all with
-/// a restart) finds out by reading what it goes through where to go on. Walks that have stopped at one name share it.
+/// It saves work and decides nothing: a walk whose name was forgotten (those that were used longest ago go first, and
+/// all with a restart) finds out by reading what it goes through where to go on. Walks that have stopped at one name
+/// share it.
 #[derive(Default)]
 pub struct ScanPositions {
     names: HashMap<(Walked, u64), Remembered, foldhash::fast::RandomState>,

@@ -2,13 +2,14 @@
 //!
 //! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where
 //! later commands see them at once; [`Shard::begin_commit`] makes one batch of them, which is written here or by the
-//! [committer](crate::executor::committer), and [`Shard::finish_commit`] learns what became of it. Every committed
+//! committer, and [`Shard::finish_commit`] learns what became of it. Every committed
 //! batch of a shard passes through these two.
 
 mod order;
 mod redo_parts;
 
-use super::database::{Column, Cursor, Database, DatabaseError, Direction, RangeReader, Staging, Writes};
+use super::database::{BatchWriter, Column, Cursor, Database, DatabaseError, Direction, RangeReader, Staging, Writes};
+use super::dead_versions;
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
@@ -16,10 +17,8 @@ use super::orders::Orders;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use super::scan_positions::ScanPositions;
 use crate::error::CommandError;
-use crate::executor::committer::Committer;
-use crate::executor::locks::TransactionId;
-use crate::executor::reclaimer;
 use crate::slots::{ShardId, Slot};
+use crate::storage::transaction_scope::TransactionId;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
@@ -215,7 +214,7 @@ pub struct Shard {
     /// The earliest turn of which something is staged.
     staged_epoch: u64,
     in_flight: Option<InFlight>,
-    committer: Option<(Arc<Committer>, usize)>,
+    committer: Option<(Arc<dyn BatchWriter>, usize)>,
     rolled_back: Option<RolledBack>,
     writes_while_stalled: usize,
     /// No key expires before this (Unix ms).
@@ -232,7 +231,7 @@ pub struct Shard {
     joined: Vec<u8>,
     /// Where walks have stopped.
     pub scan_positions: ScanPositions,
-    /// The last turn that noted a dead version for the [reclaimer](crate::executor::reclaimer), until that is told.
+    /// The last turn that noted a dead version for the reclaimer, until that is told.
     noted_epoch: Option<u64>,
 }
 
@@ -367,7 +366,7 @@ impl Shard {
     }
 
     /// Batches of this shard may be written by `committer`, to which the shard is number `place`.
-    pub fn set_committer(&mut self, committer: Arc<Committer>, place: usize) {
+    pub fn set_committer(&mut self, committer: Arc<dyn BatchWriter>, place: usize) {
         self.committer = Some((committer, place));
     }
 
@@ -632,7 +631,7 @@ impl Shard {
             }
         }
         let counts_were_right = self.wide.counts.replace(&self.key, old, new);
-        let note = reclaimer::note_of_dead_version(&self.key, old, new);
+        let note = dead_versions::note_of_dead_version(&self.key, old, new);
         if self.lifecycle.is_watched()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
             && let Some(number) = number_of(&self.wide.databases, physical)
@@ -758,8 +757,8 @@ impl Shard {
         })
     }
 
-    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to one
-    /// database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
+    /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to
+    /// one database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
     pub(super) fn scan_range(
         &mut self,
         column: Column,

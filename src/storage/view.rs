@@ -4,29 +4,24 @@
 //! is written once.
 
 use super::database::{Column, Cursor, Direction};
-use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
+use super::encoding::{Record, Type};
 use super::gathered::{Gathered, VisitKey};
 use super::lifecycle::{KeyFate, KeyNote};
 use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
-use super::redo::{self, Part, Write};
+use super::redo::{self, Part};
 use super::sampling::Sample;
 use super::scan_positions::Walked;
 pub use super::shard::Owner;
-use super::shard::{Modified, ModifiedKey, Shard};
+use super::shard::{ModifiedKey, Shard};
 use super::undeclared::Undeclared;
-use crate::channel::message::SEVERAL_SHARDS;
 use crate::error::CommandError;
-use crate::executor::key_readers::TrackedKeys;
-use crate::executor::locks::{Locks, Mode, Place, Scope, TransactionId, next_transaction_id};
-use crate::executor::waiters::Waiters;
-use crate::executor::watches::{Presence, Watches};
 use crate::faults::{self, Point};
-use crate::registry::tracked_keys::{Reader, Tracking};
-use crate::scripts::registry::Scripts;
 use crate::slots::{ShardId, Slot, shard_of, slots_of};
-use std::collections::VecDeque;
-use std::ops::ControlFlow;
-use std::sync::Arc;
+use crate::storage::transaction_scope::{Mode, Place, TransactionId, next_transaction_id};
+use std::ops::{ControlFlow, Deref, DerefMut};
+
+/// In [`Touched::shard`]: the command touched more than one.
+pub const SEVERAL_SHARDS: u16 = u16::MAX;
 
 /// The shards of one storage executor.
 pub struct Shards {
@@ -46,22 +41,11 @@ pub struct Shards {
     unfinished: Vec<Unfinished>,
     /// The number of the next such commit, if what is staged is to be one.
     link_id: Option<TransactionId>,
-    watches: Watches,
-    tracked: TrackedKeys,
-    /// Commands that wait for a key.
-    pub waiters: Waiters,
-    /// Keys that were written and that commands wait for, oldest first.
-    pub ready: VecDeque<ModifiedKey>,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
     is_quiet: bool,
     /// Whether what is committed as one must survive a loss of power.
     pub links_survive_power_loss: bool,
-    /// Transactions over several executors that have keys here.
-    pub locks: Locks,
-    scripts: Arc<Scripts>,
-    /// The executor's number among the storage executors.
-    executor: usize,
 }
 
 /// A commit of several of the executor's shards as one. Its redo record may go when all have committed.
@@ -74,6 +58,17 @@ struct Unfinished {
     /// The turn of which their commits must be; then that in which the record is deleted.
     epoch: u64,
     is_deleted: bool,
+}
+
+/// How a key is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Not at all.
+    Absent,
+    /// Its deadline has passed.
+    Expired,
+    /// It can be read.
+    Alive,
 }
 
 /// What the running command has read and written.
@@ -104,7 +99,7 @@ impl Touched {
 
 impl Shards {
     /// `shard_count` is the server's, `list` the executor's own.
-    pub fn new(list: Vec<Shard>, shard_count: u16, tracking: Arc<Tracking>) -> Shards {
+    pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
         let mut places = vec![None; usize::from(shard_count)];
         for (place, shard) in list.iter().enumerate() {
             places[usize::from(shard.id().0)] = Some(place as u16);
@@ -120,78 +115,20 @@ impl Shards {
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
             link_id: None,
-            watches: Watches::default(),
-            tracked: TrackedKeys::new(tracking),
-            waiters: Waiters::default(),
-            ready: VecDeque::new(),
             notes_modified: false,
             is_quiet: false,
             links_survive_power_loss: false,
-            locks: Locks::default(),
-            scripts: Arc::default(),
-            executor: 0,
         }
     }
 
-    /// All shards of the executor, and who has locked their keys.
-    pub fn list_and_locks(&mut self) -> (&mut [Shard], &Locks) {
-        (&mut self.list, &self.locks)
-    }
-
-    /// The keys that clients track.
-    pub fn tracked_mut(&mut self) -> &mut TrackedKeys {
-        &mut self.tracked
-    }
-
-    /// A client will track what the command reads that is about to run: what it writes must not be missed, even if
-    /// nobody was interested before.
-    pub fn expect_reader(&mut self) {
-        self.set_notes_modified(true);
-    }
-
-    /// A client has read keys of the command that was run, and is to be told when they are written.
-    pub fn note_read<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, reader: Reader) {
-        keys.for_each(|key| self.tracked.note_read(key, reader));
-    }
-
-    /// All keys of some databases are about to be deleted, or replaced by those of others.
-    pub fn note_flushed(&mut self) {
-        self.tracked.note_flushed();
-    }
-
-    /// Tells everybody who is interested which keys were written since the last call, by a client (0: by nobody).
+    /// Whether the shards note which keys are written.
     #[inline]
-    pub fn after_command(&mut self, writer: u64) {
-        if self.notes_modified {
-            self.tell_modified(writer);
-        }
+    pub fn notes_modified(&self) -> bool {
+        self.notes_modified
     }
 
-    fn tell_modified(&mut self, writer: u64) {
-        for place in 0..self.list.len() {
-            for Modified { key, quietly } in self.list[place].take_modified() {
-                if !quietly && self.watches.has(&key) {
-                    let presence = self.presence_or_absent(&key);
-                    self.watches.touch(&key, presence);
-                }
-                if !quietly {
-                    self.tracked.note_written(&key.1, writer);
-                }
-                if self.waiters.wait_for(&key) {
-                    self.ready.push_back(key);
-                }
-            }
-        }
-        self.note_interest();
-    }
-
-    /// Somebody has begun, or does not go on, to be interested in what is written.
-    pub fn note_interest(&mut self) {
-        let waits = !self.waiters.is_empty();
-        self.set_notes_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
-    }
-
-    fn set_notes_modified(&mut self, notes: bool) {
+    /// Whether the shards note which keys are written, because somebody has to be told.
+    pub fn set_notes_modified(&mut self, notes: bool) {
         if notes != std::mem::replace(&mut self.notes_modified, notes) {
             for shard in &mut self.list {
                 shard.set_notes_modified(notes);
@@ -221,87 +158,16 @@ impl Shards {
         &mut self.list
     }
 
-    /// The watched keys, to be told where to count.
-    pub fn watches_mut(&mut self) -> &mut Watches {
-        &mut self.watches
-    }
-
-    /// A client watches a key.
-    pub fn watch(&mut self, client_id: u64, database: u8, key: &[u8]) -> Result<(), CommandError> {
-        let key = (database, key.to_vec());
-        let presence = self.presence(&key)?;
-        self.watches.add(client_id, key, presence);
-        self.note_interest();
-        Ok(())
-    }
-
-    /// A client watches nothing any more.
-    pub fn unwatch(&mut self, client_id: u64) {
-        self.watches.forget(client_id);
-        self.note_interest();
-    }
-
-    /// All keys of a database are about to be deleted, or replaced by those of another.
-    pub fn replace_database(&mut self, database: u8, by: Option<u8>) {
-        // Those who wait look for themselves what is there now.
-        let waited_for = self.waiters.keys();
-        self.ready
-            .extend(waited_for.into_iter().filter(|key| key.0 == database));
-        for key in self.watches.keys_of(database) {
-            let before = self.presence_or_absent(&key);
-            let after = by.map_or(Presence::Absent, |by| self.presence_or_absent(&(by, key.1.clone())));
-            self.watches.replace(&key, before, after);
-        }
-    }
-
     /// Deletes all keys of a database, or of all, on the executor's shards.
     pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
-        self.tell_emptied(database);
         for id in self.ids() {
             self.with_shard(id, |shard| Ok(((), shard.flush(database)?)))?;
         }
         Ok(())
     }
 
-    /// All keys of a database, or of all, are about to be deleted.
-    fn tell_emptied(&mut self, database: Option<u8>) {
-        self.tracked.note_flushed();
-        for number in database.map_or(0..DATABASE_COUNT as u8, |database| database..database + 1) {
-            self.replace_database(number, None);
-        }
-    }
-
-    /// The same, if a part of a transaction does so, or swaps databases.
-    pub fn tell_whole_changes_of(&mut self, part: &Part) {
-        for write in &part.writes {
-            match write {
-                Write::Databases { map } => self.tell_swapped(map),
-                Write::Empty { database } => self.tell_emptied(*database),
-                Write::Record { .. } | Write::Member { .. } => {}
-            }
-        }
-    }
-
-    /// The databases are about to be numbered by another map.
-    fn tell_swapped(&mut self, new: &DatabaseMap) {
-        self.tracked.note_flushed();
-        let Some(old) = self.list.first().map(Shard::database_map) else {
-            return;
-        };
-        for (number, physical) in new.physical.iter().enumerate() {
-            if old.physical[number] != *physical {
-                let by = old.physical.iter().position(|of_number| of_number == physical);
-                self.replace_database(number as u8, by.map(|by| by as u8));
-            }
-        }
-    }
-
     /// Exchanges two databases on the executor's shards.
     fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
-        // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
-        self.tracked.note_flushed();
-        self.replace_database(first, Some(second));
-        self.replace_database(second, Some(first));
         for id in self.ids() {
             self.with_shard(id, |shard| {
                 let mut map = shard.database_map();
@@ -355,16 +221,8 @@ impl Shards {
         Ok(())
     }
 
-    /// Whether a key that a client watches was modified or has expired since it began to.
-    pub fn is_dirty(&mut self, client_id: u64) -> bool {
-        let watches = std::mem::take(&mut self.watches);
-        let is_dirty = watches.is_dirty(client_id, |key| self.presence_or_absent(key));
-        self.watches = watches;
-        is_dirty
-    }
-
     /// How a key is stored, without counting it as a use of the running command.
-    fn presence(&mut self, (database, key): &ModifiedKey) -> Result<Presence, CommandError> {
+    pub fn presence(&mut self, (database, key): &ModifiedKey) -> Result<Presence, CommandError> {
         let slot = Slot::of(key);
         let place = self.place(slot)?;
         let now_ms = self.now_ms;
@@ -379,23 +237,13 @@ impl Shards {
     }
 
     /// The same; a key that cannot be read is as good as none, and whoever asks for it is told why.
-    fn presence_or_absent(&mut self, key: &ModifiedKey) -> Presence {
+    pub fn presence_or_absent(&mut self, key: &ModifiedKey) -> Presence {
         self.presence(key).unwrap_or(Presence::Absent)
     }
 
     /// Takes back what a part of the running command has counted as look-ups since `before`.
     pub fn uncount_look_ups(&mut self, before: Touched) {
         (self.touched.found, self.touched.missed) = (before.found, before.missed);
-    }
-
-    /// What the executor knows of scripts, and its number among the storage executors.
-    pub fn scripts(&self) -> (Arc<Scripts>, usize) {
-        (Arc::clone(&self.scripts), self.executor)
-    }
-
-    /// Gives the executor its scripts and its number.
-    pub fn set_scripts(&mut self, scripts: Arc<Scripts>, executor: usize) {
-        (self.scripts, self.executor) = (scripts, executor);
     }
 
     /// The number of shards of the server.
@@ -406,8 +254,6 @@ impl Shards {
     /// Begins a turn at `now_ms` (Unix milliseconds), the one reading of the clock that its commands see.
     pub fn begin_turn(&mut self, epoch: u64, now_ms: u64) {
         self.now_ms = now_ms;
-        self.tracked.begin_turn();
-        self.note_interest();
         for shard in &mut self.list {
             shard.begin_turn(epoch);
         }
@@ -432,9 +278,9 @@ impl Shards {
     }
 
     /// The running command gets to keys that it has perhaps not named.
-    fn need_keys(&mut self, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
+    fn need_keys(&mut self, beside: &dyn Beside, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
         let may_use = |key: &Place| match self.place(Slot::of(&key.1)) {
-            Ok(_) => self.locks.is_empty() || !self.locks.holds(key, mode),
+            Ok(_) => !beside.is_locked(key, mode),
             Err(_) => false,
         };
         if keys.iter().all(may_use) {
@@ -445,8 +291,8 @@ impl Shards {
     }
 
     /// The running command gets to something that concerns all keys.
-    fn need_everything(&mut self, mode: Mode) -> Result<(), CommandError> {
-        let is_free = || self.locks.is_empty() || !self.locks.holds_some(&Scope::Everything, mode);
+    fn need_everything(&mut self, beside: &dyn Beside, mode: Mode) -> Result<(), CommandError> {
+        let is_free = || !beside.is_any_locked(mode);
         if self.list.len() == self.places.len() && is_free() {
             return Ok(());
         }
@@ -653,9 +499,23 @@ impl Shards {
         self.list.iter_mut().for_each(Shard::keep_command);
     }
 
-    /// The shards, as a handler sees them.
-    pub fn view(&mut self) -> View<'_> {
-        View::Local(self)
+    /// The name of this hash at which a walk has stopped, if the shard of `slot` remembers it.
+    pub fn recall_scan_position(&self, slot: Slot, walked: Walked, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        let shard = self.shard_of(slot)?;
+        Ok(shard.scan_positions.recall(walked, hash).map(<[u8]>::to_vec))
+    }
+
+    /// A walk stops at a name.
+    pub fn remember_scan_position(
+        &mut self,
+        slot: Slot,
+        walked: Walked,
+        hash: u64,
+        name: &[u8],
+    ) -> Result<(), CommandError> {
+        let place = self.place(slot)?;
+        self.list[place].scan_positions.remember(walked, hash, name);
+        Ok(())
     }
 
     /// The shard that has a slot.
@@ -813,10 +673,78 @@ impl Shards {
     }
 }
 
+/// What an executor keeps beside its shards, as far as handlers have to do with it.
+pub trait Beside {
+    /// All keys of a database, or of all, are about to be deleted.
+    fn before_flush(&mut self, shards: &mut Shards, database: Option<u8>);
+
+    /// Two databases are about to be exchanged.
+    fn before_swap(&mut self, shards: &mut Shards, first: u8, second: u8);
+
+    /// A client watches a key, which is stored as `presence` says.
+    fn watch(&mut self, client_id: u64, key: ModifiedKey, presence: Presence);
+
+    /// Whether a key that a client watches was modified, or has expired, since it began to.
+    fn is_dirty(&mut self, shards: &mut Shards, client_id: u64) -> bool;
+
+    /// Whether a transaction over several executors has locked a key in a way that shuts `mode` out.
+    fn is_locked(&self, key: &Place, mode: Mode) -> bool;
+
+    /// The same of any key, those that are not there included.
+    fn is_any_locked(&self, mode: Mode) -> bool;
+}
+
+/// Nothing, for shards that are used without an executor.
+pub struct NothingBeside;
+
+impl Beside for NothingBeside {
+    fn before_flush(&mut self, _: &mut Shards, _: Option<u8>) {}
+
+    fn before_swap(&mut self, _: &mut Shards, _: u8, _: u8) {}
+
+    fn watch(&mut self, _: u64, _: ModifiedKey, _: Presence) {}
+
+    fn is_dirty(&mut self, _: &mut Shards, _: u64) -> bool {
+        false
+    }
+
+    fn is_locked(&self, _: &Place, _: Mode) -> bool {
+        false
+    }
+
+    fn is_any_locked(&self, _: Mode) -> bool {
+        false
+    }
+}
+
+/// The shards of the executor that runs a handler.
+pub struct LocalShards<'a> {
+    /// The data.
+    pub shards: &'a mut Shards,
+    /// What the executor keeps beside it.
+    pub beside: &'a mut dyn Beside,
+}
+
+impl Deref for LocalShards<'_> {
+    type Target = Shards;
+
+    #[inline]
+    fn deref(&self) -> &Shards {
+        self.shards
+    }
+}
+
+impl DerefMut for LocalShards<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Shards {
+        self.shards
+    }
+}
+
 /// What a handler sees of the data.
 pub enum View<'a> {
     /// All keys live on the executor that runs the handler.
-    Local(&'a mut Shards),
+    Local(LocalShards<'a>),
     /// Keys of several executors; the handler runs on a network executor.
     Gathered(&'a mut Gathered),
 }
@@ -875,7 +803,10 @@ impl View<'_> {
     /// The same view for a while, for a handler that another one runs.
     pub fn reborrow(&mut self) -> View<'_> {
         match self {
-            View::Local(shards) => View::Local(shards),
+            View::Local(local) => View::Local(LocalShards {
+                shards: local.shards,
+                beside: &mut *local.beside,
+            }),
             View::Gathered(gathered) => View::Gathered(gathered),
         }
     }
@@ -964,7 +895,7 @@ impl View<'_> {
         };
         let slot = Slot::of(&owner.key);
         let place = shards.place(slot)?;
-        let Shards { list, touched, .. } = shards;
+        let Shards { list, touched, .. } = &mut *shards.shards;
         let (value, epoch) = list[place].member((owner, slot), column, member)?;
         touched.note(place, epoch);
         Ok(value)
@@ -1074,14 +1005,11 @@ impl View<'_> {
         }
     }
 
-    /// The name of this hash at which a walk has stopped, if the shard of `slot` remembers it. Those of a transaction over
-    /// executors are not remembered.
+    /// The name of this hash at which a walk has stopped, if the shard of `slot` remembers it. Those of a transaction
+    /// over executors are not remembered.
     pub fn recall_scan_position(&self, slot: Slot, walked: Walked, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
         match self {
-            View::Local(shards) => {
-                let shard = shards.shard_of(slot)?;
-                Ok(shard.scan_positions.recall(walked, hash).map(<[u8]>::to_vec))
-            }
+            View::Local(shards) => shards.recall_scan_position(slot, walked, hash),
             View::Gathered(_) => Ok(None),
         }
     }
@@ -1094,17 +1022,19 @@ impl View<'_> {
         hash: u64,
         name: &[u8],
     ) -> Result<(), CommandError> {
-        if let View::Local(shards) = self {
-            let place = shards.place(slot)?;
-            shards.list[place].scan_positions.remember(walked, hash, name);
+        match self {
+            View::Local(shards) => shards.remember_scan_position(slot, walked, hash, name),
+            View::Gathered(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Deletes all keys of a database, or of all.
     pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
         match self {
-            View::Local(shards) => shards.flush(database),
+            View::Local(local) => {
+                local.beside.before_flush(local.shards, database);
+                local.shards.flush(database)
+            }
             View::Gathered(gathered) => gathered.flush(database),
         }
     }
@@ -1112,7 +1042,10 @@ impl View<'_> {
     /// Exchanges two databases.
     pub fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
         match self {
-            View::Local(shards) => shards.swap_databases(first, second),
+            View::Local(local) => {
+                local.beside.before_swap(local.shards, first, second);
+                local.shards.swap_databases(first, second)
+            }
             View::Gathered(gathered) => gathered.swap_databases(first, second),
         }
     }
@@ -1168,19 +1101,26 @@ impl View<'_> {
         matches!(self, View::Gathered(_))
     }
 
+    /// A client watches a key.
+    ///
+    /// # Errors
+    /// The key is not here, or cannot be read.
+    pub fn watch(&mut self, client_id: u64, database: u8, key: &[u8]) -> Result<(), CommandError> {
+        let View::Local(local) = self else {
+            return Err(CommandError::Internal);
+        };
+        let key = (database, key.to_vec());
+        let presence = local.presence(&key)?;
+        local.beside.watch(client_id, key, presence);
+        local.set_notes_modified(true);
+        Ok(())
+    }
+
     /// Whether a key that the client watches was modified, or has expired, since it began to.
     pub fn is_dirty(&mut self, client_id: u64) -> bool {
         match self {
-            View::Local(shards) => shards.is_dirty(client_id),
+            View::Local(local) => local.beside.is_dirty(local.shards, client_id),
             View::Gathered(gathered) => gathered.watch_failed,
-        }
-    }
-
-    /// What is known of scripts, and the number of who runs them here.
-    pub fn scripts(&self) -> Result<(Arc<Scripts>, usize), CommandError> {
-        match self {
-            View::Local(shards) => Ok(shards.scripts()),
-            View::Gathered(gathered) => gathered.scripts.clone().ok_or(CommandError::Internal),
         }
     }
 
@@ -1191,7 +1131,7 @@ impl View<'_> {
     /// again.
     pub fn need_keys(&mut self, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
         match self {
-            View::Local(shards) => shards.need_keys(keys, mode),
+            View::Local(local) => local.shards.need_keys(local.beside, keys, mode),
             View::Gathered(gathered) => gathered.need_keys(keys),
         }
     }
@@ -1202,7 +1142,7 @@ impl View<'_> {
     /// See [`View::need_keys`].
     pub fn need_everything(&mut self, mode: Mode) -> Result<(), CommandError> {
         match self {
-            View::Local(shards) => shards.need_everything(mode),
+            View::Local(local) => local.shards.need_everything(local.beside, mode),
             View::Gathered(gathered) => gathered.need_everything(),
         }
     }
@@ -1247,7 +1187,7 @@ impl View<'_> {
     /// The executor's shards, for commands that are about shards and not about keys.
     pub fn shards(&mut self) -> Result<&mut Shards, CommandError> {
         match self {
-            View::Local(shards) => Ok(shards),
+            View::Local(shards) => Ok(shards.shards),
             View::Gathered(_) => Err(CommandError::text(
                 "ERR this command cannot be a part of a transaction over several storage executors",
             )),

@@ -6,21 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
+use corelane::command;
 use corelane::commands::effects::Effects;
-use corelane::commands::table::{self, Runs};
 use corelane::commands::{Context, hash};
 use corelane::protocol::reply::{Reply, Version};
 use corelane::protocol::{Arguments, Span};
-use corelane::registry::subscribers::PubSub;
-use corelane::registry::tracked_keys::Tracking;
+use corelane::rows;
 use corelane::slots::{ShardId, Slot};
 use corelane::storage::database::Column;
 use corelane::storage::encoding::{self, FieldDeadlines, HashField, Record, Type};
 use corelane::storage::expiry::sweep;
 use corelane::storage::shard::Shard;
-use corelane::storage::view::{Shards, View};
+use corelane::storage::view::{LocalShards, NothingBeside, Shards, View};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -39,12 +37,6 @@ struct Bench {
     seed: u64,
 }
 
-/// What shards are told of clients that track keys: that there are none.
-fn nobody_tracks() -> Arc<Tracking> {
-    let (pubsub, _) = PubSub::new(0);
-    Arc::new(Tracking::new(Arc::new(pubsub), 0))
-}
-
 impl Bench {
     fn command(&mut self, arguments: &[impl AsRef<[u8]>]) -> Value {
         let mut bytes = Vec::new();
@@ -57,10 +49,10 @@ impl Bench {
                 Span { start, len }
             })
             .collect();
-        let row = table::find(arguments[0].as_ref()).expect("a command of the table");
-        let (Runs::Shard(handler) | Runs::Transaction(handler)) = row.runs else {
-            panic!("{} does not run on a shard", row.name)
-        };
+        rows::install();
+        let row = command::find(arguments[0].as_ref()).expect("a command of the table");
+        let handler = rows::STORAGE_HANDLERS.of(row);
+        let handler = handler.unwrap_or_else(|| panic!("{} does not run on a shard", row.name));
         let mut replies = Vec::new();
         let outcome = self.with_context(&mut replies, Arguments::new(&bytes, &spans), handler);
         match outcome {
@@ -81,13 +73,18 @@ impl Bench {
         let mut context = Context {
             arguments,
             reply: Reply::new(replies, Version::Resp2),
-            view: View::Local(&mut self.shards),
+            view: View::Local(LocalShards {
+                shards: &mut self.shards,
+                beside: &mut NothingBeside,
+            }),
             now_ms: self.now_ms,
             database: 0,
             seed: self.seed,
             string_bytes_max: 1 << 20,
             client_id: 0,
             is_inner: false,
+            handlers: rows::STORAGE_HANDLERS,
+            script_seat: None,
             effects: &mut effects,
             pieces: None,
             waits: None,
@@ -342,7 +339,7 @@ fn hashes_agree_with_a_model_while_their_fields_expire() {
             let shard =
                 Shard::open(ShardId(0), database.clone(), value_cache_bytes).expect("an empty shard can be opened");
             let mut bench = Bench {
-                shards: Shards::new(vec![shard], 1, nobody_tracks()),
+                shards: Shards::new(vec![shard], 1),
                 now_ms: START_MS,
                 turn: 0,
                 seed,

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use corelane::commands::table::{COMMANDS, Runs, WRITE};
+use corelane::command::{Runs, WRITE};
+use corelane::rows::COMMANDS;
 
 use crate::commands::Shape;
 use crate::harness::client::Client;

@@ -1,5 +1,5 @@
-//! Ranges of names among members of different scores, which Redis leaves open and answers all the same: as the machine's
-//! redis-server answers.
+//! Ranges of names among members of different scores, which Redis leaves open and answers all the same: as the
+//! machine's redis-server answers.
 
 use super::Shape;
 use crate::harness::client::Client;
@@ -76,7 +76,8 @@ fn ranges_of_names_in_small_sets_of_mixed_scores_are_redis_s() {
     }
 }
 
-/// Redis's own answers depend on the heights that its skip list has drawn. They begin inside the range and end where it does.
+/// Redis's own answers depend on the heights that its skip list has drawn. They begin inside the range and end where it
+/// does.
 #[test]
 fn ranges_of_names_in_large_sets_of_mixed_scores_begin_inside_and_end_with_the_range() {
     let server = Server::builder().flags(&Shape::OneShard.flags()).start();

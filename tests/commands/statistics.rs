@@ -10,10 +10,10 @@ use crate::harness::process::wait_for;
 use crate::harness::redis::RedisOracle;
 use crate::harness::server::Server;
 
-/// Commands of every kind that is counted in its own way: found and missed keys, refusals before and errors while they run,
-/// transactions, scripts, blocking commands. (Not SET with GET, XREADGROUP and what writes elsewhere what it reads, as COPY
-/// and SINTERSTORE: their look-ups count in Redis and not here.) Words are separated by blanks; `~` stands for a blank in
-/// a word.
+/// Commands of every kind that is counted in its own way: found and missed keys, refusals before and errors while they
+/// run, transactions, scripts, blocking commands. (Not SET with GET, XREADGROUP and what writes elsewhere what it
+/// reads, as COPY and SINTERSTORE: their look-ups count in Redis and not here.) Words are separated by blanks; `~`
+/// stands for a blank in a word.
 const SESSION: &str = "
     SET k1 v
     SET k2 v

@@ -98,7 +98,8 @@ fn errors_are_one_sentence_with_file_line_setting_value_and_what_is_allowed() {
         ),
         (
             "requirepass = 1234",
-            "corelane.toml:1: setting 'requirepass' cannot be the given value (not shown): it must be a text of at most 512 bytes.",
+            "corelane.toml:1: setting 'requirepass' cannot be the given value (not shown): it must be a text of at \
+             most 512 bytes.",
         ),
         (
             "timeout = 1\nprot = 1",

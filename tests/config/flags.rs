@@ -130,7 +130,8 @@ fn errors_are_one_sentence_with_the_flag_the_value_and_what_is_allowed() {
         ),
         (
             ["--storage-cores", "3-1"],
-            "--storage-cores: setting 'storage-cores' cannot be '3-1': it must be auto, or CPU numbers and ranges from 0 to 8191, such as 0-1,4.",
+            "--storage-cores: setting 'storage-cores' cannot be '3-1': it must be auto, or CPU numbers and ranges from \
+             0 to 8191, such as 0-1,4.",
         ),
     ] {
         assert_eq!(load_arguments(&arguments), Err(expected.to_owned()));

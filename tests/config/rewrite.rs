@@ -57,7 +57,8 @@ fn changed_settings_keep_their_place_and_their_comments() {
     let new = rewritten(old, &with(&[("timeout", "9"), ("protected-mode", "no")]));
     assert_eq!(
         new,
-        "# top\ntimeout = 9 # seconds\n\n# the disk\ndurability = \"interval\"   # careful\nprotected-mode = false\n# end\n"
+        "# top\ntimeout = 9 # seconds\n\n# the disk\ndurability = \"interval\"   # careful\nprotected-mode = false\n# \
+         end\n"
     );
 }
 

@@ -97,8 +97,8 @@ fn a_client_that_leaves_in_the_middle_of_a_large_reply_leaves_nothing_behind() {
     );
 }
 
-/// What a large reply is read from may not be deleted before it is sent: a client that takes no more of it must not keep
-/// that for ever.
+/// What a large reply is read from may not be deleted before it is sent: a client that takes no more of it must not
+/// keep that for ever.
 #[test]
 fn a_client_that_stops_taking_a_large_reply_is_disconnected_after_a_while() {
     let server = Server::builder()

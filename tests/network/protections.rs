@@ -1,4 +1,5 @@
-//! Protections that are no commands: requests of other protocols, malformed frames, clients that have not authenticated.
+//! Protections that are no commands: requests of other protocols, malformed frames, clients that have not
+//! authenticated.
 //!
 //! What is expected was asked of redis-server 7.0.15; where one is installed it is asked again.
 
@@ -13,8 +14,8 @@ use crate::harness::process::wait_for;
 use crate::harness::redis::RedisOracle;
 use crate::harness::server::Server;
 
-/// All bytes that a server answers before it closes the connection. QUIT is sent last: where its OK is missing, the server
-/// has closed before it.
+/// All bytes that a server answers before it closes the connection. QUIT is sent last: where its OK is missing, the
+/// server has closed before it.
 fn answered(address: SocketAddr, sent: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).expect("the server accepts");
     stream

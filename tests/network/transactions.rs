@@ -70,10 +70,13 @@ fn what_follows_exec_in_a_pipeline_runs_in_the_database_that_was_selected_inside
         let (mut sent, mut expected) = (Vec::new(), String::new());
         for database in (0..16).cycle().take(100) {
             let queued = ["SELECT", "SET", "EXEC"];
-            sent.extend(format!(
-                "MULTI\r\nSELECT {database}\r\nSET {{t}}k {database}\r\nEXEC\r\nGET {{t}}k\r\nMULTI\r\nGET {{t}}k\r\nEXEC\r\n"
-            )
-            .into_bytes());
+            sent.extend(
+                format!(
+                    "MULTI\r\nSELECT {database}\r\nSET {{t}}k {database}\r\nEXEC\r\nGET {{t}}k\r\nMULTI\r\nGET \
+                 {{t}}k\r\nEXEC\r\n"
+                )
+                .into_bytes(),
+            );
             let value = format!("${}\r\n{database}\r\n", database.to_string().len());
             expected += "+OK\r\n";
             expected += &"+QUEUED\r\n".repeat(queued.len() - 1);

@@ -116,13 +116,17 @@ fn a_killed_script_ends_whatever_it_catches() {
     for script in [
         "redis.call('set', KEYS[1], 1) while true do end",
         "redis.call('set', KEYS[1], 1) while true do pcall(function() while true do end end) end",
-        "redis.call('set', KEYS[1], 1) while true do xpcall(function() while true do end end, function() while true do end end) end",
+        "redis.call('set', KEYS[1], 1) while true do xpcall(function() while true do end end, function() while true do \
+         end end) end",
         "while true do redis.call('incr', KEYS[1]) end",
         "while true do pcall(redis.call, 'incr', KEYS[1]) end",
         "redis.call('set', KEYS[1], 1) local function f() while true do pcall(f) end end f()",
-        "redis.call('set', KEYS[1], 1) local c = coroutine.wrap(function() while true do pcall(coroutine.yield) end end) while true do pcall(c) end",
-        "redis.call('set', KEYS[1], 1) coroutine.wrap(function() while true do pcall(function() while true do end end) end end)()",
-        "redis.call('set', KEYS[1], 1) return (string.gsub(string.rep('x', 1000), 'x', function() while true do end end))",
+        "redis.call('set', KEYS[1], 1) local c = coroutine.wrap(function() while true do pcall(coroutine.yield) end \
+         end) while true do pcall(c) end",
+        "redis.call('set', KEYS[1], 1) coroutine.wrap(function() while true do pcall(function() while true do end end) \
+         end end)()",
+        "redis.call('set', KEYS[1], 1) return (string.gsub(string.rep('x', 1000), 'x', function() while true do end \
+         end))",
         "redis.call('set', KEYS[1], 1) table.sort({1, 2, 3}, function() while true do end end)",
         "redis.call('set', KEYS[1], 1) return setmetatable({}, {__index = function() while true do end end}).x",
     ] {
@@ -160,7 +164,8 @@ fn a_script_past_its_memory_limit_is_rolled_back_whatever_it_catches() {
     let mut client = server.connect();
     for script in [
         "redis.call('set', KEYS[1], 1) local t = {} while true do t[#t + 1] = string.rep('x', 1000) .. #t end",
-        "redis.call('set', KEYS[1], 1) local t = {} while true do pcall(function() t[#t + 1] = string.rep('x', 1000) .. #t end) end",
+        "redis.call('set', KEYS[1], 1) local t = {} while true do pcall(function() t[#t + 1] = string.rep('x', 1000) \
+         .. #t end) end",
         "redis.call('set', KEYS[1], 1) local t = {} while true do t[#t + 1] = {} end",
         "redis.call('set', KEYS[1], 1) return string.rep('x', 100000000)",
     ] {

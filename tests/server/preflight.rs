@@ -26,9 +26,9 @@ fn io_uring_forbidden_by_seccomp_is_one_sentence() {
     let sentence = refusal(without_io_uring(&directory.path().join("data"), libc::EPERM));
     assert_eq!(
         sentence,
-        "io_uring is forbidden to this process (io_uring_setup: EPERM), most likely by a seccomp profile such as Docker's \
-         default; allow io_uring_setup, io_uring_enter and io_uring_register in the profile, or start the container with \
-         `--security-opt seccomp=unconfined`"
+        "io_uring is forbidden to this process (io_uring_setup: EPERM), most likely by a seccomp profile such as \
+         Docker's default; allow io_uring_setup, io_uring_enter and io_uring_register in the profile, or start the \
+         container with `--security-opt seccomp=unconfined`"
     );
 }
 
@@ -75,8 +75,8 @@ fn sixty_four_kib_of_locked_memory_are_refused_with_the_amount_needed() {
         assert!(needed_kib.parse::<u64>().unwrap() >= 512, "{sentence}");
         assert!(
             sentence.ends_with(&format!(
-                " KiB; raise it with `ulimit -l {needed_kib}` as root, LimitMEMLOCK= in a systemd unit or `--ulimit memlock=` in \
-                 Docker"
+                " KiB; raise it with `ulimit -l {needed_kib}` as root, LimitMEMLOCK= in a systemd unit or `--ulimit \
+                 memlock=` in Docker"
             )),
             "{sentence}"
         );
@@ -144,8 +144,8 @@ fn a_port_in_use_is_refused_with_a_way_to_find_its_owner() {
     assert_eq!(
         sentence,
         format!(
-            "the address {address} is already in use; find its owner with `ss -ltnp 'sport = :{}'` and stop it, or choose \
-             another port with --port",
+            "the address {address} is already in use; find its owner with `ss -ltnp 'sport = :{}'` and stop it, or \
+             choose another port with --port",
             address.port()
         )
     );
@@ -186,8 +186,8 @@ fn a_data_directory_that_may_not_be_written_is_refused() {
     assert_eq!(
         sentence,
         format!(
-            "the data directory {} cannot be written (Permission denied (os error 13)); let this user write in it, or name \
-             another with --data-dir",
+            "the data directory {} cannot be written (Permission denied (os error 13)); let this user write in it, or \
+             name another with --data-dir",
             data.display()
         )
     );
@@ -196,8 +196,8 @@ fn a_data_directory_that_may_not_be_written_is_refused() {
     assert_eq!(
         sentence,
         format!(
-            "the data directory {} cannot be made (Permission denied (os error 13)); let this user write in the directory above \
-             it, or name another with --data-dir",
+            "the data directory {} cannot be made (Permission denied (os error 13)); let this user write in the \
+             directory above it, or name another with --data-dir",
             below.display()
         )
     );

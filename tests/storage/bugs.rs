@@ -1,6 +1,6 @@
-//! A bug is loud: a panic outside of a handler ends the process with a message and an exit status of its own, on whatever
-//! thread it is, and the next start recovers what was acknowledged. One where a client's commands are read ends that
-//! client's connection and nothing else.
+//! A bug is loud: a panic outside of a handler ends the process with a message and an exit status of its own, on
+//! whatever thread it is, and the next start recovers what was acknowledged. One where a client's commands are read
+//! ends that client's connection and nothing else.
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use corelane::executor::committer::Committer;
 use corelane::slots::{ShardId, Slot};
-use corelane::storage::database::{Column, Database, DatabaseError, Opening, Resources, Writes};
+use corelane::storage::database::{BatchWriter, Column, Database, DatabaseError, Opening, Resources, Writes};
 use corelane::storage::encoding::{Counts, DATABASE_COUNT, Record};
 use corelane::storage::shard::{Shard, ShardState};
 use rand::rngs::StdRng;
@@ -80,7 +80,7 @@ fn open(path: &Path, resources: &Resources, committer: &Arc<Committer>, cache_by
     };
     let database = Database::open(path, resources, opening).expect("the database opens");
     let mut shard = Shard::open(ShardId(0), database, cache_bytes).expect("the shard opens");
-    shard.set_committer(Arc::clone(committer), 0);
+    shard.set_committer(committer.clone(), 0);
     shard
 }
 

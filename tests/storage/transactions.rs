@@ -44,7 +44,8 @@ fn write_until_killed(
         let mut bytes = String::new();
         for number in next..next + PIPELINE as u64 {
             bytes += &format!(
-                "MULTI\r\nSET {one} {number}\r\n{between}LPUSH {two} {number}\r\nLTRIM {two} 0 0\r\n{between}HSET {three} f {number}\r\nEXEC\r\n"
+                "MULTI\r\nSET {one} {number}\r\n{between}LPUSH {two} {number}\r\nLTRIM {two} 0 0\r\n{between}HSET \
+                 {three} f {number}\r\nEXEC\r\n"
             );
         }
         next += PIPELINE as u64;

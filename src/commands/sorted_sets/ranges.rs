@@ -213,6 +213,9 @@ fn rank_range(first: i64, last: i64, count: u64) -> Option<(u64, u64)> {
     (first <= last).then(|| (first as u64, (last - first + 1) as u64))
 }
 
+/// Two keys of `score`: the first of a range, and the one behind its last.
+type KeysBetween = (Vec<u8>, Vec<u8>);
+
 impl Bounds {
     fn parse(by: By, min: &[u8], max: &[u8]) -> Result<Bounds, CommandError> {
         match by {
@@ -242,9 +245,9 @@ impl Bounds {
         }
     }
 
-    /// The keys of `score` from the first to before the second; `None` for names among members of different scores, which
-    /// are not in the order of their names.
-    fn keys(&self, context: &mut Context<'_>, set: &Collection) -> Result<Option<(Vec<u8>, Vec<u8>)>, CommandError> {
+    /// The keys of `score` from the first to before the second; `None` for names among members of different scores,
+    /// which are not in the order of their names.
+    fn keys(&self, context: &mut Context<'_>, set: &Collection) -> Result<Option<KeysBetween>, CommandError> {
         let (min, max) = match self {
             Bounds::Keys(from, to) => return Ok(Some((from.clone(), to.clone()))),
             Bounds::Names(min, max) => (min, max),
@@ -266,9 +269,9 @@ impl Bounds {
         Ok(Some((from, max.after_name(true).map_or(all_to, key_of))))
     }
 
-    /// What a range of names is among members of different scores, which Redis leaves open: there and here the members that
-    /// follow each other and lie inside, from the first one on (or the last one down) that its walk finds. Nothing is found if
-    /// the outermost members lie on the wrong sides, since names are taken to be in order.
+    /// What a range of names is among members of different scores, which Redis leaves open: there and here the members
+    /// that follow each other and lie inside, from the first one on (or the last one down) that its walk finds. Nothing
+    /// is found if the outermost members lie on the wrong sides, since names are taken to be in order.
     fn run(
         &self,
         context: &mut Context<'_>,
@@ -392,9 +395,9 @@ type NameTest<'a> = &'a dyn Fn(&[u8]) -> bool;
 /// A set of so many members is walked along for the first one that is asked for, as Redis walks its listpacks.
 const WALKED_FOR_NAME_MAX: u64 = 128;
 
-/// How many steps from one end of a set's order lies the first member of which `has_begun` is true, which it is of the last
-/// one. In a large set it is searched as if all those before it were on one side, as Redis does in its skip lists: then it is
-/// one of which this is true, behind one of which it is not.
+/// How many steps from one end of a set's order lies the first member of which `has_begun` is true, which it is of the
+/// last one. In a large set it is searched as if all those before it were on one side, as Redis does in its skip lists:
+/// then it is one of which this is true, behind one of which it is not.
 fn first_step(
     context: &mut Context<'_>,
     set: &Collection,

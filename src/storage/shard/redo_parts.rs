@@ -2,7 +2,6 @@
 
 use super::{Found, Shard, ShardState};
 use crate::error::CommandError;
-use crate::executor::locks::TransactionId;
 use crate::faults;
 use crate::slots::Slot;
 use crate::storage::database::{Column, Direction};
@@ -10,6 +9,7 @@ use crate::storage::encoding::{self, Record};
 use crate::storage::fields::FieldWriter;
 use crate::storage::redo::Write;
 use crate::storage::shard::Owner;
+use crate::storage::transaction_scope::TransactionId;
 use std::ops::ControlFlow;
 
 /// Members, and their bytes, up to which a collection travels whole to where a transaction runs. Of a larger one that

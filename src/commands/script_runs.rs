@@ -1,14 +1,14 @@
 //! Drives a script: starts it, runs the commands that it calls, lets it pause, and ends it when it must end.
 
-use super::calls::{self, Session};
-use super::interpreter::{self, Interpreter};
-use super::registry::{Digest, RunningFunction, Scripts};
-use super::script::{Input, Outcome, Program, SLICE, Script, Start, Step, Stop};
+use super::lua_calls::{self, Session};
 use crate::commands::Context;
 use crate::commands::arguments::integer;
 use crate::commands::effects::EffectsMark;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
+use crate::scripts::interpreter::{self, Interpreter};
+use crate::scripts::registry::{Digest, RunningFunction, Scripts};
+use crate::scripts::script::{Input, Outcome, Program, SLICE, Script, Start, Step, Stop};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,7 +128,8 @@ impl Running {
         if named != Named::ByFunction {
             count_keys(arguments, named)?;
         }
-        let (scripts, seat) = context.view.scripts()?;
+        let seat = context.script_seat.ok_or(CommandError::Internal)?;
+        let (scripts, seat) = (Arc::clone(&seat.scripts), seat.number);
         let mut interpreter = interpreter::take(&scripts)?;
         let prepared = prepare(&mut interpreter, &scripts, named, arguments.get(1), is_read_only)
             .and_then(|prepared| Ok((prepared, count_keys(arguments, named)?)));
@@ -192,7 +193,7 @@ impl Running {
                     });
                 }
                 Step::Call(call) => {
-                    let reply = calls::run(context, &mut self.session, &call);
+                    let reply = lua_calls::run(context, &mut self.session, &call);
                     input = match context.view.must_run_again() {
                         true => Input::Stop(Stop::Dropped),
                         false => Input::Reply(reply),

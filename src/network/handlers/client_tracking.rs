@@ -3,6 +3,7 @@
 use crate::commands::arguments::{integer, is_option};
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;
+use crate::network::tracking_pushes::set_tracking;
 use crate::protocol::Arguments;
 use crate::registry::tracked_keys::Tracked;
 use std::collections::BTreeSet;
@@ -19,9 +20,9 @@ pub fn client_tracking(context: &mut NetworkContext<'_>) -> Outcome {
             let old = context.session.tracking.as_deref();
             check(old, &options, &prefixes)?;
             let new = changed(old, options, prefixes)?;
-            context.server.tracking.set(context.session, Some(Box::new(new)));
+            set_tracking(&context.server.tracking, context.session, Some(Box::new(new)));
         }
-        word if is_option(word, "OFF") => context.server.tracking.set(context.session, None),
+        word if is_option(word, "OFF") => set_tracking(&context.server.tracking, context.session, None),
         _ => return Err(CommandError::Syntax),
     }
     context.reply.ok();
@@ -67,8 +68,8 @@ fn check(old: Option<&Tracked>, options: &Tracked, prefixes: &[&[u8]]) -> Outcom
     }
     if old.is_some_and(|old| old.broadcast != options.broadcast) {
         return Err(refused(
-            "You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it with a \
-             different mode.",
+            "You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it \
+             with a different mode.",
         ));
     }
     if options.broadcast && (options.opt_in || options.opt_out) {
@@ -79,8 +80,8 @@ fn check(old: Option<&Tracked>, options: &Tracked, prefixes: &[&[u8]]) -> Outcom
     }
     if old.is_some_and(|old| options.opt_in && old.opt_out || options.opt_out && old.opt_in) {
         return Err(refused(
-            "You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a \
-             different mode.",
+            "You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it \
+             with a different mode.",
         ));
     }
     Ok(())

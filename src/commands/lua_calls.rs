@@ -1,15 +1,15 @@
 //! The commands that a script calls: which it may, and how they are run.
 
-use super::registry::Reach;
-use super::script::Call;
 use crate::channel::message::Caller;
+use crate::command::{self, Command, NO_SCRIPT, Runs, WRITE};
 use crate::commands::arguments;
 use crate::commands::monitor_line;
-use crate::commands::table::{self, Command, NO_SCRIPT, Runs, WRITE};
 use crate::commands::{Context, Handler};
 use crate::error::CommandError;
-use crate::executor::locks::Mode;
 use crate::protocol::{Arguments, Reply};
+use crate::scripts::registry::Reach;
+use crate::scripts::script::Call;
+use crate::storage::transaction_scope::Mode;
 use std::time::Instant;
 
 /// Bytes of the reply to one call: what a script can hold is bounded by its memory limit, but the reply is made before.
@@ -62,10 +62,9 @@ pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec
 
 fn find(arguments: Arguments<'_>) -> Result<&'static Command, CommandError> {
     let unknown = || CommandError::text("ERR Unknown Redis command called from script");
-    let mut row = table::find(arguments.get(0)).ok_or_else(unknown)?;
-    let is_family = matches!(row.runs, Runs::Container);
-    if (is_family || row.name == "command") && arguments.len() > 1 {
-        row = table::find_subcommand(row, arguments.get(1)).ok_or_else(unknown)?;
+    let mut row = command::find(arguments.get(0)).ok_or_else(unknown)?;
+    if row.has_subcommands() && arguments.len() > 1 {
+        row = command::find_subcommand(row, arguments.get(1)).ok_or_else(unknown)?;
     }
     match row.accepts(arguments.len()) && !matches!(row.runs, Runs::Container) {
         true => Ok(row),
@@ -95,18 +94,15 @@ fn dispatch(
 ) -> Result<(), CommandError> {
     let arguments = call.arguments();
     let mut reply = Reply::new(bytes, call.version);
-    let handler = match row.runs {
-        Runs::Shard(handler) | Runs::Transaction(handler) => {
-            need_keys(context, session, row, arguments)?;
-            handler
+    match row.runs {
+        Runs::Shard | Runs::Transaction => need_keys(context, session, row, arguments)?,
+        Runs::All(_) | Runs::Each(_) | Runs::Whole | Runs::Cursor => need_everything(context, session, row)?,
+        Runs::Network => return run_of_connection(context, session, (row, arguments), &mut reply),
+        Runs::Exec | Runs::Watch | Runs::Step(_) | Runs::Internal(_) | Runs::Container => {
+            return Err(CommandError::Internal);
         }
-        Runs::All(handler, _) | Runs::Each(handler, _) | Runs::Whole(handler) | Runs::Cursor(handler) => {
-            need_everything(context, session, row)?;
-            handler
-        }
-        Runs::Network(_) => return run_of_connection(context, session, (row, arguments), &mut reply),
-        Runs::Exec(_) | Runs::Watch(_) | Runs::Step(_) | Runs::Container => return Err(CommandError::Internal),
-    };
+    }
+    let handler = context.handlers.of(row).ok_or(CommandError::Internal)?;
     run_inner(context, session, (arguments, reply), handler)
 }
 
@@ -136,7 +132,7 @@ fn need_keys(
     row: &Command,
     arguments: Arguments<'_>,
 ) -> Result<(), CommandError> {
-    let places = table::places_of(row, arguments, session.database);
+    let places = command::places_of(row, arguments, session.database);
     if let Some(declared) = &session.declared
         && places.iter().any(|(_, key)| !declared.contains(key))
     {
@@ -194,14 +190,14 @@ fn run_of_connection(
             reply.integer(0);
         }
         _ => {
-            let (scripts, _) = context.view.scripts()?;
+            let seat = context.script_seat.ok_or(CommandError::Internal)?;
             let caller = Caller {
                 client_id: context.client_id,
                 version: reply.version(),
                 database: session.database,
                 ..Caller::default()
             };
-            let answered = scripts.run_server_command(row, arguments, caller)?;
+            let answered = seat.scripts.run_server_command(row, arguments, caller)?;
             reply.raw(&answered);
         }
     }

@@ -47,8 +47,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Redis's defaults: 512 MB, as many arguments as a C `int` counts (the query buffer's limit is met long before), and a
-    /// client that need not authenticate.
+    /// Redis's defaults: 512 MB, as many arguments as a C `int` counts (the query buffer's limit is met long before),
+    /// and a client that need not authenticate.
     fn default() -> Self {
         Limits {
             bulk_bytes_max: 512 * 1024 * 1024,

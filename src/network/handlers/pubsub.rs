@@ -1,9 +1,10 @@
 //! Commands about channels: SUBSCRIBE and its kin, PUBLISH, PUBSUB; and MONITOR.
 
-use crate::commands::server_commands::help;
 use crate::error::CommandError;
+use crate::network::handlers::server_commands::help;
 use crate::network::session::NetworkContext;
-use crate::registry::subscribers::{Kind, Subscriptions};
+use crate::network::subscriptions::Subscriptions;
+use crate::registry::subscribers::Kind;
 
 type Outcome = Result<(), CommandError>;
 

@@ -3,7 +3,8 @@
 //! They are atomics only so that another thread may read them; the writer loads and stores without a locked
 //! instruction.
 
-use crate::commands::table::COMMANDS;
+use crate::command;
+use crate::commands::effects::Effects;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -130,12 +131,27 @@ pub fn count_error(errors: &Mutex<BTreeMap<String, u64>>, reply: &[u8]) {
     *errors.entry(word).or_default() += 1;
 }
 
+/// Counts the parts of a command that were commands themselves, and forgets them; returns how many there were.
+pub fn count_ran(effects: &mut Effects, commands: &[CommandMetrics], errors: &Mutex<BTreeMap<String, u64>>) -> u64 {
+    let mut calls = 0;
+    for ran in effects.ran.drain(..) {
+        calls += ran.calls;
+        if let Some(counters) = commands.get(ran.index) {
+            counters.calls.add(ran.calls);
+            counters.took_ns.add(ran.took_ns);
+            counters.failed.add(ran.failed);
+        }
+    }
+    effects.errors.drain(..).for_each(|error| count_error(errors, &error));
+    calls
+}
+
 /// What one network executor counts.
 #[derive(Debug)]
 pub struct NetworkMetrics {
     /// The CPU it runs on.
     pub cpu: usize,
-    /// By [`crate::commands::table::Command::index`].
+    /// By [`crate::command::Command::index`].
     pub commands: Vec<CommandMetrics>,
     /// Commands processed.
     pub commands_processed: Counter,
@@ -184,7 +200,7 @@ impl NetworkMetrics {
     pub fn new(cpu: usize) -> NetworkMetrics {
         NetworkMetrics {
             cpu,
-            commands: COMMANDS.iter().map(|_| CommandMetrics::default()).collect(),
+            commands: command::all().iter().map(|_| CommandMetrics::default()).collect(),
             commands_processed: Counter::default(),
             transactions: Counter::default(),
             transaction_retries: Counter::default(),
@@ -226,7 +242,7 @@ pub struct StorageMetrics {
     pub keyspace_hits: Counter,
     /// Look-ups by reading commands that did not.
     pub keyspace_misses: Counter,
-    /// Commands that were parts of an EXEC, all of them and by [`crate::commands::table::Command::index`].
+    /// Commands that were parts of an EXEC, all of them and by [`crate::command::Command::index`].
     pub inner_commands: Counter,
     /// See [`StorageMetrics::inner_commands`].
     pub commands: Vec<CommandMetrics>,

@@ -3,17 +3,16 @@
 //! Every write is in a log before it is answered, so there is nothing to be saved but what no sync of the log has
 //! covered yet: SAVE waits for that sync. The log is kept short by RocksDB, and there are no replicas.
 
-use super::arguments::is_option;
-use crate::clock;
+use crate::commands::arguments::is_option;
 use crate::config::{Durability, SharedSettings};
 use crate::error::CommandError;
-use crate::executor::storage_executor::HOUSEKEEPING_INTERVAL;
 use crate::network::session::NetworkContext;
-use crate::observe::metrics::ShardMetrics;
 use crate::protocol::{Reply, Version};
+use crate::registry::metrics::ShardMetrics;
+use crate::registry::server_state::HOUSEKEEPING_INTERVAL;
+use crate::registry::server_state::Saves;
 use crate::storage::shard::ShardState;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 type Outcome = Result<(), CommandError>;
@@ -26,49 +25,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long a sync may take beyond the time until it is due.
 const SYNC_MAX: Duration = Duration::from_secs(60);
-
-/// What was saved, and when.
-#[derive(Debug)]
-pub struct Saves {
-    under_way: AtomicBool,
-    last_s: AtomicU64,
-}
-
-impl Default for Saves {
-    /// What there is at the start was read from disk.
-    fn default() -> Saves {
-        Saves {
-            under_way: AtomicBool::new(false),
-            last_s: AtomicU64::new(clock::unix_ms() / 1000),
-        }
-    }
-}
-
-impl Saves {
-    /// Whether a SAVE or BGSAVE waits for the disk.
-    pub fn is_under_way(&self) -> bool {
-        self.under_way.load(Ordering::Acquire)
-    }
-
-    /// When the last one ended well, Unix seconds; the start of the server if none has.
-    pub fn last_s(&self) -> u64 {
-        self.last_s.load(Ordering::Acquire)
-    }
-
-    fn begin(&self) -> Outcome {
-        match self.under_way.swap(true, Ordering::AcqRel) {
-            true => Err(CommandError::text("ERR Background save already in progress")),
-            false => Ok(()),
-        }
-    }
-
-    fn end(&self, saved: bool) {
-        if saved {
-            self.last_s.store(clock::unix_ms() / 1000, Ordering::Release);
-        }
-        self.under_way.store(false, Ordering::Release);
-    }
-}
 
 /// A save that has begun.
 struct Save {

@@ -1,11 +1,12 @@
 //! Commands about the connection: PING, ECHO, HELLO, AUTH, SELECT, QUIT, RESET and CLIENT.
 
 use crate::clock;
+use crate::command::REDIS_VERSION;
+use crate::command::{self, CHOOSES_PROTOCOL, Command, SELECTS_DATABASE};
 use crate::commands::arguments::{database, is_option};
-use crate::commands::server_commands::REDIS_VERSION;
-use crate::commands::table::{COMMANDS, Command};
 use crate::error::CommandError;
 use crate::network::session::{NetworkContext, ReplyMode, Session};
+use crate::network::tracking_pushes::set_tracking;
 use crate::number::parse_integer;
 use crate::protocol::{Arguments, Version};
 use crate::registry::clients::{Client, Unblocked};
@@ -127,8 +128,9 @@ pub fn hello(context: &mut NetworkContext<'_>) -> Outcome {
     }
     if !context.session.authenticated {
         return Err(CommandError::text(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
-             <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+             <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the \
+             same time",
         ));
     }
     if let Some(name) = options.name {
@@ -166,9 +168,9 @@ fn version_number(version: Version) -> i64 {
 
 /// The database and protocol that a session has after a queued command, if that succeeds.
 pub fn session_after(command: &Command, arguments: Arguments<'_>, (selected, version): (u8, Version)) -> (u8, Version) {
-    match command.name {
-        "select" => (database(arguments.get(1)).unwrap_or(selected), version),
-        "hello" => {
+    match command.flags {
+        flags if flags.has(SELECTS_DATABASE) => (database(arguments.get(1)).unwrap_or(selected), version),
+        flags if flags.has(CHOOSES_PROTOCOL) => {
             let asked = HelloOptions::parse(arguments.iter().skip(1))
                 .ok()
                 .and_then(|options| options.version);
@@ -202,7 +204,7 @@ pub fn reset(context: &mut NetworkContext<'_>) -> Outcome {
         ..
     } = context;
     subscriptions.borrow_mut().leave(&server.pubsub, session);
-    server.tracking.set(session, None);
+    set_tracking(&server.tracking, session, None);
     session.database = 0;
     session.version = Version::default();
     session.authenticated = server.settings.snapshot().requirepass.is_empty();
@@ -294,7 +296,7 @@ impl Latest {
     fn published(client: &Client, now_ms: u64) -> Latest {
         let command = usize::try_from(client.last_command.get())
             .ok()
-            .and_then(|index| COMMANDS.get(index));
+            .and_then(|index| command::all().get(index));
         Latest {
             database: client.database.get(),
             version: client.version.get() as i64,
@@ -707,7 +709,7 @@ pub fn client_unpause(context: &mut NetworkContext<'_>) -> Outcome {
 
 /// CLIENT HELP
 pub fn client_help(context: &mut NetworkContext<'_>) -> Outcome {
-    crate::commands::server_commands::help(context, CLIENT_HELP);
+    crate::network::handlers::server_commands::help(context, CLIENT_HELP);
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! Commands about the server: COMMAND, CONFIG, INFO, TIME, LOLWUT, SHUTDOWN and the HELP of each family.
 
 use crate::clock;
+use crate::command::{self, Command, Keys, Merge, MoreKeys, READ, REDIS_VERSION, Runs};
 use crate::commands::arguments::{integer, is_option};
-use crate::commands::glob;
-use crate::commands::table::{self, COMMANDS, Command, Keys, Merge, MoreKeys, READ, Runs};
+use crate::commands::hyperloglog;
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
+use crate::glob;
 use crate::network::session::{NetworkContext, Until, WaitHere};
 use crate::number::parse_double;
 use crate::observe::info as info_report;
@@ -15,21 +16,18 @@ use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
-/// The version of Redis whose behaviour this server has, as HELLO and INFO tell clients.
-pub const REDIS_VERSION: &str = "7.2.0";
-
 // ---- COMMAND ----
 
 /// The row that a full name stands for: `get`, or `config|get` for a subcommand.
 fn find_full_name(name: &[u8]) -> Option<&'static Command> {
     match name.iter().position(|byte| *byte == b'|') {
-        Some(bar) => table::find_subcommand(table::find(&name[..bar])?, &name[bar + 1..]),
-        None => table::find(name),
+        Some(bar) => command::find_subcommand(command::find(&name[..bar])?, &name[bar + 1..]),
+        None => command::find(name),
     }
 }
 
 fn top_level() -> impl Iterator<Item = &'static Command> + Clone {
-    COMMANDS.iter().filter(|row| row.container().is_none())
+    command::all().iter().filter(|row| row.container().is_none())
 }
 
 /// A command's tips for clients and proxies: what to make of its reply on a cluster.
@@ -54,17 +52,15 @@ fn tips(row: &Command) -> &'static [&'static str] {
         ("swapdb", _) => &[],
         ("mget", _) => &["request_policy:multi_shard"],
         ("del" | "exists" | "touch" | "unlink", _) => &["request_policy:multi_shard", "response_policy:agg_sum"],
-        (_, Runs::All(_, Merge::Sum)) => &["request_policy:all_shards", "response_policy:agg_sum"],
-        (_, Runs::All(_, Merge::AllOk) | Runs::Whole(_)) => {
-            &["request_policy:all_shards", "response_policy:all_succeeded"]
-        }
-        (_, Runs::All(_, Merge::Concatenate)) => &["request_policy:all_shards", "nondeterministic_output_order"],
-        (_, Runs::Each(_, Merge::AnyOf)) => &[
+        (_, Runs::All(Merge::Sum)) => &["request_policy:all_shards", "response_policy:agg_sum"],
+        (_, Runs::All(Merge::AllOk) | Runs::Whole) => &["request_policy:all_shards", "response_policy:all_succeeded"],
+        (_, Runs::All(Merge::Concatenate)) => &["request_policy:all_shards", "nondeterministic_output_order"],
+        (_, Runs::Each(Merge::AnyOf)) => &[
             "request_policy:all_shards",
             "response_policy:special",
             "nondeterministic_output",
         ],
-        (_, Runs::Cursor(_)) => &[
+        (_, Runs::Cursor) => &[
             "nondeterministic_output",
             "request_policy:special",
             "response_policy:special",
@@ -110,10 +106,8 @@ fn key_specifications(row: &Command) -> Vec<KeySpecification> {
         (keys, None) => vec![KeySpecification { keys, flags }],
         (Keys { first, step, .. }, Some(second)) => {
             let at = |place: usize| Keys {
-                first: place,
-                last: place as i32,
                 step,
-                more: MoreKeys::None,
+                ..Keys::at(place)
             };
             let second = KeySpecification {
                 keys: at(first + 1),
@@ -183,16 +177,16 @@ fn write_info(reply: &mut Reply<'_>, row: &'static Command) {
         .iter()
         .for_each(|specification| write_key_specification(reply, specification));
     // Redis has an empty set but an array of some.
-    match table::subcommands(row).count() {
+    match command::subcommands(row).count() {
         0 => reply.set(0),
         count => reply.array(count),
     }
-    table::subcommands(row).for_each(|subcommand| write_info(reply, subcommand));
+    command::subcommands(row).for_each(|subcommand| write_info(reply, subcommand));
 }
 
 /// One name and its value in COMMAND DOCS's reply.
 fn write_docs(reply: &mut Reply<'_>, row: &'static Command) {
-    let subcommands = table::subcommands(row).count();
+    let subcommands = command::subcommands(row).count();
     reply.text(row.name);
     reply.map(if subcommands == 0 { 3 } else { 4 });
     for (name, value) in [("summary", row.summary), ("since", row.since), ("group", row.group)] {
@@ -202,7 +196,7 @@ fn write_docs(reply: &mut Reply<'_>, row: &'static Command) {
     if subcommands > 0 {
         reply.text("subcommands");
         reply.map(subcommands);
-        table::subcommands(row).for_each(|subcommand| write_docs(reply, subcommand));
+        command::subcommands(row).for_each(|subcommand| write_docs(reply, subcommand));
     }
 }
 
@@ -263,7 +257,7 @@ pub fn command_list(context: &mut NetworkContext<'_>) -> Outcome {
         }
         _ => return Err(CommandError::Syntax),
     };
-    let rows: Vec<&Command> = COMMANDS.iter().filter(|row| selects(row)).collect();
+    let rows: Vec<&Command> = command::all().iter().filter(|row| selects(row)).collect();
     context.reply.array(rows.len());
     rows.iter().for_each(|row| context.reply.text(row.name));
     Ok(())
@@ -272,8 +266,8 @@ pub fn command_list(context: &mut NetworkContext<'_>) -> Outcome {
 /// COMMAND GETKEYS command [argument ...]
 pub fn command_getkeys(context: &mut NetworkContext<'_>) -> Outcome {
     let asked = context.arguments.from(2);
-    let row = table::find(asked.get(0)).and_then(|row| match row.runs {
-        Runs::Container if asked.len() > 1 => table::find_subcommand(row, asked.get(1)),
+    let row = command::find(asked.get(0)).and_then(|row| match row.runs {
+        Runs::Container if asked.len() > 1 => command::find_subcommand(row, asked.get(1)),
         _ => Some(row),
     });
     let row = row.ok_or_else(|| CommandError::text("ERR Invalid command specified"))?;
@@ -646,11 +640,27 @@ pub fn memory_help(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
+/// PFSELFTEST, on a thread of its own: it takes a while.
+pub fn pfselftest(context: &mut NetworkContext<'_>) -> Outcome {
+    let version = context.reply.version();
+    context.deferred = Some(Box::new(move || {
+        let mut bytes = Vec::new();
+        let mut reply = Reply::new(&mut bytes, version);
+        match hyperloglog::self_test() {
+            Ok(()) => reply.ok(),
+            Err(failure) => reply.error(format!("ERR TESTFAILED {failure}")),
+        }
+        bytes
+    }));
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn row(name: &str) -> &'static Command {
+        crate::rows::install();
         find_full_name(name.as_bytes()).unwrap_or_else(|| panic!("{name} has a row"))
     }
 
