@@ -77,8 +77,8 @@ fn end_process(panic: &panic::PanicHookInfo<'_>) -> ! {
     let name = thread.name().unwrap_or("unnamed").to_owned();
     tracing::error!(thread = name, "{panic}");
     eprintln!(
-        "corelane: the thread {name} has panicked outside of a command, so the process ends; start it again, and please report \
-         the message above"
+        "corelane: the thread {name} has panicked outside of a command, so the process ends; start it again, and \
+         please report the message above"
     );
     // Without destructors and handlers at exit: the state may be wrong, and other threads are at work.
     signal_hook::low_level::exit(EXIT_STATUS)

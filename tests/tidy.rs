@@ -108,8 +108,8 @@ fn a_handler_is_named_by_its_row_and_its_definition_only() {
     }
 }
 
-/// The files of tests in which something sleeps, with the number of times: helpers that look at a condition again and again
-/// until a deadline. The list may only shrink: a test waits for what it needs, with those helpers.
+/// The files of tests in which something sleeps, with the number of times: helpers that look at a condition again and
+/// again until a deadline. The list may only shrink: a test waits for what it needs, with those helpers.
 const SLEEPS: [(&str, usize); 2] = [("tests/harness/process.rs", 2), ("tests/harness/transcript.rs", 1)];
 
 #[test]

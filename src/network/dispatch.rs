@@ -38,8 +38,8 @@ const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 /// What DEBUG is answered where `enable-debug-command` does not allow it, in Redis's words.
 const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
-    run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the \
-    server.";
+    run it from a local connection, otherwise you need to set this option in the configuration file, and then restart \
+    the server.";
 
 /// Why the reply of a handler that ran here is not given at once.
 pub(super) enum Later {
@@ -220,8 +220,9 @@ impl NetworkExecutor {
             tracing::warn!(
                 client = connection.client.id,
                 address = %connection.client.address,
-                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Corelane. This \
-                 is likely due to an attacker attempting to use Cross Protocol Scripting to compromise it. Connection aborted."
+                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to \
+                 Corelane. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise \
+                 it. Connection aborted."
             );
         }
         connection.abort();

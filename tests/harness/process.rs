@@ -178,8 +178,8 @@ pub(crate) fn wait_for(mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Looks at a condition every [`POLL_PAUSE_MS`] for a span of time, for what must not happen and leaves no other trace of not
-/// happening; false as soon as the condition does not hold.
+/// Looks at a condition every [`POLL_PAUSE_MS`] for a span of time, for what must not happen and leaves no other trace
+/// of not happening; false as soon as the condition does not hold.
 pub(crate) fn holds_for(span: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + span;
     while condition() {

@@ -31,7 +31,8 @@ fn addresses_change(address: SocketAddr) {
     for wrong in ["192.0.2.1", "127.0.0.1 no.such.host.invalid"] {
         assert_eq!(
             set(&mut client, &["timeout", "100", "bind", wrong]),
-            "(error) ERR CONFIG SET failed (possibly related to argument 'bind') - Failed to bind to specified addresses."
+            "(error) ERR CONFIG SET failed (possibly related to argument 'bind') - Failed to bind to specified \
+             addresses."
         );
         assert!(connects(address) && connects(second));
     }
@@ -45,7 +46,8 @@ fn addresses_change(address: SocketAddr) {
     let taken = somebody.local_addr().expect("it is bound").port();
     assert_eq!(
         set(&mut client, &["port", &taken.to_string()]),
-        "(error) ERR CONFIG SET failed (possibly related to argument 'port') - Unable to listen on this port. Check server logs."
+        "(error) ERR CONFIG SET failed (possibly related to argument 'port') - Unable to listen on this port. Check \
+         server logs."
     );
     drop(somebody);
     assert!(connects(address));

@@ -270,8 +270,8 @@ for protocol in protocols:
 print('all well with redis-py', redis.__version__)
 "#;
 
-/// What RQ does, a queue of jobs: results, failures, retries, dependencies, schedules, and a script that makes the names of the
-/// keys that it deletes, which lie on any shard.
+/// What RQ does, a queue of jobs: results, failures, retries, dependencies, schedules, and a script that makes the
+/// names of the keys that it deletes, which lie on any shard.
 const RQ: &str = r#"
 import logging, os.path, sys, redis, rq
 from datetime import datetime, timedelta, timezone

@@ -1,9 +1,9 @@
-//! What a second storage executor that is slow, stalled or stopped does to the clients of the first one, and to its own. (What
-//! becomes of the server when an executor's thread ends: `storage::bugs`.)
+//! What a second storage executor that is slow, stalled or stopped does to the clients of the first one, and to its
+//! own. (What becomes of the server when an executor's thread ends: `storage::bugs`.)
 //!
-//! Shards 0 and 1 belong to the first storage executor, 2 and 3 to the second. Clients whose keys lie on the first and whose
-//! sockets are with its thread are served as if nothing were wrong; those who want something of the second are told what
-//! is wrong, or wait; commands over both do all or nothing; and what was acknowledged is there after a crash.
+//! Shards 0 and 1 belong to the first storage executor, 2 and 3 to the second. Clients whose keys lie on the first and
+//! whose sockets are with its thread are served as if nothing were wrong; those who want something of the second are
+//! told what is wrong, or wait; commands over both do all or nothing; and what was acknowledged is there after a crash.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ const SHARDS: u16 = 4;
 /// Rounds of commands for which the first executor's clients are served beside a second one in trouble.
 const ROUNDS: usize = 100;
 
-/// How long a reply may take that depends on the first executor only: far above what a busy machine takes for it, far below
-/// any time at which something gives up waiting for the second one.
+/// How long a reply may take that depends on the first executor only: far above what a busy machine takes for it, far
+/// below any time at which something gives up waiting for the second one.
 const REPLY_MAX: Duration = Duration::from_secs(5);
 
 /// Requests that may be out to one executor: fewer than a client pipelines here.
@@ -210,7 +210,8 @@ fn a_busy_script_on_the_second_executor_is_felt_by_its_own_clients_only() {
     }
 }
 
-/// An executor's thread that does nothing for a while: a slow disk under its writes, a page fault, a machine that is busy.
+/// An executor's thread that does nothing for a while: a slow disk under its writes, a page fault, a machine that is
+/// busy.
 #[test]
 fn a_second_executor_that_stands_still_keeps_its_own_clients_waiting_only() {
     if !has_two_cpus("the test of a second executor that stands still") {
@@ -239,7 +240,8 @@ fn a_second_executor_that_stands_still_keeps_its_own_clients_waiting_only() {
         coordinating
             .send(&["MSET", first, "2", &more.second[0], "2"])
             .expect("the server reads");
-        // A command for the first behind one for the second has its turn after it, as a connection's replies are in order.
+        // A command for the first behind one for the second has its turn after it, as a connection's replies are in
+        // order.
         writing.send(&["SET", &more.first[1], "2"]).expect("the server reads");
         assert_the_first_serves(one);
         for client in [&mut *writing, &mut *reading, &mut *flooding, &mut *coordinating] {

@@ -18,7 +18,8 @@ const CLIENTS: usize = 8;
 const KEYS_PER_CLIENT: usize = 12;
 const PIPELINE: usize = 16;
 
-/// Replies that the clients have got when a round is killed: those of a few commits up to those of many commits and some syncs.
+/// Replies that the clients have got when a round is killed: those of a few commits up to those of many commits and
+/// some syncs.
 const ROUND_REPLIES: std::ops::Range<u64> = 1..8_000;
 
 /// What is known of a key: it must hold at least `least` and at most `sent`.

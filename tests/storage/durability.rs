@@ -12,7 +12,8 @@ use crate::harness::progress::Progress;
 /// How long a reply may take while the setting changes: longer than any sync here, far less than a sync interval.
 const STALL_MAX: Duration = Duration::from_secs(2);
 
-/// Writes that are answered under each durability: several by each of the writers, so that some have begun under the one before.
+/// Writes that are answered under each durability: several by each of the writers, so that some have begun under the
+/// one before.
 const WRITES_BETWEEN_SWITCHES: u64 = 40;
 
 fn set(client: &mut Client, key: &str, value: u64) {

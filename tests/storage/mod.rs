@@ -193,8 +193,8 @@ impl Node {
         syncs.parse().expect("log_syncs is a number")
     }
 
-    /// Waits until the storage executors have served commands, and have done their housekeeping after each, some times since
-    /// the call: whatever may be answered has been, and whoever has no reply then is kept waiting.
+    /// Waits until the storage executors have served commands, and have done their housekeeping after each, some times
+    /// since the call: whatever may be answered has been, and whoever has no reply then is kept waiting.
     pub(crate) fn wait_until_it_has_gone_on(&self) {
         const ROUNDS: usize = 5;
         let mut client = self.connect();
