@@ -964,7 +964,7 @@ impl NetworkExecutor {
         self.open_connection(coordination.connection, coordination.generation)
     }
 
-    fn open_connection(&self, index: u32, generation: u32) -> Option<Rc<Connection>> {
+    pub(super) fn open_connection(&self, index: u32, generation: u32) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         let connection = connections.get(index as usize)?;
         (connection.generation == generation && !connection.closed.get()).then(|| Rc::clone(connection))

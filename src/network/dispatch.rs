@@ -1,19 +1,17 @@
-//! From a command to where it runs, and from its parts' replies back to one.
+//! From a command to where it runs.
 
-use super::connection::{Awaited, Chunk, Connection, PiecesOut};
+use super::connection::{Awaited, Connection};
 use super::merging::Merging;
 use super::session::{Deferred, NetworkContext, ReplyMode, Session, WaitHere};
-use crate::channel::message::{Batch, Caller, HANDED_BACK, Priority, RequestId, Response, WAITS};
+use crate::channel::message::{Priority, RequestId};
 use crate::command::{
-    self, Command, Internal, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, NOT_QUEUED, OF_CLIENT, PIECES_DROP,
-    PIECES_NEXT, PROTECTED, PUBLISHES, PUBSUB, READ, RESETS_SESSION, RUNS_SCRIPT, Runs, SETS_REPLIES, WHILE_SUBSCRIBED,
-    WRITE,
+    self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, NOT_QUEUED, OF_CLIENT, PROTECTED, PUBLISHES,
+    PUBSUB, READ, RESETS_SESSION, RUNS_SCRIPT, Runs, SETS_REPLIES, WHILE_SUBSCRIBED, WRITE,
 };
 use crate::commands::{keys, monitor_line};
 use crate::config::{DebugCommand, Durability};
 use crate::error::CommandError;
-use crate::executor::storage_executor::reactor_turn;
-use crate::network::coordinator::{STEPS_FROM, Work};
+use crate::network::coordinator::Work;
 use crate::network::network_executor::NetworkExecutor;
 use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
@@ -31,10 +29,6 @@ const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 
 /// The deadline of what must be done however long it waits: what was begun is ended.
 pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
-
-/// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for
-/// the time that takes.
-const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 /// What DEBUG is answered where `enable-debug-command` does not allow it, in Redis's words.
 const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
@@ -66,66 +60,16 @@ impl NetworkExecutor {
         arguments: Arguments<'_>,
         now: Instant,
     ) -> Taken {
-        let found = find_command(arguments);
-        // CLIENT LIST shows it although it may be refused.
-        let row = found.as_ref().map_or_else(|(row, _)| *row, |row| Some(*row));
-        let shown = row.map_or(u64::MAX, |row| row.index() as u64);
-        connection.client.last_command.set(shown);
-        let command = match found {
-            Ok(command) if command.flags.has(PROTECTED) && !self.may_debug(connection) => {
-                self.refuse(connection, Some(command), &CommandError::text(DEBUG_NOT_ALLOWED));
-                return Taken::Yes;
-            }
-            Ok(command) => command,
-            Err((None, _)) if is_other_protocol(arguments.get(0)) => {
-                self.cut_off_other_protocol(connection);
-                return Taken::Yes;
-            }
-            Err((command, error)) => {
-                self.refuse(connection, command, &error);
-                return Taken::Yes;
-            }
+        let Some(command) = self.row_of(connection, arguments) else {
+            return Taken::Yes;
         };
         let in_multi = connection.session.borrow().transaction.is_open();
-        if in_multi && command.flags.has(NO_MULTI) {
-            let error = CommandError::text("ERR Command not allowed inside a transaction");
+        let is_told = connection.session.borrow().is_told();
+        if let Some(error) = self.refusal_of(connection, command, in_multi, is_told) {
             self.refuse(connection, Some(command), &error);
             return Taken::Yes;
         }
-        let is_told = connection.session.borrow().is_told();
-        if !command.flags.has(NO_AUTH) && !self.has_authenticated(connection) {
-            self.refuse(
-                connection,
-                Some(command),
-                &CommandError::text("NOAUTH Authentication required."),
-            );
-            return Taken::Yes;
-        }
-        if is_told {
-            self.deliver_now();
-            let refusal = refusal_for_listener(&connection.session.borrow(), command);
-            if let Some(error) = refusal {
-                self.refuse(connection, Some(command), &error);
-                return Taken::Yes;
-            }
-        }
-        let has_flag = |flag| {
-            command.flags.has(flag)
-                || in_multi
-                    && command.runs == Runs::Exec
-                    && connection.session.borrow().transaction.has(|row| row.flags.has(flag))
-        };
-        let publishes = has_flag(PUBLISHES);
-        let writes = has_flag(WRITE) || command.flags.has(RUNS_SCRIPT) && command.may_write();
-        if self.server.pause.holds(writes || publishes) && !is_pause_exempt(command) {
-            return Taken::Paused;
-        }
-        if publishes && self.server.pubsub.is_slow() && self.waits_to_publish(command, arguments) {
-            return Taken::Paused;
-        }
-        let any_is_blocked = self.links.borrow().any_is_blocked();
-        if any_is_blocked && !(in_multi && is_queued(command)) && self.lacks_credits(connection, command, arguments) {
-            self.metrics.backpressure_events.add(1);
+        if self.is_held_up(connection, command, arguments, in_multi) {
             return Taken::Paused;
         }
         connection.client.commands.add(1);
@@ -135,8 +79,7 @@ impl NetworkExecutor {
         }
         self.metrics.commands_processed.add(1);
         let deadline = now + self.request_timeout.get();
-        let is_network = command.runs == Runs::Network;
-        if !is_network && command.runs != Runs::Exec {
+        if command.runs != Runs::Network && command.runs != Runs::Exec {
             self.show_to_monitors(connection, command, arguments);
         }
         if self.server.scripts.any_busy() && self.waits_for_script(command, arguments) {
@@ -146,6 +89,92 @@ impl NetworkExecutor {
         if command.may_wait(arguments) && self.send_blocking(connection, command, arguments, deadline) {
             return Taken::Yes;
         }
+        self.run_where_it_runs(connection, command, arguments, deadline);
+        if is_told {
+            connection.session.borrow_mut().end_caching(command);
+        }
+        Taken::Yes
+    }
+
+    /// The row of a command that may be run as far as its name, its arity and its kind go; otherwise it is answered.
+    #[inline]
+    fn row_of(self: &Rc<Self>, connection: &Rc<Connection>, arguments: Arguments<'_>) -> Option<&'static Command> {
+        let found = find_command(arguments);
+        // CLIENT LIST shows it although it may be refused.
+        let row = found.as_ref().map_or_else(|(row, _)| *row, |row| Some(*row));
+        let shown = row.map_or(u64::MAX, |row| row.index() as u64);
+        connection.client.last_command.set(shown);
+        match found {
+            Ok(command) if command.flags.has(PROTECTED) && !self.may_debug(connection) => {
+                self.refuse(connection, Some(command), &CommandError::text(DEBUG_NOT_ALLOWED));
+            }
+            Ok(command) => return Some(command),
+            Err((None, _)) if is_other_protocol(arguments.get(0)) => self.cut_off_other_protocol(connection),
+            Err((command, error)) => self.refuse(connection, command, &error),
+        }
+        None
+    }
+
+    /// Why a client may not have a command run now, if so.
+    #[inline]
+    fn refusal_of(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &Command,
+        in_multi: bool,
+        is_told: bool,
+    ) -> Option<CommandError> {
+        if in_multi && command.flags.has(NO_MULTI) {
+            return Some(CommandError::text("ERR Command not allowed inside a transaction"));
+        }
+        if !command.flags.has(NO_AUTH) && !self.has_authenticated(connection) {
+            return Some(CommandError::text("NOAUTH Authentication required."));
+        }
+        if !is_told {
+            return None;
+        }
+        self.deliver_now();
+        refusal_for_listener(&connection.session.borrow(), command)
+    }
+
+    /// Whether a command must wait: CLIENT PAUSE, subscribers that are behind, a storage executor without credits.
+    #[inline]
+    fn is_held_up(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        in_multi: bool,
+    ) -> bool {
+        let has_flag = |flag| {
+            command.flags.has(flag)
+                || in_multi
+                    && command.runs == Runs::Exec
+                    && connection.session.borrow().transaction.has(|row| row.flags.has(flag))
+        };
+        let publishes = has_flag(PUBLISHES);
+        let writes = has_flag(WRITE) || command.flags.has(RUNS_SCRIPT) && command.may_write();
+        if self.server.pause.holds(writes || publishes) && !is_pause_exempt(command) {
+            return true;
+        }
+        if publishes && self.server.pubsub.is_slow() && self.waits_to_publish(command, arguments) {
+            return true;
+        }
+        let any_is_blocked = self.links.borrow().any_is_blocked();
+        let lacks_credits =
+            any_is_blocked && !(in_multi && is_queued(command)) && self.lacks_credits(connection, command, arguments);
+        self.metrics.backpressure_events.add(u64::from(lacks_credits));
+        lacks_credits
+    }
+
+    /// Runs a command here, or sends it to where its row says.
+    fn run_where_it_runs(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        deadline: Instant,
+    ) {
         match command.runs {
             Runs::Network => {
                 self.run_here(connection, command, arguments);
@@ -191,10 +220,6 @@ impl NetworkExecutor {
             Runs::Watch => self.watch(connection, command, arguments, deadline),
             Runs::Step(_) | Runs::Internal(_) | Runs::Container => unreachable!("find_command finds neither"),
         }
-        if is_told {
-            connection.session.borrow_mut().end_caching(command);
-        }
-        Taken::Yes
     }
 
     /// Whether a client may use DEBUG.
@@ -528,198 +553,6 @@ impl NetworkExecutor {
         for (part, (link, arguments)) in parts.into_iter().enumerate() {
             self.send_part(connection, command, link, (sequence, part as u32), arguments, deadline);
         }
-    }
-
-    /// A response came home: answers its command, or adds it to the parts of one.
-    #[inline]
-    pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
-        if response.id.connection >= STEPS_FROM {
-            return self.take_step(batch, response);
-        }
-        if response.more == HANDED_BACK {
-            return self.take_back(batch, response);
-        }
-        let connections = self.connections.borrow();
-        let connection = connections
-            .get(response.id.connection as usize)
-            .filter(|connection| connection.generation == response.id.generation && !connection.closed.get());
-        let Some(connection) = connection.map(Rc::clone) else {
-            drop(connections);
-            if response.command.runs == Runs::Internal(Internal::WaitSource) {
-                return self.drop_source(batch.link, batch.reply(response));
-            }
-            return match response.more {
-                WAITS => {}
-                number => self.drop_pieces(batch.link, number),
-            };
-        };
-        drop(connections);
-        if batch.priority == Priority::Low {
-            connection.low_out.set(connection.low_out.get().saturating_sub(1));
-        }
-        let bytes = batch.reply(response);
-        if bytes.is_empty() && response.more == 0 {
-            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true.
-            // Or the rest of a large reply is missing.
-            connection.abort();
-            return;
-        }
-        let sequence = response.id.sequence;
-        if connection.is_waiting() {
-            if response.more == WAITS {
-                return self.visit_next(&connection, sequence);
-            }
-            if response.command.runs == Runs::Internal(Internal::WaitDurable) {
-                return self.take_durable(&connection, sequence, batch.reply(response));
-            }
-            if response.command.runs == Runs::Internal(Internal::WaitSource) {
-                return self.take_source(&connection, sequence, batch.link, bytes);
-            }
-            self.after_wait(&connection, sequence, Some(batch.link));
-        }
-        let mut replies = connection.replies.borrow_mut();
-        let Some(slot) = replies.slot(sequence) else { return };
-        match &mut slot.awaited {
-            Awaited::Ready(_) | Awaited::Pushed(_) => {}
-            Awaited::Response if response.more != 0 => {
-                self.count(response.command, u64::from(response.took_ns), bytes);
-                connection.in_pieces.set(connection.in_pieces.get() + 1);
-                slot.awaited = Awaited::Pieces(PiecesOut {
-                    link: batch.link,
-                    number: response.more,
-                    is_asked: false,
-                    waiting: bytes.to_vec(),
-                });
-                replies.note_held(0, bytes.len());
-            }
-            // An error in the middle of a reply could not be told from its content.
-            Awaited::Pieces(_) if response.failed => connection.abort(),
-            Awaited::Pieces(pieces) => {
-                pieces.waiting.extend_from_slice(bytes);
-                (pieces.number, pieces.is_asked) = (response.more, false);
-                replies.note_held(0, bytes.len());
-            }
-            Awaited::Response => {
-                self.count(response.command, u64::from(response.took_ns), bytes);
-                replies.complete(sequence, bytes, &mut connection.output.borrow_mut());
-            }
-            Awaited::KeyWalk(_) => {
-                let Awaited::KeyWalk(walk) = std::mem::replace(&mut slot.awaited, Awaited::Response) else {
-                    unreachable!("the slot was matched as a walk");
-                };
-                drop(replies);
-                let source = (response.command, sequence, batch.link);
-                if let Some(reply) = self.scan_answered(&connection, source, walk, bytes) {
-                    self.count(response.command, u64::from(response.took_ns), &reply);
-                    let mut replies = connection.replies.borrow_mut();
-                    replies.complete(sequence, &reply, &mut connection.output.borrow_mut());
-                }
-            }
-            Awaited::Exec(_) => {
-                self.count(response.command, u64::from(response.took_ns), bytes);
-                let executing = match std::mem::replace(&mut slot.awaited, Awaited::Response) {
-                    Awaited::Exec(executing) => executing,
-                    _ => unreachable!("the slot was matched as executing"),
-                };
-                drop(replies);
-                self.exec_ran(&connection, sequence, *executing, bytes);
-            }
-            Awaited::Merge(merging) if response.more != 0 => {
-                // The other parts are needed before any of it can be sent, so it is collected here.
-                merging.add_piece(response.id.part as usize, bytes);
-                replies.note_held(0, bytes.len());
-                drop(replies);
-                self.ask_for_piece(&connection, batch.link, (sequence, response.id.part), response.more);
-            }
-            Awaited::Merge(merging) => {
-                let held_before = merging.held_bytes();
-                let is_whole = merging.add(response.id.part as usize, bytes);
-                let reply = is_whole.then(|| merging.finish());
-                let held_now = merging.held_bytes();
-                replies.note_held(held_before, held_now);
-                if let Some(reply) = reply {
-                    self.count(response.command, u64::from(response.took_ns), &reply);
-                    replies.complete_owned(sequence, reply, &mut connection.output.borrow_mut());
-                }
-            }
-        }
-        self.touch(&connection);
-    }
-
-    /// Moves the piece of a large reply that is next in line to the output, and asks for the one after it if the client
-    /// has taken most of what is there.
-    pub(super) fn advance_pieces(self: &Rc<Self>, connection: &Rc<Connection>) {
-        while connection.in_pieces.get() > 0 && !connection.closed.get() {
-            let mut replies = connection.replies.borrow_mut();
-            let Some((sequence, suppressed, pieces)) = replies.first_in_pieces() else {
-                return;
-            };
-            let mut output = connection.output.borrow_mut();
-            let waiting = std::mem::take(&mut pieces.waiting);
-            let (link, number) = (pieces.link, pieces.number);
-            let waits = pieces.is_asked || output.len() + waiting.len() > PIECES_AHEAD_BYTES;
-            pieces.is_asked |= number != 0 && !waits;
-            replies.note_held(waiting.len(), 0);
-            if !suppressed {
-                output.append_chunk(Chunk::Own(waiting));
-            }
-            if number == 0 {
-                connection.in_pieces.set(connection.in_pieces.get() - 1);
-                replies.complete(sequence, b"", &mut output);
-                continue;
-            }
-            if waits {
-                return;
-            }
-            drop((replies, output));
-            return self.ask_for_piece(connection, link, (sequence, 0), number);
-        }
-    }
-
-    /// Asks for the next piece when the reactor has looked at the sockets: a client that reads as fast as it is sent to
-    /// would otherwise keep this executor going from piece to piece, and nobody else would be heard.
-    fn ask_for_piece(self: &Rc<Self>, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: u64) {
-        let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
-        glommio::spawn_local(async move {
-            reactor_turn().await;
-            if connection.closed.get() {
-                return executor.drop_pieces(link, number);
-            }
-            let number = number.to_be_bytes();
-            let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
-            let deadline = Instant::now() + APPLY_DEADLINE;
-            executor.send_part(&connection, &PIECES_NEXT, link, part, arguments, deadline);
-        })
-        .detach();
-    }
-
-    /// The client is gone: what is kept of its large replies may go.
-    pub(super) fn drop_all_pieces(&self, connection: &Connection) {
-        for slot in connection.replies.borrow_mut().drain() {
-            // One that was asked for comes, finds nobody, and is dropped then.
-            if let Awaited::Pieces(pieces) = slot.awaited
-                && !pieces.is_asked
-            {
-                self.drop_pieces(pieces.link, pieces.number);
-            }
-        }
-    }
-
-    pub(super) fn drop_pieces(&self, link: usize, number: u64) {
-        if number == 0 {
-            return;
-        }
-        let nobody = RequestId {
-            connection: u32::MAX,
-            ..RequestId::default()
-        };
-        let arguments = [PIECES_DROP.name.as_bytes(), &number.to_be_bytes()];
-        let deadline = Instant::now() + APPLY_DEADLINE;
-        let (target, caller) = ((link, Priority::Normal), Caller::default());
-        self.links
-            .borrow_mut()
-            .push(target, nobody, &PIECES_DROP, caller, deadline, arguments);
-        self.flush_wanted.notify();
     }
 
     /// Counts a command that was answered.

@@ -1,0 +1,222 @@
+//! What comes back from storage executors: a command's reply, all of it, a piece of a large one, or a part to be
+//! merged.
+
+use super::connection::{Awaited, Chunk, Connection, PiecesOut};
+use super::coordinator::STEPS_FROM;
+use super::dispatch::APPLY_DEADLINE;
+use super::network_executor::NetworkExecutor;
+use crate::channel::message::{Batch, Caller, HANDED_BACK, Priority, RequestId, Response, WAITS};
+use crate::command::{Internal, PIECES_DROP, PIECES_NEXT, Runs};
+use crate::executor::storage_executor::reactor_turn;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Output that waits for a client when the next piece of a large reply is asked for: enough to keep its socket busy for
+/// the time that takes.
+const PIECES_AHEAD_BYTES: usize = 512 * 1024;
+
+impl NetworkExecutor {
+    /// A response came home: answers its command, or adds it to the parts of one.
+    #[inline]
+    pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
+        if response.id.connection >= STEPS_FROM {
+            return self.take_step(batch, response);
+        }
+        if response.more == HANDED_BACK {
+            return self.take_back(batch, response);
+        }
+        let Some(connection) = self.open_connection(response.id.connection, response.id.generation) else {
+            return self.take_for_nobody(batch, response);
+        };
+        if batch.priority == Priority::Low {
+            connection.low_out.set(connection.low_out.get().saturating_sub(1));
+        }
+        if batch.reply(response).is_empty() && response.more == 0 {
+            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true.
+            // Or the rest of a large reply is missing.
+            connection.abort();
+            return;
+        }
+        if !(connection.is_waiting() && self.take_while_waiting(&connection, batch, response)) {
+            self.take_awaited(&connection, batch, response);
+        }
+    }
+
+    /// A response whose client is gone: what it leaves behind on the storage executor may go.
+    fn take_for_nobody(&self, batch: &Batch, response: &Response) {
+        if response.command.runs == Runs::Internal(Internal::WaitSource) {
+            return self.drop_source(batch.link, batch.reply(response));
+        }
+        match response.more {
+            WAITS => {}
+            number => self.drop_pieces(batch.link, number),
+        }
+    }
+
+    /// A response to a client in a command that waits. Returns whether it is dealt with.
+    fn take_while_waiting(self: &Rc<Self>, connection: &Rc<Connection>, batch: &Batch, response: &Response) -> bool {
+        let (sequence, bytes) = (response.id.sequence, batch.reply(response));
+        if response.more == WAITS {
+            self.visit_next(connection, sequence);
+            return true;
+        }
+        match response.command.runs {
+            Runs::Internal(Internal::WaitDurable) => self.take_durable(connection, sequence, bytes),
+            Runs::Internal(Internal::WaitSource) => self.take_source(connection, sequence, batch.link, bytes),
+            _ => {
+                self.after_wait(connection, sequence, Some(batch.link));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A response to a command whose reply is awaited: all of that, a piece of it, or a part.
+    #[inline]
+    fn take_awaited(self: &Rc<Self>, connection: &Rc<Connection>, batch: &Batch, response: &Response) {
+        let (sequence, bytes) = (response.id.sequence, batch.reply(response));
+        let mut replies = connection.replies.borrow_mut();
+        let Some(slot) = replies.slot(sequence) else { return };
+        match &mut slot.awaited {
+            Awaited::Ready(_) | Awaited::Pushed(_) => {}
+            Awaited::Response if response.more != 0 => {
+                self.count(response.command, u64::from(response.took_ns), bytes);
+                connection.in_pieces.set(connection.in_pieces.get() + 1);
+                slot.awaited = Awaited::Pieces(PiecesOut {
+                    link: batch.link,
+                    number: response.more,
+                    is_asked: false,
+                    waiting: bytes.to_vec(),
+                });
+                replies.note_held(0, bytes.len());
+            }
+            // An error in the middle of a reply could not be told from its content.
+            Awaited::Pieces(_) if response.failed => connection.abort(),
+            Awaited::Pieces(pieces) => {
+                pieces.waiting.extend_from_slice(bytes);
+                (pieces.number, pieces.is_asked) = (response.more, false);
+                replies.note_held(0, bytes.len());
+            }
+            Awaited::Response => {
+                self.count(response.command, u64::from(response.took_ns), bytes);
+                replies.complete(sequence, bytes, &mut connection.output.borrow_mut());
+            }
+            Awaited::KeyWalk(_) => {
+                let Awaited::KeyWalk(walk) = std::mem::replace(&mut slot.awaited, Awaited::Response) else {
+                    unreachable!("the slot was matched as a walk");
+                };
+                drop(replies);
+                let source = (response.command, sequence, batch.link);
+                if let Some(reply) = self.scan_answered(connection, source, walk, bytes) {
+                    self.count(response.command, u64::from(response.took_ns), &reply);
+                    let mut replies = connection.replies.borrow_mut();
+                    replies.complete(sequence, &reply, &mut connection.output.borrow_mut());
+                }
+            }
+            Awaited::Exec(_) => {
+                self.count(response.command, u64::from(response.took_ns), bytes);
+                let executing = match std::mem::replace(&mut slot.awaited, Awaited::Response) {
+                    Awaited::Exec(executing) => executing,
+                    _ => unreachable!("the slot was matched as executing"),
+                };
+                drop(replies);
+                self.exec_ran(connection, sequence, *executing, bytes);
+            }
+            Awaited::Merge(merging) if response.more != 0 => {
+                // The other parts are needed before any of it can be sent, so it is collected here.
+                merging.add_piece(response.id.part as usize, bytes);
+                replies.note_held(0, bytes.len());
+                drop(replies);
+                self.ask_for_piece(connection, batch.link, (sequence, response.id.part), response.more);
+            }
+            Awaited::Merge(merging) => {
+                let held_before = merging.held_bytes();
+                let is_whole = merging.add(response.id.part as usize, bytes);
+                let reply = is_whole.then(|| merging.finish());
+                let held_now = merging.held_bytes();
+                replies.note_held(held_before, held_now);
+                if let Some(reply) = reply {
+                    self.count(response.command, u64::from(response.took_ns), &reply);
+                    replies.complete_owned(sequence, reply, &mut connection.output.borrow_mut());
+                }
+            }
+        }
+        self.touch(connection);
+    }
+
+    /// Moves the piece of a large reply that is next in line to the output, and asks for the one after it if the client
+    /// has taken most of what is there.
+    pub(super) fn advance_pieces(self: &Rc<Self>, connection: &Rc<Connection>) {
+        while connection.in_pieces.get() > 0 && !connection.closed.get() {
+            let mut replies = connection.replies.borrow_mut();
+            let Some((sequence, suppressed, pieces)) = replies.first_in_pieces() else {
+                return;
+            };
+            let mut output = connection.output.borrow_mut();
+            let waiting = std::mem::take(&mut pieces.waiting);
+            let (link, number) = (pieces.link, pieces.number);
+            let waits = pieces.is_asked || output.len() + waiting.len() > PIECES_AHEAD_BYTES;
+            pieces.is_asked |= number != 0 && !waits;
+            replies.note_held(waiting.len(), 0);
+            if !suppressed {
+                output.append_chunk(Chunk::Own(waiting));
+            }
+            if number == 0 {
+                connection.in_pieces.set(connection.in_pieces.get() - 1);
+                replies.complete(sequence, b"", &mut output);
+                continue;
+            }
+            if waits {
+                return;
+            }
+            drop((replies, output));
+            return self.ask_for_piece(connection, link, (sequence, 0), number);
+        }
+    }
+
+    /// Asks for the next piece when the reactor has looked at the sockets: a client that reads as fast as it is sent to
+    /// would otherwise keep this executor going from piece to piece, and nobody else would be heard.
+    fn ask_for_piece(self: &Rc<Self>, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: u64) {
+        let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
+        glommio::spawn_local(async move {
+            reactor_turn().await;
+            if connection.closed.get() {
+                return executor.drop_pieces(link, number);
+            }
+            let number = number.to_be_bytes();
+            let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
+            let deadline = Instant::now() + APPLY_DEADLINE;
+            executor.send_part(&connection, &PIECES_NEXT, link, part, arguments, deadline);
+        })
+        .detach();
+    }
+
+    /// The client is gone: what is kept of its large replies may go.
+    pub(super) fn drop_all_pieces(&self, connection: &Connection) {
+        for slot in connection.replies.borrow_mut().drain() {
+            // One that was asked for comes, finds nobody, and is dropped then.
+            if let Awaited::Pieces(pieces) = slot.awaited
+                && !pieces.is_asked
+            {
+                self.drop_pieces(pieces.link, pieces.number);
+            }
+        }
+    }
+
+    pub(super) fn drop_pieces(&self, link: usize, number: u64) {
+        if number == 0 {
+            return;
+        }
+        let nobody = RequestId {
+            connection: u32::MAX,
+            ..RequestId::default()
+        };
+        let arguments = [PIECES_DROP.name.as_bytes(), &number.to_be_bytes()];
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let (target, caller) = ((link, Priority::Normal), Caller::default());
+        self.links
+            .borrow_mut()
+            .push(target, nobody, &PIECES_DROP, caller, deadline, arguments);
+        self.flush_wanted.notify();
+    }
+}
