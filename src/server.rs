@@ -15,7 +15,7 @@ use crate::executor::syncer::{SyncReport, Syncer};
 use crate::network::TRANSACTION_THREADS_MAX;
 use crate::network::network_executor::{Acceptor, ExecutorHandlers, NetworkExecutor, NetworkParts};
 use crate::network::script_calls;
-use crate::preflight::{self, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
+use crate::preflight::{self, Cleared, DataDirLock, EXECUTOR_IO_MEMORY_BYTES, Preflight, PreflightError};
 use crate::protocol::Arguments;
 use crate::registry::admin_threads::AdminThreads;
 use crate::registry::clients::Clients;
@@ -175,6 +175,55 @@ impl SpinPolicy {
     }
 }
 
+/// Where everything will run, once the machine and the data directory are found to allow it.
+struct Plan {
+    topology: Topology,
+    core_map: CoreMap,
+    manifest: Manifest,
+    /// Whether there is no data yet.
+    is_new: bool,
+    cleared: Cleared,
+}
+
+impl Plan {
+    fn make(current: &Settings, addresses: &[SocketAddr], clients_max: usize) -> Result<Plan, ServerError> {
+        let topology = Topology::read_live()?;
+        let mut overrides = core_map_overrides(current)?;
+        let shards_default = topology::default_shard_count(&topology);
+        let shards_asked = match current.shards {
+            AutoOr::Auto => None,
+            AutoOr::Is(count) => Some(count),
+        };
+        overrides.set_shard_count(shards_asked.unwrap_or(shards_default));
+        let core_map = CoreMap::with_overrides(&topology, &overrides)?;
+        let data_dir = &current.data_dir;
+        let shard_count_guess = usize::from(shards_asked.unwrap_or(shards_default));
+        let cleared = Preflight {
+            data_directory: data_dir,
+            addresses,
+            executors: core_map.executors().len(),
+            ring_depth: RING_DEPTH,
+            clients_max,
+            descriptors_reserved: DESCRIPTORS_RESERVED + shard_count_guess * DESCRIPTORS_PER_SHARD,
+        }
+        .run()?;
+        let (manifest, is_new) = Manifest::open(data_dir, shards_asked, shards_default)?;
+        let core_map = if usize::from(manifest.shards) == shard_count_guess {
+            core_map
+        } else {
+            overrides.set_shard_count(manifest.shards);
+            CoreMap::with_overrides(&topology, &overrides)?
+        };
+        Ok(Plan {
+            topology,
+            core_map,
+            manifest,
+            is_new,
+            cleared,
+        })
+    }
+}
+
 impl Stores {
     /// Checks the machine and the data directory, opens the shards and prepares their executors. `addresses` are those
     /// the server will listen on, `clients_max` how many clients it should allow (0 for an embedded engine).
@@ -185,60 +234,23 @@ impl Stores {
     ) -> Result<(Stores, Allowed), ServerError> {
         rows::install();
         let current = settings.snapshot();
-        let topology = Topology::read_live()?;
-        let mut overrides = core_map_overrides(&current)?;
-        let shards_default = topology::default_shard_count(&topology);
-        let shards_asked = match current.shards {
-            AutoOr::Auto => None,
-            AutoOr::Is(count) => Some(count),
-        };
-        overrides.set_shard_count(shards_asked.unwrap_or(shards_default));
-        let core_map = CoreMap::with_overrides(&topology, &overrides)?;
+        let Plan {
+            topology,
+            core_map,
+            manifest,
+            is_new: new,
+            mut cleared,
+        } = Plan::make(&current, addresses, clients_max)?;
         let data_dir = &current.data_dir;
-        let shard_count_guess = usize::from(shards_asked.unwrap_or(shards_default));
-        let mut cleared = Preflight {
-            data_directory: data_dir,
-            addresses,
-            executors: core_map.executors().len(),
-            ring_depth: RING_DEPTH,
-            clients_max,
-            descriptors_reserved: DESCRIPTORS_RESERVED + shard_count_guess * DESCRIPTORS_PER_SHARD,
-        }
-        .run()?;
-        let (manifest, new) = Manifest::open(data_dir, shards_asked, shards_default)?;
-        let core_map = if usize::from(manifest.shards) == shard_count_guess {
-            core_map
-        } else {
-            overrides.set_shard_count(manifest.shards);
-            CoreMap::with_overrides(&topology, &overrides)?
-        };
         // From here on this thread is one of the background: RocksDB's threads inherit its CPUs.
         if let Err(error) = topology::pin_current_thread(&core_map.background) {
             cleared.warnings.push(format!(
                 "the main thread could not be pinned to the background cores: {error}"
             ));
         }
-        let storage_count = core_map.storage.len().min(usize::from(manifest.shards));
-        let owners = (0..manifest.shards)
-            .map(|shard| StorageId((usize::from(shard) * storage_count / usize::from(manifest.shards)) as u16));
-        let router = Router::new(owners.collect());
-        let memory = machine_memory_bytes();
-        let auto_bytes = |size: AutoOr<ByteSize>, share: u64| match size {
-            AutoOr::Auto => (memory / share) as usize,
-            AutoOr::Is(size) => size.as_usize(),
-        };
+        let router = router_of(&core_map, &manifest);
         let shard_count = usize::from(manifest.shards);
-        let background_jobs = match current.max_background_jobs {
-            AutoOr::Auto => core_map.background.len().max(2),
-            AutoOr::Is(jobs) => usize::from(jobs),
-        };
-        let resources = Resources::new(
-            auto_bytes(current.block_cache_size, 8),
-            current.write_buffer_size.as_usize(),
-            shard_count,
-            background_jobs,
-        );
-        let resources = Arc::new(resources.map_err(ServerError::Resources)?);
+        let resources = open_resources(&current, &core_map, shard_count)?;
         let value_cache_bytes = auto_bytes(current.value_cache_size, 16) / shard_count;
         let opening = Opening {
             creates: new,
@@ -527,6 +539,37 @@ fn start_executor(
             error: "its thread ended".to_owned(),
         }),
     }
+}
+
+/// Which storage executor has which shard: neighbours, as many as others.
+fn router_of(core_map: &CoreMap, manifest: &Manifest) -> Router {
+    let storage_count = core_map.storage.len().min(usize::from(manifest.shards));
+    let owners = (0..manifest.shards)
+        .map(|shard| StorageId((usize::from(shard) * storage_count / usize::from(manifest.shards)) as u16));
+    Router::new(owners.collect())
+}
+
+/// A setting in bytes; `auto` is a share of the machine's memory.
+fn auto_bytes(size: AutoOr<ByteSize>, share: u64) -> usize {
+    match size {
+        AutoOr::Auto => (machine_memory_bytes() / share) as usize,
+        AutoOr::Is(size) => size.as_usize(),
+    }
+}
+
+/// What the shards' databases share.
+fn open_resources(current: &Settings, core_map: &CoreMap, shard_count: usize) -> Result<Arc<Resources>, ServerError> {
+    let background_jobs = match current.max_background_jobs {
+        AutoOr::Auto => core_map.background.len().max(2),
+        AutoOr::Is(jobs) => usize::from(jobs),
+    };
+    let resources = Resources::new(
+        auto_bytes(current.block_cache_size, 8),
+        current.write_buffer_size.as_usize(),
+        shard_count,
+        background_jobs,
+    );
+    Ok(Arc::new(resources.map_err(ServerError::Resources)?))
 }
 
 /// Shards that are opened at once: each replays its log into memtables of its own.

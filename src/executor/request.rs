@@ -170,32 +170,9 @@ impl StorageExecutor {
         if resumed.is_none() {
             self.begin_command(whose);
         }
-        let mut handled = if began > request.deadline && resumed.is_none() {
-            self.metrics.timeouts.add(1);
-            Handled::of(Err(CommandError::Timeout))
-        } else if let Runs::Step(step) = request.command.runs
-            && step != Step::Run
-        {
-            match self.run_step(step, batch, request) {
-                Ok(StepOutcome::Answered) => Handled::of(Ok(())),
-                Ok(later) => {
-                    self.effects.notes_read = false;
-                    self.park_step(later, batch, request);
-                    return Ran::Ended(began);
-                }
-                Err(error) => Handled::of(Err(error)),
-            }
-        } else if let Runs::Internal(internal @ (Internal::WatchesDrop | Internal::WaitersDrop)) = request.command.runs
-        {
-            Handled::of(self.drop_interest(internal, batch, request))
-        } else {
-            let (mut arguments, replies) = batch.parts(request);
-            let mut command = request.command;
-            if matches!(command.runs, Runs::Step(_)) {
-                arguments = arguments.from(1);
-                command = command::find(arguments.get(0)).unwrap_or(command);
-            }
-            self.run_handler(command, request.caller, arguments, replies, &mut resumed)
+        let Some(handled) = self.handle(batch, request, began, &mut resumed) else {
+            // It is answered later.
+            return Ran::Ended(began);
         };
         if let Some(command) = resumed.take_if(|_| handled.is_paused) {
             let reply_at = start;
@@ -217,6 +194,57 @@ impl StorageExecutor {
             self.serve_waiters(ended);
             return Ran::Ended(ended);
         };
+        self.settle_one_that_may_wait(handled, claim, batch, request, (start, began))
+    }
+
+    /// Runs a request's handler, or does the step that it is. `None` if it waits for something first.
+    #[inline]
+    fn handle(
+        &mut self,
+        batch: &mut Batch,
+        request: &Request,
+        began: Instant,
+        resumed: &mut Option<Pausing>,
+    ) -> Option<Handled> {
+        Some(if began > request.deadline && resumed.is_none() {
+            self.metrics.timeouts.add(1);
+            Handled::of(Err(CommandError::Timeout))
+        } else if let Runs::Step(step) = request.command.runs
+            && step != Step::Run
+        {
+            match self.run_step(step, batch, request) {
+                Ok(StepOutcome::Answered) => Handled::of(Ok(())),
+                Ok(later) => {
+                    self.effects.notes_read = false;
+                    self.park_step(later, batch, request);
+                    return None;
+                }
+                Err(error) => Handled::of(Err(error)),
+            }
+        } else if let Runs::Internal(internal @ (Internal::WatchesDrop | Internal::WaitersDrop)) = request.command.runs
+        {
+            Handled::of(self.drop_interest(internal, batch, request))
+        } else {
+            let (mut arguments, replies) = batch.parts(request);
+            let mut command = request.command;
+            if matches!(command.runs, Runs::Step(_)) {
+                arguments = arguments.from(1);
+                command = command::find(arguments.get(0)).unwrap_or(command);
+            }
+            self.run_handler(command, request.caller, arguments, replies, resumed)
+        })
+    }
+
+    /// Ends a command that may wait: it is entered among those that wait, or answered if nobody has answered it before.
+    fn settle_one_that_may_wait(
+        &mut self,
+        mut handled: Handled,
+        claim: Claim,
+        batch: &mut Batch,
+        request: &Request,
+        (start, began): (usize, Instant),
+    ) -> Ran {
+        let whose = (request.id, request.command, request.caller);
         match handled.waits.take() {
             Some(waiting) if handled.result.is_ok() => {
                 // It does not wake itself by what it wrote: nobody has entered it yet.

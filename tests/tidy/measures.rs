@@ -13,9 +13,7 @@ const LINE_LEN_MAX: usize = 120;
 /// Functions that are longer, as `file function`.
 const LONG_FUNCTIONS: &[&str] = &[
     "src/executor/participant.rs run_step",
-    "src/executor/request.rs run_request",
     "src/executor/turn.rs run_turn",
-    "src/server.rs open",
     "src/server.rs run",
     "src/server.rs seat_executors",
     "src/storage/encoding.rs golden_bytes_of_every_record",
