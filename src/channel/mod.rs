@@ -2,8 +2,10 @@
 //!
 //! [`message`] is what travels, [`link`] sends it within its credits, [`responses`] is the way back, [`router`] says
 //! where a key lives.
+//! [`step_answers`] are what storage executors say to the steps of a transaction.
 
 pub mod link;
 pub mod message;
 pub mod responses;
 pub mod router;
+pub mod step_answers;

@@ -11,6 +11,7 @@ use super::handed_back;
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, HANDED_BACK, Request, Response};
+use crate::channel::step_answers::StepAnswer;
 use crate::command::{self, Runs, Step};
 use crate::error::CommandError;
 use crate::executor::locks::Admission;
@@ -31,22 +32,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// The reply to a transaction that came too late and must come again.
-pub const REFUSED: &[u8] = b"-RETRY\r\n";
-
-/// The reply to one whose client has an earlier command waiting here. It comes again a little later: if it waited here
-/// while it had its locks elsewhere, those before it could wait for those locks.
-pub const BEHIND: &[u8] = b"-BEHIND\r\n";
-
-/// What is answered to [`Step::Resolve`]: there is a redo record...
-pub const DECIDED: &[u8] = b":1\r\n";
-
-/// ...or there is none, and never will be.
-pub const NEVER_WAS: &[u8] = b":0\r\n";
-
-/// What an answer begins with that says that its shard has stopped.
-pub const STOPPED: &[u8] = b"-SHARDDOWN ";
 
 /// The answer to who would write a key of a transaction that is in doubt.
 const IN_DOUBT: &str = "SHARDDOWN a shard stopped in the middle of a transaction that writes this key; \
@@ -363,7 +348,7 @@ impl StorageExecutor {
     fn resume_granted(&mut self, done: &mut Boxes) {
         for mut batch in std::mem::take(&mut self.parked.given_up) {
             let request = batch.requests[0];
-            batch.answer(&request, REFUSED);
+            batch.answer(&request, StepAnswer::TooLate.fixed());
             done.push(batch);
         }
         while let Some(client) = self.parked.over.pop() {
@@ -552,7 +537,7 @@ impl StorageExecutor {
                 let client = request.caller.client_id;
                 let is_ahead = schedule.is_handed_back && self.parked.handed_back.contains(&client);
                 if self.parked.behind.contains_key(&client) && !is_ahead {
-                    replies.extend_from_slice(BEHIND);
+                    replies.extend_from_slice(StepAnswer::Behind.fixed());
                     return Ok(StepOutcome::Answered);
                 }
                 return self.schedule(schedule, replies);
@@ -579,7 +564,7 @@ impl StorageExecutor {
                 if releases {
                     self.release_locks(id);
                 }
-                replies.extend_from_slice(b"+OK\r\n");
+                replies.extend_from_slice(StepAnswer::Done.fixed());
             }
             Step::Apply => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
@@ -597,12 +582,12 @@ impl StorageExecutor {
                 // If it fails, nobody has been told that it is done, and nothing else has been written.
                 self.release_locks(id);
                 applied?;
-                replies.extend_from_slice(b"+OK\r\n");
+                replies.extend_from_slice(StepAnswer::Done.fixed());
             }
             Step::Release => {
                 let id = fields.number().ok_or(CommandError::Internal)?;
                 self.release_locks(id);
-                replies.extend_from_slice(b"+OK\r\n");
+                replies.extend_from_slice(StepAnswer::Done.fixed());
             }
             Step::Resolve => {
                 let (id, shard) = (fields.number(), fields.number());
@@ -610,22 +595,26 @@ impl StorageExecutor {
                 let is_decided = self
                     .shards
                     .with_shard(ShardId(shard as u16), |shard| shard.has_redo(id))?;
-                replies.extend_from_slice(if is_decided { DECIDED } else { NEVER_WAS });
+                let answer = match is_decided {
+                    true => StepAnswer::Decided,
+                    false => StepAnswer::NeverWas,
+                };
+                replies.extend_from_slice(answer.fixed());
             }
             Step::KeepInDoubt => {
                 self.keep_in_doubt(fields.number().ok_or(CommandError::Internal)?);
-                replies.extend_from_slice(b"+OK\r\n");
+                replies.extend_from_slice(StepAnswer::Done.fixed());
             }
             Step::RunBehind => {
                 let client = request.caller.client_id;
                 if self.parked.handed_back.remove(&client) {
                     self.parked.over.push(client);
                 }
-                replies.extend_from_slice(b"+OK\r\n");
+                replies.extend_from_slice(StepAnswer::Done.fixed());
             }
             Step::Forget => {
                 self.forget(fields)?;
-                replies.extend_from_slice(b"+OK\r\n");
+                replies.extend_from_slice(StepAnswer::Done.fixed());
             }
         }
         Ok(StepOutcome::Answered)
@@ -650,7 +639,7 @@ impl StorageExecutor {
                 Admission::Granted => {}
                 Admission::Waits => return Ok(StepOutcome::WaitsForLocks(id)),
                 Admission::Refused => {
-                    replies.extend_from_slice(REFUSED);
+                    replies.extend_from_slice(StepAnswer::TooLate.fixed());
                     return Ok(StepOutcome::Answered);
                 }
             }
@@ -671,13 +660,13 @@ impl StorageExecutor {
         }
     }
 
-    /// What the reply to a granted schedule step says: a byte that no error begins with, whether a key that the client
+    /// What the reply to a granted schedule step says: whether a key that the client
     /// watches was modified, the newest version of the shards' collections, their database map if everything is locked,
     /// and each key.
     fn tell(&mut self, scope: &Scope, watcher: u64, replies: &mut Vec<u8>) -> Result<(), CommandError> {
         let newest = self.shards.list().iter().map(|shard| shard.last_version()).max();
+        StepAnswer::begin_content(replies);
         let mut fields = FieldWriter(replies);
-        fields.byte(b'=');
         fields.byte(u8::from(
             watcher != 0 && self.interests.is_dirty(&mut self.shards, watcher),
         ));
@@ -698,7 +687,7 @@ impl StorageExecutor {
         fields: &mut FieldReader<'_>,
         replies: &mut Vec<u8>,
     ) -> Result<Option<()>, CommandError> {
-        FieldWriter(replies).byte(b'=');
+        StepAnswer::begin_content(replies);
         let read_place = |fields: &mut FieldReader<'_>| Some((fields.byte()?, fields.bytes()?.to_vec()));
         let Some(kind) = fields.byte() else {
             return Ok(None);
@@ -901,7 +890,11 @@ impl StorageExecutor {
         } = decided;
         let request = step.requests[0];
         // Of what is left to the restart neither OK nor an error would be true.
-        step.answer(&request, if is_lost { b"" } else { b"+OK\r\n" });
+        let answer = match is_lost {
+            true => StepAnswer::Unknown,
+            false => StepAnswer::Done,
+        };
+        step.answer(&request, answer.fixed());
         if let Some(response) = step.responses.last_mut() {
             response.failed = is_lost;
             response.commit_epoch = staged.into_iter().flatten().max().unwrap_or(0);

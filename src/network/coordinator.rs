@@ -13,6 +13,7 @@ use crate::channel::link::Links;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
+use crate::channel::step_answers::StepAnswer;
 use crate::command::exec_request::parts_of_exec;
 use crate::command::{
     self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET,
@@ -25,9 +26,7 @@ use crate::commands::{Context, StorageHandlers};
 use crate::error::CommandError;
 use crate::executor::handed_back::HandedBack;
 use crate::executor::outbox;
-use crate::executor::participant::{
-    BEHIND, DECIDED, NEVER_WAS, Question, REFUSED, STOPPED, Schedule, decode_keys, decode_members,
-};
+use crate::executor::participant::{Question, Schedule, decode_keys, decode_members};
 use crate::network::connection::{Awaited, Connection, MoveOut, UNREADY_BYTES_CHECKED_MIN};
 use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use crate::network::merging::Merging;
@@ -589,19 +588,19 @@ impl NetworkExecutor {
                     merging.add(response.id.part as usize, bytes);
                 }
             }
-            Phase::Resolving => match bytes {
-                DECIDED => coordination.is_unknown = false,
-                NEVER_WAS => {
+            Phase::Resolving => match StepAnswer::decode(bytes) {
+                StepAnswer::Decided => coordination.is_unknown = false,
+                StepAnswer::NeverWas => {
                     coordination.is_unknown = false;
                     coordination.error = Some(NOT_COMMITTED.to_vec());
                 }
                 // Only a restart tells; of any other answer the writes were taken back, too.
-                stopped if stopped.starts_with(STOPPED) => {}
+                answer if answer.is_of_stopped_shard() => {}
                 _ => coordination.asks_again = true,
             },
-            Phase::Preparing | Phase::Applying => match bytes.first() {
-                Some(b'+') => {}
-                Some(b'-') if coordination.error.is_none() => coordination.error = Some(bytes.to_vec()),
+            Phase::Preparing | Phase::Applying => match StepAnswer::decode(bytes) {
+                StepAnswer::Done => {}
+                StepAnswer::Error(text) if coordination.error.is_none() => coordination.error = Some(text.to_vec()),
                 _ => coordination.is_unknown = true,
             },
         }
@@ -628,17 +627,19 @@ impl NetworkExecutor {
     /// Takes in what an executor says of the keys that are locked there.
     fn take_grant(&self, coordination: &mut Coordination, part: usize, bytes: &[u8]) {
         let had_failed = coordination.is_refused || coordination.error.is_some();
-        match bytes.first() {
-            Some(b'=') => {
-                if coordination.take_keys(part, &bytes[1..]).is_none() {
+        match StepAnswer::decode(bytes) {
+            StepAnswer::Content(keys) => {
+                if coordination.take_keys(part, keys).is_none() {
                     coordination.error = Some(b"-ERR internal error\r\n".to_vec());
                 }
             }
             // A shard's sync has failed, and what it has told of is perhaps not on disk.
-            None => (coordination.error, coordination.is_unknown) = (Some(Vec::new()), true),
-            _ if bytes == REFUSED => coordination.is_refused = true,
-            _ if bytes == BEHIND => (coordination.is_refused, coordination.is_behind) = (true, true),
-            _ => drop(coordination.error.get_or_insert_with(|| bytes.to_vec())),
+            StepAnswer::Unknown => (coordination.error, coordination.is_unknown) = (Some(Vec::new()), true),
+            StepAnswer::TooLate => coordination.is_refused = true,
+            StepAnswer::Behind => (coordination.is_refused, coordination.is_behind) = (true, true),
+            StepAnswer::Error(_) | StepAnswer::Done | StepAnswer::Decided | StepAnswer::NeverWas => {
+                coordination.error.get_or_insert_with(|| bytes.to_vec());
+            }
         }
         if !had_failed && (coordination.is_refused || coordination.error.is_some()) {
             // At once, so that nobody waits for what will come to nothing.
@@ -1256,10 +1257,10 @@ impl Asking {
                     let reply = batch.responses.first().map(|response| batch.reply(response).to_vec());
                     let link = batch.link;
                     self.links.recycle(batch);
-                    let answer = match reply.as_deref().and_then(<[u8]>::split_first) {
-                        Some((b'=', rest)) => Ok(rest.to_vec()),
-                        Some((b'-', text)) => {
-                            let text = String::from_utf8_lossy(text).trim_end().to_owned();
+                    let answer = match StepAnswer::decode(reply.as_deref().unwrap_or_default()) {
+                        StepAnswer::Content(content) => Ok(content.to_vec()),
+                        StepAnswer::Error(text) => {
+                            let text = String::from_utf8_lossy(&text[1..]).trim_end().to_owned();
                             Err(CommandError::text(text))
                         }
                         _ => Err(CommandError::Internal),
