@@ -44,6 +44,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -307,90 +308,95 @@ impl Stores {
     }
 
     fn seat_executors(&mut self, settings: &SharedSettings, shards: Vec<Shard>) -> Result<(), ServerError> {
-        let shard_count = self.router.shard_count();
         let mut by_executor: Vec<Vec<Shard>> = (0..self.router.executor_count()).map(|_| Vec::new()).collect();
         for shard in shards {
             by_executor[usize::from(self.router.owner(shard.id()).0)].push(shard);
         }
         for (number, own) in by_executor.into_iter().enumerate() {
-            let cpu = self.core_map.storage[number].number();
-            let databases: Vec<_> = own.iter().map(|shard| Arc::clone(shard.database())).collect();
-            let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
-            let background = self.core_map.background.clone();
-            let pin_to_background = move || {
-                if let Err(error) = topology::pin_current_thread(&background) {
-                    tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
-                }
-            };
-            let name = format!("syncer-{number}");
-            let syncer = Syncer::start(
-                name,
-                databases.clone(),
-                settings.clone(),
-                reports_sender,
-                pin_to_background.clone(),
-            );
-            // One message stands for everything that is done.
-            let (commits_sender, commits) = flume::bounded(1);
-            let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
-            let (committer, thread) = committer.map_err(ServerError::Thread)?;
-            let committer = CommitThread {
-                committer,
-                thread,
-                writes_min: self.background_commit_writes(&settings.snapshot(), number),
-            };
-            let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
-            let metrics = Arc::new(StorageMetrics {
-                cpu,
-                commands: command::all().iter().map(|_| CommandMetrics::default()).collect(),
-                ..StorageMetrics::default()
-            });
-            let mut shard_metrics = Vec::new();
-            for shard in &own {
-                let place = usize::from(shard.id().0);
-                self.shard_metrics[place] = Arc::new(ShardMetrics {
-                    executor: number,
-                    ..ShardMetrics::default()
-                });
-                shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
-            }
-            let watched = own.iter().zip(&shard_metrics).map(|(shard, metrics)| Watched {
-                database: Arc::clone(shard.database()),
-                metrics: Arc::clone(metrics),
-            });
-            let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
-            let own = Shards::new(own, shard_count);
-            // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
-            // be as large.
-            let (sender, requests) = flume::unbounded();
-            let executor = StorageExecutor::new(ExecutorParts {
-                requests: sender.downgrade(),
-                handlers: rows::STORAGE_HANDLERS,
-                shards: own,
-                script_seat: ScriptSeat {
-                    scripts: Arc::clone(&self.scripts),
-                    number,
-                },
-                clients: Arc::clone(&self.clients),
-                committer,
-                syncer: syncer.map_err(ServerError::Thread)?,
-                reclaimer: reclaimer.map_err(ServerError::Thread)?,
-                disk_watch: disk_watch.map_err(ServerError::Thread)?,
-                settings: settings.clone(),
-                pubsub: Arc::clone(&self.pubsub),
-                tracking: Arc::clone(&self.tracking),
-                metrics: Arc::clone(&metrics),
-                shard_metrics,
-            });
-            self.senders.push(sender);
-            self.storage_metrics.push(metrics);
-            self.seats.push(StorageSeat {
-                executor,
-                requests,
-                commits,
-                reports,
-            });
+            self.seat_executor(settings, number, own)?;
         }
+        Ok(())
+    }
+
+    /// Puts a storage executor together on its shards, and starts the threads beside it.
+    fn seat_executor(&mut self, settings: &SharedSettings, number: usize, own: Vec<Shard>) -> Result<(), ServerError> {
+        let cpu = self.core_map.storage[number].number();
+        let databases: Vec<_> = own.iter().map(|shard| Arc::clone(shard.database())).collect();
+        let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
+        let background = self.core_map.background.clone();
+        let pin_to_background = move || {
+            if let Err(error) = topology::pin_current_thread(&background) {
+                tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
+            }
+        };
+        let name = format!("syncer-{number}");
+        let syncer = Syncer::start(
+            name,
+            databases.clone(),
+            settings.clone(),
+            reports_sender,
+            pin_to_background.clone(),
+        );
+        // One message stands for everything that is done.
+        let (commits_sender, commits) = flume::bounded(1);
+        let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
+        let (committer, thread) = committer.map_err(ServerError::Thread)?;
+        let committer = CommitThread {
+            committer,
+            thread,
+            writes_min: self.background_commit_writes(&settings.snapshot(), number),
+        };
+        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
+        let metrics = Arc::new(StorageMetrics {
+            cpu,
+            commands: command::all().iter().map(|_| CommandMetrics::default()).collect(),
+            ..StorageMetrics::default()
+        });
+        let mut shard_metrics = Vec::new();
+        for shard in &own {
+            let place = usize::from(shard.id().0);
+            self.shard_metrics[place] = Arc::new(ShardMetrics {
+                executor: number,
+                ..ShardMetrics::default()
+            });
+            shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
+        }
+        let watched = own.iter().zip(&shard_metrics).map(|(shard, metrics)| Watched {
+            database: Arc::clone(shard.database()),
+            metrics: Arc::clone(metrics),
+        });
+        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
+        let own = Shards::new(own, self.router.shard_count());
+        // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
+        // be as large.
+        let (sender, requests) = flume::unbounded();
+        let executor = StorageExecutor::new(ExecutorParts {
+            requests: sender.downgrade(),
+            handlers: rows::STORAGE_HANDLERS,
+            shards: own,
+            script_seat: ScriptSeat {
+                scripts: Arc::clone(&self.scripts),
+                number,
+            },
+            clients: Arc::clone(&self.clients),
+            committer,
+            syncer: syncer.map_err(ServerError::Thread)?,
+            reclaimer: reclaimer.map_err(ServerError::Thread)?,
+            disk_watch: disk_watch.map_err(ServerError::Thread)?,
+            settings: settings.clone(),
+            pubsub: Arc::clone(&self.pubsub),
+            tracking: Arc::clone(&self.tracking),
+            metrics: Arc::clone(&metrics),
+            shard_metrics,
+        });
+        self.senders.push(sender);
+        self.storage_metrics.push(metrics);
+        self.seats.push(StorageSeat {
+            executor,
+            requests,
+            commits,
+            reports,
+        });
         Ok(())
     }
 
@@ -744,6 +750,63 @@ fn machine_memory_bytes() -> u64 {
     total.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
 }
 
+/// Lets scripts run commands about the server (INFO and the like), for no longer than the server lives, which has them.
+fn let_scripts_ask(state: &Arc<ServerState>) {
+    let server = Arc::downgrade(state);
+    let run_for_script =
+        move |command: &'static Command, arguments: Arguments<'_>, caller: Caller| match server.upgrade() {
+            Some(server) => {
+                let handler = rows::NETWORK_HANDLERS.of(command);
+                let handler = handler.expect("what runs on a storage executor has its own handler there");
+                script_calls::run(&server, (command, handler), arguments, caller)
+            }
+            None => Err(CommandError::Internal),
+        };
+    state.scripts.set_server_commands(Box::new(run_for_script));
+}
+
+/// What each network executor is made of. The first has the listeners.
+fn network_parts(
+    state: &Arc<ServerState>,
+    stores: &mut Stores,
+    (listeners, addresses, changes): (Vec<OwnedFd>, Vec<SocketAddr>, flume::Receiver<listening::Change>),
+    current: &Settings,
+) -> Vec<NetworkParts> {
+    let credits = Credits {
+        requests: current.link_credits,
+        batch_size: current.batch_size,
+    };
+    let (accepted_senders, accepted): (Vec<_>, Vec<_>) =
+        state.network.iter().map(|_| flume::bounded(ACCEPTED_MAX)).unzip();
+    let mut acceptor = Some(Acceptor {
+        listeners,
+        addresses,
+        changes,
+        executors: accepted_senders,
+    });
+    let inboxes = std::mem::take(&mut stores.inboxes);
+    let parts = accepted.into_iter().zip(inboxes).enumerate();
+    let network = parts.map(|(index, (accepted, inbox))| {
+        // Boxes come home within the credits that were given out, so this is bounded by them.
+        let (home_sender, home) = responses();
+        let links = Links::new(stores.senders.clone(), home_sender, credits);
+        NetworkParts {
+            server: Arc::clone(state),
+            handlers: ExecutorHandlers {
+                network: rows::NETWORK_HANDLERS,
+                storage: rows::STORAGE_HANDLERS,
+            },
+            index,
+            links,
+            home,
+            inbox,
+            accepted,
+            acceptor: acceptor.take(),
+        }
+    });
+    network.collect()
+}
+
 /// Runs a server until it is told to stop. `set_log_level` is called when CONFIG SET changed the level.
 pub fn run(
     settings: Settings,
@@ -797,51 +860,8 @@ pub fn run(
         shutdown: Shutdown::default(),
         scripts: Arc::clone(&stores.scripts),
     });
-    // Not for longer than the server lives, which has them.
-    let server = Arc::downgrade(&state);
-    let run_for_script =
-        move |command: &'static Command, arguments: Arguments<'_>, caller: Caller| match server.upgrade() {
-            Some(server) => {
-                let handler = rows::NETWORK_HANDLERS.of(command);
-                let handler = handler.expect("what runs on a storage executor has its own handler there");
-                script_calls::run(&server, (command, handler), arguments, caller)
-            }
-            None => Err(CommandError::Internal),
-        };
-    state.scripts.set_server_commands(Box::new(run_for_script));
-    let credits = Credits {
-        requests: current.link_credits,
-        batch_size: current.batch_size,
-    };
-    let (accepted_senders, accepted): (Vec<_>, Vec<_>) =
-        network_cpus.iter().map(|_| flume::bounded(ACCEPTED_MAX)).unzip();
-    let mut acceptor = Some(Acceptor {
-        listeners,
-        addresses,
-        changes: listening_changes,
-        executors: accepted_senders,
-    });
-    let inboxes = std::mem::take(&mut stores.inboxes);
-    let parts = accepted.into_iter().zip(inboxes).enumerate();
-    let network = parts.map(|(index, (accepted, inbox))| {
-        // Boxes come home within the credits that were given out, so this is bounded by them.
-        let (home_sender, home) = responses();
-        let links = Links::new(stores.senders.clone(), home_sender, credits);
-        NetworkParts {
-            server: Arc::clone(&state),
-            handlers: ExecutorHandlers {
-                network: rows::NETWORK_HANDLERS,
-                storage: rows::STORAGE_HANDLERS,
-            },
-            index,
-            links,
-            home,
-            inbox,
-            accepted,
-            acceptor: acceptor.take(),
-        }
-    });
-    let network: Vec<NetworkParts> = network.collect();
+    let_scripts_ask(&state);
+    let network = network_parts(&state, &mut stores, (listeners, addresses, listening_changes), &current);
     // The network executors have theirs. One left here would keep the storage executors from ever ending.
     stores.senders.clear();
     let running = stores.start(network)?;

@@ -521,6 +521,25 @@ impl StorageExecutor {
         }
     }
 
+    /// Stages the redo record of a transaction, and the part of the shard that has it. Returns the transaction if its
+    /// locks here go with that.
+    fn prepare(&mut self, client_id: u64, fields: &mut FieldReader<'_>) -> Result<Option<TransactionId>, CommandError> {
+        let id = fields.number().ok_or(CommandError::Internal)?;
+        // All parts are one to those who are told of a flush.
+        self.interests.tracked.command = (client_id, id as u32);
+        let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
+        let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
+        let home = parts.first().ok_or(CommandError::Internal)?;
+        let stored = fields.0.to_vec();
+        self.interests.tell_whole_changes_of(&mut self.shards, home);
+        self.shards.with_shard(home.shard, |shard| {
+            shard.apply(&home.writes)?;
+            Ok(((), shard.stage_redo(id, stored)?))
+        })?;
+        faults::reached(Point::RedoStaged);
+        Ok(releases.then_some(id))
+    }
+
     /// Does one step; the reply goes to the end of the batch's replies.
     pub(super) fn run_step(
         &mut self,
@@ -548,20 +567,8 @@ impl StorageExecutor {
             }
             Step::Run => return Err(CommandError::Internal),
             Step::Prepare => {
-                let id = fields.number().ok_or(CommandError::Internal)?;
-                // All parts are one to those who are told of a flush.
-                self.interests.tracked.command = (request.caller.client_id, id as u32);
-                let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
-                let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
-                let home = parts.first().ok_or(CommandError::Internal)?;
-                let stored = fields.0.to_vec();
-                self.interests.tell_whole_changes_of(&mut self.shards, home);
-                self.shards.with_shard(home.shard, |shard| {
-                    shard.apply(&home.writes)?;
-                    Ok(((), shard.stage_redo(id, stored)?))
-                })?;
-                faults::reached(Point::RedoStaged);
-                if releases {
+                let releases = self.prepare(request.caller.client_id, &mut fields)?;
+                if let Some(id) = releases {
                     self.release_locks(id);
                 }
                 replies.extend_from_slice(StepAnswer::Done.fixed());

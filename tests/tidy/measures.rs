@@ -14,8 +14,6 @@ const LINE_LEN_MAX: usize = 120;
 const LONG_FUNCTIONS: &[&str] = &[
     "src/executor/participant.rs run_step",
     "src/executor/turn.rs run_turn",
-    "src/server.rs run",
-    "src/server.rs seat_executors",
     "src/storage/encoding.rs golden_bytes_of_every_record",
     "src/storage/encoding.rs what_is_written_is_read_back",
     "src/storage/shard.rs open",
