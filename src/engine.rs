@@ -239,6 +239,8 @@ impl Engine {
 
     /// Sets several keys; atomic per storage executor: what it has of them is set as one, or not at all if it refuses.
     pub async fn mset(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), EngineError> {
+        let sets: Vec<_> = pairs.iter().map(|(key, value)| Operation::Set(key, value)).collect();
+        self.check_lengths(&sets)?;
         let mut by_link: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
         for (key, value) in pairs {
             let words = by_link.entry(self.link_of(key)).or_insert_with(|| vec![b"mset"]);

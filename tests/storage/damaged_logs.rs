@@ -71,7 +71,7 @@ fn a_log_with_a_flipped_bit_in_its_middle_is_refused_and_can_be_loaded_up_to_the
             "it was not touched"
         );
     }
-    node.start("--shards 1 --load-damaged-log", "");
+    node.start("--shards 1 --load-damaged-log yes", "");
     assert_eq!(keys(&node), 50);
     let mut client = node.connect();
     assert_eq!(client.command(&["GET", "key:49"]).render(), "\"value\"");
