@@ -65,7 +65,7 @@ pub enum ServerError {
     Shard { path: PathBuf, error: DatabaseError },
     #[error(
         "the log of a shard is damaged: {loss}; restore the data directory from a backup, or copy it and start once \
-         with --load-damaged-log to go on without what comes after the damage"
+         with --load-damaged-log yes to go on without what comes after the damage"
     )]
     DamagedLog { loss: Loss },
     #[error("RocksDB cannot start ({0}); this is a fault of the build or of the machine")]

@@ -184,8 +184,8 @@ settings! {
         name: "sync-interval-ms", range: Some(10..=60_000), unit: "ms", changes: Changes::Live,
     }
 
-    /// Whether the server starts although the log of a shard is damaged before its end: what comes after the damage is
-    /// lost. A log that merely ends early, as after a kill, needs no such permission.
+    /// Whether the server starts although the log of a shard is damaged before its end, so that what comes after the
+    /// damage is lost; a log that merely ends early, as after a kill, needs no such permission.
     load_damaged_log: bool = "no" {
         name: "load-damaged-log", range: None, unit: "", changes: Changes::AtStart,
     }
