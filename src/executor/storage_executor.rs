@@ -155,10 +155,13 @@ impl StorageExecutor {
             shard_metrics,
         } = parts;
         let (settings_version, current) = (settings.version(), settings.snapshot());
-        // The start has had some turns, to make the shards agree.
+        // Half of a link's credits, if all shards are stalled at once.
+        let writes_while_stalled_max = current.link_credits / 2 / shards.list().len().max(1);
         for (place, shard) in shards.list_mut().iter_mut().enumerate() {
             shard.set_committer(committer.committer.clone(), place);
+            shard.set_writes_while_stalled_max(writes_while_stalled_max);
         }
+        // The start has had some turns, to make the shards agree.
         let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
         shards.links_survive_power_loss = current.durability == Durability::Always;
         let published_epochs = vec![0; shards.list().len()];

@@ -492,7 +492,11 @@ impl Connection {
         let mut replies = self.replies.borrow_mut();
         let awaited = &mut replies.slot(sequence)?.awaited;
         match std::mem::replace(awaited, Awaited::Response) {
-            Awaited::Exec(executing) => Some(*executing),
+            Awaited::Exec(executing) => {
+                // The transaction that it becomes has a copy of its own.
+                self.waiting_bytes.set(0);
+                Some(*executing)
+            }
             other => {
                 *awaited = other;
                 None

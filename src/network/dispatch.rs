@@ -285,7 +285,9 @@ impl NetworkExecutor {
                         .queued()
                         .any(|(command, arguments)| self.goes_to_any(command, arguments, is_blocked))
             }
-            _ if self.reach_of(command, arguments) == Some(Reach::Everything) => self.links.borrow().any_is_blocked(),
+            _ if self.reach_of(command, arguments) == Some(Reach::Everything) => {
+                (0..self.server.router.executor_count()).any(is_blocked)
+            }
             _ => self.goes_to_any(command, arguments, is_blocked),
         }
     }
@@ -444,6 +446,8 @@ impl NetworkExecutor {
             let later = context.deferred.take().map(Later::Work).or(waits);
             (outcome, later, session.reply_mode)
         };
+        // What CONFIG SET has changed counts for the next command.
+        self.refresh_settings();
         // CLIENT REPLY ON answers itself although replies were off; OFF and SKIP do not answer.
         let suppressed = match mode {
             ReplyMode::On if command.flags.has(SETS_REPLIES) => false,

@@ -120,9 +120,13 @@ impl NetworkExecutor {
             Step::Done(reply) => Some(reply),
             Step::Ask(next, arguments) => {
                 let deadline = walk.deadline;
-                if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
+                let held_bytes = walk.held_bytes();
+                let mut replies = connection.replies.borrow_mut();
+                if let Some(slot) = replies.slot(sequence) {
                     slot.awaited = Awaited::KeyWalk(walk);
+                    replies.note_held(0, held_bytes);
                 }
+                drop(replies);
                 let arguments = arguments.iter().map(Vec::as_slice);
                 self.send_part(connection, command, next, (sequence, 0), arguments, deadline);
                 None

@@ -105,6 +105,7 @@ impl NetworkExecutor {
                 let Awaited::KeyWalk(walk) = std::mem::replace(&mut slot.awaited, Awaited::Response) else {
                     unreachable!("the slot was matched as a walk");
                 };
+                replies.note_held(walk.held_bytes(), 0);
                 drop(replies);
                 let source = (response.command, sequence, batch.link);
                 if let Some(reply) = self.scan_answered(connection, source, walk, bytes) {

@@ -24,8 +24,7 @@ use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Writes that a stalled shard takes before it refuses them: their replies wait for the end of the stall and hold
-/// credits of their links, of which the reads of the same executors need the rest (`link-credits` is 16,384).
+/// Writes that a stalled shard takes before it refuses them, at the most; see [`Shard::set_writes_while_stalled_max`].
 const WRITES_WHILE_STALLED_MAX: usize = 4096;
 
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
@@ -217,6 +216,7 @@ pub struct Shard {
     committer: Option<(Arc<dyn BatchWriter>, usize)>,
     rolled_back: Option<RolledBack>,
     writes_while_stalled: usize,
+    writes_while_stalled_max: usize,
     /// No key expires before this (Unix ms).
     next_deadline_ms: u64,
     /// The newest version that was given to a collection, and that of the last batch: a clock that is set back must not
@@ -353,6 +353,7 @@ impl Shard {
             committer: None,
             rolled_back: None,
             writes_while_stalled: 0,
+            writes_while_stalled_max: WRITES_WHILE_STALLED_MAX,
             next_deadline_ms: 0,
             last_version,
             last_version_stored: last_version,
@@ -1449,11 +1450,17 @@ impl Shard {
         self.denied = denied;
     }
 
+    /// Sets how many writes the shard takes while it is stalled before it refuses them. Their replies wait for the end of
+    /// the stall and hold credits of their links, of which the reads of the same executor need the rest.
+    pub fn set_writes_while_stalled_max(&mut self, writes: usize) {
+        self.writes_while_stalled_max = writes.clamp(1, WRITES_WHILE_STALLED_MAX);
+    }
+
     /// Whether a write can be staged now: while the shard is stalled, a bounded number can.
     pub fn can_stage(&self) -> Result<(), CommandError> {
         match &self.state {
             ShardState::Healthy => Ok(()),
-            ShardState::Stalled if self.writes_while_stalled < WRITES_WHILE_STALLED_MAX => Ok(()),
+            ShardState::Stalled if self.writes_while_stalled < self.writes_while_stalled_max => Ok(()),
             ShardState::Stalled => Err(CommandError::Stalled),
             ShardState::ReadOnly => Err(CommandError::DiskFull),
             ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),

@@ -297,11 +297,13 @@ fn requests_that_a_second_executor_takes_up_too_late_are_not_run() {
         );
         std::fs::write(&held, "1").expect("a file can be made");
         let began = Instant::now();
-        flooding
-            .send_bytes(format!("INCR {other}\r\n").repeat(FLOOD).as_bytes())
-            .expect("the server reads");
         coordinating
             .send(&["MSET", first, "2", second, "2"])
+            .expect("the server reads");
+        // Behind the flood it would be read when there are credits again, and be in time.
+        assert!(wait_for(|| figure(one, "executor0:", "pending") > 0));
+        flooding
+            .send_bytes(format!("INCR {other}\r\n").repeat(FLOOD).as_bytes())
             .expect("the server reads");
         assert!(wait_for(|| figure(one, "executor0:", "pending") >= CREDITS));
         assert!(wait_for(|| began.elapsed() > 3 * DEADLINE));
