@@ -41,6 +41,8 @@ pub struct Shards {
     unfinished: Vec<Unfinished>,
     /// The number of the next such commit, if what is staged is to be one.
     link_id: Option<TransactionId>,
+    /// The place of the shard that has its redo record staged, if one has: then no other gets it.
+    link_home: Option<usize>,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
     is_quiet: bool,
@@ -115,6 +117,7 @@ impl Shards {
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
             link_id: None,
+            link_home: None,
             notes_modified: false,
             is_quiet: false,
             links_survive_power_loss: false,
@@ -397,6 +400,7 @@ impl Shards {
             return;
         }
         let Some(id) = self.link_id.take() else { return };
+        let link_home = self.link_home.take();
         let broken = self.list.iter().find_map(Shard::broken_link).cloned();
         self.list.iter_mut().for_each(|shard| shard.set_linked(false));
         if let Some(error) = broken {
@@ -405,27 +409,30 @@ impl Shards {
         let places: Vec<usize> = (0..self.list.len())
             .filter(|place| self.list[*place].has_staged())
             .collect();
-        let [home, others @ ..] = &places[..] else { return };
+        let Some(home) = link_home.or_else(|| places.first().copied()) else {
+            return;
+        };
+        let others: Vec<usize> = places.iter().copied().filter(|place| *place != home).collect();
         let homes = match self.links_survive_power_loss {
             true => &places[..],
-            false => &places[..1],
+            false => std::slice::from_ref(&home),
         };
         // Whoever has the record has its part. Where there are several, one may be gone while another is not.
         let noted = match self.links_survive_power_loss {
             true => &places[..],
-            false => others,
+            false => &others[..],
         };
         if !others.is_empty()
             && let Err(error) = self.stage_link(id, &places, homes, noted)
         {
             return places.iter().for_each(|place| self.list[*place].abandon(error.clone()));
         }
-        match self.list[*home].commit() {
+        match self.list[home].commit() {
             Ok(()) => {}
             // Again with the next turn, under the same number. Where the home waits for room with what an earlier
             // commit has decided, this waits, too.
-            Err(_) if self.list[*home].has_staged() => {
-                self.link_id = Some(id);
+            Err(_) if self.list[home].has_staged() => {
+                (self.link_id, self.link_home) = (Some(id), Some(home));
                 return self.list.iter_mut().for_each(|shard| shard.set_linked(true));
             }
             Err(error) => {
@@ -434,8 +441,8 @@ impl Shards {
                     .for_each(|place| self.list[*place].abandon(error.clone().into()));
             }
         }
-        let epoch = self.list[*home].committed_epoch();
-        for place in others {
+        let epoch = self.list[home].committed_epoch();
+        for place in &others {
             // It is decided: what stalls or finds the disk full is committed when it can be, and what fails for good is
             // done by the restart that the shard then needs.
             self.list[*place].set_decided();
