@@ -723,6 +723,10 @@ impl Simulation {
         match end {
             End::Killed => {}
             End::Stopped => {
+                // While a disk is full its log cannot be synced, and a server that stops then says so.
+                for shard in (0..self.shard_count).filter(|_| is_troubled) {
+                    self.node.wait_for_state(shard, "healthy");
+                }
                 let (status, output) = self.node.terminate();
                 if status.code() != Some(0) {
                     self.fail(&format!("the server stopped with {status}:\n{output}"));

@@ -116,7 +116,7 @@ impl KeyInterests {
             match write {
                 Write::Databases { map } => self.tell_swapped(shards, map),
                 Write::Empty { database } => self.before_flush(shards, *database),
-                Write::Record { .. } | Write::Member { .. } => {}
+                Write::Record { .. } | Write::Member { .. } | Write::Redo { .. } => {}
             }
         }
     }

@@ -48,6 +48,14 @@ pub enum Write {
         /// Its value.
         value: Option<Vec<u8>>,
     },
+    /// The redo record of another transaction that the shard has staged with its part of that. Where this is written
+    /// after a crash, that transaction is found, as if the shard had its record.
+    Redo {
+        /// Which transaction.
+        id: TransactionId,
+        /// Its parts in their stored form.
+        parts: Vec<u8>,
+    },
 }
 
 /// What stands for a column where all keys are deleted, and for a database where it is all of them.
@@ -57,11 +65,14 @@ const ALL_DATABASES: u8 = 0xff;
 /// What stands for a column where databases were swapped.
 const DATABASES: u8 = 0xfe;
 
+/// What stands for a column where there is the redo record of another transaction.
+const REDO: u8 = 0xfd;
+
 impl Write {
     /// The key that is written; none if it is all of them.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Write::Databases { .. } | Write::Empty { .. } => None,
+            Write::Databases { .. } | Write::Empty { .. } | Write::Redo { .. } => None,
             Write::Record { key, .. } => Some(key),
             Write::Member { owner, .. } => Some(&owner.key),
         }
@@ -72,6 +83,7 @@ impl Write {
         match self {
             Write::Databases { map } => 1 + LEN_BYTES + map.encode().len(),
             Write::Empty { .. } => 2,
+            Write::Redo { parts, .. } => 1 + 8 + LEN_BYTES + parts.len(),
             Write::Record { key, value, .. } => 2 + LEN_BYTES + key.len() + value_len(value),
             Write::Member {
                 owner, member, value, ..
@@ -84,6 +96,11 @@ impl Write {
             Write::Databases { map } => {
                 fields.byte(DATABASES);
                 fields.bytes(&map.encode());
+            }
+            Write::Redo { id, parts } => {
+                fields.byte(REDO);
+                fields.number(*id);
+                fields.bytes(parts);
             }
             Write::Empty { database } => {
                 fields.byte(EMPTY);
@@ -116,6 +133,10 @@ impl Write {
         if column == DATABASES {
             let map = DatabaseMap::decode(fields.bytes()?)?;
             return Some(Write::Databases { map });
+        }
+        if column == REDO {
+            let (id, parts) = (fields.number()?, fields.bytes()?.to_vec());
+            return Some(Write::Redo { id, parts });
         }
         let database = fields.byte()?;
         let is_one = usize::from(database) < encoding::DATABASE_COUNT;
@@ -253,18 +274,15 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
                 known.homes.push(shard.id());
                 continue;
             }
-            let parts = decode_parts(&stored).ok_or_else(|| {
-                CommandError::text("ERR a redo record is damaged; restore the directory from a backup")
-            })?;
             let homes = vec![shard.id()];
+            let parts = parts_of_record(&stored)?;
             found.insert(id, Unfinished { homes, parts });
         }
     }
+    find_carried(&mut found, shards)?;
     for (id, Unfinished { homes, parts }) in &found {
         for part in parts.iter().filter(|part| !homes.contains(&part.shard)) {
-            let shard = shards
-                .get_mut(usize::from(part.shard.0))
-                .ok_or_else(|| CommandError::text("ERR a redo record names a shard that is not there"))?;
+            let shard = shard_of_part(shards, part)?;
             if !shard.has_applied(*id)? {
                 shard.apply(&part.writes)?;
                 shard.note_applied(*id)?;
@@ -288,6 +306,40 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
     sync(shards)?;
     forget_all(shards)?;
     Ok(found.len())
+}
+
+/// Adds the transactions whose redo records were staged on a shard together with its part of one that was found, and are
+/// lost with it: with that part the shard gets what the record came with.
+fn find_carried(found: &mut BTreeMap<TransactionId, Unfinished>, shards: &mut [Shard]) -> Result<(), CommandError> {
+    let mut carried = Vec::new();
+    for (id, Unfinished { homes, parts }) in found.iter() {
+        for part in parts.iter().filter(|part| !homes.contains(&part.shard)) {
+            if shard_of_part(shards, part)?.has_applied(*id)? {
+                continue;
+            }
+            for write in &part.writes {
+                if let Write::Redo { id, parts } = write {
+                    carried.push((*id, part.shard, parts_of_record(parts)?));
+                }
+            }
+        }
+    }
+    for (id, home, parts) in carried {
+        let homes = Vec::new();
+        let unfinished = found.entry(id).or_insert(Unfinished { homes, parts });
+        unfinished.homes.push(home);
+    }
+    Ok(())
+}
+
+fn parts_of_record(stored: &[u8]) -> Result<Vec<Part>, CommandError> {
+    let damaged = || CommandError::text("ERR a redo record is damaged; restore the directory from a backup");
+    decode_parts(stored).ok_or_else(damaged)
+}
+
+fn shard_of_part<'a>(shards: &'a mut [Shard], part: &Part) -> Result<&'a mut Shard, CommandError> {
+    let unknown = || CommandError::text("ERR a redo record names a shard that is not there");
+    shards.get_mut(usize::from(part.shard.0)).ok_or_else(unknown)
 }
 
 fn commit(shards: &mut [Shard]) -> Result<(), CommandError> {
@@ -358,6 +410,10 @@ mod tests {
                     },
                     Write::Empty { database: Some(3) },
                     Write::Empty { database: None },
+                    Write::Redo {
+                        id: 8,
+                        parts: b"p".to_vec(),
+                    },
                 ],
             },
         ]
@@ -376,9 +432,10 @@ mod tests {
             &[
                 2, 3, 0, 0, 0, 1, b'k', 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, b'm', 1, 0, 0, 0, 0,
             ],
-            &[0, 4, 0, 0, 0, 33, 0xfe, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 5],
+            &[0, 4, 0, 0, 0, 47, 0xfe, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 5],
             &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             &[0xff, 3, 0xff, 0xff],
+            &[0xfd, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, b'p'],
         ]
         .concat();
         assert_eq!(bytes, expected);

@@ -8,7 +8,7 @@ use super::encoding::{Record, Type};
 use super::gathered::{Gathered, VisitKey};
 use super::lifecycle::{KeyFate, KeyNote};
 use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
-use super::redo::{self, Part};
+use super::redo::{self, Part, Write};
 use super::sampling::Sample;
 use super::scan_positions::Walked;
 pub use super::shard::Owner;
@@ -467,9 +467,14 @@ impl Shards {
         homes: &[usize],
         noted: &[usize],
     ) -> Result<(), CommandError> {
-        let part_of = |place: &usize| Part {
-            shard: self.list[*place].id(),
-            writes: self.list[*place].staged_writes(),
+        let part_of = |place: &usize| {
+            let mut writes = self.list[*place].staged_writes();
+            // An earlier try has staged its own.
+            writes.retain(|write| !matches!(write, Write::Redo { id: other, .. } if *other == id));
+            Part {
+                shard: self.list[*place].id(),
+                writes,
+            }
         };
         let mut record = Vec::new();
         redo::encode_parts(&mut record, &places.iter().map(part_of).collect::<Vec<_>>());

@@ -392,6 +392,10 @@ impl<'a, W: Workload> Load<'a, W> {
                 .filter_map(|client| client.join().expect("a client"))
                 .collect();
             if end == End::Stopped {
+                // While a disk is full a log cannot be synced, and a server that stops then says so.
+                for shard in (0..SHARDS).filter(|_| self.troubles.is_some()) {
+                    self.node.wait_for_state(shard, "healthy");
+                }
                 let (status, output) = self.node.terminate();
                 assert!(status.success(), "{output}");
             }

@@ -266,6 +266,13 @@ fn keys_in_doubt_are_read_and_not_written_and_the_operator_is_told() {
     let keys = key_per_shard("k");
     let mut client = node.connect();
     assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+    // Until its redo record is deleted, and that is on the disk: the next sync is that of the next record.
+    let (mut syncs, mut unchanged) = (node.syncs(), 0);
+    assert!(wait_for(|| {
+        let before = std::mem::replace(&mut syncs, node.syncs());
+        unchanged = if syncs == before { unchanged + 1 } else { 0 };
+        unchanged > LOOKS
+    }));
     fail.on();
     client.send(&mset(&keys, "new")).expect("the server reads");
     assert!(client.is_closed(), "neither OK nor an error would be true");

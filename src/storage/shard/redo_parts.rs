@@ -41,6 +41,8 @@ impl Shard {
             let (written, version) = match write {
                 Write::Databases { map } if map.generation <= self.wide.databases.generation => continue,
                 Write::Databases { map } => (self.set_database_map(*map)?, 0),
+                // Its parts come by themselves.
+                Write::Redo { .. } => continue,
                 Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
                     let version = value
@@ -79,7 +81,7 @@ impl Shard {
             .collect()
     }
 
-    /// A staged record as a write; `None` if it is one of the shard's own.
+    /// A staged record as a write; `None` if it is one of the shard's own that need not be told.
     fn as_write(&self, (column, key, value): (Column, &[u8], Option<&[u8]>)) -> Option<Write> {
         let value = value.map(<[u8]>::to_vec);
         let (meta_key, version, member) = match column {
@@ -90,7 +92,11 @@ impl Shard {
                 let member = key.get(meta_key.len() + 12..)?.to_vec();
                 (meta_key, version, Some(member))
             }
-            Column::Expiry | Column::System => return None,
+            Column::System => {
+                let (id, parts) = (encoding::id_of_redo_key(key)?, value?);
+                return Some(Write::Redo { id, parts });
+            }
+            Column::Expiry => return None,
         };
         let (physical, _, key) = encoding::split_meta_key(&meta_key)?;
         let database = self.number_of(physical)?;
