@@ -292,12 +292,16 @@ impl Batch {
         alone
     }
 
-    /// Takes the requests from `place` on into a box of their own. The credits stay here.
+    /// Takes the requests from `place` on, with their arguments, into a box of their own. The credits stay here.
     pub fn split_requests(&mut self, place: usize) -> Box<Batch> {
         let mut refused = Batch::new(self.reply_to.clone());
         (refused.sent_at, refused.received_at, refused.link) = (self.sent_at, self.received_at, self.link);
         refused.priority = self.priority;
-        refused.requests.extend(self.requests.drain(place..));
+        for request in self.requests.split_off(place) {
+            let arguments = self.arguments(&request).iter();
+            refused.push(request.id, request.command, request.caller, request.deadline, arguments);
+        }
+        refused.credits = 0;
         refused
     }
 

@@ -26,6 +26,8 @@ pub struct Session {
     pub declared: Option<Vec<Vec<u8>>>,
     /// What it was found to need beyond those.
     pub reach: Option<Reach>,
+    /// A shard takes no writes, or no command at all: nothing of the script stands.
+    pub shard_error: Option<CommandError>,
 }
 
 /// Runs a command that a script calls, as a part of the command that `context` is of; returns its reply.
@@ -47,6 +49,9 @@ pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec
         }
         let took_ns = began.elapsed().as_nanos() as u64;
         context.effects.note_ran(row.index(), took_ns, outcome.is_err());
+        if let Err(error @ (CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_))) = &outcome {
+            session.shard_error = Some(error.clone());
+        }
         outcome
     });
     let outcome = match bytes.len() <= REPLY_BYTES_MAX {

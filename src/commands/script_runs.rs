@@ -160,6 +160,7 @@ impl Running {
                 database: context.database,
                 declared,
                 reach: None,
+                shard_error: None,
             },
             program,
             scripts,
@@ -194,7 +195,7 @@ impl Running {
                 }
                 Step::Call(call) => {
                     let reply = lua_calls::run(context, &mut self.session, &call);
-                    input = match context.view.must_run_again() {
+                    input = match context.view.must_run_again() || self.session.shard_error.is_some() {
                         true => Input::Stop(Stop::Dropped),
                         false => Input::Reply(reply),
                     };
@@ -282,6 +283,9 @@ impl Running {
             context.view.forget_undeclared();
         } else if context.view.must_run_again() {
             return Err(CommandError::Elsewhere);
+        } else if let Some(error) = self.session.shard_error.take() {
+            // Other shards have perhaps taken what it wrote before: an error means that nothing was applied.
+            return Err(error);
         }
         match outcome {
             Outcome::Reply(reply) => {

@@ -5,7 +5,7 @@ use super::blocked_commands::waits_notice;
 use super::request::{NobodyWaits, Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
 use crate::channel::message::{Batch, REPLY_BYTES_FULL, Request};
-use crate::command::{INTERNAL, Runs};
+use crate::command::{INTERNAL, Runs, Step};
 use crate::error::CommandError;
 use crate::faults;
 use crate::storage::shard::Shard;
@@ -287,7 +287,10 @@ impl StorageExecutor {
     /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
     pub(super) fn answer_busy(&mut self, open: &mut OpenTurn) {
         let error = self.script_seat.scripts.busy_error();
-        let is_internal = |request: &Request| request.command.flags.has(INTERNAL);
+        // Transactions that would lock keys are refused as commands are.
+        let is_internal = |request: &Request| {
+            request.command.flags.has(INTERNAL) && request.command.runs != Runs::Step(Step::Schedule)
+        };
         let behind = open.batch.run + 1;
         if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
             let mut refused = open.batch.split_requests(behind);

@@ -433,6 +433,15 @@ impl NetworkExecutor {
             // A script that has declared no key: it is seen what it needs.
             return self.run_locked(number, coordination);
         }
+        let scripts = &self.server.scripts;
+        if scripts.any_busy() && (coordination.participants.iter()).any(|participant| scripts.is_busy(participant.link))
+        {
+            // Its turn would come when the script is over, as that of any other command there.
+            let mut reply = Vec::new();
+            Reply::new(&mut reply, coordination.caller.version).error(scripts.busy_error().to_string());
+            coordination.error = Some(reply);
+            return self.finish(number, coordination);
+        }
         coordination.begin_round(coordination.participants.len());
         for (part, participant) in coordination.participants.iter().enumerate() {
             let schedule = Schedule {
@@ -852,19 +861,9 @@ impl NetworkExecutor {
             return;
         }
         let was_foreseen = coordination.handed_back_by.is_none() && coordination.rounds_of_more_keys == 0;
-        let keys = coordination
-            .participants
-            .iter()
-            .flat_map(|participant| match &participant.scope {
-                Scope::Keys(places) => places.as_slice(),
-                Scope::Everything => &[],
-            });
         let is_on_one = match coordination.gathered.is_whole() {
             true => was_foreseen && !coordination.gathered.used_everything,
-            false => {
-                let writes = coordination.mode == Mode::Exclusive;
-                self.only_link_of(keys.map(|(_, key)| key.as_slice()), writes) != Some(None)
-            }
+            false => coordination.participants.len() <= 1,
         };
         if is_on_one {
             let scripts = &self.server.scripts;

@@ -330,10 +330,9 @@ impl NetworkExecutor {
         if !command.flags.has(RUNS_SCRIPT) {
             return None;
         }
-        let is_alone = self.server.router.executor_count() == 1;
-        match is_alone && self.settings.borrow().durability != Durability::Always {
-            true => None,
-            false => self.server.scripts.reach(arguments.get(1)),
+        match self.server.router.executor_count() {
+            1 => None,
+            _ => self.server.scripts.reach(arguments.get(1)),
         }
     }
 

@@ -109,6 +109,29 @@ fn what_waited_behind_a_script_is_answered_when_it_turns_out_to_be_busy() {
     assert!(wait_for(|| run(&mut waiting, "EXISTS k other") == Value::Integer(0)));
 }
 
+/// They are in one message with the script, which is refused but for the script.
+#[test]
+fn what_a_client_pipelines_behind_its_busy_script_is_refused_with_its_arguments() {
+    let server = start(Shape::OneShard, &["--busy-reply-threshold", "50"]);
+    let mut scripting = server.connect();
+    let eval = format!(
+        "*4\r\n$4\r\nEVAL\r\n${}\r\n{WRITES_FOR_EVER}\r\n$1\r\n1\r\n$1\r\nk\r\n",
+        WRITES_FOR_EVER.len()
+    );
+    let pipeline = format!("{eval}SET other 1\r\nBLPOP k 0\r\n");
+    scripting.send_bytes(pipeline.as_bytes()).expect("the pipeline is sent");
+    let mut asking = server.connect();
+    let is_busy = |client: &mut Client| run(client, "GET k") == Value::Error(BUSY.to_owned());
+    assert!(wait_for(|| is_busy(&mut asking)), "nobody was told BUSY");
+    kill(&server);
+    assert_fails(&scripting.read().expect("the script is answered"), "SCRIPT KILL");
+    for _ in 0..2 {
+        let reply = scripting.read().expect("it is answered");
+        assert_eq!(reply, Value::Error(BUSY.to_owned()));
+    }
+    assert_eq!(run(&mut asking, "EXISTS k other"), Value::Integer(0));
+}
+
 #[test]
 fn a_killed_script_ends_whatever_it_catches() {
     let server = start(Shape::OneShard, &[]);
