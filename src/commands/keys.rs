@@ -801,7 +801,8 @@ pub(super) const SCAN_COUNT_MAX: usize = 10_000;
 pub fn scan(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let slot = cursor_slot(arguments.get(1))?;
-    let mut at = (slot.0, parse_cursor(arguments.get(1))?);
+    let position = parse_cursor(arguments.get(1))? & ((1 << CURSOR_SLOT_SHIFT) - 1);
+    let mut at = (slot.0, position);
     let options = ScanOptions::parse(arguments, Scanned::Keys)?;
     if context.view.is_gathered() {
         return scan_at_once(context, slot, &options);

@@ -75,7 +75,7 @@ fn entry_bytes<'a>(
     let fields = fields_and_values.clone().count() / 2;
     let written = fields_and_values
         .enumerate()
-        .filter(|(place, _)| place % 2 == 1 || !has_same_fields);
+        .filter(|(index, _)| index % 2 == 1 || !has_same_fields);
     let mut bytes = written.map(|(_, text)| text_bytes(text)).sum::<usize>();
     // The flags, the differences of the two parts of the id, and the number of elements.
     let mut elements = 3 + fields;

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! cursor     slot(14 bits, SCAN's) ‖ position(39 bits): below 2^53, as clients that keep numbers as doubles need it
-//! position   0: from the first name │ 0 ‖ hash(38): behind the name that has this hash │ 1 ‖ hash(38): from this hash on
+//! position   0: from the first name │ 0 ‖ hash(38): behind the name of this hash │ 1 ‖ hash(38): from this hash on
 //! ```
 
 use super::collection::{Collection, Column, Direction};
@@ -47,10 +47,11 @@ enum Position {
 impl Position {
     fn of_cursor(cursor: u64) -> Position {
         let hash = cursor & ((1 << HASH_BITS) - 1);
-        match (cursor >> HASH_BITS) & 1 {
+        match cursor >> HASH_BITS {
+            0 if hash > 0 => Position::Behind(hash),
             1 => Position::Hash(hash),
-            _ if hash == 0 => Position::First,
-            _ => Position::Behind(hash),
+            // Or a cursor that no call returned: anything may follow, as in Redis.
+            _ => Position::First,
         }
     }
 
@@ -397,6 +398,7 @@ mod tests {
             assert!(position.bits() < 1 << POSITION_BITS, "{position:?}");
             assert_eq!(Position::of_cursor(position.bits()), position);
         }
+        assert_eq!(Position::of_cursor(u64::MAX), Position::First);
         // Cursors live longer than the server.
         assert_eq!(hash_of(b"name"), hash_of(b"name"));
         assert!((0..10_000_u32).all(|number| (1..1 << HASH_BITS).contains(&hash_of(&number.to_be_bytes()))));
@@ -410,8 +412,8 @@ mod tests {
         }
         for count in [1, 7, 100, 10_000] {
             let (mut seen, mut at) = (Vec::new(), Some((0, 0)));
-            while let Some(place) = at {
-                let (items, next) = step(&mut sample, place, count);
+            while let Some(position) = at {
+                let (items, next) = step(&mut sample, position, count);
                 assert!(items.len() <= count);
                 seen.extend(items);
                 at = next;
@@ -438,8 +440,8 @@ mod tests {
                 .extend(lasting.iter().map(|name| (group_of(name), name.clone())));
             let mut seen: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
             let (mut at, mut calls) = (Some((0, 0)), 0);
-            while let Some(place) = at {
-                let (items, next) = step(&mut sample, place, 1 + random.below(20) as usize);
+            while let Some(position) = at {
+                let (items, next) = step(&mut sample, position, 1 + random.below(20) as usize);
                 // The worst that a client can do: it removes what it was given last.
                 let last = items.last().cloned();
                 for name in items {
@@ -476,8 +478,8 @@ mod tests {
         sample.names.remove(&(0, items[9].clone()));
         sample.remembered.clear();
         let (mut seen, mut at, mut calls) = (BTreeSet::new(), next, 0);
-        while let Some(place) = at {
-            let (items, next) = step(&mut sample, place, 10);
+        while let Some(position) = at {
+            let (items, next) = step(&mut sample, position, 10);
             for item in items {
                 assert!(seen.insert(item), "given twice within the walk by hash");
             }

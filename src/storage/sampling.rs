@@ -7,8 +7,11 @@ use crate::error::CommandError;
 use crate::slots::Slot;
 use std::ops::ControlFlow;
 
-/// Keys of which one is picked uniformly. To read so many takes about as long as to begin to read them a few times.
-const PICKED_OF_MAX: usize = 64;
+/// Keys of which one is picked uniformly: to read so many takes a few tenths of a millisecond.
+const PICKED_OF_MAX: usize = 512;
+
+/// Bytes that are found one by one, so that one of them is picked uniformly. Where more occur, they are dense.
+const BYTES_FOUND_MAX: usize = 64;
 
 /// Bytes of keys by which the choice is narrowed one after the other, before all that is left is read: only keys of
 /// which many begin with each other get so far.
@@ -53,9 +56,8 @@ impl Shard {
     /// A key of a slot that is alive at `now_ms` (Unix milliseconds), if there is one, and the newest turn whose writes
     /// were seen.
     ///
-    /// One of few keys is picked uniformly. Of more, the choice is narrowed to those that have one byte, drawn between
-    /// the lowest and the highest that occur, behind what all have in common, and so on: every key can come up, and
-    /// keys that end with numbers do so about as often.
+    /// One of few keys is picked uniformly. Of more, the choice is narrowed to those that have one byte, of those that
+    /// occur, behind what all have in common, and so on: every key can come up.
     pub fn random_key(
         &mut self,
         database: u8,
@@ -81,10 +83,14 @@ impl Shard {
                 }
                 continue;
             };
-            let drawn = u64::from(*lowest) + draw(u64::from(highest - lowest) + 1);
-            let at_drawn = [&first[..common], &[drawn as u8]].concat();
+            let occurring = self.bytes_at(common, (&from, &to))?;
+            let byte = match occurring.len() {
+                BYTES_FOUND_MAX => lowest + draw(u64::from(highest - lowest) + 1) as u8,
+                few => occurring[draw(few as u64) as usize],
+            };
+            let at_byte = [&first[..common], &[byte]].concat();
             // The next byte that occurs: the last key's, if no other.
-            let next = self.first_key((&at_drawn, &to))?.unwrap_or(last);
+            let next = self.first_key((&at_byte, &to))?.unwrap_or(last);
             from = next[..=common].to_vec();
             to = encoding::after_prefix(from.clone()).min(to);
         }
@@ -119,6 +125,20 @@ impl Shard {
             })?;
         }
         Ok(first.zip(last))
+    }
+
+    /// The bytes that occur at an index in the keys of a range, which have all bytes before it in common, in their order,
+    /// [`BYTES_FOUND_MAX`] at most.
+    fn bytes_at(&mut self, index: usize, (from, to): (&[u8], &[u8])) -> Result<Vec<u8>, CommandError> {
+        let (mut bytes, mut from) = (Vec::new(), from.to_vec());
+        while let Some(key) = self.first_key((&from, to))? {
+            bytes.extend(key.get(index));
+            from = encoding::after_prefix(key[..key.len().min(index + 1)].to_vec());
+            if bytes.len() == BYTES_FOUND_MAX || from[..] >= *to {
+                break;
+            }
+        }
+        Ok(bytes)
     }
 
     fn first_key(&mut self, range: (&[u8], &[u8])) -> Result<Option<Vec<u8>>, CommandError> {

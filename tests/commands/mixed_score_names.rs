@@ -68,10 +68,10 @@ fn ranges_of_names_in_small_sets_of_mixed_scores_are_redis_s() {
             format!("ZREMRANGEBYLEX z {min} {max}"),
             "ZRANGE z 0 -1 WITHSCORES".to_owned(),
         ]);
-        for (place, line) in lines.iter().enumerate() {
+        for (index, line) in lines.iter().enumerate() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let (ours, theirs) = (ours.command(&words).render(), theirs.command(&words).render());
-            assert_eq!(ours, theirs, "after\n{}", lines[..=place].join("\n"));
+            assert_eq!(ours, theirs, "after\n{}", lines[..=index].join("\n"));
         }
     }
 }

@@ -41,6 +41,19 @@ fn every_key_of_a_crowded_slot_and_beside_it_comes_up() {
 }
 
 #[test]
+fn keys_of_a_slot_that_is_too_crowded_to_be_read_come_up_about_as_often() {
+    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+    let mut client = server.connect();
+    let names = (0..1000_u32).map(|number| number.wrapping_mul(2_654_435_761));
+    for name in names {
+        client.command(&["SET", &format!("{{app}}:{name:08x}"), "v"]);
+    }
+    // Of 4,000 calls, about 982 keys if all are as likely.
+    let drawn = drawn(&mut client, 4000);
+    assert!(drawn.len() > 900, "{} keys", drawn.len());
+}
+
+#[test]
 fn keys_that_are_spread_over_the_slots_come_up_about_as_often() {
     let server = Server::builder().flags(&Shape::OneShard.flags()).start();
     let mut client = server.connect();

@@ -59,8 +59,10 @@ fn a_handful_of_keys_comes_in_one_scan() {
             run(&mut client, &format!("SADD set:{count} v"));
             let (mut keys, cursor) = scanned(&mut client, "SCAN 0 MATCH key:*");
             keys.sort();
-            assert_eq!(keys, Vec::from_iter((1..=count).map(|number| format!("key:{number}"))));
-            assert!(cursor == "0" || 2 * count >= 10, "{count} of each, {shape:?}");
+            if 2 * count < 10 {
+                let all = Vec::from_iter((1..=count).map(|number| format!("key:{number}")));
+                assert_eq!((keys, &*cursor), (all, "0"), "{shape:?}");
+            }
             let (keys, cursor) = scanned(&mut client, "SCAN 0 COUNT 19 TYPE set");
             assert_eq!((keys.len(), &*cursor), (count, "0"), "{shape:?}");
         }
