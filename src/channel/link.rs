@@ -300,6 +300,7 @@ mod tests {
     const ARGUMENT_BYTES: usize = 200 * 1024;
 
     fn push(links: &mut Links, link: usize) {
+        crate::rows::install();
         let get = command::find(b"get").expect("the table has it");
         let (target, id, caller) = ((link, Priority::Normal), RequestId::default(), Caller::default());
         let deadline = Instant::now() + Duration::from_secs(3600);
@@ -339,6 +340,7 @@ mod tests {
     /// further and further.
     #[test]
     fn a_batch_that_is_full_takes_no_more_whether_it_was_flushed_or_not() {
+        crate::rows::install();
         let (sender, receiver) = flume::unbounded();
         let (home, _) = responses();
         let credits = Credits {
