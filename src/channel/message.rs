@@ -361,3 +361,25 @@ impl Batch {
         self.spans.shrink_to(BATCH_BYTES_KEPT / size_of::<Span>());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::responses::responses;
+    use crate::command;
+
+    #[test]
+    fn requests_that_are_split_off_take_their_arguments_along_and_leave_their_credits() {
+        crate::rows::install();
+        let (sender, _receiver) = responses();
+        let mut batch = Batch::new(sender);
+        for words in [[&b"get"[..], b"a"], [b"blpop", b"line"]] {
+            let row = command::find(words[0]).expect("the table has it");
+            batch.push(RequestId::default(), row, Caller::default(), Instant::now(), words);
+        }
+        let refused = batch.split_requests(1);
+        let arguments: Vec<&[u8]> = refused.arguments(&refused.requests[0]).iter().collect();
+        assert_eq!(arguments, [&b"blpop"[..], b"line"]);
+        assert_eq!((batch.requests.len(), batch.credits, refused.credits), (1, 2, 0));
+    }
+}

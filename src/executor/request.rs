@@ -3,7 +3,7 @@
 use super::blocked_commands::waits_notice;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
-use crate::command::{self, Command, Internal, QUIET, READ, Runs, Step};
+use crate::command::{self, BLOCKING, Command, Internal, QUIET, READ, Runs, Step};
 use crate::commands::blocking::Waiting;
 use crate::commands::pausing::{Pausing, may_pause};
 use crate::commands::script_runs::Driven;
@@ -296,7 +296,7 @@ impl StorageExecutor {
     /// Who waits for the answer to a command that may wait; `None` for any other command.
     pub(super) fn claim_of(&self, batch: &Batch, request: &Request) -> Result<Option<Claim>, NobodyWaits> {
         let (command, caller) = (request.command, request.caller);
-        if !command.may_wait(batch.arguments(request)) {
+        if !command.flags.has(BLOCKING) || !command.may_wait(batch.arguments(request)) {
             return Ok(None);
         }
         let client = self.interests.waiters.client(caller.client_id).ok_or(NobodyWaits)?;
