@@ -308,8 +308,8 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
     Ok(found.len())
 }
 
-/// Adds the transactions whose redo records were staged on a shard together with its part of one that was found, and are
-/// lost with it: with that part the shard gets what the record came with.
+/// Adds the transactions whose redo records were staged on a shard together with its part of one that was found, and
+/// are lost with it: with that part the shard gets what the record came with.
 fn find_carried(found: &mut BTreeMap<TransactionId, Unfinished>, shards: &mut [Shard]) -> Result<(), CommandError> {
     let mut carried = Vec::new();
     for (id, Unfinished { homes, parts }) in found.iter() {

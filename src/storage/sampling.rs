@@ -127,8 +127,8 @@ impl Shard {
         Ok(first.zip(last))
     }
 
-    /// The bytes that occur at an index in the keys of a range, which have all bytes before it in common, in their order,
-    /// [`BYTES_FOUND_MAX`] at most.
+    /// The bytes that occur at an index in the keys of a range, which have all bytes before it in common, in their
+    /// order, [`BYTES_FOUND_MAX`] at most.
     fn bytes_at(&mut self, index: usize, (from, to): (&[u8], &[u8])) -> Result<Vec<u8>, CommandError> {
         let (mut bytes, mut from) = (Vec::new(), from.to_vec());
         while let Some(key) = self.first_key((&from, to))? {

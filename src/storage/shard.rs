@@ -1450,8 +1450,8 @@ impl Shard {
         self.denied = denied;
     }
 
-    /// Sets how many writes the shard takes while it is stalled before it refuses them. Their replies wait for the end of
-    /// the stall and hold credits of their links, of which the reads of the same executor need the rest.
+    /// Sets how many writes the shard takes while it is stalled before it refuses them. Their replies wait for the end
+    /// of the stall and hold credits of their links, of which the reads of the same executor need the rest.
     pub fn set_writes_while_stalled_max(&mut self, writes: usize) {
         self.writes_while_stalled_max = writes.clamp(1, WRITES_WHILE_STALLED_MAX);
     }

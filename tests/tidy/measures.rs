@@ -29,7 +29,6 @@ const LONG_FUNCTIONS: &[&str] = &[
 /// Files with lines that are longer: tables, and texts that are given in one piece.
 const FILES_WITH_LONG_LINES: &[&str] = &[
     "benches/collections.rs",
-    "src/commands/walks.rs",
     "src/config/mod.rs",
     "src/config/values.rs",
     "src/faults.rs",
