@@ -567,6 +567,12 @@ impl Shards {
             }
             let is_gone = command.homes.iter().all(has_committed);
             if is_gone {
+                // A full disk may have taken the deletion back: then the record is there, and needs the notes.
+                let has_record = |home: &usize| !matches!(list[*home].has_redo(command.id), Ok((false, _)));
+                if command.homes.iter().any(has_record) {
+                    command.is_deleted = false;
+                    return true;
+                }
                 command
                     .noted
                     .iter()
