@@ -200,7 +200,7 @@ fn a_busy_script_on_the_second_executor_is_felt_by_its_own_clients_only() {
         assert_eq!(killing.command(&["SCRIPT", "KILL"]).render(), "OK");
         assert_error(
             &scripting.read().expect("the script was killed"),
-            "ERR Error running script",
+            "ERR user_script:1: Script killed by user",
         );
         let found = asking.command(&["MGET", first, second, other]).render();
         assert_eq!(found, "1) \"1\"\n2) \"1\"\n3) \"1\"");
