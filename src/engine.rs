@@ -350,7 +350,7 @@ impl Engine {
         let settings = self.shared.settings.snapshot();
         let credits = Credits {
             requests: settings.link_credits,
-            batch_size: settings.batch_size,
+            batch_size: settings.requests_at_once(),
         };
         let links = Arc::new(Mutex::new(Links::new(senders, home_sender, credits)));
         let mut all = lock(&self.shared.links);

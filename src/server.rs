@@ -774,7 +774,7 @@ fn network_parts(
 ) -> Vec<NetworkParts> {
     let credits = Credits {
         requests: current.link_credits,
-        batch_size: current.batch_size,
+        batch_size: current.requests_at_once(),
     };
     let (accepted_senders, accepted): (Vec<_>, Vec<_>) =
         state.network.iter().map(|_| flume::bounded(ACCEPTED_MAX)).unzip();

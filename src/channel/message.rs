@@ -220,8 +220,8 @@ impl Batch {
         self.bytes.len() + self.spans.len() * size_of::<Span>()
     }
 
-    /// Takes the responses that `ready` selects into a box of their own, which may leave at once. The credits stay
-    /// here.
+    /// Takes the responses that `ready` selects into a box of their own, which may leave at once, with a credit for
+    /// each: the replies that stay may wait for long, and others need those credits meanwhile.
     pub fn split_off(&mut self, ready: impl Fn(&Response) -> bool) -> Option<Box<Batch>> {
         if !self.responses.iter().any(&ready) {
             return None;
@@ -242,6 +242,8 @@ impl Batch {
             first.replies.extend_from_slice(&replies[range]);
             false
         });
+        first.credits = self.credits.min(first.responses.len());
+        self.credits -= first.credits;
         Some(first)
     }
 

@@ -561,6 +561,12 @@ pub enum ConfigSetError {
 }
 
 impl Settings {
+    /// The most requests in one batch and in one turn: `batch-size`, and at most a quarter of a link's credits. Replies
+    /// of one turn may wait together, for a sync or the end of a stall, and must leave credits for what need not wait.
+    pub fn requests_at_once(&self) -> usize {
+        self.batch_size.min(self.link_credits / 4).max(1)
+    }
+
     /// Every name that CONFIG GET answers: settings, Redis's names for them, and facts.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let settings = SETTINGS.iter().map(|setting| setting.name);

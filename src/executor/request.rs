@@ -405,6 +405,11 @@ impl StorageExecutor {
             (failed, _) => failed,
         };
         let failed = outcome.is_err();
+        // What is said of a shard's state depends on no data: it need not wait until what the command has read is safe.
+        let is_of_state = matches!(
+            outcome,
+            Err(CommandError::Stalled | CommandError::DiskFull | CommandError::ShardDown(_) | CommandError::Timeout)
+        );
         let more = match outcome {
             Ok(rest) => {
                 if rest == Rest::Unreadable {
@@ -438,7 +443,7 @@ impl StorageExecutor {
                 .as_nanos()
                 .min(u128::from(u32::MAX)) as u32,
             failed,
-            commit_epoch: touched.epoch,
+            commit_epoch: if is_of_state { 0 } else { touched.epoch },
             shard: touched.shard.unwrap_or(0),
             more,
         });

@@ -132,7 +132,7 @@ impl StorageExecutor {
         let mut count = 0;
         let mut now = began;
         let mut has_staged_much = false;
-        while count < self.current.batch_size && !has_staged_much {
+        while count < self.current.requests_at_once() && !has_staged_much {
             let long = match count {
                 0 => self.parked.long.pop_front(),
                 _ => None,

@@ -294,7 +294,7 @@ impl NetworkExecutor {
         let settings = self.settings.borrow();
         self.request_timeout
             .set(Duration::from_millis(settings.request_timeout_ms));
-        self.links.borrow_mut().set_batch_size(settings.batch_size);
+        self.links.borrow_mut().set_batch_size(settings.requests_at_once());
         self.server.pubsub.set_limits(&settings.client_output_buffer_limit);
     }
 
