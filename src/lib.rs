@@ -43,6 +43,19 @@
 //! [`command`] and its executor in [`channel::router`], [`channel::link`] sends the turn's batch,
 //! [`executor::storage_executor`] runs [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back
 //! the same way.
+//!
+//! Words that are ours:
+//!
+//! - *batch*: the requests of one turn of the reactor for one storage executor; the same allocation (*box*) goes back
+//!   *home*, to its sender, with the responses.
+//! - *link*: a sender's end of the channel to one storage executor; its *credits* are the requests that may be out on it.
+//! - *turn*: one pass of a storage executor: run what has arrived, commit once. Its number is the *epoch* of its writes.
+//! - *linked commit*: what a turn wrote to several shards of an executor, committed as one with a redo record.
+//! - *home* of a transaction: the shard that has its redo record. *Parts*: what it writes on each shard.
+//! - *slot*: a hash slot, as in Redis Cluster; in [`network::connection`], a command whose reply is still to come.
+//! - *place*: an index: of an argument, of a shard in its executor's list; with a database, a key's position.
+//! - *pieces*: the rest of a large reply, made as the client takes it.
+//! - *handed back*: a command that needs keys of other executors, undone, to run again as a transaction.
 
 pub mod channel;
 mod clock;
