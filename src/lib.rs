@@ -48,8 +48,8 @@
 //!
 //! - *batch*: the requests of one turn of the reactor for one storage executor; the same allocation (*box*) goes back
 //!   *home*, to its sender, with the responses.
-//! - *link*: a sender's end of the channel to one storage executor; its *credits* are the requests that may be out on it.
-//! - *turn*: one pass of a storage executor: run what has arrived, commit once. Its number is the *epoch* of its writes.
+//! - *link*: a sender's end of the channel to one storage executor; its *credits* are the requests that may be out.
+//! - *turn*: one pass of a storage executor: run what has arrived, commit once; its number is the writes' *epoch*.
 //! - *linked commit*: what a turn wrote to several shards of an executor, committed as one with a redo record.
 //! - *home* of a transaction: the shard that has its redo record. *Parts*: what it writes on each shard.
 //! - *slot*: a hash slot, as in Redis Cluster; in [`network::connection`], a command whose reply is still to come.
