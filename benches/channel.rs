@@ -1,6 +1,6 @@
 //! The channel layer: what it costs to send a batch from one executor to another and to get it back.
 //!
-//! The messages, the links and the executors' set-up are the server's; the storage executor is replaced by a task that
+//! The messages, the destinations and the executors' set-up are the server's; the storage executor is replaced by a task that
 //! answers every request with OK. A hop is timed from the moment that the sender hands a batch over to the moment that
 //! the other side takes it up; both directions are printed at the end, with their p50 and p99.
 //!
@@ -13,7 +13,7 @@ mod common;
 mod cpus;
 
 use common::{Latencies, LatencyTable};
-use corelane::channel::link::{Credits, Links};
+use corelane::channel::destinations::{Credits, Destinations};
 use corelane::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use corelane::channel::responses::{Responses, responses};
 use corelane::command::{self, Command};
@@ -137,16 +137,16 @@ fn measure(criterion: &mut Criterion, table: &mut LatencyTable, name: &str, case
 fn start(case: Case, cpus: &[CpuId]) -> Running {
     // Bounded by the credits, as in the server.
     let (to_answerer, requests) = flume::unbounded();
-    let (home_sender, home) = responses();
+    let (reply_to, responses) = responses();
     let (orders, orders_receiver) = flume::bounded(1);
     let (outcomes_sender, outcomes) = flume::bounded(1);
     let settings = Settings::default();
     let credits = Credits {
-        requests: settings.link_credits,
+        requests: settings.request_credits,
         batch_size: settings.batch_size,
     };
-    let links = Links::new(vec![to_answerer], home_sender, credits);
-    let sender = move || send_on_orders(case, links, home, orders_receiver, outcomes_sender);
+    let destinations = Destinations::new(vec![to_answerer], reply_to, credits);
+    let sender = move || send_on_orders(case, destinations, responses, orders_receiver, outcomes_sender);
     let executors = match case.executors {
         1 => vec![start_executor(cpus[0], case.spin, move || async move {
             let answerer = glommio::spawn_local(answer(requests));
@@ -198,24 +198,30 @@ fn start_executor<F: Future<Output = ()> + 'static>(
 /// The sending side: makes as many round trips as each order says, until there are no more orders.
 async fn send_on_orders(
     case: Case,
-    mut links: Links,
-    home: Responses,
+    mut destinations: Destinations,
+    responses: Responses,
     orders: flume::Receiver<u64>,
     outcomes: flume::Sender<Outcome>,
 ) {
     corelane::rows::install();
     let set = command::find(b"set").expect("the table has SET");
     while let Ok(trips) = orders.recv_async().await {
-        let outcome = make_trips(case, &mut links, &home, set, trips).await;
+        let outcome = make_trips(case, &mut destinations, &responses, set, trips).await;
         outcomes
             .send(outcome)
             .expect("whoever gave the order waits for its outcome");
     }
     // The answering side ends when its sender is gone.
-    links.close();
+    destinations.close();
 }
 
-async fn make_trips(case: Case, links: &mut Links, home: &Responses, set: &'static Command, trips: u64) -> Outcome {
+async fn make_trips(
+    case: Case,
+    destinations: &mut Destinations,
+    responses: &Responses,
+    set: &'static Command,
+    trips: u64,
+) -> Outcome {
     let mut outcome = Outcome {
         elapsed: Duration::ZERO,
         there: Latencies::new(),
@@ -232,12 +238,15 @@ async fn make_trips(case: Case, links: &mut Links, home: &Responses, set: &'stat
                     sequence,
                     ..RequestId::default()
                 };
-                links.push((0, Priority::Normal), id, set, Caller::default(), deadline, arguments);
+                destinations.push((0, Priority::Normal), id, set, Caller::default(), deadline, arguments);
             }
-            assert_eq!(links.flush().batches, 1);
+            assert_eq!(destinations.flush().batches, 1);
             sent += 1;
         }
-        let batch = home.next().await.expect("the links hold a sender of this channel");
+        let batch = responses
+            .next()
+            .await
+            .expect("the destinations hold a sender of this channel");
         let arrived = Instant::now();
         assert_eq!(batch.responses.len(), case.requests);
         let took = Duration::from_nanos(batch.responses.iter().map(|response| u64::from(response.took_ns)).sum());
@@ -250,7 +259,7 @@ async fn make_trips(case: Case, links: &mut Links, home: &Responses, set: &'stat
         for response in &batch.responses {
             black_box(batch.reply(response));
         }
-        links.recycle(batch);
+        destinations.recycle(batch);
         returned += 1;
     }
     outcome.elapsed = started.elapsed();
@@ -294,5 +303,5 @@ fn answer_batch(mut batch: Box<Batch>) {
     if let Some(last) = batch.responses.last_mut() {
         last.took_ns = u32::try_from(took).unwrap_or(u32::MAX);
     }
-    batch.send_home();
+    batch.send_back();
 }

@@ -7,7 +7,7 @@ use crate::error::CommandError;
 use crate::number::parse_integer;
 use crate::protocol::Arguments;
 use crate::storage::encoding::DATABASE_COUNT;
-use crate::storage::transaction_scope::Place;
+use crate::storage::transaction_scope::DatabaseKey;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -679,16 +679,16 @@ pub static WAITERS_DROP: Command = internal(
 );
 
 /// The databases and keys that a command names.
-pub fn places_of(command: &Command, arguments: Arguments<'_>, database: u8) -> Vec<Place> {
+pub fn database_keys_of(command: &Command, arguments: Arguments<'_>, database: u8) -> Vec<DatabaseKey> {
     if command.runs == Runs::Exec {
         let parts = exec_request::parts_of_exec(arguments);
         return parts
-            .flat_map(|(header, part, arguments)| places_of(part, arguments, header.database))
+            .flat_map(|(header, part, arguments)| database_keys_of(part, arguments, header.database))
             .collect();
     }
     let other = command.keys.other_database.of(arguments);
     let in_database = |database: u8| command.keys.of(arguments).map(move |key| (database, key.to_vec()));
-    let mut places: Vec<Place> = in_database(database).collect();
+    let mut places: Vec<DatabaseKey> = in_database(database).collect();
     places.extend(other.into_iter().flat_map(in_database));
     places
 }

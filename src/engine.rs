@@ -25,7 +25,7 @@
 //!
 //! The futures need no particular runtime. Cloning an [`Engine`] is cheap; a call waits for its storage executors only.
 
-use crate::channel::link::{Credits, Links};
+use crate::channel::destinations::{Credits, Destinations};
 use crate::channel::message::{Batch, Caller, Priority, RequestId};
 use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
@@ -106,14 +106,14 @@ struct Shared {
     running: Mutex<Option<Running>>,
     calls: Mutex<Vec<Call>>,
     /// Of all calls, so that one whose future is never polled again does not keep the engine from being closed.
-    links: Mutex<Vec<Weak<Mutex<Links>>>>,
+    destinations: Mutex<Vec<Weak<Mutex<Destinations>>>>,
 }
 
-/// What one call needs: links of its own and the channel by which its boxes come home. A future that is not polled, or
+/// What one call needs: destinations of its own and the channel by which its batches come back. A future that is not polled, or
 /// dropped, holds up nobody: storage executors set aside what is asked for by who does not take the answers in.
 struct Call {
-    links: Arc<Mutex<Links>>,
-    home: Responses,
+    destinations: Arc<Mutex<Destinations>>,
+    responses: Responses,
 }
 
 impl Engine {
@@ -151,7 +151,7 @@ impl Engine {
                 senders: Mutex::new(Some(senders)),
                 running: Mutex::new(Some(running)),
                 calls: Mutex::default(),
-                links: Mutex::default(),
+                destinations: Mutex::default(),
             }),
         })
     }
@@ -166,8 +166,10 @@ impl Engine {
     pub fn close(&self) -> Result<(), EngineError> {
         drop(lock(&self.shared.senders).take());
         lock(&self.shared.calls).clear();
-        for links in lock(&self.shared.links).drain(..) {
-            links.upgrade().inspect(|links| lock(links).close());
+        for destinations in lock(&self.shared.destinations).drain(..) {
+            destinations
+                .upgrade()
+                .inspect(|destinations| lock(destinations).close());
         }
         let running = lock(&self.shared.running).take().ok_or(EngineError::Closed)?;
         match running.join() {
@@ -241,16 +243,18 @@ impl Engine {
     pub async fn mset(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), EngineError> {
         let sets: Vec<_> = pairs.iter().map(|(key, value)| Operation::Set(key, value)).collect();
         self.check_lengths(&sets)?;
-        let mut by_link: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
+        let mut by_destination: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
         for (key, value) in pairs {
-            let words = by_link.entry(self.link_of(key)).or_insert_with(|| vec![b"mset"]);
+            let words = by_destination
+                .entry(self.destination_of(key))
+                .or_insert_with(|| vec![b"mset"]);
             words.extend([*key, *value]);
         }
-        let parts: Vec<(usize, Vec<&[u8]>)> = by_link.into_iter().collect();
+        let parts: Vec<(usize, Vec<&[u8]>)> = by_destination.into_iter().collect();
         let request = |index: usize| (parts[index].0, parts[index].1.iter().copied());
-        let answers = self.run(parts.len(), |links, index| {
-            let (link, words) = request(index);
-            self.push(links, link, index, words);
+        let answers = self.run(parts.len(), |destinations, index| {
+            let (destination, words) = request(index);
+            self.push(destinations, destination, index, words);
         });
         answers
             .await?
@@ -279,36 +283,38 @@ impl Engine {
     /// their order, those on different shards concurrently.
     pub async fn batch(&self, operations: &[Operation<'_>]) -> Result<Vec<Answer>, EngineError> {
         self.check_lengths(operations)?;
-        let push = |links: &mut Links, index: usize| self.push_operation(links, index, &operations[index]);
+        let push = |destinations: &mut Destinations, index: usize| {
+            self.push_operation(destinations, index, &operations[index])
+        };
         self.run(operations.len(), push).await
     }
 
     /// Runs `count` requests, which `push` adds to the open batches; the answers are in their order.
-    async fn run(&self, count: usize, push: impl Fn(&mut Links, usize)) -> Result<Vec<Answer>, EngineError> {
+    async fn run(&self, count: usize, push: impl Fn(&mut Destinations, usize)) -> Result<Vec<Answer>, EngineError> {
         let call = self.take_call()?;
         let mut answers = vec![None; count];
         let mut next = 0;
         let mut missing = count;
         while missing > 0 {
             {
-                let mut links = lock(&call.links);
-                if links.is_empty() {
+                let mut destinations = lock(&call.destinations);
+                if destinations.is_empty() {
                     return Err(EngineError::Closed);
                 }
-                while next < count && !links.any_is_blocked() {
-                    push(&mut links, next);
+                while next < count && !destinations.any_is_blocked() {
+                    push(&mut destinations, next);
                     next += 1;
                 }
-                if links.flush().failures > 0 {
+                if destinations.flush().failures > 0 {
                     return Err(EngineError::Closed);
                 }
             }
-            let batch = call.home.next().await.ok_or(EngineError::Closed)?;
+            let batch = call.responses.next().await.ok_or(EngineError::Closed)?;
             for response in &batch.responses {
                 missing -= 1;
                 answers[response.id.sequence as usize] = parse_answer(batch.reply(response));
             }
-            lock(&call.links).recycle(batch);
+            lock(&call.destinations).recycle(batch);
         }
         let mut calls = lock(&self.shared.calls);
         if calls.len() < SPARE_CALLS_MAX && lock(&self.shared.senders).is_some() {
@@ -346,30 +352,33 @@ impl Engine {
             return Ok(call);
         }
         let senders = lock(&self.shared.senders).clone().ok_or(EngineError::Closed)?;
-        let (home_sender, home) = responses();
+        let (reply_to, responses) = responses();
         let settings = self.shared.settings.snapshot();
         let credits = Credits {
-            requests: settings.link_credits,
+            requests: settings.request_credits,
             batch_size: settings.requests_at_once(),
         };
-        let links = Arc::new(Mutex::new(Links::new(senders, home_sender, credits)));
-        let mut all = lock(&self.shared.links);
-        all.retain(|links| links.strong_count() > 0);
-        all.push(Arc::downgrade(&links));
+        let destinations = Arc::new(Mutex::new(Destinations::new(senders, reply_to, credits)));
+        let mut all = lock(&self.shared.destinations);
+        all.retain(|destinations| destinations.strong_count() > 0);
+        all.push(Arc::downgrade(&destinations));
         drop(all);
         // It may have been closed since the senders were taken.
         if lock(&self.shared.senders).is_none() {
             return Err(EngineError::Closed);
         }
-        Ok(Call { links, home })
+        Ok(Call {
+            destinations,
+            responses,
+        })
     }
 
     /// The storage executor that has a key.
-    fn link_of(&self, key: &[u8]) -> usize {
+    fn destination_of(&self, key: &[u8]) -> usize {
         usize::from(self.shared.router.executor_of(Slot::of(key)).0)
     }
 
-    fn push_operation(&self, links: &mut Links, index: usize, operation: &Operation<'_>) {
+    fn push_operation(&self, destinations: &mut Destinations, index: usize, operation: &Operation<'_>) {
         let mut digits = itoa::Buffer::new();
         let time_ms = |time: Duration| {
             u64::try_from(time.as_millis())
@@ -391,11 +400,17 @@ impl Engine {
             Operation::Add(key, amount) => ("incrby", key, [Some(digits.format(*amount).as_bytes()), None]),
         };
         let words = [Some(name.as_bytes()), Some(key)].into_iter().chain(rest).flatten();
-        self.push(links, self.link_of(key), index, words);
+        self.push(destinations, self.destination_of(key), index, words);
     }
 
     /// Adds a request, whose first word is its command, to the open batch for a storage executor.
-    fn push<'a>(&self, links: &mut Links, link: usize, index: usize, words: impl Iterator<Item = &'a [u8]> + Clone) {
+    fn push<'a>(
+        &self,
+        destinations: &mut Destinations,
+        destination: usize,
+        index: usize,
+        words: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
         let name = words.clone().next().unwrap_or_default();
         let command: &'static Command = command::find(name).expect("the table has every name used here");
         let timeout = Duration::from_millis(self.shared.settings.snapshot().request_timeout_ms);
@@ -403,8 +418,8 @@ impl Engine {
             sequence: index as u32,
             ..RequestId::default()
         };
-        let target = (link, Priority::Normal);
-        links.push(target, id, command, Caller::default(), Instant::now() + timeout, words);
+        let target = (destination, Priority::Normal);
+        destinations.push(target, id, command, Caller::default(), Instant::now() + timeout, words);
     }
 }
 

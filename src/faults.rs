@@ -55,7 +55,7 @@ pub use hooks::*;
 pub enum Point {
     /// The redo record is staged.
     RedoStaged,
-    /// A shard that is not the home is about to follow.
+    /// A shard that is not the primary is about to follow.
     BeforeApply,
     /// It has staged its part.
     AfterApply,

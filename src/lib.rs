@@ -25,7 +25,7 @@
 //! - [`network`]: a client's bytes, from the socket to the channel and back; and what is published, from any thread to
 //!   the inboxes of the network executors that have subscribers.
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
-//! - [`channel`]: the only way across: messages, links with credits, the router from key to executor.
+//! - [`channel`]: the only way across: messages, destinations with credits, the router from key to executor.
 //! - [`executor`]: the storage executors, which own the shards: turns, waiting commands, their part in transactions.
 //! - [`observe`]: what INFO says.
 //! - [`registry`]: what threads share: clients, inboxes, subscribers, tracked keys, metrics, the server's state.
@@ -40,7 +40,7 @@
 //! - [`engine`]: the same storage executors for a program that embeds them, without TCP.
 //!
 //! A GET's way: [`network::network_executor`] reads and parses, [`network::dispatch`] finds its row in
-//! [`command`] and its executor in [`channel::router`], [`channel::link`] sends the turn's batch,
+//! [`command`] and its executor in [`channel::router`], [`channel::destinations`] sends the turn's batch,
 //! [`executor::storage_executor`] runs [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back
 //! the same way.
 //!
@@ -48,7 +48,7 @@
 //!
 //! - *batch*: the requests of one turn of the reactor for one storage executor; the same allocation (*box*) goes back
 //!   *home*, to its sender, with the responses.
-//! - *link*: a sender's end of the channel to one storage executor; its *credits* are the requests that may be out.
+//! - *destination*: a sender's end of the channel to one storage executor; its *credits* are the requests that may be out.
 //! - *turn*: one pass of a storage executor: run what has arrived, commit once; its number is the writes' *epoch*.
 //! - *linked commit*: what a turn wrote to several shards of an executor, committed as one with a redo record.
 //! - *home* of a transaction: the shard that has its redo record. *Parts*: what it writes on each shard.

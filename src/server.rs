@@ -1,6 +1,6 @@
 //! A server: preflight, core map, channels, executors; started and stopped in order.
 
-use crate::channel::link::{Credits, Links};
+use crate::channel::destinations::{Credits, Destinations};
 use crate::channel::message::{Batch, Caller};
 use crate::channel::responses::responses;
 use crate::channel::router::{Router, StorageId};
@@ -773,7 +773,7 @@ fn network_parts(
     current: &Settings,
 ) -> Vec<NetworkParts> {
     let credits = Credits {
-        requests: current.link_credits,
+        requests: current.request_credits,
         batch_size: current.requests_at_once(),
     };
     let (accepted_senders, accepted): (Vec<_>, Vec<_>) =
@@ -787,9 +787,9 @@ fn network_parts(
     let inboxes = std::mem::take(&mut stores.inboxes);
     let parts = accepted.into_iter().zip(inboxes).enumerate();
     let network = parts.map(|(index, (accepted, inbox))| {
-        // Boxes come home within the credits that were given out, so this is bounded by them.
-        let (home_sender, home) = responses();
-        let links = Links::new(stores.senders.clone(), home_sender, credits);
+        // Batches come back within the credits that were given out, so this is bounded by them.
+        let (reply_to, responses) = responses();
+        let destinations = Destinations::new(stores.senders.clone(), reply_to, credits);
         NetworkParts {
             server: Arc::clone(state),
             handlers: ExecutorHandlers {
@@ -797,8 +797,8 @@ fn network_parts(
                 storage: rows::STORAGE_HANDLERS,
             },
             index,
-            links,
-            home,
+            destinations,
+            responses,
             inbox,
             accepted,
             acceptor: acceptor.take(),

@@ -1,7 +1,7 @@
 //! What travels between executors: a box of requests one way, the same box with the responses filled in the other way.
 //!
 //! A batch owns one run of bytes for all arguments and one for all replies, so that a request costs no allocation and a
-//! box that has come home is used again with its capacity. It always returns to the executor that made it.
+//! box that has come back is used again with its capacity. It always returns to the executor that made it.
 
 use super::responses::ResponseSender;
 use crate::command::Command;
@@ -129,12 +129,12 @@ pub struct Batch {
     pub sent_at: Instant,
     /// When the storage executor took it up.
     pub received_at: Instant,
-    /// Credits that come home with this box.
+    /// Credits that come back with this box.
     pub credits: usize,
-    /// Argument bytes that are counted against its link.
+    /// Argument bytes that are counted against its destination.
     pub bytes_charged: usize,
     /// Which storage executor it was sent to.
-    pub link: usize,
+    pub destination: usize,
     bytes: Vec<u8>,
     spans: Vec<Span>,
     reply_to: ResponseSender,
@@ -154,7 +154,7 @@ impl Batch {
             received_at: now,
             credits: 0,
             bytes_charged: 0,
-            link: 0,
+            destination: 0,
             bytes: Vec::new(),
             spans: Vec::new(),
             reply_to,
@@ -227,7 +227,7 @@ impl Batch {
             return None;
         }
         let mut first = Batch::new(self.reply_to.clone());
-        (first.sent_at, first.received_at, first.link) = (self.sent_at, self.received_at, self.link);
+        (first.sent_at, first.received_at, first.destination) = (self.sent_at, self.received_at, self.destination);
         first.priority = self.priority;
         let replies = &self.replies;
         self.responses.retain(|response| {
@@ -251,7 +251,7 @@ impl Batch {
     /// credits stay here.
     pub fn take_responses(&mut self) -> Box<Batch> {
         let mut first = Batch::new(self.reply_to.clone());
-        (first.sent_at, first.received_at, first.link) = (self.sent_at, self.received_at, self.link);
+        (first.sent_at, first.received_at, first.destination) = (self.sent_at, self.received_at, self.destination);
         first.priority = self.priority;
         first.responses = std::mem::take(&mut self.responses);
         first.replies = std::mem::take(&mut self.replies);
@@ -286,7 +286,7 @@ impl Batch {
     /// An empty box with the credit of a request.
     fn take_credit(&mut self) -> Box<Batch> {
         let mut alone = Batch::new(self.reply_to.clone());
-        (alone.sent_at, alone.received_at, alone.link) = (self.sent_at, self.received_at, self.link);
+        (alone.sent_at, alone.received_at, alone.destination) = (self.sent_at, self.received_at, self.destination);
         alone.priority = self.priority;
         // A box that was taken out of another for the second time has given its credit to the first.
         alone.credits = self.credits.min(1);
@@ -297,7 +297,8 @@ impl Batch {
     /// Takes the requests from `place` on, with their arguments, into a box of their own. The credits stay here.
     pub fn split_requests(&mut self, place: usize) -> Box<Batch> {
         let mut refused = Batch::new(self.reply_to.clone());
-        (refused.sent_at, refused.received_at, refused.link) = (self.sent_at, self.received_at, self.link);
+        (refused.sent_at, refused.received_at, refused.destination) =
+            (self.sent_at, self.received_at, self.destination);
         refused.priority = self.priority;
         for request in self.requests.split_off(place) {
             let arguments = self.arguments(&request).iter();
@@ -308,7 +309,7 @@ impl Batch {
     }
 
     /// Where the box returns to.
-    pub fn home(&self) -> &ResponseSender {
+    pub fn reply_to(&self) -> &ResponseSender {
         &self.reply_to
     }
 
@@ -343,12 +344,12 @@ impl Batch {
         });
     }
 
-    /// Sends the box home. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.
-    pub fn send_home(self: Box<Self>) {
+    /// Sends the box back. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.
+    pub fn send_back(self: Box<Self>) {
         self.reply_to.clone().send(self);
     }
 
-    /// Empties a box that came home, for its next journey.
+    /// Empties a box that came back, for its next journey.
     pub fn clear(&mut self) {
         self.requests.clear();
         self.run = 0;

@@ -124,14 +124,14 @@ mod tests {
             batch.replies = vec![0; bytes];
             batch
         };
-        with_replies(REPLY_BYTES_WAITING_MAX - 1).send_home();
-        (0..100).for_each(|_| with_replies(100).send_home());
+        with_replies(REPLY_BYTES_WAITING_MAX - 1).send_back();
+        (0..100).for_each(|_| with_replies(100).send_back());
         assert!(!sender.is_behind(), "small ones are not counted");
-        with_replies(REPLY_BYTES_COUNTED_MIN).send_home();
+        with_replies(REPLY_BYTES_COUNTED_MIN).send_back();
         assert!(sender.is_behind());
         assert!(responses.try_next().is_some());
         assert!(!sender.is_behind());
-        with_replies(REPLY_BYTES_WAITING_MAX).send_home();
+        with_replies(REPLY_BYTES_WAITING_MAX).send_back();
         assert!(sender.is_behind());
         drop(responses);
         assert!(!sender.is_behind());

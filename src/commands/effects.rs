@@ -8,7 +8,7 @@ use crate::command::{self, Command, LOOKS_ASIDE, QUIET, READ};
 use crate::config::{EventClass, EventClasses};
 use crate::error::CommandError;
 use crate::protocol::Arguments;
-use crate::storage::lifecycle::{KeyFate, KeyNote};
+use crate::storage::lifecycle::{KeyFate, KeyOutcome};
 
 /// Something that happened to a key, for those who subscribe to
 /// [keyspace notifications](https://redis.io/docs/latest/develop/use/keyspace-notifications/).
@@ -196,7 +196,7 @@ impl Context<'_> {
     #[inline]
     pub fn note_key_fates(&mut self) {
         if !self.effects.classes.is_empty() {
-            let notes = self.view.take_key_notes();
+            let notes = self.view.take_key_outcomes();
             self.effects.note_key_fates(&notes);
         }
     }
@@ -215,7 +215,7 @@ impl Effects {
     }
 
     /// Notes what has become of keys.
-    pub fn note_key_fates(&mut self, notes: &[KeyNote]) {
+    pub fn note_key_fates(&mut self, notes: &[KeyOutcome]) {
         for (fate, database, key) in notes {
             let mut note = |class, name| self.note(*database, class, name, key);
             match fate {

@@ -137,7 +137,7 @@ fn need_keys(
     row: &Command,
     arguments: Arguments<'_>,
 ) -> Result<(), CommandError> {
-    let places = command::places_of(row, arguments, session.database);
+    let places = command::database_keys_of(row, arguments, session.database);
     if let Some(declared) = &session.declared
         && places.iter().any(|(_, key)| !declared.contains(key))
     {

@@ -321,8 +321,8 @@ settings! {
     }
 
     /// The most requests that one network executor may have waiting at one storage executor.
-    link_credits: usize = "16384" {
-        name: "link-credits", range: Some(64..=1_048_576), unit: "requests", changes: Changes::AtStart,
+    request_credits: usize = "16384" {
+        name: "request-credits", range: Some(64..=1_048_576), unit: "requests", changes: Changes::AtStart,
     }
 
     /// The most expired keys that a shard deletes in one turn, so that expiry never holds up commands.
@@ -564,7 +564,7 @@ impl Settings {
     /// The most requests in one batch and in one turn: `batch-size`, and at most a quarter of a link's credits. Replies
     /// of one turn may wait together, for a sync or the end of a stall, and must leave credits for what need not wait.
     pub fn requests_at_once(&self) -> usize {
-        self.batch_size.min(self.link_credits / 4).max(1)
+        self.batch_size.min(self.request_credits / 4).max(1)
     }
 
     /// Every name that CONFIG GET answers: settings, Redis's names for them, and facts.

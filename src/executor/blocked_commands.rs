@@ -10,7 +10,8 @@ use crate::protocol::{Reply, Span};
 use crate::registry::clients::Ticket;
 use crate::storage::encoding::Type;
 use crate::storage::fields::FieldReader;
-use crate::storage::shard::{ModifiedKey, Shard};
+use crate::storage::shard::Shard;
+use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::transaction_scope::{Mode, Scope, next_transaction_id};
 use futures_lite::future;
 use std::cell::RefCell;
@@ -27,7 +28,7 @@ impl StorageExecutor {
     }
 
     /// Serves those who wait for a key, as far as it goes; what they write comes behind what is `ready`.
-    fn serve_key(&mut self, key: &ModifiedKey, now: Instant) {
+    fn serve_key(&mut self, key: &DatabaseKey, now: Instant) {
         if !self.interests.waiters.wait_for(key) {
             return;
         }
@@ -115,7 +116,7 @@ impl StorageExecutor {
 
     /// Gives a move its source, locked with all of its keys here for the transaction that it becomes: nobody has it
     /// before. False if another transaction is in the line for it, which may need what this one is to lock elsewhere.
-    fn hand_over(&mut self, waiter: &Waiter, source: &ModifiedKey) -> bool {
+    fn hand_over(&mut self, waiter: &Waiter, source: &DatabaseKey) -> bool {
         let id = next_transaction_id();
         let targets = waiter
             .arguments
@@ -163,7 +164,7 @@ impl StorageExecutor {
         if locks.is_empty() {
             return false;
         }
-        let places = command::places_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
+        let places = command::database_keys_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
         places.iter().any(|place| locks.holds(place, Mode::Exclusive))
     }
 
@@ -194,7 +195,7 @@ impl StorageExecutor {
             self.forget_command(&waiter.claim);
         }
         for answer in std::mem::take(&mut self.woken) {
-            answer.send_home();
+            answer.send_back();
         }
     }
 }
@@ -227,8 +228,8 @@ impl StorageExecutor {
         // Those whose time was up.
         self.durable_waits
             .retain(|wait| wait.claim.client.awaits(wait.claim.ticket));
-        let mut answer = Batch::new(batch.home().clone());
-        answer.link = batch.link;
+        let mut answer = Batch::new(batch.reply_to().clone());
+        answer.destination = batch.destination;
         append_integer(&mut answer, request, 1);
         batch.responses.push(waits_notice(request));
         self.durable_waits.push(DurableWait { claim, epochs, answer });
@@ -244,7 +245,7 @@ impl StorageExecutor {
     pub(super) fn tell_durable(&mut self) {
         for wait in std::mem::take(&mut self.durable_waits) {
             match self.are_durable(&wait.epochs) {
-                true => wait.answer.send_home(),
+                true => wait.answer.send_back(),
                 false => self.durable_waits.push(wait),
             }
         }

@@ -5,7 +5,7 @@
 use crate::channel::message::Caller;
 use crate::protocol::{Arguments, OwnedArguments, Version};
 use crate::storage::fields::{FieldReader, FieldWriter};
-use crate::storage::transaction_scope::Place;
+use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::undeclared::Undeclared;
 
 /// See the module's documentation.
@@ -16,7 +16,7 @@ pub struct HandedBack {
     /// What it needs beyond the keys that it names.
     pub undeclared: Undeclared,
     /// Keys that the client watches on the executor, if it is an EXEC.
-    pub watched: Vec<Place>,
+    pub watched: Vec<DatabaseKey>,
     /// The command's arguments.
     pub arguments: OwnedArguments,
 }
@@ -25,7 +25,7 @@ pub struct HandedBack {
 pub(super) fn encode(
     caller: &Caller,
     undeclared: &Undeclared,
-    watched: &[Place],
+    watched: &[DatabaseKey],
     arguments: Arguments<'_>,
     out: &mut Vec<u8>,
 ) {
@@ -37,24 +37,24 @@ pub(super) fn encode(
     fields.byte(caller.database);
     match undeclared {
         Undeclared::Everything => fields.byte(0),
-        Undeclared::Keys(places) => {
+        Undeclared::Keys(keys) => {
             fields.byte(1);
-            write_places(&mut fields, places);
+            write_keys(&mut fields, keys);
         }
     }
-    write_places(&mut fields, watched);
+    write_keys(&mut fields, watched);
     arguments.iter().for_each(|argument| fields.bytes(argument));
 }
 
-fn write_places(fields: &mut FieldWriter<'_>, places: &[Place]) {
-    fields.number(places.len() as u64);
-    for (database, key) in places {
+fn write_keys(fields: &mut FieldWriter<'_>, keys: &[DatabaseKey]) {
+    fields.number(keys.len() as u64);
+    for (database, key) in keys {
         fields.byte(*database);
         fields.bytes(key);
     }
 }
 
-fn read_places(fields: &mut FieldReader<'_>) -> Option<Vec<Place>> {
+fn read_keys(fields: &mut FieldReader<'_>) -> Option<Vec<DatabaseKey>> {
     let count = fields.number()?;
     (0..count)
         .map(|_| Some((fields.byte()?, fields.bytes()?.to_vec())))
@@ -77,9 +77,9 @@ impl HandedBack {
         };
         let undeclared = match fields.byte()? {
             0 => Undeclared::Everything,
-            _ => Undeclared::Keys(read_places(&mut fields)?),
+            _ => Undeclared::Keys(read_keys(&mut fields)?),
         };
-        let watched = read_places(&mut fields)?;
+        let watched = read_keys(&mut fields)?;
         let mut arguments = OwnedArguments::default();
         while !fields.is_at_end() {
             arguments.push(fields.bytes()?);

@@ -10,8 +10,8 @@ use crate::registry::metrics::StorageMetrics;
 use crate::registry::tracked_keys::{Reader, Tracking};
 use crate::storage::encoding::{DATABASE_COUNT, DatabaseMap};
 use crate::storage::redo::{Part, Write};
-use crate::storage::shard::{Modified, ModifiedKey, Shard};
-use crate::storage::transaction_scope::{Mode, Place, Scope};
+use crate::storage::shard::{Modified, Shard};
+use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope};
 use crate::storage::view::{Beside, Presence, Shards};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct KeyInterests {
     /// Commands that wait for a key.
     pub(super) waiters: Waiters,
     /// Keys that were written and that commands wait for, oldest first.
-    pub(super) ready: VecDeque<ModifiedKey>,
+    pub(super) ready: VecDeque<DatabaseKey>,
     /// Transactions over several executors that have keys here.
     pub(super) locks: Locks,
 }
@@ -93,7 +93,7 @@ impl KeyInterests {
     }
 
     /// The keys that a client watches.
-    pub(super) fn keys_watched_by(&self, client_id: u64) -> &[ModifiedKey] {
+    pub(super) fn keys_watched_by(&self, client_id: u64) -> &[DatabaseKey] {
         self.watches.keys_watched_by(client_id)
     }
 
@@ -151,7 +151,7 @@ impl Beside for KeyInterests {
         self.replace_database(shards, second, Some(first));
     }
 
-    fn watch(&mut self, client_id: u64, key: ModifiedKey, presence: Presence) {
+    fn watch(&mut self, client_id: u64, key: DatabaseKey, presence: Presence) {
         self.watches.add(client_id, key, presence);
     }
 
@@ -159,7 +159,7 @@ impl Beside for KeyInterests {
         self.watches.is_dirty(client_id, |key| shards.presence_or_absent(key))
     }
 
-    fn is_locked(&self, key: &Place, mode: Mode) -> bool {
+    fn is_locked(&self, key: &DatabaseKey, mode: Mode) -> bool {
         !self.locks.is_empty() && self.locks.holds(key, mode)
     }
 

@@ -11,7 +11,7 @@
 //! it for ever.
 
 use crate::faults;
-use crate::storage::transaction_scope::{Mode, Place, Scope, TransactionId};
+use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
 use std::collections::{BTreeMap, HashMap};
 
 /// What became of a transaction that came.
@@ -46,7 +46,7 @@ pub struct Locks {
     /// See [`Locks::keep_in_doubt`].
     in_doubt: Vec<TransactionId>,
     entered: BTreeMap<TransactionId, Entered>,
-    by_key: HashMap<Place, Line>,
+    by_key: HashMap<DatabaseKey, Line>,
     /// Those that need everything.
     whole: Line,
 }
@@ -229,7 +229,7 @@ impl Locks {
     }
 
     /// The lines for some keys, that for everything among them.
-    fn lines_of<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = &'a Line> {
+    fn lines_of<'a>(&'a self, places: &'a [DatabaseKey]) -> impl Iterator<Item = &'a Line> {
         let of_keys = places.iter().filter_map(|place| self.by_key.get(place));
         of_keys.chain(std::iter::once(&self.whole))
     }
@@ -260,7 +260,7 @@ impl Locks {
 
     /// The same for one key.
     #[inline]
-    pub fn holds(&self, place: &Place, mode: Mode) -> bool {
+    pub fn holds(&self, place: &DatabaseKey, mode: Mode) -> bool {
         let holds = |line: &Line| {
             if mode == Mode::Shared && line.exclusive == 0 {
                 return false;
@@ -300,7 +300,7 @@ mod tests {
         Scope::Keys(names.iter().map(|name| place(name)).collect())
     }
 
-    fn place(name: &str) -> Place {
+    fn place(name: &str) -> DatabaseKey {
         (0, name.as_bytes().to_vec())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`storage_executor`] takes batches from the channel, runs each request's handler on its
 //! [`shard`](crate::storage::shard), commits once per turn (large batches by way of the [`committer`]) and sends the
-//! boxes home; the [`syncer`] tells it how far the disk has followed. [`blocked_commands`] are those that wait for a
+//! batches back; the [`syncer`] tells it how far the disk has followed. [`blocked_commands`] are those that wait for a
 //! key, [`waiters`] the lines they stand in; [`participant`] is this thread's part in transactions over several
 //! executors, in which the [`locks`] say who goes first;
 //! [`handed_back`] are commands that become such transactions because they need more than their keys here. [`watches`]

@@ -2,7 +2,7 @@
 //!
 //! A network executor coordinates (`network::transactions`): it schedules a transaction on every executor that has keys
 //! of it; each answers, once the keys are locked, with what is under them. The command runs where all that has come
-//! together. What it wrote goes to the shards: first to the home, with the redo record, then to the others
+//! together. What it wrote goes to the shards: first to the primary, with the redo record, then to the others
 //! ([`redo`](crate::storage::redo)). Once the record is committed the transaction is decided: a participant keeps its
 //! locks until its parts are committed, however often a full disk or a stall takes them back, and only a shard that has
 //! stopped leaves its part to the restart. Where nothing was written the locks are released.
@@ -24,8 +24,8 @@ use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{KeyAndType, KeyRange, Member, Range};
 use crate::storage::redo::{self, Part};
-use crate::storage::shard::{ModifiedKey, Owner};
-use crate::storage::transaction_scope::{Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::storage::shard::Owner;
+use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId, next_transaction_id};
 use crate::storage::undeclared::Undeclared;
 use crate::storage::view::{Beside, LocalShards, SEVERAL_SHARDS, View};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -104,7 +104,7 @@ impl Schedule {
     }
 
     /// The connection of the client that reads what the step's argument names, and that.
-    pub(super) fn read_by(argument: &[u8]) -> Option<(u32, Vec<Place>)> {
+    pub(super) fn read_by(argument: &[u8]) -> Option<(u32, Vec<DatabaseKey>)> {
         let Schedule { connection, scope, .. } = Schedule::decode(argument)?;
         match scope {
             Scope::Keys(places) => Some((connection, places)),
@@ -121,7 +121,7 @@ pub enum Question<'a> {
     /// The first members of a range, and how many of them.
     Members(&'a Owner, Column, Range<'a>, Direction, usize),
     /// Keys.
-    Keys(&'a [Place]),
+    Keys(&'a [DatabaseKey]),
     /// The number of keys of a database.
     Count(u8),
     /// The keys of a database that are alive at a time (Unix milliseconds), on the shard of the first slot.
@@ -203,10 +203,10 @@ pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
 /// Keys that are looked at for one answer.
 const KEYS_PER_ANSWER: usize = 1024;
 
-/// Boxes that are to leave at the end of the turn, or that wait.
-// Boxes, since it is the box that travels.
+/// Batches that are to leave at the end of the turn, or that wait.
+// Batches, since it is the box that travels.
 #[allow(clippy::vec_box)]
-pub(super) type Boxes = Vec<Box<Batch>>;
+pub(super) type Batches = Vec<Box<Batch>>;
 
 /// Requests that transactions keep waiting, each in a box of its own with its credit.
 #[derive(Default)]
@@ -226,11 +226,11 @@ pub(super) struct Parked {
     /// Decided transactions whose parts here are not committed yet. Bounded by the transactions that are under way.
     decided: Vec<Decided>,
     /// Schedule steps of transactions that were given up.
-    given_up: Boxes,
+    given_up: Batches,
     /// Those whose locks were granted: their schedule steps are to be answered, and commands run.
     granted: VecDeque<TransactionId>,
     /// Keys that have something for those who wait for it, and for which these must wait.
-    pub(super) ready_later: Vec<ModifiedKey>,
+    pub(super) ready_later: Vec<DatabaseKey>,
     /// Locks were released since those were looked at.
     is_due: bool,
 }
@@ -339,13 +339,13 @@ impl StorageExecutor {
 
     /// Answers the transactions that have been granted their locks, and runs what needs not wait any more.
     #[inline]
-    pub(super) fn resume(&mut self, done: &mut Boxes) {
+    pub(super) fn resume(&mut self, done: &mut Batches) {
         if self.parked.can_resume() {
             self.resume_granted(done);
         }
     }
 
-    fn resume_granted(&mut self, done: &mut Boxes) {
+    fn resume_granted(&mut self, done: &mut Batches) {
         for mut batch in std::mem::take(&mut self.parked.given_up) {
             let request = batch.requests[0];
             batch.answer(&request, StepAnswer::TooLate.fixed());
@@ -377,7 +377,7 @@ impl StorageExecutor {
 
     /// Runs a request that has waited. False if it is a script that wants to pause: that begins anew, in a turn of its
     /// own.
-    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Boxes) -> bool {
+    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Batches) -> bool {
         let request = alone.requests[0];
         match self.run_request(&mut alone, &request, Instant::now(), None) {
             Ran::Ended(_) => {
@@ -393,7 +393,7 @@ impl StorageExecutor {
     }
 
     /// A client's command that has waited was run: the next ones follow, until one must wait itself.
-    pub(super) fn run_behind(&mut self, client: u64, done: &mut Boxes) {
+    pub(super) fn run_behind(&mut self, client: u64, done: &mut Batches) {
         while !self.parked.handed_back.contains(&client)
             && let Some(next) = self.parked.behind.get_mut(&client).and_then(VecDeque::pop_front)
         {
@@ -444,7 +444,7 @@ impl StorageExecutor {
     }
 
     /// Tries again what could not be done, and gives up what has waited too long; in a turn that has begun.
-    pub(super) fn look_at_parked(&mut self, done: &mut Boxes) {
+    pub(super) fn look_at_parked(&mut self, done: &mut Batches) {
         let mut decided = std::mem::take(&mut self.parked.decided);
         decided.iter_mut().for_each(|decided| self.stage_decided(decided));
         self.parked.decided = decided;
@@ -485,7 +485,7 @@ impl StorageExecutor {
     }
 
     /// Answers those who wait for one of some transactions with an error.
-    fn refuse_behind(&mut self, others: &[TransactionId], error: &CommandError, done: &mut Boxes) {
+    fn refuse_behind(&mut self, others: &[TransactionId], error: &CommandError, done: &mut Batches) {
         let waiting = self.parked.schedules.keys().chain(self.parked.commands.keys());
         let behind: Vec<TransactionId> = waiting
             .filter(|id| self.interests.locks.is_behind(**id, others))
@@ -529,11 +529,11 @@ impl StorageExecutor {
         self.interests.tracked.command = (client_id, id as u32);
         let releases = fields.byte().ok_or(CommandError::Internal)? != 0;
         let parts = redo::decode_parts(fields.0).ok_or(CommandError::Internal)?;
-        let home = parts.first().ok_or(CommandError::Internal)?;
+        let primary = parts.first().ok_or(CommandError::Internal)?;
         let stored = fields.0.to_vec();
-        self.interests.tell_whole_changes_of(&mut self.shards, home);
-        self.shards.with_shard(home.shard, |shard| {
-            shard.apply(&home.writes)?;
+        self.interests.tell_whole_changes_of(&mut self.shards, primary);
+        self.shards.with_shard(primary.shard, |shard| {
+            shard.apply(&primary.writes)?;
             Ok(((), shard.stage_redo(id, stored)?))
         })?;
         faults::reached(Point::RedoStaged);
@@ -856,7 +856,7 @@ impl StorageExecutor {
 
     /// After a commit: answers the decided transactions whose parts are committed, releases their locks, and notes
     /// which parts were taken back, so that they are staged again.
-    pub(super) fn finish_decided(&mut self, done: &mut Boxes) {
+    pub(super) fn finish_decided(&mut self, done: &mut Batches) {
         for mut decided in std::mem::take(&mut self.parked.decided) {
             match self.is_committed(&mut decided) {
                 None => self.parked.decided.push(decided),
@@ -913,15 +913,15 @@ impl StorageExecutor {
         step
     }
 
-    /// Fields: whether it is the home, its or another shard's number as eight bytes, the transaction; and so on.
+    /// Fields: whether it is the primary, its or another shard's number as eight bytes, the transaction; and so on.
     fn forget(&mut self, mut fields: FieldReader<'_>) -> Result<(), CommandError> {
         while !fields.is_at_end() {
-            let (is_home, shard, id) = match (fields.byte(), fields.number(), fields.number()) {
-                (Some(is_home), Some(shard), Some(id)) => (is_home != 0, ShardId(shard as u16), id),
+            let (is_primary, shard, id) = match (fields.byte(), fields.number(), fields.number()) {
+                (Some(is_primary), Some(shard), Some(id)) => (is_primary != 0, ShardId(shard as u16), id),
                 _ => return Err(CommandError::Internal),
             };
             self.shards.with_shard(shard, |shard| {
-                if is_home {
+                if is_primary {
                     faults::reached(Point::BeforeForget);
                     let epoch = shard.delete_redo(id)?;
                     faults::reached(Point::AfterForget);
@@ -946,7 +946,7 @@ fn needs_of(batch: &Batch, request: &Request) -> (Scope, Mode) {
     if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole | Runs::All(_)) {
         return (Scope::Everything, mode);
     }
-    let places = command::places_of(request.command, arguments, request.caller.database);
+    let places = command::database_keys_of(request.command, arguments, request.caller.database);
     (Scope::Keys(places), mode)
 }
 

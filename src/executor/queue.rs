@@ -41,7 +41,7 @@ impl PriorityQueue {
     pub(super) fn pop(&mut self) -> Option<Box<Batch>> {
         loop {
             let batch = self.pop_any()?;
-            let sender = batch.home();
+            let sender = batch.reply_to();
             let known = self.set_aside.iter_mut().find(|(known, _)| known.is_same(sender));
             match known {
                 Some((_, batches)) => batches.push_back(batch),
@@ -149,12 +149,12 @@ mod tests {
 
     fn batch(sender: &ResponseSender, number: usize, priority: Priority) -> Box<Batch> {
         let mut batch = Batch::new(sender.clone());
-        (batch.link, batch.priority) = (number, priority);
+        (batch.destination, batch.priority) = (number, priority);
         batch
     }
 
     fn all(queue: &mut PriorityQueue) -> Vec<usize> {
-        std::iter::from_fn(|| queue.pop().map(|batch| batch.link)).collect()
+        std::iter::from_fn(|| queue.pop().map(|batch| batch.destination)).collect()
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         let (quick, _taken) = responses();
         let mut replies = batch(&slow, 0, Priority::Normal);
         replies.replies = vec![0; REPLY_BYTES_WAITING_MAX];
-        replies.send_home();
+        replies.send_back();
         let mut queue = PriorityQueue::default();
         queue.push(batch(&slow, 1, Priority::Normal));
         queue.push(batch(&quick, 2, Priority::Normal));
@@ -189,7 +189,7 @@ mod tests {
         let (slow, _taken_late) = responses();
         let mut replies = batch(&slow, 0, Priority::Normal);
         replies.replies = vec![0; REPLY_BYTES_WAITING_MAX];
-        replies.send_home();
+        replies.send_back();
         let mut queue = PriorityQueue::default();
         queue.push(batch(&slow, 1, Priority::Normal));
         assert!(all(&mut queue).is_empty());

@@ -4,7 +4,7 @@
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Response};
 use crate::config::Durability;
-use crate::executor::participant::Boxes;
+use crate::executor::participant::Batches;
 use crate::executor::syncer::SyncReport;
 use crate::faults::{self, Bug};
 use crate::protocol::{Reply, Span, Version};
@@ -34,14 +34,14 @@ impl Released {
         self.includes(response.shard, response.commit_epoch)
     }
 
-    /// Sends home the batch, or those of its responses that may leave; returns the rest.
+    /// Sends back the batch, or those of its responses that may leave; returns the rest.
     pub(super) fn send_what_may_leave(&self, mut batch: Box<Batch>) -> Option<Box<Batch>> {
         if self.lowest == u64::MAX || batch.responses.iter().all(|response| self.includes_response(response)) {
-            batch.send_home();
+            batch.send_back();
             return None;
         }
         if let Some(ready) = batch.split_off(|response| self.includes_response(response)) {
-            ready.send_home();
+            ready.send_back();
         }
         Some(batch)
     }
@@ -116,7 +116,7 @@ impl StorageExecutor {
 
     /// Commits what is staged, and lets go of what waits for that: replies, and the locks of decided transactions. Who
     /// waits for those locks is served at once.
-    pub(super) fn commit_and_release(&mut self, mut done: Boxes) {
+    pub(super) fn commit_and_release(&mut self, mut done: Batches) {
         self.commit(&mut done);
         if self.parked.decided_len() > 0 {
             self.finish_decided(&mut done);

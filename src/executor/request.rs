@@ -338,7 +338,7 @@ impl StorageExecutor {
         }
         let denies_in_part = command.may_write() && self.shards.any_takes_no_writes();
         if denies_in_part {
-            let places = command::places_of(command, arguments, caller.database);
+            let places = command::database_keys_of(command, arguments, caller.database);
             self.shards.deny_writes_in_part(&places);
         }
         let mut context = Context {
@@ -504,7 +504,7 @@ impl StorageExecutor {
     #[inline]
     pub(super) fn keep_effects(&mut self) {
         if !self.effects.classes.is_empty() {
-            self.effects.note_key_fates(&self.shards.take_key_notes());
+            self.effects.note_key_fates(&self.shards.take_key_outcomes());
         }
         let outdated = self.interests.tracked.take_outdated();
         let touched = self.shards.touched();

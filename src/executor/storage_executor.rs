@@ -1,4 +1,4 @@
-//! A storage executor: takes what has arrived, runs it, commits once, sends the boxes home.
+//! A storage executor: takes what has arrived, runs it, commits once, sends the boxes back.
 //!
 //! One turn: drain the channel up to `batch-size` requests, in the order of their priorities ([`queue`](super::queue));
 //! run each request's handler on its shard ([`request`](super::request)); commit what every shard staged as one write
@@ -73,7 +73,7 @@ pub struct StorageExecutor {
     /// A sweep found a batch with the committer.
     pub(super) sweep_waits: bool,
     /// Answers to commands that waited, of the turn.
-    // Boxes, since it is the box that travels.
+    // Batches, since it is the box that travels.
     #[allow(clippy::vec_box)]
     pub(super) woken: Vec<Box<Batch>>,
     /// Those who wait until what was written is on disk.
@@ -155,8 +155,8 @@ impl StorageExecutor {
             shard_metrics,
         } = parts;
         let (settings_version, current) = (settings.version(), settings.snapshot());
-        // Half of a link's credits, if all shards are stalled at once.
-        let writes_while_stalled_max = current.link_credits / 2 / shards.list().len().max(1);
+        // Half of a destination's credits, if all shards are stalled at once.
+        let writes_while_stalled_max = current.request_credits / 2 / shards.list().len().max(1);
         for (place, shard) in shards.list_mut().iter_mut().enumerate() {
             shard.set_committer(committer.committer.clone(), place);
             shard.set_writes_while_stalled_max(writes_while_stalled_max);

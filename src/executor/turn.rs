@@ -206,7 +206,7 @@ impl StorageExecutor {
     }
 
     /// Commits what a turn has staged and lets go of its replies.
-    // Boxes, because they travel on.
+    // Batches, because they travel on.
     #[allow(clippy::vec_box)]
     pub(super) fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
         self.metrics.requests.add(count as u64);
@@ -295,7 +295,7 @@ impl StorageExecutor {
         if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
             let mut refused = open.batch.split_requests(behind);
             self.refuse(&mut refused, &error);
-            refused.send_home();
+            refused.send_back();
         }
         let (mut queue, others) = std::mem::take(&mut self.queue).without_set_aside();
         self.queue = others;
@@ -306,7 +306,7 @@ impl StorageExecutor {
             }
             self.refuse(&mut batch, &error);
             self.metrics.requests.add(batch.requests.len() as u64);
-            batch.send_home();
+            batch.send_back();
         }
     }
 

@@ -1,6 +1,6 @@
 //! Commands that wait on a storage executor for a key to change.
 //!
-//! A waiter keeps a copy of its command and no credit: its box went home with the others. Each key has its waiters in
+//! A waiter keeps a copy of its command and no credit: its box went back with the others. Each key has its waiters in
 //! the order in which they came. A command over several executors has a waiter on each, and whichever claims its
 //! [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or told to
 //! go.
@@ -13,7 +13,7 @@ use crate::protocol::OwnedArguments;
 use crate::registry::clients::{Client, Clients, Ticket};
 use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};
-use crate::storage::shard::ModifiedKey;
+use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::transaction_scope::TransactionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -85,22 +85,22 @@ pub struct Waiter {
     /// When it is answered that nothing came.
     pub deadline: Option<Instant>,
     /// Which storage executor it is on, for its sender.
-    pub link: usize,
-    home: ResponseSender,
-    keys: Vec<ModifiedKey>,
+    pub destination: usize,
+    reply_to: ResponseSender,
+    keys: Vec<DatabaseKey>,
 }
 
 impl Waiter {
     /// An empty box for its answer.
     pub fn answer_box(&self) -> Box<Batch> {
-        let mut batch = Batch::new(self.home.clone());
-        batch.link = self.link;
+        let mut batch = Batch::new(self.reply_to.clone());
+        batch.destination = self.destination;
         batch
     }
 
     /// Whether its answer may go in a box.
     pub fn fits(&self, batch: &Batch) -> bool {
-        batch.link == self.link && batch.home().is_same(&self.home)
+        batch.destination == self.destination && batch.reply_to().is_same(&self.reply_to)
     }
 
     /// Whether it runs again when a key of its holds `kind`.
@@ -114,11 +114,11 @@ impl Waiter {
 pub struct Waiters {
     clients: Arc<Clients>,
     by_number: BTreeMap<u64, Arc<Waiter>>,
-    by_key: HashMap<ModifiedKey, BTreeSet<u64>>,
+    by_key: HashMap<DatabaseKey, BTreeSet<u64>>,
     by_command: BTreeSet<(u64, Ticket, u64)>,
     by_deadline: BTreeSet<(Instant, u64)>,
     /// Keys' waiters that run again without the key.
-    without_key: HashMap<ModifiedKey, usize>,
+    without_key: HashMap<DatabaseKey, usize>,
     last_number: u64,
     /// Has a message when the nearest deadline has become nearer.
     nearer: Option<flume::Sender<()>>,
@@ -163,7 +163,7 @@ impl Waiters {
     pub fn add(&mut self, batch: &Batch, request: &Request, claim: Claim, waiting: &Waiting, now: Instant) {
         let arguments = batch.arguments(request);
         let keys = arguments.iter().skip(waiting.keys.start).take(waiting.keys.len());
-        let mut keys: Vec<ModifiedKey> = keys.map(|key| (request.caller.database, key.to_vec())).collect();
+        let mut keys: Vec<DatabaseKey> = keys.map(|key| (request.caller.database, key.to_vec())).collect();
         keys.sort_unstable();
         keys.dedup();
         let replaced = |place: usize| waiting.replaced.iter().find(|(at, _)| *at == place);
@@ -185,8 +185,8 @@ impl Waiters {
             deadline: (waiting.timeout_ms > 0)
                 .then(|| deadline_after(now, waiting.timeout_ms))
                 .flatten(),
-            link: batch.link,
-            home: batch.home().clone(),
+            destination: batch.destination,
+            reply_to: batch.reply_to().clone(),
             keys,
         };
         self.enter(waiter);
@@ -215,23 +215,23 @@ impl Waiters {
     }
 
     /// The first of a key's waiters with a number in `range`.
-    pub fn next_for(&self, key: &ModifiedKey, range: Range<u64>) -> Option<Arc<Waiter>> {
+    pub fn next_for(&self, key: &DatabaseKey, range: Range<u64>) -> Option<Arc<Waiter>> {
         let number = self.by_key.get(key)?.range(range).next()?;
         self.by_number.get(number).cloned()
     }
 
     /// Whether some command waits for a key.
-    pub fn wait_for(&self, key: &ModifiedKey) -> bool {
+    pub fn wait_for(&self, key: &DatabaseKey) -> bool {
         self.by_key.contains_key(key)
     }
 
     /// Whether some command that waits for a key runs again without it.
-    pub fn wait_without(&self, key: &ModifiedKey) -> bool {
+    pub fn wait_without(&self, key: &DatabaseKey) -> bool {
         self.without_key.contains_key(key)
     }
 
     /// All keys that are waited for, those first whose waiters came first.
-    pub fn keys(&self) -> Vec<ModifiedKey> {
+    pub fn keys(&self) -> Vec<DatabaseKey> {
         let mut keys: Vec<_> = self.by_key.iter().map(|(key, line)| (line.first(), key)).collect();
         keys.sort_unstable();
         keys.into_iter().map(|(_, key)| key.clone()).collect()

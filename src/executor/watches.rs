@@ -5,7 +5,7 @@
 //! is none.
 
 use crate::registry::metrics::StorageMetrics;
-use crate::storage::shard::ModifiedKey;
+use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::view::Presence;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -20,14 +20,14 @@ struct Watcher {
 /// What one client watches.
 #[derive(Default)]
 struct Watching {
-    keys: Vec<ModifiedKey>,
+    keys: Vec<DatabaseKey>,
     is_dirty: bool,
 }
 
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Watches {
-    by_key: HashMap<ModifiedKey, Vec<Watcher>>,
+    by_key: HashMap<DatabaseKey, Vec<Watcher>>,
     by_client: HashMap<u64, Watching>,
     /// Where CLIENT LIST finds who is dirty.
     metrics: Option<Arc<StorageMetrics>>,
@@ -45,7 +45,7 @@ impl Watches {
     }
 
     /// A client watches a key, which is stored as `presence` says. Once it is dirty there is no point in watching more.
-    pub fn add(&mut self, client_id: u64, key: ModifiedKey, presence: Presence) {
+    pub fn add(&mut self, client_id: u64, key: DatabaseKey, presence: Presence) {
         let watching = self.by_client.entry(client_id).or_default();
         if watching.is_dirty || watching.keys.contains(&key) {
             return;
@@ -71,32 +71,32 @@ impl Watches {
     }
 
     /// Whether a key that the client watches was modified, or (as `presence_of` says) has expired since.
-    pub fn is_dirty(&self, client_id: u64, mut presence_of: impl FnMut(&ModifiedKey) -> Presence) -> bool {
+    pub fn is_dirty(&self, client_id: u64, mut presence_of: impl FnMut(&DatabaseKey) -> Presence) -> bool {
         let Some(watching) = self.by_client.get(&client_id) else {
             return false;
         };
-        let was_expired = |key: &ModifiedKey| {
+        let was_expired = |key: &DatabaseKey| {
             let watchers = self.by_key.get(key).into_iter().flatten();
             watchers
                 .filter(|watcher| watcher.client_id == client_id)
                 .any(|watcher| watcher.was_expired)
         };
-        let mut has_expired = |key: &ModifiedKey| !was_expired(key) && presence_of(key) == Presence::Expired;
+        let mut has_expired = |key: &DatabaseKey| !was_expired(key) && presence_of(key) == Presence::Expired;
         watching.is_dirty || watching.keys.iter().any(&mut has_expired)
     }
 
     /// The keys that a client watches, as far as it matters: none when one of them was modified.
-    pub fn keys_watched_by(&self, client_id: u64) -> &[ModifiedKey] {
+    pub fn keys_watched_by(&self, client_id: u64) -> &[DatabaseKey] {
         self.by_client.get(&client_id).map_or(&[], |watching| &watching.keys)
     }
 
     /// Whether anybody watches a key.
-    pub fn has(&self, key: &ModifiedKey) -> bool {
+    pub fn has(&self, key: &DatabaseKey) -> bool {
         self.by_key.contains_key(key)
     }
 
     /// A key was modified, and is now stored as `presence` says.
-    pub fn touch(&mut self, key: &ModifiedKey, presence: Presence) {
+    pub fn touch(&mut self, key: &DatabaseKey, presence: Presence) {
         let Some(watchers) = self.by_key.get_mut(key) else {
             return;
         };
@@ -113,13 +113,13 @@ impl Watches {
     }
 
     /// The watched keys of a database.
-    pub fn keys_of(&self, database: u8) -> Vec<ModifiedKey> {
+    pub fn keys_of(&self, database: u8) -> Vec<DatabaseKey> {
         self.by_key.keys().filter(|key| key.0 == database).cloned().collect()
     }
 
     /// All of a watched key's database is about to be replaced, by another or by nothing: how the key is stored
     /// `before`, and how it will be `after`.
-    pub fn replace(&mut self, key: &ModifiedKey, before: Presence, after: Presence) {
+    pub fn replace(&mut self, key: &DatabaseKey, before: Presence, after: Presence) {
         if before == Presence::Absent && after == Presence::Absent {
             return;
         }
@@ -152,7 +152,7 @@ impl Watches {
         }
     }
 
-    fn take_keys(&mut self, client_id: u64, keys: Vec<ModifiedKey>) {
+    fn take_keys(&mut self, client_id: u64, keys: Vec<DatabaseKey>) {
         for key in keys {
             if let Some(watchers) = self.by_key.get_mut(&key) {
                 watchers.retain(|watcher| watcher.client_id != client_id);
@@ -174,7 +174,7 @@ impl Watches {
 mod tests {
     use super::*;
 
-    fn key(name: &str) -> ModifiedKey {
+    fn key(name: &str) -> DatabaseKey {
         (0, name.as_bytes().to_vec())
     }
 
@@ -186,7 +186,7 @@ mod tests {
         watches.add(2, key("b"), Presence::Absent);
         watches.touch(&key("a"), Presence::Absent);
         watches.touch(&(1, b"b".to_vec()), Presence::Alive);
-        let alive = |_: &ModifiedKey| Presence::Alive;
+        let alive = |_: &DatabaseKey| Presence::Alive;
         assert!(watches.is_dirty(1, alive));
         assert!(!watches.is_dirty(2, alive) && !watches.is_dirty(3, alive));
         watches.forget(1);
@@ -201,12 +201,12 @@ mod tests {
         let mut watches = Watches::default();
         watches.add(1, key("a"), Presence::Alive);
         watches.add(2, key("a"), Presence::Expired);
-        let expired = |_: &ModifiedKey| Presence::Expired;
+        let expired = |_: &DatabaseKey| Presence::Expired;
         assert!(watches.is_dirty(1, expired));
         assert!(!watches.is_dirty(2, expired));
         // The sweep deletes it.
         watches.touch(&key("a"), Presence::Absent);
-        let absent = |_: &ModifiedKey| Presence::Absent;
+        let absent = |_: &DatabaseKey| Presence::Absent;
         assert!(watches.is_dirty(1, absent));
         assert!(!watches.is_dirty(2, absent));
         // Somebody makes it anew.
@@ -222,7 +222,7 @@ mod tests {
             watches.add(client, own.clone(), presence);
             watches.replace(&own, presence, Presence::Absent);
         }
-        let absent = |_: &ModifiedKey| Presence::Absent;
+        let absent = |_: &DatabaseKey| Presence::Absent;
         let dirty: Vec<u64> = (1..4).filter(|client| watches.is_dirty(*client, absent)).collect();
         assert_eq!(dirty, [1]);
     }

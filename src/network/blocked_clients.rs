@@ -33,13 +33,20 @@ impl NetworkExecutor {
         if !command.keys.are_some() {
             return false;
         }
-        let Some(link) = self.only_link(command, arguments) else {
+        let Some(destination) = self.only_destination(command, arguments) else {
             return self.send_to_first(connection, command, arguments, deadline);
         };
         let late = (null_array(connection), reply_suppressed(connection));
         let sequence = open_wait(connection, command, late, VecDeque::new(), Until::TimeIsUp);
         connection.waiting_bytes.set(arguments_bytes(arguments));
-        self.visit(connection, command, link, (sequence, 0), arguments.iter(), deadline);
+        self.visit(
+            connection,
+            command,
+            destination,
+            (sequence, 0),
+            arguments.iter(),
+            deadline,
+        );
         true
     }
 
@@ -54,13 +61,20 @@ impl NetworkExecutor {
         let Some(mut visits) = self.visits(command, arguments) else {
             return false;
         };
-        let Some((link, first)) = visits.pop_front() else {
+        let Some((destination, first)) = visits.pop_front() else {
             return false;
         };
         let late = (null_array(connection), reply_suppressed(connection));
         let sequence = open_wait(connection, command, late, visits, Until::TimeIsUp);
         connection.waiting_bytes.set(arguments_bytes(arguments));
-        self.visit(connection, command, link, (sequence, 1), first.get().iter(), deadline);
+        self.visit(
+            connection,
+            command,
+            destination,
+            (sequence, 1),
+            first.get().iter(),
+            deadline,
+        );
         true
     }
 
@@ -76,16 +90,16 @@ impl NetworkExecutor {
         }
         let places: Vec<usize> = command.keys.places(arguments).collect();
         let (first, last) = (*places.first()?, *places.last()?);
-        let link_at = |place: &usize| self.link_of(arguments.get(*place));
+        let destination_at = |place: &usize| self.destination_of(arguments.get(*place));
         let mut visits = VecDeque::new();
-        for run in places.chunk_by(|left, right| link_at(left) == link_at(right)) {
+        for run in places.chunk_by(|left, right| destination_at(left) == destination_at(right)) {
             let count = run.len().to_string();
             let words = arguments.iter().enumerate().filter_map(|(place, word)| match place {
                 _ if is_counted && place + 1 == first => Some(count.as_bytes()),
                 _ if (first..=last).contains(&place) && !run.contains(&place) => None,
                 _ => Some(word),
             });
-            visits.push_back((link_at(&run[0]), OwnedArguments::of(words)));
+            visits.push_back((destination_at(&run[0]), OwnedArguments::of(words)));
         }
         Some(visits)
     }
@@ -110,11 +124,11 @@ impl NetworkExecutor {
         );
         connection.waiting_bytes.set(arguments_bytes(arguments));
         let deadline = Instant::now() + APPLY_DEADLINE;
-        for (link, arguments) in &visits {
+        for (destination, arguments) in &visits {
             self.visit(
                 connection,
                 command,
-                *link,
+                *destination,
                 (sequence, 1),
                 arguments.get().iter(),
                 deadline,
@@ -129,17 +143,17 @@ impl NetworkExecutor {
             let replaced = waiting.replaced.iter().find(|(at, _)| *at == place);
             replaced.map_or(arguments.get(place), |(_, meant)| meant)
         };
-        let link_at = |place: usize| self.link_of(arguments.get(place));
-        let mut links: Vec<usize> = keys.clone().map(link_at).collect();
-        links.sort_unstable();
-        links.dedup();
-        let visits = links.into_iter().map(|link| {
-            let places = || keys.clone().filter(move |place| link_at(*place) == link);
+        let destination_at = |place: usize| self.destination_of(arguments.get(place));
+        let mut destinations: Vec<usize> = keys.clone().map(destination_at).collect();
+        destinations.sort_unstable();
+        destinations.dedup();
+        let visits = destinations.into_iter().map(|destination| {
+            let places = || keys.clone().filter(move |place| destination_at(*place) == destination);
             let words = (0..keys.start)
                 .chain(places())
                 .chain(places().map(|place| place + count))
                 .map(word);
-            (link, OwnedArguments::of(words))
+            (destination, OwnedArguments::of(words))
         });
         visits.collect()
     }
@@ -153,10 +167,10 @@ impl NetworkExecutor {
     ) {
         let arguments = moves.arguments.get();
         let source = arguments.get(moves.source).to_vec();
-        let link = self.link_of(&source);
+        let destination = self.destination_of(&source);
         let others = command.keys.of(arguments).filter(|key| **key != source[..]);
         let targets: Vec<Vec<u8>> = others
-            .filter(|key| self.link_of(key) == link)
+            .filter(|key| self.destination_of(key) == destination)
             .map(<[u8]>::to_vec)
             .collect();
         let left_ms = moves.until.map_or(0, |until| {
@@ -174,11 +188,17 @@ impl NetworkExecutor {
         let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &place[..]];
         let words = words.into_iter().chain(targets.iter().map(Vec::as_slice));
         let deadline = Instant::now() + APPLY_DEADLINE;
-        self.visit(connection, &WAIT_SOURCE, link, (sequence, 1), words, deadline);
+        self.visit(connection, &WAIT_SOURCE, destination, (sequence, 1), words, deadline);
     }
 
     /// The source of a move is there and locked for it, or the move is answered otherwise.
-    pub(super) fn take_source(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32, link: usize, reply: &[u8]) {
+    pub(super) fn take_source(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        sequence: u32,
+        destination: usize,
+        reply: &[u8],
+    ) {
         let command = {
             let waiting = connection.waiting.borrow();
             let waiting = waiting.as_ref().filter(|waiting| waiting.sequence == sequence);
@@ -187,7 +207,7 @@ impl NetworkExecutor {
         let (Some(command), Some(handed)) = (command, HandedOver::decode(reply)) else {
             return match command {
                 Some(command) => self.answer_wait(connection, command, sequence, reply),
-                None => self.drop_source(link, reply),
+                None => self.drop_source(destination, reply),
             };
         };
         if let Some(mut moves) = connection.end_wait(sequence).and_then(|waiting| waiting.moves) {
@@ -197,9 +217,9 @@ impl NetworkExecutor {
     }
 
     /// The same when its client is gone.
-    pub(super) fn drop_source(&self, link: usize, reply: &[u8]) {
+    pub(super) fn drop_source(&self, destination: usize, reply: &[u8]) {
         if let Some(handed) = HandedOver::decode(reply) {
-            self.release_handed_over(link, handed.id);
+            self.release_handed_over(destination, handed.id);
         }
     }
 
@@ -207,17 +227,17 @@ impl NetworkExecutor {
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
-        link: usize,
+        destination: usize,
         part: (u32, u32),
         arguments: impl IntoIterator<Item = &'a [u8]>,
         deadline: Instant,
     ) {
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut()
-            && !waiting.links.contains(&link)
+            && !waiting.destinations.contains(&destination)
         {
-            waiting.links.push(link);
+            waiting.destinations.push(destination);
         }
-        self.send_part(connection, command, link, part, arguments, deadline);
+        self.send_part(connection, command, destination, part, arguments, deadline);
     }
 
     /// A storage executor has found nothing, and the command waits there: the next may have something.
@@ -228,13 +248,13 @@ impl NetworkExecutor {
             let waiting = waiting.as_mut().filter(|waiting| waiting.sequence == sequence);
             waiting.and_then(|waiting| Some((waiting.command, waiting.visits.pop_front()?)))
         };
-        if let Some((command, (link, arguments))) = next {
+        if let Some((command, (destination, arguments))) = next {
             // What waits already must not be given up because a later executor is busy.
             let deadline = Instant::now() + APPLY_DEADLINE;
             self.visit(
                 connection,
                 command,
-                link,
+                destination,
                 (sequence, 1),
                 arguments.get().iter(),
                 deadline,
@@ -247,8 +267,12 @@ impl NetworkExecutor {
         let Some(waiting) = connection.end_wait(sequence) else {
             return;
         };
-        for link in waiting.links.iter().filter(|link| Some(**link) != by) {
-            self.drop_waiters(connection.client.id, sequence, *link);
+        for destination in waiting
+            .destinations
+            .iter()
+            .filter(|destination| Some(**destination) != by)
+        {
+            self.drop_waiters(connection.client.id, sequence, *destination);
         }
     }
 
@@ -262,7 +286,7 @@ impl NetworkExecutor {
         true
     }
 
-    fn drop_waiters(&self, client_id: u64, sequence: u32, link: usize) {
+    fn drop_waiters(&self, client_id: u64, sequence: u32, destination: usize) {
         let nobody = RequestId {
             connection: u32::MAX,
             ..RequestId::default()
@@ -270,8 +294,8 @@ impl NetworkExecutor {
         let (client_id, ticket) = (client_id.to_be_bytes(), Ticket::of(sequence).to_be_bytes());
         let arguments = [WAITERS_DROP.name.as_bytes(), &client_id[..], &ticket[..]];
         let deadline = Instant::now() + APPLY_DEADLINE;
-        let (target, caller) = ((link, Priority::Normal), Caller::default());
-        self.links
+        let (target, caller) = ((destination, Priority::Normal), Caller::default());
+        self.destinations
             .borrow_mut()
             .push(target, nobody, &WAITERS_DROP, caller, deadline, arguments);
         self.flush_wanted.notify();
@@ -363,9 +387,9 @@ impl NetworkExecutor {
         }
         let arguments = [WAIT_DURABLE.name.as_bytes(), &[u8::from(hold)]];
         let deadline = Instant::now() + APPLY_DEADLINE;
-        for link in 0..count {
-            let part = (sequence, link as u32 + 1);
-            self.send_part(connection, &WAIT_DURABLE, link, part, arguments, deadline);
+        for destination in 0..count {
+            let part = (sequence, destination as u32 + 1);
+            self.send_part(connection, &WAIT_DURABLE, destination, part, arguments, deadline);
         }
     }
 
@@ -436,7 +460,7 @@ fn begin_wait(
     *connection.waiting.borrow_mut() = Some(WaitOut {
         command,
         sequence,
-        links: Vec::new(),
+        destinations: Vec::new(),
         visits,
         durable_left: 0,
         until,

@@ -110,7 +110,7 @@ impl Chunk {
 /// A large reply that comes in pieces.
 pub(super) struct PiecesOut {
     /// Where the rest is.
-    pub(super) link: usize,
+    pub(super) destination: usize,
     /// Its number there; 0 when the last piece is here.
     pub(super) number: u64,
     /// The next piece is under way.
@@ -149,7 +149,7 @@ pub(super) struct WaitOut {
     /// Its number on the connection.
     pub(super) sequence: u32,
     /// The storage executors that it was sent to.
-    pub(super) links: Vec<usize>,
+    pub(super) destinations: Vec<usize>,
     /// Those that it is still to be sent to, one after the other, with its keys there.
     pub(super) visits: VecDeque<(usize, OwnedArguments)>,
     /// The storage executors that have not said yet whether all is on disk (WAITAOF).
@@ -438,7 +438,7 @@ pub(super) enum Sent {
     Closed,
 }
 
-/// A connection, shared by the task that reads it and the task that brings responses home.
+/// A connection, shared by the task that reads it and the task that takes in responses.
 pub(super) struct Connection {
     pub(super) index: u32,
     pub(super) generation: u32,

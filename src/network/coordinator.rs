@@ -9,7 +9,7 @@
 //!
 //! A client that goes away changes nothing: a transaction belongs to the executor, and ends.
 
-use crate::channel::link::Links;
+use crate::channel::destinations::Destinations;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
@@ -43,7 +43,7 @@ use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
 use crate::storage::redo::{Part, RECORD_BYTES_MAX, encode_parts, parts_of};
 use crate::storage::shard::Owner;
-use crate::storage::transaction_scope::{Mode, Place, Scope, TransactionId, next_transaction_id};
+use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId, next_transaction_id};
 use crate::storage::undeclared::Undeclared;
 use crate::storage::view::View;
 use slab::Slab;
@@ -96,7 +96,7 @@ enum Phase {
     Scheduling,
     /// The handler runs on a thread, or the command on all executors.
     Running,
-    /// The home commits the redo record.
+    /// The primary commits the redo record.
     Preparing,
     /// What became of that is not known: the home is asked.
     Resolving,
@@ -109,7 +109,7 @@ pub(super) struct ExecOnSeveral {
     /// What it runs beside, on this executor.
     pub(super) executing: Option<Executing>,
     /// The storage executors that know of keys which the client watches.
-    pub(super) watched_links: Vec<usize>,
+    pub(super) watched_destinations: Vec<usize>,
     /// Whether it may write.
     pub(super) writes: bool,
 }
@@ -141,7 +141,7 @@ impl Asker {
 
 /// What it locks on one executor.
 struct Participant {
-    link: usize,
+    destination: usize,
     scope: Scope,
 }
 
@@ -203,7 +203,7 @@ struct Coordination {
 /// A transaction that is done but for its redo record and the notes of it.
 struct Finished {
     id: TransactionId,
-    home: (usize, ShardId),
+    primary: (usize, ShardId),
     others: Vec<(usize, ShardId)>,
 }
 
@@ -217,7 +217,7 @@ pub(super) struct Transactions {
     /// Those that wait for a thread.
     waiting: VecDeque<usize>,
     finished: Vec<Finished>,
-    /// By home: those whose redo records are being deleted.
+    /// By primary: those whose redo records are being deleted.
     forgetting: Slab<Vec<Finished>>,
 }
 
@@ -237,7 +237,7 @@ impl NetworkExecutor {
         command: &'static Command,
         work: Work,
         arguments: Arguments<'_>,
-        places: Option<Vec<Place>>,
+        places: Option<Vec<DatabaseKey>>,
         deadline: Instant,
     ) {
         let asked = (command, work, OwnedArguments::of(arguments.iter()));
@@ -249,7 +249,7 @@ impl NetworkExecutor {
         self: &Rc<Self>,
         connection: &Rc<Connection>,
         asked: (&'static Command, Work, OwnedArguments),
-        places: Option<Vec<Place>>,
+        places: Option<Vec<DatabaseKey>>,
         exec: Option<ExecOnSeveral>,
         deadline: Instant,
     ) {
@@ -277,16 +277,16 @@ impl NetworkExecutor {
         let arguments = handed_back.arguments.get();
         let exec = (command.runs == Runs::Exec).then(|| ExecOnSeveral {
             executing,
-            watched_links: match handed_back.watched.is_empty() {
+            watched_destinations: match handed_back.watched.is_empty() {
                 true => Vec::new(),
-                false => vec![batch.link],
+                false => vec![batch.destination],
             },
             writes: command.writes(arguments),
         });
         let places = match handed_back.undeclared {
             Undeclared::Everything => None,
             Undeclared::Keys(undeclared) => {
-                let mut places = command::places_of(command, arguments, handed_back.caller.database);
+                let mut places = command::database_keys_of(command, arguments, handed_back.caller.database);
                 places.extend(undeclared);
                 places.extend(handed_back.watched);
                 Some(places)
@@ -302,7 +302,7 @@ impl NetworkExecutor {
         let asked = (command, Work::Handler, handed_back.arguments);
         let deadline = Instant::now() + self.request_timeout.get();
         let mut coordination = self.coordination(asker, asked, places, exec, deadline);
-        coordination.handed_back_by = Some(batch.link);
+        coordination.handed_back_by = Some(batch.destination);
         self.begin(connection.as_ref(), coordination, next_transaction_id());
     }
 
@@ -316,7 +316,7 @@ impl NetworkExecutor {
     ) {
         assert_eq!(command.runs, Runs::Transaction, "only those wait for a source");
         let database = connection.session.borrow().database;
-        let places = command::places_of(command, moves.arguments.get(), database);
+        let places = command::database_keys_of(command, moves.arguments.get(), database);
         let asked = (command, Work::Handler, moves.arguments);
         let deadline = Instant::now() + self.request_timeout.get();
         let asker = Asker::of(connection, sequence);
@@ -340,14 +340,14 @@ impl NetworkExecutor {
         &self,
         asker: Asker,
         (command, work, arguments): (&'static Command, Work, OwnedArguments),
-        places: Option<Vec<Place>>,
+        places: Option<Vec<DatabaseKey>>,
         exec: Option<ExecOnSeveral>,
         deadline: Instant,
     ) -> Coordination {
         let writes = exec.as_ref().map_or(command.may_write(), |exec| exec.writes);
         let is_whole = places.is_none();
         let merging = match work {
-            Work::Everywhere(merge) => Some(Merging::new(merge, asker.caller.version, self.link_count())),
+            Work::Everywhere(merge) => Some(Merging::new(merge, asker.caller.version, self.destination_count())),
             Work::Handler => None,
         };
         Coordination {
@@ -398,30 +398,33 @@ impl NetworkExecutor {
         }
     }
 
-    fn link_count(&self) -> usize {
+    fn destination_count(&self) -> usize {
         self.server.router.executor_count()
     }
 
-    fn participants_of(&self, places: Option<Vec<Place>>) -> Vec<Participant> {
+    fn participants_of(&self, places: Option<Vec<DatabaseKey>>) -> Vec<Participant> {
         let Some(mut places) = places else {
-            let everything = |link| Participant {
-                link,
+            let everything = |destination| Participant {
+                destination,
                 scope: Scope::Everything,
             };
-            return (0..self.link_count()).map(everything).collect();
+            return (0..self.destination_count()).map(everything).collect();
         };
         places.sort_unstable();
         places.dedup();
-        let mut by_link: Vec<Vec<Place>> = vec![Vec::new(); self.link_count()];
+        let mut by_destination: Vec<Vec<DatabaseKey>> = vec![Vec::new(); self.destination_count()];
         for place in places {
-            by_link[self.link_of(&place.1)].push(place);
+            by_destination[self.destination_of(&place.1)].push(place);
         }
-        let of_link = |(link, places): (usize, Vec<Place>)| Participant {
-            link,
+        let of_destination = |(destination, places): (usize, Vec<DatabaseKey>)| Participant {
+            destination,
             scope: Scope::Keys(places),
         };
-        let with_keys = by_link.into_iter().enumerate().filter(|(_, places)| !places.is_empty());
-        with_keys.map(of_link).collect()
+        let with_keys = by_destination
+            .into_iter()
+            .enumerate()
+            .filter(|(_, places)| !places.is_empty());
+        with_keys.map(of_destination).collect()
     }
 
     /// Asks all executors at once for the locks.
@@ -434,7 +437,8 @@ impl NetworkExecutor {
             return self.run_locked(number, coordination);
         }
         let scripts = &self.server.scripts;
-        if scripts.any_busy() && (coordination.participants.iter()).any(|participant| scripts.is_busy(participant.link))
+        if scripts.any_busy()
+            && (coordination.participants.iter()).any(|participant| scripts.is_busy(participant.destination))
         {
             // Its turn would come when the script is over, as that of any other command there.
             let mut reply = Vec::new();
@@ -447,7 +451,9 @@ impl NetworkExecutor {
             let schedule = Schedule {
                 id: coordination.id,
                 watcher: match &coordination.exec {
-                    Some(exec) if exec.watched_links.contains(&participant.link) => coordination.caller.client_id,
+                    Some(exec) if exec.watched_destinations.contains(&participant.destination) => {
+                        coordination.caller.client_id
+                    }
                     _ => 0,
                 },
                 connection: coordination.connection,
@@ -458,7 +464,7 @@ impl NetworkExecutor {
             self.send_step(
                 (number, &coordination),
                 &TRANSACTION_SCHEDULE,
-                (participant.link, part),
+                (participant.destination, part),
                 &[&schedule.encode()],
             );
         }
@@ -485,7 +491,7 @@ impl NetworkExecutor {
         &self,
         (number, coordination): (usize, &Coordination),
         step: &'static Command,
-        (link, part): (usize, usize),
+        (destination, part): (usize, usize),
         arguments: &[&[u8]],
     ) {
         let id = RequestId {
@@ -499,7 +505,7 @@ impl NetworkExecutor {
             Phase::Scheduling => coordination.deadline,
             _ => Instant::now() + APPLY_DEADLINE,
         };
-        let target = (link, coordination.priority);
+        let target = (destination, coordination.priority);
         self.push_step(target, id, step, coordination.caller, deadline, arguments);
     }
 
@@ -513,24 +519,30 @@ impl NetworkExecutor {
         arguments: &[&[u8]],
     ) {
         let words = std::iter::once(step.name.as_bytes()).chain(arguments.iter().copied());
-        self.links.borrow_mut().push(target, id, step, caller, deadline, words);
+        self.destinations
+            .borrow_mut()
+            .push(target, id, step, caller, deadline, words);
         self.flush_wanted.notify();
     }
 
-    /// Releases what is locked on a link, or will be.
-    fn release(&self, coordination: &Coordination, link: usize) {
-        self.send_release((link, coordination.priority), coordination.id, coordination.caller);
+    /// Releases what is locked on a destination, or will be.
+    fn release(&self, coordination: &Coordination, destination: usize) {
+        self.send_release(
+            (destination, coordination.priority),
+            coordination.id,
+            coordination.caller,
+        );
     }
 
     fn release_all(&self, coordination: &Coordination) {
         for participant in &coordination.participants {
-            self.release(coordination, participant.link);
+            self.release(coordination, participant.destination);
         }
     }
 
     /// Releases the source of a move whose client is gone.
-    pub(super) fn release_handed_over(&self, link: usize, id: TransactionId) {
-        self.send_release((link, Priority::Normal), id, Caller::default());
+    pub(super) fn release_handed_over(&self, destination: usize, id: TransactionId) {
+        self.send_release((destination, Priority::Normal), id, Caller::default());
     }
 
     fn send_release(&self, target: (usize, Priority), id: TransactionId, caller: Caller) {
@@ -539,8 +551,8 @@ impl NetworkExecutor {
 
     /// The command is over, or its writes are on their way: what waits behind it where it was handed back may run.
     fn run_behind(&self, coordination: &mut Coordination) {
-        if let Some(link) = coordination.handed_back_by.take() {
-            let target = (link, coordination.priority);
+        if let Some(destination) = coordination.handed_back_by.take() {
+            let target = (destination, coordination.priority);
             self.tell(target, &TRANSACTION_RUN_BEHIND, coordination.caller, b"");
         }
     }
@@ -556,7 +568,7 @@ impl NetworkExecutor {
         self.push_step(target, nobody, step, caller, deadline, &[argument]);
     }
 
-    /// A step's response came home.
+    /// A step's response came back.
     pub(super) fn take_step(self: &Rc<Self>, batch: &Batch, response: &Response) {
         if response.id.connection == FORGETTING {
             return self.take_forgotten(response);
@@ -581,11 +593,11 @@ impl NetworkExecutor {
             let held_bytes = merging.held_bytes();
             self.hold_for_client(&mut coordination, held_bytes);
             if self.client_of(&coordination).is_some() {
-                self.ask_for_more(batch.link, &coordination, response);
+                self.ask_for_more(batch.destination, &coordination, response);
                 return self.wait_for_round(number, coordination);
             }
             // Nobody gets it any more.
-            self.drop_pieces(batch.link, response.more);
+            self.drop_pieces(batch.destination, response.more);
         }
         coordination.responses_left -= 1;
         match coordination.phase {
@@ -619,9 +631,9 @@ impl NetworkExecutor {
         }
     }
 
-    fn ask_for_more(&self, link: usize, coordination: &Coordination, response: &Response) {
+    fn ask_for_more(&self, destination: usize, coordination: &Coordination, response: &Response) {
         let deadline = Instant::now() + APPLY_DEADLINE;
-        let target = (link, coordination.priority);
+        let target = (destination, coordination.priority);
         let number = response.more.to_be_bytes();
         self.push_step(
             target,
@@ -679,7 +691,7 @@ impl NetworkExecutor {
             Phase::Preparing if coordination.is_unknown => self.resolve(number, coordination),
             Phase::Resolving if std::mem::take(&mut coordination.asks_again) => self.resolve(number, coordination),
             Phase::Resolving if coordination.is_unknown => {
-                // The home has stopped, and its log has the record or not. Only a restart tells.
+                // The primary has stopped, and its log has the record or not. Only a restart tells.
                 self.keep_in_doubt(&coordination);
                 self.finish(number, coordination);
             }
@@ -708,7 +720,7 @@ impl NetworkExecutor {
             let words: Vec<Vec<u8>> = coordination.arguments.get().iter().map(<[u8]>::to_vec).collect();
             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
             for (part, participant) in coordination.participants.iter().enumerate() {
-                let target = (participant.link, part);
+                let target = (participant.destination, part);
                 self.send_step((number, &coordination), &TRANSACTION_RUN, target, &words);
             }
             return self.wait_for_round(number, coordination);
@@ -738,16 +750,16 @@ impl NetworkExecutor {
             transactions.seats[seat] = true;
             seat
         };
-        let script_seat = self.link_count() + self.index * THREADS_MAX + seat;
+        let script_seat = self.destination_count() + self.index * THREADS_MAX + seat;
         self.server.scripts.set_transaction(script_seat, coordination.id);
         coordination.script_seat = Some(ScriptSeat {
             scripts: Arc::clone(&self.server.scripts),
             number: script_seat,
         });
-        let (home_sender, home) = responses();
+        let (reply_to, responses) = responses();
         let asking = Asking {
-            links: self.links.borrow().to_the_same(home_sender),
-            home,
+            destinations: self.destinations.borrow().to_the_same(reply_to),
+            responses,
             router: self.server.router.clone(),
         };
         let background = self.server.core_map.background.clone();
@@ -813,14 +825,15 @@ impl NetworkExecutor {
         let held_bytes = coordination.reply.len();
         self.hold_for_client(&mut coordination, held_bytes);
         let router = &self.server.router;
-        let has_part =
-            |link: usize| (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == link);
+        let has_part = |destination: usize| {
+            (coordination.parts.iter()).any(|part| usize::from(router.owner(part.shard).0) == destination)
+        };
         for participant in coordination
             .participants
             .iter()
-            .filter(|participant| !has_part(participant.link))
+            .filter(|participant| !has_part(participant.destination))
         {
-            self.release(&coordination, participant.link);
+            self.release(&coordination, participant.destination);
         }
         match coordination.parts.len() {
             0 => self.finish(number, coordination),
@@ -898,34 +911,46 @@ impl NetworkExecutor {
     fn prepare(&self, number: usize, mut coordination: Box<Coordination>) {
         coordination.phase = Phase::Preparing;
         coordination.begin_round(1);
-        let link_of = |part: &Part| usize::from(self.server.router.owner(part.shard).0);
-        let home = link_of(&coordination.parts[0]);
-        let is_only = coordination.parts[1..].iter().all(|part| link_of(part) != home);
+        let destination_of = |part: &Part| usize::from(self.server.router.owner(part.shard).0);
+        let primary = destination_of(&coordination.parts[0]);
+        let is_only = coordination.parts[1..]
+            .iter()
+            .all(|part| destination_of(part) != primary);
         let mut argument = Vec::new();
         FieldWriter(&mut argument).number(coordination.id);
         FieldWriter(&mut argument).byte(u8::from(is_only));
         encode_parts(&mut argument, &coordination.parts);
-        self.send_step((number, &coordination), &TRANSACTION_PREPARE, (home, 0), &[&argument]);
+        self.send_step(
+            (number, &coordination),
+            &TRANSACTION_PREPARE,
+            (primary, 0),
+            &[&argument],
+        );
         self.wait_for_round(number, coordination);
     }
 
-    /// Writes of the home were taken back, or its log could not be synced: asks whether the redo record was among them.
+    /// Writes of the primary were taken back, or its log could not be synced: asks whether the redo record was among them.
     fn resolve(&self, number: usize, mut coordination: Box<Coordination>) {
         coordination.phase = Phase::Resolving;
         coordination.begin_round(1);
         let shard = coordination.parts[0].shard;
-        let home = usize::from(self.server.router.owner(shard).0);
+        let primary = usize::from(self.server.router.owner(shard).0);
         let mut argument = Vec::new();
         FieldWriter(&mut argument).number(coordination.id);
         FieldWriter(&mut argument).number(u64::from(shard.0));
-        self.send_step((number, &coordination), &TRANSACTION_RESOLVE, (home, 0), &[&argument]);
+        self.send_step(
+            (number, &coordination),
+            &TRANSACTION_RESOLVE,
+            (primary, 0),
+            &[&argument],
+        );
         self.wait_for_round(number, coordination);
     }
 
     /// Nobody can tell before a restart whether a transaction is decided.
     fn keep_in_doubt(&self, coordination: &Coordination) {
         for participant in &coordination.participants {
-            let target = (participant.link, coordination.priority);
+            let target = (participant.destination, coordination.priority);
             let id = coordination.id.to_be_bytes();
             self.tell(target, &TRANSACTION_KEEP_IN_DOUBT, coordination.caller, &id);
         }
@@ -935,19 +960,28 @@ impl NetworkExecutor {
     fn apply(&self, number: usize, mut coordination: Box<Coordination>) {
         coordination.phase = Phase::Applying;
         let is_noted = coordination.parts.len() > 1;
-        let mut by_link: Vec<Vec<u8>> = vec![Vec::new(); self.link_count()];
-        // The home has its part already.
+        let mut by_destination: Vec<Vec<u8>> = vec![Vec::new(); self.destination_count()];
+        // The primary has its part already.
         for part in coordination.parts.iter().skip(usize::from(is_noted)) {
-            let argument = &mut by_link[usize::from(self.server.router.owner(part.shard).0)];
+            let argument = &mut by_destination[usize::from(self.server.router.owner(part.shard).0)];
             if argument.is_empty() {
                 FieldWriter(argument).number(coordination.id);
                 FieldWriter(argument).byte(u8::from(is_noted));
             }
             encode_parts(argument, [part]);
         }
-        coordination.begin_round(by_link.iter().filter(|argument| !argument.is_empty()).count());
-        for (link, argument) in by_link.iter().enumerate().filter(|(_, argument)| !argument.is_empty()) {
-            self.send_step((number, &coordination), &TRANSACTION_APPLY, (link, 0), &[argument]);
+        coordination.begin_round(by_destination.iter().filter(|argument| !argument.is_empty()).count());
+        for (destination, argument) in by_destination
+            .iter()
+            .enumerate()
+            .filter(|(_, argument)| !argument.is_empty())
+        {
+            self.send_step(
+                (number, &coordination),
+                &TRANSACTION_APPLY,
+                (destination, 0),
+                &[argument],
+            );
         }
         self.run_behind(&mut coordination);
         // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change
@@ -1013,8 +1047,8 @@ impl NetworkExecutor {
             outbox::publish(&self.server.pubsub, *classes, events, messages);
         }
         let Some(connection) = self.client_of(&coordination) else {
-            for link in coordination.exec.iter().flat_map(|exec| &exec.watched_links) {
-                let target = (*link, coordination.priority);
+            for destination in coordination.exec.iter().flat_map(|exec| &exec.watched_destinations) {
+                let target = (*destination, coordination.priority);
                 self.tell(target, &WATCHES_DROP, coordination.caller, b"");
             }
             return;
@@ -1043,7 +1077,11 @@ impl NetworkExecutor {
             return self.wait_for_source(&connection, (command, sequence), moves);
         }
         if let Some(exec) = coordination.exec.take() {
-            connection.session.borrow_mut().transaction.forget(&exec.watched_links);
+            connection
+                .session
+                .borrow_mut()
+                .transaction
+                .forget(&exec.watched_destinations);
             self.forget_watches(&connection);
             let has_run = coordination.error.is_none() && coordination.reply.first() == Some(&0);
             match exec.executing {
@@ -1071,10 +1109,10 @@ impl NetworkExecutor {
             .parts
             .iter()
             .map(|part| (usize::from(self.server.router.owner(part.shard).0), part.shard));
-        let Some(home) = places.next() else { return };
+        let Some(primary) = places.next() else { return };
         self.transactions.borrow_mut().finished.push(Finished {
             id: coordination.id,
-            home,
+            primary,
             others: places.collect(),
         });
     }
@@ -1082,28 +1120,28 @@ impl NetworkExecutor {
     /// Lets the redo records of finished transactions go, many at once.
     pub(super) fn forget_finished(&self) {
         let finished = std::mem::take(&mut self.transactions.borrow_mut().finished);
-        let mut by_home: Vec<Vec<Finished>> = (0..self.link_count()).map(|_| Vec::new()).collect();
+        let mut by_primary: Vec<Vec<Finished>> = (0..self.destination_count()).map(|_| Vec::new()).collect();
         for transaction in finished {
-            by_home[transaction.home.0].push(transaction);
+            by_primary[transaction.primary.0].push(transaction);
         }
-        for (link, transactions) in by_home.into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {
+        for (destination, transactions) in by_primary.into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {
             let records = transactions
                 .iter()
-                .map(|transaction| (true, transaction.home.1, transaction.id));
+                .map(|transaction| (true, transaction.primary.1, transaction.id));
             let argument = forget_argument(records);
             let number = self.transactions.borrow_mut().forgetting.insert(transactions);
-            self.send_forget(link, number as u32, &argument);
+            self.send_forget(destination, number as u32, &argument);
         }
     }
 
-    fn send_forget(&self, link: usize, number: u32, argument: &[u8]) {
+    fn send_forget(&self, destination: usize, number: u32, argument: &[u8]) {
         let id = RequestId {
             connection: FORGETTING,
             generation: number,
             ..RequestId::default()
         };
         let deadline = Instant::now() + APPLY_DEADLINE;
-        let target = (link, Priority::Normal);
+        let target = (destination, Priority::Normal);
         self.push_step(
             target,
             id,
@@ -1122,14 +1160,18 @@ impl NetworkExecutor {
         }
         let number = response.id.generation as usize;
         let gone = self.transactions.borrow_mut().forgetting.try_remove(number);
-        let mut by_link: Vec<Vec<(bool, ShardId, TransactionId)>> = vec![Vec::new(); self.link_count()];
+        let mut by_destination: Vec<Vec<(bool, ShardId, TransactionId)>> = vec![Vec::new(); self.destination_count()];
         for transaction in gone.into_iter().flatten() {
-            for (link, shard) in transaction.others {
-                by_link[link].push((false, shard, transaction.id));
+            for (destination, shard) in transaction.others {
+                by_destination[destination].push((false, shard, transaction.id));
             }
         }
-        for (link, notes) in by_link.into_iter().enumerate().filter(|(_, notes)| !notes.is_empty()) {
-            self.send_forget(link, NOBODY, &forget_argument(notes));
+        for (destination, notes) in by_destination
+            .into_iter()
+            .enumerate()
+            .filter(|(_, notes)| !notes.is_empty())
+        {
+            self.send_forget(destination, NOBODY, &forget_argument(notes));
         }
     }
 }
@@ -1137,8 +1179,8 @@ impl NetworkExecutor {
 fn forget_argument(records: impl IntoIterator<Item = (bool, ShardId, TransactionId)>) -> Vec<u8> {
     let mut argument = Vec::new();
     let mut fields = FieldWriter(&mut argument);
-    for (is_home, shard, id) in records {
-        fields.byte(u8::from(is_home));
+    for (is_primary, shard, id) in records {
+        fields.byte(u8::from(is_primary));
         fields.number(u64::from(shard.0));
         fields.number(id);
     }
@@ -1218,28 +1260,28 @@ impl Coordination {
 
 /// Asks executors from a thread that may wait.
 struct Asking {
-    links: Links,
-    home: Responses,
+    destinations: Destinations,
+    responses: Responses,
     router: Router,
 }
 
 impl Asking {
     /// Asks the executor that has `key`, and waits.
     fn ask(&mut self, key: &[u8], question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
-        let link = usize::from(self.router.executor_of(Slot::of(key)).0);
-        self.ask_at(link, question)
+        let destination = usize::from(self.router.executor_of(Slot::of(key)).0);
+        self.ask_at(destination, question)
     }
 
-    fn ask_at(&mut self, link: usize, question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
-        self.send(link, question);
-        self.links.flush();
+    fn ask_at(&mut self, destination: usize, question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
+        self.send(destination, question);
+        self.destinations.flush();
         self.receive().1
     }
 
-    fn send(&mut self, link: usize, question: &Question<'_>) {
+    fn send(&mut self, destination: usize, question: &Question<'_>) {
         let words = [TRANSACTION_READ.name.as_bytes(), &question.encode()];
-        self.links.push(
-            (link, Priority::Normal),
+        self.destinations.push(
+            (destination, Priority::Normal),
             RequestId::default(),
             &TRANSACTION_READ,
             Caller::default(),
@@ -1251,11 +1293,11 @@ impl Asking {
     /// Waits for the answer to a question that was sent; returns whose it is, and it.
     fn receive(&mut self) -> (usize, Result<Vec<u8>, CommandError>) {
         loop {
-            match self.home.next_within(ANSWER_PATIENCE) {
+            match self.responses.next_within(ANSWER_PATIENCE) {
                 Ok(Some(batch)) => {
                     let reply = batch.responses.first().map(|response| batch.reply(response).to_vec());
-                    let link = batch.link;
-                    self.links.recycle(batch);
+                    let destination = batch.destination;
+                    self.destinations.recycle(batch);
                     let answer = match StepAnswer::decode(reply.as_deref().unwrap_or_default()) {
                         StepAnswer::Content(content) => Ok(content.to_vec()),
                         StepAnswer::Error(text) => {
@@ -1264,11 +1306,11 @@ impl Asking {
                         }
                         _ => Err(CommandError::Internal),
                     };
-                    return (link, answer);
+                    return (destination, answer);
                 }
                 Ok(None) => {
                     // A channel that did not take it is offered it again, unless nobody is left to take it.
-                    let (_, given_up) = self.links.retry();
+                    let (_, given_up) = self.destinations.retry();
                     if !given_up.is_empty() {
                         return (0, Err(CommandError::Internal));
                     }
@@ -1298,39 +1340,41 @@ impl Remote for Asking {
         decode_members(&answer).ok_or(CommandError::Internal)
     }
 
-    fn keys_at(&mut self, places: &[Place]) -> Result<Vec<Vec<u8>>, CommandError> {
-        let mut by_link: Vec<Vec<Place>> = vec![Vec::new(); self.router.executor_count()];
-        let link_of = |place: &Place| usize::from(self.router.executor_of(Slot::of(&place.1)).0);
-        let links: Vec<usize> = places.iter().map(link_of).collect();
-        for (place, link) in places.iter().zip(&links) {
-            by_link[*link].push(place.clone());
+    fn keys_at(&mut self, places: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError> {
+        let mut by_destination: Vec<Vec<DatabaseKey>> = vec![Vec::new(); self.router.executor_count()];
+        let destination_of = |place: &DatabaseKey| usize::from(self.router.executor_of(Slot::of(&place.1)).0);
+        let destinations: Vec<usize> = places.iter().map(destination_of).collect();
+        for (place, destination) in places.iter().zip(&destinations) {
+            by_destination[*destination].push(place.clone());
         }
         let mut asked = 0;
-        for (link, asked_for) in by_link
+        for (destination, asked_for) in by_destination
             .iter()
             .enumerate()
             .filter(|(_, asked_for)| !asked_for.is_empty())
         {
-            self.send(link, &Question::Keys(asked_for));
+            self.send(destination, &Question::Keys(asked_for));
             asked += 1;
         }
-        self.links.flush();
-        let mut answers: Vec<Result<Vec<u8>, CommandError>> = vec![Ok(Vec::new()); by_link.len()];
+        self.destinations.flush();
+        let mut answers: Vec<Result<Vec<u8>, CommandError>> = vec![Ok(Vec::new()); by_destination.len()];
         for _ in 0..asked {
-            let (link, answer) = self.receive();
-            answers[link] = answer;
+            let (destination, answer) = self.receive();
+            answers[destination] = answer;
         }
         // All answers are here, so none can be taken for that to a later question.
         let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut fields: Vec<FieldReader<'_>> = answers.iter().map(|answer| FieldReader(answer)).collect();
-        let known = links.iter().map(|link| fields[*link].bytes().map(<[u8]>::to_vec));
+        let known = destinations
+            .iter()
+            .map(|destination| fields[*destination].bytes().map(<[u8]>::to_vec));
         known.collect::<Option<Vec<_>>>().ok_or(CommandError::Internal)
     }
 
     fn count(&mut self, database: u8) -> Result<u64, CommandError> {
         let mut count = 0;
-        for link in 0..self.router.executor_count() {
-            let answer = self.ask_at(link, &Question::Count(database))?;
+        for destination in 0..self.router.executor_count() {
+            let answer = self.ask_at(destination, &Question::Count(database))?;
             count += FieldReader(&answer).number().ok_or(CommandError::Internal)?;
         }
         Ok(count)
@@ -1343,8 +1387,8 @@ impl Remote for Asking {
             end: range.end.min(shard_end),
             ..range
         };
-        let link = usize::from(self.router.owner(shard).0);
-        let answer = self.ask_at(link, &Question::KeysOf(database, &here, now_ms))?;
+        let destination = usize::from(self.router.owner(shard).0);
+        let answer = self.ask_at(destination, &Question::KeysOf(database, &here, now_ms))?;
         let (keys, last) = decode_keys(&answer).ok_or(CommandError::Internal)?;
         let rest = KeyRange {
             slot: last.as_ref().map_or(here.end, |key| Slot::of(key).0),

@@ -160,7 +160,7 @@ impl NetworkExecutor {
         if publishes && self.server.pubsub.is_slow() && self.waits_to_publish(command, arguments) {
             return true;
         }
-        let any_is_blocked = self.links.borrow().any_is_blocked();
+        let any_is_blocked = self.destinations.borrow().any_is_blocked();
         let lacks_credits =
             any_is_blocked && !(in_multi && is_queued(command)) && self.lacks_credits(connection, command, arguments);
         self.metrics.backpressure_events.add(u64::from(lacks_credits));
@@ -183,20 +183,20 @@ impl NetworkExecutor {
             }
             Runs::Shard => {
                 let key = arguments.get(command.keys.first);
-                self.send_whole(connection, command, self.link_of(key), arguments, deadline);
+                self.send_whole(connection, command, self.destination_of(key), arguments, deadline);
             }
             Runs::Transaction => {
                 let reach = self.reach_of(command, arguments);
-                let link = match reach {
-                    None => self.only_link(command, arguments),
+                let destination = match reach {
+                    None => self.only_destination(command, arguments),
                     Some(_) => None,
                 };
-                match link {
-                    Some(link) => self.send_whole(connection, command, link, arguments, deadline),
+                match destination {
+                    Some(destination) => self.send_whole(connection, command, destination, arguments, deadline),
                     None => {
                         let database = connection.session.borrow().database;
                         let is_whole = reach == Some(Reach::Everything);
-                        let places = (!is_whole).then(|| command::places_of(command, arguments, database));
+                        let places = (!is_whole).then(|| command::database_keys_of(command, arguments, database));
                         self.coordinate(connection, command, Work::Handler, arguments, places, deadline);
                     }
                 }
@@ -212,8 +212,10 @@ impl NetworkExecutor {
                 Ok(slot) => self.send_scan(connection, command, slot, arguments, deadline),
                 Err(error) => self.refuse(connection, Some(command), &error),
             },
-            Runs::Whole => match self.only_link_of(std::iter::empty(), true) {
-                Some(link) => self.send_whole(connection, command, link.unwrap_or(0), arguments, deadline),
+            Runs::Whole => match self.only_destination_of(std::iter::empty(), true) {
+                Some(destination) => {
+                    self.send_whole(connection, command, destination.unwrap_or(0), arguments, deadline)
+                }
                 None => self.coordinate(connection, command, Work::Handler, arguments, None, deadline),
             },
             Runs::Exec => self.exec(connection, command, arguments, deadline),
@@ -275,12 +277,15 @@ impl NetworkExecutor {
 
     /// Whether a command goes to a storage executor to which nothing more can be sent now.
     fn lacks_credits(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) -> bool {
-        let is_blocked = |link: usize| self.links.borrow().is_blocked(link);
+        let is_blocked = |destination: usize| self.destinations.borrow().is_blocked(destination);
         match command.runs {
             Runs::Exec => {
                 let session = connection.session.borrow();
                 let transaction = &session.transaction;
-                transaction.watched_links().iter().any(|link| is_blocked(*link))
+                transaction
+                    .watched_destinations()
+                    .iter()
+                    .any(|destination| is_blocked(*destination))
                     || transaction
                         .queued()
                         .any(|(command, arguments)| self.goes_to_any(command, arguments, is_blocked))
@@ -296,7 +301,9 @@ impl NetworkExecutor {
     fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
         // What EXEC runs is answered by its executor.
         matches!(command.runs, Runs::All(_) | Runs::Each(_) | Runs::Whole)
-            || self.goes_to_any(command, arguments, |link| self.server.scripts.is_busy(link))
+            || self.goes_to_any(command, arguments, |destination| {
+                self.server.scripts.is_busy(destination)
+            })
     }
 
     /// Whether one of the storage executors that a command goes to is one of those that are meant. EXEC itself goes to
@@ -310,17 +317,21 @@ impl NetworkExecutor {
                 slot.is_ok_and(|slot| is_meant(usize::from(self.server.router.executor_of(slot).0)))
             }
             Runs::Shard | Runs::Transaction | Runs::Watch => {
-                let mut links = command.keys.of(arguments).map(|key| self.link_of(key)).peekable();
-                match links.peek() {
-                    Some(_) => links.any(is_meant),
-                    // As `only_link` sends it.
+                let mut destinations = command
+                    .keys
+                    .of(arguments)
+                    .map(|key| self.destination_of(key))
+                    .peekable();
+                match destinations.peek() {
+                    Some(_) => destinations.any(is_meant),
+                    // As `only_destination` sends it.
                     None => is_meant(0),
                 }
             }
         }
     }
 
-    pub(super) fn link_of(&self, key: &[u8]) -> usize {
+    pub(super) fn destination_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
     }
 
@@ -339,14 +350,14 @@ impl NetworkExecutor {
     /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to
     /// several of its shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk
     /// they take the longer way.
-    pub(super) fn only_link(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
+    pub(super) fn only_destination(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
         // Without keys the handler has an error to tell, anywhere.
         let keys = command.keys.of(arguments);
-        self.only_link_of(keys, command.may_write()).unwrap_or(Some(0))
+        self.only_destination_of(keys, command.may_write()).unwrap_or(Some(0))
     }
 
     /// The same for any keys; `None` if there are none.
-    pub(super) fn only_link_of<'a>(
+    pub(super) fn only_destination_of<'a>(
         &self,
         mut keys: impl Iterator<Item = &'a [u8]>,
         writes: bool,
@@ -485,20 +496,27 @@ impl NetworkExecutor {
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
-        link: usize,
+        destination: usize,
         arguments: Arguments<'_>,
         deadline: Instant,
     ) {
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-        self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
+        self.send_part(
+            connection,
+            command,
+            destination,
+            (sequence, 0),
+            arguments.iter(),
+            deadline,
+        );
     }
 
     pub(super) fn send_part<'a>(
         &self,
         connection: &Rc<Connection>,
         command: &'static Command,
-        link: usize,
+        destination: usize,
         (sequence, part): (u32, u32),
         arguments: impl IntoIterator<Item = &'a [u8]>,
         deadline: Instant,
@@ -515,12 +533,16 @@ impl NetworkExecutor {
             part,
         };
         let session = connection.session.borrow();
-        let full = self
-            .links
-            .borrow_mut()
-            .push((link, priority), id, command, session.caller(), deadline, arguments);
+        let full = self.destinations.borrow_mut().push(
+            (destination, priority),
+            id,
+            command,
+            session.caller(),
+            deadline,
+            arguments,
+        );
         match full {
-            true => self.flush_links(),
+            true => self.flush_destinations(),
             false => self.flush_wanted.notify(),
         }
     }
@@ -533,7 +555,8 @@ impl NetworkExecutor {
         arguments: Arguments<'_>,
         deadline: Instant,
     ) {
-        let parts = (0..self.server.router.executor_count()).map(|link| (link, arguments.iter().collect()));
+        let parts =
+            (0..self.server.router.executor_count()).map(|destination| (destination, arguments.iter().collect()));
         self.send_parts(connection, command, merge, parts.collect(), deadline);
     }
 
@@ -553,8 +576,15 @@ impl NetworkExecutor {
             _ => Awaited::Merge(Box::new(merging)),
         };
         let sequence = connection.replies.borrow_mut().open(awaited, suppressed);
-        for (part, (link, arguments)) in parts.into_iter().enumerate() {
-            self.send_part(connection, command, link, (sequence, part as u32), arguments, deadline);
+        for (part, (destination, arguments)) in parts.into_iter().enumerate() {
+            self.send_part(
+                connection,
+                command,
+                destination,
+                (sequence, part as u32),
+                arguments,
+                deadline,
+            );
         }
     }
 

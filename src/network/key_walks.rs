@@ -39,8 +39,8 @@ impl KeyWalk {
         self.elements.len()
     }
 
-    /// Takes the answer of the storage executor `link`.
-    fn take(&mut self, command: &Command, answer: &[u8], (link, router): (usize, &Router)) -> Step {
+    /// Takes the answer of the storage executor `destination`.
+    fn take(&mut self, command: &Command, answer: &[u8], (destination, router): (usize, &Router)) -> Step {
         let Some((cursor, found, elements)) = split_answer(answer) else {
             // An error.
             return Step::Done(answer.to_vec());
@@ -50,7 +50,7 @@ impl KeyWalk {
         self.elements.extend_from_slice(elements);
         let slot = Slot((cursor >> keys::CURSOR_SLOT_SHIFT) as u16);
         let next = usize::from(router.executor_of(slot).0);
-        if cursor == 0 || self.left == 0 || next == link {
+        if cursor == 0 || self.left == 0 || next == destination {
             let mut reply = Vec::new();
             let mut builder = Reply::new(&mut reply, Version::Resp2);
             builder.array(2);
@@ -88,11 +88,11 @@ impl NetworkExecutor {
         deadline: Instant,
     ) {
         let router = &self.server.router;
-        let link = usize::from(router.executor_of(slot).0);
+        let destination = usize::from(router.executor_of(slot).0);
         let count = keys::scan_count(arguments).filter(|_| router.executor_count() > 1);
         let Some(count) = count else {
             // The handler has an error to tell, or all of the keys.
-            return self.send_whole(connection, command, link, arguments, deadline);
+            return self.send_whole(connection, command, destination, arguments, deadline);
         };
         let walk = KeyWalk {
             options: arguments.iter().skip(2).map(<[u8]>::to_vec).collect(),
@@ -104,7 +104,14 @@ impl NetworkExecutor {
         let suppressed = super::dispatch::reply_suppressed(connection);
         let awaited = Awaited::KeyWalk(Box::new(walk));
         let sequence = connection.replies.borrow_mut().open(awaited, suppressed);
-        self.send_part(connection, command, link, (sequence, 0), arguments.iter(), deadline);
+        self.send_part(
+            connection,
+            command,
+            destination,
+            (sequence, 0),
+            arguments.iter(),
+            deadline,
+        );
     }
 
     /// A storage executor has answered its part of a SCAN: returns the reply, unless another one has been asked for
@@ -112,11 +119,11 @@ impl NetworkExecutor {
     pub(super) fn scan_answered(
         &self,
         connection: &Rc<Connection>,
-        (command, sequence, link): (&'static Command, u32, usize),
+        (command, sequence, destination): (&'static Command, u32, usize),
         mut walk: Box<KeyWalk>,
         answer: &[u8],
     ) -> Option<Vec<u8>> {
-        match walk.take(command, answer, (link, &self.server.router)) {
+        match walk.take(command, answer, (destination, &self.server.router)) {
             Step::Done(reply) => Some(reply),
             Step::Ask(next, arguments) => {
                 let deadline = walk.deadline;

@@ -17,7 +17,7 @@ use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, OwnedArguments, Reply};
 use crate::scripts::registry::Reach;
-use crate::storage::transaction_scope::Place;
+use crate::storage::transaction_scope::DatabaseKey;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -93,11 +93,14 @@ impl NetworkExecutor {
             let mut session = connection.session.borrow_mut();
             let database = session.database;
             for key in command.keys.of(arguments) {
-                let link = self.link_of(key);
-                session.transaction.watch(link, database, key);
-                match parts.iter_mut().find(|(part_link, _)| *part_link == link) {
+                let destination = self.destination_of(key);
+                session.transaction.watch(destination, database, key);
+                match parts
+                    .iter_mut()
+                    .find(|(part_destination, _)| *part_destination == destination)
+                {
                     Some((_, words)) => words.push(key),
-                    None => parts.push((link, vec![arguments.get(0), key])),
+                    None => parts.push((destination, vec![arguments.get(0), key])),
                 }
             }
         }
@@ -107,13 +110,13 @@ impl NetworkExecutor {
     /// Tells the storage executors that the client does not watch keys any more, if it has said so.
     #[inline]
     pub(super) fn forget_watches(&self, connection: &Rc<Connection>) {
-        let links = connection.session.borrow_mut().transaction.take_to_forget();
-        for link in links {
+        let destinations = connection.session.borrow_mut().transaction.take_to_forget();
+        for destination in destinations {
             // The answer finds no command that waits for it.
             let part = (connection.replies.borrow().no_sequence(), 0);
             let arguments = [WATCHES_DROP.name.as_bytes()];
             let deadline = Instant::now() + FORGET_DEADLINE;
-            self.send_part(connection, &WATCHES_DROP, link, part, arguments, deadline);
+            self.send_part(connection, &WATCHES_DROP, destination, part, arguments, deadline);
         }
     }
 
@@ -166,29 +169,29 @@ impl NetworkExecutor {
                 }
             }
         }
-        let (watched_links, watched_places) = connection.session.borrow_mut().transaction.take_watched();
+        let (watched_destinations, watched_places) = connection.session.borrow_mut().transaction.take_watched();
         let executing = Executing {
             queue,
             command,
             arguments: OwnedArguments::of(arguments.iter()),
         };
-        if parts.is_empty() && watched_links.is_empty() {
+        if parts.is_empty() && watched_destinations.is_empty() {
             return self.exec_here(connection, executing);
         }
         let scope = self.scope_of(&executing.queue, &parts, watched_places);
         match scope {
-            ExecScope::One(link) => self.exec_on(connection, executing, (link, &parts), deadline),
+            ExecScope::One(destination) => self.exec_on(connection, executing, (destination, &parts), deadline),
             ExecScope::Several(places) => {
-                self.exec_on_several(connection, executing, &parts, (places, watched_links), deadline);
+                self.exec_on_several(connection, executing, &parts, (places, watched_destinations), deadline);
             }
         }
     }
 
     /// Where an EXEC runs.
-    fn scope_of(&self, queue: &Queue, parts: &[(Queued, PartHeader)], watched: BTreeSet<Place>) -> ExecScope {
-        let mut places: Vec<Place> = watched.into_iter().collect();
+    fn scope_of(&self, queue: &Queue, parts: &[(Queued, PartHeader)], watched: BTreeSet<DatabaseKey>) -> ExecScope {
+        let mut places: Vec<DatabaseKey> = watched.into_iter().collect();
         let (mut is_whole, mut writes, mut goes_beyond) = (false, false, false);
-        let mut cursor_link = None;
+        let mut cursor_destination = None;
         for (queued, header) in parts {
             let arguments = queue.arguments(queued);
             writes |= queued.command.may_write();
@@ -196,28 +199,29 @@ impl NetworkExecutor {
                 Runs::All(_) | Runs::Each(_) | Runs::Whole => is_whole = true,
                 Runs::Cursor => {
                     // Any executor can tell what is wrong with one that is none.
-                    let link = keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
-                    let link = usize::from(link.unwrap_or(0));
-                    is_whole |= *cursor_link.get_or_insert(link) != link;
+                    let destination =
+                        keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
+                    let destination = usize::from(destination.unwrap_or(0));
+                    is_whole |= *cursor_destination.get_or_insert(destination) != destination;
                 }
                 _ => {
                     let reach = self.reach_of(queued.command, arguments);
                     is_whole |= reach == Some(Reach::Everything);
                     goes_beyond |= reach == Some(Reach::Keys);
-                    places.extend(command::places_of(queued.command, arguments, header.database));
+                    places.extend(command::database_keys_of(queued.command, arguments, header.database));
                 }
             }
         }
-        let link = self.only_link_of(places.iter().map(|(_, key)| key.as_slice()), writes);
-        let is_everywhere = is_whole && self.only_link_of(std::iter::empty(), writes).is_none();
-        match (link, cursor_link) {
+        let destination = self.only_destination_of(places.iter().map(|(_, key)| key.as_slice()), writes);
+        let is_everywhere = is_whole && self.only_destination_of(std::iter::empty(), writes).is_none();
+        match (destination, cursor_destination) {
             _ if is_everywhere => ExecScope::Several(None),
             (_, None) if goes_beyond => ExecScope::Several(Some(places)),
             (_, Some(_)) if goes_beyond => ExecScope::Several(None),
-            (Some(Some(link)), Some(cursor)) if link != cursor => ExecScope::Several(None),
+            (Some(Some(destination)), Some(cursor)) if destination != cursor => ExecScope::Several(None),
             (Some(None), Some(_)) => ExecScope::Several(None),
             (Some(None), None) => ExecScope::Several(Some(places)),
-            (Some(Some(link)), _) | (None, Some(link)) => ExecScope::One(link),
+            (Some(Some(destination)), _) | (None, Some(destination)) => ExecScope::One(destination),
             // No keys at all: the handlers have errors to tell, anywhere.
             (None, None) => ExecScope::One(0),
         }
@@ -243,7 +247,7 @@ impl NetworkExecutor {
         &self,
         connection: &Rc<Connection>,
         executing: Executing,
-        (link, parts): (usize, &[(Queued, PartHeader)]),
+        (destination, parts): (usize, &[(Queued, PartHeader)]),
         deadline: Instant,
     ) {
         let command = executing.command;
@@ -252,7 +256,7 @@ impl NetworkExecutor {
         let arguments = arguments.get().iter();
         let suppressed = reply_suppressed(connection);
         let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-        self.send_part(connection, command, link, (sequence, 0), arguments, deadline);
+        self.send_part(connection, command, destination, (sequence, 0), arguments, deadline);
         if is_split {
             connection.begin_coordinating();
             connection.waiting_bytes.set(executing.queue.memory());
@@ -268,7 +272,7 @@ impl NetworkExecutor {
         connection: &Rc<Connection>,
         executing: Executing,
         parts: &[(Queued, PartHeader)],
-        (places, watched_links): (Option<Vec<Place>>, Vec<usize>),
+        (places, watched_destinations): (Option<Vec<DatabaseKey>>, Vec<usize>),
         deadline: Instant,
     ) {
         let command = executing.command;
@@ -277,7 +281,7 @@ impl NetworkExecutor {
         let writes = parts.iter().any(|(queued, _)| queued.command.may_write());
         let exec = ExecOnSeveral {
             executing: is_split.then_some(executing),
-            watched_links,
+            watched_destinations,
             writes,
         };
         let asked = (command, Work::Handler, arguments);
@@ -401,7 +405,7 @@ enum ExecScope {
     /// On one storage executor.
     One(usize),
     /// As a transaction on these keys, or on everything.
-    Several(Option<Vec<Place>>),
+    Several(Option<Vec<DatabaseKey>>),
 }
 
 /// What the handler of EXEC gets.

@@ -4,7 +4,7 @@ use crate::channel::message::Request;
 use crate::command::{Command, Runs};
 use crate::error::CommandError;
 use crate::protocol::{Arguments, Span};
-use crate::storage::transaction_scope::Place;
+use crate::storage::transaction_scope::DatabaseKey;
 use std::collections::BTreeSet;
 
 /// A command that was queued, its arguments lying among those of its queue.
@@ -88,8 +88,8 @@ pub struct TransactionState {
     /// While EXEC runs: how many commands it has.
     running: Option<usize>,
     /// Storage executors that know of keys which the client watches.
-    watched_links: Vec<usize>,
-    watched_keys: BTreeSet<Place>,
+    watched_destinations: Vec<usize>,
+    watched_keys: BTreeSet<DatabaseKey>,
     /// Storage executors that are to forget what the client watches.
     to_forget: Vec<usize>,
 }
@@ -158,9 +158,9 @@ impl TransactionState {
     }
 
     /// A storage executor is told to watch a key.
-    pub fn watch(&mut self, link: usize, database: u8, key: &[u8]) {
-        if !self.watched_links.contains(&link) {
-            self.watched_links.push(link);
+    pub fn watch(&mut self, destination: usize, database: u8, key: &[u8]) {
+        if !self.watched_destinations.contains(&destination) {
+            self.watched_destinations.push(destination);
         }
         self.watched_keys.insert((database, key.to_vec()));
     }
@@ -177,8 +177,8 @@ impl TransactionState {
     }
 
     /// The storage executors that know of keys which the client watches.
-    pub fn watched_links(&self) -> &[usize] {
-        &self.watched_links
+    pub fn watched_destinations(&self) -> &[usize] {
+        &self.watched_destinations
     }
 
     /// How many keys are watched.
@@ -187,22 +187,22 @@ impl TransactionState {
     }
 
     /// The storage executors that know of watched keys, which EXEC asks and which forget them, and the keys.
-    pub fn take_watched(&mut self) -> (Vec<usize>, BTreeSet<Place>) {
+    pub fn take_watched(&mut self) -> (Vec<usize>, BTreeSet<DatabaseKey>) {
         (
-            std::mem::take(&mut self.watched_links),
+            std::mem::take(&mut self.watched_destinations),
             std::mem::take(&mut self.watched_keys),
         )
     }
 
     /// UNWATCH
     pub fn unwatch(&mut self) {
-        let (links, _) = self.take_watched();
-        self.to_forget.extend(links);
+        let (destinations, _) = self.take_watched();
+        self.to_forget.extend(destinations);
     }
 
     /// Storage executors that EXEC did not ask are to forget what the client watches.
-    pub fn forget(&mut self, links: &[usize]) {
-        self.to_forget.extend(links);
+    pub fn forget(&mut self, destinations: &[usize]) {
+        self.to_forget.extend(destinations);
     }
 
     /// The storage executors that are to forget what the client watches, once.

@@ -1,10 +1,10 @@
 //! A network executor: the connections of one core, from accept to close.
 //!
 //! One turn of the reactor: the tasks of the sockets that have bytes parse and dispatch commands; then the flusher
-//! sends one batch per storage executor; when boxes come home, their replies are put in order and each connection's go
+//! sends one batch per storage executor; when batches come back, their replies are put in order and each connection's go
 //! out with one send.
 
-use crate::channel::link::{Flushed, Links};
+use crate::channel::destinations::{Destinations, Flushed};
 use crate::channel::message::Batch;
 use crate::channel::responses::Responses;
 use crate::command::{Command, Handlers};
@@ -133,9 +133,9 @@ pub struct NetworkParts {
     /// Its number.
     pub index: usize,
     /// To the storage executors.
-    pub links: Links,
-    /// Where the boxes come home.
-    pub home: Responses,
+    pub destinations: Destinations,
+    /// Where the batches come back.
+    pub responses: Responses,
     /// What others send to its clients.
     pub inbox: flume::Receiver<Posted>,
     /// Connections accepted for it by the executor that has the listeners.
@@ -161,7 +161,7 @@ pub struct NetworkExecutor {
     pub(super) server: Arc<ServerState>,
     pub(super) handlers: ExecutorHandlers,
     pub(super) index: usize,
-    pub(super) links: RefCell<Links>,
+    pub(super) destinations: RefCell<Destinations>,
     pub(super) connections: RefCell<Slab<Rc<Connection>>>,
     /// What others send to its clients.
     pub(super) inbox: flume::Receiver<Posted>,
@@ -172,7 +172,7 @@ pub struct NetworkExecutor {
     pub(super) request_timeout: Cell<Duration>,
     pub(super) settings: RefCell<Arc<Settings>>,
     settings_version: Cell<u64>,
-    /// Credits came home, a pause ended, or a connection that had to wait for its own commands need not any more.
+    /// Credits came back, a pause ended, or a connection that had to wait for its own commands need not any more.
     pub(super) room: LocalSignal,
     pub(super) transactions: RefCell<Transactions>,
     touched: RefCell<Vec<Rc<Connection>>>,
@@ -192,7 +192,7 @@ impl NetworkExecutor {
             metrics: Arc::clone(&server.network[parts.index]),
             handlers: parts.handlers,
             index: parts.index,
-            links: RefCell::new(parts.links),
+            destinations: RefCell::new(parts.destinations),
             connections: RefCell::new(Slab::new()),
             inbox: parts.inbox.clone(),
             subscriptions: RefCell::new(Subscriptions::new(parts.index)),
@@ -213,7 +213,7 @@ impl NetworkExecutor {
         executor.take_over_settings();
         let mut tasks = vec![
             glommio::spawn_local(Rc::clone(&executor).flush_turns()),
-            glommio::spawn_local(Rc::clone(&executor).bring_home(parts.home)),
+            glommio::spawn_local(Rc::clone(&executor).take_replies(parts.responses)),
             glommio::spawn_local(Rc::clone(&executor).take_deliveries(parts.inbox)),
             glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)),
         ];
@@ -230,7 +230,7 @@ impl NetworkExecutor {
             task.cancel().await;
         }
         // The storage executors end when the last sender is gone.
-        executor.links.borrow_mut().close();
+        executor.destinations.borrow_mut().close();
     }
 
     /// Housekeeping every [`HOUSEKEEPING_INTERVAL`], until a shutdown has drained the connections.
@@ -240,7 +240,7 @@ impl NetworkExecutor {
         loop {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
             self.refresh_settings();
-            self.retry_links();
+            self.retry_destinations();
             self.forget_finished();
             self.close_killed();
             self.answer_unblocked();
@@ -251,7 +251,9 @@ impl NetworkExecutor {
                 clients_checked_at = now;
                 self.check_clients(now);
             }
-            self.metrics.pending.set(self.links.borrow().requests_out() as u64);
+            self.metrics
+                .pending
+                .set(self.destinations.borrow().requests_out() as u64);
             if self.server.shutdown.is_requested() {
                 self.stopping.set(true);
                 // Nobody will push any more. Those that were claimed for an answer get it.
@@ -294,7 +296,9 @@ impl NetworkExecutor {
         let settings = self.settings.borrow();
         self.request_timeout
             .set(Duration::from_millis(settings.request_timeout_ms));
-        self.links.borrow_mut().set_batch_size(settings.requests_at_once());
+        self.destinations
+            .borrow_mut()
+            .set_batch_size(settings.requests_at_once());
         self.server.pubsub.set_limits(&settings.client_output_buffer_limit);
     }
 
@@ -351,12 +355,12 @@ impl NetworkExecutor {
         let mut seen = 0;
         loop {
             seen = self.flush_wanted.happened_since(seen, 0).await;
-            self.flush_links();
+            self.flush_destinations();
         }
     }
 
-    pub(super) fn flush_links(&self) {
-        let flushed = self.links.borrow_mut().flush();
+    pub(super) fn flush_destinations(&self) {
+        let flushed = self.destinations.borrow_mut().flush();
         self.note_flushed(flushed);
     }
 
@@ -367,29 +371,29 @@ impl NetworkExecutor {
     }
 
     /// Offers again what a channel did not take; answers what was never handed over in time.
-    fn retry_links(self: &Rc<Self>) {
-        let (flushed, given_up) = self.links.borrow_mut().retry();
+    fn retry_destinations(self: &Rc<Self>) {
+        let (flushed, given_up) = self.destinations.borrow_mut().retry();
         self.note_flushed(flushed);
-        given_up.into_iter().for_each(|batch| self.take_home(batch));
+        given_up.into_iter().for_each(|batch| self.take_reply_batch(batch));
         self.flush_touched();
     }
 
-    /// Takes in the boxes that come home, and sends each connection's replies once.
-    async fn bring_home(self: Rc<Self>, home: Responses) {
-        while let Some(batch) = home.next().await {
-            self.take_home(batch);
+    /// Takes in the batches that come back, and sends each connection's replies once.
+    async fn take_replies(self: Rc<Self>, responses: Responses) {
+        while let Some(batch) = responses.next().await {
+            self.take_reply_batch(batch);
             // Bounded by the credits: no more boxes can be under way.
-            while let Some(batch) = home.try_next() {
-                self.take_home(batch);
+            while let Some(batch) = responses.try_next() {
+                self.take_reply_batch(batch);
             }
             self.flush_touched();
-            if self.links.borrow_mut().take_freed() {
+            if self.destinations.borrow_mut().take_freed() {
                 self.room.notify();
             }
         }
     }
 
-    fn take_home(self: &Rc<Self>, batch: Box<Batch>) {
+    fn take_reply_batch(self: &Rc<Self>, batch: Box<Batch>) {
         faults::may_panic(Bug::Network);
         // What a write has outdated was sent before its reply: a client of this executor that sees the reply, and asks
         // a client beside it that caches, finds it told.
@@ -404,7 +408,7 @@ impl NetworkExecutor {
             .round_trip_ns
             .record(batch.sent_at.elapsed().as_nanos() as u64);
         let is_large = batch.replies.len() >= REPLY_BYTES_SENT_AT_ONCE;
-        self.links.borrow_mut().recycle(batch);
+        self.destinations.borrow_mut().recycle(batch);
         if is_large {
             self.flush_touched();
         }

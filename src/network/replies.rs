@@ -16,7 +16,7 @@ use std::time::Instant;
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 impl NetworkExecutor {
-    /// A response came home: answers its command, or adds it to the parts of one.
+    /// A response came back: answers its command, or adds it to the parts of one.
     #[inline]
     pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
         if response.id.connection >= STEPS_FROM {
@@ -45,11 +45,11 @@ impl NetworkExecutor {
     /// A response whose client is gone: what it leaves behind on the storage executor may go.
     fn take_for_nobody(&self, batch: &Batch, response: &Response) {
         if response.command.runs == Runs::Internal(Internal::WaitSource) {
-            return self.drop_source(batch.link, batch.reply(response));
+            return self.drop_source(batch.destination, batch.reply(response));
         }
         match response.more {
             WAITS => {}
-            number => self.drop_pieces(batch.link, number),
+            number => self.drop_pieces(batch.destination, number),
         }
     }
 
@@ -62,9 +62,9 @@ impl NetworkExecutor {
         }
         match response.command.runs {
             Runs::Internal(Internal::WaitDurable) => self.take_durable(connection, sequence, bytes),
-            Runs::Internal(Internal::WaitSource) => self.take_source(connection, sequence, batch.link, bytes),
+            Runs::Internal(Internal::WaitSource) => self.take_source(connection, sequence, batch.destination, bytes),
             _ => {
-                self.after_wait(connection, sequence, Some(batch.link));
+                self.after_wait(connection, sequence, Some(batch.destination));
                 return false;
             }
         }
@@ -83,7 +83,7 @@ impl NetworkExecutor {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 connection.in_pieces.set(connection.in_pieces.get() + 1);
                 slot.awaited = Awaited::Pieces(PiecesOut {
-                    link: batch.link,
+                    destination: batch.destination,
                     number: response.more,
                     is_asked: false,
                     waiting: bytes.to_vec(),
@@ -107,7 +107,7 @@ impl NetworkExecutor {
                 };
                 replies.note_held(walk.held_bytes(), 0);
                 drop(replies);
-                let source = (response.command, sequence, batch.link);
+                let source = (response.command, sequence, batch.destination);
                 if let Some(reply) = self.scan_answered(connection, source, walk, bytes) {
                     self.count(response.command, u64::from(response.took_ns), &reply);
                     let mut replies = connection.replies.borrow_mut();
@@ -128,7 +128,12 @@ impl NetworkExecutor {
                 merging.add_piece(response.id.part as usize, bytes);
                 replies.note_held(0, bytes.len());
                 drop(replies);
-                self.ask_for_piece(connection, batch.link, (sequence, response.id.part), response.more);
+                self.ask_for_piece(
+                    connection,
+                    batch.destination,
+                    (sequence, response.id.part),
+                    response.more,
+                );
             }
             Awaited::Merge(merging) => {
                 let held_before = merging.held_bytes();
@@ -155,7 +160,7 @@ impl NetworkExecutor {
             };
             let mut output = connection.output.borrow_mut();
             let waiting = std::mem::take(&mut pieces.waiting);
-            let (link, number) = (pieces.link, pieces.number);
+            let (destination, number) = (pieces.destination, pieces.number);
             let waits = pieces.is_asked || output.len() + waiting.len() > PIECES_AHEAD_BYTES;
             pieces.is_asked |= number != 0 && !waits;
             replies.note_held(waiting.len(), 0);
@@ -171,23 +176,23 @@ impl NetworkExecutor {
                 return;
             }
             drop((replies, output));
-            return self.ask_for_piece(connection, link, (sequence, 0), number);
+            return self.ask_for_piece(connection, destination, (sequence, 0), number);
         }
     }
 
     /// Asks for the next piece when the reactor has looked at the sockets: a client that reads as fast as it is sent to
     /// would otherwise keep this executor going from piece to piece, and nobody else would be heard.
-    fn ask_for_piece(self: &Rc<Self>, connection: &Rc<Connection>, link: usize, part: (u32, u32), number: u64) {
+    fn ask_for_piece(self: &Rc<Self>, connection: &Rc<Connection>, destination: usize, part: (u32, u32), number: u64) {
         let (executor, connection) = (Rc::clone(self), Rc::clone(connection));
         glommio::spawn_local(async move {
             reactor_turn().await;
             if connection.closed.get() {
-                return executor.drop_pieces(link, number);
+                return executor.drop_pieces(destination, number);
             }
             let number = number.to_be_bytes();
             let arguments = [PIECES_NEXT.name.as_bytes(), &number[..]];
             let deadline = Instant::now() + APPLY_DEADLINE;
-            executor.send_part(&connection, &PIECES_NEXT, link, part, arguments, deadline);
+            executor.send_part(&connection, &PIECES_NEXT, destination, part, arguments, deadline);
         })
         .detach();
     }
@@ -199,12 +204,12 @@ impl NetworkExecutor {
             if let Awaited::Pieces(pieces) = slot.awaited
                 && !pieces.is_asked
             {
-                self.drop_pieces(pieces.link, pieces.number);
+                self.drop_pieces(pieces.destination, pieces.number);
             }
         }
     }
 
-    pub(super) fn drop_pieces(&self, link: usize, number: u64) {
+    pub(super) fn drop_pieces(&self, destination: usize, number: u64) {
         if number == 0 {
             return;
         }
@@ -214,8 +219,8 @@ impl NetworkExecutor {
         };
         let arguments = [PIECES_DROP.name.as_bytes(), &number.to_be_bytes()];
         let deadline = Instant::now() + APPLY_DEADLINE;
-        let (target, caller) = ((link, Priority::Normal), Caller::default());
-        self.links
+        let (target, caller) = ((destination, Priority::Normal), Caller::default());
+        self.destinations
             .borrow_mut()
             .push(target, nobody, &PIECES_DROP, caller, deadline, arguments);
         self.flush_wanted.notify();

@@ -16,7 +16,7 @@ use super::shard::{Owner, Visit, damaged_record};
 use super::undeclared::Undeclared;
 use crate::error::CommandError;
 use crate::slots::Slot;
-use crate::storage::transaction_scope::Place;
+use crate::storage::transaction_scope::DatabaseKey;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
@@ -58,7 +58,7 @@ pub trait Remote {
     ) -> Result<Vec<Member>, CommandError>;
 
     /// What is known of keys that did not come with the grants of the locks, each in the form of [`Gathered::add`].
-    fn keys_at(&mut self, places: &[Place]) -> Result<Vec<Vec<u8>>, CommandError>;
+    fn keys_at(&mut self, places: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError>;
 
     /// The number of keys in a database.
     fn count(&mut self, database: u8) -> Result<u64, CommandError>;
@@ -134,17 +134,17 @@ impl Key {
 
 /// How to take back one change.
 enum Undo {
-    Record(Place, Option<Option<Vec<u8>>>),
-    Member(Place, (u64, u8, Vec<u8>), Option<Option<Vec<u8>>>),
+    Record(DatabaseKey, Option<Option<Vec<u8>>>),
+    Member(DatabaseKey, (u64, u8, Vec<u8>), Option<Option<Vec<u8>>>),
 }
 
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Gathered {
     /// By place, the database being numbered as it was when everything was locked.
-    keys: HashMap<Place, Key>,
+    keys: HashMap<DatabaseKey, Key>,
     /// The keys that were written, in the order of first writing.
-    order: Vec<Place>,
+    order: Vec<DatabaseKey>,
     /// Databases of which all keys were deleted, `None` for all, before what is written now.
     emptied: Vec<Option<u8>>,
     /// The shards' database map, if everything is locked.
@@ -170,7 +170,7 @@ pub struct Gathered {
     /// Whether something was asked that concerns all keys.
     pub used_everything: bool,
     /// Keys that the handler has got to and that are not locked, in the order in which it did.
-    unlocked: Vec<Place>,
+    unlocked: Vec<DatabaseKey>,
     /// When it got to the first of them.
     unlocked_since: Option<Instant>,
     /// It can only go on when everything is locked.
@@ -230,7 +230,7 @@ impl Gathered {
     ///
     /// # Errors
     /// There are too many that are not locked, or a shard cannot tell.
-    pub fn need_keys(&mut self, places: &[Place]) -> Result<(), CommandError> {
+    pub fn need_keys(&mut self, places: &[DatabaseKey]) -> Result<(), CommandError> {
         if self.remote.is_none() {
             return Ok(());
         }
@@ -239,7 +239,7 @@ impl Gathered {
             !self.is_emptied(*database) && !self.keys.contains_key(&(*database, (*name).clone()))
         };
         let unknown = in_old_numbers.filter(is_unknown);
-        let mut unknown: Vec<Place> = unknown.map(|(database, name)| (database, name.clone())).collect();
+        let mut unknown: Vec<DatabaseKey> = unknown.map(|(database, name)| (database, name.clone())).collect();
         unknown.sort_unstable();
         unknown.dedup();
         for part in unknown.chunks(KEYS_PER_QUESTION) {
@@ -249,7 +249,7 @@ impl Gathered {
     }
 
     /// Asks for keys, which are not here, and takes them in.
-    fn ask_for(&mut self, places: &[Place]) -> Result<(), CommandError> {
+    fn ask_for(&mut self, places: &[DatabaseKey]) -> Result<(), CommandError> {
         if !self.is_whole {
             self.unlocked_since.get_or_insert_with(Instant::now);
             self.unlocked.extend_from_slice(places);
@@ -277,7 +277,7 @@ impl Gathered {
     }
 
     /// Takes in what a shard says of a key: the fields that `Shard::export` has written. `None` if they are damaged.
-    pub fn add(&mut self, place: Place, fields: &mut FieldReader<'_>) -> Option<()> {
+    pub fn add(&mut self, place: DatabaseKey, fields: &mut FieldReader<'_>) -> Option<()> {
         let stored = fields.optional_bytes()?.map(<[u8]>::to_vec);
         let has_members = stored
             .as_deref()
@@ -426,7 +426,7 @@ impl Gathered {
     pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
         self.need_everything()?;
         let database = database.map(|database| self.before(database));
-        let is_emptied = |place: &Place| database.is_none_or(|database| place.0 == database);
+        let is_emptied = |place: &DatabaseKey| database.is_none_or(|database| place.0 == database);
         for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
             (key.is_emptied, key.is_written, key.record) = (true, false, None);
             key.written.clear();
@@ -628,7 +628,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn note(&mut self, place: Place, is_new: bool, undo: impl FnOnce(Place) -> Undo) {
+    fn note(&mut self, place: DatabaseKey, is_new: bool, undo: impl FnOnce(DatabaseKey) -> Undo) {
         if is_new {
             self.order.push(place.clone());
         }
@@ -891,8 +891,8 @@ mod tests {
             Ok(all.into_iter().take(count).map(|name| (name, Vec::new())).collect())
         }
 
-        fn keys_at(&mut self, places: &[Place]) -> Result<Vec<Vec<u8>>, CommandError> {
-            let known = |(_, name): &Place| {
+        fn keys_at(&mut self, places: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError> {
+            let known = |(_, name): &DatabaseKey| {
                 let mut known = Vec::new();
                 let record = Record::string(name, 0).encode();
                 let stored = self.names().contains(name).then_some(&record[..]);
@@ -1009,7 +1009,7 @@ mod tests {
         assert_eq!(gathered.take_undeclared(), Some(Undeclared::Keys(found.to_vec())));
         assert_eq!(gathered.key_count(0), Err(CommandError::Elsewhere));
         assert_eq!(gathered.take_undeclared(), Some(Undeclared::Everything));
-        let many: Vec<Place> = (0..=UNLOCKED_KEYS_MAX)
+        let many: Vec<DatabaseKey> = (0..=UNLOCKED_KEYS_MAX)
             .map(|number| (1, number.to_string().into_bytes()))
             .collect();
         assert_eq!(gathered.need_keys(&many), Err(CommandError::Elsewhere));

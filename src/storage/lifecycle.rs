@@ -18,14 +18,14 @@ pub enum KeyFate {
 }
 
 /// A key (the database as SELECT numbers it) and what became of it.
-pub type KeyNote = (KeyFate, u8, Vec<u8>);
+pub type KeyOutcome = (KeyFate, u8, Vec<u8>);
 
 /// Takes note of both for a shard, if anybody asks for it.
 #[derive(Default)]
 pub struct Lifecycle {
     /// The turn's clock in Unix milliseconds; `None` if nobody asks.
     now_ms: Option<u64>,
-    notes: Vec<KeyNote>,
+    notes: Vec<KeyOutcome>,
 }
 
 impl Lifecycle {
@@ -58,7 +58,7 @@ impl Lifecycle {
     }
 
     /// What was noted since the last call.
-    pub fn take(&mut self) -> Vec<KeyNote> {
+    pub fn take(&mut self) -> Vec<KeyOutcome> {
         std::mem::take(&mut self.notes)
     }
 

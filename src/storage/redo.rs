@@ -1,6 +1,6 @@
 //! What keeps a command on several shards whole across a crash: the redo record.
 //!
-//! One of the shards, the home, commits a record of all parts together with its own part. Only then do the others
+//! One of the shards, the primary, commits a record of all parts together with its own part. Only then do the others
 //! commit theirs, each with a note that it has; and only when all have is the record deleted. A start that finds a
 //! record gives those shards their parts that have no note of it. The bytes are described in
 //! [`encoding`](super::encoding).
@@ -255,7 +255,7 @@ pub fn parts_of(writes: Vec<Write>, shard_count: u16, bytes_max: usize) -> Resul
 /// A transaction that a crash has left half done.
 struct Unfinished {
     /// The shards that have its record, and with it their parts.
-    homes: Vec<ShardId>,
+    primaries: Vec<ShardId>,
     parts: Vec<Part>,
 }
 
@@ -271,17 +271,17 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
         shard.begin_turn(epoch);
         for (id, stored) in shard.redo_records()? {
             if let Some(known) = found.get_mut(&id) {
-                known.homes.push(shard.id());
+                known.primaries.push(shard.id());
                 continue;
             }
-            let homes = vec![shard.id()];
+            let primaries = vec![shard.id()];
             let parts = parts_of_record(&stored)?;
-            found.insert(id, Unfinished { homes, parts });
+            found.insert(id, Unfinished { primaries, parts });
         }
     }
     find_carried(&mut found, shards)?;
-    for (id, Unfinished { homes, parts }) in &found {
-        for part in parts.iter().filter(|part| !homes.contains(&part.shard)) {
+    for (id, Unfinished { primaries, parts }) in &found {
+        for part in parts.iter().filter(|part| !primaries.contains(&part.shard)) {
             let shard = shard_of_part(shards, part)?;
             if !shard.has_applied(*id)? {
                 shard.apply(&part.writes)?;
@@ -297,9 +297,9 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
         return forget_all(shards).map(|()| 0);
     }
     sync(shards)?;
-    for (id, Unfinished { homes, .. }) in &found {
-        for home in homes {
-            shards[usize::from(home.0)].delete_redo(*id)?;
+    for (id, Unfinished { primaries, .. }) in &found {
+        for primary in primaries {
+            shards[usize::from(primary.0)].delete_redo(*id)?;
         }
     }
     commit(shards)?;
@@ -312,8 +312,8 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
 /// are lost with it: with that part the shard gets what the record came with.
 fn find_carried(found: &mut BTreeMap<TransactionId, Unfinished>, shards: &mut [Shard]) -> Result<(), CommandError> {
     let mut carried = Vec::new();
-    for (id, Unfinished { homes, parts }) in found.iter() {
-        for part in parts.iter().filter(|part| !homes.contains(&part.shard)) {
+    for (id, Unfinished { primaries, parts }) in found.iter() {
+        for part in parts.iter().filter(|part| !primaries.contains(&part.shard)) {
             if shard_of_part(shards, part)?.has_applied(*id)? {
                 continue;
             }
@@ -324,10 +324,10 @@ fn find_carried(found: &mut BTreeMap<TransactionId, Unfinished>, shards: &mut [S
             }
         }
     }
-    for (id, home, parts) in carried {
-        let homes = Vec::new();
-        let unfinished = found.entry(id).or_insert(Unfinished { homes, parts });
-        unfinished.homes.push(home);
+    for (id, primary, parts) in carried {
+        let primaries = Vec::new();
+        let unfinished = found.entry(id).or_insert(Unfinished { primaries, parts });
+        unfinished.primaries.push(primary);
     }
     Ok(())
 }

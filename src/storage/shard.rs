@@ -18,7 +18,7 @@ use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use super::scan_positions::ScanPositions;
 use crate::error::CommandError;
 use crate::slots::{ShardId, Slot};
-use crate::storage::transaction_scope::TransactionId;
+use crate::storage::transaction_scope::{DatabaseKey, TransactionId};
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
@@ -246,13 +246,10 @@ pub struct Owner {
     pub version: u64,
 }
 
-/// A key that was written: the database, as SELECT numbers it, and the key.
-pub type ModifiedKey = (u8, Vec<u8>);
-
 /// One that was written.
 pub struct Modified {
     /// Which.
-    pub key: ModifiedKey,
+    pub key: DatabaseKey,
     /// It concerns those who wait only: see [`Shard::set_quiet`].
     pub quietly: bool,
 }

@@ -15,13 +15,13 @@ pub fn next_transaction_id() -> TransactionId {
 }
 
 /// A database, as SELECT numbers it, and a key.
-pub type Place = (u8, Vec<u8>);
+pub type DatabaseKey = (u8, Vec<u8>);
 
 /// What a transaction needs of an executor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// These keys.
-    Keys(Vec<Place>),
+    Keys(Vec<DatabaseKey>),
     /// All there are and may be.
     Everything,
 }

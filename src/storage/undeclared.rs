@@ -5,13 +5,13 @@
 //! is undone, and it runs again as a transaction that has locked what it needs. After Thomson and others, "Calvin: Fast
 //! Distributed Transactions for Partitioned Database Systems" (SIGMOD 2012): its optimistic lock location prediction.
 
-use super::shard::ModifiedKey;
+use super::transaction_scope::DatabaseKey;
 
 /// See the module's documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undeclared {
     /// These keys, of these databases.
-    Keys(Vec<ModifiedKey>),
+    Keys(Vec<DatabaseKey>),
     /// All keys, those that are not there included.
     Everything,
 }

@@ -6,18 +6,18 @@
 use super::database::{Column, Cursor, Direction};
 use super::encoding::{Record, Type};
 use super::gathered::{Gathered, VisitKey};
-use super::lifecycle::{KeyFate, KeyNote};
+use super::lifecycle::{KeyFate, KeyOutcome};
 use super::pieces::{Extent, Pieces, RepliesBegun, WriteEntry};
 use super::redo::{self, Part, Write};
 use super::sampling::Sample;
 use super::scan_positions::Walked;
 pub use super::shard::Owner;
-use super::shard::{ModifiedKey, Shard};
+use super::shard::Shard;
 use super::undeclared::Undeclared;
 use crate::error::CommandError;
 use crate::faults::{self, Point};
 use crate::slots::{ShardId, Slot, shard_of, slots_of};
-use crate::storage::transaction_scope::{Mode, Place, TransactionId, next_transaction_id};
+use crate::storage::transaction_scope::{DatabaseKey, Mode, TransactionId, next_transaction_id};
 use std::ops::{ControlFlow, Deref, DerefMut};
 
 /// In [`Touched::shard`]: the command touched more than one.
@@ -32,7 +32,7 @@ pub struct Shards {
     touched: Touched,
     /// Whether look-ups that find nothing are noted, and those of the running command.
     notes_missed: bool,
-    missed: Vec<KeyNote>,
+    missed: Vec<KeyOutcome>,
     /// What the running command needs beyond the keys that it named, and what is not here or not free.
     undeclared: Option<Undeclared>,
     /// Large replies that wait for their clients.
@@ -42,7 +42,7 @@ pub struct Shards {
     /// The number of the next such commit, if what is staged is to be one.
     link_id: Option<TransactionId>,
     /// The place of the shard that has its redo record staged, if one has: then no other gets it.
-    link_home: Option<usize>,
+    link_primary: Option<usize>,
     /// Whether the shards note which keys are written.
     notes_modified: bool,
     is_quiet: bool,
@@ -54,7 +54,7 @@ pub struct Shards {
 struct Unfinished {
     id: TransactionId,
     /// The places of the shards that have the record.
-    homes: Vec<usize>,
+    primaries: Vec<usize>,
     /// The places of those that have noted that they have applied their part.
     noted: Vec<usize>,
     /// The turn of which their commits must be; then that in which the record is deleted.
@@ -117,7 +117,7 @@ impl Shards {
             replies_begun: RepliesBegun::default(),
             unfinished: Vec::new(),
             link_id: None,
-            link_home: None,
+            link_primary: None,
             notes_modified: false,
             is_quiet: false,
             links_survive_power_loss: false,
@@ -225,7 +225,7 @@ impl Shards {
     }
 
     /// How a key is stored, without counting it as a use of the running command.
-    pub fn presence(&mut self, (database, key): &ModifiedKey) -> Result<Presence, CommandError> {
+    pub fn presence(&mut self, (database, key): &DatabaseKey) -> Result<Presence, CommandError> {
         let slot = Slot::of(key);
         let place = self.place(slot)?;
         let now_ms = self.now_ms;
@@ -240,7 +240,7 @@ impl Shards {
     }
 
     /// The same; a key that cannot be read is as good as none, and whoever asks for it is told why.
-    pub fn presence_or_absent(&mut self, key: &ModifiedKey) -> Presence {
+    pub fn presence_or_absent(&mut self, key: &DatabaseKey) -> Presence {
         self.presence(key).unwrap_or(Presence::Absent)
     }
 
@@ -281,8 +281,8 @@ impl Shards {
     }
 
     /// The running command gets to keys that it has perhaps not named.
-    fn need_keys(&mut self, beside: &dyn Beside, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
-        let may_use = |key: &Place| match self.place(Slot::of(&key.1)) {
+    fn need_keys(&mut self, beside: &dyn Beside, keys: &[DatabaseKey], mode: Mode) -> Result<(), CommandError> {
+        let may_use = |key: &DatabaseKey| match self.place(Slot::of(&key.1)) {
             Ok(_) => !beside.is_locked(key, mode),
             Err(_) => false,
         };
@@ -319,7 +319,7 @@ impl Shards {
 
     /// What has become of keys since the last call, what commands wrote that were rolled back left out: those that were
     /// missed first, since a command reads before it writes.
-    pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
+    pub fn take_key_outcomes(&mut self) -> Vec<KeyOutcome> {
         let mut notes = std::mem::take(&mut self.missed);
         for shard in &mut self.list {
             if !shard.lifecycle.is_empty() {
@@ -400,7 +400,7 @@ impl Shards {
             return;
         }
         let Some(id) = self.link_id.take() else { return };
-        let link_home = self.link_home.take();
+        let link_primary = self.link_primary.take();
         let broken = self.list.iter().find_map(Shard::broken_link).cloned();
         self.list.iter_mut().for_each(|shard| shard.set_linked(false));
         if let Some(error) = broken {
@@ -409,13 +409,13 @@ impl Shards {
         let places: Vec<usize> = (0..self.list.len())
             .filter(|place| self.list[*place].has_staged())
             .collect();
-        let Some(home) = link_home.or_else(|| places.first().copied()) else {
+        let Some(primary) = link_primary.or_else(|| places.first().copied()) else {
             return;
         };
-        let others: Vec<usize> = places.iter().copied().filter(|place| *place != home).collect();
-        let homes = match self.links_survive_power_loss {
+        let others: Vec<usize> = places.iter().copied().filter(|place| *place != primary).collect();
+        let primaries = match self.links_survive_power_loss {
             true => &places[..],
-            false => std::slice::from_ref(&home),
+            false => std::slice::from_ref(&primary),
         };
         // Whoever has the record has its part. Where there are several, one may be gone while another is not.
         let noted = match self.links_survive_power_loss {
@@ -423,16 +423,16 @@ impl Shards {
             false => &others[..],
         };
         if !others.is_empty()
-            && let Err(error) = self.stage_link(id, &places, homes, noted)
+            && let Err(error) = self.stage_link(id, &places, primaries, noted)
         {
             return places.iter().for_each(|place| self.list[*place].abandon(error.clone()));
         }
-        match self.list[home].commit() {
+        match self.list[primary].commit() {
             Ok(()) => {}
-            // Again with the next turn, under the same number. Where the home waits for room with what an earlier
+            // Again with the next turn, under the same number. Where the primary waits for room with what an earlier
             // commit has decided, this waits, too.
-            Err(_) if self.list[home].has_staged() => {
-                (self.link_id, self.link_home) = (Some(id), Some(home));
+            Err(_) if self.list[primary].has_staged() => {
+                (self.link_id, self.link_primary) = (Some(id), Some(primary));
                 return self.list.iter_mut().for_each(|shard| shard.set_linked(true));
             }
             Err(error) => {
@@ -441,7 +441,7 @@ impl Shards {
                     .for_each(|place| self.list[*place].abandon(error.clone().into()));
             }
         }
-        let epoch = self.list[home].committed_epoch();
+        let epoch = self.list[primary].committed_epoch();
         for place in &others {
             // It is decided: what stalls or finds the disk full is committed when it can be, and what fails for good is
             // done by the restart that the shard then needs.
@@ -451,7 +451,7 @@ impl Shards {
         if !others.is_empty() {
             self.unfinished.push(Unfinished {
                 id,
-                homes: homes.to_vec(),
+                primaries: primaries.to_vec(),
                 noted: noted.to_vec(),
                 epoch,
                 is_deleted: false,
@@ -464,7 +464,7 @@ impl Shards {
         &mut self,
         id: TransactionId,
         places: &[usize],
-        homes: &[usize],
+        primaries: &[usize],
         noted: &[usize],
     ) -> Result<(), CommandError> {
         let part_of = |place: &usize| {
@@ -478,7 +478,7 @@ impl Shards {
         };
         let mut record = Vec::new();
         redo::encode_parts(&mut record, &places.iter().map(part_of).collect::<Vec<_>>());
-        for place in homes {
+        for place in primaries {
             self.list[*place].note_redo(id, record.clone());
         }
         faults::reached(Point::RedoStaged);
@@ -550,13 +550,16 @@ impl Shards {
         unfinished.retain_mut(|command| {
             let has_committed = |place: &usize| done(*place, &list[*place]) >= command.epoch;
             if !command.is_deleted {
-                if command.homes.iter().chain(&command.noted).all(has_committed) {
+                if command.primaries.iter().chain(&command.noted).all(has_committed) {
                     faults::reached(Point::BeforeForget);
-                    let deleted: Result<Vec<u64>, CommandError> = (command.homes.iter())
-                        .map(|home| list[*home].delete_redo(command.id))
+                    let deleted: Result<Vec<u64>, CommandError> = (command.primaries.iter())
+                        .map(|primary| list[*primary].delete_redo(command.id))
                         .collect();
                     // One that cannot be deleted now is found again by the next call, or by the next start.
-                    command.homes.iter().for_each(|home| list[*home].keep_command());
+                    command
+                        .primaries
+                        .iter()
+                        .for_each(|primary| list[*primary].keep_command());
                     if let Ok(epochs) = deleted {
                         command.epoch = epochs.into_iter().max().unwrap_or(command.epoch);
                         command.is_deleted = true;
@@ -565,11 +568,11 @@ impl Shards {
                 }
                 return true;
             }
-            let is_gone = command.homes.iter().all(has_committed);
+            let is_gone = command.primaries.iter().all(has_committed);
             if is_gone {
                 // A full disk may have taken the deletion back: then the record is there, and needs the notes.
-                let has_record = |home: &usize| !matches!(list[*home].has_redo(command.id), Ok((false, _)));
-                if command.homes.iter().any(has_record) {
+                let has_record = |primary: &usize| !matches!(list[*primary].has_redo(command.id), Ok((false, _)));
+                if command.primaries.iter().any(has_record) {
                     command.is_deleted = false;
                     return true;
                 }
@@ -583,7 +586,7 @@ impl Shards {
     }
 
     /// What kind of thing is under a key, if it is there and can be read.
-    pub fn kind_of(&mut self, (database, key): &ModifiedKey) -> Option<Type> {
+    pub fn kind_of(&mut self, (database, key): &DatabaseKey) -> Option<Type> {
         let found = self.look_up((*database, key), |shard, slot| shard.read_header(*database, slot, key));
         found.ok().flatten().map(|record| record.kind)
     }
@@ -645,7 +648,7 @@ impl Shards {
 
     /// The command that is about to run writes to keys at `places`. If one of them lies on a shard that takes no
     /// writes, no other takes the command's: what is one, such as an EXEC or a script, is not done in part.
-    pub fn deny_writes_in_part(&mut self, places: &[Place]) {
+    pub fn deny_writes_in_part(&mut self, places: &[DatabaseKey]) {
         let mut refusals = places
             .iter()
             .filter_map(|(_, key)| self.shard_of(Slot::of(key)).ok()?.can_stage().err());
@@ -700,13 +703,13 @@ pub trait Beside {
     fn before_swap(&mut self, shards: &mut Shards, first: u8, second: u8);
 
     /// A client watches a key, which is stored as `presence` says.
-    fn watch(&mut self, client_id: u64, key: ModifiedKey, presence: Presence);
+    fn watch(&mut self, client_id: u64, key: DatabaseKey, presence: Presence);
 
     /// Whether a key that a client watches was modified, or has expired, since it began to.
     fn is_dirty(&mut self, shards: &mut Shards, client_id: u64) -> bool;
 
     /// Whether a transaction over several executors has locked a key in a way that shuts `mode` out.
-    fn is_locked(&self, key: &Place, mode: Mode) -> bool;
+    fn is_locked(&self, key: &DatabaseKey, mode: Mode) -> bool;
 
     /// The same of any key, those that are not there included.
     fn is_any_locked(&self, mode: Mode) -> bool;
@@ -720,13 +723,13 @@ impl Beside for NothingBeside {
 
     fn before_swap(&mut self, _: &mut Shards, _: u8, _: u8) {}
 
-    fn watch(&mut self, _: u64, _: ModifiedKey, _: Presence) {}
+    fn watch(&mut self, _: u64, _: DatabaseKey, _: Presence) {}
 
     fn is_dirty(&mut self, _: &mut Shards, _: u64) -> bool {
         false
     }
 
-    fn is_locked(&self, _: &Place, _: Mode) -> bool {
+    fn is_locked(&self, _: &DatabaseKey, _: Mode) -> bool {
         false
     }
 
@@ -785,9 +788,9 @@ impl View<'_> {
     }
 
     /// What has become of keys since the last call.
-    pub fn take_key_notes(&mut self) -> Vec<KeyNote> {
+    pub fn take_key_outcomes(&mut self) -> Vec<KeyOutcome> {
         match self {
-            View::Local(shards) => shards.take_key_notes(),
+            View::Local(shards) => shards.take_key_outcomes(),
             View::Gathered(_) => Vec::new(),
         }
     }
@@ -1147,7 +1150,7 @@ impl View<'_> {
     /// # Errors
     /// Not all of them can be used here and now ([`CommandError::Elsewhere`]): the whole command must be undone and run
     /// again.
-    pub fn need_keys(&mut self, keys: &[Place], mode: Mode) -> Result<(), CommandError> {
+    pub fn need_keys(&mut self, keys: &[DatabaseKey], mode: Mode) -> Result<(), CommandError> {
         match self {
             View::Local(local) => local.shards.need_keys(local.beside, keys, mode),
             View::Gathered(gathered) => gathered.need_keys(keys),

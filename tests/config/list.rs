@@ -130,7 +130,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("proto-max-bulk-len", "536870912"),
         ("request-timeout-ms", "10000"),
         ("batch-size", "512"),
-        ("link-credits", "16384"),
+        ("request-credits", "16384"),
         ("write-buffer-size", "8388608"),
         ("coop-taskrun", "yes"),
         ("spin-before-park-us", "auto"),

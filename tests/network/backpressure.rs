@@ -13,7 +13,10 @@ const PIPELINE: usize = 500;
 #[test]
 fn a_hundred_deep_pipelines_over_64_credits_are_all_answered() {
     for flags in [separate_executors(), several_executors()] {
-        let server = Server::builder().flags(&flags).flags(&["--link-credits", "64"]).start();
+        let server = Server::builder()
+            .flags(&flags)
+            .flags(&["--destination-credits", "64"])
+            .start();
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {
                 let server = &server;
@@ -70,7 +73,7 @@ fn run_pipeline(server: &Server, client: usize) {
 fn credits_of_clients_that_left_come_home() {
     let server = Server::builder()
         .flags(&separate_executors())
-        .flags(&["--link-credits", "64"])
+        .flags(&["--destination-credits", "64"])
         .start();
     for _ in 0..200 {
         let mut stream = raw(&server);

@@ -47,7 +47,7 @@ fn id_of(client: &mut Client) -> String {
     client.command(&["CLIENT", "ID"]).text().expect("CLIENT ID is a number")
 }
 
-/// The link to the stalled executor has no credits left, and neither who took them nor who wants some holds up the
+/// The destination to the stalled executor has no credits left, and neither who took them nor who wants some holds up the
 /// others.
 #[test]
 fn clients_of_the_other_executor_are_served_while_one_takes_no_more_requests() {
@@ -57,7 +57,7 @@ fn clients_of_the_other_executor_are_served_while_one_takes_no_more_requests() {
     const CREDITS: usize = 64;
     const FLOOD: usize = 500;
     let _alone = crate::harness::process::measures();
-    let (node, stalled) = with_stalled_executor(&format!("--link-credits {CREDITS}"));
+    let (node, stalled) = with_stalled_executor(&format!("--destination-credits {CREDITS}"));
     let (here, there) = keys();
     let mut control = node.connect();
     control.command(&["SET", &here, "0"]);

@@ -252,7 +252,7 @@ fn two_power_losses_in_a_row_tear_nothing() {
     }
 }
 
-/// The home of a redo record stops, and nobody can tell whether its log has the record. The keys of the other shards
+/// The primary of a redo record stops, and nobody can tell whether its log has the record. The keys of the other shards
 /// can be read, who writes them is told why not, and the operator is, too.
 #[test]
 fn keys_in_doubt_are_read_and_not_written_and_the_operator_is_told() {
@@ -308,7 +308,7 @@ fn keys_in_doubt_are_read_and_not_written_and_the_operator_is_told() {
     );
 }
 
-/// The home of a redo record takes it back, and cannot say so by an error, because other keys were looked at: it is
+/// The primary of a redo record takes it back, and cannot say so by an error, because other keys were looked at: it is
 /// asked whether the record is there, and the locks go.
 #[test]
 fn a_transaction_whose_record_was_taken_back_keeps_no_locks() {

@@ -117,7 +117,7 @@ impl Shard {
         self.records.command_staged() || !self.whole_undo.is_empty()
     }
 
-    /// Stages the redo record of a transaction of which this shard is the home.
+    /// Stages the redo record of a transaction of which this shard is the primary.
     pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
         Ok(self.note_redo(id, parts))

@@ -1,8 +1,8 @@
 //! The sending end: collects the requests of one reactor turn per storage executor, within credits.
 //!
-//! A credit is one request that is out. What is out is bounded per link, so the channel behind it can hold all of it
-//! and a send never blocks; when the credits of one link are used up, the sockets whose next command needs that link
-//! are not read until boxes come home.
+//! A credit is one request that is out. What is out is bounded per destination, so the channel behind it can hold all of it
+//! and a send never blocks; when the credits of one destination are used up, the sockets whose next command needs that destination
+//! are not read until batches come back.
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use super::responses::{ResponseSender, responses};
@@ -14,12 +14,12 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Argument bytes that may be out per link: a bound on memory beside the bound on requests. One request above it may be
+/// Argument bytes that may be out per destination: a bound on memory beside the bound on requests. One request above it may be
 /// out alone.
 const BYTES_OUT_MAX: usize = 64 << 20;
 
-/// Empty boxes that an executor keeps for its next batches: two per link is what a busy one turns over.
-const SPARE_BOXES_PER_LINK: usize = 4;
+/// Empty boxes that an executor keeps for its next batches: two per destination is what a busy one turns over.
+const SPARE_BATCHES_PER_DESTINATION: usize = 4;
 
 /// The first wait before a batch that a channel did not take is offered again; doubles up to the last.
 const RETRY_DELAY_FIRST: Duration = Duration::from_millis(1);
@@ -35,7 +35,7 @@ pub struct Credits {
 }
 
 /// One storage executor, as seen by one sender.
-struct Link {
+struct Destination {
     sender: flume::Sender<Box<Batch>>,
     /// The batches being filled: normal and low.
     open: [Option<Box<Batch>>; 2],
@@ -63,21 +63,21 @@ pub struct Flushed {
 }
 
 /// All storage executors, as seen by one sender.
-pub struct Links {
-    links: Vec<Link>,
+pub struct Destinations {
+    destinations: Vec<Destination>,
     // Boxes, since it is the box that travels.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
-    home: ResponseSender,
+    reply_to: ResponseSender,
     credits: Credits,
-    /// A link that somebody waits for has room again.
+    /// A destination that somebody waits for has room again.
     has_freed: bool,
 }
 
-impl Links {
-    /// `senders[i]` leads to storage executor `i`; boxes come home through `home`.
-    pub fn new(senders: Vec<flume::Sender<Box<Batch>>>, home: ResponseSender, credits: Credits) -> Links {
-        let link = |sender| Link {
+impl Destinations {
+    /// `senders[i]` leads to storage executor `i`; batches come back through `reply_to`.
+    pub fn new(senders: Vec<flume::Sender<Box<Batch>>>, reply_to: ResponseSender, credits: Credits) -> Destinations {
+        let destination = |sender| Destination {
             sender,
             open: [None, None],
             unsent: VecDeque::new(),
@@ -88,56 +88,65 @@ impl Links {
             bytes_out: 0,
             is_awaited: Cell::new(false),
         };
-        Links {
-            links: senders.into_iter().map(link).collect(),
+        Destinations {
+            destinations: senders.into_iter().map(destination).collect(),
             spare: Vec::new(),
-            home,
+            reply_to,
             credits,
             has_freed: false,
         }
     }
 
-    /// Links to the same executors whose boxes come home through `home`.
-    pub fn to_the_same(&self, home: ResponseSender) -> Links {
-        let senders = self.links.iter().map(|link| link.sender.clone()).collect();
-        Links::new(senders, home, self.credits)
+    /// Destinations to the same executors whose batches come back through `reply_to`.
+    pub fn to_the_same(&self, reply_to: ResponseSender) -> Destinations {
+        let senders = self
+            .destinations
+            .iter()
+            .map(|destination| destination.sender.clone())
+            .collect();
+        Destinations::new(senders, reply_to, self.credits)
     }
 
     /// The number of storage executors.
     pub fn len(&self) -> usize {
-        self.links.len()
+        self.destinations.len()
     }
 
     /// Whether there is none (never so in a server).
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
+        self.destinations.is_empty()
     }
 
-    /// Whether some link has no room: then commands that need it are not read from sockets. One to an executor that has
+    /// Whether some destination has no room: then commands that need it are not read from sockets. One to an executor that has
     /// ended holds up nobody: what is meant for it is answered with an error.
     #[inline]
     pub fn any_is_blocked(&self) -> bool {
-        self.links.iter().any(|link| !link.has_room(&self.credits))
+        self.destinations
+            .iter()
+            .any(|destination| !destination.has_room(&self.credits))
     }
 
-    /// Whether a link has no room. If so, [`Links::take_freed`] will tell when it has.
-    pub fn is_blocked(&self, link: usize) -> bool {
-        let link = &self.links[link];
-        let is_blocked = !link.has_room(&self.credits);
+    /// Whether a destination has no room. If so, [`Destinations::take_freed`] will tell when it has.
+    pub fn is_blocked(&self, destination: usize) -> bool {
+        let destination = &self.destinations[destination];
+        let is_blocked = !destination.has_room(&self.credits);
         if is_blocked {
-            link.is_awaited.set(true);
+            destination.is_awaited.set(true);
         }
         is_blocked
     }
 
-    /// Whether a link that was found blocked has got room since the last call.
+    /// Whether a destination that was found blocked has got room since the last call.
     pub fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.has_freed)
     }
 
-    /// Requests that are out, over all links.
+    /// Requests that are out, over all destinations.
     pub fn requests_out(&self) -> usize {
-        self.links.iter().map(|link| link.requests_out).sum()
+        self.destinations
+            .iter()
+            .map(|destination| destination.requests_out)
+            .sum()
     }
 
     /// Takes over a changed `batch-size`.
@@ -145,11 +154,11 @@ impl Links {
         self.credits.batch_size = batch_size;
     }
 
-    /// Adds a request to the open batch for a link. Returns whether that batch is full, so that it should be flushed.
+    /// Adds a request to the open batch for a destination. Returns whether that batch is full, so that it should be flushed.
     #[inline]
     pub fn push<'a>(
         &mut self,
-        (link, priority): (usize, Priority),
+        (destination, priority): (usize, Priority),
         id: RequestId,
         command: &'static Command,
         caller: Caller,
@@ -159,9 +168,9 @@ impl Links {
         // Other connections' requests are in the same batch.
         let _uncontained = panics::uncontained();
         let spare = &mut self.spare;
-        let home = &self.home;
+        let reply_to = &self.reply_to;
         let place = usize::from(priority == Priority::Low);
-        let target = &mut self.links[link];
+        let target = &mut self.destinations[destination];
         if target.open[place]
             .as_ref()
             .is_some_and(|batch| batch.bytes_len() >= BATCH_BYTES_FULL)
@@ -170,8 +179,8 @@ impl Links {
             target.close_open();
         }
         let batch = target.open[place].get_or_insert_with(|| {
-            let mut batch = spare.pop().unwrap_or_else(|| Batch::new(home.clone()));
-            (batch.link, batch.priority) = (link, priority);
+            let mut batch = spare.pop().unwrap_or_else(|| Batch::new(reply_to.clone()));
+            (batch.destination, batch.priority) = (destination, priority);
             batch
         });
         let bytes_before = batch.bytes_len();
@@ -187,9 +196,9 @@ impl Links {
     pub fn flush(&mut self) -> Flushed {
         let _uncontained = panics::uncontained();
         let mut flushed = Flushed::default();
-        for link in &mut self.links {
-            link.close_open();
-            link.send_unsent(&mut flushed);
+        for destination in &mut self.destinations {
+            destination.close_open();
+            destination.send_unsent(&mut flushed);
         }
         flushed
     }
@@ -201,11 +210,11 @@ impl Links {
         let mut flushed = Flushed::default();
         let mut given_up = Vec::new();
         let now = Instant::now();
-        for link in &mut self.links {
-            if now >= link.retry_at {
-                link.send_unsent(&mut flushed);
+        for destination in &mut self.destinations {
+            if now >= destination.retry_at {
+                destination.send_unsent(&mut flushed);
             }
-            let (is_dead, error) = match link.is_dead {
+            let (is_dead, error) = match destination.is_dead {
                 true => (
                     true,
                     CommandError::text("SHARDDOWN the storage executor of this shard has ended"),
@@ -213,7 +222,7 @@ impl Links {
                 false => (false, CommandError::Timeout),
             };
             let is_late = |batch: &Batch| batch.requests.iter().all(|request| request.deadline < now);
-            while let Some(mut batch) = link.unsent.pop_front_if(|batch| is_dead || is_late(batch)) {
+            while let Some(mut batch) = destination.unsent.pop_front_if(|batch| is_dead || is_late(batch)) {
                 batch.answer_all_with_error(&error);
                 given_up.push(batch);
             }
@@ -222,36 +231,36 @@ impl Links {
     }
 
     /// Gives up the senders: when all have, the storage executors end. Whoever waits for boxes that are out and do not
-    /// come home is told that none will.
+    /// come back is told that none will.
     pub fn close(&mut self) {
-        self.links.clear();
+        self.destinations.clear();
         self.spare.clear();
-        (self.home, _) = responses();
+        (self.reply_to, _) = responses();
     }
 
-    /// A box came home and its responses were read: its credits are free again.
+    /// A batch came back and its responses were read: its credits are free again.
     pub fn recycle(&mut self, mut batch: Box<Batch>) {
-        let Some(link) = self.links.get_mut(batch.link) else {
+        let Some(destination) = self.destinations.get_mut(batch.destination) else {
             return;
         };
         assert!(
-            link.requests_out >= batch.credits,
-            "a link got back more credits than it gave out"
+            destination.requests_out >= batch.credits,
+            "a destination got back more credits than it gave out"
         );
-        link.requests_out -= batch.credits;
-        link.bytes_out -= batch.bytes_charged;
-        if link.is_awaited.get() && link.has_room(&self.credits) {
-            link.is_awaited.set(false);
+        destination.requests_out -= batch.credits;
+        destination.bytes_out -= batch.bytes_charged;
+        if destination.is_awaited.get() && destination.has_room(&self.credits) {
+            destination.is_awaited.set(false);
             self.has_freed = true;
         }
-        if self.spare.len() < SPARE_BOXES_PER_LINK * self.links.len() {
+        if self.spare.len() < SPARE_BATCHES_PER_DESTINATION * self.destinations.len() {
             batch.clear();
             self.spare.push(batch);
         }
     }
 }
 
-impl Link {
+impl Destination {
     /// What is open is filled no further; normal batches before low ones, which keeps the order of a connection's
     /// commands.
     fn close_open(&mut self) {
@@ -299,32 +308,32 @@ mod tests {
 
     const ARGUMENT_BYTES: usize = 200 * 1024;
 
-    fn push(links: &mut Links, link: usize) {
+    fn push(destinations: &mut Destinations, destination: usize) {
         crate::rows::install();
         let get = command::find(b"get").expect("the table has it");
-        let (target, id, caller) = ((link, Priority::Normal), RequestId::default(), Caller::default());
+        let (target, id, caller) = ((destination, Priority::Normal), RequestId::default(), Caller::default());
         let deadline = Instant::now() + Duration::from_secs(3600);
-        links.push(target, id, get, caller, deadline, [&b"get"[..], b"k"]);
+        destinations.push(target, id, get, caller, deadline, [&b"get"[..], b"k"]);
     }
 
     #[test]
     fn what_is_meant_for_an_executor_that_has_ended_is_answered_and_holds_up_nobody() {
         let ((dead, receiver), (alive, received)) = (flume::unbounded(), flume::unbounded());
         drop(receiver);
-        let (home, _) = responses();
+        let (reply_to, _) = responses();
         let credits = Credits {
             requests: 8,
             batch_size: 8,
         };
-        let mut links = Links::new(vec![dead, alive], home, credits);
+        let mut destinations = Destinations::new(vec![dead, alive], reply_to, credits);
         for _ in 0..20 {
-            push(&mut links, 0);
+            push(&mut destinations, 0);
         }
-        push(&mut links, 1);
-        let flushed = links.flush();
+        push(&mut destinations, 1);
+        let flushed = destinations.flush();
         assert_eq!((flushed.batches, received.len()), (1, 1));
-        assert!(!links.any_is_blocked() && !links.is_blocked(0));
-        let (_, given_up) = links.retry();
+        assert!(!destinations.any_is_blocked() && !destinations.is_blocked(0));
+        let (_, given_up) = destinations.retry();
         let replies = given_up.iter().flat_map(|batch| {
             let responses = batch.responses.iter();
             responses.map(|response| String::from_utf8_lossy(batch.reply(response)).into_owned())
@@ -332,8 +341,8 @@ mod tests {
         let replies: Vec<String> = replies.collect();
         let expected = "-SHARDDOWN the storage executor of this shard has ended\r\n";
         assert_eq!(replies, [expected; 20]);
-        given_up.into_iter().for_each(|batch| links.recycle(batch));
-        assert_eq!(links.requests_out(), 1);
+        given_up.into_iter().for_each(|batch| destinations.recycle(batch));
+        assert_eq!(destinations.requests_out(), 1);
     }
 
     /// Where arguments lie in a batch is told in 32 bits, so a sender that does not flush must not be able to fill one
@@ -342,12 +351,12 @@ mod tests {
     fn a_batch_that_is_full_takes_no_more_whether_it_was_flushed_or_not() {
         crate::rows::install();
         let (sender, receiver) = flume::unbounded();
-        let (home, _) = responses();
+        let (reply_to, _) = responses();
         let credits = Credits {
             requests: 1000,
             batch_size: 1000,
         };
-        let mut links = Links::new(vec![sender], home, credits);
+        let mut destinations = Destinations::new(vec![sender], reply_to, credits);
         let set = command::find(b"set").expect("SET is a command");
         let value = vec![0; ARGUMENT_BYTES];
         let mut push = |sequence: u32, priority: Priority, arguments: &[&[u8]]| {
@@ -356,7 +365,7 @@ mod tests {
                 ..RequestId::default()
             };
             let (caller, deadline) = (Caller::default(), Instant::now() + Duration::from_secs(1));
-            links.push((0, priority), id, set, caller, deadline, arguments.iter().copied())
+            destinations.push((0, priority), id, set, caller, deadline, arguments.iter().copied())
         };
         for sequence in 0..9 {
             let is_full = push(sequence, Priority::Normal, &[&value]);
@@ -368,7 +377,7 @@ mod tests {
         // Empty arguments take room, too.
         let empty: &[u8] = &[];
         assert!(push(11, Priority::Normal, &vec![empty; BATCH_BYTES_FULL / 8]));
-        links.flush();
+        destinations.flush();
         let mut sequences = Vec::new();
         for batch in receiver.try_iter() {
             assert!(batch.bytes_len() < BATCH_BYTES_FULL + 2 * ARGUMENT_BYTES + 100);
