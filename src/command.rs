@@ -151,7 +151,7 @@ pub struct Keys {
     pub last: i32,
     /// From one key to the next.
     pub step: usize,
-    /// Keys whose places depend on other arguments.
+    /// Keys whose positions depend on other arguments.
     pub more: MoreKeys,
     /// Another database in which the command uses the same keys.
     pub other_database: OtherDatabase,
@@ -162,7 +162,7 @@ pub struct Keys {
 pub enum OtherDatabase {
     /// It uses none.
     None,
-    /// In the argument at this place (MOVE).
+    /// In the argument at this position (MOVE).
     Argument(usize),
     /// Behind the option DB (COPY).
     AfterDb,
@@ -188,7 +188,7 @@ impl OtherDatabase {
 pub enum MoreKeys {
     /// There are none.
     None,
-    /// Behind the argument at this place, which says how many (ZUNION, LMPOP…).
+    /// Behind the argument at this position, which says how many (ZUNION, LMPOP…).
     Counted(usize),
     /// The first half of what follows the word STREAMS (XREAD, XREADGROUP).
     Streams,
@@ -199,12 +199,12 @@ pub enum MoreKeys {
 }
 
 impl MoreKeys {
-    fn places(self, arguments: Arguments<'_>) -> std::ops::Range<usize> {
+    fn positions(self, arguments: Arguments<'_>) -> std::ops::Range<usize> {
         let count = arguments.len();
         let find = |word: &str| {
             (1..count)
                 .rev()
-                .find(|place| arguments.get(*place).eq_ignore_ascii_case(word.as_bytes()))
+                .find(|position| arguments.get(*position).eq_ignore_ascii_case(word.as_bytes()))
         };
         match self {
             MoreKeys::None => 0..0,
@@ -264,18 +264,18 @@ impl Keys {
         }
     }
 
-    /// One key, at this place.
-    pub const fn at(place: usize) -> Keys {
+    /// One key, at this position.
+    pub const fn at(position: usize) -> Keys {
         Keys {
-            first: place,
-            last: place as i32,
+            first: position,
+            last: position as i32,
             step: 1,
             more: MoreKeys::None,
             other_database: OtherDatabase::None,
         }
     }
 
-    /// Keys from one place to another, every `step`th.
+    /// Keys from one position to another, every `step`th.
     pub const fn range(first: usize, last: i32, step: usize) -> Keys {
         Keys {
             first,
@@ -301,9 +301,9 @@ impl Keys {
         self.first > 0 || self.more != MoreKeys::None
     }
 
-    /// The places of the keys among `arguments`.
+    /// The positions of the keys among `arguments`.
     #[inline]
-    pub fn places(self, arguments: Arguments<'_>) -> impl Iterator<Item = usize> + Clone {
+    pub fn positions(self, arguments: Arguments<'_>) -> impl Iterator<Item = usize> + Clone {
         let count = arguments.len();
         let last = if self.last < 0 {
             count as i64 + i64::from(self.last)
@@ -317,14 +317,14 @@ impl Keys {
         };
         let more = match self.more {
             MoreKeys::None => 0..0,
-            more => more.places(arguments),
+            more => more.positions(arguments),
         };
         (self.first..end.max(self.first)).step_by(self.step.max(1)).chain(more)
     }
 
     /// The keys among `arguments`.
     pub fn of(self, arguments: Arguments<'_>) -> impl Iterator<Item = &[u8]> {
-        self.places(arguments).map(move |place| arguments.get(place))
+        self.positions(arguments).map(move |position| arguments.get(position))
     }
 }
 
@@ -391,7 +391,7 @@ pub enum Step {
     KeepInDoubt,
     /// The command of the client that was handed back is over: what waits behind it may run.
     RunBehind,
-    /// All shards have followed: redo records and notes of them may go.
+    /// All shards have followed: redo records and their markers may go.
     Forget,
 }
 
@@ -400,7 +400,7 @@ pub enum Step {
 pub enum Internal {
     /// The next piece of a large reply: the client has taken most of what it was sent.
     PiecesNext,
-    /// The rest of a large reply is not wanted: the client is gone.
+    /// The remainder of a large reply is not wanted: the client is gone.
     PiecesDrop,
     /// A client watches nothing any more, or is gone.
     WatchesDrop,
@@ -409,7 +409,7 @@ pub enum Internal {
     /// Whether all that was written so far is on disk, or to be told when it is (WAITAOF).
     WaitDurable,
     /// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and
-    /// its place in the line, if it had one (else 0), as eight bytes each; and the target, if it is on the same
+    /// its rank among those that wait, if it had one (else 0), as eight bytes each; and the target, if it is on the same
     /// executor.
     WaitSource,
 }
@@ -433,7 +433,7 @@ pub struct Command {
     pub summary: &'static str,
     /// The version of Redis that had it first.
     pub since: &'static str,
-    /// Its place in the table, which the table itself gives; [`NO_INDEX`] for what is no client's command.
+    /// Its index in the table, which the table itself gives; [`NO_INDEX`] for what is no client's command.
     pub index: u16,
 }
 
@@ -511,7 +511,7 @@ impl Command {
         self.name.split_once('|').map(|(container, _)| container)
     }
 
-    /// The row's place in the table: an index for per-command statistics. What is no client's command has none there.
+    /// The row's index in the table, for per-command statistics. What is no client's command has none there.
     #[inline]
     pub fn index(&self) -> usize {
         usize::from(self.index)
@@ -578,9 +578,9 @@ const NAME_LEN_MAX: usize = 32;
 
 /// Whether the arguments of XREAD or XREADGROUP have the option BLOCK.
 fn is_asked_to_wait(arguments: Arguments<'_>) -> bool {
-    let mut place = 1;
-    while place < arguments.len() {
-        place += match arguments.get(place) {
+    let mut position = 1;
+    while position < arguments.len() {
+        position += match arguments.get(position) {
             option if option.eq_ignore_ascii_case(b"BLOCK") => return true,
             option if option.eq_ignore_ascii_case(b"GROUP") => 3,
             option if option.eq_ignore_ascii_case(b"COUNT") => 2,
@@ -688,9 +688,9 @@ pub fn database_keys_of(command: &Command, arguments: Arguments<'_>, database: u
     }
     let other = command.keys.other_database.of(arguments);
     let in_database = |database: u8| command.keys.of(arguments).map(move |key| (database, key.to_vec()));
-    let mut places: Vec<DatabaseKey> = in_database(database).collect();
-    places.extend(other.into_iter().flat_map(in_database));
-    places
+    let mut keys: Vec<DatabaseKey> = in_database(database).collect();
+    keys.extend(other.into_iter().flat_map(in_database));
+    keys
 }
 
 /// A database number as SELECT, COPY and MOVE take it.
@@ -717,7 +717,7 @@ static TABLE: OnceLock<Table> = OnceLock::new();
 pub fn install(rows: &'static [Command]) {
     TABLE.get_or_init(|| {
         for (index, row) in rows.iter().enumerate() {
-            assert_eq!(row.index(), index, "a row's index is its place");
+            assert_eq!(row.index(), index, "a row's index is its position in the table");
         }
         let of = |subcommands: bool| {
             let rows = rows.iter().filter(|row| row.container().is_some() == subcommands);

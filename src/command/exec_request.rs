@@ -74,15 +74,15 @@ pub fn runs_script(arguments: Arguments<'_>) -> bool {
 
 /// The commands among EXEC's arguments. What cannot be read ends them: the handler answers that with an error.
 pub fn parts_of_exec(arguments: Arguments<'_>) -> impl Iterator<Item = (PartHeader, &'static Command, Arguments<'_>)> {
-    let mut rest = arguments.from(2.min(arguments.len()));
+    let mut remaining = arguments.from(2.min(arguments.len()));
     std::iter::from_fn(move || {
-        let header = PartHeader::decode(rest.iter().next()?)?;
+        let header = PartHeader::decode(remaining.iter().next()?)?;
         let end = 1 + header.arguments as usize;
-        if end > rest.len() {
+        if end > remaining.len() {
             return None;
         }
-        let part = rest.range(1, end);
-        rest = rest.from(end);
+        let part = remaining.range(1, end);
+        remaining = remaining.from(end);
         Some((header, Command::of_index(usize::from(header.index))?, part))
     })
 }

@@ -210,7 +210,7 @@ impl Waiters {
                 let _ = nearer.try_send(());
             }
         }
-        waiter.claim.client.note_blocked(waiter.claim.ticket);
+        waiter.claim.client.mark_blocked(waiter.claim.ticket);
         self.by_number.insert(number, Arc::new(waiter));
     }
 

@@ -88,7 +88,7 @@ impl NetworkExecutor {
         if matches!(command.keys.more, MoreKeys::Streams) {
             return None;
         }
-        let places: Vec<usize> = command.keys.places(arguments).collect();
+        let places: Vec<usize> = command.keys.positions(arguments).collect();
         let (first, last) = (*places.first()?, *places.last()?);
         let destination_at = |place: &usize| self.destination_of(arguments.get(*place));
         let mut visits = VecDeque::new();
@@ -177,15 +177,15 @@ impl NetworkExecutor {
             let left = until.saturating_duration_since(Instant::now());
             left.as_micros().div_ceil(1000).max(1) as u64
         });
-        let place = moves.place.unwrap_or(0);
+        let rank = moves.rank.unwrap_or(0);
         let nothing = (null_array(connection), VecDeque::new());
         begin_wait(connection, command, sequence, nothing, Until::TimeIsUp);
         connection.waiting_bytes.set(arguments_bytes(arguments));
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {
             waiting.moves = Some(moves);
         }
-        let (left_ms, place) = (left_ms.to_be_bytes(), place.to_be_bytes());
-        let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &place[..]];
+        let (left_ms, rank) = (left_ms.to_be_bytes(), rank.to_be_bytes());
+        let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &rank[..]];
         let words = words.into_iter().chain(targets.iter().map(Vec::as_slice));
         let deadline = Instant::now() + APPLY_DEADLINE;
         self.visit(connection, &WAIT_SOURCE, destination, (sequence, 1), words, deadline);
@@ -211,7 +211,7 @@ impl NetworkExecutor {
             };
         };
         if let Some(mut moves) = connection.end_wait(sequence).and_then(|waiting| waiting.moves) {
-            moves.place = Some(handed.place);
+            moves.rank = Some(handed.place);
             self.coordinate_move(connection, (command, sequence), moves, handed.id);
         }
     }
@@ -361,7 +361,7 @@ impl NetworkExecutor {
         if wait.until == Until::Known {
             return;
         }
-        connection.client.note_blocked(ticket);
+        connection.client.mark_blocked(ticket);
         if wait.timeout_ms == 0 {
             return;
         }

@@ -48,24 +48,24 @@ pub(super) const UNREADY_BYTES_CHECKED_MIN: usize = 1 << 20;
 
 /// Where a command's reply will come from.
 pub(super) enum Awaited {
-    /// One storage executor.
+    /// From one storage executor.
     Response,
-    /// Nowhere: it is here, behind others that are not.
+    /// The reply is here, behind others that are not.
     Ready(Cow<'static, [u8]>),
-    /// Nowhere: it is no reply, but what the client is sent behind the replies before it ([`super::delivery`]).
+    /// No reply, but bytes that the client is sent behind the replies before them ([`super::delivery`]).
     Pushed(Vec<Chunk>),
-    /// Several, to be merged.
+    /// From several storage executors, to be merged.
     Merge(Box<Merging>),
-    /// One storage executor after the other.
+    /// From one storage executor after the other.
     KeyWalk(Box<KeyWalk>),
-    /// One storage executor, and then commands that run here.
+    /// From one storage executor, and then from commands that run here.
     Exec(Box<Executing>),
-    /// One storage executor, a piece at a time.
+    /// From one storage executor, a piece at a time.
     Pieces(PiecesOut),
 }
 
 impl Awaited {
-    /// What is here of it and is not output yet.
+    /// Bytes of the reply that are here and are not output yet.
     fn held_bytes(&self) -> usize {
         match self {
             // What an EXEC keeps is what its client sent.
@@ -109,13 +109,13 @@ impl Chunk {
 
 /// A large reply that comes in pieces.
 pub(super) struct PiecesOut {
-    /// Where the rest is.
+    /// The storage executor that keeps the remainder.
     pub(super) destination: usize,
-    /// Its number there; 0 when the last piece is here.
+    /// The remainder's number there; 0 when the last piece is here.
     pub(super) number: u64,
-    /// The next piece is under way.
+    /// The next piece was asked for and is not here.
     pub(super) is_asked: bool,
-    /// What is here and cannot be sent yet, because earlier replies are not.
+    /// Bytes that are here and cannot be sent yet, because earlier replies are not.
     pub(super) waiting: Vec<u8>,
 }
 
@@ -135,46 +135,48 @@ const PIECES_PROGRESS_BYTES_MIN: u64 = 16 * 1024;
 /// A move between storage executors that waits for its source: when that is there, it runs as a transaction once more.
 pub(super) struct MoveOut {
     pub(super) arguments: OwnedArguments,
-    /// The source, by its place among them.
+    /// The position of the source among the arguments.
     pub(super) source: usize,
-    /// When its time is up.
+    /// When the command's time is up.
     pub(super) until: Option<Instant>,
-    /// Its place in the line for the source, once it has one.
-    pub(super) place: Option<u64>,
+    /// The command's rank among those that wait for the source, once it has one.
+    pub(super) rank: Option<u64>,
 }
 
 /// A command that may wait.
 pub(super) struct WaitOut {
     pub(super) command: &'static Command,
-    /// Its number on the connection.
+    /// The command's number on its connection.
     pub(super) sequence: u32,
-    /// The storage executors that it was sent to.
+    /// The storage executors that the command was sent to.
     pub(super) destinations: Vec<usize>,
-    /// Those that it is still to be sent to, one after the other, with its keys there.
+    /// The storage executors that the command is still to be sent to, one after the other, with its keys there.
     pub(super) visits: VecDeque<(usize, OwnedArguments)>,
-    /// The storage executors that have not said yet whether all is on disk (WAITAOF).
+    /// How many storage executors have not said yet whether all is on disk (WAITAOF).
     pub(super) durable_left: usize,
-    /// What ends its wait beside an answer from a storage executor.
+    /// What ends the wait beside an answer from a storage executor.
     pub(super) until: Until,
-    /// What it is answered when its time is up.
+    /// The reply when the time is up.
     pub(super) late_reply: Vec<u8>,
-    /// It is such a move.
+    /// Set for a move between storage executors.
     pub(super) moves: Option<MoveOut>,
 }
 
-/// One command that was read and not answered.
-pub(super) struct Slot {
+/// The reply of a command that was read and not answered.
+pub(super) struct PendingReply {
     pub(super) awaited: Awaited,
-    /// CLIENT REPLY OFF or SKIP: it is run but not answered.
+    /// CLIENT REPLY OFF or SKIP: the command is run but not answered.
     pub(super) suppressed: bool,
 }
 
-/// Commands that were read and not answered, oldest first.
+/// A connection's pending replies, in the order of their commands. Each has a number, its command's `sequence`, which
+/// wraps around: far fewer than 2^32 are pending ([`COMMANDS_OUT_MAX`]).
 #[derive(Default)]
 pub(super) struct Replies {
+    /// The number of the oldest.
     head: u32,
-    slots: VecDeque<Slot>,
-    /// What the slots hold that is not output yet.
+    pending: VecDeque<PendingReply>,
+    /// Bytes that the pending replies hold and that are not output yet.
     held_bytes: usize,
 }
 
@@ -182,22 +184,22 @@ impl Replies {
     /// Enters a command; returns its number on this connection.
     pub(super) fn open(&mut self, awaited: Awaited, suppressed: bool) -> u32 {
         self.held_bytes += awaited.held_bytes();
-        self.slots.push_back(Slot { awaited, suppressed });
-        self.head.wrapping_add(self.slots.len() as u32 - 1)
+        self.pending.push_back(PendingReply { awaited, suppressed });
+        self.head.wrapping_add(self.pending.len() as u32 - 1)
     }
 
-    /// A number that no command has which is not answered yet.
+    /// A number that no pending reply has.
     pub(super) fn no_sequence(&self) -> u32 {
         self.head.wrapping_sub(1)
     }
 
     /// The number that the next command will have.
     pub(super) fn next_sequence(&self) -> u32 {
-        self.head.wrapping_add(self.slots.len() as u32)
+        self.head.wrapping_add(self.pending.len() as u32)
     }
 
-    /// Enters bytes that are no reply behind the commands that were entered so far.
-    // A command that waits for other clients must not keep them: it is to say so here when there is one.
+    /// Enters bytes that are no reply behind the replies that are pending so far.
+    // A command that waits for other clients must not hold such bytes back: such a command is to say so here.
     pub(super) fn push(&mut self, pushed: &PushedBytes) {
         let bytes = &pushed.0[..];
         self.held_bytes += bytes.len();
@@ -206,39 +208,42 @@ impl Replies {
             true => Chunk::Own(bytes.to_vec()),
             false => Chunk::Shared(pushed.clone()),
         };
-        match self.slots.back_mut().map(|slot| &mut slot.awaited) {
+        match self.pending.back_mut().map(|pending| &mut pending.awaited) {
             Some(Awaited::Pushed(chunks)) => match chunks.last_mut() {
                 Some(Chunk::Own(own)) if is_small && own.len() < CHUNK_BYTES_FULL => own.extend_from_slice(bytes),
                 _ => chunks.push(chunk()),
             },
-            _ => self.slots.push_back(Slot {
+            _ => self.pending.push_back(PendingReply {
                 awaited: Awaited::Pushed(vec![chunk()]),
                 suppressed: false,
             }),
         }
     }
 
-    /// What is here and is not output yet: it waits for replies before it, or for other parts of its own.
+    /// Bytes that are here and are not output yet: they wait for replies before them, or for other parts of their own.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
-    /// A slot that held so many bytes holds so many now.
-    pub(super) fn note_held(&mut self, before: usize, now: usize) {
-        assert!(self.held_bytes >= before, "a slot held more than all slots together");
+    /// Counts that a pending reply which held `before` bytes holds `now` bytes.
+    pub(super) fn change_held(&mut self, before: usize, now: usize) {
+        assert!(
+            self.held_bytes >= before,
+            "a pending reply held more than all of them together"
+        );
         self.held_bytes = self.held_bytes - before + now;
     }
 
-    /// The entry of a command that was not answered yet.
-    pub(super) fn slot(&mut self, sequence: u32) -> Option<&mut Slot> {
-        self.slots.get_mut(sequence.wrapping_sub(self.head) as usize)
+    /// The pending reply with a number; `None` if its command was answered.
+    pub(super) fn pending(&mut self, sequence: u32) -> Option<&mut PendingReply> {
+        self.pending.get_mut(sequence.wrapping_sub(self.head) as usize)
     }
 
-    /// The oldest entry's number, whether it is suppressed, and its pieces, if it comes in pieces.
+    /// Of the oldest pending reply, if it comes in pieces: its number, whether it is suppressed, and the pieces.
     pub(super) fn first_in_pieces(&mut self) -> Option<(u32, bool, &mut PiecesOut)> {
         let head = self.head;
-        match self.slots.front_mut()? {
-            Slot {
+        match self.pending.front_mut()? {
+            PendingReply {
                 awaited: Awaited::Pieces(pieces),
                 suppressed,
             } => Some((head, *suppressed, pieces)),
@@ -246,75 +251,80 @@ impl Replies {
         }
     }
 
-    /// Takes all entries out.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Slot> + '_ {
+    /// Takes all pending replies out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = PendingReply> + '_ {
         self.held_bytes = 0;
-        self.slots.drain(..)
+        self.pending.drain(..)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.pending.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.pending.len()
     }
 
-    /// Puts a command's reply in its place, and whatever is ready at the head into `output`.
+    /// A command's reply is here: if it is the oldest, it goes to `output`, and with it those behind it that are ready;
+    /// otherwise it is held until those before it have left.
     #[inline]
     pub(super) fn complete(&mut self, sequence: u32, reply: &[u8], output: &mut Output) {
         if sequence != self.head {
-            return self.keep_ready(sequence, || Cow::Owned(reply.to_vec()));
+            return self.hold(sequence, || Cow::Owned(reply.to_vec()));
         }
-        if let Some(slot) = self.pop_slot()
-            && !slot.suppressed
+        if let Some(oldest) = self.pop_oldest()
+            && !oldest.suppressed
         {
             output.append(reply);
         }
         self.give_out_ready(output);
     }
 
-    /// The same for a reply that need not be copied.
+    /// [`Replies::complete`] for a reply that need not be copied.
     pub(super) fn complete_owned(&mut self, sequence: u32, reply: Vec<u8>, output: &mut Output) {
         if sequence != self.head {
-            return self.keep_ready(sequence, || Cow::Owned(reply));
+            return self.hold(sequence, || Cow::Owned(reply));
         }
-        if let Some(slot) = self.pop_slot()
-            && !slot.suppressed
+        if let Some(oldest) = self.pop_oldest()
+            && !oldest.suppressed
         {
             output.append_chunk(Chunk::Own(reply));
         }
         self.give_out_ready(output);
     }
 
-    /// The reply of a command is here, and those before it are not.
-    fn keep_ready(&mut self, sequence: u32, reply: impl FnOnce() -> Cow<'static, [u8]>) {
-        let Some(slot) = self.slot(sequence) else { return };
-        let before = slot.awaited.held_bytes();
-        slot.awaited = Awaited::Ready(match slot.suppressed {
+    /// Keeps a reply whose predecessors are not here.
+    fn hold(&mut self, sequence: u32, reply: impl FnOnce() -> Cow<'static, [u8]>) {
+        let Some(pending) = self.pending(sequence) else { return };
+        let before = pending.awaited.held_bytes();
+        pending.awaited = Awaited::Ready(match pending.suppressed {
             true => Cow::Borrowed(b""),
             false => reply(),
         });
-        let now = slot.awaited.held_bytes();
-        self.note_held(before, now);
+        let now = pending.awaited.held_bytes();
+        self.change_held(before, now);
     }
 
-    fn pop_slot(&mut self) -> Option<Slot> {
-        let slot = self.slots.pop_front()?;
+    fn pop_oldest(&mut self) -> Option<PendingReply> {
+        let oldest = self.pending.pop_front()?;
         self.head = self.head.wrapping_add(1);
-        self.note_held(slot.awaited.held_bytes(), 0);
-        Some(slot)
+        self.change_held(oldest.awaited.held_bytes(), 0);
+        assert!(
+            !self.pending.is_empty() || self.held_bytes == 0,
+            "bytes are held for no reply"
+        );
+        Some(oldest)
     }
 
-    /// Moves what is ready at the head to the output.
+    /// Moves the oldest replies to the output, up to the first that is not here.
     #[inline]
     fn give_out_ready(&mut self, output: &mut Output) {
-        while let Some(Slot {
+        while let Some(PendingReply {
             awaited: Awaited::Ready(_) | Awaited::Pushed(_),
             ..
-        }) = self.slots.front()
+        }) = self.pending.front()
         {
-            let Some(Slot { awaited, suppressed }) = self.pop_slot() else {
+            let Some(PendingReply { awaited, suppressed }) = self.pop_oldest() else {
                 return;
             };
             match awaited {
@@ -490,7 +500,7 @@ impl Connection {
     /// The commands that run here of an EXEC whose other part has not run on its storage executor after all.
     pub(super) fn take_executing(&self, sequence: u32) -> Option<Executing> {
         let mut replies = self.replies.borrow_mut();
-        let awaited = &mut replies.slot(sequence)?.awaited;
+        let awaited = &mut replies.pending(sequence)?.awaited;
         match std::mem::replace(awaited, Awaited::Response) {
             Awaited::Exec(executing) => {
                 // The transaction that it becomes has a copy of its own.
@@ -717,13 +727,13 @@ mod tests {
         assert_eq!(merging.held_bytes(), 11);
         let sequence = replies.open(Awaited::Merge(Box::new(merging)), false);
         assert_eq!(replies.held_bytes(), 11);
-        let Some(Awaited::Merge(merging)) = replies.slot(sequence).map(|slot| &mut slot.awaited) else {
+        let Some(Awaited::Merge(merging)) = replies.pending(sequence).map(|pending| &mut pending.awaited) else {
             panic!("it was entered")
         };
         assert!(merging.add(1, b"*0\r\n"));
         let reply = merging.finish();
         let held = merging.held_bytes();
-        replies.note_held(11, held);
+        replies.change_held(11, held);
         replies.complete_owned(sequence, reply, &mut output);
         assert_eq!(replies.held_bytes(), 0);
         assert_eq!(sent(&mut output).0, b"*1\r\n$1\r\na\r\n");

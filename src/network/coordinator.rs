@@ -191,7 +191,7 @@ struct Coordination {
     merging: Option<Merging>,
     /// It has found nothing and waits: for streams, or for the source of a move.
     waits: Option<Waiting>,
-    /// It is a move that has waited: until when it does, and its place in the line.
+    /// It is a move that has waited: until when, and its rank among those that wait.
     waited: Option<(Option<Instant>, Option<u64>)>,
     reply: Vec<u8>,
     parts: Vec<Part>,
@@ -321,7 +321,7 @@ impl NetworkExecutor {
         let deadline = Instant::now() + self.request_timeout.get();
         let asker = Asker::of(connection, sequence);
         let mut coordination = self.coordination(asker, asked, Some(places), None, deadline);
-        coordination.waited = Some((moves.until, moves.place));
+        coordination.waited = Some((moves.until, moves.rank));
         self.begin(Some(connection), coordination, id);
     }
 
@@ -1067,12 +1067,12 @@ impl NetworkExecutor {
                 let timeout = Some(waiting.timeout_ms).filter(|timeout_ms| *timeout_ms != 0)?;
                 Instant::now().checked_add(Duration::from_millis(timeout))
             };
-            let (until, place) = coordination.waited.unwrap_or_else(|| (until(), None));
+            let (until, rank) = coordination.waited.unwrap_or_else(|| (until(), None));
             let moves = MoveOut {
                 arguments: coordination.arguments,
                 source: waiting.keys.start,
                 until,
-                place,
+                rank,
             };
             return self.wait_for_source(&connection, (command, sequence), moves);
         }

@@ -107,7 +107,7 @@ impl NetworkExecutor {
 
     /// Puts a push into the outputs of those it is for; returns how many bytes that were, as the inbox counts them.
     fn take_push(&self, posted: &Posted) -> u64 {
-        self.server.pubsub.inbox(self.index).note_taken(posted);
+        self.server.pubsub.inbox(self.index).count_taken(posted);
         match &posted.push {
             Push::Published(published) => self.take_published(published),
             Push::Tracking(push) => self.take_tracking(push),

@@ -129,9 +129,9 @@ impl NetworkExecutor {
                 let deadline = walk.deadline;
                 let held_bytes = walk.held_bytes();
                 let mut replies = connection.replies.borrow_mut();
-                if let Some(slot) = replies.slot(sequence) {
-                    slot.awaited = Awaited::KeyWalk(walk);
-                    replies.note_held(0, held_bytes);
+                if let Some(pending) = replies.pending(sequence) {
+                    pending.awaited = Awaited::KeyWalk(walk);
+                    replies.change_held(0, held_bytes);
                 }
                 drop(replies);
                 let arguments = arguments.iter().map(Vec::as_slice);

@@ -34,7 +34,7 @@ pub(super) struct Executing {
     arguments: OwnedArguments,
 }
 
-/// Bytes that are held for a client outside of its replies' slots, counted for as long as this lives.
+/// Bytes that are held for a client outside of its pending replies, counted for as long as this lives.
 struct HeldElsewhere {
     connection: Rc<Connection>,
     bytes: usize,
@@ -260,8 +260,8 @@ impl NetworkExecutor {
         if is_split {
             connection.begin_coordinating();
             connection.waiting_bytes.set(executing.queue.memory());
-            if let Some(slot) = connection.replies.borrow_mut().slot(sequence) {
-                slot.awaited = Awaited::Exec(Box::new(executing));
+            if let Some(pending) = connection.replies.borrow_mut().pending(sequence) {
+                pending.awaited = Awaited::Exec(Box::new(executing));
             }
         }
     }

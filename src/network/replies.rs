@@ -76,36 +76,38 @@ impl NetworkExecutor {
     fn take_awaited(self: &Rc<Self>, connection: &Rc<Connection>, batch: &Batch, response: &Response) {
         let (sequence, bytes) = (response.id.sequence, batch.reply(response));
         let mut replies = connection.replies.borrow_mut();
-        let Some(slot) = replies.slot(sequence) else { return };
-        match &mut slot.awaited {
+        let Some(pending) = replies.pending(sequence) else {
+            return;
+        };
+        match &mut pending.awaited {
             Awaited::Ready(_) | Awaited::Pushed(_) => {}
             Awaited::Response if response.more != 0 => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 connection.in_pieces.set(connection.in_pieces.get() + 1);
-                slot.awaited = Awaited::Pieces(PiecesOut {
+                pending.awaited = Awaited::Pieces(PiecesOut {
                     destination: batch.destination,
                     number: response.more,
                     is_asked: false,
                     waiting: bytes.to_vec(),
                 });
-                replies.note_held(0, bytes.len());
+                replies.change_held(0, bytes.len());
             }
             // An error in the middle of a reply could not be told from its content.
             Awaited::Pieces(_) if response.failed => connection.abort(),
             Awaited::Pieces(pieces) => {
                 pieces.waiting.extend_from_slice(bytes);
                 (pieces.number, pieces.is_asked) = (response.more, false);
-                replies.note_held(0, bytes.len());
+                replies.change_held(0, bytes.len());
             }
             Awaited::Response => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 replies.complete(sequence, bytes, &mut connection.output.borrow_mut());
             }
             Awaited::KeyWalk(_) => {
-                let Awaited::KeyWalk(walk) = std::mem::replace(&mut slot.awaited, Awaited::Response) else {
-                    unreachable!("the slot was matched as a walk");
+                let Awaited::KeyWalk(walk) = std::mem::replace(&mut pending.awaited, Awaited::Response) else {
+                    unreachable!("the pending was matched as a walk");
                 };
-                replies.note_held(walk.held_bytes(), 0);
+                replies.change_held(walk.held_bytes(), 0);
                 drop(replies);
                 let source = (response.command, sequence, batch.destination);
                 if let Some(reply) = self.scan_answered(connection, source, walk, bytes) {
@@ -116,9 +118,9 @@ impl NetworkExecutor {
             }
             Awaited::Exec(_) => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
-                let executing = match std::mem::replace(&mut slot.awaited, Awaited::Response) {
+                let executing = match std::mem::replace(&mut pending.awaited, Awaited::Response) {
                     Awaited::Exec(executing) => executing,
-                    _ => unreachable!("the slot was matched as executing"),
+                    _ => unreachable!("the pending was matched as executing"),
                 };
                 drop(replies);
                 self.exec_ran(connection, sequence, *executing, bytes);
@@ -126,7 +128,7 @@ impl NetworkExecutor {
             Awaited::Merge(merging) if response.more != 0 => {
                 // The other parts are needed before any of it can be sent, so it is collected here.
                 merging.add_piece(response.id.part as usize, bytes);
-                replies.note_held(0, bytes.len());
+                replies.change_held(0, bytes.len());
                 drop(replies);
                 self.ask_for_piece(
                     connection,
@@ -140,7 +142,7 @@ impl NetworkExecutor {
                 let is_whole = merging.add(response.id.part as usize, bytes);
                 let reply = is_whole.then(|| merging.finish());
                 let held_now = merging.held_bytes();
-                replies.note_held(held_before, held_now);
+                replies.change_held(held_before, held_now);
                 if let Some(reply) = reply {
                     self.count(response.command, u64::from(response.took_ns), &reply);
                     replies.complete_owned(sequence, reply, &mut connection.output.borrow_mut());
@@ -163,7 +165,7 @@ impl NetworkExecutor {
             let (destination, number) = (pieces.destination, pieces.number);
             let waits = pieces.is_asked || output.len() + waiting.len() > PIECES_AHEAD_BYTES;
             pieces.is_asked |= number != 0 && !waits;
-            replies.note_held(waiting.len(), 0);
+            replies.change_held(waiting.len(), 0);
             if !suppressed {
                 output.append_chunk(Chunk::Own(waiting));
             }
@@ -199,9 +201,9 @@ impl NetworkExecutor {
 
     /// The client is gone: what is kept of its large replies may go.
     pub(super) fn drop_all_pieces(&self, connection: &Connection) {
-        for slot in connection.replies.borrow_mut().drain() {
+        for pending in connection.replies.borrow_mut().drain() {
             // One that was asked for comes, finds nobody, and is dropped then.
-            if let Awaited::Pieces(pieces) = slot.awaited
+            if let Awaited::Pieces(pieces) = pending.awaited
                 && !pieces.is_asked
             {
                 self.drop_pieces(pieces.destination, pieces.number);

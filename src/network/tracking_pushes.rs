@@ -23,7 +23,7 @@ pub fn set_tracking(tracking: &Tracking, session: &mut Session, tracked: Option<
     let was_reader = is_reader(session);
     session.tracking = tracked;
     if is_reader(session) != was_reader {
-        tracking.note_reading(session.client.id, !was_reader);
+        tracking.set_reading(session.client.id, !was_reader);
     }
     if let Some(now) = &session.tracking {
         tracking.count(executor, now, 1);

@@ -136,7 +136,7 @@ impl Client {
     }
 
     /// A command found nothing and waits.
-    pub fn note_blocked(&self, ticket: Ticket) {
+    pub fn mark_blocked(&self, ticket: Ticket) {
         let bits = ticket.bits();
         // Lost only against somebody who has claimed it meanwhile.
         let _ = self

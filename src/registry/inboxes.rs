@@ -160,7 +160,7 @@ impl Inbox {
     }
 
     /// The executor has taken a push out.
-    pub(crate) fn note_taken(&self, posted: &Posted) {
+    pub(crate) fn count_taken(&self, posted: &Posted) {
         self.output_bytes.fetch_sub(posted.output_bytes, Ordering::Relaxed);
         for backlog in &posted.backlogs {
             backlog.bytes.fetch_sub(posted.bytes, Ordering::Relaxed);
@@ -205,7 +205,7 @@ mod tests {
         let taken: Vec<Posted> = receiver.drain().collect();
         assert!(matches!(&taken[2].push, Push::Lost(lost) if Arc::ptr_eq(lost, &full)));
         assert_eq!(taken[3].backlogs.len(), 1);
-        taken.iter().for_each(|posted| inbox.note_taken(posted));
+        taken.iter().for_each(|posted| inbox.count_taken(posted));
         post(&[&full]);
         assert!(
             receiver.is_empty(),
@@ -226,7 +226,7 @@ mod tests {
         assert!(!inbox.is_slow());
         inbox.post(line(), SLOW_BYTES / 100, vec![backlog], 1, u64::MAX);
         assert!(inbox.is_slow());
-        receiver.drain().for_each(|posted| inbox.note_taken(&posted));
+        receiver.drain().for_each(|posted| inbox.count_taken(&posted));
         assert!(!inbox.is_slow());
     }
 }

@@ -163,7 +163,7 @@ impl Tracking {
     }
 
     /// A client is told of what it reads from now on, or not any more.
-    pub(crate) fn note_reading(&self, client_id: u64, is_reader: bool) {
+    pub(crate) fn set_reading(&self, client_id: u64, is_reader: bool) {
         let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
         match is_reader {
             true => drop(readers.insert(client_id)),

@@ -279,7 +279,7 @@ pub fn command_getkeys(context: &mut NetworkContext<'_>) -> Outcome {
             "ERR Invalid number of arguments specified for command",
         ));
     }
-    context.reply.array(row.keys.places(asked).count());
+    context.reply.array(row.keys.positions(asked).count());
     row.keys.of(asked).for_each(|key| context.reply.bulk(key));
     Ok(())
 }
