@@ -91,7 +91,7 @@ impl StorageExecutor {
 
     /// A move between executors waits for its source, or has it at once.
     pub(super) fn wait_for_source(&mut self, batch: &mut Batch, request: &Request, now: Instant) {
-        batch.responses.push(waits_notice(request));
+        batch.responses.push(waiting_response(request));
         let Some(client) = self.interests.waiters.client(request.caller.client_id) else {
             return;
         };
@@ -231,7 +231,7 @@ impl StorageExecutor {
         let mut answer = Batch::new(batch.reply_to().clone());
         answer.destination = batch.destination;
         append_integer(&mut answer, request, 1);
-        batch.responses.push(waits_notice(request));
+        batch.responses.push(waiting_response(request));
         self.durable_waits.push(DurableWait { claim, epochs, answer });
     }
 
@@ -259,14 +259,14 @@ fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
     let response = Response {
         more: 0,
         reply,
-        ..waits_notice(request)
+        ..waiting_response(request)
     };
     batch.responses.push(response);
 }
 
 /// Says that a command, or a part of one, waits here or is not wanted any more: the request is done, and an answer
 /// comes by itself if it does.
-pub(super) fn waits_notice(request: &Request) -> Response {
+pub(super) fn waiting_response(request: &Request) -> Response {
     Response {
         id: request.id,
         reply: Span::default(),

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 /// A shard's batch.
 struct Job {
-    place: usize,
+    shard_index: usize,
     database: Arc<Database>,
     writes: Writes,
 }
@@ -22,7 +22,7 @@ struct Job {
 struct State {
     /// At most one per shard.
     jobs: VecDeque<Job>,
-    /// What became of them, until the executor asks; at most one per shard too.
+    /// By shard index: what became of the jobs, until the executor asks; at most one per shard too.
     done: Vec<(usize, Result<(), DatabaseError>)>,
     stop: bool,
 }
@@ -86,7 +86,7 @@ impl Committer {
             faults::may_panic(Bug::Commit);
             let written = job.database.write(job.writes);
             state = self.lock();
-            state.done.push((job.place, written));
+            state.done.push((job.shard_index, written));
             self.has_done.notify_one();
             // Full: the executor has not looked yet, and will find this one too.
             let _ = self.wake.try_send(());
@@ -99,10 +99,15 @@ impl Committer {
 }
 
 impl BatchWriter for Committer {
-    fn submit(&self, place: usize, database: Arc<Database>, writes: Writes) {
+    fn submit(&self, shard_index: usize, database: Arc<Database>, writes: Writes) {
         let mut state = self.lock();
+        assert!(
+            state.jobs.iter().all(|job| job.shard_index != shard_index)
+                && state.done.iter().all(|(done, _)| *done != shard_index),
+            "a shard has one batch here at a time"
+        );
         state.jobs.push_back(Job {
-            place,
+            shard_index,
             database,
             writes,
         });
@@ -110,10 +115,10 @@ impl BatchWriter for Committer {
         self.has_work.notify_one();
     }
 
-    fn wait_for(&self, place: usize) -> Result<(), DatabaseError> {
+    fn wait_for(&self, shard_index: usize) -> Result<(), DatabaseError> {
         let mut state = self.lock();
         loop {
-            if let Some(index) = state.done.iter().position(|(done, _)| *done == place) {
+            if let Some(index) = state.done.iter().position(|(done, _)| *done == shard_index) {
                 return state.done.swap_remove(index).1;
             }
             state = self

@@ -35,7 +35,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// By place: whether there is too little room left for the shard's disk; `None` if that could not be read.
+    /// By shard index: whether there is too little room left for the shard's disk; `None` if that could not be read.
     are_full: Option<Vec<Option<bool>>>,
     stop: bool,
 }
@@ -59,7 +59,7 @@ impl DiskWatch {
         })
     }
 
-    /// What the newest look has shown, once: by place, whether there is too little room left.
+    /// What the newest look has shown, once: by shard index, whether there is too little room left.
     pub fn take_new(&self) -> Option<Vec<Option<bool>>> {
         self.shared.lock().are_full.take()
     }

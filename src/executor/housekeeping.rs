@@ -1,22 +1,22 @@
-//! What a storage executor does every few milliseconds: expiry, stalled commits, notes, metrics.
+//! What a storage executor does every few milliseconds: expiry, stalled commits, markers of dead versions, metrics.
 
 use super::storage_executor::StorageExecutor;
-use crate::channel::message::Batch;
+use crate::channel::message::{Batch, Caller};
 use crate::channel::responses::responses;
-use crate::commands::{Context, hash};
+use crate::commands::hash;
 use crate::config::Durability;
 use crate::error::CommandError;
 use crate::faults;
-use crate::protocol::{Arguments, Reply, Version};
+use crate::protocol::Arguments;
 use crate::scripts::interpreter;
 use crate::storage::expiry;
 use crate::storage::transaction_scope::Mode;
-use crate::storage::view::{LocalShards, SEVERAL_SHARDS, View};
+use crate::storage::view::SEVERAL_SHARDS;
 use std::time::Instant;
 
 impl StorageExecutor {
-    /// Deletes keys whose deadline has passed, in a turn of its own. It looks at the disk, so it leaves out a shard
-    /// whose batch is with the committer, and is called again when that is written.
+    /// Deletes keys whose deadline has passed, in a turn of its own. The sweep looks at the disk, so it leaves out a
+    /// shard whose writes are with the committer, and is called again when they are written.
     pub(super) fn sweep(&mut self) {
         let now_ms = self.begin_turn();
         self.sweep_waits = false;
@@ -28,7 +28,7 @@ impl StorageExecutor {
                 self.sweep_waits = true;
                 continue;
             }
-            let is_locked = |place: &expiry::DueHash| locks.holds(place, Mode::Exclusive);
+            let is_locked = |hash: &expiry::DueHash| locks.holds(hash, Mode::Exclusive);
             match expiry::sweep(shard, now_ms, budget, &mut hashes, is_locked) {
                 Ok(expired) => metrics.expired_keys.add(expired as u64),
                 // A shard that takes no writes keeps its expired keys, invisible as they are.
@@ -36,28 +36,28 @@ impl StorageExecutor {
                 Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
             }
         }
-        for place in 0..self.shards.list().len() {
-            let notes = self.shards.list_mut()[place].lifecycle.take();
-            self.effects.note_key_fates(&notes);
+        for shard_index in 0..self.shards.list().len() {
+            let outcomes = self.shards.list_mut()[shard_index].lifecycle.take();
+            self.effects.note_key_fates(&outcomes);
             self.outbox
-                .take_in(place as u16, self.turn, &mut self.effects, Vec::new());
+                .take_in(shard_index as u16, self.epoch, &mut self.effects, Vec::new());
         }
         self.interests.after_command(&mut self.shards, 0);
         let outdated = self.interests.tracked.take_outdated();
         self.outbox
-            .take_in(SEVERAL_SHARDS, self.turn, &mut self.effects, outdated);
-        self.expire_fields(&hashes, now_ms, budget);
+            .take_in(SEVERAL_SHARDS, self.epoch, &mut self.effects, outdated);
+        self.expire_fields(&hashes, budget);
     }
 
     /// What no client asks for: deadlines, redo records, requests that have waited too long.
     pub(super) fn look_after_shards(&mut self) {
         self.sweep();
         self.serve_waiters(Instant::now());
-        self.delete_notes();
-        // What was acknowledged as durable needs its record until it is.
+        self.delete_markers();
+        // What was acknowledged as durable needs its redo record until the parts are durable.
         let syncer = (self.current.durability == Durability::Always).then_some(&self.syncer);
-        self.shards.finish_commands(|place, shard| {
-            let durable_epoch = syncer.map_or(u64::MAX, |syncer| syncer.durable_epoch(place));
+        self.shards.finish_commands(|shard_index, shard| {
+            let durable_epoch = syncer.map_or(u64::MAX, |syncer| syncer.durable_epoch(shard_index));
             shard.settled_epoch().min(durable_epoch)
         });
         let mut done = Vec::new();
@@ -67,7 +67,7 @@ impl StorageExecutor {
         if !self.parked.long.is_empty()
             && let Some(requests) = self.requests.upgrade()
         {
-            // Their turn would come with the next request; this one is empty, and nobody waits for the box.
+            // Their turn would come with the next batch; this one is empty, and nobody waits for it.
             let (nobody, _) = responses();
             let _ = requests.send(Batch::new(nobody));
         }
@@ -83,7 +83,7 @@ impl StorageExecutor {
             self.look_after_shards();
         }
         if !self.held.is_empty() && self.current.durability == Durability::Always {
-            // They may wait for turns that were committed before this setting, or by the start of the server.
+            // The replies may wait for turns that were committed before this setting, or by the start of the server.
             self.syncer.sync_soon();
         }
         self.release_held();
@@ -92,7 +92,7 @@ impl StorageExecutor {
     }
 
     /// Removes at most `budget` expired fields of the hashes that a sweep has named.
-    pub(super) fn expire_fields(&mut self, hashes: &[expiry::DueHash], now_ms: u64, mut budget: usize) {
+    fn expire_fields(&mut self, hashes: &[expiry::DueHash], mut budget: usize) {
         for (database, key) in hashes {
             if budget == 0 {
                 return;
@@ -103,25 +103,11 @@ impl StorageExecutor {
             }
             self.shards.begin_command();
             let mut no_reply = Vec::new();
-            let mut context = Context {
-                arguments: Arguments::new(&[], &[]),
-                reply: Reply::new(&mut no_reply, Version::Resp2),
-                view: View::Local(LocalShards {
-                    shards: &mut self.shards,
-                    beside: &mut self.interests,
-                }),
-                now_ms,
+            let nobody = Caller {
                 database: *database,
-                seed: 0,
-                string_bytes_max: 0,
-                client_id: 0,
-                is_inner: false,
-                handlers: self.handlers,
-                script_seat: Some(&self.script_seat),
-                effects: &mut self.effects,
-                pieces: None,
-                waits: None,
+                ..Caller::default()
             };
+            let (mut context, _) = self.context(nobody, Arguments::new(&[], &[]), &mut no_reply);
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
                     // A hash lies on one shard.
@@ -137,15 +123,15 @@ impl StorageExecutor {
         }
     }
 
-    /// Stages the deletion of the notes of versions that are reclaimed.
-    pub(super) fn delete_notes(&mut self) {
-        for (place, note) in self.reclaimer.take_done() {
-            match self.shards.list_mut()[place].delete_note(&note) {
-                Ok(was_there) => self.shard_metrics[place]
+    /// Stages the deletion of the markers of versions that are reclaimed.
+    fn delete_markers(&mut self) {
+        for (shard_index, marker) in self.reclaimer.take_done() {
+            match self.shards.list_mut()[shard_index].delete_note(&marker) {
+                Ok(was_there) => self.shard_metrics[shard_index]
                     .reclaimed_collections
                     .add(u64::from(was_there)),
-                Err(CommandError::Stalled | CommandError::DiskFull) => self.reclaimer.keep_done(place, note),
-                // A shard that takes no writes any more keeps the note: the next start finds it, and nothing to
+                Err(CommandError::Stalled | CommandError::DiskFull) => self.reclaimer.keep_done(shard_index, marker),
+                // A shard that takes no writes any more keeps the marker: the next start finds it, and nothing to
                 // reclaim.
                 Err(_) => {}
             }
@@ -153,14 +139,14 @@ impl StorageExecutor {
     }
 
     pub(super) fn publish_all(&mut self) {
-        (0..self.shard_metrics.len()).for_each(|place| self.publish_counts(place));
+        (0..self.shard_metrics.len()).for_each(|shard_index| self.publish_counts(shard_index));
         self.update_metrics();
     }
 
-    /// The numbers of keys of the shard at `place`.
-    pub(super) fn publish_counts(&self, place: usize) {
-        for (number, [keys, expires]) in self.shard_metrics[place].databases.iter().enumerate() {
-            let counts = self.shards.list()[place].counts(number as u8);
+    /// The numbers of keys of the shard at `shard_index`.
+    pub(super) fn publish_counts(&self, shard_index: usize) {
+        for (number, [keys, expires]) in self.shard_metrics[shard_index].databases.iter().enumerate() {
+            let counts = self.shards.list()[shard_index].counts(number as u8);
             keys.set(counts.keys);
             expires.set(counts.expires);
         }
@@ -178,7 +164,7 @@ impl StorageExecutor {
         self.metrics.syncs.set(syncs);
         self.metrics.sync_ns.set(sync_ns);
         let are_full = self.disk_watch.take_new();
-        for (place, (shard, metrics)) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics).enumerate() {
+        for (shard_index, (shard, metrics)) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics).enumerate() {
             metrics.state.set(shard.state().code());
             let counters = shard.records().counters();
             metrics.hits.set(counters.hits);
@@ -188,12 +174,12 @@ impl StorageExecutor {
             metrics.cache_bytes.set(cached as u64);
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
-            metrics.durable_epoch.set(self.syncer.durable_epoch(place));
-            metrics.reclaims_pending.set(self.reclaimer.pending(place));
+            metrics.durable_epoch.set(self.syncer.durable_epoch(shard_index));
+            metrics.reclaims_pending.set(self.reclaimer.pending(shard_index));
             if let Some(are_full) = &are_full {
-                // What is in use is made again, once per look.
+                // What is in use is made again: once for each look at the disk.
                 shard.rest();
-                if let Some(is_full) = are_full[place] {
+                if let Some(is_full) = are_full[shard_index] {
                     shard.set_disk_full(is_full);
                 }
             }

@@ -18,6 +18,7 @@ mod housekeeping;
 mod key_interests;
 pub mod key_readers;
 pub mod locks;
+mod open_turn;
 pub mod outbox;
 pub mod participant;
 mod queue;

@@ -10,6 +10,7 @@
 use super::handed_back;
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
+use super::turn::Batches;
 use crate::channel::message::{Batch, HANDED_BACK, Request, Response};
 use crate::channel::step_answers::StepAnswer;
 use crate::command::{self, Runs, Step};
@@ -202,11 +203,6 @@ pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
 
 /// Keys that are looked at for one answer.
 const KEYS_PER_ANSWER: usize = 1024;
-
-/// Batches that are to leave at the end of the turn, or that wait.
-// Batches, since it is the box that travels.
-#[allow(clippy::vec_box)]
-pub(super) type Batches = Vec<Box<Batch>>;
 
 /// Requests that transactions keep waiting, each in a box of its own with its credit.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! One request: its handler is run, its writes stand or are rolled back, its reply is appended to its batch.
 
-use super::blocked_commands::waits_notice;
+use super::blocked_commands::waiting_response;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
 use crate::command::{self, BLOCKING, Command, Internal, QUIET, READ, Runs, Step};
@@ -160,7 +160,7 @@ impl StorageExecutor {
             Ok(claim) => claim,
             // Its client is gone, or was answered by another executor.
             Err(NobodyWaits) => {
-                batch.responses.push(waits_notice(request));
+                batch.responses.push(waiting_response(request));
                 return Ran::Ended(began);
             }
         };
@@ -253,13 +253,13 @@ impl StorageExecutor {
                 batch.replies.truncate(start);
                 self.interests.waiters.add(batch, request, claim, &waiting, began);
                 self.interests.note_interest(&mut self.shards);
-                batch.responses.push(waits_notice(request));
+                batch.responses.push(waiting_response(request));
                 Ran::Ended(Instant::now())
             }
             _ if !claim.take() => {
                 self.roll_back_command();
                 batch.replies.truncate(start);
-                batch.responses.push(waits_notice(request));
+                batch.responses.push(waiting_response(request));
                 Ran::Ended(began)
             }
             _ => {
@@ -331,42 +331,23 @@ impl StorageExecutor {
         replies: &mut Vec<u8>,
         resumed: &mut Option<Pausing>,
     ) -> Handled {
-        let now_ms = self.shards.now_ms();
         let may_pause = may_pause(command, arguments);
         if may_pause {
             self.effects.is_monitored = self.outbox.is_monitored();
         }
         let denies_in_part = command.may_write() && self.shards.any_takes_no_writes();
         if denies_in_part {
-            let places = command::database_keys_of(command, arguments, caller.database);
-            self.shards.deny_writes_in_part(&places);
+            let keys = command::database_keys_of(command, arguments, caller.database);
+            self.shards.deny_writes_in_part(&keys);
         }
-        let mut context = Context {
-            arguments,
-            reply: Reply::new(replies, caller.version),
-            view: View::Local(LocalShards {
-                shards: &mut self.shards,
-                beside: &mut self.interests,
-            }),
-            now_ms,
-            database: caller.database,
-            seed: self.random,
-            string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
-            client_id: caller.client_id,
-            is_inner: false,
-            handlers: self.handlers,
-            script_seat: Some(&self.script_seat),
-            effects: &mut self.effects,
-            pieces: None,
-            waits: None,
-        };
+        let (mut context, metrics) = self.context(caller, arguments, replies);
         let (result, is_paused) = match may_pause {
-            true => match run_pausing(command, &mut context, &self.metrics, resumed) {
+            true => match run_pausing(command, &mut context, metrics, resumed) {
                 Ok(Driven::Done) => (Ok(()), false),
                 Ok(Driven::Paused) => (Ok(()), true),
                 Err(error) => (Err(error), false),
             },
-            false => (run_contained(command, &mut context, &self.metrics), false),
+            false => (run_contained(command, &mut context, metrics), false),
         };
         let handled = Handled {
             pieces: context.pieces.take(),
@@ -378,6 +359,36 @@ impl StorageExecutor {
             self.shards.allow_writes();
         }
         handled
+    }
+
+    /// What a handler gets that runs for `caller`, and the counters, which are free meanwhile.
+    #[inline]
+    pub(super) fn context<'a>(
+        &'a mut self,
+        caller: Caller,
+        arguments: Arguments<'a>,
+        replies: &'a mut Vec<u8>,
+    ) -> (Context<'a>, &'a StorageMetrics) {
+        let context = Context {
+            arguments,
+            reply: Reply::new(replies, caller.version),
+            now_ms: self.shards.now_ms(),
+            view: View::Local(LocalShards {
+                shards: &mut self.shards,
+                beside: &mut self.interests,
+            }),
+            database: caller.database,
+            seed: self.random,
+            string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+            client_id: caller.client_id,
+            is_inner: false,
+            handlers: self.handlers,
+            script_seat: Some(&self.script_seat),
+            effects: &mut self.effects,
+            pieces: None,
+            waits: None,
+        };
+        (context, &self.metrics)
     }
 
     /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose

@@ -1,15 +1,14 @@
-//! A storage executor: takes what has arrived, runs it, commits once, sends the boxes back.
+//! A storage executor: what it owns, its start and its end.
 //!
-//! One turn: drain the channel up to `batch-size` requests, in the order of their priorities ([`queue`](super::queue));
-//! run each request's handler on its shard ([`request`](super::request)); commit what every shard staged as one write
-//! batch (a large one by way of the committer); send back each batch whose replies may leave, and hold the others until
-//! the committer and the syncer have caught up with them ([`release`](super::release)).
+//! Its turns are in [`turn`](super::turn): take what has arrived in the order of its priorities
+//! ([`queue`](super::queue)); run each request's handler on its shard ([`request`](super::request)); commit what every
+//! shard staged as one write batch (a large one by way of the committer); send back each batch whose replies may leave,
+//! and hold the others until the committer and the syncer have caught up with them ([`release`](super::release)).
 
 use super::blocked_commands::DurableWait;
 use super::key_interests::KeyInterests;
 use super::queue::PriorityQueue;
-use super::release::Released;
-use super::turn::serve;
+use super::turn::{Batches, serve};
 use crate::channel::message::Batch;
 use crate::commands::StorageHandlers;
 use crate::commands::effects::Effects;
@@ -64,19 +63,17 @@ pub struct StorageExecutor {
     pub(super) shard_metrics: Vec<Arc<ShardMetrics>>,
     pub(super) queue: PriorityQueue,
     pub(super) held: VecDeque<Box<Batch>>,
-    /// Who waits for transactions over several executors.
+    /// Requests that wait for transactions over several executors.
     pub(super) parked: Parked,
-    /// The number of the turn; also the epoch of what it writes.
-    pub(super) turn: u64,
-    /// By shard: the last turn of which the syncer and the metrics know that all of it is committed.
+    /// The number of the turn, and of what it writes.
+    pub(super) epoch: u64,
+    /// By shard index: the last epoch of which the syncer and the metrics know that all of it is committed.
     pub(super) published_epochs: Vec<u64>,
-    /// A sweep found a batch with the committer.
+    /// A sweep has left out a shard whose writes were with the committer.
     pub(super) sweep_waits: bool,
     /// Answers to commands that waited, of the turn.
-    // Batches, since it is the box that travels.
-    #[allow(clippy::vec_box)]
-    pub(super) woken: Vec<Box<Batch>>,
-    /// Those who wait until what was written is on disk.
+    pub(super) woken: Batches,
+    /// Clients that wait until what was written is on disk.
     pub(super) durable_waits: Vec<DurableWait>,
     /// What the running command does beside writing and replying.
     pub(super) effects: Effects,
@@ -87,29 +84,29 @@ pub struct StorageExecutor {
     pub(super) script_is_open: bool,
     /// The script that comes next is known to be long and gets a turn of its own.
     pub(super) script_is_long: bool,
-    /// What the syncer has reported while a script was open and cannot be dealt with before it is over.
+    /// What the syncer has reported while a script was open, and cannot be dealt with before the script is over.
     pub(super) reports_waiting: Vec<SyncReport>,
-    /// Its own end of the requests, to wake itself by.
+    /// The executor's own sender of requests, to wake itself by.
     pub(super) requests: flume::WeakSender<Box<Batch>>,
 }
 
 /// What a storage executor is made of.
 pub struct ExecutorParts {
-    /// Where it gets its requests from.
+    /// Where the executor gets its requests from.
     pub requests: flume::WeakSender<Box<Batch>>,
     /// What it runs.
     pub handlers: StorageHandlers,
     /// Its shards.
     pub shards: Shards,
-    /// What is known of scripts, and by which number this executor's is.
+    /// The scripts that are known, and the executor's number among those that run them.
     pub script_seat: ScriptSeat,
-    /// Those who are connected: none of an embedded engine.
+    /// The clients that are connected; none of an embedded engine.
     pub clients: Arc<Clients>,
-    /// Who writes large batches.
+    /// The thread that writes large batches.
     pub committer: CommitThread,
-    /// Who waits for the disk.
+    /// The thread that waits for the disk.
     pub syncer: Syncer,
-    /// Who gives the space of dead collections back.
+    /// The thread that gives the space of dead collections back.
     pub reclaimer: Reclaimer,
     /// Looks at the disk.
     pub disk_watch: DiskWatch,
@@ -117,17 +114,17 @@ pub struct ExecutorParts {
     pub settings: SharedSettings,
     /// Where events and messages are published.
     pub pubsub: Arc<PubSub>,
-    /// Who is told of outdated keys.
+    /// The clients that are told of outdated keys.
     pub tracking: Arc<Tracking>,
-    /// What it counts.
+    /// What the executor counts.
     pub metrics: Arc<StorageMetrics>,
-    /// The same by shard, in their order.
+    /// What it counts of each shard, by shard index.
     pub shard_metrics: Vec<Arc<ShardMetrics>>,
 }
 
 /// The committer of an executor's shards, and which batches go there.
 pub struct CommitThread {
-    /// Its end here.
+    /// The executor's end.
     pub committer: Arc<Committer>,
     /// The thread, to be joined at the end.
     pub thread: JoinHandle<()>,
@@ -154,15 +151,16 @@ impl StorageExecutor {
             metrics,
             shard_metrics,
         } = parts;
+        assert_eq!(shard_metrics.len(), shards.list().len(), "metrics go by shard index");
         let (settings_version, current) = (settings.version(), settings.snapshot());
         // Half of a destination's credits, if all shards are stalled at once.
         let writes_while_stalled_max = current.request_credits / 2 / shards.list().len().max(1);
-        for (place, shard) in shards.list_mut().iter_mut().enumerate() {
-            shard.set_committer(committer.committer.clone(), place);
+        for (shard_index, shard) in shards.list_mut().iter_mut().enumerate() {
+            shard.set_committer(committer.committer.clone(), shard_index);
             shard.set_writes_while_stalled_max(writes_while_stalled_max);
         }
         // The start has had some turns, to make the shards agree.
-        let turn = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
+        let epoch = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
         shards.links_survive_power_loss = current.durability == Durability::Always;
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
@@ -181,7 +179,7 @@ impl StorageExecutor {
             queue: PriorityQueue::default(),
             held: VecDeque::new(),
             parked: Parked::default(),
-            turn,
+            epoch,
             published_epochs,
             sweep_waits: false,
             effects: Effects {
@@ -260,7 +258,7 @@ impl StorageExecutor {
             self.current = self.settings.snapshot();
             self.effects.classes = self.current.notify_keyspace_events;
             self.shards.links_survive_power_loss = self.current.durability == Durability::Always;
-            // It sleeps by the old setting.
+            // The syncer sleeps by the old setting.
             self.syncer.sync_soon();
         }
     }
@@ -274,17 +272,11 @@ impl StorageExecutor {
         self.commit(&mut []);
         let all_committed = !self.any_staged();
         self.committer.committer.stop();
-        // It only waits for what is in the queue, which is nothing.
+        // The thread ends when it has written what is queued, which is nothing.
         let _ = self.committer.thread.join();
         let synced = self.syncer.stop();
-        let released = Released {
-            by_place: vec![u64::MAX; self.shards.list().len()],
-            lowest: u64::MAX,
-        };
         if synced && all_committed {
-            for batch in std::mem::take(&mut self.held) {
-                released.send_what_may_leave(batch);
-            }
+            std::mem::take(&mut self.held).into_iter().for_each(Batch::send_back);
         }
         self.disk_watch.stop();
         self.reclaimer.stop();

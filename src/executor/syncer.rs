@@ -22,9 +22,9 @@ pub struct LogProgress {
 /// A shard whose sync ended.
 #[derive(Debug)]
 pub struct SyncReport {
-    /// The shard's place on its executor.
-    pub place: usize,
-    /// The log is on disk up to this turn, or why not.
+    /// The shard's index on its executor.
+    pub shard_index: usize,
+    /// The log is on disk up to this epoch, or why not.
     pub result: Result<u64, DatabaseError>,
 }
 
@@ -80,9 +80,14 @@ impl Syncer {
         })
     }
 
-    /// A turn was committed to the log of the shard at `place`. With `now`, it is synced as soon as the disk is free.
-    pub fn committed(&self, place: usize, epoch: u64) {
-        self.shared.logs[place].committed_epoch.store(epoch, Ordering::Release);
+    /// All up to `epoch` is committed to the log of the shard at `shard_index`. The next sync covers it.
+    pub fn committed(&self, shard_index: usize, epoch: u64) {
+        let log = &self.shared.logs[shard_index];
+        assert!(
+            epoch >= log.durable_epoch.load(Ordering::Acquire),
+            "what is on disk was committed before"
+        );
+        log.committed_epoch.store(epoch, Ordering::Release);
     }
 
     /// Asks for a sync of everything committed so far.
@@ -100,9 +105,9 @@ impl Syncer {
         }
     }
 
-    /// The last turn of a shard that is on disk.
-    pub fn durable_epoch(&self, place: usize) -> u64 {
-        self.shared.logs[place].durable_epoch.load(Ordering::Acquire)
+    /// The last epoch of the shard at `shard_index` that is on disk.
+    pub fn durable_epoch(&self, shard_index: usize) -> u64 {
+        self.shared.logs[shard_index].durable_epoch.load(Ordering::Acquire)
     }
 
     /// Syncs so far, and the nanoseconds they took.
@@ -172,7 +177,7 @@ impl Shared {
 
     fn sync_all(&self, reports: &flume::Sender<SyncReport>) {
         faults::may_panic(Bug::Sync);
-        for (place, log) in self.logs.iter().enumerate() {
+        for (shard_index, log) in self.logs.iter().enumerate() {
             let epoch = log.committed_epoch.load(Ordering::Acquire);
             if epoch == log.durable_epoch.load(Ordering::Relaxed) || log.failed.load(Ordering::Relaxed) {
                 continue;
@@ -189,12 +194,12 @@ impl Shared {
             match &result {
                 Ok(epoch) => log.durable_epoch.store(*epoch, Ordering::Release),
                 Err(error) => {
-                    tracing::error!(place, %error, "a log could not be synced");
+                    tracing::error!(shard_index, %error, "a log could not be synced");
                     log.failed.store(true, Ordering::Release);
                 }
             }
             // The executor drains this channel each time it runs; it is gone only when the server stops.
-            let _ = reports.send(SyncReport { place, result });
+            let _ = reports.send(SyncReport { shard_index, result });
         }
     }
 }

@@ -1,32 +1,47 @@
-//! A turn: what is queued is run, up to `batch-size` requests, and what it staged is committed once. A long script has
-//! turns of its own and is left open between them.
+//! A turn: what is queued is run, up to `batch-size` requests; what that staged is committed once; and each batch whose
+//! replies may leave goes back to its sender. This is the common way, from the queue to the sender.
+//!
+//! Aside of it: scripts that need a turn of their own ([`open_turn`](super::open_turn)), and replies that wait for the
+//! committer or the syncer ([`release`](super::release)).
 
-use super::blocked_commands::waits_notice;
-use super::request::{NobodyWaits, Paused, Ran};
+use super::open_turn::{OpenTurn, run_open_turn};
+use super::release::Released;
+use super::request::{Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
-use crate::channel::message::{Batch, REPLY_BYTES_FULL, Request};
-use crate::command::{INTERNAL, Runs, Step};
-use crate::error::CommandError;
-use crate::faults;
-use crate::storage::shard::Shard;
+use crate::channel::message::{Batch, REPLY_BYTES_FULL};
+use crate::config::Durability;
+use crate::faults::{self, Bug};
+use crate::storage::database::BatchWriter;
+use crate::storage::shard::{Shard, ShardState};
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A turn that was left in the middle of a script, which is the last command it runs.
-pub(super) struct OpenTurn {
-    pub(super) script: Paused,
-    /// The script's request is the next that it runs.
-    pub(super) batch: Box<Batch>,
-    pub(super) began: Instant,
-    /// It had waited for a transaction, and its client's next commands wait behind it.
-    pub(super) was_parked: bool,
+/// Batches that are to leave at the end of the turn, or that wait.
+// Boxes, since a batch travels in its allocation.
+#[allow(clippy::vec_box)]
+pub(super) type Batches = Vec<Box<Batch>>;
+
+/// A turn that runs what is queued, and how far it has come.
+struct Turn {
+    began: Instant,
+    /// When the last request had ended.
+    now: Instant,
+    /// Batches with responses, which may leave when the turn is committed.
+    done: Batches,
+    requests_run: usize,
+    /// Staged bytes of all shards at which the turn ends.
+    staged_bytes_max: usize,
+    has_staged_much: bool,
+    /// Whether nothing of earlier turns was left to be committed when it began.
+    began_clean: bool,
 }
 
 /// How long the executor may run turn after turn before it lets its reactor look at sockets, timers and wakes.
 pub(super) const BUSY_SPAN_MAX: Duration = Duration::from_micros(500);
 
 /// How often the executor looks whether those whose batches are set aside have taken their replies in: about what it
-/// takes to copy a few full boxes.
+/// takes to copy a few full batches.
 const SET_ASIDE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Bytes of writes after which a turn ends, and what it has staged is committed: bounds the memory of a batch of
@@ -79,23 +94,6 @@ async fn next_batch(
     futures_lite::future::or(arrives, pause).await
 }
 
-/// One step of a turn that a script has left open.
-pub(super) fn run_open_turn(
-    executor: &mut StorageExecutor,
-    mut turn: OpenTurn,
-    requests: &flume::Receiver<Box<Batch>>,
-) -> Option<OpenTurn> {
-    if requests.is_disconnected() || !executor.reports_waiting.is_empty() {
-        executor.stop_script(turn);
-        return None;
-    }
-    if turn.script.command.is_busy() {
-        executor.take_up(requests);
-        executor.answer_busy(&mut turn);
-    }
-    executor.go_on(turn)
-}
-
 impl StorageExecutor {
     /// Queues what has arrived (bounded by the senders' credits); returns whether there is anything to run.
     pub(super) fn take_up(&mut self, requests: &flume::Receiver<Box<Batch>>) -> bool {
@@ -109,9 +107,9 @@ impl StorageExecutor {
     /// Begins a turn; returns its one reading of the clock.
     pub(super) fn begin_turn(&mut self) -> u64 {
         let now_ms = crate::clock::unix_ms();
-        self.turn += 1;
+        self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
-        self.shards.begin_turn(self.turn, now_ms);
+        self.shards.begin_turn(self.epoch, now_ms);
         self.shards.watch_keys(!self.effects.classes.is_empty());
         now_ms
     }
@@ -119,215 +117,214 @@ impl StorageExecutor {
     /// Runs what is queued: one turn of at most `batch-size` requests. Returns what is left open if a script wants to
     /// pause.
     pub(super) fn run_turn(&mut self) -> Option<OpenTurn> {
+        let mut turn = self.begin_turn_of_requests();
+        while turn.requests_run < self.current.requests_at_once()
+            && !turn.has_staged_much
+            && let Some((mut batch, was_parked)) = self.next_to_run(&turn)
+        {
+            if let Some(script) = self.run_batch(&mut turn, &mut batch, was_parked) {
+                self.script_is_open = true;
+                return Some(OpenTurn {
+                    script,
+                    batch,
+                    began: turn.began,
+                    was_parked,
+                });
+            }
+            if !self.take_answered(batch, &mut turn.done) {
+                break;
+            }
+        }
+        self.end_turn(turn.done, turn.requests_run, turn.began);
+        None
+    }
+
+    fn begin_turn_of_requests(&mut self) -> Turn {
         faults::hold_storage(self.number());
         self.settings_are_current();
         self.take_up_commits();
         let began = Instant::now();
         self.begin_turn();
-        // What a stalled shard keeps from earlier turns is not of this one.
-        let staged_bytes_max = self.shards.staged_bytes() + STAGED_BYTES_PER_TURN_MAX;
         let shards = self.shards.list();
-        let began_clean = !shards.iter().any(|shard| shard.has_staged() || shard.is_committing());
-        let mut done: Vec<Box<Batch>> = Vec::new();
-        let mut count = 0;
-        let mut now = began;
-        let mut has_staged_much = false;
-        while count < self.current.requests_at_once() && !has_staged_much {
-            let long = match count {
-                0 => self.parked.long.pop_front(),
-                _ => None,
-            };
-            let was_parked = long.is_some();
-            let Some(mut batch) = long.or_else(|| self.queue.pop()) else {
-                break;
-            };
-            if was_parked && self.is_held(&batch, &batch.requests[0]) {
-                self.stand_in_line(batch);
+        let is_clean = |shard: &Shard| !shard.has_staged() && !shard.is_committing();
+        Turn {
+            began,
+            now: began,
+            done: Vec::new(),
+            requests_run: 0,
+            // What a stalled shard keeps from earlier turns is not of this one.
+            staged_bytes_max: self.shards.staged_bytes() + STAGED_BYTES_PER_TURN_MAX,
+            has_staged_much: false,
+            began_clean: shards.iter().all(is_clean),
+        }
+    }
+
+    /// The next batch: at the beginning of a turn a script that is known to be long and has waited (`true`), if there
+    /// is one, or else the next of the queue.
+    fn next_to_run(&mut self, turn: &Turn) -> Option<(Box<Batch>, bool)> {
+        while turn.requests_run == 0
+            && let Some(long) = self.parked.long.pop_front()
+        {
+            if !self.is_held(&long, &long.requests[0]) {
+                return Some((long, true));
+            }
+            self.stand_in_line(long);
+        }
+        self.queue.pop().map(|batch| (batch, false))
+    }
+
+    /// Runs the requests of a batch until all are run, their replies are many, or the turn is to end. Returns a script
+    /// that pauses and for which the turn stays open.
+    fn run_batch(&mut self, turn: &mut Turn, batch: &mut Batch, was_parked: bool) -> Option<Paused> {
+        self.script_is_long |= was_parked;
+        if batch.run == 0 {
+            batch.received_at = turn.began;
+            let queued = turn.began.saturating_duration_since(batch.sent_at);
+            self.metrics.queue_ns.record(queued.as_nanos() as u64);
+        }
+        let run_before = batch.run;
+        while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL && !turn.has_staged_much {
+            let request = batch.requests[batch.run];
+            if !was_parked && self.must_wait(batch, &request) {
+                self.park(batch, &request);
+                batch.run += 1;
                 continue;
             }
-            self.script_is_long |= was_parked;
-            if batch.run == 0 {
-                batch.received_at = began;
-                self.metrics
-                    .queue_ns
-                    .record(began.saturating_duration_since(batch.sent_at).as_nanos() as u64);
-            }
-            let run_before = batch.run;
-            while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL && !has_staged_much {
-                let request = batch.requests[batch.run];
-                if !was_parked && self.must_wait(&batch, &request) {
-                    self.park(&mut batch, &request);
-                    batch.run += 1;
-                    continue;
-                }
-                match self.run_request(&mut batch, &request, now, None) {
-                    Ran::Ended(ended) => now = ended,
-                    // One that is known to be long, or happens to have the turn for itself.
-                    Ran::Paused(script)
-                        if done.is_empty()
-                            && (std::mem::take(&mut self.script_is_long)
-                                || (began_clean && count == 0 && batch.run == run_before)) =>
-                    {
-                        self.script_is_open = true;
-                        return Some(OpenTurn {
-                            script,
-                            batch,
-                            began,
-                            was_parked,
-                        });
-                    }
-                    Ran::Paused(script) => {
-                        self.drop_long_script(script, &mut batch);
-                        break;
-                    }
-                }
-                batch.run += 1;
-                if was_parked {
-                    self.run_behind(request.caller.client_id, &mut done);
-                }
-                self.resume(&mut done);
-                has_staged_much = request.command.may_write() && self.shards.staged_bytes() >= staged_bytes_max;
-                if std::mem::take(&mut self.script_is_long) {
-                    // It was not so long this time; the turn is its own nevertheless.
+            match self.run_request(batch, &request, turn.now, None) {
+                Ran::Ended(ended) => turn.now = ended,
+                Ran::Paused(script) if self.stays_open(turn, batch.run == run_before) => return Some(script),
+                Ran::Paused(script) => {
+                    self.drop_long_script(script, batch);
                     break;
                 }
             }
-            count += batch.run - run_before;
-            if batch.run < batch.requests.len() {
-                done.push(batch.take_responses());
-                self.queue.push_back_to_front(batch);
+            batch.run += 1;
+            if was_parked {
+                self.run_behind(request.caller.client_id, &mut turn.done);
+            }
+            self.resume(&mut turn.done);
+            turn.has_staged_much = request.command.may_write() && self.shards.staged_bytes() >= turn.staged_bytes_max;
+            if std::mem::take(&mut self.script_is_long) {
+                // The script was not so long this time; the turn is its own nevertheless.
                 break;
             }
-            self.metrics.batches.add(1);
-            done.push(batch);
         }
-        self.end_turn(done, count, began);
+        turn.requests_run += batch.run - run_before;
         None
     }
 
-    /// Commits what a turn has staged and lets go of its replies.
-    // Batches, because they travel on.
-    #[allow(clippy::vec_box)]
-    pub(super) fn end_turn(&mut self, mut done: Vec<Box<Batch>>, count: usize, began: Instant) {
-        self.metrics.requests.add(count as u64);
+    /// Whether a turn stays open for a script that pauses: one that is known to be long, or happens to have the turn
+    /// for itself so far.
+    fn stays_open(&mut self, turn: &Turn, is_first_of_batch: bool) -> bool {
+        turn.done.is_empty()
+            && (std::mem::take(&mut self.script_is_long)
+                || (turn.began_clean && turn.requests_run == 0 && is_first_of_batch))
+    }
+
+    /// Takes a batch, or the responses that it has so far, into `done`. Returns whether all of its requests were run:
+    /// the others are queued again, before everything else.
+    pub(super) fn take_answered(&mut self, mut batch: Box<Batch>, done: &mut Batches) -> bool {
+        assert!(
+            batch.responses.len() <= batch.run && batch.run <= batch.requests.len(),
+            "a request that was run has one response here, or waits in a batch of its own"
+        );
+        let is_whole = batch.run == batch.requests.len();
+        if is_whole {
+            self.metrics.batches.add(1);
+            done.push(batch);
+        } else {
+            done.push(batch.take_responses());
+            self.queue.push_back_to_front(batch);
+        }
+        is_whole
+    }
+
+    /// Commits what a turn has staged and sends back the replies that may leave then.
+    pub(super) fn end_turn(&mut self, mut done: Batches, requests_run: usize, began: Instant) {
+        self.metrics.requests.add(requests_run as u64);
         done.append(&mut self.woken);
         self.commit_and_release(done);
         self.metrics.turns.add(1);
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// A script that has run for a while turns out to be long. What the turn did before is committed and answered
-    /// without waiting for it: nothing of it ever was, and the next turn is its own.
-    pub(super) fn drop_long_script(&mut self, script: Paused, batch: &mut Batch) {
-        self.effects.forget_after(script.command.effects_mark());
-        self.effects.forget_ran();
-        batch.replies.truncate(script.reply_at);
-        drop(script);
-        self.roll_back_command();
-        self.script_is_long = true;
-    }
-
-    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: those are not
-    /// looked after while it runs.
-    pub(super) fn must_wait_for_commits(&mut self) -> bool {
-        let comes = self.script_is_long || !self.parked.long.is_empty();
-        if comes {
-            self.take_up_commits();
-            self.commit(&mut []);
-        }
-        comes && self.shards.list().iter().any(Shard::is_committing)
-    }
-
-    /// Runs on the script of an open turn. Returns the turn if it is still open.
-    pub(super) fn go_on(&mut self, open: OpenTurn) -> Option<OpenTurn> {
-        let OpenTurn {
-            script,
-            mut batch,
-            began,
-            was_parked,
-        } = open;
-        let request = batch.requests[batch.run];
-        match self.run_request(&mut batch, &request, began, Some(script)) {
-            Ran::Paused(script) => {
-                return Some(OpenTurn {
-                    script,
-                    batch,
-                    began,
-                    was_parked,
-                });
-            }
-            Ran::Ended(_) => {}
-        }
-        self.script_is_open = false;
-        batch.run += 1;
-        let mut done = Vec::new();
-        if was_parked {
-            self.run_behind(request.caller.client_id, &mut done);
-        }
-        self.resume(&mut done);
-        if batch.run < batch.requests.len() {
-            done.push(batch.take_responses());
-            self.queue.push_back_to_front(batch);
-        } else {
-            self.metrics.batches.add(1);
-            done.push(batch);
-        }
-        self.end_turn(done, 1, began);
-        self.take_up_reports();
-        None
-    }
-
-    /// Ends the script of an open turn, because the executor ends or its shards must stop.
-    pub(super) fn stop_script(&mut self, mut open: OpenTurn) {
-        open.script.command.stop();
-        let still_open = self.go_on(open);
-        debug_assert!(still_open.is_none(), "a script that was stopped is over");
-    }
-
-    /// Answers what waits behind a busy script, as Redis does; what executors send each other stays.
-    pub(super) fn answer_busy(&mut self, open: &mut OpenTurn) {
-        let error = self.script_seat.scripts.busy_error();
-        // Transactions that would lock keys are refused as commands are.
-        let is_internal = |request: &Request| {
-            request.command.flags.has(INTERNAL) && request.command.runs != Runs::Step(Step::Schedule)
-        };
-        let behind = open.batch.run + 1;
-        if behind < open.batch.requests.len() && !open.batch.requests[behind..].iter().any(is_internal) {
-            let mut refused = open.batch.split_requests(behind);
-            self.refuse(&mut refused, &error);
-            refused.send_back();
-        }
-        let (mut queue, others) = std::mem::take(&mut self.queue).without_set_aside();
-        self.queue = others;
-        while let Some(mut batch) = queue.pop_any() {
-            if batch.requests[batch.run..].iter().any(is_internal) {
-                self.queue.push(batch);
-                continue;
-            }
-            self.refuse(&mut batch, &error);
-            self.metrics.requests.add(batch.requests.len() as u64);
-            batch.send_back();
-        }
-    }
-
-    /// Answers what was not run of a batch without running it.
-    pub(super) fn refuse(&mut self, batch: &mut Batch, error: &CommandError) {
-        for place in batch.run..batch.requests.len() {
-            let request = batch.requests[place];
-            if request.command.runs == Runs::Exec {
-                self.interests.unwatch(&mut self.shards, request.caller.client_id);
-            }
-            // A command that waits elsewhere, too, may be answered there meanwhile.
-            let is_claimed = match self.claim_of(batch, &request) {
-                Ok(None) => true,
-                Ok(Some(claim)) => claim.take(),
-                Err(NobodyWaits) => false,
-            };
-            match is_claimed {
-                true => batch.answer_with_error(place, error),
-                false => batch.responses.push(waits_notice(&request)),
+    /// Commits what is staged, and lets go of what waits for that: replies, and the locks of decided transactions.
+    /// Requests that wait for those locks are run at once.
+    pub(super) fn commit_and_release(&mut self, mut done: Batches) {
+        self.commit(&mut done);
+        if self.parked.decided_len() > 0 {
+            self.finish_decided(&mut done);
+            if self.parked.can_resume() {
+                self.begin_turn();
+                self.resume(&mut done);
+                done.append(&mut self.woken);
+                self.commit(&mut done);
             }
         }
-        batch.run = batch.requests.len();
+        self.release_held();
+        let released = self.released_epochs();
+        for batch in done {
+            self.send_back_or_hold(batch, &released);
+        }
+    }
+
+    /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the
+    /// committer).
+    pub(super) fn commit(&mut self, done: &mut [Box<Batch>]) {
+        if !done.is_empty() {
+            faults::may_panic(Bug::Turn);
+        }
+        if self.shards.is_linked() {
+            self.shards.commit_linked();
+        }
+        let may_commit = !self.shards.is_linked();
+        let mut any = false;
+        for shard_index in 0..self.shards.list().len() {
+            let shard = &mut self.shards.list_mut()[shard_index];
+            if shard.is_committing() || !may_commit {
+                // What is staged rides the next batch.
+            } else if shard.staged_len() >= self.committer.writes_min && *shard.state() == ShardState::Healthy {
+                let database = Arc::clone(shard.database());
+                if let Some(writes) = shard.begin_commit() {
+                    self.committer.committer.submit(shard_index, database, writes);
+                }
+            } else {
+                // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was
+                // rolled back tells what failed; after a stall what is staged waits for the next call.
+                let _ = shard.commit();
+            }
+            self.answer_rolled_back(shard_index, done);
+            let settled_epoch = self.shards.list()[shard_index].settled_epoch();
+            if settled_epoch != self.published_epochs[shard_index] {
+                assert!(
+                    settled_epoch > self.published_epochs[shard_index]
+                        || matches!(self.shards.list()[shard_index].state(), ShardState::Unavailable(_)),
+                    "the epochs that a shard has committed only grow"
+                );
+                any = true;
+                self.published_epochs[shard_index] = settled_epoch;
+                // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
+                self.publish_counts(shard_index);
+                self.syncer.committed(shard_index, settled_epoch);
+            }
+            if self.shards.list_mut()[shard_index].take_noted() {
+                self.reclaimer.look_for_markers(shard_index);
+            }
+        }
+        if any && self.current.durability == Durability::Always {
+            self.syncer.sync_soon();
+        }
+    }
+
+    /// Sends back a batch, or those of its responses that may leave; the others are held until a commit or a sync lets
+    /// them go.
+    pub(super) fn send_back_or_hold(&mut self, mut batch: Box<Batch>, released: &Released) {
+        if released.includes_all(&batch) {
+            return batch.send_back();
+        }
+        if let Some(ready) = batch.split_off(|response| released.includes_response(response)) {
+            ready.send_back();
+        }
+        self.held.push_back(batch);
     }
 }

@@ -13,7 +13,6 @@ const LINE_LEN_MAX: usize = 120;
 /// Functions that are longer, as `file function`.
 const LONG_FUNCTIONS: &[&str] = &[
     "src/executor/participant.rs run_step",
-    "src/executor/turn.rs run_turn",
     "src/storage/encoding.rs golden_bytes_of_every_record",
     "src/storage/encoding.rs what_is_written_is_read_back",
     "src/storage/shard.rs open",
