@@ -1,8 +1,8 @@
 //! The channel layer: what it costs to send a batch from one executor to another and to get it back.
 //!
-//! The messages, the destinations and the executors' set-up are the server's; the storage executor is replaced by a task that
-//! answers every request with OK. A hop is timed from the moment that the sender hands a batch over to the moment that
-//! the other side takes it up; both directions are printed at the end, with their p50 and p99.
+//! The messages, the destinations and the executors' set-up are the server's; the storage executor is replaced by a
+//! task that answers every request with OK. A hop is timed from the moment that the sender hands a batch over to the
+//! moment that the other side takes it up; both directions are printed at the end, with their p50 and p99.
 //!
 //! - `round trip`: one batch is out at a time, so that both sides wait for each other. Executors that do not spin sleep
 //!   each time, and a hop is a wake; executors that spin see the batch while they spin.

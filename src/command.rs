@@ -409,8 +409,8 @@ pub enum Internal {
     /// Whether all that was written so far is on disk, or to be told when it is (WAITAOF).
     WaitDurable,
     /// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and
-    /// its rank among those that wait, if it had one (else 0), as eight bytes each; and the target, if it is on the same
-    /// executor.
+    /// its rank among those that wait, if it had one (else 0), as eight bytes each; and the target, if it is on the
+    /// same executor.
     WaitSource,
 }
 

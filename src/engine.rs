@@ -109,8 +109,9 @@ struct Shared {
     destinations: Mutex<Vec<Weak<Mutex<Destinations>>>>,
 }
 
-/// What one call needs: destinations of its own and the channel by which its batches come back. A future that is not polled, or
-/// dropped, holds up nobody: storage executors set aside what is asked for by who does not take the answers in.
+/// What one call needs: destinations of its own and the channel by which its batches come back. A future that is not
+/// polled, or dropped, holds up nobody: storage executors set aside what is asked for by who does not take the answers
+/// in.
 struct Call {
     destinations: Arc<Mutex<Destinations>>,
     responses: Responses,

@@ -1,8 +1,8 @@
 //! The sending end: collects the requests of one reactor turn per storage executor, within credits.
 //!
-//! A credit is one request that is out. What is out is bounded per destination, so the channel behind it can hold all of it
-//! and a send never blocks; when the credits of one destination are used up, the sockets whose next command needs that destination
-//! are not read until batches come back.
+//! A credit is one request that is out. What is out is bounded per destination, so the channel behind it can hold all
+//! of it and a send never blocks; when the credits of one destination are used up, the sockets whose next command needs
+//! that destination are not read until batches come back.
 
 use super::message::{BATCH_BYTES_FULL, Batch, Caller, Priority, RequestId};
 use super::responses::{ResponseSender, responses};
@@ -14,8 +14,8 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Argument bytes that may be out per destination: a bound on memory beside the bound on requests. One request above it may be
-/// out alone.
+/// Argument bytes that may be out per destination: a bound on memory beside the bound on requests. One request above it
+/// may be out alone.
 const BYTES_OUT_MAX: usize = 64 << 20;
 
 /// Empty boxes that an executor keeps for its next batches: two per destination is what a busy one turns over.
@@ -117,8 +117,8 @@ impl Destinations {
         self.destinations.is_empty()
     }
 
-    /// Whether some destination has no room: then commands that need it are not read from sockets. One to an executor that has
-    /// ended holds up nobody: what is meant for it is answered with an error.
+    /// Whether some destination has no room: then commands that need it are not read from sockets. One to an executor
+    /// that has ended holds up nobody: what is meant for it is answered with an error.
     #[inline]
     pub fn any_is_blocked(&self) -> bool {
         self.destinations
@@ -154,7 +154,8 @@ impl Destinations {
         self.credits.batch_size = batch_size;
     }
 
-    /// Adds a request to the open batch for a destination. Returns whether that batch is full, so that it should be flushed.
+    /// Adds a request to the open batch for a destination. Returns whether that batch is full, so that it should be
+    /// flushed.
     #[inline]
     pub fn push<'a>(
         &mut self,

@@ -485,6 +485,31 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// One that has just come: no command was read yet.
+    pub(super) fn new(generation: u32, socket: RawFd, client: Arc<Client>, session: Session) -> Connection {
+        Connection {
+            index: session.connection,
+            generation,
+            socket,
+            client,
+            session: RefCell::new(session),
+            replies: RefCell::new(Replies::default()),
+            output: RefCell::new(Output::default()),
+            low_out: Cell::new(0),
+            touched: Cell::new(false),
+            held_elsewhere: Cell::new(0),
+            waiting_bytes: Cell::new(0),
+            closed: Cell::new(false),
+            in_pieces: Cell::new(0),
+            pieces_progress: Cell::new(None),
+            coordinating: Cell::new(0),
+            waiting: RefCell::new(None),
+            answered: RefCell::new(None),
+            is_full: Cell::new(false),
+            drained: RefCell::new(None),
+        }
+    }
+
     /// A transaction begins behind whose writes the next command comes.
     pub(super) fn begin_coordinating(&self) {
         self.coordinating.set(self.coordinating.get() + 1);

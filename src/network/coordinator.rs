@@ -998,12 +998,6 @@ impl NetworkExecutor {
         self.open_connection(coordination.connection, coordination.generation)
     }
 
-    pub(super) fn open_connection(&self, index: u32, generation: u32) -> Option<Rc<Connection>> {
-        let connections = self.connections.borrow();
-        let connection = connections.get(index as usize)?;
-        (connection.generation == generation && !connection.closed.get()).then(|| Rc::clone(connection))
-    }
-
     /// So many bytes of a transaction's reply are here for its client. A client for whom too much is here goes, as one
     /// that does not read.
     fn hold_for_client(&self, coordination: &mut Coordination, bytes: usize) {

@@ -2,21 +2,19 @@
 
 use super::connection::{Awaited, Connection};
 use super::merging::Merging;
-use super::session::{Deferred, NetworkContext, ReplyMode, Session, WaitHere};
+use super::session::{ReplyMode, Session};
 use crate::channel::message::{Priority, RequestId};
 use crate::command::{
     self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, NOT_QUEUED, OF_CLIENT, PROTECTED, PUBLISHES,
-    PUBSUB, READ, RESETS_SESSION, RUNS_SCRIPT, Runs, SETS_REPLIES, WHILE_SUBSCRIBED, WRITE,
+    PUBSUB, READ, RUNS_SCRIPT, Runs, WHILE_SUBSCRIBED, WRITE,
 };
 use crate::commands::{keys, monitor_line};
 use crate::config::{DebugCommand, Durability};
 use crate::error::CommandError;
 use crate::network::coordinator::Work;
 use crate::network::network_executor::NetworkExecutor;
-use crate::panics::{self, Panicked};
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};
-use crate::registry::metrics::count_error;
 use crate::registry::subscribers::Kind;
 use crate::scripts::registry::Reach;
 use crate::slots::Slot;
@@ -31,17 +29,9 @@ const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// What DEBUG is answered where `enable-debug-command` does not allow it, in Redis's words.
-const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can \
-    run it from a local connection, otherwise you need to set this option in the configuration file, and then restart \
-    the server.";
-
-/// Why the reply of a handler that ran here is not given at once.
-pub(super) enum Later {
-    /// Work on another thread makes it.
-    Work(Deferred),
-    /// The command waits for something.
-    Wait(WaitHere),
-}
+const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \
+    \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration \
+    file, and then restart the server.";
 
 /// What to do after a command was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -403,78 +393,6 @@ impl NetworkExecutor {
         self.answer(connection, reply, reply_suppressed(connection));
     }
 
-    /// Runs a handler of this executor.
-    fn run_here(self: &Rc<Self>, connection: &Rc<Connection>, command: &'static Command, arguments: Arguments<'_>) {
-        let suppressed = reply_suppressed(connection);
-        let began = Instant::now();
-        let (bytes, later, suppressed) = self.call_here(connection, command, arguments, suppressed);
-        self.forget_watches(connection);
-        match later {
-            Some(Later::Wait(wait)) => self.wait_here(connection, command, (bytes, suppressed), wait),
-            Some(Later::Work(work)) => {
-                let sequence = connection.replies.borrow_mut().open(Awaited::Response, suppressed);
-                self.run_elsewhere(connection, command, sequence, work);
-            }
-            None => {
-                self.count(command, began.elapsed().as_nanos() as u64, &bytes);
-                self.answer(connection, bytes, suppressed);
-            }
-        }
-    }
-
-    /// Calls a handler of this executor. Returns its reply, why that is not given at once, and whether the client gets
-    /// it: `suppressed`, unless the command itself changes that.
-    pub(super) fn call_here(
-        &self,
-        connection: &Connection,
-        command: &'static Command,
-        arguments: Arguments<'_>,
-        suppressed: bool,
-    ) -> (Vec<u8>, Option<Later>, bool) {
-        let mut bytes = Vec::new();
-        let (outcome, later, mode) = {
-            let mut session = connection.session.borrow_mut();
-            let version = session.version;
-            let mut context = NetworkContext {
-                arguments,
-                reply: Reply::new(&mut bytes, version),
-                session: &mut session,
-                server: &self.server,
-                subscriptions: &self.subscriptions,
-                command,
-                deferred: None,
-                waits: None,
-            };
-            let handler = self.handlers.network.of(command);
-            let handler = handler.expect("a row that runs here has a handler");
-            let outcome = panics::contain(|| handler(&mut context)).unwrap_or_else(|Panicked| {
-                self.metrics.panics.add(1);
-                tracing::error!(command = command.name, "a handler panicked");
-                Err(CommandError::Internal)
-            });
-            let waits = context.waits.take().map(Later::Wait);
-            let later = context.deferred.take().map(Later::Work).or(waits);
-            (outcome, later, session.reply_mode)
-        };
-        // What CONFIG SET has changed counts for the next command.
-        self.refresh_settings();
-        // CLIENT REPLY ON answers itself although replies were off; OFF and SKIP do not answer.
-        let suppressed = match mode {
-            ReplyMode::On if command.flags.has(SETS_REPLIES) => false,
-            _ if command.flags.has(SETS_REPLIES) => true,
-            // Replies are on again before it is answered.
-            _ if command.flags.has(RESETS_SESSION) => false,
-            // A confirmation is a push, and these are always sent.
-            _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,
-            _ => suppressed,
-        };
-        if let Err(error) = &outcome {
-            bytes.clear();
-            Reply::new(&mut bytes, Version::Resp2).error(error.to_string());
-        }
-        (bytes, later.filter(|_| outcome.is_ok()), suppressed)
-    }
-
     /// Answers a command at once, behind those that are still out.
     pub(super) fn answer(&self, connection: &Rc<Connection>, reply: impl Into<Cow<'static, [u8]>>, suppressed: bool) {
         let reply = reply.into();
@@ -586,29 +504,6 @@ impl NetworkExecutor {
                 deadline,
             );
         }
-    }
-
-    /// Counts a command that was answered.
-    #[inline]
-    pub(super) fn count(&self, command: &Command, took_ns: u64, reply: &[u8]) {
-        let failed = reply.first() == Some(&b'-');
-        if let Some(counters) = self.metrics.commands.get(command.index()) {
-            counters.calls.add(1);
-            counters.took_ns.add(took_ns);
-            if failed {
-                counters.failed.add(1);
-            }
-        }
-        if failed {
-            self.count_error(reply);
-        }
-    }
-
-    fn count_error(&self, reply: &[u8]) {
-        if reply.starts_with(b"-TIMEOUT") {
-            self.metrics.timeouts.add(1);
-        }
-        count_error(&self.metrics.errors, reply);
     }
 }
 

@@ -1,13 +1,15 @@
 //! The network executors: each owns its connections, from the bytes that a client sends to the bytes that it gets.
 //!
-//! [`network_executor`] runs the tasks of one core, [`connection`] is one client's input, output and order of replies,
-//! [`dispatch`] takes a command to where it runs, `replies` what comes back, `coordinator` those whose keys lie on
-//! several storage executors, `key_walks` SCAN. [`session`] is what a client has set up, [`multi_state`] what it has
-//! queued since MULTI, `multi` how EXEC gets to where it runs, `blocked_clients` is about those in commands that wait.
-//! [`delivery`] is how published messages reach [subscribers](subscriptions) and monitors, [`tracking_pushes`] what
-//! clients are told of keys that they have read. [`handlers`] are those of commands that run here, [`script_calls`]
-//! runs those for scripts.
+//! A command's way: [`network_executor`] reads it and takes its reply back, [`dispatch`] finds out where it runs, and
+//! [`connection`] keeps the order of a client's replies, and its output. `local_commands` run right here,
+//! `partial_replies` takes in replies that come in pieces and parts, `coordinator` runs commands whose keys lie on
+//! several storage executors, `key_walks` is SCAN. [`session`] is what a client has set up, [`multi_state`] what it has
+//! queued since MULTI, `multi` how EXEC gets to where it runs, `blocked_clients` is about clients in commands that
+//! wait. [`accepting`] is how connections come, `periodic_checks` when they must go. [`delivery`] is how published
+//! messages reach [subscribers](subscriptions) and monitors, [`tracking_pushes`] what clients are told of keys that
+//! they have read. [`handlers`] are those of commands that run here, [`script_calls`] runs those for scripts.
 
+pub mod accepting;
 mod blocked_clients;
 pub mod connection;
 mod coordinator;
@@ -15,11 +17,14 @@ pub mod delivery;
 pub mod dispatch;
 pub mod handlers;
 mod key_walks;
+mod local_commands;
+mod local_signal;
 mod merging;
 mod multi;
 pub mod multi_state;
 pub mod network_executor;
-mod replies;
+mod partial_replies;
+mod periodic_checks;
 pub mod script_calls;
 pub mod session;
 mod socket;

@@ -4,7 +4,8 @@
 //! that is watched keeps all of them from running; the connection waits meanwhile, as they may change its session.
 
 use super::connection::{Awaited, Connection};
-use super::dispatch::{Later, reply_suppressed};
+use super::dispatch::reply_suppressed;
+use super::local_commands::Later;
 use super::session::ReplyMode;
 use crate::command::exec_request::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::command::{self, Command, Merge, RUNS_SCRIPT, Runs, WATCHES_DROP};

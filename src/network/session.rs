@@ -54,6 +54,23 @@ pub struct Session {
 }
 
 impl Session {
+    /// That of a new connection, at an index of its executor's connections.
+    pub(super) fn new(client: Arc<Client>, connection: u32, authenticated: bool) -> Session {
+        Session {
+            client,
+            connection,
+            database: 0,
+            version: Version::Resp2,
+            authenticated,
+            reply_mode: ReplyMode::On,
+            transaction: TransactionState::default(),
+            closing: false,
+            subscribed: None,
+            is_monitor: false,
+            tracking: None,
+        }
+    }
+
     /// Whether the client is sent what it did not ask for just now.
     #[inline]
     pub fn listens(&self) -> bool {

@@ -1,11 +1,10 @@
-//! What comes back from storage executors: a command's reply, all of it, a piece of a large one, or a part to be
-//! merged.
+//! Responses that are not the whole reply of a command: pieces of a large one, parts to be merged, what a command that
+//! waits is told.
 
 use super::connection::{Awaited, Chunk, Connection, PiecesOut};
-use super::coordinator::STEPS_FROM;
 use super::dispatch::APPLY_DEADLINE;
 use super::network_executor::NetworkExecutor;
-use crate::channel::message::{Batch, Caller, HANDED_BACK, Priority, RequestId, Response, WAITS};
+use crate::channel::message::{Batch, Caller, Priority, RequestId, Response, WAITS};
 use crate::command::{Internal, PIECES_DROP, PIECES_NEXT, Runs};
 use crate::executor::storage_executor::reactor_turn;
 use std::rc::Rc;
@@ -16,34 +15,8 @@ use std::time::Instant;
 const PIECES_AHEAD_BYTES: usize = 512 * 1024;
 
 impl NetworkExecutor {
-    /// A response came back: answers its command, or adds it to the parts of one.
-    #[inline]
-    pub(super) fn take_response(self: &Rc<Self>, batch: &Batch, response: &Response) {
-        if response.id.connection >= STEPS_FROM {
-            return self.take_step(batch, response);
-        }
-        if response.more == HANDED_BACK {
-            return self.take_back(batch, response);
-        }
-        let Some(connection) = self.open_connection(response.id.connection, response.id.generation) else {
-            return self.take_for_nobody(batch, response);
-        };
-        if batch.priority == Priority::Low {
-            connection.low_out.set(connection.low_out.get().saturating_sub(1));
-        }
-        if batch.reply(response).is_empty() && response.more == 0 {
-            // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true.
-            // Or the rest of a large reply is missing.
-            connection.abort();
-            return;
-        }
-        if !(connection.is_waiting() && self.take_while_waiting(&connection, batch, response)) {
-            self.take_awaited(&connection, batch, response);
-        }
-    }
-
-    /// A response whose client is gone: what it leaves behind on the storage executor may go.
-    fn take_for_nobody(&self, batch: &Batch, response: &Response) {
+    /// A response whose client is gone: what the command has left on the storage executor may go.
+    pub(super) fn take_for_nobody(&self, batch: &Batch, response: &Response) {
         if response.command.runs == Runs::Internal(Internal::WaitSource) {
             return self.drop_source(batch.destination, batch.reply(response));
         }
@@ -53,8 +26,13 @@ impl NetworkExecutor {
         }
     }
 
-    /// A response to a client in a command that waits. Returns whether it is dealt with.
-    fn take_while_waiting(self: &Rc<Self>, connection: &Rc<Connection>, batch: &Batch, response: &Response) -> bool {
+    /// A response to a client in a command that waits. Returns whether that was all that the response is for.
+    pub(super) fn take_while_waiting(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        batch: &Batch,
+        response: &Response,
+    ) -> bool {
         let (sequence, bytes) = (response.id.sequence, batch.reply(response));
         if response.more == WAITS {
             self.visit_next(connection, sequence);
@@ -71,15 +49,15 @@ impl NetworkExecutor {
         true
     }
 
-    /// A response to a command whose reply is awaited: all of that, a piece of it, or a part.
-    #[inline]
-    fn take_awaited(self: &Rc<Self>, connection: &Rc<Connection>, batch: &Batch, response: &Response) {
+    /// A response that is not the whole reply of a command: a piece of that, or a part.
+    pub(super) fn take_partial(self: &Rc<Self>, connection: &Rc<Connection>, batch: &Batch, response: &Response) {
         let (sequence, bytes) = (response.id.sequence, batch.reply(response));
         let mut replies = connection.replies.borrow_mut();
         let Some(pending) = replies.pending(sequence) else {
             return;
         };
         match &mut pending.awaited {
+            // The command was answered meanwhile.
             Awaited::Ready(_) | Awaited::Pushed(_) => {}
             Awaited::Response if response.more != 0 => {
                 self.count(response.command, u64::from(response.took_ns), bytes);
@@ -99,13 +77,10 @@ impl NetworkExecutor {
                 (pieces.number, pieces.is_asked) = (response.more, false);
                 replies.change_held(0, bytes.len());
             }
-            Awaited::Response => {
-                self.count(response.command, u64::from(response.took_ns), bytes);
-                replies.complete(sequence, bytes, &mut connection.output.borrow_mut());
-            }
+            Awaited::Response => unreachable!("a whole reply is no partial one"),
             Awaited::KeyWalk(_) => {
                 let Awaited::KeyWalk(walk) = std::mem::replace(&mut pending.awaited, Awaited::Response) else {
-                    unreachable!("the pending was matched as a walk");
+                    unreachable!("the pending reply was matched as a walk");
                 };
                 replies.change_held(walk.held_bytes(), 0);
                 drop(replies);
@@ -120,13 +95,13 @@ impl NetworkExecutor {
                 self.count(response.command, u64::from(response.took_ns), bytes);
                 let executing = match std::mem::replace(&mut pending.awaited, Awaited::Response) {
                     Awaited::Exec(executing) => executing,
-                    _ => unreachable!("the pending was matched as executing"),
+                    _ => unreachable!("the pending reply was matched as executing"),
                 };
                 drop(replies);
                 self.exec_ran(connection, sequence, *executing, bytes);
             }
             Awaited::Merge(merging) if response.more != 0 => {
-                // The other parts are needed before any of it can be sent, so it is collected here.
+                // The other parts are needed before any piece can be sent, so the pieces are collected here.
                 merging.add_piece(response.id.part as usize, bytes);
                 replies.change_held(0, bytes.len());
                 drop(replies);
