@@ -36,7 +36,7 @@ use crate::storage::log_check::Loss;
 use crate::storage::manifest::{Manifest, ManifestError, shard_path};
 use crate::storage::redo;
 use crate::storage::shard::Shard;
-use crate::storage::view::Shards;
+use crate::storage::shards::Shards;
 use crate::topology::{self, CoreMap, CoreMapOverrides, CpuId, CpuSet, NodeId, Role, Topology, TopologyError};
 use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM};

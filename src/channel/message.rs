@@ -107,7 +107,7 @@ pub struct Response {
     /// The newest turn of the storage executor whose writes it made or saw; 0 for none. The reply leaves once what that
     /// turn wrote to `shard` is as safe as the durability setting asks for.
     pub commit_epoch: u64,
-    /// The executor's own number of that shard, or [`SEVERAL_SHARDS`](crate::storage::view::SEVERAL_SHARDS).
+    /// The executor's own number of that shard, or [`SEVERAL_SHARDS`](crate::storage::keyspace::SEVERAL_SHARDS).
     pub shard: u16,
     /// The number by which the executor keeps the rest of the reply; 0 if this is all of it.
     pub more: u64,

@@ -11,7 +11,8 @@ use crate::protocol::Reply;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::{Extent, PIECE_BYTES_FULL, PIECE_MEMBERS_MAX, WriteEntry, WriteMember};
-use crate::storage::view::{Owner, View};
+use crate::storage::shard::Owner;
+use crate::storage::view::View;
 use std::ops::{ControlFlow, Range};
 
 /// A collection that a command works on.
@@ -107,9 +108,9 @@ impl Context<'_> {
 
     /// Deletes the key that a command would have stored an empty result under.
     pub fn delete_target(&mut self, key: &[u8]) -> Result<(), CommandError> {
-        let wanted_missed = self.view.note_missed(false);
+        let wanted_missed = self.view.track_missed(false);
         let was_there = self.read_header(key)?.is_some();
-        self.view.note_missed(wanted_missed);
+        self.view.track_missed(wanted_missed);
         self.delete(key)?;
         if was_there {
             self.notify(EventClass::Generic, "del", key);

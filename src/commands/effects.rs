@@ -186,9 +186,9 @@ impl Context<'_> {
     /// are `keymiss` events.
     pub fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let wants_missed = self.effects.classes.has(EventClass::KeyMiss);
-        let wanted_missed = self.view.note_missed(wants_missed);
+        let wanted_missed = self.view.track_missed(wants_missed);
         let result = read(self);
-        self.view.note_missed(wanted_missed);
+        self.view.track_missed(wanted_missed);
         result
     }
 

@@ -13,7 +13,9 @@ use crate::slots::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Extent, Pieces, WriteEntry};
 use crate::storage::scan_positions::Walked;
-use crate::storage::view::{Owner, Shards, View};
+use crate::storage::shard::Owner;
+use crate::storage::shards::Shards;
+use crate::storage::view::View;
 use std::ops::ControlFlow;
 
 type Outcome = Result<(), CommandError>;

@@ -147,9 +147,9 @@ impl Context<'_> {
         let wants_missed = self.effects.wants_missed_by(arguments);
         let mark = PartMark {
             effects: self.effects.mark(),
-            wanted_missed: self.view.note_missed(wants_missed),
+            wanted_missed: self.view.track_missed(wants_missed),
             // To find that out is not for nothing.
-            was_quiet: self.view.notes_modified() && self.view.set_quiet(effects::is_quiet(arguments)),
+            was_quiet: self.view.tracks_modified() && self.view.set_quiet(effects::is_quiet(arguments)),
         };
         self.view.begin_inner();
         mark
@@ -157,7 +157,7 @@ impl Context<'_> {
 
     /// It is over; if it is not `kept`, what it staged and noted never was.
     fn end_part(&mut self, mark: PartMark, kept: bool) {
-        self.view.note_missed(mark.wanted_missed);
+        self.view.track_missed(mark.wanted_missed);
         self.view.set_quiet(mark.was_quiet);
         self.view.end_inner(kept);
         if !kept {

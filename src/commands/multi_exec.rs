@@ -13,7 +13,7 @@ use crate::commands::script_runs::{Driven, Running};
 use crate::error::CommandError;
 use crate::panics::{self, Panicked};
 use crate::protocol::Arguments;
-use crate::storage::view::Touched;
+use crate::storage::keyspace::Touched;
 use std::time::Instant;
 
 type Outcome = Result<(), CommandError>;
@@ -74,7 +74,7 @@ impl Execution {
             effects: context.effects.mark(),
         };
         // They are forgotten when it is over: until then it may begin anew.
-        if context.view.is_dirty(context.client_id) {
+        if context.view.is_watched_key_modified(context.client_id) {
             context.reply.null_array();
             execution.next = context.arguments.len();
         } else if header.is_split {

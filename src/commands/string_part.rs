@@ -8,7 +8,7 @@ use super::Context;
 use crate::error::CommandError;
 use crate::storage::database::Column;
 use crate::storage::encoding::{Record, STRING_CHUNK_LEN, Type, WHOLE_STRING_LEN_MAX, chunk_member};
-use crate::storage::view::Owner;
+use crate::storage::shard::Owner;
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 

@@ -10,8 +10,8 @@ use crate::faults;
 use crate::protocol::Arguments;
 use crate::scripts::interpreter;
 use crate::storage::expiry;
+use crate::storage::keyspace::SEVERAL_SHARDS;
 use crate::storage::transaction_scope::Mode;
-use crate::storage::view::SEVERAL_SHARDS;
 use std::time::Instant;
 
 impl StorageExecutor {
@@ -56,7 +56,7 @@ impl StorageExecutor {
         self.delete_markers();
         // What was acknowledged as durable needs its redo record until the parts are durable.
         let syncer = (self.current.durability == Durability::Always).then_some(&self.syncer);
-        self.shards.finish_commands(|shard_index, shard| {
+        self.shards.finish_linked_commits(|shard_index, shard| {
             let durable_epoch = syncer.map_or(u64::MAX, |syncer| syncer.durable_epoch(shard_index));
             shard.settled_epoch().min(durable_epoch)
         });

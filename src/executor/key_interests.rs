@@ -11,8 +11,9 @@ use crate::registry::tracked_keys::{Reader, Tracking};
 use crate::storage::encoding::{DATABASE_COUNT, DatabaseMap};
 use crate::storage::redo::{Part, Write};
 use crate::storage::shard::{Modified, Shard};
+use crate::storage::shards::{Presence, Shards};
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope};
-use crate::storage::view::{Beside, Presence, Shards};
+use crate::storage::view::WatchesAndLocks;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ impl KeyInterests {
     /// Tells everybody who is interested which keys were written since the last call, by a client (0: by nobody).
     #[inline]
     pub(super) fn after_command(&mut self, shards: &mut Shards, writer: u64) {
-        if shards.notes_modified() {
+        if shards.tracks_modified() {
             self.tell_modified(shards, writer);
         }
     }
@@ -83,7 +84,7 @@ impl KeyInterests {
     /// Somebody has begun, or does not go on, to be interested in what is written.
     pub(super) fn note_interest(&mut self, shards: &mut Shards) {
         let waits = !self.waiters.is_empty();
-        shards.set_notes_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
+        shards.track_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
     }
 
     /// A client watches nothing any more.
@@ -136,7 +137,7 @@ impl KeyInterests {
     }
 }
 
-impl Beside for KeyInterests {
+impl WatchesAndLocks for KeyInterests {
     fn before_flush(&mut self, shards: &mut Shards, database: Option<u8>) {
         self.tracked.note_flushed();
         for number in database.map_or(0..DATABASE_COUNT as u8, |database| database..database + 1) {
@@ -144,7 +145,7 @@ impl Beside for KeyInterests {
         }
     }
 
-    fn before_swap(&mut self, shards: &mut Shards, first: u8, second: u8) {
+    fn before_swap_databases(&mut self, shards: &mut Shards, first: u8, second: u8) {
         // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
         self.tracked.note_flushed();
         self.replace_database(shards, first, Some(second));
@@ -155,7 +156,7 @@ impl Beside for KeyInterests {
         self.watches.add(client_id, key, presence);
     }
 
-    fn is_dirty(&mut self, shards: &mut Shards, client_id: u64) -> bool {
+    fn is_watched_key_modified(&mut self, shards: &mut Shards, client_id: u64) -> bool {
         self.watches.is_dirty(client_id, |key| shards.presence_or_absent(key))
     }
 

@@ -6,7 +6,7 @@ use crate::commands::effects::{Effects, KeyEvent, Message};
 use crate::config::EventClasses;
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::{Invalidation, Tracking};
-use crate::storage::view::SEVERAL_SHARDS;
+use crate::storage::keyspace::SEVERAL_SHARDS;
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -24,11 +24,12 @@ use crate::storage::database::{Column, DatabaseError};
 use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{KeyAndType, KeyRange, Member, Range};
+use crate::storage::keyspace::SEVERAL_SHARDS;
 use crate::storage::redo::{self, Part};
 use crate::storage::shard::Owner;
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId, next_transaction_id};
 use crate::storage::undeclared::Undeclared;
-use crate::storage::view::{Beside, LocalShards, SEVERAL_SHARDS, View};
+use crate::storage::view::{LocalShards, View, WatchesAndLocks};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -671,7 +672,7 @@ impl StorageExecutor {
         StepAnswer::begin_content(replies);
         let mut fields = FieldWriter(replies);
         fields.byte(u8::from(
-            watcher != 0 && self.interests.is_dirty(&mut self.shards, watcher),
+            watcher != 0 && self.interests.is_watched_key_modified(&mut self.shards, watcher),
         ));
         fields.number(newest.unwrap_or(0));
         let map = self.shards.list().first().map(|shard| shard.database_map().encode());
@@ -725,7 +726,7 @@ impl StorageExecutor {
         let Some(first) = fields.bytes() else { return Ok(None) };
         let view = &mut View::Local(LocalShards {
             shards: &mut self.shards,
-            beside: &mut self.interests,
+            watches_and_locks: &mut self.interests,
         });
         if kind == 1 {
             let value = view.member(&owner, column, first)?.map(<[u8]>::to_vec);
@@ -753,7 +754,7 @@ impl StorageExecutor {
         Ok(Some(()))
     }
 
-    /// Each key as [`Shards::export`](crate::storage::view::Shards::export) has it, behind the length of that.
+    /// Each key as [`Shards::export`](crate::storage::shards::Shards::export) has it, behind the length of that.
     fn answer_keys_at(
         &mut self,
         fields: &mut FieldReader<'_>,
@@ -902,7 +903,7 @@ impl StorageExecutor {
             response.failed = is_lost;
             response.commit_epoch = staged.into_iter().flatten().max().unwrap_or(0);
             response.shard = match parts[..] {
-                [ref part] => self.shards.place_of(part.shard),
+                [ref part] => self.shards.index_of_shard(part.shard),
                 _ => SEVERAL_SHARDS,
             };
         }

@@ -7,9 +7,9 @@ use crate::config::Durability;
 use crate::executor::syncer::SyncReport;
 use crate::protocol::{Reply, Span, Version};
 use crate::storage::database::DatabaseError;
+use crate::storage::keyspace::SEVERAL_SHARDS;
 use crate::storage::pieces::RepliesBegun;
 use crate::storage::shard::{RolledBack, Shard};
-use crate::storage::view::SEVERAL_SHARDS;
 
 /// The epochs up to which the shards' commits (and syncs, if replies wait for them) have come: by shard index.
 pub(super) struct Released {

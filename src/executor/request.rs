@@ -315,9 +315,9 @@ impl StorageExecutor {
         self.shards.begin_command();
         self.shards.set_quiet(command.flags.has(QUIET));
         self.interests.tracked.command = (caller.client_id, id.sequence);
-        self.shards.note_missed(self.effects.wants_missed(command));
+        self.shards.track_missed(self.effects.wants_missed(command));
         if caller.tracks {
-            self.shards.set_notes_modified(true);
+            self.shards.track_modified(true);
             self.effects.notes_read = true;
         }
     }
@@ -375,7 +375,7 @@ impl StorageExecutor {
             now_ms: self.shards.now_ms(),
             view: View::Local(LocalShards {
                 shards: &mut self.shards,
-                beside: &mut self.interests,
+                watches_and_locks: &mut self.interests,
             }),
             database: caller.database,
             seed: self.random,

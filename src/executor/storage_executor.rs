@@ -26,7 +26,7 @@ use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::Tracking;
 use crate::scripts::registry::ScriptSeat;
 use crate::storage::shard::Shard;
-use crate::storage::view::Shards;
+use crate::storage::shards::Shards;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -161,7 +161,7 @@ impl StorageExecutor {
         }
         // The start has had some turns, to make the shards agree.
         let epoch = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
-        shards.links_survive_power_loss = current.durability == Durability::Always;
+        shards.set_linked_commits_survive_power_loss(current.durability == Durability::Always);
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             handlers,
@@ -257,7 +257,8 @@ impl StorageExecutor {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
             self.effects.classes = self.current.notify_keyspace_events;
-            self.shards.links_survive_power_loss = self.current.durability == Durability::Always;
+            self.shards
+                .set_linked_commits_survive_power_loss(self.current.durability == Durability::Always);
             // The syncer sleeps by the old setting.
             self.syncer.sync_soon();
         }

@@ -110,7 +110,7 @@ impl StorageExecutor {
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
         self.shards.begin_turn(self.epoch, now_ms);
-        self.shards.watch_keys(!self.effects.classes.is_empty());
+        self.shards.track_key_fates(!self.effects.classes.is_empty());
         now_ms
     }
 

@@ -5,8 +5,8 @@
 //! is none.
 
 use crate::registry::metrics::StorageMetrics;
+use crate::storage::shards::Presence;
 use crate::storage::transaction_scope::DatabaseKey;
-use crate::storage::view::Presence;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 

@@ -41,6 +41,7 @@ use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{DatabaseMap, Type};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
+use crate::storage::keyspace::Keyspace;
 use crate::storage::redo::{Part, RECORD_BYTES_MAX, encode_parts, parts_of};
 use crate::storage::shard::Owner;
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId, next_transaction_id};
@@ -894,10 +895,12 @@ impl NetworkExecutor {
     /// Counts the commands that were parts of an EXEC, and what was looked up.
     fn count_inner(&self, coordination: &mut Coordination) {
         if coordination.command.counts_look_ups() {
-            self.metrics.keyspace_hits.add(u64::from(coordination.gathered.found));
+            self.metrics
+                .keyspace_hits
+                .add(u64::from(coordination.gathered.touched().found));
             self.metrics
                 .keyspace_misses
-                .add(u64::from(coordination.gathered.missed));
+                .add(u64::from(coordination.gathered.touched().missed));
         }
         let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
         let calls = count_ran(&mut coordination.effects, commands, errors);
@@ -1204,7 +1207,7 @@ impl Coordination {
 
     fn take_keys(&mut self, part: usize, bytes: &[u8]) -> Option<()> {
         let mut fields = FieldReader(bytes);
-        self.gathered.watch_failed |= fields.byte()? != 0;
+        self.gathered.is_watched_key_modified |= fields.byte()? != 0;
         self.gathered.note_version(fields.number()?);
         if let Some(map) = fields.optional_bytes()? {
             self.gathered.note_map(DatabaseMap::decode(map)?);

@@ -9,14 +9,15 @@
 //! needs (a reconnaissance), is undone, and the handler runs again when all that is locked.
 
 use super::database::{Column, Direction};
-use super::encoding::{self, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type};
+use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
 use super::fields::FieldReader;
+use super::keyspace::{Keyspace, Touched, VisitKey};
 use super::redo::Write;
 use super::shard::{Owner, Visit, damaged_record};
 use super::undeclared::Undeclared;
 use crate::error::CommandError;
 use crate::slots::Slot;
-use crate::storage::transaction_scope::DatabaseKey;
+use crate::storage::transaction_scope::{DatabaseKey, Mode};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
@@ -91,9 +92,6 @@ pub struct KeysFound {
     pub rest: Option<KeyRange>,
 }
 
-/// What is called with each key and its type.
-pub type VisitKey<'a> = dyn FnMut(&[u8], Type) -> ControlFlow<()> + 'a;
-
 /// Members by column and name.
 type Members = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
@@ -159,13 +157,11 @@ pub struct Gathered {
     /// The clock of the command (Unix ms).
     pub now_ms: u64,
     /// Whether a shard says that a key which the client watches was written.
-    pub watch_failed: bool,
+    pub is_watched_key_modified: bool,
     /// Whether a handler got to something that is not here.
     pub has_missed: bool,
-    /// Look-ups that found a key that is alive, and others.
-    pub found: u32,
-    /// See [`Gathered::found`].
-    pub missed: u32,
+    /// What was looked up. (Which shards and epochs is the executors' affair.)
+    touched: Touched,
     is_whole: bool,
     /// Whether something was asked that concerns all keys.
     pub used_everything: bool,
@@ -193,59 +189,6 @@ impl Gathered {
     /// Whether everything is locked.
     pub fn is_whole(&self) -> bool {
         self.is_whole
-    }
-
-    /// What the handler needs beyond what is locked, if anything: then nothing that it did stands.
-    pub fn take_undeclared(&mut self) -> Option<Undeclared> {
-        self.unlocked_since = None;
-        let unlocked = std::mem::take(&mut self.unlocked);
-        match std::mem::take(&mut self.needs_everything) {
-            true => Some(Undeclared::Everything),
-            false => (!unlocked.is_empty()).then_some(Undeclared::Keys(unlocked)),
-        }
-    }
-
-    /// Whether what the handler needs can only be locked when it has ended.
-    pub fn must_run_again(&self) -> bool {
-        let is_late = |since: Instant| since.elapsed() > RECONNAISSANCE_MAX;
-        self.needs_everything || self.unlocked_since.is_some_and(is_late)
-    }
-
-    /// The handler is about to do something that concerns all keys.
-    ///
-    /// # Errors
-    /// Not everything is locked.
-    pub fn need_everything(&mut self) -> Result<(), CommandError> {
-        self.used_everything = true;
-        match self.is_whole {
-            true => Ok(()),
-            false => {
-                self.needs_everything = true;
-                Err(CommandError::Elsewhere)
-            }
-        }
-    }
-
-    /// Takes in what is known of keys that the handler is about to use, if it can be asked for, many at once.
-    ///
-    /// # Errors
-    /// There are too many that are not locked, or a shard cannot tell.
-    pub fn need_keys(&mut self, places: &[DatabaseKey]) -> Result<(), CommandError> {
-        if self.remote.is_none() {
-            return Ok(());
-        }
-        let in_old_numbers = places.iter().map(|(database, name)| (self.before(*database), name));
-        let is_unknown = |(database, name): &(u8, &Vec<u8>)| {
-            !self.is_emptied(*database) && !self.keys.contains_key(&(*database, (*name).clone()))
-        };
-        let unknown = in_old_numbers.filter(is_unknown);
-        let mut unknown: Vec<DatabaseKey> = unknown.map(|(database, name)| (database, name.clone())).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        for part in unknown.chunks(KEYS_PER_QUESTION) {
-            self.ask_for(part)?;
-        }
-        Ok(())
     }
 
     /// Asks for keys, which are not here, and takes them in.
@@ -319,37 +262,7 @@ impl Gathered {
         self.undo.clear();
         self.inner_marks.clear();
         self.has_missed = false;
-        (self.found, self.missed) = (0, 0);
-    }
-
-    /// A part of the command begins, which may fail and leave what was written before.
-    pub fn begin_inner(&mut self) {
-        self.inner_marks.push(self.undo.len());
-    }
-
-    /// It is over, and its writes stand (`kept`) or never were.
-    pub fn end_inner(&mut self, kept: bool) {
-        let Some(mark) = self.inner_marks.pop() else { return };
-        if kept {
-            return;
-        }
-        for undo in self.undo.drain(mark..).rev() {
-            match undo {
-                Undo::Record(place, old) => {
-                    if let Some(key) = self.keys.get_mut(&place) {
-                        key.record = old;
-                    }
-                }
-                Undo::Member(place, member, old) => {
-                    if let Some(key) = self.keys.get_mut(&place) {
-                        match old {
-                            Some(old) => key.written.insert(member, old),
-                            None => key.written.remove(&member),
-                        };
-                    }
-                }
-            }
-        }
+        self.touched = Touched::default();
     }
 
     /// Everything that was written, each key and member once.
@@ -421,27 +334,19 @@ impl Gathered {
         }
     }
 
-    /// Deletes all keys of a database, or of all. It is not taken back with a part of the command, which cannot fail
-    /// after it.
-    pub fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
-        self.need_everything()?;
-        let database = database.map(|database| self.before(database));
-        let is_emptied = |place: &DatabaseKey| database.is_none_or(|database| place.0 == database);
-        for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
-            (key.is_emptied, key.is_written, key.record) = (true, false, None);
-            key.written.clear();
+    /// The handler does something that concerns all keys.
+    ///
+    /// # Errors
+    /// Not everything is locked.
+    fn use_everything(&mut self) -> Result<(), CommandError> {
+        self.used_everything = true;
+        match self.is_whole {
+            true => Ok(()),
+            false => {
+                self.needs_everything = true;
+                Err(CommandError::Elsewhere)
+            }
         }
-        self.order.retain(|place| !is_emptied(place));
-        self.emptied.push(database);
-        Ok(())
-    }
-
-    /// Exchanges two databases. The same holds.
-    pub fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
-        self.need_everything()?;
-        let swapped = self.swapped.get_or_insert(std::array::from_fn(|number| number as u8));
-        swapped.swap(usize::from(first), usize::from(second));
-        Ok(())
     }
 
     /// Where to ask.
@@ -452,61 +357,8 @@ impl Gathered {
 
     /// The same for what concerns all keys.
     fn remote_of_all(&mut self) -> Result<&mut Box<dyn Remote + Send>, CommandError> {
-        self.need_everything()?;
+        self.use_everything()?;
         self.asking()
-    }
-
-    /// The number of keys in a database; as the shards count, with those that have expired and were not deleted yet.
-    pub fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
-        let database = self.before(database);
-        let is_emptied = self.is_emptied(database);
-        let mut count = match is_emptied {
-            true => 0,
-            false => self.remote_of_all()?.count(database)?,
-        };
-        for (_, key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
-            if let Some(record) = &key.record {
-                let was_counted = key.stored.is_some() && !is_emptied;
-                count = (count + u64::from(record.is_some())).saturating_sub(u64::from(was_counted));
-            }
-        }
-        Ok(count)
-    }
-
-    /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks:
-    /// first with those that were written.
-    pub fn visit_keys(
-        &mut self,
-        database: u8,
-        slots: std::ops::Range<u16>,
-        visit: &mut VisitKey<'_>,
-    ) -> Result<(), CommandError> {
-        let (database, now_ms) = (self.before(database), self.now_ms);
-        for ((_, name), key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
-            let Some(Some(stored)) = &key.record else { continue };
-            let record = Record::decode(stored).ok_or_else(damaged_record)?;
-            let is_meant = record.is_alive(now_ms) && slots.contains(&Slot::of(name).0);
-            if is_meant && visit(name, record.kind).is_break() {
-                return Ok(());
-            }
-        }
-        let mut rest = (!self.is_emptied(database)).then_some(KeyRange {
-            slot: slots.start,
-            after: None,
-            end: slots.end,
-        });
-        while let Some(range) = rest.filter(|range| range.slot < range.end) {
-            let found = self.remote_of_all()?.keys(database, range, now_ms)?;
-            for (name, kind) in found.keys {
-                let place = (database, name);
-                let was_written = self.keys.get(&place).is_some_and(|key| key.record.is_some());
-                if !was_written && visit(&place.1, kind).is_break() {
-                    return Ok(());
-                }
-            }
-            rest = found.rest;
-        }
-        Ok(())
     }
 
     fn is_emptied(&self, database: u8) -> bool {
@@ -537,18 +389,6 @@ impl Gathered {
         CommandError::Elsewhere
     }
 
-    /// The record of a key that is alive; of a string in chunks as it is stored.
-    pub fn read_header(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
-        let is_there = self.header(database, name)?.is_some();
-        self.count_look_up(is_there);
-        self.header(database, name)
-    }
-
-    fn count_look_up(&mut self, is_there: bool) {
-        self.found += u32::from(is_there);
-        self.missed += u32::from(!is_there);
-    }
-
     fn header(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         let now_ms = self.now_ms;
         match self.key(database, name)?.current().map(Record::decode) {
@@ -558,15 +398,58 @@ impl Gathered {
         }
     }
 
-    /// The record of a key that is alive; a string has its bytes in it, however it is stored.
-    pub fn read(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+    fn note(&mut self, place: DatabaseKey, is_new: bool, undo: impl FnOnce(DatabaseKey) -> Undo) {
+        if is_new {
+            self.order.push(place.clone());
+        }
+        self.undo.push(undo(place));
+    }
+
+    /// Members of a range as the shard has them, and whether these are all; those that come first otherwise.
+    fn stored_members(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        range: Range<'_>,
+        direction: Direction,
+    ) -> Result<(Vec<Member>, bool), CommandError> {
+        let asked = self.owner_before(owner);
+        let key = self.key(owner.database, &owner.key)?;
+        if !key.is_stored_version(owner.version) {
+            return Ok((Vec::new(), true));
+        }
+        if let Some(members) = &key.members {
+            let start = Bound::Included((column as u8, range.0.to_vec()));
+            let end = match range.1 {
+                Some(to) => Bound::Excluded((column as u8, to.to_vec())),
+                None => Bound::Excluded((column as u8 + 1, Vec::new())),
+            };
+            let found = members.range((start, end));
+            return Ok((
+                found.map(|((_, name), value)| (name.clone(), value.clone())).collect(),
+                true,
+            ));
+        }
+        match &mut self.remote {
+            Some(remote) => {
+                let found = remote.members(&asked, column, range, direction, MEMBERS_PER_QUESTION)?;
+                let is_all = found.len() < MEMBERS_PER_QUESTION;
+                Ok((found, is_all))
+            }
+            None => Err(self.missed()),
+        }
+    }
+}
+
+impl Keyspace for Gathered {
+    fn read(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         let header = self.header(database, name)?;
         let is_there = header.is_some();
         let in_chunks = header.filter(Record::is_in_chunks).map(|record| {
             let len = record.string_len().ok_or_else(damaged_record);
             (len, record.deadline_ms, record.edited, record.version)
         });
-        self.count_look_up(is_there);
+        self.touched.count_look_up(is_there);
         let Some((len, deadline_ms, edited, version)) = in_chunks else {
             return self.header(database, name);
         };
@@ -579,7 +462,7 @@ impl Gathered {
         let mut joined = std::mem::take(&mut self.joined);
         joined.clear();
         joined.resize(len, 0);
-        self.visit_chunks(&owner, 0..len, |offset, bytes| {
+        self.visit_chunks(&owner, 0..len, &mut |offset, bytes| {
             joined[offset..][..bytes.len()].copy_from_slice(bytes);
             ControlFlow::Continue(())
         })?;
@@ -590,33 +473,13 @@ impl Gathered {
         }))
     }
 
-    /// As `Shard::visit_chunks`.
-    pub fn visit_chunks(
-        &mut self,
-        owner: &Owner,
-        part: std::ops::Range<usize>,
-        mut visit: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), CommandError> {
-        let too_long = |_| damaged_record();
-        let first = u32::try_from(part.start / STRING_CHUNK_LEN).map_err(too_long)?;
-        let end = u32::try_from(part.end.div_ceil(STRING_CHUNK_LEN)).map_err(too_long)?;
-        let (from, to) = (encoding::chunk_member(first), encoding::chunk_member(end));
-        let range = (&from[..], Some(&to[..]));
-        self.scan_members(owner, Column::Data, range, Direction::Forward, &mut |member, chunk| {
-            let Some(number) = encoding::chunk_number(member) else {
-                return ControlFlow::Continue(());
-            };
-            let start = number as usize * STRING_CHUNK_LEN;
-            let (from, to) = (part.start.max(start), part.end.min(start + chunk.len()));
-            match from < to {
-                true => visit(from - part.start, &chunk[from - start..to - start]),
-                false => ControlFlow::Continue(()),
-            }
-        })
+    fn read_header(&mut self, database: u8, name: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
+        let is_there = self.header(database, name)?.is_some();
+        self.touched.count_look_up(is_there);
+        self.header(database, name)
     }
 
-    /// Writes a record, `None` for none.
-    pub fn write_stored(&mut self, database: u8, name: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError> {
+    fn write_stored(&mut self, database: u8, name: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError> {
         let key = self.key(database, name)?;
         if key.current().is_none() && value.is_none() {
             return Ok(());
@@ -628,21 +491,12 @@ impl Gathered {
         Ok(())
     }
 
-    fn note(&mut self, place: DatabaseKey, is_new: bool, undo: impl FnOnce(DatabaseKey) -> Undo) {
-        if is_new {
-            self.order.push(place.clone());
-        }
-        self.undo.push(undo(place));
-    }
-
-    /// A version for a new collection.
-    pub fn new_version(&mut self) -> u64 {
+    fn new_version(&mut self, _: &[u8]) -> Result<u64, CommandError> {
         self.last_version = (self.last_version + 1).max(self.now_ms * 1000);
-        self.last_version
+        Ok(self.last_version)
     }
 
-    /// A member's value.
-    pub fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
+    fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
         let asked = self.owner_before(owner);
         let key = self.key(owner.database, &owner.key)?;
         let written = key.written.get(&(owner.version, column as u8, member.to_vec()));
@@ -664,8 +518,7 @@ impl Gathered {
         })
     }
 
-    /// Writes a member, `None` for none.
-    pub fn write_member(
+    fn write_member(
         &mut self,
         owner: &Owner,
         column: Column,
@@ -681,8 +534,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// As `Shard::scan_members`.
-    pub fn scan_members(
+    fn scan_members(
         &mut self,
         owner: &Owner,
         column: Column,
@@ -734,39 +586,147 @@ impl Gathered {
         }
     }
 
-    /// Members of a range as the shard has them, and whether these are all; those that come first otherwise.
-    fn stored_members(
-        &mut self,
-        owner: &Owner,
-        column: Column,
-        range: Range<'_>,
-        direction: Direction,
-    ) -> Result<(Vec<Member>, bool), CommandError> {
-        let asked = self.owner_before(owner);
-        let key = self.key(owner.database, &owner.key)?;
-        if !key.is_stored_version(owner.version) {
-            return Ok((Vec::new(), true));
+    fn begin_inner(&mut self) {
+        self.inner_marks.push(self.undo.len());
+    }
+
+    fn end_inner(&mut self, is_kept: bool) {
+        let Some(mark) = self.inner_marks.pop() else { return };
+        if is_kept {
+            return;
         }
-        if let Some(members) = &key.members {
-            let start = Bound::Included((column as u8, range.0.to_vec()));
-            let end = match range.1 {
-                Some(to) => Bound::Excluded((column as u8, to.to_vec())),
-                None => Bound::Excluded((column as u8 + 1, Vec::new())),
-            };
-            let found = members.range((start, end));
-            return Ok((
-                found.map(|((_, name), value)| (name.clone(), value.clone())).collect(),
-                true,
-            ));
-        }
-        match &mut self.remote {
-            Some(remote) => {
-                let found = remote.members(&asked, column, range, direction, MEMBERS_PER_QUESTION)?;
-                let is_all = found.len() < MEMBERS_PER_QUESTION;
-                Ok((found, is_all))
+        for undo in self.undo.drain(mark..).rev() {
+            match undo {
+                Undo::Record(place, old) => {
+                    if let Some(key) = self.keys.get_mut(&place) {
+                        key.record = old;
+                    }
+                }
+                Undo::Member(place, member, old) => {
+                    if let Some(key) = self.keys.get_mut(&place) {
+                        match old {
+                            Some(old) => key.written.insert(member, old),
+                            None => key.written.remove(&member),
+                        };
+                    }
+                }
             }
-            None => Err(self.missed()),
         }
+    }
+
+    /// A flush is not taken back with a part of the command, which cannot fail after it.
+    fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
+        self.use_everything()?;
+        let database = database.map(|database| self.before(database));
+        let is_emptied = |place: &DatabaseKey| database.is_none_or(|database| place.0 == database);
+        for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
+            (key.is_emptied, key.is_written, key.record) = (true, false, None);
+            key.written.clear();
+        }
+        self.order.retain(|place| !is_emptied(place));
+        self.emptied.push(database);
+        Ok(())
+    }
+
+    /// A swap is not taken back with a part of the command either.
+    fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError> {
+        self.use_everything()?;
+        let swapped = self.swapped.get_or_insert(std::array::from_fn(|number| number as u8));
+        swapped.swap(usize::from(first), usize::from(second));
+        Ok(())
+    }
+
+    fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
+        let database = self.before(database);
+        let is_emptied = self.is_emptied(database);
+        let mut count = match is_emptied {
+            true => 0,
+            false => self.remote_of_all()?.count(database)?,
+        };
+        for (_, key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
+            if let Some(record) = &key.record {
+                let was_counted = key.stored.is_some() && !is_emptied;
+                count = (count + u64::from(record.is_some())).saturating_sub(u64::from(was_counted));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Visits those first that were written.
+    fn visit_keys(
+        &mut self,
+        database: u8,
+        slots: std::ops::Range<u16>,
+        visit: &mut VisitKey<'_>,
+    ) -> Result<(), CommandError> {
+        let (database, now_ms) = (self.before(database), self.now_ms);
+        for ((_, name), key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
+            let Some(Some(stored)) = &key.record else { continue };
+            let record = Record::decode(stored).ok_or_else(damaged_record)?;
+            let is_meant = record.is_alive(now_ms) && slots.contains(&Slot::of(name).0);
+            if is_meant && visit(name, record.kind).is_break() {
+                return Ok(());
+            }
+        }
+        let mut rest = (!self.is_emptied(database)).then_some(KeyRange {
+            slot: slots.start,
+            after: None,
+            end: slots.end,
+        });
+        while let Some(range) = rest.filter(|range| range.slot < range.end) {
+            let found = self.remote_of_all()?.keys(database, range, now_ms)?;
+            for (name, kind) in found.keys {
+                let place = (database, name);
+                let was_written = self.keys.get(&place).is_some_and(|key| key.record.is_some());
+                if !was_written && visit(&place.1, kind).is_break() {
+                    return Ok(());
+                }
+            }
+            rest = found.rest;
+        }
+        Ok(())
+    }
+
+    /// Takes in what is known of the keys, if it can be asked for, many at once.
+    fn need_keys(&mut self, keys: &[DatabaseKey], _: Mode) -> Result<(), CommandError> {
+        if self.remote.is_none() {
+            return Ok(());
+        }
+        let in_old_numbers = keys.iter().map(|(database, name)| (self.before(*database), name));
+        let is_unknown = |(database, name): &(u8, &Vec<u8>)| {
+            !self.is_emptied(*database) && !self.keys.contains_key(&(*database, (*name).clone()))
+        };
+        let unknown = in_old_numbers.filter(is_unknown);
+        let mut unknown: Vec<DatabaseKey> = unknown.map(|(database, name)| (database, name.clone())).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for part in unknown.chunks(KEYS_PER_QUESTION) {
+            self.ask_for(part)?;
+        }
+        Ok(())
+    }
+
+    fn need_everything(&mut self, _: Mode) -> Result<(), CommandError> {
+        self.use_everything()
+    }
+
+    /// Whether what the handler needs can only be locked when it has ended.
+    fn must_run_again(&self) -> bool {
+        let is_late = |since: Instant| since.elapsed() > RECONNAISSANCE_MAX;
+        self.needs_everything || self.unlocked_since.is_some_and(is_late)
+    }
+
+    fn take_undeclared(&mut self) -> Option<Undeclared> {
+        self.unlocked_since = None;
+        let unlocked = std::mem::take(&mut self.unlocked);
+        match std::mem::take(&mut self.needs_everything) {
+            true => Some(Undeclared::Everything),
+            false => (!unlocked.is_empty()).then_some(Undeclared::Keys(unlocked)),
+        }
+    }
+
+    fn touched(&mut self) -> &mut Touched {
+        &mut self.touched
     }
 }
 

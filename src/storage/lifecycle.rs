@@ -1,42 +1,42 @@
-//! What becomes of keys apart from what a command says of itself: they come into being, and they are found expired.
+//! What becomes of keys apart from what a command says of itself: keys come into being, and are found expired.
 //!
-//! A shard sees both where it stages a record; keyspace notifications are what asks for them.
+//! A shard sees both where it stages a record; keyspace notifications ask for them.
 
 use super::encoding::Record;
 
 /// What became of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyFate {
-    /// There was none, or an expired one, and now there is.
+    /// There was no such key, or an expired one, and now there is.
     Made,
-    /// It went because its deadline had passed, whether a sweep took it or a write came first.
+    /// The key went because its deadline had passed, whether a sweep took it or a write came first.
     Expired,
-    /// It was a hash and went because all of its fields had expired.
+    /// The key was a hash and went because all of its fields had expired.
     FieldsExpired,
-    /// A command that reads asked for it, and it was not there.
+    /// A command that reads asked for the key, which was not there.
     Missed,
 }
 
 /// A key (the database as SELECT numbers it) and what became of it.
 pub type KeyOutcome = (KeyFate, u8, Vec<u8>);
 
-/// Takes note of both for a shard, if anybody asks for it.
+/// What becomes of a shard's keys, if anybody asks for it.
 #[derive(Default)]
 pub struct Lifecycle {
     /// The turn's clock in Unix milliseconds; `None` if nobody asks.
     now_ms: Option<u64>,
-    notes: Vec<KeyOutcome>,
+    outcomes: Vec<KeyOutcome>,
 }
 
 impl Lifecycle {
-    /// Takes notes by this clock from now on, or none any more.
-    pub fn watch(&mut self, now_ms: Option<u64>) {
+    /// Tracks what becomes of keys by this clock (Unix milliseconds) from now on, or does not any more.
+    pub fn track(&mut self, now_ms: Option<u64>) {
         self.now_ms = now_ms;
     }
 
     /// Whether anybody asks.
     #[inline]
-    pub fn is_watched(&self) -> bool {
+    pub fn is_tracking(&self) -> bool {
         self.now_ms.is_some()
     }
 
@@ -45,35 +45,35 @@ impl Lifecycle {
         let Some(now_ms) = self.now_ms else { return };
         let old = old.and_then(Record::decode);
         let was_alive = old.as_ref().is_some_and(|old| old.is_alive(now_ms));
-        let mut note = |fate| self.notes.push((fate, database, key.to_vec()));
+        let mut add = |fate| self.outcomes.push((fate, database, key.to_vec()));
         if let Some(old) = old.filter(|_| !was_alive) {
-            note(match old.deadline_ms {
+            add(match old.deadline_ms {
                 deadline_ms if deadline_ms != 0 && deadline_ms < now_ms => KeyFate::Expired,
                 _ => KeyFate::FieldsExpired,
             });
         }
         if new.is_some() && !was_alive {
-            note(KeyFate::Made);
+            add(KeyFate::Made);
         }
     }
 
-    /// What was noted since the last call.
+    /// What has become of keys since the last call.
     pub fn take(&mut self) -> Vec<KeyOutcome> {
-        std::mem::take(&mut self.notes)
+        std::mem::take(&mut self.outcomes)
     }
 
-    /// How many notes there are.
+    /// How many outcomes there are.
     pub fn len(&self) -> usize {
-        self.notes.len()
+        self.outcomes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there is no outcome.
     pub fn is_empty(&self) -> bool {
-        self.notes.is_empty()
+        self.outcomes.is_empty()
     }
 
-    /// Forgets all but the first `len`.
+    /// Forgets all outcomes but the first `len`.
     pub fn truncate(&mut self, len: usize) {
-        self.notes.truncate(len);
+        self.outcomes.truncate(len);
     }
 }

@@ -4,8 +4,9 @@
 //! [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot
 //! sorted sets and [`gaps`] where large ones are empty, [`pieces`] the rest of large replies, [`scan_positions`] where
 //! walks have stopped. [`lifecycle`] takes note of keys that come and expire. [`redo`] records keep transactions over
-//! several shards whole; [`gathered`] is what one sees, [`view`] what a handler sees, and [`undeclared`] what a command
-//! needs beyond the keys that it named.
+//! several shards whole; [`gathered`] is what one sees. [`shards`] are those of an executor. A handler sees a [`view`],
+//! and through it a [`keyspace`]: the one or the other; [`undeclared`] is what a command needs beyond the keys that it
+//! named.
 
 pub mod compaction;
 pub mod database;
@@ -15,7 +16,9 @@ pub mod expiry;
 pub mod fields;
 pub mod gaps;
 pub mod gathered;
+pub mod keyspace;
 pub mod lifecycle;
+mod linked_commits;
 pub mod log_check;
 pub mod manifest;
 pub mod orders;
@@ -27,6 +30,7 @@ pub mod scan_positions;
 #[cfg(test)]
 pub(crate) mod seeded_random;
 pub mod shard;
+pub mod shards;
 pub mod transaction_scope;
 pub mod uncommitted;
 pub mod undeclared;

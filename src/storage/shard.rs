@@ -166,7 +166,7 @@ pub struct RolledBack {
 pub struct Shard {
     id: ShardId,
     database: Arc<Database>,
-    records: Records,
+    pub(super) records: Records,
     orders: Orders,
     gaps: Gaps,
     ranges: RangeReader,
@@ -184,9 +184,9 @@ pub struct Shard {
     /// What is staged is one with what other shards have staged, and must not be committed by itself.
     is_linked: bool,
     /// Why the shard has forgotten its part of what is linked.
-    broken_link: Option<CommandError>,
+    linked_failure: Option<CommandError>,
     /// Whether there is anybody who has to be told.
-    notes_modified: bool,
+    tracks_modified: bool,
     /// See [`Shard::set_quiet`].
     is_quiet: bool,
     /// What became of the keys that the running command wrote.
@@ -223,7 +223,8 @@ pub struct Shard {
     /// make one be given twice.
     last_version: u64,
     last_version_stored: u64,
-    key: Vec<u8>,
+    /// The stored key that is being read or written.
+    pub(super) key: Vec<u8>,
     expiry_key: Vec<u8>,
     /// A record too large to keep in the table, while a command reads it.
     large: Vec<u8>,
@@ -330,8 +331,8 @@ impl Shard {
             forgotten: BTreeSet::new(),
             is_decided: false,
             is_linked: false,
-            broken_link: None,
-            notes_modified: false,
+            linked_failure: None,
+            tracks_modified: false,
             is_quiet: false,
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
@@ -452,32 +453,57 @@ impl Shard {
         self.committed_epoch
     }
 
-    /// The record of a key, dead or alive, and the newest turn whose writes were seen in finding it. A string that lies
+    /// The record of a key, dead or alive, and the newest epoch whose writes were seen in finding it. A string that lies
     /// in chunks is put together, so that whoever reads has its bytes, as if they were in its record.
-    #[inline]
     pub fn read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        let hash = self.begin_read(database, slot, key)?;
+        let entry = self.records.find(hash, Column::Meta, &self.key);
+        self.read_further(entry, hash, (database, slot, key))
+    }
+
+    /// Begins to read a key: sets `self.key` to what `meta` has it under, and returns the hash of that.
+    #[inline]
+    pub(super) fn begin_read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<u64, CommandError> {
         self.check_readable()?;
         let physical = self.physical(database);
         encoding::meta_key(&mut self.key, physical, slot, key);
-        let found = self.find()?;
-        if self.stored(&found).is_some_and(encoding::is_in_chunks) {
-            return self.read_in_chunks(database, slot, key);
-        }
-        self.decoded(&found)
+        Ok(hash_of(&self.hasher, Column::Meta, &self.key))
     }
 
-    /// The same, but of a string in chunks the record as it is stored: for those who do not need its bytes.
+    /// Goes on with what [`Shard::begin_read`] has begun, after the look-up in the table of records: on disk if there
+    /// was no `entry`, and with the chunks of a string.
+    pub(super) fn read_further(
+        &mut self,
+        entry: Option<EntryIndex>,
+        hash: u64,
+        (database, slot, key): (u8, Slot, &[u8]),
+    ) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        let found = match entry {
+            Some(entry) => Found::Entry(entry),
+            None => self.find_on_disk(hash, Column::Meta)?,
+        };
+        match self.stored(&found).is_some_and(encoding::is_in_chunks) {
+            true => self.read_in_chunks(database, slot, key),
+            false => self.decoded(&found),
+        }
+    }
+
+    /// The same as [`Shard::read`], but of a string in chunks the record as it is stored.
     pub fn read_header(
         &mut self,
         database: u8,
         slot: Slot,
         key: &[u8],
     ) -> Result<(Option<Record<'_>>, u64), CommandError> {
-        self.check_readable()?;
-        let physical = self.physical(database);
-        encoding::meta_key(&mut self.key, physical, slot, key);
-        let found = self.find()?;
+        let hash = self.begin_read(database, slot, key)?;
+        let found = self.find_by_hash(hash, Column::Meta)?;
         self.decoded(&found)
+    }
+
+    /// The record of an entry of the table, and the newest epoch whose writes were seen in finding it.
+    #[inline]
+    pub(super) fn record_at(&self, entry: EntryIndex) -> Result<(Option<Record<'_>>, u64), CommandError> {
+        self.decoded(&Found::Entry(entry))
     }
 
     #[inline]
@@ -630,13 +656,13 @@ impl Shard {
         }
         let counts_were_right = self.wide.counts.replace(&self.key, old, new);
         let note = dead_versions::note_of_dead_version(&self.key, old, new);
-        if self.lifecycle.is_watched()
+        if self.lifecycle.is_tracking()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
             && let Some(number) = number_of(&self.wide.databases, physical)
         {
             self.lifecycle.replaced(number, key, old, new);
         }
-        if self.notes_modified {
+        if self.tracks_modified {
             let version = |record: Option<&[u8]>| record.and_then(Record::decode).map(|record| record.version);
             let is_same = old.is_some() && version(old) == version(new);
             self.note_modified_record(self.is_quiet && is_same);
@@ -717,7 +743,7 @@ impl Shard {
     ) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.set_member_key(owner, slot, member);
-        if self.notes_modified {
+        if self.tracks_modified {
             self.note_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
         let is_there = value.is_some();
@@ -952,8 +978,8 @@ impl Shard {
     }
 
     /// Whether somebody has to be told which keys are written.
-    pub fn set_notes_modified(&mut self, notes: bool) {
-        self.notes_modified = notes;
+    pub fn track_modified(&mut self, tracks: bool) {
+        self.tracks_modified = tracks;
     }
 
     /// The keys that were written since the last call by commands that are over, oldest first; one may come several
@@ -1067,12 +1093,12 @@ impl Shard {
     /// Whether what is staged is one with what other shards have staged.
     pub fn set_linked(&mut self, is_linked: bool) {
         self.is_linked = is_linked;
-        self.broken_link = None;
+        self.linked_failure = None;
     }
 
     /// Why the shard has forgotten what it had staged as a part of what is linked, if it has.
-    pub fn broken_link(&self) -> Option<&CommandError> {
-        self.broken_link.as_ref()
+    pub fn linked_failure(&self) -> Option<&CommandError> {
+        self.linked_failure.as_ref()
     }
 
     /// What is staged was decided together with other shards, which have committed their parts: it waits for room if
@@ -1228,7 +1254,7 @@ impl Shard {
                 in_part: self.committed_epoch >= self.staged_epoch,
             });
             if self.is_linked {
-                self.broken_link = Some(error.clone().into());
+                self.linked_failure = Some(error.clone().into());
             }
         }
         self.writes_while_stalled = 0;
@@ -1473,10 +1499,20 @@ impl Shard {
     /// Looks `self.key` up, in the table and then on disk.
     #[inline]
     fn find_in(&mut self, column: Column) -> Result<Found, CommandError> {
-        let hash = hash_of(&self.hasher, column, &self.key);
-        if let Some(index) = self.records.find(hash, column, &self.key) {
-            return Ok(Found::Entry(index));
+        self.find_by_hash(hash_of(&self.hasher, column, &self.key), column)
+    }
+
+    /// The same with the key's hash.
+    #[inline]
+    fn find_by_hash(&mut self, hash: u64, column: Column) -> Result<Found, CommandError> {
+        match self.records.find(hash, column, &self.key) {
+            Some(entry) => Ok(Found::Entry(entry)),
+            None => self.find_on_disk(hash, column),
         }
+    }
+
+    /// Looks `self.key` up on disk, after it was not found in the table under its `hash`.
+    fn find_on_disk(&mut self, hash: u64, column: Column) -> Result<Found, CommandError> {
         if column == Column::Meta && self.records.is_complete() {
             return Ok(Found::Absent);
         }

@@ -18,7 +18,8 @@ use corelane::storage::database::Column;
 use corelane::storage::encoding::{self, FieldDeadlines, HashField, Record, Type};
 use corelane::storage::expiry::sweep;
 use corelane::storage::shard::Shard;
-use corelane::storage::view::{LocalShards, NothingBeside, Shards, View};
+use corelane::storage::shards::Shards;
+use corelane::storage::view::{LocalShards, NoWatchesOrLocks, View};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -75,7 +76,7 @@ impl Bench {
             reply: Reply::new(replies, Version::Resp2),
             view: View::Local(LocalShards {
                 shards: &mut self.shards,
-                beside: &mut NothingBeside,
+                watches_and_locks: &mut NoWatchesOrLocks,
             }),
             now_ms: self.now_ms,
             database: 0,

@@ -120,11 +120,11 @@ impl Shard {
     /// Stages the redo record of a transaction of which this shard is the primary.
     pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
-        Ok(self.note_redo(id, parts))
+        Ok(self.add_redo(id, parts))
     }
 
     /// The same for what is staged already, and to be committed with other shards as one.
-    pub fn note_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
+    pub fn add_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
         self.set_system_key(&encoding::redo_key(id));
         // Without one there is nothing to delete either.
         self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts))
@@ -173,11 +173,11 @@ impl Shard {
     /// Stages that it does so with what the running command stages.
     pub fn note_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         self.check_writable()?;
-        self.note_following(id)
+        self.add_applied_marker(id)
     }
 
     /// The same for what is staged already, and to be committed with other shards as one.
-    pub fn note_following(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+    pub fn add_applied_marker(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         let applied = self.applied()?;
         let noted = encoding::with_applied(&applied, id, &self.forgotten);
         // What is not in the list any more is left out for good when that is committed, and until then again and again.

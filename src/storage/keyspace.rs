@@ -1,0 +1,182 @@
+//! What a handler can do with keys, wherever they are: the primitives on which [`View`](super::view::View) builds, and
+//! what is counted of them.
+
+use super::database::{Column, Direction};
+use super::encoding::{self, Record, STRING_CHUNK_LEN, Type};
+use super::sampling::Sample;
+use super::shard::{Owner, Visit, damaged_record};
+use super::transaction_scope::{DatabaseKey, Mode};
+use super::undeclared::Undeclared;
+use crate::error::CommandError;
+use crate::slots::Slot;
+use std::ops::{ControlFlow, Range};
+
+/// In [`Touched::shard`]: the command touched more than one.
+pub const SEVERAL_SHARDS: u16 = u16::MAX;
+
+/// What the running command has read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// The index of the only shard in its executor's list, or [`SEVERAL_SHARDS`]; `None` if the command touched none.
+    pub shard: Option<u16>,
+    /// The newest epoch whose writes the command made or saw.
+    pub epoch: u64,
+    /// Look-ups that found a key that is alive.
+    pub found: u32,
+    /// Look-ups that found none.
+    pub missed: u32,
+}
+
+impl Touched {
+    /// The command has used a shard of its executor, and made or seen writes of `epoch` there.
+    #[inline]
+    pub(super) fn add(&mut self, shard_index: usize, epoch: u64) {
+        let shard_index = shard_index as u16;
+        self.shard = match self.shard {
+            None => Some(shard_index),
+            Some(same) if same == shard_index => Some(shard_index),
+            Some(_) => Some(SEVERAL_SHARDS),
+        };
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// The command has looked a key up.
+    #[inline]
+    pub(super) fn count_look_up(&mut self, is_found: bool) {
+        self.found += u32::from(is_found);
+        self.missed += u32::from(!is_found);
+    }
+}
+
+/// What is called with each key and its type.
+pub type VisitKey<'a> = dyn FnMut(&[u8], Type) -> ControlFlow<()> + 'a;
+
+/// What is called with bytes of a string in chunks, and where in the part that is read they begin.
+pub type VisitBytes<'a> = dyn FnMut(usize, &[u8]) -> ControlFlow<()> + 'a;
+
+/// Keys that a handler reads and writes. What it writes is seen by its later reads.
+///
+/// All methods fail if a key cannot be read or written where it is ([`CommandError::ShardDown`] and the like), or if it
+/// is not here: then with [`CommandError::Elsewhere`], if the command is to run again where it is.
+pub trait Keyspace {
+    /// The record of a key that is alive, `None` if there is none. A string has its bytes in it, however it is stored.
+    fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError>;
+
+    /// The same, but of a string in chunks the record as it is stored.
+    fn read_header(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError>;
+
+    /// Writes a record in its stored form, `None` for a deletion.
+    fn write_stored(&mut self, database: u8, key: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError>;
+
+    /// A version for a new collection under a key.
+    fn new_version(&mut self, key: &[u8]) -> Result<u64, CommandError>;
+
+    /// The value of a member of a collection.
+    fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError>;
+
+    /// Writes a member of a collection, `None` for a deletion, whether it is there or not.
+    fn write_member(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        member: &[u8],
+        value: Option<Vec<u8>>,
+    ) -> Result<(), CommandError>;
+
+    /// Calls `visit` with the members of a collection from one (inclusive) to another (exclusive; `None`: to the last)
+    /// and their values, in their order or backwards, until it breaks.
+    fn scan_members(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), CommandError>;
+
+    /// A part of the running command begins, which may fail and leave what was written before.
+    fn begin_inner(&mut self);
+
+    /// The part that began last is over, and its writes stand (`is_kept`) or are rolled back.
+    fn end_inner(&mut self, is_kept: bool);
+
+    /// Deletes all keys of a database, or of all.
+    fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError>;
+
+    /// Exchanges two databases.
+    fn swap_databases(&mut self, first: u8, second: u8) -> Result<(), CommandError>;
+
+    /// The number of keys of a database, those among them that have expired and were not deleted yet.
+    fn key_count(&mut self, database: u8) -> Result<u64, CommandError>;
+
+    /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks.
+    fn visit_keys(&mut self, database: u8, slots: Range<u16>, visit: &mut VisitKey<'_>) -> Result<(), CommandError>;
+
+    /// The running command is about to use keys that it has perhaps not named.
+    fn need_keys(&mut self, keys: &[DatabaseKey], mode: Mode) -> Result<(), CommandError>;
+
+    /// The running command is about to do something that concerns all keys.
+    fn need_everything(&mut self, mode: Mode) -> Result<(), CommandError>;
+
+    /// Whether the running command must end now, because it is to run again with more keys.
+    fn must_run_again(&self) -> bool;
+
+    /// What the running command needs beyond what it may use, if anything: then nothing that it did stands.
+    fn take_undeclared(&mut self) -> Option<Undeclared>;
+
+    /// What the running command has read and written.
+    fn touched(&mut self) -> &mut Touched;
+
+    /// [`Keyspace::scan_members`] of the order of a sorted set that has `members` members.
+    fn scan_order(
+        &mut self,
+        owner: &Owner,
+        _members: u64,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), CommandError> {
+        self.scan_members(owner, Column::Score, (from, Some(to)), direction, visit)
+    }
+
+    /// Calls `visit` with the stored bytes of a part of a string in chunks, in order, until it breaks; what is not
+    /// stored is zeros.
+    fn visit_chunks(
+        &mut self,
+        owner: &Owner,
+        part: Range<usize>,
+        visit: &mut VisitBytes<'_>,
+    ) -> Result<(), CommandError> {
+        let too_long = |_| damaged_record();
+        let first = u32::try_from(part.start / STRING_CHUNK_LEN).map_err(too_long)?;
+        let end = u32::try_from(part.end.div_ceil(STRING_CHUNK_LEN)).map_err(too_long)?;
+        let (from, to) = (encoding::chunk_member(first), encoding::chunk_member(end));
+        let range = (&from[..], Some(&to[..]));
+        self.scan_members(owner, Column::Data, range, Direction::Forward, &mut |member, chunk| {
+            let Some(number) = encoding::chunk_number(member) else {
+                return ControlFlow::Continue(());
+            };
+            let start = number as usize * STRING_CHUNK_LEN;
+            let (from, to) = (part.start.max(start), part.end.min(start + chunk.len()));
+            match from < to {
+                true => visit(from - part.start, &chunk[from - start..to - start]),
+                false => ControlFlow::Continue(()),
+            }
+        })
+    }
+
+    /// A key of a slot that is alive, picked with `random`, which draws a number below another.
+    fn random_key(
+        &mut self,
+        database: u8,
+        slot: Slot,
+        random: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<Option<Vec<u8>>, CommandError> {
+        let mut sample = Sample::new(random);
+        self.visit_keys(database, slot.0..slot.0 + 1, &mut |key, _| {
+            sample.add(key);
+            ControlFlow::Continue(())
+        })?;
+        Ok(sample.picked)
+    }
+}

@@ -1,0 +1,407 @@
+//! The shards of one storage executor, and what the running command has done to them.
+
+use super::keyspace::{SEVERAL_SHARDS, Touched};
+use super::lifecycle::{KeyFate, KeyOutcome};
+use super::linked_commits::LinkedCommits;
+use super::pieces::RepliesBegun;
+use super::redo;
+use super::scan_positions::Walked;
+use super::shard::Shard;
+use super::undeclared::Undeclared;
+use crate::error::CommandError;
+use crate::slots::{ShardId, Slot, shard_of};
+use crate::storage::encoding::{Record, Type};
+use crate::storage::transaction_scope::DatabaseKey;
+
+/// See the module's documentation.
+pub struct Shards {
+    pub(super) list: Vec<Shard>,
+    /// The index in `list` of each shard of the server; `None` for a shard of another executor.
+    indexes: Vec<Option<u16>>,
+    now_ms: u64,
+    pub(super) touched: Touched,
+    pub(super) missed: MissedKeys,
+    /// What the running command needs beyond the keys that it named, and what is not here or not free.
+    pub(super) undeclared: Option<Undeclared>,
+    /// Large replies that wait for their clients.
+    pub replies_begun: RepliesBegun,
+    pub(super) linked: LinkedCommits,
+    /// Whether the shards remember which keys are written.
+    tracks_modified: bool,
+    is_quiet: bool,
+}
+
+/// Keys that the running command has looked up and that are not alive.
+#[derive(Default)]
+pub(super) struct MissedKeys {
+    /// Whether anybody asks for them.
+    are_tracked: bool,
+    keys: Vec<KeyOutcome>,
+}
+
+impl MissedKeys {
+    #[inline]
+    pub(super) fn add(&mut self, database: u8, key: &[u8]) {
+        if self.are_tracked {
+            self.keys.push((KeyFate::Missed, database, key.to_vec()));
+        }
+    }
+}
+
+/// How a key is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Not at all.
+    Absent,
+    /// Its deadline has passed.
+    Expired,
+    /// It can be read.
+    Alive,
+}
+
+impl Shards {
+    /// `shard_count` is the server's, `list` the executor's own.
+    pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
+        let mut indexes = vec![None; usize::from(shard_count)];
+        for (index, shard) in list.iter().enumerate() {
+            let before = indexes[usize::from(shard.id().0)].replace(index as u16);
+            assert_eq!(before, None, "an executor has a shard once");
+        }
+        Shards {
+            list,
+            indexes,
+            now_ms: 0,
+            touched: Touched::default(),
+            missed: MissedKeys::default(),
+            undeclared: None,
+            replies_begun: RepliesBegun::default(),
+            linked: LinkedCommits::default(),
+            tracks_modified: false,
+            is_quiet: false,
+        }
+    }
+
+    /// All shards of the executor.
+    pub fn list(&self) -> &[Shard] {
+        &self.list
+    }
+
+    /// All shards of the executor.
+    pub fn list_mut(&mut self) -> &mut [Shard] {
+        &mut self.list
+    }
+
+    pub(super) fn ids(&self) -> Vec<ShardId> {
+        self.list.iter().map(Shard::id).collect()
+    }
+
+    /// The number of shards of the server.
+    pub fn shard_count(&self) -> u16 {
+        self.indexes.len() as u16
+    }
+
+    /// Whether the executor has all shards of the server.
+    pub(super) fn are_all(&self) -> bool {
+        self.list.len() == self.indexes.len()
+    }
+
+    /// The index of the shard that has a slot.
+    ///
+    /// # Errors
+    /// The shard is another executor's.
+    #[inline]
+    pub(super) fn index_of(&self, slot: Slot) -> Result<usize, CommandError> {
+        let shard = shard_of(slot, self.indexes.len() as u16);
+        match self.indexes[usize::from(shard.0)] {
+            Some(index) => Ok(usize::from(index)),
+            None => Err(CommandError::text(
+                "ERR a key of this request lives on another executor",
+            )),
+        }
+    }
+
+    /// The index of a shard of this executor.
+    ///
+    /// # Panics
+    /// If the shard is another executor's.
+    pub fn index_of_shard(&self, id: ShardId) -> u16 {
+        let index = self.indexes.get(usize::from(id.0)).copied().flatten();
+        index.expect("a part is sent to the executor that has its shard")
+    }
+
+    /// A shard of this executor: the coordinator has sent it a part.
+    ///
+    /// # Panics
+    /// If the shard is another executor's.
+    pub fn shard_mut(&mut self, id: ShardId) -> &mut Shard {
+        let index = self.index_of_shard(id);
+        &mut self.list[usize::from(index)]
+    }
+
+    /// The shard that has a slot.
+    ///
+    /// # Errors
+    /// The shard is another executor's.
+    pub fn shard_of(&self, slot: Slot) -> Result<&Shard, CommandError> {
+        Ok(&self.list[self.index_of(slot)?])
+    }
+
+    /// Runs `work` on the shard `id`, and counts the shard, with the epoch that `work` returns, as used by the running
+    /// command.
+    ///
+    /// # Errors
+    /// The shard is another executor's or has stopped, or `work` fails.
+    pub fn with_shard<T>(
+        &mut self,
+        id: ShardId,
+        work: impl FnOnce(&mut Shard) -> Result<(T, u64), CommandError>,
+    ) -> Result<T, CommandError> {
+        let index = self.indexes.get(usize::from(id.0)).copied().flatten().map(usize::from);
+        let index = index.ok_or_else(|| CommandError::text("ERR that shard lives on another executor"))?;
+        self.list[index].check_readable()?;
+        let (result, epoch) = work(&mut self.list[index])?;
+        self.touched.add(index, epoch);
+        Ok(result)
+    }
+
+    /// The same for the shard that has a slot, which says itself whether it has stopped. What `work` returns may be
+    /// borrowed from the shard.
+    #[inline]
+    pub(super) fn with_slot<'a, T>(
+        &'a mut self,
+        slot: Slot,
+        work: impl FnOnce(&'a mut Shard) -> Result<(T, u64), CommandError>,
+    ) -> Result<T, CommandError> {
+        let index = self.index_of(slot)?;
+        let Shards { list, touched, .. } = self;
+        let (result, epoch) = work(&mut list[index])?;
+        touched.add(index, epoch);
+        Ok(result)
+    }
+
+    /// Begins a turn at `now_ms` (Unix milliseconds), the one reading of the clock that its commands see.
+    pub fn begin_turn(&mut self, epoch: u64, now_ms: u64) {
+        self.now_ms = now_ms;
+        for shard in &mut self.list {
+            shard.begin_turn(epoch);
+        }
+    }
+
+    /// The turn's reading of the clock, Unix milliseconds.
+    #[inline]
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Begins a command.
+    #[inline]
+    pub fn begin_command(&mut self) {
+        self.touched = Touched::default();
+        self.undeclared = None;
+    }
+
+    /// What the command that ended with [`CommandError::Elsewhere`] needs, for which it must run again.
+    pub fn take_undeclared(&mut self) -> Option<Undeclared> {
+        self.undeclared.take()
+    }
+
+    /// What the command has read and written so far.
+    #[inline]
+    pub fn touched(&self) -> Touched {
+        self.touched
+    }
+
+    /// The command's writes stand.
+    #[inline]
+    pub fn keep_command(&mut self) {
+        match self.touched.shard {
+            Some(SEVERAL_SHARDS) => {
+                if self.list.iter().any(Shard::command_staged) {
+                    self.link();
+                }
+                self.list.iter_mut().for_each(Shard::keep_command);
+            }
+            Some(index) => self.list[usize::from(index)].keep_command(),
+            None => {}
+        }
+    }
+
+    /// The step of a transaction is done, and its writes stand: its redo record is the coordinator's affair.
+    pub fn keep_step(&mut self) {
+        self.list.iter_mut().for_each(Shard::keep_command);
+    }
+
+    /// The command failed: its writes are taken back.
+    pub fn roll_back_command(&mut self) {
+        self.list.iter_mut().for_each(Shard::roll_back_command);
+    }
+
+    /// Refuses what the running command has staged, if it and what is staged already get too long to be one.
+    #[inline]
+    pub fn check_linked_len(&mut self) -> Result<(), CommandError> {
+        match self.touched.shard {
+            Some(SEVERAL_SHARDS) => self.check_len_of_all(redo::RECORD_BYTES_MAX),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_len_of_all(&mut self, bytes_max: usize) -> Result<(), CommandError> {
+        if self.staged_bytes() <= bytes_max || !self.list.iter().any(Shard::command_staged) {
+            return Ok(());
+        }
+        // The running figures may be too high.
+        self.list.iter_mut().for_each(Shard::count_staged_bytes);
+        match self.staged_bytes() <= bytes_max {
+            true => Ok(()),
+            false => Err(redo::record_too_long()),
+        }
+    }
+
+    /// At least as many bytes as are staged on all shards.
+    pub fn staged_bytes(&self) -> usize {
+        self.list.iter().map(|shard| shard.records().staged_bytes()).sum()
+    }
+
+    /// The number of keys of a database, those among them that have expired and were not deleted yet.
+    pub fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
+        let mut keys = 0;
+        for id in self.ids() {
+            // What is not committed yet counts, too.
+            keys += self.with_shard(id, |shard| Ok((shard.counts(database).keys, shard.newest_epoch())))?;
+        }
+        Ok(keys)
+    }
+
+    /// The record of a key, dead or alive, without counting it as a look-up of the running command. Of a string in
+    /// chunks the record as it is stored.
+    fn header(&mut self, (database, key): &DatabaseKey) -> Result<Option<Record<'_>>, CommandError> {
+        let slot = Slot::of(key);
+        self.with_slot(slot, |shard| shard.read_header(*database, slot, key))
+    }
+
+    /// How a key is stored, without counting it as a look-up of the running command.
+    pub fn presence(&mut self, key: &DatabaseKey) -> Result<Presence, CommandError> {
+        let now_ms = self.now_ms;
+        Ok(match self.header(key)? {
+            None => Presence::Absent,
+            Some(record) if record.is_alive(now_ms) => Presence::Alive,
+            Some(_) => Presence::Expired,
+        })
+    }
+
+    /// The same; a key that cannot be read is as good as none, and whoever reads it is told why.
+    pub fn presence_or_absent(&mut self, key: &DatabaseKey) -> Presence {
+        self.presence(key).unwrap_or(Presence::Absent)
+    }
+
+    /// The type of what is under a key, if that is alive and can be read.
+    pub fn kind_of(&mut self, key: &DatabaseKey) -> Option<Type> {
+        let now_ms = self.now_ms;
+        let record = self.header(key).ok().flatten()?;
+        record.is_alive(now_ms).then_some(record.kind)
+    }
+
+    /// Appends what a transaction that runs elsewhere gets of a key: [`Shard::export`].
+    pub fn export(&mut self, (database, key): &DatabaseKey, out: &mut Vec<u8>) -> Result<(), CommandError> {
+        self.with_slot(Slot::of(key), |shard| Ok(((), shard.export(*database, key, out)?)))
+    }
+
+    /// The name of this hash at which a walk has stopped, if the shard of `slot` remembers it.
+    pub fn recall_scan_position(&self, slot: Slot, walked: Walked, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        let shard = self.shard_of(slot)?;
+        Ok(shard.scan_positions.recall(walked, hash).map(<[u8]>::to_vec))
+    }
+
+    /// A walk stops at a name.
+    pub fn remember_scan_position(
+        &mut self,
+        slot: Slot,
+        walked: Walked,
+        hash: u64,
+        name: &[u8],
+    ) -> Result<(), CommandError> {
+        let index = self.index_of(slot)?;
+        self.list[index].scan_positions.remember(walked, hash, name);
+        Ok(())
+    }
+
+    /// Whether the shards remember which keys are written.
+    #[inline]
+    pub fn tracks_modified(&self) -> bool {
+        self.tracks_modified
+    }
+
+    /// Sets whether the shards remember which keys are written, because somebody has to be told.
+    pub fn track_modified(&mut self, tracks: bool) {
+        if tracks != std::mem::replace(&mut self.tracks_modified, tracks) {
+            for shard in &mut self.list {
+                shard.track_modified(tracks);
+                // What was written before concerns nobody who is interested now.
+                shard.take_modified();
+            }
+        }
+    }
+
+    /// Sets whether what is written from now on is no change, but for clients that wait: see [`Shard::set_quiet`].
+    /// Returns whether it was so.
+    #[inline]
+    pub fn set_quiet(&mut self, is_quiet: bool) -> bool {
+        if is_quiet != self.is_quiet {
+            self.list.iter_mut().for_each(|shard| shard.set_quiet(is_quiet));
+        }
+        std::mem::replace(&mut self.is_quiet, is_quiet)
+    }
+
+    /// Sets whether the shards remember, in this turn, what becomes of keys.
+    pub fn track_key_fates(&mut self, tracks: bool) {
+        let now_ms = tracks.then_some(self.now_ms);
+        for shard in &mut self.list {
+            shard.lifecycle.track(now_ms);
+        }
+    }
+
+    /// Sets whether keys that are looked up from now on and are not there are remembered. Returns whether they were.
+    #[inline]
+    pub fn track_missed(&mut self, tracks: bool) -> bool {
+        std::mem::replace(&mut self.missed.are_tracked, tracks)
+    }
+
+    /// What has become of keys since the last call, but for writes that were rolled back: the keys that were missed
+    /// first, since a command reads before it writes.
+    pub fn take_key_outcomes(&mut self) -> Vec<KeyOutcome> {
+        let mut outcomes = std::mem::take(&mut self.missed.keys);
+        for shard in &mut self.list {
+            if !shard.lifecycle.is_empty() {
+                outcomes.append(&mut shard.lifecycle.take());
+            }
+        }
+        outcomes
+    }
+
+    /// Whether some shard takes no writes now.
+    #[inline]
+    pub fn any_takes_no_writes(&self) -> bool {
+        self.list.iter().any(|shard| shard.can_stage().is_err())
+    }
+
+    /// The command that is about to run writes to `keys`. If one of them lies on a shard that takes no writes, no other
+    /// takes the command's: what is one, such as an EXEC or a script, is not done in part.
+    pub fn deny_writes_in_part(&mut self, keys: &[DatabaseKey]) {
+        let mut refusals = keys
+            .iter()
+            .filter_map(|(_, key)| self.shard_of(Slot::of(key)).ok()?.can_stage().err());
+        let denied = refusals.next();
+        self.set_denied(denied);
+    }
+
+    /// The next command may write wherever it can.
+    pub fn allow_writes(&mut self) {
+        self.set_denied(None);
+    }
+
+    fn set_denied(&mut self, denied: Option<CommandError>) {
+        for shard in &mut self.list {
+            shard.set_denied(denied.clone());
+        }
+    }
+}
