@@ -1,4 +1,5 @@
-//! The sending end: collects the requests of one reactor turn per storage executor, within credits.
+//! A sender's end of the channels to the storage executors: collects the requests of one turn of the reactor for each,
+//! within credits.
 //!
 //! A credit is one request that is out. What is out is bounded per destination, so the channel behind it can hold all
 //! of it and a send never blocks; when the credits of one destination are used up, the sockets whose next command needs
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 /// may be out alone.
 const BYTES_OUT_MAX: usize = 64 << 20;
 
-/// Empty boxes that an executor keeps for its next batches: two per destination is what a busy one turns over.
+/// Empty batches that a sender keeps to be filled again: two per destination is what a busy one turns over.
 const SPARE_BATCHES_PER_DESTINATION: usize = 4;
 
 /// The first wait before a batch that a channel did not take is offered again; doubles up to the last.
@@ -37,9 +38,9 @@ pub struct Credits {
 /// One storage executor, as seen by one sender.
 struct Destination {
     sender: flume::Sender<Box<Batch>>,
-    /// The batches being filled: normal and low.
+    /// The batches that are being filled, by priority: normal and low.
     open: [Option<Box<Batch>>; 2],
-    /// Batches that the channel did not take; nothing of theirs was handed over.
+    /// Batches that are closed and not handed over: the channel did not take them.
     unsent: VecDeque<Box<Batch>>,
     /// The executor has ended, and takes nothing any more: a server that stops, or an engine that was closed.
     is_dead: bool,
@@ -47,7 +48,7 @@ struct Destination {
     retry_delay: Duration,
     requests_out: usize,
     bytes_out: usize,
-    /// Somebody was told that there is no room, and waits.
+    /// A connection was told that there is no room, and waits.
     is_awaited: Cell<bool>,
 }
 
@@ -65,12 +66,12 @@ pub struct Flushed {
 /// All storage executors, as seen by one sender.
 pub struct Destinations {
     destinations: Vec<Destination>,
-    // Boxes, since it is the box that travels.
+    // Boxes, since a batch travels in its allocation.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
     reply_to: ResponseSender,
     credits: Credits,
-    /// A destination that somebody waits for has room again.
+    /// A destination that connections wait for has room again.
     has_freed: bool,
 }
 
@@ -117,8 +118,8 @@ impl Destinations {
         self.destinations.is_empty()
     }
 
-    /// Whether some destination has no room: then commands that need it are not read from sockets. One to an executor
-    /// that has ended holds up nobody: what is meant for it is answered with an error.
+    /// Whether some destination has no room: then commands that need it are not read from sockets. A storage executor
+    /// that has ended holds up nobody: requests for it are answered with an error.
     #[inline]
     pub fn any_is_blocked(&self) -> bool {
         self.destinations
@@ -136,7 +137,7 @@ impl Destinations {
         is_blocked
     }
 
-    /// Whether a destination that was found blocked has got room since the last call.
+    /// Whether a destination that [`Destinations::is_blocked`] found blocked has got room since the last call.
     pub fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.has_freed)
     }
@@ -170,16 +171,16 @@ impl Destinations {
         let _uncontained = panics::uncontained();
         let spare = &mut self.spare;
         let reply_to = &self.reply_to;
-        let place = usize::from(priority == Priority::Low);
+        let index = usize::from(priority == Priority::Low);
         let target = &mut self.destinations[destination];
-        if target.open[place]
+        if target.open[index]
             .as_ref()
             .is_some_and(|batch| batch.bytes_len() >= BATCH_BYTES_FULL)
         {
-            // Whoever filled it has not flushed it yet. Where arguments lie in a batch is told in 32 bits.
+            // The sender has filled the batch and not flushed it yet. A span in a batch has 32 bits.
             target.close_open();
         }
-        let batch = target.open[place].get_or_insert_with(|| {
+        let batch = target.open[index].get_or_insert_with(|| {
             let mut batch = spare.pop().unwrap_or_else(|| Batch::new(reply_to.clone()));
             (batch.destination, batch.priority) = (destination, priority);
             batch
@@ -204,9 +205,9 @@ impl Destinations {
         flushed
     }
 
-    /// Offers again what a channel did not take, if its time has come. Returns the batches that gave up, each of its
-    /// requests answered with an error: none was handed over, and all deadlines have passed or there is nobody to take
-    /// them.
+    /// Offers batches again that a channel did not take, if their time has come. Returns the batches that are given up,
+    /// because all their deadlines have passed or their storage executor has ended: none of their requests was handed
+    /// over, and each is answered with an error.
     pub fn retry(&mut self) -> (Flushed, Vec<Box<Batch>>) {
         let mut flushed = Flushed::default();
         let mut given_up = Vec::new();
@@ -231,8 +232,8 @@ impl Destinations {
         (flushed, given_up)
     }
 
-    /// Gives up the senders: when all have, the storage executors end. Whoever waits for boxes that are out and do not
-    /// come back is told that none will.
+    /// Gives up the senders: when all have, the storage executors end. A task that waits for batches to come back is
+    /// told that none will.
     pub fn close(&mut self) {
         self.destinations.clear();
         self.spare.clear();
@@ -245,8 +246,8 @@ impl Destinations {
             return;
         };
         assert!(
-            destination.requests_out >= batch.credits,
-            "a destination got back more credits than it gave out"
+            destination.requests_out >= batch.credits && destination.bytes_out >= batch.bytes_charged,
+            "a destination got back more credits or bytes than it gave out"
         );
         destination.requests_out -= batch.credits;
         destination.bytes_out -= batch.bytes_charged;
@@ -262,8 +263,8 @@ impl Destinations {
 }
 
 impl Destination {
-    /// What is open is filled no further; normal batches before low ones, which keeps the order of a connection's
-    /// commands.
+    /// Fills the open batches no further. The normal one goes before the low one, which keeps the order of a
+    /// connection's commands.
     fn close_open(&mut self) {
         let open = self.open.iter_mut().filter_map(Option::take);
         self.unsent.extend(open);
@@ -276,6 +277,10 @@ impl Destination {
 
     fn send_unsent(&mut self, flushed: &mut Flushed) {
         while let Some(mut batch) = self.unsent.pop_front() {
+            assert!(
+                batch.credits == batch.requests.len() && batch.responses.is_empty(),
+                "a batch that is sent has a credit for each request, and no response"
+            );
             batch.sent_at = Instant::now();
             let requests = batch.requests.len() as u64;
             let handed_over = match faults::refuses_send() {

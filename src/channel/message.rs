@@ -1,7 +1,7 @@
-//! What travels between executors: a box of requests one way, the same box with the responses filled in the other way.
+//! What travels between executors: a batch of requests one way, and the same allocation back with the responses.
 //!
-//! A batch owns one run of bytes for all arguments and one for all replies, so that a request costs no allocation and a
-//! box that has come back is used again with its capacity. It always returns to the executor that made it.
+//! A batch owns one run of bytes for all arguments and one for all replies, so that a request costs no allocation. A
+//! batch always goes back to the executor that made it, which uses it again with its capacity.
 
 use super::responses::ResponseSender;
 use crate::command::Command;
@@ -10,8 +10,8 @@ use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, REQUEST_BYTES_MAX, Reply, Span};
 use std::time::Instant;
 
-/// Bytes of arguments, and of where they lie, after which a batch is sent without waiting for the end of the turn:
-/// about what a storage executor reads and stages while its caches still hold it.
+/// Bytes of arguments, and of their spans, after which a batch is sent without waiting for the end of the turn: about
+/// what a storage executor reads and stages while its caches still hold it.
 pub const BATCH_BYTES_FULL: usize = 256 * 1024;
 
 /// Reply bytes after which a batch's replies leave ahead of the requests that are still to be run: bounds the memory of
@@ -23,17 +23,18 @@ const _: () = assert!(
     "the last request of a batch can be told in 32 bits, whatever comes before it"
 );
 
-/// Bytes of replies in one box that can be told, with room for the errors that may come behind them when writes are
-/// taken back.
+/// Bytes of replies that one batch may have: what 32 bits can tell, with room for the errors that may come behind the
+/// replies when writes are rolled back.
 pub const REPLY_BYTES_MAX: usize = u32::MAX as usize - (16 << 20);
-/// Capacity that a box may keep for its next use; one that a large value has stretched is given back to the allocator.
+
+/// Capacity that a batch may keep for its next use; what a large value has stretched is given back to the allocator.
 const BATCH_BYTES_KEPT: usize = 512 * 1024;
 
-/// In [`Response::more`]: not a reply, but the notice that a command, or a part of one, has found nothing and waits.
+/// In [`Response::more`]: no reply, but the news that a command, or a part of one, has found nothing and waits.
 pub const WAITS: u64 = u64::MAX;
 
-/// In [`Response::more`]: not a reply, but the command itself, which needs more than its keys on this executor and is
-/// to be run as a transaction.
+/// In [`Response::more`]: no reply, but the command itself, which needs more than its keys on this executor and is to
+/// be run as a transaction.
 pub const HANDED_BACK: u64 = u64::MAX - 1;
 
 /// In which order a storage executor serves what has arrived.
@@ -51,24 +52,24 @@ pub enum Priority {
 /// Who waits for a response: opaque to the storage executor, which hands it back as it came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestId {
-    /// The connection's place in its executor's table.
+    /// The connection's index in its executor's table.
     pub connection: u32,
-    /// Which of the connections that had this place.
+    /// Which of the connections that had this index.
     pub generation: u32,
     /// The command's number on its connection.
     pub sequence: u32,
-    /// Which part of a command that was split over executors; 0 for a whole one.
+    /// Which part of a command that was split over executors; 0 for a whole command.
     pub part: u32,
 }
 
 /// On whose behalf a request runs, and how that client wants to be answered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller {
-    /// CLIENT ID; 0 for nobody's.
+    /// CLIENT ID; 0 for no client.
     pub client_id: u64,
-    /// The network executor that has it.
+    /// The network executor that has the client.
     pub executor: u16,
-    /// CLIENT TRACKING: it is to be told when what it reads is outdated.
+    /// CLIENT TRACKING: the client is to be told when what it reads is outdated.
     pub tracks: bool,
     /// The reply's encoding.
     pub version: Version,
@@ -79,24 +80,24 @@ pub struct Caller {
 /// One client command, or one part of it.
 #[derive(Clone, Copy)]
 pub struct Request {
-    /// Who waits for it.
+    /// Who waits for the response.
     pub id: RequestId,
     /// What to do.
     pub command: &'static Command,
-    /// For whom.
+    /// For which client.
     pub caller: Caller,
-    /// After this it is answered `-TIMEOUT` unless it has begun.
+    /// A request that has not begun by then is answered `-TIMEOUT`.
     pub deadline: Instant,
     first_span: u32,
     span_count: u32,
 }
 
-/// The answer to the request of the same place in its batch's order, or to an earlier one that had to wait.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Response {
-    /// Whose it is.
+    /// The id of the request.
     pub id: RequestId,
-    /// Where it lies in the batch's replies.
+    /// The reply's bytes among [`Batch::replies`].
     pub reply: Span,
     /// The row that was run.
     pub command: &'static Command,
@@ -104,12 +105,13 @@ pub struct Response {
     pub took_ns: u32,
     /// Whether the reply is an error (for INFO commandstats).
     pub failed: bool,
-    /// The newest turn of the storage executor whose writes it made or saw; 0 for none. The reply leaves once what that
-    /// turn wrote to `shard` is as safe as the durability setting asks for.
+    /// The epoch of the newest writes that the request made or saw; 0 for none. The reply leaves once what was written
+    /// to `shard` in that epoch is as safe as the durability setting asks for.
     pub commit_epoch: u64,
-    /// The executor's own number of that shard, or [`SEVERAL_SHARDS`](crate::storage::keyspace::SEVERAL_SHARDS).
+    /// The index of that shard among its executor's, or
+    /// [`SEVERAL_SHARDS`](crate::storage::keyspace::SEVERAL_SHARDS).
     pub shard: u16,
-    /// The number by which the executor keeps the rest of the reply; 0 if this is all of it.
+    /// The number by which the executor keeps the remainder of the reply; 0 if there is none.
     pub more: u64,
 }
 
@@ -117,23 +119,23 @@ pub struct Response {
 pub struct Batch {
     /// What to do, in order.
     pub requests: Vec<Request>,
-    /// How many of them were run.
+    /// How many of the requests were run.
     pub run: usize,
-    /// What came of it, in order.
+    /// What came of the requests, in the order in which they were run; of requests that wait, nothing.
     pub responses: Vec<Response>,
     /// All replies, as RESP.
     pub replies: Vec<u8>,
-    /// Queue at the storage executor.
+    /// In which of the storage executor's queues.
     pub priority: Priority,
-    /// When it was handed to the channel.
+    /// When the batch was handed to the channel.
     pub sent_at: Instant,
-    /// When the storage executor took it up.
+    /// When the storage executor took the batch up.
     pub received_at: Instant,
-    /// Credits that come back with this box.
+    /// Credits that come back with this batch.
     pub credits: usize,
-    /// Argument bytes that are counted against its destination.
+    /// Argument bytes that are counted against the destination.
     pub bytes_charged: usize,
-    /// Which storage executor it was sent to.
+    /// Which storage executor the batch is for.
     pub destination: usize,
     bytes: Vec<u8>,
     spans: Vec<Span>,
@@ -141,7 +143,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch whose box returns through `reply_to`.
+    /// An empty batch that goes back through `reply_to`.
     pub fn new(reply_to: ResponseSender) -> Box<Batch> {
         let now = Instant::now();
         Box::new(Batch {
@@ -161,7 +163,7 @@ impl Batch {
         })
     }
 
-    /// Adds a request; its arguments are copied. The id's connection, the deadline and the like come from `request`.
+    /// Adds a request, with a copy of its arguments.
     #[inline]
     pub fn push<'a>(
         &mut self,
@@ -220,7 +222,7 @@ impl Batch {
         self.bytes.len() + self.spans.len() * size_of::<Span>()
     }
 
-    /// Takes the responses that `ready` selects into a box of their own, which may leave at once, with a credit for
+    /// Takes the responses that `ready` selects into a batch of their own, which may leave at once, with a credit for
     /// each: the replies that stay may wait for long, and others need those credits meanwhile.
     pub fn split_off(&mut self, ready: impl Fn(&Response) -> bool) -> Option<Box<Batch>> {
         if !self.responses.iter().any(&ready) {
@@ -247,7 +249,7 @@ impl Batch {
         Some(first)
     }
 
-    /// Takes the responses there are into a box of their own, which leaves before the other requests are run. The
+    /// Takes the responses there are into a batch of their own, which leaves before the other requests are run. The
     /// credits stay here.
     pub fn take_responses(&mut self) -> Box<Batch> {
         let mut first = Batch::new(self.reply_to.clone());
@@ -258,7 +260,7 @@ impl Batch {
         first
     }
 
-    /// A request's copy in a box of its own, with its credit: it is answered later than the others.
+    /// A copy of a request in a batch of its own, with its credit: the request is answered later than the others.
     pub fn take_request(&mut self, request: &Request) -> Box<Batch> {
         let mut alone = self.take_credit();
         alone.push(
@@ -272,7 +274,7 @@ impl Batch {
         alone
     }
 
-    /// The same without its arguments, of a request that has been read and waits for nothing but its answer.
+    /// [`Batch::take_request`] without the arguments, for a request that waits for nothing but its answer.
     pub fn take_for_answer(&mut self, request: &Request) -> Box<Batch> {
         let mut alone = self.take_credit();
         alone.requests.push(Request {
@@ -283,24 +285,24 @@ impl Batch {
         alone
     }
 
-    /// An empty box with the credit of a request.
+    /// An empty batch with the credit of a request.
     fn take_credit(&mut self) -> Box<Batch> {
         let mut alone = Batch::new(self.reply_to.clone());
         (alone.sent_at, alone.received_at, alone.destination) = (self.sent_at, self.received_at, self.destination);
         alone.priority = self.priority;
-        // A box that was taken out of another for the second time has given its credit to the first.
+        // A request that is taken out for the second time has given its credit to the first batch.
         alone.credits = self.credits.min(1);
         self.credits -= alone.credits;
         alone
     }
 
-    /// Takes the requests from `place` on, with their arguments, into a box of their own. The credits stay here.
-    pub fn split_requests(&mut self, place: usize) -> Box<Batch> {
+    /// Takes the requests from `index` on, with their arguments, into a batch of their own. The credits stay here.
+    pub fn split_requests(&mut self, index: usize) -> Box<Batch> {
         let mut refused = Batch::new(self.reply_to.clone());
         (refused.sent_at, refused.received_at, refused.destination) =
             (self.sent_at, self.received_at, self.destination);
         refused.priority = self.priority;
-        for request in self.requests.split_off(place) {
+        for request in self.requests.split_off(index) {
             let arguments = self.arguments(&request).iter();
             refused.push(request.id, request.command, request.caller, request.deadline, arguments);
         }
@@ -308,30 +310,31 @@ impl Batch {
         refused
     }
 
-    /// Where the box returns to.
+    /// Where the batch goes back to.
     pub fn reply_to(&self) -> &ResponseSender {
         &self.reply_to
     }
 
     /// Answers every request of a batch that was never handed over.
     pub fn answer_all_with_error(&mut self, error: &CommandError) {
-        for place in 0..self.requests.len() {
-            self.answer_with_error(place, error);
+        assert!(self.responses.is_empty(), "what was not handed over was not run");
+        for index in 0..self.requests.len() {
+            self.answer_with_error(index, error);
         }
     }
 
-    /// Answers the request at `place` without running it.
-    pub fn answer_with_error(&mut self, place: usize, error: &CommandError) {
-        let request = self.requests[place];
+    /// Answers the request at `index` without running it.
+    pub fn answer_with_error(&mut self, index: usize, error: &CommandError) {
+        let request = self.requests[index];
         let mut reply = Vec::new();
         Reply::new(&mut reply, request.caller.version).error(error.to_string());
         self.answer(&request, &reply);
     }
 
-    /// Answers a request that was not run with an error.
-    pub fn answer(&mut self, request: &Request, error: &[u8]) {
-        let reply = Span::new(self.replies.len(), error.len());
-        self.replies.extend_from_slice(error);
+    /// Answers a request with a reply that no handler has written; it counts as an error.
+    pub fn answer(&mut self, request: &Request, bytes: &[u8]) {
+        let reply = Span::new(self.replies.len(), bytes.len());
+        self.replies.extend_from_slice(bytes);
         self.responses.push(Response {
             id: request.id,
             reply,
@@ -344,12 +347,12 @@ impl Batch {
         });
     }
 
-    /// Sends the box back. Its owner may be gone (a client of the in-process engine was dropped): then it is freed.
+    /// Sends the batch back. Its sender may be gone (a client of the in-process engine was dropped): then it is freed.
     pub fn send_back(self: Box<Self>) {
         self.reply_to.clone().send(self);
     }
 
-    /// Empties a box that came back, for its next journey.
+    /// Empties a batch that came back, to be filled again.
     pub fn clear(&mut self) {
         self.requests.clear();
         self.run = 0;

@@ -1,6 +1,7 @@
-//! The only way across: batches of requests from whoever has clients to the storage executors, and the same boxes back.
+//! The only way from one executor to another: batches of requests to the storage executors, and the same batches back
+//! with the responses.
 //!
-//! [`message`] is what travels, [`destination`] sends it within its credits, [`responses`] is the way back, [`router`]
+//! [`message`] is what travels, [`destinations`] sends it within its credits, [`responses`] is the way back, [`router`]
 //! says where a key lives. [`step_answers`] are what storage executors say to the steps of a transaction.
 
 pub mod destinations;

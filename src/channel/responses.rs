@@ -2,7 +2,7 @@
 //! there.
 //!
 //! It is unbounded, since no more batches can be under way than the sender has credits for; but what they carry is only
-//! known when the requests were run. A sender that does not take its replies in gets no more of them run than
+//! known when the requests were run. A sender that does not take its replies in gets no more requests run than
 //! [`REPLY_BYTES_WAITING_MAX`]: a storage executor sets its batches aside, and serves the others
 //! ([`ResponseSender::is_behind`]).
 
@@ -23,7 +23,7 @@ struct Channel {
     waiting_bytes: Arc<AtomicUsize>,
 }
 
-/// To one sender of requests; goes along with its batches.
+/// The way back to one sender of requests; goes along with its batches.
 #[derive(Clone)]
 pub struct ResponseSender(Arc<Channel>);
 
@@ -67,8 +67,8 @@ impl ResponseSender {
         let _ = self.0.sender.send(batch);
     }
 
-    /// Whether so much lies unread there that no more of the sender's requests should be run now. One that is gone
-    /// takes nothing in any more, and what it has asked for is run.
+    /// Whether so much lies unread there that no more of the sender's requests should be run now. A sender that is gone
+    /// takes nothing in any more, and its requests are run.
     #[inline]
     pub fn is_behind(&self) -> bool {
         self.0.waiting_bytes.load(Ordering::Relaxed) >= REPLY_BYTES_WAITING_MAX && !self.0.sender.is_disconnected()
@@ -106,7 +106,8 @@ impl Responses {
     fn take(&self, batch: Box<Batch>) -> Box<Batch> {
         let bytes = counted_bytes(&batch);
         if bytes > 0 {
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            let before = self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            assert!(before >= bytes, "a batch is counted before it is sent");
         }
         batch
     }

@@ -236,7 +236,12 @@ impl Replies {
 
     /// The pending reply with a number; `None` if its command was answered.
     pub(super) fn pending(&mut self, sequence: u32) -> Option<&mut PendingReply> {
-        self.pending.get_mut(sequence.wrapping_sub(self.head) as usize)
+        let index = sequence.wrapping_sub(self.head);
+        debug_assert!(
+            (index as usize) < self.pending.len() || index.cast_signed() < 0,
+            "a number is that of a reply that was opened"
+        );
+        self.pending.get_mut(index as usize)
     }
 
     /// Of the oldest pending reply, if it comes in pieces: its number, whether it is suppressed, and the pieces.
@@ -254,6 +259,7 @@ impl Replies {
     /// Takes all pending replies out.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = PendingReply> + '_ {
         self.held_bytes = 0;
+        self.head = self.next_sequence();
         self.pending.drain(..)
     }
 

@@ -266,7 +266,8 @@ impl NetworkExecutor {
 
     /// Processes what the connection has kept, waiting for credits and pauses, until no whole command is left.
     async fn process_kept(self: &Rc<Self>, connection: &Rc<Connection>, input: &mut Input) {
-        // Kept until some commands were taken: a connection that wants all the credits must not always come last.
+        // The connection's rank among those that wait. Kept until some of its commands were taken, and not longer: a
+        // connection that wants all the credits there are must not always come first.
         let mut rank = None;
         while !input.is_empty() && !connection.closed.get() && !connection.session.borrow().closing {
             let bytes = std::mem::take(&mut input.bytes);
