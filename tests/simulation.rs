@@ -627,6 +627,8 @@ struct Simulation {
     /// executed.
     candidates: Vec<Model>,
     history: VecDeque<String>,
+    /// How the running server was started.
+    start: String,
     commands: u64,
     lives: u64,
 }
@@ -643,6 +645,7 @@ impl Simulation {
             model: Model::default(),
             candidates: vec![Model::default()],
             history: VecDeque::new(),
+            start: String::new(),
             commands: 0,
             lives: 0,
         }
@@ -658,8 +661,9 @@ impl Simulation {
     fn fail(&self, what: &str) -> ! {
         let history: Vec<&str> = self.history.iter().map(String::as_str).collect();
         panic!(
-            "{what}\nin life {} after {} commands; the last were:\n{}",
+            "{what}\nin life {} ({}) after {} commands; the last were:\n{}",
             self.lives,
+            self.start,
             self.commands,
             history.join("\n")
         );
@@ -705,7 +709,8 @@ impl Simulation {
              {cache} --batch-size {batch_size} --background-commit-writes {background}",
             self.shard_count
         );
-        self.note(format!("-- {end:?}: {flags} {faults}"));
+        self.start = format!("{end:?}: {flags} {faults}");
+        self.note(format!("-- {}", self.start));
         self.node.start(&flags, &faults);
         self.lives += 1;
         let mut client = self.node.connect();

@@ -14,6 +14,7 @@ use super::turn::Batches;
 use crate::channel::message::{Batch, HANDED_BACK, Request, Response};
 use crate::channel::step_answers::StepAnswer;
 use crate::command::{self, Runs, Step};
+use crate::config::Durability;
 use crate::error::CommandError;
 use crate::executor::locks::Admission;
 use crate::faults::{self, Point};
@@ -652,7 +653,25 @@ impl StorageExecutor {
         if told.is_err() {
             self.release_locks(id);
         }
+        if mode == Mode::Exclusive && self.current.durability == Durability::Always {
+            self.follow_all_writes(&scope)?;
+        }
         told.map(|()| StepOutcome::Answered)
+    }
+
+    /// The answer waits until all that was written before on the shards of the scope is on disk. The redo record gets
+    /// there with the log of another shard: a loss of power that spared the record, and so this shard's part of the
+    /// transaction, would otherwise take an earlier write of this shard.
+    fn follow_all_writes(&mut self, scope: &Scope) -> Result<(), CommandError> {
+        match scope {
+            Scope::Everything => self.shards.follow_all_writes_of_all(),
+            Scope::Keys(keys) => {
+                for (_, key) in keys {
+                    self.shards.follow_all_writes(Slot::of(key))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_writable(&self, scope: &Scope) -> Result<(), CommandError> {

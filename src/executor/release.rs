@@ -134,6 +134,14 @@ impl StorageExecutor {
         self.take_report(&report);
     }
 
+    /// Tells the shards how far their logs are on disk, if that is what acknowledgements wait for.
+    pub(super) fn tell_durable_epochs(&mut self) {
+        let shards = 0..self.shards.list().len();
+        let is_always = self.current.durability == Durability::Always && shards.len() > 1;
+        let durable_epochs = is_always.then(|| shards.map(|index| self.syncer.durable_epoch(index)).collect());
+        self.shards.set_durable_epochs(durable_epochs);
+    }
+
     /// Deals with what the syncer has reported while a script was open.
     pub(super) fn take_up_reports(&mut self) {
         for report in std::mem::take(&mut self.reports_waiting) {
@@ -163,7 +171,11 @@ impl StorageExecutor {
             shard.take_rolled_back();
         }
         self.settings_are_current();
-        self.release_held();
+        match self.shards.is_linked() && !self.script_is_open {
+            // A linked commit waits for the sync of the commits before it.
+            true => self.commit_and_release(Vec::new()),
+            false => self.release_held(),
+        }
         self.tell_durable();
     }
 }

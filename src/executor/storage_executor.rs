@@ -12,7 +12,7 @@ use super::turn::{Batches, serve};
 use crate::channel::message::Batch;
 use crate::commands::StorageHandlers;
 use crate::commands::effects::Effects;
-use crate::config::{Durability, Settings, SharedSettings};
+use crate::config::{Settings, SharedSettings};
 use crate::executor::committer::Committer;
 use crate::executor::disk_watch::DiskWatch;
 use crate::executor::outbox::Outbox;
@@ -161,7 +161,6 @@ impl StorageExecutor {
         }
         // The start has had some turns, to make the shards agree.
         let epoch = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
-        shards.set_linked_commits_survive_power_loss(current.durability == Durability::Always);
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             handlers,
@@ -257,8 +256,6 @@ impl StorageExecutor {
             self.settings_version = self.settings.version();
             self.current = self.settings.snapshot();
             self.effects.classes = self.current.notify_keyspace_events;
-            self.shards
-                .set_linked_commits_survive_power_loss(self.current.durability == Durability::Always);
             // The syncer sleeps by the old setting.
             self.syncer.sync_soon();
         }

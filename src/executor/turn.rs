@@ -110,6 +110,7 @@ impl StorageExecutor {
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
         self.shards.begin_turn(self.epoch, now_ms);
+        self.tell_durable_epochs();
         self.shards.track_key_fates(!self.effects.classes.is_empty());
         now_ms
     }
@@ -275,6 +276,7 @@ impl StorageExecutor {
             faults::may_panic(Bug::Turn);
         }
         if self.shards.is_linked() {
+            self.tell_durable_epochs();
             self.shards.commit_linked();
         }
         let may_commit = !self.shards.is_linked();

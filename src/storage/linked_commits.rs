@@ -21,8 +21,9 @@ pub(super) struct LinkedCommits {
     next_id: Option<TransactionId>,
     /// The index of the shard that has the next one's redo record staged, if one has: then no other gets it.
     next_primary: Option<usize>,
-    /// Whether a loss of power must not tear them.
-    survive_power_loss: bool,
+    /// The last epoch of each shard that is on disk, by the shard's index, where a loss of power must not tear a linked
+    /// commit; `None` where it may.
+    durable_epochs: Option<Vec<u64>>,
 }
 
 /// A linked commit. Its redo record may go when all of its shards have committed.
@@ -38,9 +39,19 @@ struct Unfinished {
 }
 
 impl Shards {
-    /// Sets whether a loss of power must not tear a linked commit.
-    pub fn set_linked_commits_survive_power_loss(&mut self, survive: bool) {
-        self.linked.survive_power_loss = survive;
+    /// Tells how far each shard's log is on disk, by the shard's index, if a loss of power must not tear a linked commit.
+    pub fn set_durable_epochs(&mut self, durable_epochs: Option<Vec<u64>>) {
+        self.linked.durable_epochs = durable_epochs;
+    }
+
+    /// Whether a linked commit is staged and waits until each shard's earlier commits are on disk.
+    ///
+    /// A linked commit is on disk as soon as one shard's log is. If an earlier commit of another shard was not on disk by
+    /// then, a loss of power would take the earlier write and leave the later one of the same shard.
+    pub fn waits_for_sync(&self) -> bool {
+        let is_ahead = |(shard, durable): (&Shard, &u64)| shard.committed_epoch() > *durable;
+        let durable_epochs = self.linked.durable_epochs.as_deref().unwrap_or_default();
+        self.is_linked() && self.list.iter().zip(durable_epochs).any(is_ahead)
     }
 
     /// Whether what the shards have staged must be committed as one.
@@ -59,10 +70,12 @@ impl Shards {
     /// with its own part, then the others theirs.
     ///
     /// Each shard's log gets to the disk for itself. So where a loss of power must not tear the commit, each shard
-    /// commits the record: then whichever log has got there has all of it.
+    /// commits the record: then whichever log has got there has all of it. And no linked commit is begun before the
+    /// shards' earlier commits are on disk, which costs no throughput: what is committed while a sync runs waits for the
+    /// next sync anyway.
     pub fn commit_linked(&mut self) {
         // What is in flight belongs to what was seen, and is not in the record.
-        if self.list.iter().any(Shard::is_committing) {
+        if self.list.iter().any(Shard::is_committing) || self.waits_for_sync() {
             return;
         }
         let Some(id) = self.linked.next_id.take() else { return };
@@ -79,7 +92,7 @@ impl Shards {
             return;
         };
         let others: Vec<usize> = indexes.iter().copied().filter(|index| *index != primary).collect();
-        let survives = self.linked.survive_power_loss;
+        let survives = self.linked.durable_epochs.is_some();
         let primaries = if survives {
             &indexes[..]
         } else {
@@ -167,6 +180,12 @@ impl Shards {
             }
             self.commit_linked();
         }
+    }
+
+    /// Whether a range must be read with what is staged, and not by a cursor, because that cannot be committed now.
+    pub fn cursors_must_wait(&mut self) -> bool {
+        self.commit_linked_before_cursor();
+        self.waits_for_sync()
     }
 
     /// All records of a database on a shard, to be read little by little: [`Shard::key_cursor`].

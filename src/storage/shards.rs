@@ -211,6 +211,23 @@ impl Shards {
         self.touched
     }
 
+    /// The running command follows everything that was written before on the shard of a slot, as if it had seen it.
+    ///
+    /// # Errors
+    /// The shard is another executor's.
+    pub fn follow_all_writes(&mut self, slot: Slot) -> Result<(), CommandError> {
+        let index = self.index_of(slot)?;
+        self.touched.add(index, self.list[index].newest_epoch());
+        Ok(())
+    }
+
+    /// The same of all shards of the executor.
+    pub fn follow_all_writes_of_all(&mut self) {
+        for (index, shard) in self.list.iter().enumerate() {
+            self.touched.add(index, shard.newest_epoch());
+        }
+    }
+
     /// The command's writes stand.
     #[inline]
     pub fn keep_command(&mut self) {

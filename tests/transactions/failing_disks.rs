@@ -252,6 +252,33 @@ fn two_power_losses_in_a_row_tear_nothing() {
     }
 }
 
+/// The power fails when one shard's log has got to the disk with a commit of several shards, and the log of another has
+/// not: what came before that commit on the other shard must be there all the same.
+#[test]
+fn a_commit_of_several_shards_is_not_on_disk_before_what_came_before_it() {
+    let flags = format!("{} --durability always --batch-size 1", one_executor());
+    let keys = key_per_shard("k");
+    let earlier = key_on(2, SHARDS, "earlier");
+    let mut node = Node::new();
+    let dying = node.switch("dying");
+    // The second write is the first of the shards' that belong together.
+    let fault = format!(
+        "record-synced-log=1,delay-sync-ms=300,kill-after-commit=2:{}",
+        dying.when()
+    );
+    node.start(&flags, &fault);
+    let mut client = node.connect();
+    dying.on();
+    client.send(&["SET", &earlier, "there"]).expect("the server reads");
+    client.send(&mset(&keys, "new")).expect("the server reads");
+    node.wait_for_exit();
+    node.cut_unsynced_of_shards(|shard, synced, bytes| if shard == 0 { bytes } else { synced });
+    node.start(&flags, "");
+    let mut client = node.connect();
+    assert_eq!(client.command(&mget(&keys)).render(), values(["new"; 4]));
+    assert_eq!(client.command(&["GET", &earlier]).render(), "\"there\"");
+}
+
 /// The primary of a redo record stops, and nobody can tell whether its log has the record. The keys of the other shards
 /// can be read, who writes them is told why not, and the operator is, too.
 #[test]
