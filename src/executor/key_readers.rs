@@ -237,9 +237,7 @@ mod tests {
     fn readers_that_are_gone_are_forgotten_without_a_write() {
         let mut keys = keys();
         let clients = [1, 2, 3];
-        clients
-            .iter()
-            .for_each(|client| keys.shared.note_reading(*client, true));
+        clients.iter().for_each(|client| keys.shared.set_reading(*client, true));
         for number in 0..2 * SWEPT_READERS_MAX {
             for client in clients.iter().rev() {
                 keys.note_read(&number.to_be_bytes(), reader(*client));
@@ -248,7 +246,7 @@ mod tests {
         keys.note_read(b"of one", reader(2));
         keys.forget_gone();
         assert_eq!(keys.shared.tracked_items(), 6 * SWEPT_READERS_MAX as u64 + 1);
-        keys.shared.note_reading(2, false);
+        keys.shared.set_reading(2, false);
         keys.forget_gone();
         let left = keys.shared.tracked_items();
         assert!(
@@ -256,7 +254,7 @@ mod tests {
             "one call looks at some only: {left}"
         );
         // Another goes in the middle of the walk.
-        keys.shared.note_reading(3, false);
+        keys.shared.set_reading(3, false);
         for _ in 0..2 * 7 {
             keys.forget_gone();
         }

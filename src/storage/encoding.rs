@@ -1337,7 +1337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn golden_bytes_of_every_record() {
+    fn golden_bytes_of_records_and_keys() {
         assert_eq!(Record::string(b"v", 0).encode(), b"\x00v");
         assert_eq!(Record::string(b"v", 0x0102).encode(), b"\x10\0\0\0\0\0\0\x01\x02v");
         let edited = Record {
@@ -1374,6 +1374,10 @@ mod tests {
             dead_version_key(&key, 9).as_deref(),
             Some(&b"dead\x03\x04\x05\0\0\0\x04user\0\0\0\0\0\0\0\x09"[..])
         );
+    }
+
+    #[test]
+    fn golden_bytes_of_members() {
         assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
         assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
         assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
@@ -1400,6 +1404,10 @@ mod tests {
             end: b"\0z".to_vec(),
         };
         assert_eq!(header.encode(), b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\x02\0k\0z");
+    }
+
+    #[test]
+    fn golden_bytes_of_hash_fields_and_databases() {
         assert_eq!(
             Counts { keys: 1, expires: 2 }.encode(),
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
@@ -1585,7 +1593,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn records_and_scores_are_read_back() {
         for kind in [
             Type::String,
             Type::Hash,
@@ -1641,6 +1649,10 @@ mod tests {
             before = Some(key);
         }
         assert_eq!(score_key(ordered_score(-0.0), b""), score_key(ordered_score(0.0), b""));
+    }
+
+    #[test]
+    fn trees_of_sorted_sets_are_read_back() {
         let nodes = [(0, &b""[..]), (u64::MAX, b"\0bound"), (127, b"x")];
         let stored = encode_children(nodes.into_iter());
         assert!(children(&stored).eq(nodes));
@@ -1660,6 +1672,10 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn members_and_fields_are_read_back() {
         let member = member_key(1, Slot(2), b"key", 3, b"member");
         assert_eq!(owner_of_member(&member), Some((b"\x01\0\x02key".to_vec(), 3)));
         for head in [0, LIST_ORIGIN, u64::MAX] {

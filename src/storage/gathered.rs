@@ -745,7 +745,7 @@ mod tests {
     fn with_collection(members: Option<&[&str]>) -> (Gathered, Owner) {
         let record = Record {
             version: 7,
-            kind: encoding::Type::Set,
+            kind: Type::Set,
             ..Record::string(b"12345678", 0)
         };
         let mut sent = Vec::new();
@@ -817,7 +817,7 @@ mod tests {
     #[test]
     fn a_new_version_has_nothing_of_the_old_one() {
         let (mut gathered, mut owner) = with_collection(Some(&["a"]));
-        owner.version = gathered.new_version();
+        owner.version = gathered.new_version(b"k").expect("a version");
         assert_eq!(names(&mut gathered, &owner, (b"", None), Direction::Forward), [""; 0]);
         gathered
             .write_member(&owner, Column::Data, b"z", Some(Vec::new()))
@@ -962,7 +962,7 @@ mod tests {
         gathered.begin_again();
         gathered.remote = Some(Box::new(Numbers(5)));
         gathered
-            .need_keys(&[(0, b"2".to_vec()), (0, b"none".to_vec())])
+            .need_keys(&[(0, b"2".to_vec()), (0, b"none".to_vec())], Mode::Exclusive)
             .unwrap();
         assert!(gathered.read(0, b"1").unwrap().is_some() && gathered.read(0, b"none").unwrap().is_none());
         let found = [&b"2"[..], b"none", b"1"].map(|name| (0, name.to_vec()));
@@ -972,7 +972,7 @@ mod tests {
         let many: Vec<DatabaseKey> = (0..=UNLOCKED_KEYS_MAX)
             .map(|number| (1, number.to_string().into_bytes()))
             .collect();
-        assert_eq!(gathered.need_keys(&many), Err(CommandError::Elsewhere));
+        assert_eq!(gathered.need_keys(&many, Mode::Exclusive), Err(CommandError::Elsewhere));
         assert_eq!(gathered.take_undeclared(), Some(Undeclared::Everything));
     }
 

@@ -277,45 +277,23 @@ enum Found {
 
 impl Shard {
     /// Takes over an open database; reads its counts and database map.
+    ///
+    /// # Errors
+    /// The database cannot be read, or what it says of the whole shard is damaged.
     pub fn open(id: ShardId, database: Arc<Database>, value_cache_bytes: usize) -> Result<Shard, DatabaseError> {
-        let mut counts_stored = CountsByDatabase::default();
-        for (number, counts) in counts_stored.0.iter_mut().enumerate() {
-            let stored = database.get(Column::System, &Counts::key(number as u8), Counts::decode)?;
-            *counts = match stored {
-                None => Counts::default(),
-                Some(Some(stored)) => stored,
-                Some(None) => {
-                    return Err(DatabaseError::Failed(format!(
-                        "the counts of database {number} are damaged"
-                    )));
-                }
-            };
-        }
+        let counts_stored = stored_counts(&database)?;
         let (counts, is_empty) = checked_counts(id, &database, counts_stored)?;
         let mut records = Records::new(value_cache_bytes);
         if is_empty {
             records.set_complete();
         }
-        let databases = match database.get(Column::System, DatabaseMap::KEY, DatabaseMap::decode)? {
-            None => DatabaseMap::default(),
-            Some(Some(map)) => map,
-            Some(None) => return Err(DatabaseError::Failed("the database map is damaged".to_owned())),
-        };
-        let last_version = database.get(Column::System, encoding::LAST_VERSION_KEY, |stored| {
-            stored.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
-        })?;
-        let damaged = || DatabaseError::Failed("the last version of a collection is damaged".to_owned());
-        let last_version = last_version.map_or(Ok(0), |stored| stored.ok_or_else(damaged))?;
-        let is_list = database.get(Column::System, encoding::APPLIED_KEY, encoding::is_applied_list)?;
-        if is_list == Some(false) {
-            let text = "the list of applied transactions is damaged".to_owned();
-            return Err(DatabaseError::Failed(text));
-        }
         let wide = Wide {
             counts,
-            databases,
+            databases: stored_database_map(&database)?,
             changes: WholeChanges::default(),
         };
+        let last_version = stored_last_version(&database)?;
+        check_applied_list(&database)?;
         Ok(Shard {
             id,
             database,
@@ -1532,6 +1510,40 @@ impl Shard {
             Some(None) => Found::Large,
             Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
+    }
+}
+
+/// The counts of keys as they are stored.
+fn stored_counts(database: &Database) -> Result<CountsByDatabase, DatabaseError> {
+    let mut counts_stored = CountsByDatabase::default();
+    for (number, counts) in counts_stored.0.iter_mut().enumerate() {
+        let stored = database.get(Column::System, &Counts::key(number as u8), Counts::decode)?;
+        let damaged = || DatabaseError::Failed(format!("the counts of database {number} are damaged"));
+        *counts = stored.map_or(Ok(Counts::default()), |stored| stored.ok_or_else(damaged))?;
+    }
+    Ok(counts_stored)
+}
+
+fn stored_database_map(database: &Database) -> Result<DatabaseMap, DatabaseError> {
+    let stored = database.get(Column::System, DatabaseMap::KEY, DatabaseMap::decode)?;
+    let damaged = || DatabaseError::Failed("the database map is damaged".to_owned());
+    stored.map_or(Ok(DatabaseMap::default()), |stored| stored.ok_or_else(damaged))
+}
+
+fn stored_last_version(database: &Database) -> Result<u64, DatabaseError> {
+    let stored = database.get(Column::System, encoding::LAST_VERSION_KEY, |stored| {
+        stored.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+    })?;
+    let damaged = || DatabaseError::Failed("the last version of a collection is damaged".to_owned());
+    stored.map_or(Ok(0), |stored| stored.ok_or_else(damaged))
+}
+
+fn check_applied_list(database: &Database) -> Result<(), DatabaseError> {
+    match database.get(Column::System, encoding::APPLIED_KEY, encoding::is_applied_list)? {
+        None | Some(true) => Ok(()),
+        Some(false) => Err(DatabaseError::Failed(
+            "the list of applied transactions is damaged".to_owned(),
+        )),
     }
 }
 

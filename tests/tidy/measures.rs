@@ -13,9 +13,6 @@ const LINE_LEN_MAX: usize = 120;
 /// Functions that are longer, as `file function`.
 const LONG_FUNCTIONS: &[&str] = &[
     "src/executor/participant.rs run_step",
-    "src/storage/encoding.rs golden_bytes_of_every_record",
-    "src/storage/encoding.rs what_is_written_is_read_back",
-    "src/storage/shard.rs open",
     "tests/commands/dump_restore.rs values",
     "tests/config/live.rs errors_are_redis_error_lines_and_change_nothing",
     "tests/differential/generator.rs placeholder",
