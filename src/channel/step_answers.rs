@@ -1,4 +1,9 @@
-//! What a storage executor answers to a step of a transaction over several executors: the only file that knows how.
+//! What a storage executor answers to a step of a transaction over several executors: the only file that knows how it is
+//! written. What it is asked is in [`step_arguments`](super::step_arguments).
+
+use crate::storage::encoding::Type;
+use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::gathered::{KeyAndType, Member};
 
 /// An answer. Errors are those of RESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +73,68 @@ impl<'a> StepAnswer<'a> {
     }
 }
 
+/// Appends a member to the answer to [`Question::Members`](super::step_arguments::Question::Members).
+pub fn write_member(out: &mut Vec<u8>, member: &[u8], value: &[u8]) {
+    let mut fields = FieldWriter(out);
+    fields.bytes(member);
+    fields.bytes(value);
+}
+
+/// Reads that answer; `None` if it is damaged.
+pub fn decode_members(bytes: &[u8]) -> Option<Vec<Member>> {
+    let mut fields = FieldReader(bytes);
+    let mut members = Vec::new();
+    while !fields.is_at_end() {
+        members.push((fields.bytes()?.to_vec(), fields.bytes()?.to_vec()));
+    }
+    Some(members)
+}
+
+/// Appends a key to the answer to [`Question::KeysOf`](super::step_arguments::Question::KeysOf).
+pub fn write_key(out: &mut Vec<u8>, kind: Type, key: &[u8]) {
+    let mut fields = FieldWriter(out);
+    fields.byte(1);
+    fields.byte(kind as u8);
+    fields.bytes(key);
+}
+
+/// Ends that answer, with the last key that was looked at if there are more.
+pub fn end_keys(out: &mut Vec<u8>, last: Option<&[u8]>) {
+    let mut fields = FieldWriter(out);
+    fields.byte(0);
+    fields.optional_bytes(last);
+}
+
+/// Reads that answer: keys and their types, and the last key that was looked at if there are more; `None` if it is
+/// damaged.
+pub fn decode_keys(bytes: &[u8]) -> Option<(Vec<KeyAndType>, Option<Vec<u8>>)> {
+    let mut fields = FieldReader(bytes);
+    let mut keys = Vec::new();
+    while fields.byte()? == 1 {
+        let kind = Type::from_code(fields.byte()?)?;
+        keys.push((fields.bytes()?.to_vec(), kind));
+    }
+    Some((keys, fields.optional_bytes()?.map(<[u8]>::to_vec)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_and_keys_read_back_as_they_were_written() {
+        let mut members = Vec::new();
+        write_member(&mut members, b"m", b"value");
+        write_member(&mut members, b"", b"");
+        let expected = vec![(b"m".to_vec(), b"value".to_vec()), (Vec::new(), Vec::new())];
+        assert_eq!(decode_members(&members), Some(expected));
+        let mut keys = Vec::new();
+        write_key(&mut keys, Type::List, b"a");
+        end_keys(&mut keys, Some(b"b"));
+        let expected = (vec![(b"a".to_vec(), Type::List)], Some(b"b".to_vec()));
+        assert_eq!(decode_keys(&keys), Some(expected));
+        assert_eq!(decode_keys(&keys[..keys.len() - 1]), None);
+    }
 
     #[test]
     fn answers_read_back_as_they_were_written() {

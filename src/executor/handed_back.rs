@@ -2,8 +2,9 @@
 //! network executor runs it as a transaction, and the storage executor lets the client's later commands wait until that
 //! is over.
 
-use crate::channel::message::Caller;
-use crate::protocol::{Arguments, OwnedArguments, Version};
+use super::storage_executor::StorageExecutor;
+use crate::channel::message::{Batch, Caller, HANDED_BACK, Request, Response};
+use crate::protocol::{Arguments, OwnedArguments, Span, Version};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::undeclared::Undeclared;
@@ -21,8 +22,41 @@ pub struct HandedBack {
     pub arguments: OwnedArguments,
 }
 
-/// Appends one to the replies of a batch.
-pub(super) fn encode(
+impl StorageExecutor {
+    /// A command got to what it has not named and may not use here. Nothing of it stands; the network executor runs it
+    /// as a transaction, and the client's later commands wait here until the transaction is over.
+    pub(super) fn hand_back(&mut self, batch: &mut Batch, request: &Request, start: usize) {
+        let undeclared = self.shards.take_undeclared().unwrap_or(Undeclared::Everything);
+        self.roll_back_command();
+        self.effects.forget_ran();
+        self.effects.notes_read = false;
+        self.effects.read.clear();
+        let client = request.caller.client_id;
+        let watched = self.interests.keys_watched_by(client).to_vec();
+        let (arguments, replies) = batch.parts(request);
+        replies.truncate(start);
+        encode(&request.caller, &undeclared, &watched, arguments, replies);
+        let reply = Span::new(start, replies.len() - start);
+        batch.responses.push(Response {
+            id: request.id,
+            reply,
+            command: request.command,
+            took_ns: 0,
+            failed: false,
+            commit_epoch: 0,
+            shard: 0,
+            more: HANDED_BACK,
+        });
+        if client != 0 {
+            self.parked.behind.entry(client).or_default();
+            self.parked.handed_back.insert(client);
+        }
+        self.metrics.handed_back.add(1);
+    }
+}
+
+/// Appends a command that is handed back to the replies of a batch.
+fn encode(
     caller: &Caller,
     undeclared: &Undeclared,
     watched: &[DatabaseKey],
@@ -62,7 +96,7 @@ fn read_keys(fields: &mut FieldReader<'_>) -> Option<Vec<DatabaseKey>> {
 }
 
 impl HandedBack {
-    /// Reads one; `None` if the bytes are none.
+    /// Reads what an executor has handed back; `None` if the bytes are nothing of the kind.
     pub fn decode(bytes: &[u8]) -> Option<HandedBack> {
         let mut fields = FieldReader(bytes);
         let caller = Caller {

@@ -88,6 +88,11 @@ impl Locks {
         self.entered.contains_key(&id)
     }
 
+    /// Whether a transaction has been granted what it needs, and is not over.
+    pub fn is_granted(&self, id: TransactionId) -> bool {
+        self.entered.get(&id).is_some_and(|entered| entered.is_granted)
+    }
+
     /// Enters a transaction.
     pub fn enter(&mut self, id: TransactionId, scope: Scope, mode: Mode) -> Admission {
         let is_late = match &scope {

@@ -12,6 +12,7 @@
 
 mod blocked_commands;
 pub mod committer;
+mod decided_parts;
 pub mod disk_watch;
 pub mod handed_back;
 mod housekeeping;
@@ -20,6 +21,7 @@ pub mod key_readers;
 pub mod locks;
 mod open_turn;
 pub mod outbox;
+mod parked_requests;
 pub mod participant;
 mod queue;
 pub mod reclaimer;

@@ -3,13 +3,14 @@
 use super::blocked_commands::waiting_response;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
+use crate::channel::step_arguments::Schedule;
 use crate::command::{self, BLOCKING, Command, Internal, QUIET, READ, Runs, Step};
 use crate::commands::blocking::Waiting;
 use crate::commands::pausing::{Pausing, may_pause};
 use crate::commands::script_runs::Driven;
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
-use crate::executor::participant::{Schedule, StepOutcome};
+use crate::executor::participant::StepOutcome;
 use crate::executor::waiters::Claim;
 use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, Reply, Span, Version};
@@ -17,6 +18,7 @@ use crate::registry::clients::Ticket;
 use crate::registry::metrics::{StorageMetrics, count_ran};
 use crate::registry::tracked_keys::Reader;
 use crate::storage::pieces::{Pieces, Written};
+use crate::storage::transaction_scope::Scope;
 use crate::storage::view::{LocalShards, View};
 use std::time::Instant;
 
@@ -489,11 +491,17 @@ impl StorageExecutor {
         };
         let arguments = batch.arguments(request);
         if let Runs::Step(Step::Schedule) = request.command.runs {
-            // What it asks for is read by the client elsewhere.
-            if let Some((connection, places)) = Schedule::read_by(arguments.get(1)) {
-                let reader = Reader { connection, ..reader };
+            // The coordinator reads for the client what the step asks for.
+            let schedule = Schedule::decode(arguments.get(1));
+            if let Some(schedule) = schedule
+                && let Scope::Keys(keys) = &schedule.scope
+            {
+                let reader = Reader {
+                    connection: schedule.connection,
+                    ..reader
+                };
                 self.interests
-                    .note_read(places.iter().map(|(_, key)| key.as_slice()), reader);
+                    .note_read(keys.iter().map(|(_, key)| key.as_slice()), reader);
             }
         } else if request.command.flags.has(READ) {
             self.interests.note_read(request.command.keys.of(arguments), reader);

@@ -16,7 +16,7 @@ use crate::config::{Settings, SharedSettings};
 use crate::executor::committer::Committer;
 use crate::executor::disk_watch::DiskWatch;
 use crate::executor::outbox::Outbox;
-use crate::executor::participant::Parked;
+use crate::executor::parked_requests::Parked;
 use crate::executor::reclaimer::Reclaimer;
 use crate::executor::syncer::{SyncReport, Syncer};
 use crate::registry::clients::Clients;

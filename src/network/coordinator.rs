@@ -13,7 +13,8 @@ use crate::channel::destinations::Destinations;
 use crate::channel::message::{Batch, Caller, Priority, RequestId, Response};
 use crate::channel::responses::{Responses, responses};
 use crate::channel::router::Router;
-use crate::channel::step_answers::StepAnswer;
+use crate::channel::step_answers::{StepAnswer, decode_keys, decode_members};
+use crate::channel::step_arguments::{Apply, Forget, Prepare, Question, Resolve, Schedule, encode_id};
 use crate::command::exec_request::parts_of_exec;
 use crate::command::{
     self, Command, Merge, PIECES_NEXT, RUNS_SCRIPT, Runs, TRANSACTION_APPLY, TRANSACTION_FORGET,
@@ -26,7 +27,7 @@ use crate::commands::{Context, StorageHandlers};
 use crate::error::CommandError;
 use crate::executor::handed_back::HandedBack;
 use crate::executor::outbox;
-use crate::executor::participant::{Question, Schedule, decode_keys, decode_members};
+
 use crate::network::connection::{Awaited, Connection, MoveOut, UNREADY_BYTES_CHECKED_MIN};
 use crate::network::dispatch::{APPLY_DEADLINE, reply_suppressed};
 use crate::network::merging::Merging;
@@ -39,7 +40,7 @@ use crate::scripts::registry::ScriptSeat;
 use crate::slots::{ShardId, Slot, slots_of};
 use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{DatabaseMap, Type};
-use crate::storage::fields::{FieldReader, FieldWriter};
+use crate::storage::fields::FieldReader;
 use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
 use crate::storage::keyspace::Keyspace;
 use crate::storage::redo::{Part, RECORD_BYTES_MAX, encode_parts, parts_of};
@@ -48,6 +49,7 @@ use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId,
 use crate::storage::undeclared::Undeclared;
 use crate::storage::view::View;
 use slab::Slab;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -547,7 +549,7 @@ impl NetworkExecutor {
     }
 
     fn send_release(&self, target: (usize, Priority), id: TransactionId, caller: Caller) {
-        self.tell(target, &TRANSACTION_RELEASE, caller, &id.to_be_bytes());
+        self.tell(target, &TRANSACTION_RELEASE, caller, &encode_id(id));
     }
 
     /// The command is over, or its writes are on their way: what waits behind it where it was handed back may run.
@@ -919,10 +921,7 @@ impl NetworkExecutor {
         let is_only = coordination.parts[1..]
             .iter()
             .all(|part| destination_of(part) != primary);
-        let mut argument = Vec::new();
-        FieldWriter(&mut argument).number(coordination.id);
-        FieldWriter(&mut argument).byte(u8::from(is_only));
-        encode_parts(&mut argument, &coordination.parts);
+        let argument = Prepare::encode(coordination.id, is_only, &coordination.parts);
         self.send_step(
             (number, &coordination),
             &TRANSACTION_PREPARE,
@@ -938,14 +937,12 @@ impl NetworkExecutor {
         coordination.begin_round(1);
         let shard = coordination.parts[0].shard;
         let primary = usize::from(self.server.router.owner(shard).0);
-        let mut argument = Vec::new();
-        FieldWriter(&mut argument).number(coordination.id);
-        FieldWriter(&mut argument).number(u64::from(shard.0));
+        let id = coordination.id;
         self.send_step(
             (number, &coordination),
             &TRANSACTION_RESOLVE,
             (primary, 0),
-            &[&argument],
+            &[&Resolve { id, shard }.encode()],
         );
         self.wait_for_round(number, coordination);
     }
@@ -954,7 +951,7 @@ impl NetworkExecutor {
     fn keep_in_doubt(&self, coordination: &Coordination) {
         for participant in &coordination.participants {
             let target = (participant.destination, coordination.priority);
-            let id = coordination.id.to_be_bytes();
+            let id = encode_id(coordination.id);
             self.tell(target, &TRANSACTION_KEEP_IN_DOUBT, coordination.caller, &id);
         }
     }
@@ -962,14 +959,13 @@ impl NetworkExecutor {
     /// Sends the parts to their shards: it is decided that all of them are written.
     fn apply(&self, number: usize, mut coordination: Box<Coordination>) {
         coordination.phase = Phase::Applying;
-        let is_noted = coordination.parts.len() > 1;
+        let has_record = coordination.parts.len() > 1;
         let mut by_destination: Vec<Vec<u8>> = vec![Vec::new(); self.destination_count()];
         // The primary has its part already.
-        for part in coordination.parts.iter().skip(usize::from(is_noted)) {
+        for part in coordination.parts.iter().skip(usize::from(has_record)) {
             let argument = &mut by_destination[usize::from(self.server.router.owner(part.shard).0)];
             if argument.is_empty() {
-                FieldWriter(argument).number(coordination.id);
-                FieldWriter(argument).byte(u8::from(is_noted));
+                *argument = Apply::begin(coordination.id, has_record);
             }
             encode_parts(argument, [part]);
         }
@@ -1122,10 +1118,12 @@ impl NetworkExecutor {
             by_primary[transaction.primary.0].push(transaction);
         }
         for (destination, transactions) in by_primary.into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {
-            let records = transactions
-                .iter()
-                .map(|transaction| (true, transaction.primary.1, transaction.id));
-            let argument = forget_argument(records);
+            let records = transactions.iter().map(|transaction| Forget {
+                is_primary: true,
+                shard: transaction.primary.1,
+                id: transaction.id,
+            });
+            let argument = Forget::encode_all(records);
             let number = self.transactions.borrow_mut().forgetting.insert(transactions);
             self.send_forget(destination, number as u32, &argument);
         }
@@ -1157,31 +1155,24 @@ impl NetworkExecutor {
         }
         let number = response.id.generation as usize;
         let gone = self.transactions.borrow_mut().forgetting.try_remove(number);
-        let mut by_destination: Vec<Vec<(bool, ShardId, TransactionId)>> = vec![Vec::new(); self.destination_count()];
+        let mut by_destination: Vec<Vec<Forget>> = vec![Vec::new(); self.destination_count()];
         for transaction in gone.into_iter().flatten() {
             for (destination, shard) in transaction.others {
-                by_destination[destination].push((false, shard, transaction.id));
+                by_destination[destination].push(Forget {
+                    is_primary: false,
+                    shard,
+                    id: transaction.id,
+                });
             }
         }
-        for (destination, notes) in by_destination
+        for (destination, markers) in by_destination
             .into_iter()
             .enumerate()
-            .filter(|(_, notes)| !notes.is_empty())
+            .filter(|(_, markers)| !markers.is_empty())
         {
-            self.send_forget(destination, NOBODY, &forget_argument(notes));
+            self.send_forget(destination, NOBODY, &Forget::encode_all(markers));
         }
     }
-}
-
-fn forget_argument(records: impl IntoIterator<Item = (bool, ShardId, TransactionId)>) -> Vec<u8> {
-    let mut argument = Vec::new();
-    let mut fields = FieldWriter(&mut argument);
-    for (is_primary, shard, id) in records {
-        fields.byte(u8::from(is_primary));
-        fields.number(u64::from(shard.0));
-        fields.number(id);
-    }
-    argument
 }
 
 impl Coordination {
@@ -1320,7 +1311,7 @@ impl Asking {
 
 impl Remote for Asking {
     fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<Vec<u8>>, CommandError> {
-        let answer = self.ask(&owner.key, &Question::Member(owner, column, member))?;
+        let answer = self.ask(&owner.key, &Question::Member(Cow::Borrowed(owner), column, member))?;
         let value = FieldReader(&answer).optional_bytes().ok_or(CommandError::Internal)?;
         Ok(value.map(<[u8]>::to_vec))
     }
@@ -1333,7 +1324,8 @@ impl Remote for Asking {
         direction: Direction,
         count: usize,
     ) -> Result<Vec<Member>, CommandError> {
-        let answer = self.ask(&owner.key, &Question::Members(owner, column, range, direction, count))?;
+        let question = Question::Members(Cow::Borrowed(owner), column, range, direction, count as u64);
+        let answer = self.ask(&owner.key, &question)?;
         decode_members(&answer).ok_or(CommandError::Internal)
     }
 
@@ -1350,7 +1342,7 @@ impl Remote for Asking {
             .enumerate()
             .filter(|(_, asked_for)| !asked_for.is_empty())
         {
-            self.send(destination, &Question::Keys(asked_for));
+            self.send(destination, &Question::Keys(Cow::Borrowed(asked_for)));
             asked += 1;
         }
         self.destinations.flush();
@@ -1385,7 +1377,7 @@ impl Remote for Asking {
             ..range
         };
         let destination = usize::from(self.router.owner(shard).0);
-        let answer = self.ask_at(destination, &Question::KeysOf(database, &here, now_ms))?;
+        let answer = self.ask_at(destination, &Question::KeysOf(database, Cow::Borrowed(&here), now_ms))?;
         let (keys, last) = decode_keys(&answer).ok_or(CommandError::Internal)?;
         let rest = KeyRange {
             slot: last.as_ref().map_or(here.end, |key| Slot::of(key).0),

@@ -12,7 +12,6 @@ const LINE_LEN_MAX: usize = 120;
 
 /// Functions that are longer, as `file function`.
 const LONG_FUNCTIONS: &[&str] = &[
-    "src/executor/participant.rs run_step",
     "tests/commands/dump_restore.rs values",
     "tests/config/live.rs errors_are_redis_error_lines_and_change_nothing",
     "tests/differential/generator.rs placeholder",
