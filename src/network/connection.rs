@@ -1,5 +1,5 @@
-//! One client's connection: bytes that came in and are no whole command yet, replies in the order of their commands,
-//! and bytes that the socket has not taken yet.
+//! One client's connection: bytes that came in and are no whole command yet, pending replies in the order of their
+//! commands, and bytes that the socket has not taken yet.
 
 use super::key_walks::KeyWalk;
 use super::merging::Merging;
@@ -26,24 +26,24 @@ const OUTPUT_BYTES_KEPT: usize = 16 * 1024;
 /// Bytes after which a chunk of output that the socket does not take is followed by a new one.
 const CHUNK_BYTES_FULL: usize = 1 << 20;
 
-/// From how many bytes on what is sent is a chunk of its own, which clients that are sent the same share: fewer are
-/// copied faster than they are sent by themselves.
+/// From how many bytes on a message is a chunk of its own, which the clients that are sent the message share: fewer
+/// bytes are copied faster than they are sent by themselves.
 const CHUNK_BYTES_MIN: usize = 16 * 1024;
 
-/// Most that one connection sends before others have their turn: a client that reads as fast as we send would otherwise
-/// be sent all that waits for it. More than a socket's buffer takes as a rule.
+/// Most bytes that one connection sends before others have their turn: a client that reads as fast as we send would
+/// otherwise be sent all that waits for it. More than a socket's buffer takes as a rule.
 pub(super) const SENT_BYTES_PER_TURN: usize = 4 << 20;
 
-/// Commands of one connection that may be out. What it pipelines beyond that waits in its socket: so the other clients
-/// never wait for more of it, however costly it is, and one that leaves has little run for nobody.
+/// Commands of one connection that may be out. Commands beyond that wait in its socket: so other clients never wait for
+/// more than these, however costly they are, and of a client that leaves little is run for nobody.
 pub(super) const COMMANDS_OUT_MAX: usize = 1024;
 
-/// What a connection may have that is not output yet, because it waits behind a slower reply or is being put together,
-/// when nothing more of what it pipelines is run: the slower reply will come, and what is out may make as much again.
-/// More than many pipelines of usual values ever have.
+/// Bytes of replies that a connection may hold and that are not output yet, because they wait behind a slower reply or
+/// are being put together. From there on no more of its commands are run: the slower reply will come, and the commands
+/// that are out may make as much again. More than many pipelines of usual values ever have.
 pub(super) const UNREADY_BYTES_MAX: usize = 16 << 20;
 
-/// Below this what is not output yet is compared with the output limit once a second only.
+/// Fewer bytes that are not output yet are compared with the output limit once a second only.
 pub(super) const UNREADY_BYTES_CHECKED_MIN: usize = 1 << 20;
 
 /// Where a command's reply will come from.
@@ -84,7 +84,7 @@ impl Awaited {
 pub(super) struct PushedBytes(Rc<Vec<u8>>);
 
 impl PushedBytes {
-    /// To be sent to whoever gets a clone of it.
+    /// Bytes to be sent to each connection that gets a clone.
     pub(super) fn new(bytes: Vec<u8>) -> PushedBytes {
         PushedBytes(Rc::new(bytes))
     }
@@ -92,9 +92,9 @@ impl PushedBytes {
 
 /// A run of bytes to be sent.
 pub(super) enum Chunk {
-    /// To one client.
+    /// Bytes for one client.
     Own(Vec<u8>),
-    /// To several.
+    /// Bytes for several clients.
     Shared(PushedBytes),
 }
 
@@ -127,12 +127,12 @@ pub(super) struct PiecesProgress {
     bytes_out: u64,
 }
 
-/// What a client must take of a large reply within `large-reply-timeout` at least: some hundred bytes a second, far
-/// less than any line carries, and so much that a client cannot keep a snapshot of a shard by taking a byte now and
-/// then.
+/// Bytes of a large reply that a client must take within `large-reply-timeout`: some hundred a second, far fewer than
+/// any line carries, and so many that a client cannot keep a snapshot of a shard by taking a byte now and then.
 const PIECES_PROGRESS_BYTES_MIN: u64 = 16 * 1024;
 
-/// A move between storage executors that waits for its source: when that is there, it runs as a transaction once more.
+/// A move between storage executors that waits for its source: when the source is there, the move runs as a transaction
+/// once more.
 pub(super) struct MoveOut {
     pub(super) arguments: OwnedArguments,
     /// The position of the source among the arguments.
@@ -343,8 +343,8 @@ impl Replies {
     }
 }
 
-/// What the socket has not taken yet: in chunks, so that what has left is freed, and a client that is far behind never
-/// costs a copy of all that waits for it.
+/// Bytes that the socket has not taken yet: in chunks, so that what has left is freed, and a client that is far behind
+/// never costs a copy of all that waits for it.
 #[derive(Default)]
 pub(super) struct Output {
     /// Chunks that nothing is added to any more, oldest first, and their bytes.
@@ -370,7 +370,7 @@ impl Output {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Adds a chunk; its bytes are copied if they are few.
+    /// Adds a chunk; few bytes are copied to the newest one.
     pub(super) fn append_chunk(&mut self, chunk: Chunk) {
         if chunk.bytes().len() < CHUNK_BYTES_MIN {
             return self.append(chunk.bytes());
@@ -380,7 +380,7 @@ impl Output {
         self.full.push_back(chunk);
     }
 
-    /// Adds bytes that others are sent, too.
+    /// Adds bytes that other clients are sent, too.
     pub(super) fn append_pushed(&mut self, bytes: &PushedBytes) {
         match bytes.0.len() < CHUNK_BYTES_MIN {
             true => self.append(&bytes.0),
@@ -388,7 +388,7 @@ impl Output {
         }
     }
 
-    /// What the socket takes next: the rest of the oldest chunk.
+    /// What the socket takes next: the unsent bytes of the oldest chunk.
     pub(super) fn unsent(&self) -> &[u8] {
         let oldest = self.full.front().map_or(&self.bytes[..], Chunk::bytes);
         &oldest[self.sent..]
@@ -463,35 +463,36 @@ pub(super) struct Connection {
     pub(super) session: RefCell<Session>,
     pub(super) replies: RefCell<Replies>,
     pub(super) output: RefCell<Output>,
-    /// Requests that are out at low priority: until they are back, the connection's others follow the same way.
+    /// Requests that are out at low priority: until they are back, the connection's other requests are sent at low
+    /// priority, too, which keeps their order.
     pub(super) low_out: Cell<u32>,
-    /// Whether it is in the list of connections to be flushed at the end of the turn.
+    /// Whether the connection is in the list of those that are flushed at the end of the turn.
     pub(super) touched: Cell<bool>,
-    /// What is put together for it outside of `replies`, by transactions over several executors and by EXEC.
+    /// Bytes of replies that are put together outside of `replies`, by transactions over several executors and by EXEC.
     pub(super) held_elsewhere: Cell<usize>,
-    /// What the command that waits keeps: its arguments.
+    /// Bytes of the arguments of the command that waits.
     pub(super) waiting_bytes: Cell<usize>,
     pub(super) closed: Cell<bool>,
-    /// Replies that come in pieces.
+    /// How many replies come in pieces.
     pub(super) in_pieces: Cell<u32>,
-    /// How far the client has come in taking them.
+    /// How far the client has come in taking those.
     pub(super) pieces_progress: Cell<Option<PiecesProgress>>,
-    /// Commands that are transactions whose writes are not on their way yet, or an EXEC that may change the session:
-    /// the next must wait.
+    /// How many commands are transactions whose writes are not on their way yet, or an EXEC that may change the
+    /// session: the next command must wait.
     pub(super) coordinating: Cell<u32>,
-    /// The last command may have to wait for something to happen: nothing that follows is run.
+    /// Set if the last command may have to wait for something to happen: no later command is run.
     pub(super) waiting: RefCell<Option<WaitOut>>,
     /// Wakes the reading task when a command that waited was answered and others are here already.
     pub(super) answered: RefCell<Option<Waker>>,
-    /// [`COMMANDS_OUT_MAX`] are out, or [`UNREADY_BYTES_MAX`] are here: the next command must wait until half of that
-    /// is gone.
+    /// [`COMMANDS_OUT_MAX`] commands are out, or [`UNREADY_BYTES_MAX`] bytes are held: the next command must wait until
+    /// half of that is gone.
     pub(super) is_full: Cell<bool>,
     /// Wakes the reading task when the last pending reply is there.
     pub(super) drained: RefCell<Option<Waker>>,
 }
 
 impl Connection {
-    /// One that has just come: no command was read yet.
+    /// A connection of which nothing was read yet.
     pub(super) fn new(generation: u32, socket: RawFd, client: Arc<Client>, session: Session) -> Connection {
         Connection {
             index: session.connection,
@@ -516,12 +517,12 @@ impl Connection {
         }
     }
 
-    /// A transaction begins behind whose writes the next command comes.
+    /// A transaction begins: the next command comes behind its writes.
     pub(super) fn begin_coordinating(&self) {
         self.coordinating.set(self.coordinating.get() + 1);
     }
 
-    /// Its writes are on their way, or it is over.
+    /// A transaction's writes are on their way, or it is over.
     pub(super) fn end_coordinating(&self) {
         let coordinating = self.coordinating.get();
         assert!(coordinating > 0, "a transaction ends once");
@@ -534,7 +535,7 @@ impl Connection {
         let awaited = &mut replies.pending(sequence)?.awaited;
         match std::mem::replace(awaited, Awaited::Response) {
             Awaited::Exec(executing) => {
-                // The transaction that it becomes has a copy of its own.
+                // The transaction that the EXEC becomes has a copy of the arguments.
                 self.waiting_bytes.set(0);
                 Some(*executing)
             }
@@ -545,7 +546,7 @@ impl Connection {
         }
     }
 
-    /// Sends what it can; returns how many bytes left and what is left.
+    /// Sends what the socket takes now; returns how many bytes that were, and whether that was all.
     pub(super) fn flush(&self) -> (usize, Sent) {
         let mut output = self.output.borrow_mut();
         let mut sent_now = 0;
@@ -581,20 +582,21 @@ impl Connection {
         now.duration_since(progress.at) > timeout
     }
 
-    /// What is here of replies and is not output yet.
+    /// Bytes of replies that are here and are not output yet.
     #[inline]
     pub(super) fn unready_bytes(&self) -> usize {
         self.replies.borrow().held_bytes() + self.held_elsewhere.get()
     }
 
-    /// Publishes what is held of replies to it: what its socket has not taken, and what is not output yet.
+    /// Publishes how many bytes of replies are held: those that the socket has not taken, and those that are not output
+    /// yet.
     pub(super) fn publish_output(&self) {
         let bytes = self.output.borrow().len() + self.unready_bytes();
         self.client.output_bytes.set(bytes as u64);
     }
 
-    /// Whether so much is out, or here and not output yet, that no more of what it pipelines is run. It is so until
-    /// half of that is gone.
+    /// Whether so much is out, or held and not output yet, that no more of the connection's commands are run until half
+    /// of that is gone.
     #[inline]
     pub(super) fn fills_up(&self) -> bool {
         let is_full = self.is_full.get()
@@ -615,7 +617,7 @@ impl Connection {
         is_emptied
     }
 
-    /// Ends the connection: what is pending is not sent, and the reading task wakes up.
+    /// Ends the connection: pending replies are not sent, and the reading task wakes up.
     pub(super) fn abort(&self) {
         if !self.closed.replace(true) {
             socket::shutdown(self.socket);
@@ -623,13 +625,14 @@ impl Connection {
         self.wake_reader();
     }
 
-    /// Whether the last command may have to wait: nothing that follows is run.
+    /// Whether the last command may have to wait: no later command is run.
     #[inline]
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.borrow().is_some()
     }
 
-    /// The command with a number was answered: takes what is known of its wait, if it is the one that may wait.
+    /// The command with a number was answered: takes out what is known of its wait, if that is the command that may
+    /// wait.
     pub(super) fn end_wait(&self, sequence: u32) -> Option<WaitOut> {
         let mut waiting = self.waiting.borrow_mut();
         let ended = waiting.take_if(|waiting| waiting.sequence == sequence)?;
@@ -640,6 +643,7 @@ impl Connection {
         Some(ended)
     }
 
+    /// Wakes the task that reads, if it waits for the pending replies to leave.
     pub(super) fn wake_reader(&self) {
         if let Some(waker) = self.drained.borrow_mut().take() {
             waker.wake();
@@ -650,10 +654,10 @@ impl Connection {
 /// Bytes of a client that are not a whole command yet.
 pub(super) struct Input {
     pub(super) parser: Parser,
-    /// What is left of earlier reads; the current frame begins at `start`.
+    /// Bytes of earlier reads; the current frame begins at `start`.
     pub(super) bytes: Vec<u8>,
     pub(super) start: usize,
-    /// Bytes that the current frame surely still needs.
+    /// Bytes that the current frame needs at least before it is whole.
     pub(super) wanted: usize,
 }
 
@@ -678,7 +682,7 @@ impl Input {
         self.bytes.len() - self.start
     }
 
-    /// Drops what was parsed.
+    /// Drops the bytes that were parsed.
     pub(super) fn compact(&mut self) {
         if self.is_empty() {
             self.bytes.clear();
@@ -732,7 +736,7 @@ mod tests {
         }
         let pushed_bytes = 30 + CHUNK_BYTES_MIN;
         assert_eq!(replies.held_bytes(), 1007 + pushed_bytes);
-        assert_eq!(Rc::strong_count(&large.0), 2, "it is shared");
+        assert_eq!(Rc::strong_count(&large.0), 2, "the bytes are shared");
         replies.complete(first, b"1", &mut output);
         assert_eq!((replies.held_bytes(), output.len()), (0, 1 + 1007 + pushed_bytes));
         let (bytes, chunks) = sent(&mut output);

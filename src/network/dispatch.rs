@@ -1,4 +1,5 @@
-//! From a command to where it runs.
+//! From a command to where the command runs: its row, what may keep it from being run now, and the batch that takes it
+//! to the storage executor of its key, or another way.
 
 use super::connection::{Awaited, Connection};
 use super::merging::Merging;
@@ -25,10 +26,10 @@ use std::time::{Duration, Instant};
 /// Bytes of an unknown command and its arguments that the error repeats, as in Redis.
 const UNKNOWN_COMMAND_SHOWN_MAX: usize = 128;
 
-/// The deadline of what must be done however long it waits: what was begun is ended.
+/// The deadline of requests that must be run however long they wait: they end what was begun.
 pub(super) const APPLY_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// What DEBUG is answered where `enable-debug-command` does not allow it, in Redis's words.
+/// The answer to DEBUG where `enable-debug-command` does not allow it, in Redis's words.
 const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \
     \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration \
     file, and then restart the server.";
@@ -36,12 +37,13 @@ const DEBUG_NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-de
 /// What to do after a command was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Read the next.
+    /// The command was taken: read the next.
     Yes,
-    /// It must wait (CLIENT PAUSE); offer it again.
+    /// The command must wait (CLIENT PAUSE, no credits): offer it again.
     Paused,
 }
 
+/// The common way: from a command to the batch for the storage executor of its key.
 impl NetworkExecutor {
     /// Takes one command of a connection: answers it, or sends it on its way.
     pub(super) fn dispatch(
@@ -86,11 +88,11 @@ impl NetworkExecutor {
         Taken::Yes
     }
 
-    /// The row of a command that may be run as far as its name, its arity and its kind go; otherwise it is answered.
+    /// The row of a command that may be run as far as its name, its arity and its kind go; any other is answered.
     #[inline]
     fn row_of(self: &Rc<Self>, connection: &Rc<Connection>, arguments: Arguments<'_>) -> Option<&'static Command> {
         let found = find_command(arguments);
-        // CLIENT LIST shows it although it may be refused.
+        // CLIENT LIST shows a command although it may be refused.
         let row = found.as_ref().map_or_else(|(row, _)| *row, |row| Some(*row));
         let shown = row.map_or(u64::MAX, |row| row.index() as u64);
         connection.client.last_command.set(shown);
@@ -168,7 +170,7 @@ impl NetworkExecutor {
         match command.runs {
             Runs::Network => {
                 self.run_here(connection, command, arguments);
-                // With what it changed: SELECT is shown with the database that it selected.
+                // Shown with what the command has changed: SELECT with the database that it selected.
                 self.show_to_monitors(connection, command, arguments);
             }
             Runs::Shard => {
@@ -186,8 +188,8 @@ impl NetworkExecutor {
                     None => {
                         let database = connection.session.borrow().database;
                         let is_whole = reach == Some(Reach::Everything);
-                        let places = (!is_whole).then(|| command::database_keys_of(command, arguments, database));
-                        self.coordinate(connection, command, Work::Handler, arguments, places, deadline);
+                        let keys = (!is_whole).then(|| command::database_keys_of(command, arguments, database));
+                        self.coordinate(connection, command, Work::Handler, arguments, keys, deadline);
                     }
                 }
             }
@@ -214,198 +216,10 @@ impl NetworkExecutor {
         }
     }
 
-    /// Whether a client may use DEBUG.
-    fn may_debug(&self, connection: &Connection) -> bool {
-        match self.settings.borrow().enable_debug_command {
-            DebugCommand::No => false,
-            DebugCommand::Local => connection.client.address.ip().to_canonical().is_loopback(),
-            DebugCommand::Yes => true,
-        }
-    }
-
-    /// Whether a client has authenticated, or need not.
+    /// The storage executor of a key.
     #[inline]
-    pub(super) fn has_authenticated(&self, connection: &Connection) -> bool {
-        connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty()
-    }
-
-    /// Closes a connection on which a request of another protocol came, at once and without an answer: what follows is
-    /// that request's body, which must not be run.
-    fn cut_off_other_protocol(&self, connection: &Connection) {
-        let now_s = crate::clock::unix_ms() / 1000;
-        if self.server.totals.may_warn_of_other_protocol(now_s) {
-            tracing::warn!(
-                client = connection.client.id,
-                address = %connection.client.address,
-                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to \
-                 Corelane. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise \
-                 it. Connection aborted."
-            );
-        }
-        connection.abort();
-    }
-
-    #[inline]
-    pub(super) fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
-        if self.server.pubsub.is_monitored() && monitor_line::is_shown(command) {
-            let database = connection.session.borrow().database;
-            let now_us = crate::clock::unix_us();
-            let line = monitor_line::line(now_us, database, connection.client.address, command, arguments);
-            self.server.pubsub.show_to_monitors(&line);
-        }
-    }
-
-    /// Whether the receivers of what a command publishes are behind.
-    fn waits_to_publish(&self, command: &Command, arguments: Arguments<'_>) -> bool {
-        let is_slow = |kind: &Kind| self.server.pubsub.is_slow_for(*kind, arguments.get(1));
-        match command.runs {
-            // Who has the name as a pattern or as a shard channel is looked up with it.
-            Runs::Network => [Kind::Channel, Kind::ShardChannel].iter().any(is_slow),
-            _ => true,
-        }
-    }
-
-    /// Whether a command goes to a storage executor to which nothing more can be sent now.
-    fn lacks_credits(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) -> bool {
-        let is_blocked = |destination: usize| self.destinations.borrow().is_blocked(destination);
-        match command.runs {
-            Runs::Exec => {
-                let session = connection.session.borrow();
-                let transaction = &session.transaction;
-                transaction
-                    .watched_destinations()
-                    .iter()
-                    .any(|destination| is_blocked(*destination))
-                    || transaction
-                        .queued()
-                        .any(|(command, arguments)| self.goes_to_any(command, arguments, is_blocked))
-            }
-            _ if self.reach_of(command, arguments) == Some(Reach::Everything) => {
-                (0..self.server.router.executor_count()).any(is_blocked)
-            }
-            _ => self.goes_to_any(command, arguments, is_blocked),
-        }
-    }
-
-    /// Whether a command goes to a storage executor that is busy with a script.
-    fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
-        // What EXEC runs is answered by its executor.
-        matches!(command.runs, Runs::All(_) | Runs::Each(_) | Runs::Whole)
-            || self.goes_to_any(command, arguments, |destination| {
-                self.server.scripts.is_busy(destination)
-            })
-    }
-
-    /// Whether one of the storage executors that a command goes to is one of those that are meant. EXEC itself goes to
-    /// none.
-    fn goes_to_any(&self, command: &Command, arguments: Arguments<'_>, is_meant: impl Fn(usize) -> bool) -> bool {
-        match command.runs {
-            Runs::Network | Runs::Exec | Runs::Step(_) | Runs::Internal(_) | Runs::Container => false,
-            Runs::All(_) | Runs::Each(_) | Runs::Whole => (0..self.server.router.executor_count()).any(is_meant),
-            Runs::Cursor => {
-                let slot = keys::cursor_slot(arguments.get(1));
-                slot.is_ok_and(|slot| is_meant(usize::from(self.server.router.executor_of(slot).0)))
-            }
-            Runs::Shard | Runs::Transaction | Runs::Watch => {
-                let mut destinations = command
-                    .keys
-                    .of(arguments)
-                    .map(|key| self.destination_of(key))
-                    .peekable();
-                match destinations.peek() {
-                    Some(_) => destinations.any(is_meant),
-                    // As `only_destination` sends it.
-                    None => is_meant(0),
-                }
-            }
-        }
-    }
-
     pub(super) fn destination_of(&self, key: &[u8]) -> usize {
         usize::from(self.server.router.executor_of(Slot::of(key)).0)
-    }
-
-    /// What a command that runs a script is known to need beyond its keys, where that makes a difference.
-    #[inline]
-    pub(super) fn reach_of(&self, command: &Command, arguments: Arguments<'_>) -> Option<Reach> {
-        if !command.flags.has(RUNS_SCRIPT) {
-            return None;
-        }
-        match self.server.router.executor_count() {
-            1 => None,
-            _ => self.server.scripts.reach(arguments.get(1)),
-        }
-    }
-
-    /// The one storage executor that runs a command on all its keys by itself, if there is one. What it writes to
-    /// several of its shards a killed process cannot tear apart; a loss of power could, so if writes wait for the disk
-    /// they take the longer way.
-    pub(super) fn only_destination(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
-        // Without keys the handler has an error to tell, anywhere.
-        let keys = command.keys.of(arguments);
-        self.only_destination_of(keys, command.may_write()).unwrap_or(Some(0))
-    }
-
-    /// The same for any keys; `None` if there are none.
-    pub(super) fn only_destination_of<'a>(
-        &self,
-        mut keys: impl Iterator<Item = &'a [u8]>,
-        writes: bool,
-    ) -> Option<Option<usize>> {
-        let router = &self.server.router;
-        let by_shard = writes && self.settings.borrow().durability == Durability::Always;
-        if router.shard_count() == 1 || (router.executor_count() == 1 && !by_shard) {
-            return Some(Some(0));
-        }
-        let place_of = |key: &[u8]| {
-            let shard = router.shard_of(Slot::of(key));
-            (router.owner(shard), by_shard.then_some(shard))
-        };
-        let first = place_of(keys.next()?);
-        let is_only = keys.all(|key| place_of(key) == first);
-        Some(is_only.then_some(usize::from(first.0.0)))
-    }
-
-    /// Answers a command that is not run; the transaction that it is in will not be run either.
-    pub(super) fn refuse(
-        self: &Rc<Self>,
-        connection: &Rc<Connection>,
-        command: Option<&'static Command>,
-        error: &CommandError,
-    ) {
-        if let Some(counters) = command.and_then(|command| self.metrics.commands.get(command.index())) {
-            counters.rejected.add(1);
-        }
-        let mut text = error.to_string();
-        {
-            let transaction = &mut connection.session.borrow_mut().transaction;
-            transaction.refuse();
-            if command.is_some_and(|command| command.runs == Runs::Exec) {
-                transaction.reset();
-                let why = text.strip_prefix("ERR ").unwrap_or(&text);
-                text = format!("EXECABORT Transaction discarded because of: {why}");
-            }
-        }
-        self.forget_watches(connection);
-        let mut reply = Vec::new();
-        Reply::new(&mut reply, Version::Resp2).error(text);
-        self.count_error(&reply);
-        self.answer(connection, reply, reply_suppressed(connection));
-    }
-
-    /// Answers a command at once, behind those that are still out.
-    pub(super) fn answer(&self, connection: &Rc<Connection>, reply: impl Into<Cow<'static, [u8]>>, suppressed: bool) {
-        let reply = reply.into();
-        let mut replies = connection.replies.borrow_mut();
-        if replies.is_empty() {
-            if !suppressed {
-                connection.output.borrow_mut().append(&reply);
-            }
-        } else {
-            replies.open(Awaited::Ready(reply), suppressed);
-        }
-        drop(replies);
-        self.touch(connection);
     }
 
     /// Sends a command as a whole to one storage executor.
@@ -430,6 +244,8 @@ impl NetworkExecutor {
         );
     }
 
+    /// Adds a request, all of a command or a part of it, to the open batch for a storage executor.
+    #[inline]
     pub(super) fn send_part<'a>(
         &self,
         connection: &Rc<Connection>,
@@ -464,7 +280,11 @@ impl NetworkExecutor {
             false => self.flush_wanted.notify(),
         }
     }
+}
 
+/// Commands that go to several storage executors, or may have to.
+impl NetworkExecutor {
+    /// Sends a command as it is to all storage executors.
     fn send_to_all(
         &self,
         connection: &Rc<Connection>,
@@ -478,7 +298,7 @@ impl NetworkExecutor {
         self.send_parts(connection, command, merge, parts.collect(), deadline);
     }
 
-    /// Sends a command's parts to several storage executors, each with its arguments.
+    /// Sends a command's parts to storage executors, each with its arguments.
     pub(super) fn send_parts(
         &self,
         connection: &Rc<Connection>,
@@ -505,9 +325,205 @@ impl NetworkExecutor {
             );
         }
     }
+
+    /// The one storage executor that runs a command on all its keys by itself, if there is one. A process that is
+    /// killed cannot tear apart what the executor writes to several of its shards; a loss of power could, so if writes
+    /// wait for the disk, a command on several shards becomes a transaction.
+    pub(super) fn only_destination(&self, command: &Command, arguments: Arguments<'_>) -> Option<usize> {
+        // A command without keys is an error, which any executor's handler can tell.
+        let keys = command.keys.of(arguments);
+        self.only_destination_of(keys, command.may_write()).unwrap_or(Some(0))
+    }
+
+    /// [`NetworkExecutor::only_destination`] for any keys; `None` if there are none.
+    pub(super) fn only_destination_of<'a>(
+        &self,
+        mut keys: impl Iterator<Item = &'a [u8]>,
+        writes: bool,
+    ) -> Option<Option<usize>> {
+        let router = &self.server.router;
+        let by_shard = writes && self.settings.borrow().durability == Durability::Always;
+        if router.shard_count() == 1 || (router.executor_count() == 1 && !by_shard) {
+            return Some(Some(0));
+        }
+        let owner_of = |key: &[u8]| {
+            let shard = router.shard_of(Slot::of(key));
+            (router.owner(shard), by_shard.then_some(shard))
+        };
+        let first = owner_of(keys.next()?);
+        let is_only = keys.all(|key| owner_of(key) == first);
+        Some(is_only.then_some(usize::from(first.0.0)))
+    }
+
+    /// What a command that runs a script is known to need beyond its keys, if there are several storage executors.
+    #[inline]
+    pub(super) fn reach_of(&self, command: &Command, arguments: Arguments<'_>) -> Option<Reach> {
+        if !command.flags.has(RUNS_SCRIPT) {
+            return None;
+        }
+        match self.server.router.executor_count() {
+            1 => None,
+            _ => self.server.scripts.reach(arguments.get(1)),
+        }
+    }
 }
 
-/// Whether a command is answered at all; takes note of CLIENT REPLY SKIP's one command.
+/// What keeps a command from being run now.
+impl NetworkExecutor {
+    /// Whether a client may use DEBUG.
+    fn may_debug(&self, connection: &Connection) -> bool {
+        match self.settings.borrow().enable_debug_command {
+            DebugCommand::No => false,
+            DebugCommand::Local => connection.client.address.ip().to_canonical().is_loopback(),
+            DebugCommand::Yes => true,
+        }
+    }
+
+    /// Whether a client has authenticated, or need not.
+    #[inline]
+    pub(super) fn has_authenticated(&self, connection: &Connection) -> bool {
+        connection.session.borrow().authenticated || self.settings.borrow().requirepass.is_empty()
+    }
+
+    /// Closes a connection on which a request of another protocol came, at once and without an answer: the body of that
+    /// request follows, and must not be run.
+    fn cut_off_other_protocol(&self, connection: &Connection) {
+        let now_s = crate::clock::unix_ms() / 1000;
+        if self.server.totals.may_warn_of_other_protocol(now_s) {
+            tracing::warn!(
+                client = connection.client.id,
+                address = %connection.client.address,
+                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to \
+                 Corelane. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise \
+                 it. Connection aborted."
+            );
+        }
+        connection.abort();
+    }
+
+    /// Whether a command goes to a storage executor to which nothing more can be sent now.
+    fn lacks_credits(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) -> bool {
+        let is_blocked = |destination: usize| self.destinations.borrow().is_blocked(destination);
+        match command.runs {
+            Runs::Exec => {
+                let session = connection.session.borrow();
+                let transaction = &session.transaction;
+                transaction
+                    .watched_destinations()
+                    .iter()
+                    .any(|destination| is_blocked(*destination))
+                    || transaction
+                        .queued()
+                        .any(|(command, arguments)| self.goes_to_any(command, arguments, is_blocked))
+            }
+            _ if self.reach_of(command, arguments) == Some(Reach::Everything) => {
+                (0..self.server.router.executor_count()).any(is_blocked)
+            }
+            _ => self.goes_to_any(command, arguments, is_blocked),
+        }
+    }
+
+    /// Whether the receivers of what a command publishes are behind.
+    fn waits_to_publish(&self, command: &Command, arguments: Arguments<'_>) -> bool {
+        let is_slow = |kind: &Kind| self.server.pubsub.is_slow_for(*kind, arguments.get(1));
+        match command.runs {
+            // PUBLISH and SPUBLISH: subscribers of the name in either name space, and of patterns that match it.
+            Runs::Network => [Kind::Channel, Kind::ShardChannel].iter().any(is_slow),
+            _ => true,
+        }
+    }
+
+    /// Whether a command goes to a storage executor that is busy with a script.
+    fn waits_for_script(&self, command: &Command, arguments: Arguments<'_>) -> bool {
+        // The commands of an EXEC are answered by the storage executor that runs them.
+        matches!(command.runs, Runs::All(_) | Runs::Each(_) | Runs::Whole)
+            || self.goes_to_any(command, arguments, |destination| {
+                self.server.scripts.is_busy(destination)
+            })
+    }
+
+    /// Whether a command goes to one of the storage executors for which `is_meant` holds. EXEC itself goes to none.
+    fn goes_to_any(&self, command: &Command, arguments: Arguments<'_>, is_meant: impl Fn(usize) -> bool) -> bool {
+        match command.runs {
+            Runs::Network | Runs::Exec | Runs::Step(_) | Runs::Internal(_) | Runs::Container => false,
+            Runs::All(_) | Runs::Each(_) | Runs::Whole => (0..self.server.router.executor_count()).any(is_meant),
+            Runs::Cursor => {
+                let slot = keys::cursor_slot(arguments.get(1));
+                slot.is_ok_and(|slot| is_meant(usize::from(self.server.router.executor_of(slot).0)))
+            }
+            Runs::Shard | Runs::Transaction | Runs::Watch => {
+                let mut destinations = command
+                    .keys
+                    .of(arguments)
+                    .map(|key| self.destination_of(key))
+                    .peekable();
+                match destinations.peek() {
+                    Some(_) => destinations.any(is_meant),
+                    // A command without keys goes to the first, as `only_destination` says.
+                    None => is_meant(0),
+                }
+            }
+        }
+    }
+}
+
+/// Answers that are given here.
+impl NetworkExecutor {
+    /// Answers a command that is not run. If it came between MULTI and EXEC, that EXEC will not be run either.
+    pub(super) fn refuse(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        command: Option<&'static Command>,
+        error: &CommandError,
+    ) {
+        if let Some(counters) = command.and_then(|command| self.metrics.commands.get(command.index())) {
+            counters.rejected.add(1);
+        }
+        let mut text = error.to_string();
+        {
+            let transaction = &mut connection.session.borrow_mut().transaction;
+            transaction.refuse();
+            if command.is_some_and(|command| command.runs == Runs::Exec) {
+                transaction.reset();
+                let why = text.strip_prefix("ERR ").unwrap_or(&text);
+                text = format!("EXECABORT Transaction discarded because of: {why}");
+            }
+        }
+        self.forget_watches(connection);
+        let mut reply = Vec::new();
+        Reply::new(&mut reply, Version::Resp2).error(text);
+        self.count_error(&reply);
+        self.answer(connection, reply, reply_suppressed(connection));
+    }
+
+    /// Answers a command at once, behind the replies that are pending.
+    pub(super) fn answer(&self, connection: &Rc<Connection>, reply: impl Into<Cow<'static, [u8]>>, suppressed: bool) {
+        let reply = reply.into();
+        let mut replies = connection.replies.borrow_mut();
+        if replies.is_empty() {
+            if !suppressed {
+                connection.output.borrow_mut().append(&reply);
+            }
+        } else {
+            replies.open(Awaited::Ready(reply), suppressed);
+        }
+        drop(replies);
+        self.touch(connection);
+    }
+
+    /// Shows a command to the clients that monitor.
+    #[inline]
+    pub(super) fn show_to_monitors(&self, connection: &Connection, command: &Command, arguments: Arguments<'_>) {
+        if self.server.pubsub.is_monitored() && monitor_line::is_shown(command) {
+            let database = connection.session.borrow().database;
+            let now_us = crate::clock::unix_us();
+            let line = monitor_line::line(now_us, database, connection.client.address, command, arguments);
+            self.server.pubsub.show_to_monitors(&line);
+        }
+    }
+}
+
+/// Whether the next command is not answered; of CLIENT REPLY SKIP that is used up by it.
 pub(super) fn reply_suppressed(connection: &Connection) -> bool {
     let mut session = connection.session.borrow_mut();
     match session.reply_mode {
@@ -534,8 +550,8 @@ fn refusal_for_listener(session: &Session, command: &Command) -> Option<CommandE
     (session.is_monitor && touches_data).then(|| CommandError::text("ERR Replica can't interact with the keyspace"))
 }
 
-/// CLIENT and what may come before it on a connection (AUTH, HELLO…) run during a pause, so that CLIENT UNPAUSE can end
-/// it. Redis holds those too; it holds all others as we do.
+/// Whether a command runs during CLIENT PAUSE: CLIENT, and what may come before it on a connection (AUTH, HELLO…), so
+/// that CLIENT UNPAUSE can end the pause. Redis holds those too, and all others as we do.
 fn is_pause_exempt(command: &Command) -> bool {
     command.flags.has(OF_CLIENT) || command.flags.has(NO_AUTH)
 }
@@ -556,7 +572,10 @@ fn is_queued(command: &Command) -> bool {
     }
 }
 
-/// The row of a command, its arity checked; the error otherwise, with the row if the command is known.
+/// The row of a command, its arity checked.
+///
+/// # Errors
+/// What to answer, with the row if the command is known.
 fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'static Command>, CommandError)> {
     let Some(mut command) = command::find(arguments.get(0)) else {
         return Err((None, unknown_command(arguments)));
@@ -566,7 +585,7 @@ fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'
         command = command::find_subcommand(command, name).ok_or_else(|| {
             let shown = CommandError::quoted(&name[..name.len().min(UNKNOWN_COMMAND_SHOWN_MAX)]);
             let help = command.name.to_ascii_uppercase();
-            // Counted for no command, as in Redis.
+            // The error counts for no command, as in Redis.
             let error = CommandError::text(format!("ERR unknown subcommand '{shown}'. Try {help} HELP."));
             (None, error)
         })?;
@@ -580,15 +599,15 @@ fn find_command(arguments: Arguments<'_>) -> Result<&'static Command, (Option<&'
 fn unknown_command(arguments: Arguments<'_>) -> CommandError {
     let shown = |bytes: &[u8], max: usize| CommandError::quoted(&bytes[..bytes.len().min(max)]).into_owned();
     let name = shown(arguments.get(0), UNKNOWN_COMMAND_SHOWN_MAX);
-    let mut rest = String::new();
+    let mut shown_arguments = String::new();
     for argument in arguments.iter().skip(1) {
-        if rest.len() >= UNKNOWN_COMMAND_SHOWN_MAX {
+        if shown_arguments.len() >= UNKNOWN_COMMAND_SHOWN_MAX {
             break;
         }
-        let room = UNKNOWN_COMMAND_SHOWN_MAX - rest.len();
-        rest.push_str(&format!("'{}' ", shown(argument, room)));
+        let room = UNKNOWN_COMMAND_SHOWN_MAX - shown_arguments.len();
+        shown_arguments.push_str(&format!("'{}' ", shown(argument, room)));
     }
     CommandError::text(format!(
-        "ERR unknown command '{name}', with args beginning with: {rest}"
+        "ERR unknown command '{name}', with args beginning with: {shown_arguments}"
     ))
 }

@@ -85,7 +85,7 @@ impl NetworkExecutor {
         let suppressed = match mode {
             ReplyMode::On if command.flags.has(SETS_REPLIES) => false,
             _ if command.flags.has(SETS_REPLIES) => true,
-            // Replies are on again before it is answered.
+            // RESET has turned replies on before it is answered.
             _ if command.flags.has(RESETS_SESSION) => false,
             // A confirmation is a push, and these are always sent.
             _ if command.flags.has(PUBSUB | NO_SCRIPT) => false,

@@ -14,23 +14,23 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What CLIENT REPLY asked for.
+/// Whether commands are answered (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplyMode {
     /// Every command is answered.
     #[default]
     On,
-    /// None is.
+    /// No command is answered.
     Off,
-    /// The next one is not (set by CLIENT REPLY SKIP, which itself is not answered); then they are again.
+    /// The next command is not answered, the later ones are. Set by CLIENT REPLY SKIP, which itself is not answered.
     SkipNext,
 }
 
-/// One connection's settings.
+/// What one connection's client has set up.
 pub struct Session {
     /// The client's entry in the list of all clients.
     pub client: Arc<Client>,
-    /// Its place among the connections of its executor.
+    /// The index of the connection among those of its executor.
     pub connection: u32,
     /// The selected database, `0..16`.
     pub database: u8,
@@ -38,23 +38,23 @@ pub struct Session {
     pub version: Version,
     /// Whether AUTH succeeded or no password is required.
     pub authenticated: bool,
-    /// What CLIENT REPLY asked for.
+    /// CLIENT REPLY.
     pub reply_mode: ReplyMode,
-    /// What it has queued and what it watches.
+    /// MULTI and WATCH: the commands that are queued, the keys that are watched.
     pub transaction: TransactionState,
-    /// Whether the connection is to be closed once what is pending was answered.
+    /// Whether the connection is to be closed once the pending commands were answered.
     pub closing: bool,
-    /// What it subscribes to, if to anything; changed by [`Subscriptions`] only.
+    /// The channels and patterns that the client subscribes to, if any; changed by [`Subscriptions`] only.
     pub subscribed: Option<Box<Subscribed>>,
     /// MONITOR; changed by [`Subscriptions`] only.
     pub is_monitor: bool,
-    /// CLIENT TRACKING; changed by [`crate::network::tracking_pushes::set_tracking`] only, but for what is about the
-    /// next command.
+    /// CLIENT TRACKING; changed by [`crate::network::tracking_pushes::set_tracking`] only, except for CLIENT
+    /// CACHING.
     pub tracking: Option<Box<Tracked>>,
 }
 
 impl Session {
-    /// That of a new connection, at an index of its executor's connections.
+    /// The session of a new connection, which has an index among those of its executor.
     pub(super) fn new(client: Arc<Client>, connection: u32, authenticated: bool) -> Session {
         Session {
             client,
@@ -71,13 +71,13 @@ impl Session {
         }
     }
 
-    /// Whether the client is sent what it did not ask for just now.
+    /// Whether the client subscribes or monitors.
     #[inline]
     pub fn listens(&self) -> bool {
         self.subscribed.is_some() || self.is_monitor
     }
 
-    /// Writes what CLIENT LIST shows of it to the client's entry.
+    /// Writes what CLIENT LIST shows of the session to the client's entry.
     pub fn publish(&self) {
         let client = &self.client;
         client.database.set(u64::from(self.database));
@@ -88,12 +88,12 @@ impl Session {
         client.watched_keys.set(self.transaction.watched_keys() as u64);
     }
 
-    /// Whether pushes are for it, or may be: it must notice if one is lost.
+    /// Whether pushes are for the client, or may be.
     pub fn is_told(&self) -> bool {
         self.listens() || self.tracking.is_some() || self.client.is_redirected_to.load(Ordering::Relaxed)
     }
 
-    /// CLIENT CACHING is about the command that follows: it is over with the first one that is not CLIENT's.
+    /// CLIENT CACHING is about one command: it is over with the first that is none of CLIENT's subcommands.
     pub fn end_caching(&mut self, command: &Command) {
         if let Some(tracked) = self.tracking.as_deref_mut().filter(|tracked| tracked.caching)
             && !command.flags.has(OF_CLIENT)
@@ -103,7 +103,7 @@ impl Session {
         }
     }
 
-    /// On whose behalf its commands run.
+    /// On whose behalf the client's commands run.
     #[inline]
     pub fn caller(&self) -> Caller {
         Caller {
@@ -130,32 +130,32 @@ pub struct NetworkContext<'a> {
     pub subscriptions: &'a RefCell<Subscriptions>,
     /// The command's row.
     pub command: &'static Command,
-    /// Set by a handler that must block (a file, a disk): runs on another thread and returns the whole reply, in
-    /// place of what the handler wrote.
+    /// Set by a handler that must block (a file, a disk): work that runs on another thread and returns the whole reply,
+    /// instead of what the handler wrote.
     pub deferred: Option<Deferred>,
-    /// Set by a handler whose reply is only given when the time is up, unless what it waits for comes before.
+    /// Set by a handler whose reply is given when a time is up, or something happens before.
     pub waits: Option<WaitHere>,
 }
 
-/// What a command waits for that runs on the network executor.
+/// What a command that runs on the network executor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitHere {
     /// How long, in milliseconds; 0 for ever.
     pub timeout_ms: u64,
-    /// For what, beside that.
+    /// What ends the wait before that.
     pub until: Until,
 }
 
 /// What ends a wait before its time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Nothing does: WAIT, as there are no replicas.
+    /// Nothing: WAIT, as there are no replicas.
     TimeIsUp,
-    /// All earlier writes are on disk: WAITAOF.
+    /// That all earlier writes are on disk: WAITAOF.
     Durable,
-    /// It is known whether they are: WAITAOF that asks for nothing.
+    /// That it is known whether they are: WAITAOF that asks for nothing.
     Known,
-    /// Nothing does, but the reply says whether they are on disk: WAITAOF for replicas, of which there are none.
+    /// Nothing, but the reply says whether they are on disk: WAITAOF for replicas, of which there are none.
     TimeIsUpAfterDurable,
 }
 
