@@ -11,8 +11,8 @@ use crate::command::{
 };
 use crate::commands::sorted_sets::{algebra, members, ranges};
 use crate::commands::{
-    Handler, bits, dump, field_expiry, function_commands, geo, hashes, hyperloglog, keys, lists, multi_exec, scripting,
-    sets, sort, stream_deletion, stream_groups, streams, strings,
+    Handler, bits, called_by_scripts, dump, field_expiry, function_commands, geo, hashes, hyperloglog, keys, lists,
+    multi_exec, scripting, sets, sort, stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::handlers::{
     client_tracking, connection_commands, help_commands, multi_commands, persistence, pubsub, script_commands,
@@ -24,6 +24,8 @@ use crate::network::session::NetworkHandler;
 #[derive(Clone, Copy)]
 enum RunsWith {
     Network(NetworkHandler),
+    /// As [`RunsWith::Network`], and with the other handler where a script calls it.
+    NetworkOrScript(NetworkHandler, Handler),
     Shard(Handler),
     Transaction(Handler),
     All(Handler, Merge),
@@ -36,7 +38,7 @@ enum RunsWith {
 }
 
 use Merge::{AllOk, AnyOf, Concatenate, Sum};
-use RunsWith::{All, Container, Cursor, Each, Exec, Network, Shard, Transaction, Watch, Whole};
+use RunsWith::{All, Container, Cursor, Each, Exec, Network, NetworkOrScript, Shard, Transaction, Watch, Whole};
 
 /// A command and its handler.
 struct Row {
@@ -55,6 +57,7 @@ const fn command(
 ) -> Row {
     let (runs, network, storage) = match runs {
         Network(handler) => (Runs::Network, Some(handler), None),
+        NetworkOrScript(handler, called_by_script) => (Runs::Network, Some(handler), Some(called_by_script)),
         Shard(handler) => (Runs::Shard, None, Some(handler)),
         Transaction(handler) => (Runs::Transaction, None, Some(handler)),
         All(handler, merge) => (Runs::All(merge), None, Some(handler)),
@@ -344,7 +347,7 @@ const ROWS: &[Row] = &[
 
     // Channels.
     command("psubscribe",      -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::psubscribe),       ("pubsub", "2.0.0", "Listens for messages published to channels that match one or more patterns.")),
-    command("publish",          3, or(PUBLISHING, FAST), Keys::none(),      Network(pubsub::publish),          ("pubsub", "2.0.0", "Posts a message to a channel.")),
+    command("publish",          3, or(PUBLISHING, FAST), Keys::none(),      NetworkOrScript(pubsub::publish, called_by_scripts::publish),          ("pubsub", "2.0.0", "Posts a message to a channel.")),
     command("pubsub",          -2, Flags::NONE,     Keys::none(),         Container,                         ("pubsub", "2.8.0", "A container for Pub/Sub commands.")),
     command("pubsub|channels", -2, or(INFORMATION, PUBSUB), Keys::none(),   Network(pubsub::pubsub_channels),  ("pubsub", "2.8.0", "Returns the active channels.")),
     command("pubsub|help",      2, INFORMATION,     Keys::none(),         Network(pubsub::pubsub_help),      ("pubsub", "6.2.0", "Returns helpful text about the different subcommands.")),
@@ -353,7 +356,7 @@ const ROWS: &[Row] = &[
     command("pubsub|shardchannels", -2, or(INFORMATION, PUBSUB), Keys::none(), Network(pubsub::pubsub_shardchannels), ("pubsub", "7.0.0", "Returns the active shard channels.")),
     command("pubsub|shardnumsub", -2, or(INFORMATION, PUBSUB), Keys::none(), Network(pubsub::pubsub_shardnumsub), ("pubsub", "7.0.0", "Returns the count of subscribers of shard channels.")),
     command("punsubscribe",    -1, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::punsubscribe),     ("pubsub", "2.0.0", "Stops listening to messages published to channels that match one or more patterns.")),
-    command("spublish",         3, or(PUBLISHING, FAST), Keys::at(1),       Network(pubsub::spublish),         ("pubsub", "7.0.0", "Post a message to a shard channel")),
+    command("spublish",         3, or(PUBLISHING, FAST), Keys::at(1),       NetworkOrScript(pubsub::spublish, called_by_scripts::spublish),         ("pubsub", "7.0.0", "Post a message to a shard channel")),
     command("ssubscribe",      -2, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::ssubscribe),    ("pubsub", "7.0.0", "Listens for messages published to shard channels.")),
     command("subscribe",       -2, or(SESSION, PUBSUB), Keys::none(),       Network(pubsub::subscribe),        ("pubsub", "2.0.0", "Listens for messages published to channels.")),
     command("sunsubscribe",    -1, or(SESSION, PUBSUB), Keys::range(1, -1, 1), Network(pubsub::sunsubscribe),  ("pubsub", "7.0.0", "Stops listening to messages posted to shard channels.")),
@@ -379,9 +382,9 @@ const ROWS: &[Row] = &[
     command("client|trackinginfo", 2, or(SESSION, OF_CLIENT), Keys::none(),         Network(client_tracking::client_trackinginfo), ("connection", "6.2.0", "Returns information about server-assisted client-side caching for the connection.")),
     command("client|unblock",  -3, or(ADMINISTRATION, OF_CLIENT), Keys::none(),         Network(connection_commands::client_unblock), ("connection", "5.0.0", "Unblocks a client blocked by a blocking command from a different connection.")),
     command("client|unpause",   2, or(ADMINISTRATION, OF_CLIENT), Keys::none(),         Network(connection_commands::client_unpause), ("connection", "6.2.0", "Resumes processing commands from paused clients.")),
-    command("echo",             2, or(INFORMATION, FAST), Keys::none(),   Network(connection_commands::echo),         ("connection", "1.0.0", "Returns the given string.")),
+    command("echo",             2, or(INFORMATION, FAST), Keys::none(),   NetworkOrScript(connection_commands::echo, called_by_scripts::echo),         ("connection", "1.0.0", "Returns the given string.")),
     command("hello",           -1, or(or(SESSION_FAST, NO_AUTH), CHOOSES_PROTOCOL), Keys::none(), Network(connection_commands::hello),      ("connection", "6.0.0", "Handshakes with the Redis server.")),
-    command("ping",            -1, or(FAST, WHILE_SUBSCRIBED), Keys::none(),         Network(connection_commands::ping),         ("connection", "1.0.0", "Returns the server's liveliness response.")),
+    command("ping",            -1, or(FAST, WHILE_SUBSCRIBED), Keys::none(),         NetworkOrScript(connection_commands::ping, called_by_scripts::ping),         ("connection", "1.0.0", "Returns the server's liveliness response.")),
     command("quit",            -1, or(or(or(SESSION_FAST, NO_AUTH), NOT_QUEUED), WHILE_SUBSCRIBED), Keys::none(), Network(connection_commands::quit),       ("connection", "1.0.0", "Closes the connection.")),
     command("reset",            1, or(or(or(or(SESSION_FAST, NO_AUTH), RESETS_SESSION), NOT_QUEUED), WHILE_SUBSCRIBED), Keys::none(), Network(connection_commands::reset),      ("connection", "6.2.0", "Resets the connection.")),
     command("select",           2, or(or(INFORMATION, FAST), SELECTS_DATABASE), Keys::none(),   Network(connection_commands::select),       ("connection", "1.0.0", "Changes the selected database.")),
@@ -412,7 +415,7 @@ const ROWS: &[Row] = &[
     command("role",             1, SESSION_FAST,    Keys::none(),         Network(persistence::role),        ("server", "2.8.12", "Returns the replication role.")),
     command("save",             1, or(or(ADMIN, NO_SCRIPT), NO_MULTI), Keys::none(), Network(persistence::save), ("server", "1.0.0", "Waits until everything that was answered is on disk.")),
     command("shutdown",        -1, or(ADMINISTRATION, NO_MULTI), Keys::none(), Network(server_commands::shutdown),    ("server", "1.0.0", "Synchronously saves the database(s) to disk and shuts down the server.")),
-    command("time",             1, or(INFORMATION, FAST), Keys::none(),   Network(server_commands::time),             ("server", "2.6.0", "Returns the server time.")),
+    command("time",             1, or(INFORMATION, FAST), Keys::none(),   NetworkOrScript(server_commands::time, called_by_scripts::time),             ("server", "2.6.0", "Returns the server time.")),
 
     // Scripts.
     command("eval",            -3, SCRIPT,            Keys::none().and(MoreKeys::Counted(2)), Transaction(scripting::eval), ("scripting", "2.6.0", "Executes a server-side Lua script.")),

@@ -1,7 +1,7 @@
 //! The commands that a script calls: which it may, and how they are run.
 
 use crate::channel::message::Caller;
-use crate::command::{self, Command, NO_SCRIPT, Runs, WRITE};
+use crate::command::{self, Command, NO_SCRIPT, Runs, SELECTS_DATABASE, WRITE};
 use crate::commands::arguments;
 use crate::commands::monitor_line;
 use crate::commands::{Context, Handler};
@@ -98,11 +98,11 @@ fn dispatch(
     bytes: &mut Vec<u8>,
 ) -> Result<(), CommandError> {
     let arguments = call.arguments();
-    let mut reply = Reply::new(bytes, call.version);
+    let reply = Reply::new(bytes, call.version);
     match row.runs {
         Runs::Shard | Runs::Transaction => need_keys(context, session, row, arguments)?,
         Runs::All(_) | Runs::Each(_) | Runs::Whole | Runs::Cursor => need_everything(context, session, row)?,
-        Runs::Network => return run_of_connection(context, session, (row, arguments), &mut reply),
+        Runs::Network => return run_of_network(context, session, (row, arguments), reply),
         Runs::Exec | Runs::Watch | Runs::Step(_) | Runs::Internal(_) | Runs::Container => {
             return Err(CommandError::Internal);
         }
@@ -166,45 +166,30 @@ fn note_reach(session: &mut Session, error: &CommandError, reach: Reach) {
     }
 }
 
-/// Commands about connections, as far as they mean something to a script.
-fn run_of_connection(
+/// A command that network executors run, as far as it means something to a script: it has a handler for that, selects the
+/// database of the calls that follow, or is about the server, which is asked.
+fn run_of_network(
     context: &mut Context<'_>,
     session: &mut Session,
     (row, arguments): (&'static Command, Arguments<'_>),
-    reply: &mut Reply<'_>,
+    mut reply: Reply<'_>,
 ) -> Result<(), CommandError> {
-    match row.name {
-        "ping" if arguments.len() > 2 => return Err(CommandError::Arity("ping".to_owned())),
-        "ping" if arguments.len() > 1 => reply.bulk(arguments.get(1)),
-        "ping" => reply.simple("PONG"),
-        "echo" => reply.bulk(arguments.get(1)),
-        "select" => {
-            session.database = arguments::database(arguments.get(1))?;
-            reply.ok();
-        }
-        "time" => {
-            let now_us = crate::clock::unix_us();
-            reply.array(2);
-            reply.text(&(now_us / 1_000_000).to_string());
-            reply.text(&(now_us % 1_000_000).to_string());
-        }
-        "publish" | "spublish" => {
-            let is_sharded = row.name == "spublish";
-            context.effects.send(is_sharded, arguments.get(1), arguments.get(2))?;
-            // Nobody can have got it yet: it leaves when the script is done.
-            reply.integer(0);
-        }
-        _ => {
-            let seat = context.script_seat.ok_or(CommandError::Internal)?;
-            let caller = Caller {
-                client_id: context.client_id,
-                version: reply.version(),
-                database: session.database,
-                ..Caller::default()
-            };
-            let answered = seat.scripts.run_server_command(row, arguments, caller)?;
-            reply.raw(&answered);
-        }
+    if let Some(handler) = context.handlers.of(row) {
+        return run_inner(context, session, (arguments, reply), handler);
     }
+    if row.flags.has(SELECTS_DATABASE) {
+        session.database = arguments::database(arguments.get(1))?;
+        reply.ok();
+        return Ok(());
+    }
+    let seat = context.script_seat.ok_or(CommandError::Internal)?;
+    let caller = Caller {
+        client_id: context.client_id,
+        version: reply.version(),
+        database: session.database,
+        ..Caller::default()
+    };
+    let answered = seat.scripts.run_server_command(row, arguments, caller)?;
+    reply.raw(&answered);
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod bits;
 pub mod blocking;
+pub mod called_by_scripts;
 pub mod collection;
 pub mod dump;
 pub mod effects;
