@@ -12,7 +12,7 @@ use crate::command::{
 use crate::commands::{keys, monitor_line};
 use crate::config::{DebugCommand, Durability};
 use crate::error::CommandError;
-use crate::network::coordinator::Work;
+use crate::network::coordination::Work;
 use crate::network::network_executor::NetworkExecutor;
 use crate::protocol::reply::Version;
 use crate::protocol::{Arguments, Reply};

@@ -3,15 +3,17 @@
 //! A command's way: [`network_executor`] reads it and takes its reply back, [`dispatch`] finds out where it runs, and
 //! [`connection`] keeps the order of a client's replies, and its output. `local_commands` run right here,
 //! `partial_replies` takes in replies that come in pieces and parts, `coordinator` runs commands whose keys lie on
-//! several storage executors, `key_walks` is SCAN. [`session`] is what a client has set up, [`multi_state`] what it has
-//! queued since MULTI, `multi` how EXEC gets to where it runs, `blocked_clients` is about clients in commands that
-//! wait. [`accepting`] is how connections come, `periodic_checks` when they must go. [`delivery`] is how published
-//! messages reach [subscribers](subscriptions) and monitors, [`tracking_pushes`] what clients are told of keys that
-//! they have read. [`handlers`] are those of commands that run here, [`script_calls`] runs those for scripts.
+//! several storage executors, each as a transaction whose phases are in `coordination`, `key_walks` is SCAN.
+//! [`session`] is what a client has set up, [`multi_state`] what it has queued since MULTI, `multi` how EXEC gets to
+//! where it runs, `blocked_clients` is about clients in commands that wait. [`accepting`] is how connections come,
+//! `periodic_checks` when they must go. [`delivery`] is how published messages reach [subscribers](subscriptions) and
+//! monitors, [`tracking_pushes`] what clients are told of keys that they have read. [`handlers`] are those of commands
+//! that run here, [`script_calls`] runs those for scripts.
 
 pub mod accepting;
 mod blocked_clients;
 pub mod connection;
+mod coordination;
 mod coordinator;
 pub mod delivery;
 pub mod dispatch;
@@ -25,10 +27,15 @@ pub mod multi_state;
 pub mod network_executor;
 mod partial_replies;
 mod periodic_checks;
+mod redo_deletion;
 pub mod script_calls;
 pub mod session;
 mod socket;
 pub mod subscriptions;
 pub mod tracking_pushes;
+mod transaction_begin;
+mod transaction_end;
+mod transaction_steps;
+mod transaction_threads;
 
-pub(crate) use coordinator::THREADS_MAX as TRANSACTION_THREADS_MAX;
+pub(crate) use transaction_threads::THREADS_MAX as TRANSACTION_THREADS_MAX;

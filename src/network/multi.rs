@@ -11,7 +11,7 @@ use crate::command::exec_request::{ExecHeader, PartHeader, REPLY_LEN_BYTES};
 use crate::command::{self, Command, Merge, RUNS_SCRIPT, Runs, WATCHES_DROP};
 use crate::commands::keys;
 use crate::error::CommandError;
-use crate::network::coordinator::{ExecOnSeveral, Work};
+use crate::network::coordination::{ExecOnSeveral, Work};
 use crate::network::handlers::connection_commands::session_after;
 use crate::network::multi_state::{Queue, Queued};
 use crate::network::network_executor::NetworkExecutor;

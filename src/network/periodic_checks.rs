@@ -23,7 +23,7 @@ impl NetworkExecutor {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
             self.refresh_settings();
             self.retry_destinations();
-            self.forget_finished();
+            self.delete_redo_records();
             self.close_killed();
             self.answer_unblocked();
             // Connections that wait for the end of a pause look again.
