@@ -65,7 +65,7 @@ impl TrackedKeys {
         self.broadcasts = self.shared.broadcasts();
         if !self.readers.is_empty() && !self.shared.is_used() {
             let keys = std::mem::take(&mut self.readers);
-            self.shared.forgot_keys(keys.len(), keys.values().map(Vec::len).sum());
+            self.shared.remove_keys(keys.len(), keys.values().map(Vec::len).sum());
         }
     }
 
@@ -80,7 +80,7 @@ impl TrackedKeys {
         let is_new = match self.readers.entry(key.into()) {
             Entry::Vacant(place) => {
                 place.insert(vec![reader]);
-                self.shared.noted_key();
+                self.shared.add_key();
                 true
             }
             Entry::Occupied(mut place) => {
@@ -93,7 +93,7 @@ impl TrackedKeys {
             }
         };
         if is_new {
-            self.shared.noted_reader();
+            self.shared.add_reader();
         }
     }
 
@@ -138,7 +138,7 @@ impl TrackedKeys {
         for key in &keys_without {
             self.readers.remove(key);
         }
-        self.shared.forgot_keys(keys_without.len(), forgotten);
+        self.shared.remove_keys(keys_without.len(), forgotten);
     }
 
     /// Gives keys up while there are more than `keys_max` in all (0: any number), as if they had been written.
@@ -171,7 +171,7 @@ impl TrackedKeys {
 
     fn tell_readers(&mut self, key: &[u8], writer: u64) {
         if let Some((key, readers)) = self.readers.remove_entry(key) {
-            self.shared.forgot_keys(1, readers.len());
+            self.shared.remove_keys(1, readers.len());
             self.outdated.push(Invalidation::Read { key, readers, writer });
         }
     }
@@ -179,7 +179,7 @@ impl TrackedKeys {
     /// Whole databases were emptied or exchanged: everybody forgets everything.
     pub fn note_flushed(&mut self) {
         let keys = std::mem::take(&mut self.readers);
-        self.shared.forgot_keys(keys.len(), keys.values().map(Vec::len).sum());
+        self.shared.remove_keys(keys.len(), keys.values().map(Vec::len).sum());
         if self.shared.is_used() {
             self.outdated.push(Invalidation::Everything(self.command));
         }

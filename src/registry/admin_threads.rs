@@ -1,7 +1,7 @@
 //! Threads for commands that must wait for a disk: SAVE, BGSAVE, CONFIG REWRITE, CONFIG SET of addresses.
 //!
 //! A few threads for the whole server, which exist only while there is something to do: clients that ask for such
-//! commands again and again get a place in the line and no thread each.
+//! commands again and again wait in a queue, and get no thread each.
 
 use crate::error::CommandError;
 use crate::panics::{self, Panicked};
@@ -16,12 +16,12 @@ const THREADS_MAX: usize = 4;
 /// Commands that wait for a thread: far more than administrators send, and some kilobytes each at most.
 const WAITING_MAX: usize = 256;
 
-/// What is to be done, with what it has to tell anybody.
+/// Work to be done, which answers its client by itself.
 type Job = Box<dyn FnOnce() + Send>;
 
 /// See the module's documentation.
 pub struct AdminThreads {
-    /// Where they run.
+    /// The CPUs that the threads run on.
     cpus: Vec<CpuId>,
     state: Mutex<State>,
 }
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl AdminThreads {
-    /// None yet; they will run on `cpus`.
+    /// No threads yet; they will run on `cpus`.
     pub fn new(cpus: Vec<CpuId>) -> Arc<AdminThreads> {
         Arc::new(AdminThreads {
             cpus,
@@ -41,10 +41,10 @@ impl AdminThreads {
         })
     }
 
-    /// Has `job` done on one of the threads. A panic in it ends it and nothing else.
+    /// Has `job` done on one of the threads. A panic in `job` ends nothing else.
     ///
     /// # Errors
-    /// Too many wait already, or there can be no thread: it is not done.
+    /// Too many jobs wait already, or there can be no thread: `job` is not done.
     pub fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
         let mut state = self.lock();
         if state.waiting.len() >= WAITING_MAX {
@@ -56,7 +56,7 @@ impl AdminThreads {
             let threads = Arc::clone(self);
             match panics::spawn("admin", move || threads.work()) {
                 Ok(_) => state.threads += 1,
-                // Those that there are will do.
+                // The threads that there are will do the job.
                 Err(_) if state.threads > 0 => {}
                 Err(error) => {
                     tracing::error!(%error, "a thread for administration cannot be started");
@@ -68,7 +68,7 @@ impl AdminThreads {
         Ok(())
     }
 
-    /// Does what waits, until nothing does.
+    /// Does the jobs that wait, until none does.
     fn work(&self) {
         if let Err(error) = topology::pin_current_thread(&self.cpus) {
             tracing::warn!(%error, "a thread for administration could not be pinned");
@@ -80,7 +80,7 @@ impl AdminThreads {
         }
     }
 
-    /// The job that is next in line; a thread that gets none ends.
+    /// The job that has waited longest; a thread that gets none ends.
     fn next(&self) -> Option<Job> {
         let mut state = self.lock();
         let job = state.waiting.pop_front();

@@ -17,25 +17,25 @@ pub struct Client {
     pub id: u64,
     /// The peer.
     pub address: SocketAddr,
-    /// Our end.
+    /// The server's end.
     pub local_address: SocketAddr,
     /// The descriptor's number, for show.
     pub descriptor: RawFd,
     /// When it connected, Unix milliseconds.
     pub connected_at_ms: u64,
-    /// The network executor that has it.
+    /// The network executor that has the client.
     pub executor: usize,
     /// The selected database.
     pub database: Counter,
     /// 2 or 3.
     pub version: Counter,
-    /// The last command's place in the table.
+    /// [`Command::index`](crate::command::Command::index) of the last command.
     pub last_command: Counter,
-    /// When it last sent something, Unix milliseconds.
+    /// When the client last sent something, Unix milliseconds.
     pub active_at_ms: Counter,
     /// Bytes read and not yet run.
     pub input_bytes: Counter,
-    /// Bytes of replies that are held for it: not yet taken by the socket, or not output yet.
+    /// Bytes of replies that are held for the client: not yet taken by the socket, or not output yet.
     pub output_bytes: Counter,
     /// Commands whose replies are not all there yet.
     pub pending: Counter,
@@ -45,32 +45,32 @@ pub struct Client {
     pub bytes_out: Counter,
     /// Commands in all.
     pub commands: Counter,
-    /// Commands queued since MULTI and one for MULTI itself; 0 outside of it.
+    /// Commands queued since MULTI and one for MULTI itself; 0 if there is none.
     pub multi: Counter,
-    /// Bytes that they take.
+    /// Bytes that the queued commands take.
     pub multi_bytes: Counter,
     /// Bytes of a command that waits.
     pub waiting_bytes: Counter,
-    /// Keys that it watches.
+    /// How many keys the client watches.
     pub watched_keys: Counter,
-    /// What it subscribes to, by [`crate::registry::subscribers::Kind`].
+    /// How many names the client subscribes to, by [`crate::registry::subscribers::Kind`].
     pub subscriptions: [Counter; Kind::ALL.len()],
     /// MONITOR.
     pub is_monitor: AtomicBool,
-    /// Its place among the connections of its executor.
+    /// The index of the connection among those of its executor.
     pub connection: Counter,
-    /// CLIENT TRACKING, as bits: it does (1), the client that should be told is gone (2), with BCAST (4).
+    /// CLIENT TRACKING, as bits: the client tracks (1), the client that is to be told is gone (2), with BCAST (4).
     pub tracking: Counter,
-    /// The client that is told in its place, 0 for itself; `u64::MAX` if it does not track.
+    /// The client that is told instead (REDIRECT), 0 for none; `u64::MAX` if the client does not track.
     pub redirect: Counter,
-    /// Whether another client has chosen this one to be told in its place.
+    /// Whether another client has chosen this one to be told instead of it.
     pub is_redirected_to: AtomicBool,
     /// CLIENT NO-EVICT.
     pub no_evict: AtomicBool,
     /// CLIENT NO-TOUCH.
     pub no_touch: AtomicBool,
     killed: AtomicBool,
-    /// The blocking command that it waits for: see [`Client::begin_wait`].
+    /// The blocking command that the client waits for: see [`Client::begin_wait`].
     wait: AtomicU64,
     unblocked: Mutex<Option<Unblocked>>,
     names: Mutex<Names>,
@@ -79,13 +79,13 @@ pub struct Client {
 /// How CLIENT UNBLOCK ends a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unblocked {
-    /// As if its time were up.
+    /// As if the time of the wait were up.
     Timeout,
     /// With an error.
     Error,
 }
 
-/// Set in [`Client::wait`] once the command waits somewhere.
+/// Set in [`Client::wait`] once the command has found nothing and waits.
 const IS_BLOCKED: u64 = 1;
 
 /// What a client calls itself.
@@ -100,24 +100,24 @@ pub struct Names {
 }
 
 impl Client {
-    /// What it calls itself.
+    /// The names that the client has given itself.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether it subscribes to anything.
+    /// Whether the client subscribes to anything.
     pub fn is_subscriber(&self) -> bool {
         self.subscriptions.iter().any(|count| count.get() > 0)
     }
 
-    /// Whether CLIENT KILL has chosen it.
+    /// Whether CLIENT KILL has chosen the client.
     #[inline]
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Relaxed)
     }
 
-    /// A blocking command begins. Several executors may come to answer it, and a timeout and CLIENT UNBLOCK too;
-    /// whoever succeeds in [`Client::claim`] does.
+    /// A blocking command begins. Several executors may come to answer it, and a timeout and CLIENT UNBLOCK too; the
+    /// one that succeeds in [`Client::claim`] does.
     pub fn begin_wait(&self, ticket: Ticket) {
         self.wait.store(ticket.bits(), Ordering::Release);
     }
@@ -127,7 +127,7 @@ impl Client {
         self.wait.load(Ordering::Acquire) & !IS_BLOCKED == ticket.bits()
     }
 
-    /// Takes it upon the caller to answer a command; false if somebody else has.
+    /// Claims a command, which the caller is to answer then; false if another has claimed it.
     pub fn claim(&self, ticket: Ticket) -> bool {
         let open = |wait: u64| (wait & !IS_BLOCKED == ticket.bits()).then_some(0);
         self.wait
@@ -135,21 +135,21 @@ impl Client {
             .is_ok()
     }
 
-    /// A command found nothing and waits.
+    /// Marks the command as one that has found nothing and waits.
     pub fn mark_blocked(&self, ticket: Ticket) {
         let bits = ticket.bits();
-        // Lost only against somebody who has claimed it meanwhile.
+        // Fails only if another has claimed the command meanwhile.
         let _ = self
             .wait
             .compare_exchange(bits, bits | IS_BLOCKED, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Whether it waits in a blocking command.
+    /// Whether the client waits in a blocking command.
     pub fn is_blocked(&self) -> bool {
         self.wait.load(Ordering::Acquire) & IS_BLOCKED != 0
     }
 
-    /// How CLIENT UNBLOCK has ended its wait, if it was not told yet.
+    /// How CLIENT UNBLOCK has ended the client's wait, if the client was not told yet.
     pub fn take_unblocked(&self) -> Option<Unblocked> {
         self.unblocked
             .lock()
@@ -163,7 +163,7 @@ impl Client {
 pub struct Ticket(u32);
 
 impl Ticket {
-    /// That of the command with a number on its connection.
+    /// The ticket of the command with a number on its connection.
     pub fn of(sequence: u32) -> Ticket {
         Ticket(sequence)
     }
@@ -173,7 +173,7 @@ impl Ticket {
         (u64::from(self.0) + 1) << 1
     }
 
-    /// As it travels between executors.
+    /// The ticket's bytes on the way between executors.
     pub fn to_be_bytes(self) -> [u8; 4] {
         self.0.to_be_bytes()
     }
@@ -264,10 +264,11 @@ impl Clients {
         self.lock().values().cloned().collect()
     }
 
-    /// Ends a client's wait; false if it does not wait. Its executor tells it within its housekeeping interval.
+    /// Ends a client's wait; false if the client does not wait. Its executor answers it within its housekeeping
+    /// interval.
     pub fn unblock(&self, client: &Client, how: Unblocked) -> bool {
         let blocked = |wait: u64| (wait & IS_BLOCKED != 0).then_some(0);
-        // Held until the reason is there, so that nobody sees the claim without it.
+        // Held until the reason is there, so that no other thread sees the claim without the reason.
         let mut unblocked = client.unblocked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let claimed = client.wait.fetch_update(Ordering::AcqRel, Ordering::Acquire, blocked);
         if claimed.is_ok() {
@@ -277,17 +278,18 @@ impl Clients {
         claimed.is_ok()
     }
 
-    /// How many waits were ended by CLIENT UNBLOCK so far: an executor looks for its own when this has changed.
+    /// How many waits were ended by CLIENT UNBLOCK so far: when this has changed, an executor looks for its own clients
+    /// among them.
     pub fn unblocks(&self) -> u64 {
         self.unblocks.load(Ordering::Acquire)
     }
 
-    /// How many there are.
+    /// How many clients there are.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no client.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -298,7 +300,7 @@ impl Clients {
         self.kills.fetch_add(1, Ordering::Release);
     }
 
-    /// How many were killed so far: an executor looks for its own when this has changed.
+    /// How many clients were killed so far: when this has changed, an executor looks for its own among them.
     pub fn kills(&self) -> u64 {
         self.kills.load(Ordering::Acquire)
     }

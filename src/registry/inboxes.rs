@@ -1,21 +1,20 @@
 //! What a network executor's clients are to be sent although they did not ask for it just now: published messages,
-//! MONITOR's lines and outdated keys. Any thread puts it in, the executor takes it out.
+//! MONITOR's lines and outdated keys. Any thread puts something in, the executor takes it out.
 //!
-//! What is in an inbox is bounded for each group of receivers by itself ([`Backlog`]): all of a backlog is for every
-//! one of the group, so a backlog that is longer than a client's output may be is too long for each of them and for
-//! nobody else.
+//! An inbox is bounded for each group of receivers by itself ([`Backlog`]): all of a backlog is for every client of the
+//! group, so a backlog that is longer than a client's output may be is too long for each of them and for nobody else.
 
 use crate::registry::subscribers::{Kind, Published};
 use crate::registry::tracked_keys::TrackingPush;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Output that the pushes in an inbox will make when those who publish from connections begin to wait: far more than an
-/// executor sends in the time that they wait for ([`crate::registry::server_state::HOUSEKEEPING_INTERVAL`]), so
+/// Bytes of output that the pushes in an inbox will make when connections that publish begin to wait: far more than an
+/// executor sends in the time that they wait ([`crate::registry::server_state::HOUSEKEEPING_INTERVAL`]), so
 /// that it never runs dry.
 const SLOW_BYTES: u64 = 16 << 20;
 
-/// What a push costs beside its content: its place in the queue, its header in the protocol.
+/// What a push costs beside its content: an entry of the queue, its header in the protocol.
 const PUSH_BYTES: u64 = 128;
 
 /// What outdated keys may take in an inbox: a good million of them. Above it the executor's clients are told that
@@ -24,11 +23,11 @@ const TRACKING_BACKLOG_BYTES_MAX: u64 = 64 << 20;
 
 /// Something for clients of one network executor.
 pub(crate) enum Push {
-    /// A message, for those who subscribe to its channel or to a pattern that matches it.
+    /// A message, for the subscribers of its channel and of patterns that match it.
     Published(Arc<Published>),
-    /// A line, for those who monitor, as it is sent.
+    /// A line, as it is sent, for the clients that monitor.
     Monitored(Arc<[u8]>),
-    /// Keys that are outdated, for those who track them.
+    /// Keys that are outdated, for the clients that track them.
     Tracking(TrackingPush),
     /// The receivers of a backlog do not get what comes after this until the executor has seen it.
     Lost(Arc<Backlog>),
@@ -41,7 +40,7 @@ pub(crate) enum Receivers {
     Subscribers(Kind, Box<[u8]>),
     /// The clients that monitor.
     Monitors,
-    /// The clients that track, or are told in the place of one.
+    /// The clients that track, or are told instead of one.
     Trackers,
 }
 
@@ -50,7 +49,7 @@ pub(crate) struct Backlog {
     pub(crate) receivers: Receivers,
     /// The content of the pushes: what each receiver is sent is a little more.
     bytes: AtomicU64,
-    /// Something was not taken; nothing more is until the executor has seen to the receivers.
+    /// A push was not taken; no more are taken until the executor has seen to the receivers.
     has_lost: AtomicBool,
 }
 
@@ -64,7 +63,7 @@ impl Backlog {
         })
     }
 
-    /// The executor sees to the receivers now: from here on the backlog takes again.
+    /// The executor sees to the receivers now: from here on the backlog takes pushes again.
     pub(crate) fn end_loss(&self) {
         let had_lost = self.has_lost.swap(false, Ordering::AcqRel);
         assert!(had_lost, "a backlog tells of a loss once");
@@ -73,19 +72,19 @@ impl Backlog {
 
 /// A push in an inbox.
 pub struct Posted {
-    /// What it is.
+    /// Its content.
     pub(crate) push: Push,
-    /// What it will be as output of all receivers together, roughly.
+    /// The push's bytes of output for all receivers together, roughly.
     pub(crate) output_bytes: u64,
-    /// What it counts in each of its backlogs.
+    /// The push's bytes in each of its backlogs.
     bytes: u64,
     backlogs: Vec<Arc<Backlog>>,
 }
 
-/// One network executor's inbox, from the side of those who put something in.
+/// One network executor's inbox, from the side of the threads that put something in.
 pub(crate) struct Inbox {
     sender: flume::Sender<Posted>,
-    /// The output that the pushes in it will make: what it costs to deliver them.
+    /// Bytes of output that the pushes in the inbox will make: what it costs to deliver them.
     output_bytes: AtomicU64,
     pub(crate) monitors: Arc<Backlog>,
     pub(crate) trackers: Arc<Backlog>,
@@ -104,8 +103,8 @@ impl Inbox {
         (inbox, receiver)
     }
 
-    /// Puts a push of so many `bytes` in, for all receivers of `backlogs`: `receivers` clients. Those whose backlog is
-    /// longer than `bytes_max` already do not get it. Never waits.
+    /// Puts a push of so many `bytes` in, for all receivers of `backlogs`: `receivers` clients. A backlog that is
+    /// longer than `bytes_max` already does not take the push. Never waits.
     pub(crate) fn post(&self, push: Push, bytes: u64, mut backlogs: Vec<Arc<Backlog>>, receivers: u64, bytes_max: u64) {
         backlogs.retain(|backlog| self.takes(backlog, bytes_max));
         if backlogs.is_empty() {
@@ -124,7 +123,7 @@ impl Inbox {
         });
     }
 
-    /// The same for outdated keys, which so many clients are told of.
+    /// [`Inbox::post`] for outdated keys, which so many clients are told of.
     pub(crate) fn post_outdated(&self, push: TrackingPush, bytes: u64, receivers: u64) {
         let trackers = vec![Arc::clone(&self.trackers)];
         let bytes = bytes + PUSH_BYTES;
@@ -137,7 +136,7 @@ impl Inbox {
         );
     }
 
-    /// Whether a backlog takes one more; if it is the first that it does not take, the executor will know.
+    /// Whether a backlog takes one more push; of the first that a backlog does not take, the executor is told.
     fn takes(&self, backlog: &Arc<Backlog>, bytes_max: u64) -> bool {
         if backlog.has_lost.load(Ordering::Acquire) {
             return false;
@@ -155,19 +154,23 @@ impl Inbox {
     }
 
     fn send(&self, posted: Posted) {
-        // It fails when the executor has ended, and its clients with it.
+        // Fails when the executor has ended, and its clients with it.
         let _ = self.sender.send(posted);
     }
 
     /// The executor has taken a push out.
     pub(crate) fn count_taken(&self, posted: &Posted) {
-        self.output_bytes.fetch_sub(posted.output_bytes, Ordering::Relaxed);
+        let subtract = |from: &AtomicU64, bytes: u64| {
+            let before = from.fetch_sub(bytes, Ordering::Relaxed);
+            assert!(before >= bytes, "a push is counted before it is sent");
+        };
+        subtract(&self.output_bytes, posted.output_bytes);
         for backlog in &posted.backlogs {
-            backlog.bytes.fetch_sub(posted.bytes, Ordering::Relaxed);
+            subtract(&backlog.bytes, posted.bytes);
         }
     }
 
-    /// Whether who publishes should wait.
+    /// Whether connections that publish should wait.
     pub(crate) fn is_slow(&self) -> bool {
         self.output_bytes.load(Ordering::Relaxed) > SLOW_BYTES
     }

@@ -1,5 +1,5 @@
-//! The addresses that clients connect to. CONFIG SET of `bind` and `port` changes them while the server runs: who has
-//! the listening sockets is told, and answers whether the new ones could be opened.
+//! The addresses that clients connect to. CONFIG SET of `bind` and `port` changes them while the server runs: the
+//! network executor that has the listening sockets is told, and answers whether the new ones could be opened.
 
 use crate::config::Settings;
 use crate::preflight;
@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Why an address is not listened on. `Display` is one sentence with its remedy.
+/// Why an address is not listened on. `Display` is one sentence with a remedy.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The sentences say it.
 pub enum ListenError {
@@ -26,11 +26,11 @@ pub enum ListenError {
     Stopping,
 }
 
-/// The addresses that `bind` names; of those that may be missing on this machine (a leading `-`) the ones that it has.
-/// May have to ask a name server, and wait for it.
+/// The addresses that `bind` names, without those that may be missing (a leading `-`) and are not this machine's. May
+/// have to ask a name server, and wait for it.
 ///
 /// # Errors
-/// A name is none, or no address is left.
+/// A name has no address, or no address is left.
 pub fn addresses_of(settings: &Settings) -> Result<Vec<SocketAddr>, ListenError> {
     let mut addresses = Vec::new();
     for name in &settings.bind {
@@ -63,7 +63,7 @@ pub fn addresses_of(settings: &Settings) -> Result<Vec<SocketAddr>, ListenError>
 /// Listens on all addresses; a port of 0 is chosen by the first and then used by all. Returns the port too.
 ///
 /// # Errors
-/// One cannot be listened on; then none is.
+/// An address cannot be listened on; then none is.
 pub fn listen(addresses: &[SocketAddr], backlog: u32) -> Result<(Vec<OwnedFd>, u16), ListenError> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let mut listeners = Vec::new();
@@ -92,15 +92,15 @@ pub fn listen(addresses: &[SocketAddr], backlog: u32) -> Result<(Vec<OwnedFd>, u
 
 /// Other addresses to listen on.
 pub struct Change {
-    /// Those, and no others.
+    /// The addresses to listen on from now on.
     pub addresses: Vec<SocketAddr>,
-    /// Gets the port; or why everything is as it was.
+    /// Where the port is sent to, or the error that left everything as it was.
     pub answer: flume::Sender<Result<u16, ListenError>>,
 }
 
 /// What all threads know of the addresses.
 pub struct Listening {
-    /// The port that is listened on (the setting may be 0: any).
+    /// The port that is listened on (where the setting is 0, for any).
     port: AtomicU16,
     changes: flume::Sender<Change>,
 }
@@ -108,7 +108,7 @@ pub struct Listening {
 impl Listening {
     /// The server listens on `port`. Changes come out of the receiver.
     pub fn new(port: u16) -> (Arc<Listening>, flume::Receiver<Change>) {
-        // Whoever sends one waits for its answer, so no more come than there are threads for administration.
+        // A thread that sends a change waits for the answer, so no more come than there are threads for administration.
         let (changes, receiver) = flume::unbounded();
         let port = AtomicU16::new(port);
         (Arc::new(Listening { port, changes }), receiver)
@@ -119,7 +119,7 @@ impl Listening {
         self.port.load(Ordering::Relaxed)
     }
 
-    /// Listens on what `settings` say from now on. Connections that there are stay. Blocks.
+    /// Listens on the addresses of `settings` from now on. Connections that are open stay. Blocks.
     ///
     /// # Errors
     /// Everything is as it was.

@@ -1,6 +1,6 @@
-//! Counters with one writer each: an executor adds to its own, and whoever reads adds them up.
+//! Counters with one writer each: an executor adds to its own, and the reader adds those of all executors up.
 //!
-//! They are atomics only so that another thread may read them; the writer loads and stores without a locked
+//! The counters are atomics only so that another thread may read them; the writer loads and stores without a locked
 //! instruction.
 
 use crate::command;
@@ -33,7 +33,7 @@ impl Counter {
     }
 }
 
-/// A number that several threads add to: for what happens rarely (connections, errors by kind).
+/// A number that several threads add to: for events that are rare (connections, errors by kind).
 #[derive(Debug, Default)]
 pub struct SharedCounter(AtomicI64);
 
@@ -112,13 +112,13 @@ pub fn merged_histogram() -> hdrhistogram::Histogram<u64> {
 /// One command's statistics on one network executor.
 #[derive(Debug, Default)]
 pub struct CommandMetrics {
-    /// Times it was run.
+    /// How often the command was run.
     pub calls: Counter,
-    /// Time its handler took, in nanoseconds.
+    /// Time that its handler took, in nanoseconds.
     pub took_ns: Counter,
-    /// Times it was refused before it ran (arity, authentication…).
+    /// How often the command was refused before it ran (arity, authentication…).
     pub rejected: Counter,
-    /// Times its handler answered an error.
+    /// How often its handler answered an error.
     pub failed: Counter,
 }
 
@@ -149,7 +149,7 @@ pub fn count_ran(effects: &mut Effects, commands: &[CommandMetrics], errors: &Mu
 /// What one network executor counts.
 #[derive(Debug)]
 pub struct NetworkMetrics {
-    /// The CPU it runs on.
+    /// The CPU that the executor runs on.
     pub cpu: usize,
     /// By [`crate::command::Command::index`].
     pub commands: Vec<CommandMetrics>,
@@ -157,17 +157,17 @@ pub struct NetworkMetrics {
     pub commands_processed: Counter,
     /// Transactions over several storage executors.
     pub transactions: Counter,
-    /// How often one came too late at an executor and began again.
+    /// How often a transaction came too late at a storage executor and began again.
     pub transaction_retries: Counter,
-    /// Look-ups of their reading commands that found their key.
+    /// Look-ups by reading commands of transactions that found their key.
     pub keyspace_hits: Counter,
-    /// Those that did not.
+    /// Look-ups by reading commands of transactions that did not.
     pub keyspace_misses: Counter,
     /// Connections that are open.
     pub connections: Counter,
-    /// Connections given to it so far; written by the executor that accepts.
+    /// Connections given to the executor so far; written by the executor that accepts.
     pub connections_assigned: Counter,
-    /// Connections of those that ended.
+    /// How many of those have ended.
     pub connections_closed: Counter,
     /// Bytes read from sockets.
     pub bytes_in: Counter,
@@ -228,7 +228,7 @@ impl NetworkMetrics {
 /// What one storage executor counts.
 #[derive(Debug, Default)]
 pub struct StorageMetrics {
-    /// The CPU it runs on.
+    /// The CPU that the executor runs on.
     pub cpu: usize,
     /// Requests run.
     pub requests: Counter,
@@ -246,7 +246,7 @@ pub struct StorageMetrics {
     pub inner_commands: Counter,
     /// See [`StorageMetrics::inner_commands`].
     pub commands: Vec<CommandMetrics>,
-    /// Errors that they answered, by their first word.
+    /// Errors that those commands answered, by their first word.
     pub errors: Mutex<BTreeMap<String, u64>>,
     /// Clients of which a watched key was modified; rarely written, and only read by CLIENT LIST.
     pub dirty_clients: Mutex<BTreeSet<u64>>,
@@ -266,13 +266,13 @@ pub struct StorageMetrics {
     pub replies_begun: Counter,
     /// Keys for which commands wait.
     pub blocking_keys: Counter,
-    /// Those of them whose deletion is waited for too.
+    /// How many of those keys are waited for to be deleted, too.
     pub blocking_keys_on_nokey: Counter,
     /// Syncs of logs.
     pub syncs: Counter,
-    /// Time spent in them, nanoseconds.
+    /// Time spent in syncs of logs, nanoseconds.
     pub sync_ns: Counter,
-    /// Time from hand-over to being taken up.
+    /// Time from the hand-over of a batch to its being taken up.
     pub queue_ns: Histogram,
     /// Time of a turn: all handlers and the commits.
     pub turn_ns: Histogram,
@@ -299,9 +299,9 @@ pub struct ShardMetrics {
     pub cache_records: Counter,
     /// Keys deleted by the expiry sweep.
     pub expired_keys: Counter,
-    /// The newest committed turn.
+    /// The newest committed epoch.
     pub committed_epoch: Counter,
-    /// The newest turn on disk.
+    /// The newest epoch on disk.
     pub durable_epoch: Counter,
     /// Bytes of files on disk.
     pub file_bytes: Counter,

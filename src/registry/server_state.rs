@@ -27,7 +27,7 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(10);
 pub struct ServerState {
     /// The settings, which CONFIG SET changes.
     pub settings: SharedSettings,
-    /// The file they came from, for CONFIG REWRITE.
+    /// The file that the settings came from, for CONFIG REWRITE.
     pub config_file: Option<PathBuf>,
     /// Which executor has which shard.
     pub router: Router,
@@ -35,9 +35,9 @@ pub struct ServerState {
     pub core_map: CoreMap,
     /// All clients.
     pub clients: Arc<Clients>,
-    /// Who subscribes to what, and how to reach them from any thread.
+    /// Subscribers, and how to reach them from any thread.
     pub pubsub: Arc<PubSub>,
-    /// Who is told of keys that it has read.
+    /// Clients that are told of keys that they have read.
     pub tracking: Arc<Tracking>,
     /// By network executor.
     pub network: Vec<Arc<NetworkMetrics>>,
@@ -63,7 +63,7 @@ pub struct ServerState {
     pub pause: Pause,
     /// SHUTDOWN and signals.
     pub shutdown: Shutdown,
-    /// Scripts: their texts, and which run.
+    /// Scripts: their texts, and which of them run.
     pub scripts: Arc<Scripts>,
 }
 
@@ -80,16 +80,16 @@ pub struct Totals {
     pub query_limit_disconnections: SharedCounter,
     /// What CONFIG RESETSTAT has set aside.
     pub baseline: Baseline,
-    /// When the log last said that somebody speaks another protocol, Unix seconds; 0 for never.
+    /// When the log last told of a request of another protocol, Unix seconds; 0 for never.
     other_protocol_warned_s: AtomicU64,
 }
 
-/// How long the log keeps quiet about requests of other protocols after it has told of one: who sends them must not
-/// fill the disk.
+/// How long the log keeps quiet about requests of other protocols after it has told of one: such requests must not fill
+/// the disk.
 const OTHER_PROTOCOL_QUIET_S: u64 = 60;
 
 impl Totals {
-    /// Whether the log should tell now that somebody speaks another protocol.
+    /// Whether the log should tell now of a request of another protocol.
     pub fn may_warn_of_other_protocol(&self, now_s: u64) -> bool {
         let due = |warned_s: u64| (warned_s + OTHER_PROTOCOL_QUIET_S <= now_s).then_some(now_s);
         let warned_s = &self.other_protocol_warned_s;
@@ -134,7 +134,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Asks for a shutdown; by the second time the process does not wait any more.
+    /// Asks for a shutdown; asked a second time, the process does not wait any more.
     pub fn request(&self) {
         self.requests.fetch_add(1, Ordering::AcqRel);
     }
@@ -149,7 +149,7 @@ impl Shutdown {
         self.requests.load(Ordering::Acquire) > 0
     }
 
-    /// Whether it must not wait for clients any more.
+    /// Whether the shutdown must not wait for clients any more.
     pub fn is_immediate(&self) -> bool {
         self.requests.load(Ordering::Acquire) > 1
     }
@@ -163,7 +163,7 @@ pub struct Saves {
 }
 
 impl Default for Saves {
-    /// What there is at the start was read from disk.
+    /// Nothing is to be saved at the start: all data was read from disk.
     fn default() -> Saves {
         Saves {
             under_way: AtomicBool::new(false),
@@ -178,15 +178,15 @@ impl Saves {
         self.under_way.load(Ordering::Acquire)
     }
 
-    /// When the last one ended well, Unix seconds; the start of the server if none has.
+    /// When the last SAVE or BGSAVE ended well, Unix seconds; the start of the server if none has.
     pub fn last_s(&self) -> u64 {
         self.last_s.load(Ordering::Acquire)
     }
 
-    /// Begins one.
+    /// Begins a SAVE or BGSAVE.
     ///
     /// # Errors
-    /// There is one under way.
+    /// Another is under way.
     pub(crate) fn begin(&self) -> Result<(), CommandError> {
         match self.under_way.swap(true, Ordering::AcqRel) {
             true => Err(CommandError::text("ERR Background save already in progress")),
@@ -194,7 +194,7 @@ impl Saves {
         }
     }
 
-    /// It is over.
+    /// Ends the SAVE or BGSAVE that is under way.
     pub(crate) fn end(&self, saved: bool) {
         if saved {
             self.last_s.store(clock::unix_ms() / 1000, Ordering::Release);

@@ -39,7 +39,7 @@ pub struct Published {
     pub(crate) kind: Kind,
     pub(crate) channel: Box<[u8]>,
     pub(crate) message: Box<[u8]>,
-    /// How many changes to the subscriptions it has seen.
+    /// How many changes of the subscriptions came before the message.
     pub(crate) changes_seen: u64,
 }
 
@@ -48,7 +48,7 @@ pub struct Published {
 struct Group {
     executor: u16,
     count: u32,
-    /// What waits for them.
+    /// What waits for these subscribers.
     backlog: Arc<Backlog>,
 }
 
@@ -62,16 +62,16 @@ impl Groups {
     }
 }
 
-/// By [`Kind`] and name: who subscribes.
+/// The subscribers, by [`Kind`] and name.
 #[derive(Default)]
 struct Summary {
     names: [HashMap<Box<[u8]>, Groups, RandomState>; Kind::ALL.len()],
-    /// How often it was changed.
+    /// How often the summary was changed.
     changes: u64,
 }
 
 impl Summary {
-    /// Calls `visit` with the subscribers that what is published to a channel concerns.
+    /// Calls `visit` with the subscribers of a channel and of the patterns that match it.
     fn visit_groups(&self, kind: Kind, channel: &[u8], mut visit: impl FnMut(&Group)) {
         if let Some(groups) = self.names[kind as usize].get(channel) {
             groups.0.iter().for_each(&mut visit);
@@ -85,8 +85,8 @@ impl Summary {
     }
 }
 
-/// What a message takes as output beside its channel and its content, at least: `*3`, `$7`, `message`, two lengths and
-/// five line ends. A backlog must never be thought longer than the output that it becomes.
+/// Bytes of a message's output beside its channel and its content, at least: `*3`, `$7`, `message`, two lengths and
+/// five line ends. A backlog must never be counted as longer than the output that it becomes.
 const MESSAGE_BYTES_MIN: u64 = 29;
 
 /// What all threads know about subscriptions and monitors.
@@ -95,19 +95,20 @@ pub struct PubSub {
     inboxes: Vec<Inbox>,
     /// All subscriptions of all clients: publishing costs this one look when there is none.
     subscriptions: AtomicU64,
-    /// Held for as long as a look-up or a change takes, never while anything is sent: an executor waits for no other
-    /// that has work to do.
+    /// Locked for as long as a look-up or a change takes, never while anything is sent: no executor waits for the work
+    /// of another.
     summary: RwLock<Summary>,
-    /// By network executor: its clients that monitor.
+    /// By network executor: how many of its clients monitor.
     monitors: Vec<AtomicU64>,
     monitors_total: AtomicU64,
-    /// What may wait for a subscriber and for a client that monitors: the hard limits of `client-output-buffer-limit`.
+    /// Bytes that may wait for a subscriber, and for a client that monitors: the hard limits of
+    /// `client-output-buffer-limit`.
     subscriber_bytes_max: AtomicU64,
     monitor_bytes_max: AtomicU64,
 }
 
 impl PubSub {
-    /// For that many network executors; returns each one's end of its inbox too.
+    /// Nobody subscribes, on that many network executors. Returns each executor's end of its inbox, too.
     pub fn new(executors: usize) -> (PubSub, Vec<flume::Receiver<Posted>>) {
         let (inboxes, receivers) = (0..executors).map(|_| Inbox::new()).unzip();
         let pubsub = PubSub {
@@ -183,13 +184,14 @@ impl PubSub {
         total
     }
 
-    /// Whether a network executor is behind with what was published: who can wait should, before it publishes more.
+    /// Whether a network executor is behind with what was published: connections should wait before they publish more.
     #[inline]
     pub fn is_slow(&self) -> bool {
         self.inboxes.iter().any(Inbox::is_slow)
     }
 
-    /// Whether one that has receivers of a channel is: the others do not hold anybody up who publishes there.
+    /// Whether a network executor that has receivers of a channel is behind: connections that publish there wait for no
+    /// other.
     pub fn is_slow_for(&self, kind: Kind, channel: &[u8]) -> bool {
         let mut is_slow = false;
         self.read().visit_groups(kind, channel, |group| {
@@ -217,7 +219,7 @@ impl PubSub {
         }
     }
 
-    /// The names of a kind that somebody subscribes to: those that match a pattern, if there is one.
+    /// The names of a kind that have subscribers: of those the ones that match a pattern, if there is a pattern.
     pub fn names(&self, kind: Kind, pattern: Option<&[u8]>) -> Vec<Vec<u8>> {
         let summary = self.read();
         let names = summary.names[kind as usize].keys();
@@ -227,7 +229,7 @@ impl PubSub {
             .collect()
     }
 
-    /// How many names of a kind somebody subscribes to.
+    /// How many names of a kind have subscribers.
     pub fn name_count(&self, kind: Kind) -> usize {
         self.read().names[kind as usize].len()
     }
@@ -245,7 +247,7 @@ impl PubSub {
         if !names.contains_key(name) {
             names.insert(name.into(), Groups::default());
         }
-        let groups = &mut names.get_mut(name).expect("it was entered if it was not there").0;
+        let groups = &mut names.get_mut(name).expect("the name was entered if it was not there").0;
         match groups.iter_mut().find(|group| group.executor == executor) {
             Some(group) => group.count += 1,
             None => groups.push(Group {
@@ -286,8 +288,8 @@ impl PubSub {
         self.summary.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a network executor's subscribers of a name are those whom a backlog is for: all of those may have gone
-    /// since, and others come.
+    /// Whether a backlog is for the subscribers that a name has now on a network executor: those for which it was may
+    /// all have gone since, and others come.
     pub(crate) fn is_for_subscribers(&self, backlog: &Arc<Backlog>, kind: Kind, name: &[u8], executor: usize) -> bool {
         let summary = self.read();
         let groups = summary.names[kind as usize].get(name);

@@ -13,13 +13,13 @@ const RATE_SPAN_MS_MIN: u64 = 100;
 /// One command's counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandCounts {
-    /// Times it was run.
+    /// How often the command was run.
     pub calls: u64,
-    /// Time its handler took, in nanoseconds.
+    /// Time that its handler took, in nanoseconds.
     pub took_ns: u64,
-    /// Times it was refused before it ran.
+    /// How often the command was refused before it ran.
     pub rejected: u64,
-    /// Times its handler answered an error.
+    /// How often its handler answered an error.
     pub failed: u64,
 }
 
@@ -34,7 +34,7 @@ pub struct Counts {
     pub output_limit_disconnections: u64,
     /// Clients disconnected because of `client-query-buffer-limit`.
     pub query_limit_disconnections: u64,
-    /// Commands processed, those among them that were parts of others.
+    /// Commands processed, among them those that were parts of others.
     pub commands_processed: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,
@@ -46,7 +46,7 @@ pub struct Counts {
     pub keyspace_hits: u64,
     /// Look-ups that did not.
     pub keyspace_misses: u64,
-    /// By the row's place in the table.
+    /// By [`Command::index`](crate::command::Command::index).
     pub commands: Vec<CommandCounts>,
     /// By the error's first word.
     pub errors: BTreeMap<String, u64>,

@@ -2,7 +2,7 @@
 //!
 //! Storage executors know which client has read which key ([`crate::executor::key_readers`]) and say what was written;
 //! the network executor of a client knows what the client wants to hear, and how. A push goes behind the replies of all
-//! commands that are out, so an invalidation never comes before the value that it is about.
+//! commands that are out, so the client never learns that a value is outdated before it has the value.
 
 use crate::registry::subscribers::PubSub;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 pub struct Reader {
     /// CLIENT ID.
     pub client_id: u64,
-    /// Its network executor.
+    /// The client's network executor.
     pub executor: u16,
-    /// Its place there.
+    /// The index of its connection there.
     pub connection: u32,
 }
 
@@ -27,16 +27,16 @@ pub enum Invalidation {
     Read {
         /// The key.
         key: Box<[u8]>,
-        /// Who has read it.
+        /// The clients that have read the key.
         readers: Vec<Reader>,
-        /// The client that wrote it; 0 for nobody.
+        /// The client that wrote the key; 0 for none.
         writer: u64,
     },
-    /// A key, for those who asked for all with some prefix (BCAST).
+    /// A key, for the clients that asked for all keys with some prefix (BCAST).
     Matching {
         /// The key.
         key: Box<[u8]>,
-        /// The client that wrote it; 0 for nobody.
+        /// The client that wrote the key; 0 for none.
         writer: u64,
     },
     /// Every key: databases were flushed.
@@ -54,17 +54,17 @@ pub(crate) type Written = BTreeMap<Box<[u8]>, u64>;
 
 /// What a network executor's clients have to be told.
 pub(crate) enum TrackingPush {
-    /// That a key is outdated, to these (client and connection), which have read it.
+    /// A key is outdated: for the clients (with their connections) that have read it.
     Read {
         key: Arc<[u8]>,
         readers: Vec<(u64, u32)>,
         writer: u64,
     },
-    /// That keys are outdated, to those who asked for them by a prefix.
+    /// Keys are outdated: for the clients that asked for them by a prefix.
     Matching(Arc<Written>),
-    /// That everything is, to all who track.
+    /// All keys are outdated: for all clients that track.
     Everything(FlushId),
-    /// What another client wants this one to be told (REDIRECT).
+    /// Keys of another client, which wants this one to be told of them (REDIRECT).
     Redirected { to: u64, connection: u32, keys: Outdated },
 }
 
@@ -74,7 +74,7 @@ pub(crate) type Outdated = Option<Arc<[Arc<[u8]>]>>;
 /// What all threads know about clients that track.
 pub struct Tracking {
     pubsub: Arc<PubSub>,
-    /// By network executor: its clients that track, and those of them with BCAST.
+    /// By network executor: how many clients track, and how many of those with BCAST.
     clients: Vec<[AtomicU64; 2]>,
     clients_total: AtomicU64,
     broadcasts_total: AtomicU64,
@@ -84,12 +84,12 @@ pub struct Tracking {
     items: AtomicU64,
     /// Clients that are told of what they have read. Held for as long as a slice of the tracked keys is looked through.
     readers: RwLock<HashSet<u64>>,
-    /// How often one of them has gone, or is not told of that any more.
+    /// How often one of those has gone, or is not told any more.
     departures: AtomicU64,
 }
 
 impl Tracking {
-    /// For that many network executors.
+    /// Nobody tracks, on that many network executors.
     pub fn new(pubsub: Arc<PubSub>, executors: usize) -> Tracking {
         Tracking {
             pubsub,
@@ -126,7 +126,7 @@ impl Tracking {
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// The same, each key counted once for each client.
+    /// How many keys clients have read and track, each key counted once for each client.
     pub fn tracked_items(&self) -> u64 {
         self.items.load(Ordering::Relaxed)
     }
@@ -136,23 +136,27 @@ impl Tracking {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// A storage executor tracks one key more.
-    pub fn noted_key(&self) {
+    /// Counts a key that a storage executor tracks from now on.
+    pub fn add_key(&self) {
         self.keys.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A key has one reader more.
-    pub fn noted_reader(&self) {
+    /// Counts one more reader of a key.
+    pub fn add_reader(&self) {
         self.items.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A storage executor tracks some keys less, which had so many readers together.
-    pub fn forgot_keys(&self, keys: usize, readers: usize) {
-        self.keys.fetch_sub(keys as u64, Ordering::Relaxed);
-        self.items.fetch_sub(readers as u64, Ordering::Relaxed);
+    /// Counts keys off that a storage executor does not track any more, and readers off that keys do not have any more.
+    pub fn remove_keys(&self, keys: usize, readers: usize) {
+        let keys_before = self.keys.fetch_sub(keys as u64, Ordering::Relaxed);
+        let readers_before = self.items.fetch_sub(readers as u64, Ordering::Relaxed);
+        assert!(
+            keys_before >= keys as u64 && readers_before >= readers as u64,
+            "keys and readers are counted before they are forgotten"
+        );
     }
 
-    /// How often a reader has gone so far: what it has read may be forgotten.
+    /// How often a reader has gone so far: what those have read may be forgotten.
     pub fn departures(&self) -> u64 {
         self.departures.load(Ordering::Acquire)
     }
@@ -162,7 +166,7 @@ impl Tracking {
         self.readers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client is told of what it reads from now on, or not any more.
+    /// From now on a client is told of what it reads, or not any more.
     pub(crate) fn set_reading(&self, client_id: u64, is_reader: bool) {
         let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
         match is_reader {
@@ -175,7 +179,7 @@ impl Tracking {
         }
     }
 
-    /// Sends what is outdated to the network executors of those who want to know. For any thread; never waits.
+    /// Sends what is outdated to the network executors of the clients that want to know. For any thread; never waits.
     pub fn send(&self, outdated: Vec<Invalidation>) {
         let mut written = Written::new();
         for invalidation in outdated {
@@ -199,7 +203,7 @@ impl Tracking {
             let here = readers.iter().filter(|reader| usize::from(reader.executor) == executor);
             let readers: Vec<(u64, u32)> = here.map(|reader| (reader.client_id, reader.connection)).collect();
             if !readers.is_empty() {
-                // The key is shared, the list of its readers goes along.
+                // The executors share the key; each gets a list of its own readers.
                 let (receivers, list_bytes) = (readers.len() as u64, size_of_val(&readers[..]) as u64);
                 let bytes = key.len() as u64 + list_bytes;
                 let key = Arc::clone(&key);
@@ -209,7 +213,8 @@ impl Tracking {
         }
     }
 
-    /// To the executors that have clients which track (0) or track with BCAST (1); `push` counts its bytes once.
+    /// Sends to the executors that have clients which track (`which` 0), or track with BCAST (1); `push` makes the
+    /// push, and says how many bytes it has.
     fn send_to_all(&self, which: usize, push: impl Fn() -> (TrackingPush, u64)) {
         for (executor, clients) in self.clients.iter().enumerate() {
             let clients = clients[which].load(Ordering::Relaxed);
@@ -250,23 +255,24 @@ impl Tracking {
 /// How a client tracks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tracked {
-    /// The client that is told in its place; 0 for itself.
+    /// REDIRECT: the client that is told instead; 0 for none.
     pub redirect: u64,
-    /// BCAST: it is told of all keys with its prefixes, whether it has read them or not.
+    /// BCAST: the client is told of all keys with its prefixes, whether it has read them or not.
     pub broadcast: bool,
-    /// With BCAST: none begins with another, and there is at least one.
+    /// The prefixes of BCAST: no prefix begins with another, and there is at least one.
     pub prefixes: BTreeSet<Box<[u8]>>,
-    /// OPTIN: only what is read after CLIENT CACHING YES.
+    /// OPTIN: the client is told only of what it reads after CLIENT CACHING YES.
     pub opt_in: bool,
-    /// OPTOUT: not what is read after CLIENT CACHING NO.
+    /// OPTOUT: the client is not told of what it reads after CLIENT CACHING NO.
     pub opt_out: bool,
-    /// NOLOOP: not what it writes itself.
+    /// NOLOOP: the client is not told of what it writes itself.
     pub no_loop: bool,
     /// CLIENT CACHING was given for the next command.
     pub caching: bool,
-    /// The client that should be told in its place is gone.
+    /// The client of `redirect` is gone.
     pub is_broken: bool,
-    /// It was told that everything is outdated, by this flush, before it sent its command of this number.
+    /// The flush by which the client was last told that everything is outdated, and the number of the first command
+    /// that it sent after that.
     pub flushed_at: Option<(FlushId, u32)>,
 }
 
