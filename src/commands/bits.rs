@@ -170,7 +170,7 @@ pub fn bitcount(context: &mut Context<'_>) -> Outcome {
         },
         _ => return Err(CommandError::Syntax),
     };
-    // Without this, two places before the string's start would both be the start.
+    // Without this, two positions before the string's start would both be the start.
     let reversed = range.first < 0 && range.last < 0 && range.first > range.last;
     let mut count = 0;
     visit_bits(
@@ -233,14 +233,14 @@ pub fn bitpos(context: &mut Context<'_>) -> Outcome {
         },
         |at, bytes, mask| {
             let wanted = |byte: u8| (byte ^ flip) & mask;
-            let place = match mask {
+            let index = match mask {
                 0xff => first_other(bytes, flip),
                 _ => (wanted(bytes[0]) != 0).then_some(0),
             };
-            let Some(place) = place else {
+            let Some(index) = index else {
                 return ControlFlow::Continue(());
             };
-            found = Some((at + place as u64) * 8 + u64::from(wanted(bytes[place]).leading_zeros()));
+            found = Some((at + index as u64) * 8 + u64::from(wanted(bytes[index]).leading_zeros()));
             ControlFlow::Break(())
         },
     )?;
@@ -255,7 +255,7 @@ pub fn bitpos(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// The place of the first byte that is not `byte`.
+/// The index of the first byte that is not `byte`.
 fn first_other(bytes: &[u8], byte: u8) -> Option<usize> {
     /// Bytes that are compared at once.
     const STEP: usize = 64;
@@ -264,8 +264,8 @@ fn first_other(bytes: &[u8], byte: u8) -> Option<usize> {
         .take_while(|step| **step == [byte; STEP])
         .count()
         * STEP;
-    let place = bytes[skipped..].iter().position(|other| *other != byte)?;
-    Some(skipped + place)
+    let index = bytes[skipped..].iter().position(|other| *other != byte)?;
+    Some(skipped + index)
 }
 
 /// What BITOP does with its sources.
@@ -363,9 +363,9 @@ pub fn bitop(context: &mut Context<'_>) -> Outcome {
         len_max = len_max.max(len.unwrap_or(0));
     }
     let (mut result, mut rest) = (vec![0; len_max], vec![0; len_max]);
-    for (place, key) in sources.enumerate() {
+    for (index, key) in sources.enumerate() {
         let source = context.read_string(key)?.map_or(&[][..], |record| record.payload);
-        operation.take(&mut result, &mut rest, source, place == 0);
+        operation.take(&mut result, &mut rest, source, index == 0);
     }
     operation.finish(&mut result, &rest);
     let target = arguments.get(2);

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// What a command waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// The places of the keys among its arguments.
+    /// The positions of the keys among its arguments.
     pub keys: Range<usize>,
     /// What must be there for the command to run again.
     pub kind: Type,
@@ -24,8 +24,8 @@ pub struct Waiting {
     pub timeout_ms: u64,
     /// Arguments that will mean something else by then, with what they mean now (`$` of XREAD).
     pub replaced: Vec<(usize, Vec<u8>)>,
-    /// Its place in the line, if it has waited before and goes on.
-    pub place: Option<u64>,
+    /// Its number in the queue of waiters, if the command has waited before and goes on waiting.
+    pub queue_number: Option<u64>,
 }
 
 impl Waiting {
@@ -37,7 +37,7 @@ impl Waiting {
             without_key: false,
             timeout_ms,
             replaced: Vec::new(),
-            place: None,
+            queue_number: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! DUMP and RESTORE: a key's value as the bytes that Redis would give or take (see [`crate::protocol::rdb`]).
 //!
-//! RESTORE makes a collection as a client would, by the handlers of its type's commands: so there is one place that
-//! knows how a member is stored.
+//! RESTORE makes a collection as a client would, by the handlers of its type's commands: so there is one piece of code
+//! that knows how a member is stored.
 
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
@@ -96,14 +96,14 @@ fn stream_of(context: &mut Context<'_>, key: &[u8]) -> Result<Stream, CommandErr
     for (name, numbers) in context.groups(&stream)? {
         let group = Group { name: &name, numbers };
         let consumers = context.consumers(&stream, &group)?;
-        let place_of = |name: &[u8]| consumers.iter().position(|(consumer, _)| consumer == name);
+        let position_of = |name: &[u8]| consumers.iter().position(|(consumer, _)| consumer == name);
         let mut pending = Vec::new();
         for (id, entry) in context.pending_entries(&stream, &group, None, all, u64::MAX)? {
             pending.push(StreamPending {
                 id: rdb_id(id),
                 delivered_ms: entry.delivered_ms,
                 deliveries: entry.deliveries,
-                consumer: place_of(&entry.consumer).ok_or(CommandError::Internal)?,
+                consumer: position_of(&entry.consumer).ok_or(CommandError::Internal)?,
             });
         }
         dumped.groups.push(rdb::StreamGroup {

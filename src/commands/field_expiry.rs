@@ -4,7 +4,7 @@
 
 use super::Context;
 use super::arguments::{TimeUnit, integer, is_option};
-use super::hash::{Hash, Place};
+use super::hash::{FieldHeader, Hash};
 use super::hashes::bulk_or_null;
 use crate::error::CommandError;
 use crate::number::parse_integer;
@@ -37,24 +37,24 @@ fn field_deadline_ms(unit: TimeUnit, argument: &[u8], now_ms: u64, command: &'st
     }
 }
 
-/// The fields behind `FIELDS numfields`, which must be at `place` and end the command.
+/// The fields behind `FIELDS numfields`, which must be at `position` and end the command.
 fn fields<'a>(
     arguments: Arguments<'a>,
-    place: usize,
+    position: usize,
     bad_count: &'static str,
 ) -> Result<impl ExactSizeIterator<Item = &'a [u8]>, CommandError> {
-    if place >= arguments.len() || !is_option(arguments.get(place), "FIELDS") {
+    if position >= arguments.len() || !is_option(arguments.get(position), "FIELDS") {
         return Err(CommandError::text(
             "ERR Mandatory argument FIELDS is missing or not at the right position",
         ));
     }
-    let count = match arguments.len() > place + 1 {
-        true => parse_integer(arguments.get(place + 1)).filter(|count| *count > 0),
+    let count = match arguments.len() > position + 1 {
+        true => parse_integer(arguments.get(position + 1)).filter(|count| *count > 0),
         false => None,
     };
     let count = count.ok_or(CommandError::text(bad_count))?;
-    match arguments.len() - place - 2 == count as usize {
-        true => Ok(arguments.iter().skip(place + 2)),
+    match arguments.len() - position - 2 == count as usize {
+        true => Ok(arguments.iter().skip(position + 2)),
         false => Err(CommandError::text(
             "ERR The `numfields` parameter must match the number of arguments",
         )),
@@ -121,11 +121,15 @@ fn hexpire_generic(context: &mut Context<'_>, unit: TimeUnit, command: &'static 
     let arguments = context.arguments;
     let mut hash = Hash::open_to_write(context, arguments.get(1))?;
     let deadline_ms = field_deadline_ms(unit, arguments.get(2), context.now_ms, command)?;
-    let (condition, place) = match Condition::of_option(arguments.get(3)) {
+    let (condition, position) = match Condition::of_option(arguments.get(3)) {
         Some(condition) => (condition, 4),
         None => (Condition::Always, 3),
     };
-    let fields = fields(arguments, place, "ERR Parameter `numFields` should be greater than 0")?;
+    let fields = fields(
+        arguments,
+        position,
+        "ERR Parameter `numFields` should be greater than 0",
+    )?;
     context.reply.array(fields.len());
     let mut events: &[&'static str] = &[];
     for field in fields {
@@ -133,10 +137,10 @@ fn hexpire_generic(context: &mut Context<'_>, unit: TimeUnit, command: &'static 
             None => NO_FIELD,
             Some(hash) => match hash.find(context, field)? {
                 None => NO_FIELD,
-                Some(place) if !condition.allows(place.deadline_ms, deadline_ms) => CONDITION_NOT_MET,
-                Some(place) => {
+                Some(header) if !condition.allows(header.deadline_ms, deadline_ms) => CONDITION_NOT_MET,
+                Some(header) => {
                     events = expiry_events(deadline_ms, context.now_ms);
-                    expire_field(context, hash, field, place, deadline_ms)?
+                    expire_field(context, hash, field, header, deadline_ms)?
                 }
             },
         };
@@ -158,12 +162,12 @@ fn expire_field(
     context: &mut Context<'_>,
     hash: &mut Hash,
     field: &[u8],
-    place: Place,
+    header: FieldHeader,
     deadline_ms: u64,
 ) -> Result<i64, CommandError> {
     match deadline_ms <= context.now_ms {
-        true => hash.remove(context, field, place).map(|()| DELETED),
-        false => hash.set_deadline(context, field, place, deadline_ms).map(|()| CHANGED),
+        true => hash.remove(context, field, header).map(|()| DELETED),
+        false => hash.set_deadline(context, field, header, deadline_ms).map(|()| CHANGED),
     }
 }
 
@@ -196,14 +200,14 @@ fn httl_generic(context: &mut Context<'_>, time_of: impl Fn(u64) -> u64) -> Outc
     let fields = fields(arguments, 2, BAD_FIELD_COUNT)?;
     context.reply.array(fields.len());
     for field in fields {
-        let place = match &hash {
+        let header = match &hash {
             None => None,
             Some(hash) => hash.find(context, field)?,
         };
-        context.reply.integer(match place {
+        context.reply.integer(match header {
             None => NO_FIELD,
-            Some(place) if place.deadline_ms == 0 => NO_DEADLINE,
-            Some(place) => time_of(place.deadline_ms) as i64,
+            Some(header) if header.deadline_ms == 0 => NO_DEADLINE,
+            Some(header) => time_of(header.deadline_ms) as i64,
         });
     }
     Ok(())
@@ -221,10 +225,10 @@ pub fn hpersist(context: &mut Context<'_>) -> Outcome {
             None => NO_FIELD,
             Some(hash) => match hash.find(context, field)? {
                 None => NO_FIELD,
-                Some(place) if place.deadline_ms == 0 => NO_DEADLINE,
-                Some(place) => {
+                Some(header) if header.deadline_ms == 0 => NO_DEADLINE,
+                Some(header) => {
                     events = &["hpersist"];
-                    hash.set_deadline(context, field, place, 0).map(|()| CHANGED)?
+                    hash.set_deadline(context, field, header, 0).map(|()| CHANGED)?
                 }
             },
         };
@@ -238,7 +242,7 @@ pub fn hgetex(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let mut hash = Hash::open_to_write(context, arguments.get(1))?;
     let option = arguments.get(2);
-    let (deadline_ms, place) = match TimeUnit::of_option(option) {
+    let (deadline_ms, position) = match TimeUnit::of_option(option) {
         Some(unit) => {
             let deadline_ms = field_deadline_ms(unit, arguments.get(3), context.now_ms, "hgetex")?;
             (Some(deadline_ms), 4)
@@ -247,7 +251,7 @@ pub fn hgetex(context: &mut Context<'_>) -> Outcome {
         None => (None, 2),
     };
     let persist = is_option(option, "PERSIST");
-    let fields = fields(arguments, place, BAD_FIELD_COUNT)?;
+    let fields = fields(arguments, position, BAD_FIELD_COUNT)?;
     context.reply.array(fields.len());
     let mut events: &[&'static str] = &[];
     for field in fields {
@@ -256,18 +260,18 @@ pub fn hgetex(context: &mut Context<'_>) -> Outcome {
             continue;
         };
         hash.answer_with(context, field, bulk_or_null)?;
-        let (Some(deadline_ms), Some(place)) = (deadline_ms, hash.find(context, field)?) else {
+        let (Some(deadline_ms), Some(header)) = (deadline_ms, hash.find(context, field)?) else {
             continue;
         };
         match persist {
-            true if place.deadline_ms == 0 => {}
+            true if header.deadline_ms == 0 => {}
             true => {
                 events = &["hpersist"];
-                hash.set_deadline(context, field, place, 0)?;
+                hash.set_deadline(context, field, header, 0)?;
             }
             false => {
                 events = expiry_events(deadline_ms, context.now_ms);
-                expire_field(context, hash, field, place, deadline_ms)?;
+                expire_field(context, hash, field, header, deadline_ms)?;
             }
         }
     }
@@ -287,8 +291,8 @@ pub fn hgetdel(context: &mut Context<'_>) -> Outcome {
             continue;
         };
         hash.answer_with(context, field, bulk_or_null)?;
-        if let Some(place) = hash.find(context, field)? {
-            hash.remove(context, field, place)?;
+        if let Some(header) = hash.find(context, field)? {
+            hash.remove(context, field, header)?;
             events = &["hdel"];
         }
     }
@@ -309,12 +313,12 @@ struct SetOptions {
 impl SetOptions {
     fn parse(arguments: Arguments<'_>, now_ms: u64) -> Result<SetOptions, CommandError> {
         let mut options = SetOptions::default();
-        let mut place = 2;
-        while place < arguments.len() {
-            let option = arguments.get(place);
+        let mut position = 2;
+        while position < arguments.len() {
+            let option = arguments.get(position);
             if is_option(option, "FIELDS") {
-                options.fields_at = place + 2;
-                return check_pairs(arguments, place).map(|()| options);
+                options.fields_at = position + 2;
+                return check_pairs(arguments, position).map(|()| options);
             } else if is_option(option, "FXX") || is_option(option, "FNX") {
                 if options.if_present.is_some() {
                     return Err(CommandError::text(
@@ -330,34 +334,34 @@ impl SetOptions {
                 }
                 match TimeUnit::of_option(option) {
                     None => options.keep_deadline = true,
-                    Some(_) if place + 1 == arguments.len() => {
+                    Some(_) if position + 1 == arguments.len() => {
                         return Err(CommandError::text("ERR missing expire time"));
                     }
                     Some(unit) => {
-                        place += 1;
-                        options.deadline_ms = Some(field_deadline_ms(unit, arguments.get(place), now_ms, "hsetex")?);
+                        position += 1;
+                        options.deadline_ms = Some(field_deadline_ms(unit, arguments.get(position), now_ms, "hsetex")?);
                     }
                 }
             } else {
                 let option = CommandError::quoted(option);
                 return Err(CommandError::text(format!("ERR unknown argument: {option}")));
             }
-            place += 1;
+            position += 1;
         }
         // Redis has no answer for a command without FIELDS: it stops.
         Err(CommandError::Arity("hsetex".to_owned()))
     }
 }
 
-/// Whether HSETEX's `FIELDS numfields` at `place` is followed by as many fields with values.
-fn check_pairs(arguments: Arguments<'_>, place: usize) -> Outcome {
+/// Whether HSETEX's `FIELDS numfields` at `position` is followed by as many fields with values.
+fn check_pairs(arguments: Arguments<'_>, position: usize) -> Outcome {
     let wrong_arity = || CommandError::Arity("hsetex".to_owned());
-    if place + 3 >= arguments.len() {
+    if position + 3 >= arguments.len() {
         return Err(wrong_arity());
     }
-    let count = parse_integer(arguments.get(place + 1)).filter(|count| (1..=i64::from(i32::MAX)).contains(count));
+    let count = parse_integer(arguments.get(position + 1)).filter(|count| (1..=i64::from(i32::MAX)).contains(count));
     let count = count.ok_or(CommandError::text("ERR invalid number of fields"))?;
-    match arguments.len() - place - 2 == count as usize * 2 {
+    match arguments.len() - position - 2 == count as usize * 2 {
         true => Ok(()),
         false => Err(wrong_arity()),
     }
@@ -382,8 +386,8 @@ pub fn hsetex(context: &mut Context<'_>) -> Outcome {
         let old = hash.find(context, field)?;
         match options.deadline_ms {
             Some(deadline_ms) if deadline_ms <= context.now_ms => {
-                if let Some(place) = old {
-                    hash.remove(context, field, place)?;
+                if let Some(header) = old {
+                    hash.remove(context, field, header)?;
                 }
             }
             Some(deadline_ms) => {
@@ -391,7 +395,7 @@ pub fn hsetex(context: &mut Context<'_>) -> Outcome {
             }
             None => {
                 let kept = old.filter(|_| options.keep_deadline);
-                hash.put(context, field, value, kept.map_or(0, |place| place.deadline_ms))?;
+                hash.put(context, field, value, kept.map_or(0, |header| header.deadline_ms))?;
             }
         }
     }

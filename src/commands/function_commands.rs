@@ -69,9 +69,9 @@ pub fn function_load(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let last = arguments.len() - 1;
     let mut replaces = false;
-    for place in 2..last {
-        if !is_option(arguments.get(place), "REPLACE") {
-            let option = CommandError::quoted(arguments.get(place));
+    for position in 2..last {
+        if !is_option(arguments.get(position), "REPLACE") {
+            let option = CommandError::quoted(arguments.get(position));
             return Err(CommandError::text(format!("ERR Unknown option given: {option}")));
         }
         replaces = true;
@@ -137,22 +137,22 @@ pub fn function_list(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let mut with_code = false;
     let mut pattern = None;
-    let mut place = 2;
-    while place < arguments.len() {
-        let argument = arguments.get(place);
+    let mut position = 2;
+    while position < arguments.len() {
+        let argument = arguments.get(position);
         if !with_code && is_option(argument, "WITHCODE") {
             with_code = true;
         } else if pattern.is_none() && is_option(argument, "LIBRARYNAME") {
-            place += 1;
-            if place == arguments.len() {
+            position += 1;
+            if position == arguments.len() {
                 return Err(CommandError::text("ERR library name argument was not given"));
             }
-            pattern = Some(arguments.get(place));
+            pattern = Some(arguments.get(position));
         } else {
             let argument = CommandError::quoted(argument);
             return Err(CommandError::text(format!("ERR Unknown argument {argument}")));
         }
-        place += 1;
+        position += 1;
     }
     let libraries = scripts(context)?.functions.current();
     let is_wanted = |library: &&Arc<Library>| match pattern {

@@ -3,7 +3,7 @@
 use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Direction};
-use super::geohash::{self, LATITUDES, LONGITUDES, Place, STEPS_MAX, Shape, place_of_score};
+use super::geohash::{self, Coordinates, LATITUDES, LONGITUDES, STEPS_MAX, Shape, coordinates_of_score};
 use super::sorted_sets::members::{AddOptions, add_members};
 use super::sorted_sets::{Entry, Stretch};
 use crate::error::CommandError;
@@ -18,17 +18,17 @@ fn float(argument: &[u8]) -> Result<f64, CommandError> {
     parse_double(argument).ok_or(CommandError::NotAFloat)
 }
 
-/// The place that a longitude and a latitude name.
-fn parse_place(longitude: &[u8], latitude: &[u8]) -> Result<Place, CommandError> {
-    let place = Place {
+/// The coordinates that two arguments name, in degrees.
+fn parse_coordinates(longitude: &[u8], latitude: &[u8]) -> Result<Coordinates, CommandError> {
+    let coordinates = Coordinates {
         longitude: float(longitude)?,
         latitude: float(latitude)?,
     };
-    let Place { longitude, latitude } = place;
+    let Coordinates { longitude, latitude } = coordinates;
     let is_valid =
         (LONGITUDES.min..=LONGITUDES.max).contains(&longitude) && (LATITUDES.min..=LATITUDES.max).contains(&latitude);
     match is_valid {
-        true => Ok(place),
+        true => Ok(coordinates),
         false => Err(CommandError::text(format!(
             "ERR invalid longitude,latitude pair {longitude:.6},{latitude:.6}"
         ))),
@@ -62,45 +62,45 @@ pub fn geoadd(context: &mut Context<'_>) -> Outcome {
         }
         first += 1;
     }
-    let places = arguments.from(first);
-    if places.is_empty() || !places.len().is_multiple_of(3) || options.if_absent && options.if_present {
+    let triples = arguments.from(first);
+    if triples.is_empty() || !triples.len().is_multiple_of(3) || options.if_absent && options.if_present {
         return Err(CommandError::Syntax);
     }
-    let mut pairs = Vec::with_capacity(places.len() / 3);
-    for at in (0..places.len()).step_by(3) {
-        let place = parse_place(places.get(at), places.get(at + 1))?;
-        let score = geohash::encode(place, LATITUDES, STEPS_MAX) as f64;
-        pairs.push((score, places.get(at + 2)));
+    let mut pairs = Vec::with_capacity(triples.len() / 3);
+    for at in (0..triples.len()).step_by(3) {
+        let coordinates = parse_coordinates(triples.get(at), triples.get(at + 1))?;
+        let score = geohash::encode(coordinates, LATITUDES, STEPS_MAX) as f64;
+        pairs.push((score, triples.get(at + 2)));
     }
     add_members(context, options, &pairs)
 }
 
-/// The places of members, `None` for those that are not there.
-fn places(context: &mut Context<'_>, members: Arguments<'_>) -> Result<Vec<Option<Place>>, CommandError> {
+/// The coordinates of members, `None` for those that are not there.
+fn coordinates_of(context: &mut Context<'_>, members: Arguments<'_>) -> Result<Vec<Option<Coordinates>>, CommandError> {
     let Some(set) = context.sorted_set(context.arguments.get(1))? else {
         return Ok(vec![None; members.len()]);
     };
     let scores = members.iter().map(|member| context.score(&set, member));
-    scores.map(|score| Ok(score?.map(place_of_score))).collect()
+    scores.map(|score| Ok(score?.map(coordinates_of_score))).collect()
 }
 
 /// GEOPOS key [member …]
 pub fn geopos(context: &mut Context<'_>) -> Outcome {
-    let places = places(context, context.arguments.from(2))?;
-    context.reply.array(places.len());
-    for place in places {
-        match place {
-            Some(place) => reply_place(&mut context.reply, place),
+    let found = coordinates_of(context, context.arguments.from(2))?;
+    context.reply.array(found.len());
+    for coordinates in found {
+        match coordinates {
+            Some(coordinates) => reply_coordinates(&mut context.reply, coordinates),
             None => context.reply.null_array(),
         }
     }
     Ok(())
 }
 
-/// A place as two doubles with all of their decimals, up to 17.
-fn reply_place(reply: &mut Reply<'_>, place: Place) {
+/// Coordinates as two doubles with all of their decimals, up to 17.
+fn reply_coordinates(reply: &mut Reply<'_>, coordinates: Coordinates) {
     reply.array(2);
-    for degrees in [place.longitude, place.latitude] {
+    for degrees in [coordinates.longitude, coordinates.latitude] {
         let text = format!("{degrees:.17}");
         reply.decimal(text.trim_end_matches('0').trim_end_matches('.'));
     }
@@ -108,11 +108,11 @@ fn reply_place(reply: &mut Reply<'_>, place: Place) {
 
 /// GEOHASH key [member …]
 pub fn geohash(context: &mut Context<'_>) -> Outcome {
-    let places = places(context, context.arguments.from(2))?;
-    context.reply.array(places.len());
-    for place in places {
-        match place {
-            Some(place) => context.reply.bulk(&geohash::text(place)),
+    let found = coordinates_of(context, context.arguments.from(2))?;
+    context.reply.array(found.len());
+    for coordinates in found {
+        match coordinates {
+            Some(coordinates) => context.reply.bulk(&geohash::text(coordinates)),
             None => context.reply.null(),
         }
     }
@@ -135,7 +135,7 @@ pub fn geodist(context: &mut Context<'_>) -> Outcome {
     let second = context.score(&set, arguments.get(3))?;
     match (first, second) {
         (Some(first), Some(second)) => {
-            let meters = geohash::distance_meters(place_of_score(first), place_of_score(second));
+            let meters = geohash::distance_meters(coordinates_of_score(first), coordinates_of_score(second));
             reply_distance(&mut context.reply, meters / unit);
         }
         _ => context.reply.null(),
@@ -169,7 +169,7 @@ enum Kind {
 /// What a search was asked for.
 #[derive(Default)]
 struct Search<'a> {
-    center: Option<Place>,
+    center: Option<Coordinates>,
     /// FROMMEMBER or FROMLONLAT was given.
     has_center: bool,
     by_member: bool,
@@ -178,7 +178,7 @@ struct Search<'a> {
     unit: f64,
     with_distance: bool,
     with_hash: bool,
-    with_place: bool,
+    with_coordinates: bool,
     /// COUNT; 0 for all.
     count: usize,
     any: bool,
@@ -190,7 +190,7 @@ struct Search<'a> {
 /// A member that was found.
 struct Found {
     entry: Entry,
-    place: Place,
+    coordinates: Coordinates,
     distance_meters: f64,
 }
 
@@ -245,11 +245,11 @@ fn search_generic(context: &mut Context<'_>, kind: Kind) -> Outcome {
     }
 }
 
-/// The place of the member that a search begins at.
-fn member_place(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Result<Place, CommandError> {
+/// The coordinates of the member that a search begins at.
+fn member_coordinates(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Result<Coordinates, CommandError> {
     let score = context.score(set, member)?;
     let unknown = || CommandError::text("ERR could not decode requested zset member");
-    score.map(place_of_score).ok_or_else(unknown)
+    score.map(coordinates_of_score).ok_or_else(unknown)
 }
 
 /// A size that is not negative.
@@ -266,13 +266,13 @@ impl<'a> Search<'a> {
         };
         let first_option = match kind {
             Kind::Radius { .. } => {
-                search.center = Some(parse_place(arguments.get(2), arguments.get(3))?);
+                search.center = Some(parse_coordinates(arguments.get(2), arguments.get(3))?);
                 search.parse_circle(arguments.get(4), arguments.get(5))?;
                 6
             }
             Kind::RadiusByMember { .. } => {
                 if let Some(set) = set {
-                    search.center = Some(member_place(context, set, arguments.get(2))?);
+                    search.center = Some(member_coordinates(context, set, arguments.get(2))?);
                     search.parse_circle(arguments.get(3), arguments.get(4))?;
                 }
                 5
@@ -308,7 +308,7 @@ impl<'a> Search<'a> {
         match option {
             _ if is_option(option, "WITHDIST") => self.with_distance = true,
             _ if is_option(option, "WITHHASH") => self.with_hash = true,
-            _ if is_option(option, "WITHCOORD") => self.with_place = true,
+            _ if is_option(option, "WITHCOORD") => self.with_coordinates = true,
             _ if is_option(option, "ANY") => self.any = true,
             _ if is_option(option, "ASC") => self.order = Some(Direction::Forward),
             _ if is_option(option, "DESC") => self.order = Some(Direction::Backward),
@@ -351,12 +351,12 @@ impl<'a> Search<'a> {
         let (option, values) = (rest.get(0), rest.len() - 1);
         if is_option(option, "FROMMEMBER") && values >= 1 && (!self.has_center || self.by_member) {
             if let Some(set) = set {
-                self.center = Some(member_place(context, set, rest.get(1))?);
+                self.center = Some(member_coordinates(context, set, rest.get(1))?);
             }
             (self.has_center, self.by_member) = (true, true);
             Ok(2)
         } else if is_option(option, "FROMLONLAT") && values >= 2 && !self.by_member {
-            self.center = Some(parse_place(rest.get(1), rest.get(2))?);
+            self.center = Some(parse_coordinates(rest.get(1), rest.get(2))?);
             self.has_center = true;
             Ok(3)
         } else if is_option(option, "BYRADIUS") && values >= 2 && !matches!(self.shape, Some(Shape::Box { .. })) {
@@ -400,7 +400,7 @@ impl<'a> Search<'a> {
     fn check(&self, kind: Kind, name: &[u8]) -> Outcome {
         let searches = matches!(kind, Kind::Search | Kind::SearchStore);
         let name = CommandError::quoted(name);
-        let returns_more = self.with_distance || self.with_hash || self.with_place;
+        let returns_more = self.with_distance || self.with_hash || self.with_coordinates;
         if self.destination.is_some() && returns_more {
             let what = match kind {
                 Kind::SearchStore => "GEOSEARCHSTORE",
@@ -438,12 +438,12 @@ impl<'a> Search<'a> {
                 ..Stretch::from_end(Direction::Forward, u64::MAX)
             };
             context.walk(set, &stretch, |_, score, member| {
-                let place = place_of_score(score);
-                if let Some(distance_meters) = shape.distance_meters(center, place) {
+                let coordinates = coordinates_of_score(score);
+                if let Some(distance_meters) = shape.distance_meters(center, coordinates) {
                     let member = member.to_vec();
                     found.push(Found {
                         entry: Entry { score, member },
-                        place,
+                        coordinates,
                         distance_meters,
                     });
                 }
@@ -467,12 +467,12 @@ impl<'a> Search<'a> {
     }
 
     fn reply(&self, reply: &mut Reply<'_>, found: &[Found]) {
-        let extras = [self.with_distance, self.with_hash, self.with_place];
+        let extras = [self.with_distance, self.with_hash, self.with_coordinates];
         let extras = extras.into_iter().filter(|is_wanted| *is_wanted).count();
         reply.array(found.len());
         for Found {
             entry,
-            place,
+            coordinates,
             distance_meters,
         } in found
         {
@@ -486,8 +486,8 @@ impl<'a> Search<'a> {
             if self.with_hash {
                 reply.integer(entry.score as i64);
             }
-            if self.with_place {
-                reply_place(reply, *place);
+            if self.with_coordinates {
+                reply_coordinates(reply, *coordinates);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Geohashes as Redis uses them: a place on Earth as the 52 interleaved bits of its longitude and latitude, so that
+//! Geohashes as Redis uses them: a point on Earth as the 52 interleaved bits of its longitude and latitude, so that
 //! what is near is often near in a sorted set too, and the areas that a search has to look at.
 //!
 //! Source: Redis 7.2's `geohash.c` and `geohash_helper.c`, step by step, since the last bits of its doubles decide what
@@ -42,9 +42,9 @@ pub struct Range {
     pub max: f64,
 }
 
-/// A place, in degrees.
+/// A point, in degrees.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Place {
+pub struct Coordinates {
     /// East of Greenwich.
     pub longitude: f64,
     /// North of the equator.
@@ -59,7 +59,7 @@ pub enum Shape {
         /// The distance.
         radius: f64,
     },
-    /// A rectangle around the place.
+    /// A rectangle around the point.
     Box {
         /// From west to east.
         width: f64,
@@ -68,7 +68,7 @@ pub enum Shape {
     },
 }
 
-/// A cell: `steps` bits of each coordinate, those of the latitude at the even places.
+/// A cell: `steps` bits of each coordinate, those of the latitude at the even positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cell {
     bits: u64,
@@ -83,7 +83,7 @@ fn degrees(radians: f64) -> f64 {
     radians / (PI / 180.0)
 }
 
-/// The bits of a number at the even places of another.
+/// The bits of a number at the even positions of another.
 fn spread(number: u32) -> u64 {
     let mut bits = u64::from(number);
     for (shift, mask) in [
@@ -98,7 +98,7 @@ fn spread(number: u32) -> u64 {
     bits
 }
 
-/// The bits at the even places of a number.
+/// The bits at the even positions of a number.
 fn gather(bits: u64) -> u32 {
     let mut bits = bits & EVEN_BITS;
     for (shift, mask) in [
@@ -113,30 +113,30 @@ fn gather(bits: u64) -> u32 {
     bits as u32
 }
 
-/// The interleaved bits of a place, `steps` of each coordinate, within the given latitudes.
-pub fn encode(place: Place, latitudes: Range, steps: u32) -> u64 {
+/// The interleaved bits of a point, `steps` of each coordinate, within the given latitudes.
+pub fn encode(coordinates: Coordinates, latitudes: Range, steps: u32) -> u64 {
     let offset = |value: f64, range: Range| (value - range.min) / (range.max - range.min) * (1u64 << steps) as f64;
-    let latitude = offset(place.latitude, latitudes) as u32;
-    let longitude = offset(place.longitude, LONGITUDES) as u32;
+    let latitude = offset(coordinates.latitude, latitudes) as u32;
+    let longitude = offset(coordinates.longitude, LONGITUDES) as u32;
     spread(latitude) | spread(longitude) << 1
 }
 
-/// The place that a member's score stands for: the middle of its cell.
-pub fn place_of_score(score: f64) -> Place {
+/// The coordinates that a member's score stands for: the middle of its cell.
+pub fn coordinates_of_score(score: f64) -> Coordinates {
     let (longitudes, latitudes) = Cell {
         bits: score as u64,
         steps: STEPS_MAX,
     }
     .area();
     let middle = |range: Range, limit: Range| ((range.min + range.max) / 2.0).clamp(limit.min, limit.max);
-    Place {
+    Coordinates {
         longitude: middle(longitudes, LONGITUDES),
         latitude: middle(latitudes, LATITUDES),
     }
 }
 
-/// The distance of two places in meters, by the haversine formula.
-pub fn distance_meters(a: Place, b: Place) -> f64 {
+/// The distance of two points in meters, by the haversine formula.
+pub fn distance_meters(a: Coordinates, b: Coordinates) -> f64 {
     let v = ((radians(b.longitude) - radians(a.longitude)) / 2.0).sin();
     if v == 0.0 {
         return latitude_distance_meters(a.latitude, b.latitude);
@@ -152,24 +152,26 @@ fn latitude_distance_meters(a: f64, b: f64) -> f64 {
 }
 
 impl Shape {
-    /// How far `place` is from `center` in meters, if it lies in the shape around it.
-    pub fn distance_meters(self, center: Place, place: Place) -> Option<f64> {
+    /// How far `coordinates` are from `center` in meters, if they lie in the shape around it.
+    pub fn distance_meters(self, center: Coordinates, coordinates: Coordinates) -> Option<f64> {
         match self {
-            Shape::Circle { radius } => Some(distance_meters(center, place)).filter(|distance| *distance <= radius),
+            Shape::Circle { radius } => {
+                Some(distance_meters(center, coordinates)).filter(|distance| *distance <= radius)
+            }
             Shape::Box { width, height } => {
-                let along = Place {
+                let along = Coordinates {
                     longitude: center.longitude,
-                    ..place
+                    ..coordinates
                 };
-                let inside = latitude_distance_meters(place.latitude, center.latitude) <= height / 2.0
-                    && distance_meters(place, along) <= width / 2.0;
-                inside.then(|| distance_meters(center, place))
+                let inside = latitude_distance_meters(coordinates.latitude, center.latitude) <= height / 2.0
+                    && distance_meters(coordinates, along) <= width / 2.0;
+                inside.then(|| distance_meters(center, coordinates))
             }
         }
     }
 
-    /// The longitudes and latitudes that hold the shape around a place.
-    fn bounds(self, center: Place) -> (Range, Range) {
+    /// The longitudes and latitudes that hold the shape around a point.
+    fn bounds(self, center: Coordinates) -> (Range, Range) {
         let (half_width, half_height) = match self {
             Shape::Circle { radius } => (radius, radius),
             Shape::Box { width, height } => (width / 2.0, height / 2.0),
@@ -189,10 +191,10 @@ impl Shape {
         (around(center.longitude, width), around(center.latitude, height))
     }
 
-    /// The ranges of scores that may hold members of the shape around a place, each from its first score to before its
+    /// The ranges of scores that may hold members of the shape around a point, each from its first score to before its
     /// second: of its cell, and of the neighbours that the shape reaches into, in the order in which Redis searches
     /// them.
-    pub fn score_ranges(self, center: Place) -> Vec<(f64, f64)> {
+    pub fn score_ranges(self, center: Coordinates) -> Vec<(f64, f64)> {
         let reach = match self {
             Shape::Circle { radius } => radius,
             Shape::Box { width, height } => ((width / 2.0).powi(2) + (height / 2.0).powi(2)).sqrt(),
@@ -300,21 +302,21 @@ impl Cell {
             && longitudes_at(-1).min <= longitudes.min
     }
 
-    /// The scores of places in it: from the first to before the second.
+    /// The scores of the points in it: from the first to before the second.
     fn scores(self) -> (f64, f64) {
         let align = |bits: u64| (bits << (2 * (STEPS_MAX - self.steps))) as f64;
         (align(self.bits), align(self.bits + 1))
     }
 }
 
-/// The geohash of a place in the notation that others use: eleven characters, of which the last is always `0`, since 52
+/// The geohash of a point in the notation that others use: eleven characters, of which the last is always `0`, since 52
 /// bits are ten characters and two bits.
-pub fn text(place: Place) -> [u8; 11] {
+pub fn text(coordinates: Coordinates) -> [u8; 11] {
     const ALPHABET: &[u8; 32] = b"0123456789bcdefghjkmnpqrstuvwxyz";
-    let bits = encode(place, ALL_LATITUDES, STEPS_MAX);
-    std::array::from_fn(|place| match place {
+    let bits = encode(coordinates, ALL_LATITUDES, STEPS_MAX);
+    std::array::from_fn(|index| match index {
         10 => ALPHABET[0],
-        _ => ALPHABET[(bits >> (2 * STEPS_MAX as usize - (place + 1) * 5) & 0x1f) as usize],
+        _ => ALPHABET[(bits >> (2 * STEPS_MAX as usize - (index + 1) * 5) & 0x1f) as usize],
     })
 }
 
@@ -324,17 +326,17 @@ mod tests {
 
     #[test]
     fn scores_and_texts_are_those_of_redis() {
-        let palermo = Place {
+        let palermo = Coordinates {
             longitude: 13.361389,
             latitude: 38.115556,
         };
         assert_eq!(encode(palermo, LATITUDES, STEPS_MAX), 3_479_099_956_230_698);
-        let place = place_of_score(3_479_099_956_230_698.0);
-        assert_eq!(format!("{:.17}", place.longitude), "13.36138933897018433");
-        assert_eq!(format!("{:.17}", place.latitude), "38.11555639549629859");
-        assert_eq!(&text(place), b"sqc8b49rny0");
-        let catania = place_of_score(3_479_447_370_796_909.0);
-        assert_eq!(format!("{:.4}", distance_meters(place, catania)), "166274.1516");
+        let coordinates = coordinates_of_score(3_479_099_956_230_698.0);
+        assert_eq!(format!("{:.17}", coordinates.longitude), "13.36138933897018433");
+        assert_eq!(format!("{:.17}", coordinates.latitude), "38.11555639549629859");
+        assert_eq!(&text(coordinates), b"sqc8b49rny0");
+        let catania = coordinates_of_score(3_479_447_370_796_909.0);
+        assert_eq!(format!("{:.4}", distance_meters(coordinates, catania)), "166274.1516");
     }
 
     #[test]

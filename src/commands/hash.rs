@@ -30,9 +30,10 @@ pub struct Hash {
     changed: bool,
 }
 
-/// Where a field is and until when: all but its value.
+/// What is stored of a field but its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FieldHeader {
+    /// In the order of the hash's fields.
     position: u64,
     /// Its deadline in Unix milliseconds, 0 for none.
     pub deadline_ms: u64,
@@ -201,8 +202,8 @@ impl Hash {
             }
         })?;
         for field in &expired {
-            let place = self.place(context, field)?.ok_or_else(damaged)?;
-            self.remove(context, field, place)?;
+            let header = self.header(context, field)?.ok_or_else(damaged)?;
+            self.remove(context, field, header)?;
         }
         if !expired.is_empty() {
             context.notify(EventClass::Hash, "hexpired", &self.collection.owner.key);
@@ -210,12 +211,12 @@ impl Hash {
         Ok(expired.len())
     }
 
-    fn place(&self, context: &mut Context<'_>, field: &[u8]) -> Result<Option<Place>, CommandError> {
+    fn header(&self, context: &mut Context<'_>, field: &[u8]) -> Result<Option<FieldHeader>, CommandError> {
         match context.member(&self.collection, Column::Data, field)? {
             None => Ok(None),
             Some(stored) => HashField::decode(stored)
                 .map(|field| {
-                    Some(Place {
+                    Some(FieldHeader {
                         position: field.position,
                         deadline_ms: field.deadline_ms,
                     })
@@ -224,10 +225,10 @@ impl Hash {
         }
     }
 
-    /// Where a field is that is there.
-    pub fn find(&self, context: &mut Context<'_>, field: &[u8]) -> Result<Option<Place>, CommandError> {
+    /// What is stored of a field that is alive, but its value.
+    pub fn find(&self, context: &mut Context<'_>, field: &[u8]) -> Result<Option<FieldHeader>, CommandError> {
         let now_ms = context.now_ms;
-        Ok(self.place(context, field)?.filter(|place| place.is_alive(now_ms)))
+        Ok(self.header(context, field)?.filter(|header| header.is_alive(now_ms)))
     }
 
     /// Calls `answer` with the reply and a field's value, if it is there.
@@ -258,41 +259,41 @@ impl Hash {
         value: &[u8],
         deadline_ms: u64,
     ) -> Result<bool, CommandError> {
-        let old = self.place(context, field)?;
+        let old = self.header(context, field)?;
         let position = match old {
-            Some(place) => place.position,
+            Some(header) => header.position,
             None => {
                 self.changed = true;
                 context.append_position(&mut self.collection, field)?
             }
         };
-        self.index_deadline(context, field, old.map_or(0, |place| place.deadline_ms), deadline_ms)?;
+        self.index_deadline(context, field, old.map_or(0, |header| header.deadline_ms), deadline_ms)?;
         let stored = HashField {
             position,
             deadline_ms,
             value,
         };
         context.put_member(&self.collection, Column::Data, field, stored.encode())?;
-        Ok(!old.is_some_and(|place| place.is_alive(context.now_ms)))
+        Ok(!old.is_some_and(|header| header.is_alive(context.now_ms)))
     }
 
-    /// Stages another deadline (0: none) of a field that is at `place`.
+    /// Stages another deadline (0: none) of a field that has this `header`.
     pub fn set_deadline(
         &mut self,
         context: &mut Context<'_>,
         field: &[u8],
-        place: Place,
+        header: FieldHeader,
         deadline_ms: u64,
     ) -> Result<(), CommandError> {
-        self.index_deadline(context, field, place.deadline_ms, deadline_ms)?;
+        self.index_deadline(context, field, header.deadline_ms, deadline_ms)?;
         self.rewrite(context, field, |stored| HashField { deadline_ms, ..stored })
     }
 
-    /// Stages the removal of a field that is at `place`.
-    pub fn remove(&mut self, context: &mut Context<'_>, field: &[u8], place: Place) -> Result<(), CommandError> {
+    /// Stages the removal of a field that has this `header`.
+    pub fn remove(&mut self, context: &mut Context<'_>, field: &[u8], header: FieldHeader) -> Result<(), CommandError> {
         self.changed = true;
-        self.index_deadline(context, field, place.deadline_ms, 0)?;
-        let position = place.position;
+        self.index_deadline(context, field, header.deadline_ms, 0)?;
+        let position = header.position;
         if let Some(moved) = context.remove_position(&mut self.collection, position)? {
             self.rewrite(context, &moved, |stored| HashField { position, ..stored })?;
         }
@@ -392,7 +393,7 @@ pub fn expire_fields(context: &mut Context<'_>, key: &[u8], budget: usize) -> Re
     Ok(expired)
 }
 
-impl Place {
+impl FieldHeader {
     fn is_alive(&self, now_ms: u64) -> bool {
         self.deadline_ms == 0 || now_ms <= self.deadline_ms
     }

@@ -144,8 +144,8 @@ pub fn hdel(context: &mut Context<'_>) -> Outcome {
     let mut deleted = 0;
     if let Some(mut hash) = Hash::open_to_write(context, arguments.get(1))? {
         for field in arguments.iter().skip(2) {
-            if let Some(place) = hash.find(context, field)? {
-                hash.remove(context, field, place)?;
+            if let Some(header) = hash.find(context, field)? {
+                hash.remove(context, field, header)?;
                 deleted += 1;
             }
         }
@@ -230,7 +230,7 @@ fn change_value(
     let arguments = context.arguments;
     let mut hash = Hash::open_or_new(context, arguments.get(1))?;
     let field = arguments.get(2);
-    let deadline_ms = hash.find(context, field)?.map_or(0, |place| place.deadline_ms);
+    let deadline_ms = hash.find(context, field)?.map_or(0, |header| header.deadline_ms);
     let new = hash.answer_with(context, field, |_, old| change(old))??;
     hash.put(context, field, new.as_bytes(), deadline_ms)?;
     hash.save_after(context, &[event])?;

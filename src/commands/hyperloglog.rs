@@ -86,7 +86,7 @@ fn hash(element: &[u8]) -> u64 {
 }
 
 /// An element's register, and the value that it is raised to.
-fn place_of(element: &[u8]) -> (usize, u8) {
+fn register_of(element: &[u8]) -> (usize, u8) {
     let hash = hash(element);
     let run = (hash >> INDEX_BITS | 1 << RUN_BITS).trailing_zeros() as u8 + 1;
     (hash as usize % REGISTERS, run)
@@ -189,24 +189,24 @@ fn dense_registers(bytes: &[u8]) -> impl Iterator<Item = u8> {
 }
 
 /// Where a dense register is: its first byte, and how far it is shifted in that and the next.
-fn dense_place(register: usize) -> (usize, u32) {
+fn dense_offset(register: usize) -> (usize, u32) {
     let bit = register * REGISTER_BITS;
     (HEADER_LEN + bit / 8, bit as u32 % 8)
 }
 
 fn dense_get(bytes: &[u8], register: usize) -> u8 {
-    let (at, shift) = dense_place(register);
+    let (at, shift) = dense_offset(register);
     // The last register ends with the last byte.
     let pair = u16::from_le_bytes([bytes[at], bytes.get(at + 1).copied().unwrap_or(0)]);
     (pair >> shift) as u8 & REGISTER_MAX
 }
 
 fn dense_set(bytes: &mut [u8], register: usize, value: u8) {
-    let (at, shift) = dense_place(register);
+    let (at, shift) = dense_offset(register);
     let mask = (u16::from(REGISTER_MAX) << shift).to_le_bytes();
     let field = (u16::from(value) << shift).to_le_bytes();
-    for (place, byte) in bytes[at..].iter_mut().take(2).enumerate() {
-        *byte = *byte & !mask[place] | field[place];
+    for (index, byte) in bytes[at..].iter_mut().take(2).enumerate() {
+        *byte = *byte & !mask[index] | field[index];
     }
 }
 
@@ -309,7 +309,7 @@ impl Sketch {
 
     /// Adds an element; whether that changed a register.
     fn add(&mut self, element: &[u8]) -> Result<bool, CommandError> {
-        let (register, value) = place_of(element);
+        let (register, value) = register_of(element);
         self.raise(register, value)
     }
 

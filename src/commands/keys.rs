@@ -608,9 +608,9 @@ fn flush_generic(context: &mut Context<'_>, database: Option<u8>) -> Outcome {
 
 /// SWAPDB index1 index2, on the shards of one executor.
 pub fn swapdb(context: &mut Context<'_>) -> Outcome {
-    let number = |place, name| {
+    let number = |position, name| {
         let invalid = |_| CommandError::text(format!("ERR invalid {name} DB index"));
-        small_integer(context.arguments.get(place)).map_err(invalid)
+        small_integer(context.arguments.get(position)).map_err(invalid)
     };
     let (first, second) = (number(1, "first")?, number(2, "second")?);
     let (first, second) = (database_of(first)?, database_of(second)?);
@@ -897,7 +897,7 @@ impl Names for ShardKeys<'_> {
     }
 }
 
-/// SCAN in a transaction over several storage executors: all that is left, since no shard remembers a place for it.
+/// SCAN in a transaction over several storage executors: all that is left, since no shard remembers a position for it.
 fn scan_at_once(context: &mut Context<'_>, slot: Slot, options: &ScanOptions<'_>) -> Outcome {
     let mut found: Vec<Vec<u8>> = Vec::new();
     context

@@ -27,16 +27,16 @@ pub fn line(now_us: u64, database: u8, caller: impl Display, command: &Command, 
     // Writing to a vector does not fail.
     let mut line = Vec::with_capacity(64);
     let _ = write!(line, "+{seconds}.{us:06} [{database} {caller}]");
-    for (place, argument) in arguments.iter().enumerate() {
+    for (position, argument) in arguments.iter().enumerate() {
         line.push(b' ');
-        quote(if hidden.contains(&place) { REDACTED } else { argument }, &mut line);
+        quote(if hidden.contains(&position) { REDACTED } else { argument }, &mut line);
     }
     line.extend_from_slice(b"\r\n");
     line
 }
 
-/// The places of the arguments that are not shown. AUTH's are hidden where there is no syntax error, HELLO's user and
-/// password wherever they may be.
+/// The positions of the arguments that are not shown. AUTH's are hidden where there is no syntax error, HELLO's user
+/// and password wherever they may be.
 fn passwords(command: &Command, arguments: Arguments<'_>) -> std::ops::Range<usize> {
     let count = arguments.len();
     match command.flags {

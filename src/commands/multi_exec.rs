@@ -38,7 +38,7 @@ pub fn exec(context: &mut Context<'_>) -> Outcome {
 pub struct Execution {
     is_split: bool,
     random: Random,
-    /// The place of the next command's [`PartHeader`] among the arguments.
+    /// The position of the next command's [`PartHeader`] among the arguments.
     next: usize,
     /// The command that it was left in the middle of.
     open: Option<Part>,

@@ -78,11 +78,11 @@ impl Iterator for Shuffled {
 
     fn next(&mut self) -> Option<u64> {
         let last = self.left.checked_sub(1)?;
-        let place = self.random.below(self.left);
-        let drawn = self.moved.get(&place).copied().unwrap_or(place);
+        let index = self.random.below(self.left);
+        let drawn = self.moved.get(&index).copied().unwrap_or(index);
         let kept = self.moved.remove(&last).unwrap_or(last);
-        if place != last {
-            self.moved.insert(place, kept);
+        if index != last {
+            self.moved.insert(index, kept);
         }
         self.left = last;
         Some(drawn)

@@ -397,12 +397,13 @@ fn store_combined(context: &mut Context<'_>, combine: Combine, event: &'static s
     Ok(())
 }
 
-/// The sets under the keys at these places, all looked at, so that one of another type is an error wherever it stands.
-fn sets_at(context: &mut Context<'_>, places: Range<usize>) -> Result<Vec<Option<Collection>>, CommandError> {
+/// The sets under the keys at these positions, all looked at, so that one of another type is an error wherever it
+/// stands.
+fn sets_at(context: &mut Context<'_>, positions: Range<usize>) -> Result<Vec<Option<Collection>>, CommandError> {
     let arguments = context.arguments;
     context.reading(|context| {
-        places
-            .map(|place| context.collection(arguments.get(place), Type::Set))
+        positions
+            .map(|position| context.collection(arguments.get(position), Type::Set))
             .collect()
     })
 }
@@ -465,13 +466,13 @@ fn are_all(
 fn union(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
     let hasher = foldhash::fast::RandomState::default();
     let mut found: Vec<Vec<u8>> = Vec::new();
-    // By the hash of a member, its place in `found`.
-    let mut places: HashTable<usize> = HashTable::new();
+    // By the hash of a member, its index in `found`.
+    let mut indexes: HashTable<usize> = HashTable::new();
     for set in sets.iter().flatten() {
         set.visit_positions(&mut context.view, 0..set.count, |member| {
             let hash = hasher.hash_one(member);
-            if places.find(hash, |place| found[*place] == member).is_none() {
-                places.insert_unique(hash, found.len(), |place| hasher.hash_one(&*found[*place]));
+            if indexes.find(hash, |index| found[*index] == member).is_none() {
+                indexes.insert_unique(hash, found.len(), |index| hasher.hash_one(&*found[*index]));
                 found.push(member.to_vec());
             }
         })?;

@@ -166,13 +166,13 @@ impl<'a> Pattern<'a> {
 fn need_keys(context: &mut Context<'_>, patterns: &[Pattern<'_>], elements: &[Vec<u8>]) -> Outcome {
     let database = context.database;
     for part in elements.chunks(PATTERN_KEYS_AT_ONCE) {
-        let mut places = Vec::new();
+        let mut keys_named = Vec::new();
         for element in part {
             let keys = patterns.iter().filter_map(|pattern| pattern.key(element));
-            places.extend(keys.map(|key| (database, key)));
+            keys_named.extend(keys.map(|key| (database, key)));
         }
-        if !places.is_empty() {
-            context.view.need_keys(&places, Mode::Shared)?;
+        if !keys_named.is_empty() {
+            context.view.need_keys(&keys_named, Mode::Shared)?;
         }
     }
     Ok(())

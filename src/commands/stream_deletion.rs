@@ -76,35 +76,35 @@ enum References {
 struct DeletionOptions<'a> {
     references: References,
     arguments: Arguments<'a>,
-    /// The places of the ids.
+    /// The positions of the ids.
     ids: std::ops::Range<usize>,
 }
 
 impl<'a> DeletionOptions<'a> {
-    fn parse(arguments: Arguments<'a>, mut place: usize) -> Result<DeletionOptions<'a>, CommandError> {
+    fn parse(arguments: Arguments<'a>, mut position: usize) -> Result<DeletionOptions<'a>, CommandError> {
         let (mut references, mut ids) = (None, None);
-        while place < arguments.len() {
-            let option = arguments.get(place);
+        while position < arguments.len() {
+            let option = arguments.get(position);
             let wanted = match option {
                 _ if is_option(option, "KEEPREF") => Some(References::Keep),
                 _ if is_option(option, "DELREF") => Some(References::Delete),
                 _ if is_option(option, "ACKED") => Some(References::Respect),
                 _ => None,
             };
-            place += 1;
+            position += 1;
             if wanted.is_some() && references.is_none() {
                 references = wanted;
-            } else if is_option(option, "IDS") && ids.is_none() && place < arguments.len() {
-                let count = parse_integer(arguments.get(place)).filter(|count| *count > 0);
+            } else if is_option(option, "IDS") && ids.is_none() && position < arguments.len() {
+                let count = parse_integer(arguments.get(position)).filter(|count| *count > 0);
                 let count = count.ok_or_else(|| CommandError::text("ERR Number of IDs must be a positive integer"))?;
-                place += 1;
-                if count > (arguments.len() - place) as i64 {
+                position += 1;
+                if count > (arguments.len() - position) as i64 {
                     return Err(CommandError::text(
                         "ERR The `numids` parameter must match the number of arguments",
                     ));
                 }
-                ids = Some(place..place + count as usize);
-                place += count as usize;
+                ids = Some(position..position + count as usize);
+                position += count as usize;
             } else {
                 return Err(CommandError::Syntax);
             }
@@ -118,7 +118,7 @@ impl<'a> DeletionOptions<'a> {
 
     fn ids(&self) -> Result<Vec<StreamId>, CommandError> {
         let ids = self.ids.clone();
-        ids.map(|place| strict_id(self.arguments.get(place), 0)).collect()
+        ids.map(|position| strict_id(self.arguments.get(position), 0)).collect()
     }
 }
 

@@ -288,11 +288,11 @@ pub(super) fn subcommand_syntax(arguments: Arguments<'_>, family: &str) -> Comma
     ))
 }
 
-/// The error for a key or a group that is not there; `place` ends the sentence.
-fn no_group(key: &[u8], group: &[u8], place: &str) -> CommandError {
+/// The error for a key or a group that is not there; `suffix` ends the sentence.
+fn no_group(key: &[u8], group: &[u8], suffix: &str) -> CommandError {
     let (key, group) = (CommandError::quoted(key), CommandError::quoted(group));
     CommandError::text(format!(
-        "NOGROUP No such key '{key}' or consumer group '{group}'{place}"
+        "NOGROUP No such key '{key}' or consumer group '{group}'{suffix}"
     ))
 }
 
@@ -714,18 +714,21 @@ struct PendingQuery<'a> {
 
 impl<'a> PendingQuery<'a> {
     fn parse(arguments: Arguments<'a>) -> Result<PendingQuery<'a>, CommandError> {
-        let mut place = 3;
+        let mut position = 3;
         let mut idle_ms_min = 0;
         if is_option(arguments.get(3), "IDLE") {
             idle_ms_min = integer(arguments.get(4))?;
-            place = 5;
+            position = 5;
         }
-        if arguments.len() < place + 3 {
+        if arguments.len() < position + 3 {
             return Err(CommandError::Syntax);
         }
-        let count_max = integer(arguments.get(place + 2))?.max(0) as u64;
-        let range = (range_start(arguments.get(place))?, range_end(arguments.get(place + 1))?);
-        let consumer = (place + 3 < arguments.len()).then(|| arguments.get(place + 3));
+        let count_max = integer(arguments.get(position + 2))?.max(0) as u64;
+        let range = (
+            range_start(arguments.get(position))?,
+            range_end(arguments.get(position + 1))?,
+        );
+        let consumer = (position + 3 < arguments.len()).then(|| arguments.get(position + 3));
         Ok(PendingQuery {
             idle_ms_min,
             range,

@@ -330,52 +330,52 @@ struct EntryOptions {
     only_if_present: bool,
     trim: Option<Trim>,
     limit: Option<u64>,
-    /// XADD's id, and its place among the arguments.
+    /// XADD's id, and its position among the arguments.
     id: Option<(usize, NewId)>,
 }
 
 impl EntryOptions {
     fn parse(arguments: Arguments<'_>, adds: bool) -> Result<EntryOptions, CommandError> {
         let mut options = EntryOptions::default();
-        let mut place = 2;
-        while place < arguments.len() && options.id.is_none() {
-            let argument = arguments.get(place);
-            let has_more = place + 1 < arguments.len();
+        let mut position = 2;
+        while position < arguments.len() && options.id.is_none() {
+            let argument = arguments.get(position);
+            let has_more = position + 1 < arguments.len();
             if has_more && (is_option(argument, "MAXLEN") || is_option(argument, "MINID")) {
-                place = options.parse_trim(arguments, place)?;
+                position = options.parse_trim(arguments, position)?;
             } else if has_more && is_option(argument, "LIMIT") {
-                place += 1;
-                let limit = u64::try_from(integer(arguments.get(place))?)
+                position += 1;
+                let limit = u64::try_from(integer(arguments.get(position))?)
                     .map_err(|_| CommandError::text("ERR The LIMIT argument must be >= 0."))?;
                 options.limit = Some(limit);
             } else if adds && is_option(argument, "NOMKSTREAM") {
                 options.only_if_present = true;
             } else if adds {
-                options.id = Some((place, NewId::parse(argument)?));
+                options.id = Some((position, NewId::parse(argument)?));
             } else {
                 return Err(CommandError::Syntax);
             }
-            place += 1;
+            position += 1;
         }
         options.apply_limit(adds)?;
         Ok(options)
     }
 
-    /// Reads MAXLEN or MINID at `place`; returns the place of its last argument.
-    fn parse_trim(&mut self, arguments: Arguments<'_>, mut place: usize) -> Result<usize, CommandError> {
+    /// Reads MAXLEN or MINID at `position`; returns the position of its last argument.
+    fn parse_trim(&mut self, arguments: Arguments<'_>, mut position: usize) -> Result<usize, CommandError> {
         if self.trim.is_some() {
             return Err(CommandError::text(
                 "ERR syntax error, MAXLEN and MINID options at the same time are not compatible",
             ));
         }
-        let by_length = is_option(arguments.get(place), "MAXLEN");
-        place += 1;
+        let by_length = is_option(arguments.get(position), "MAXLEN");
+        position += 1;
         let mut approximate = false;
-        if place + 1 < arguments.len() && matches!(arguments.get(place), b"~" | b"=") {
-            approximate = arguments.get(place) == b"~";
-            place += 1;
+        if position + 1 < arguments.len() && matches!(arguments.get(position), b"~" | b"=") {
+            approximate = arguments.get(position) == b"~";
+            position += 1;
         }
-        let amount = arguments.get(place);
+        let amount = arguments.get(position);
         let keep = match by_length {
             true => Keep::Newest(
                 u64::try_from(integer(amount)?)
@@ -389,7 +389,7 @@ impl EntryOptions {
             approximate,
             limit,
         });
-        Ok(place)
+        Ok(position)
     }
 
     fn apply_limit(&mut self, adds: bool) -> Outcome {
@@ -416,8 +416,8 @@ const ENTRY_BYTES_MAX: usize = 1 << 30;
 pub fn xadd(context: &mut Context<'_>) -> Outcome {
     let (arguments, now_ms) = (context.arguments, context.now_ms);
     let options = EntryOptions::parse(arguments, true)?;
-    let Some((id_place, new_id)) = options.id.filter(|(place, _)| {
-        let rest = arguments.len() - place - 1;
+    let Some((id_position, new_id)) = options.id.filter(|(position, _)| {
+        let rest = arguments.len() - position - 1;
         rest > 0 && rest.is_multiple_of(2)
     }) else {
         return Err(CommandError::Arity("xadd".to_owned()));
@@ -437,7 +437,7 @@ pub fn xadd(context: &mut Context<'_>) -> Outcome {
         None => context.new_stream(key)?,
     };
     let id = next_id(&stream, new_id, now_ms)?;
-    let fields_and_values = arguments.iter().skip(id_place + 1);
+    let fields_and_values = arguments.iter().skip(id_position + 1);
     if fields_and_values.clone().map(<[u8]>::len).sum::<usize>() > ENTRY_BYTES_MAX {
         return Err(CommandError::text("ERR Elements are too large to be stored"));
     }
@@ -558,7 +558,7 @@ pub fn xrevrange(context: &mut Context<'_>) -> Outcome {
     range_generic(context, (3, 2), Direction::Backward)
 }
 
-/// XRANGE and XREVRANGE, which have the range's start and end at the given places.
+/// XRANGE and XREVRANGE, which have the range's start and end at the given positions.
 fn range_generic(context: &mut Context<'_>, (start, end): (usize, usize), direction: Direction) -> Outcome {
     let arguments = context.arguments;
     let range = (range_start(arguments.get(start))?, range_end(arguments.get(end))?);
@@ -654,7 +654,7 @@ pub(super) struct ReadOptions<'a> {
     /// How long it waits for an entry, in milliseconds (0: for ever); `None` if it does not.
     pub block_ms: Option<u64>,
     arguments: Arguments<'a>,
-    /// The places of the keys; as many ids follow.
+    /// The positions of the keys; as many ids follow.
     keys: std::ops::Range<usize>,
 }
 
@@ -673,33 +673,33 @@ impl<'a> ReadOptions<'a> {
             arguments,
             keys: 0..0,
         };
-        let mut place = 1;
-        while place < arguments.len() && options.keys.is_empty() {
-            let argument = arguments.get(place);
-            let more = arguments.len() - place - 1;
+        let mut position = 1;
+        while position < arguments.len() && options.keys.is_empty() {
+            let argument = arguments.get(position);
+            let more = arguments.len() - position - 1;
             if more >= 1 && is_option(argument, "BLOCK") {
-                options.block_ms = Some(timeout_of_milliseconds(arguments.get(place + 1), now_ms)?);
-                place += 1;
+                options.block_ms = Some(timeout_of_milliseconds(arguments.get(position + 1), now_ms)?);
+                position += 1;
             } else if more >= 1 && is_option(argument, "COUNT") {
-                let count = integer(arguments.get(place + 1))?;
+                let count = integer(arguments.get(position + 1))?;
                 options.count_max = if count > 0 { count as u64 } else { u64::MAX };
-                place += 1;
+                position += 1;
             } else if more >= 1 && is_option(argument, "STREAMS") {
                 if !more.is_multiple_of(2) {
                     return Err(unbalanced(for_group));
                 }
-                options.keys = place + 1..place + 1 + more / 2;
+                options.keys = position + 1..position + 1 + more / 2;
             } else if more >= 2 && is_option(argument, "GROUP") {
                 group_only(for_group, "GROUP")?;
-                options.group = Some((arguments.get(place + 1), arguments.get(place + 2)));
-                place += 2;
+                options.group = Some((arguments.get(position + 1), arguments.get(position + 2)));
+                position += 2;
             } else if is_option(argument, "NOACK") {
                 group_only(for_group, "NOACK")?;
                 options.acknowledged = true;
             } else {
                 return Err(CommandError::Syntax);
             }
-            place += 1;
+            position += 1;
         }
         match options.keys.is_empty() {
             true => Err(CommandError::Syntax),
@@ -718,7 +718,7 @@ impl<'a> ReadOptions<'a> {
         let (arguments, count) = (self.arguments, self.keys.len());
         self.keys
             .clone()
-            .map(move |place| (arguments.get(place), arguments.get(place + count)))
+            .map(move |position| (arguments.get(position), arguments.get(position + count)))
     }
 }
 

@@ -102,7 +102,7 @@ impl StorageExecutor {
         let arguments = batch.arguments(request);
         let number = |place: usize| FieldReader(arguments.get(place)).number().unwrap_or(0);
         let waiting = Waiting {
-            place: Some(number(3)).filter(|place| *place != 0),
+            queue_number: Some(number(3)).filter(|number| *number != 0),
             ..Waiting::for_keys(1..2, Type::List, number(2))
         };
         let key = (request.caller.database, arguments.get(1).to_vec());

@@ -171,7 +171,7 @@ impl Waiters {
             .iter()
             .enumerate()
             .map(|(place, word)| replaced(place).map_or(word, |(_, meant)| meant));
-        let number = waiting.place.unwrap_or(self.last_number + 1);
+        let number = waiting.queue_number.unwrap_or(self.last_number + 1);
         self.last_number = self.last_number.max(number);
         let waiter = Waiter {
             number,

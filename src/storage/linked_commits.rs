@@ -39,15 +39,16 @@ struct Unfinished {
 }
 
 impl Shards {
-    /// Tells how far each shard's log is on disk, by the shard's index, if a loss of power must not tear a linked commit.
+    /// Tells how far each shard's log is on disk, by the shard's index, if a loss of power must not tear a linked
+    /// commit.
     pub fn set_durable_epochs(&mut self, durable_epochs: Option<Vec<u64>>) {
         self.linked.durable_epochs = durable_epochs;
     }
 
     /// Whether a linked commit is staged and waits until each shard's earlier commits are on disk.
     ///
-    /// A linked commit is on disk as soon as one shard's log is. If an earlier commit of another shard was not on disk by
-    /// then, a loss of power would take the earlier write and leave the later one of the same shard.
+    /// A linked commit is on disk as soon as one shard's log is. If an earlier commit of another shard was not on disk
+    /// by then, a loss of power would take the earlier write and leave the later one of the same shard.
     pub fn waits_for_sync(&self) -> bool {
         let is_ahead = |(shard, durable): (&Shard, &u64)| shard.committed_epoch() > *durable;
         let durable_epochs = self.linked.durable_epochs.as_deref().unwrap_or_default();
@@ -71,8 +72,8 @@ impl Shards {
     ///
     /// Each shard's log gets to the disk for itself. So where a loss of power must not tear the commit, each shard
     /// commits the record: then whichever log has got there has all of it. And no linked commit is begun before the
-    /// shards' earlier commits are on disk, which costs no throughput: what is committed while a sync runs waits for the
-    /// next sync anyway.
+    /// shards' earlier commits are on disk, which costs no throughput: what is committed while a sync runs waits for
+    /// the next sync anyway.
     pub fn commit_linked(&mut self) {
         // What is in flight belongs to what was seen, and is not in the record.
         if self.list.iter().any(Shard::is_committing) || self.waits_for_sync() {

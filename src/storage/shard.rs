@@ -431,8 +431,8 @@ impl Shard {
         self.committed_epoch
     }
 
-    /// The record of a key, dead or alive, and the newest epoch whose writes were seen in finding it. A string that lies
-    /// in chunks is put together, so that whoever reads has its bytes, as if they were in its record.
+    /// The record of a key, dead or alive, and the newest epoch whose writes were seen in finding it. A string that
+    /// lies in chunks is put together, so that whoever reads has its bytes, as if they were in its record.
     pub fn read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<(Option<Record<'_>>, u64), CommandError> {
         let hash = self.begin_read(database, slot, key)?;
         let entry = self.records.find(hash, Column::Meta, &self.key);

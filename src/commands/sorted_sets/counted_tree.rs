@@ -72,7 +72,7 @@ enum Target<'a> {
 /// A node on the way down, and which of its children comes next.
 struct Step {
     node: u64,
-    place: usize,
+    index: usize,
     counts: Vec<u64>,
 }
 
@@ -120,7 +120,7 @@ impl<S: Store> CountedTree<S> {
             return self.build_from_store();
         };
         for step in &mut path {
-            step.counts[step.place] += 1;
+            step.counts[step.index] += 1;
             let counts = encoding::encode_node_counts(&step.counts);
             self.store.put(&node_keys(step.node).1, counts)?;
         }
@@ -136,7 +136,7 @@ impl<S: Store> CountedTree<S> {
             return Ok(());
         };
         for step in &mut path {
-            let count = &mut step.counts[step.place];
+            let count = &mut step.counts[step.index];
             *count = count.checked_sub(1).ok_or_else(damaged)?;
             let counts = encoding::encode_node_counts(&step.counts);
             self.store.put(&node_keys(step.node).1, counts)?;
@@ -175,9 +175,9 @@ impl<S: Store> CountedTree<S> {
         let block = (self.limits.block as usize * 3 / 4).max(1);
         let mut bound = Vec::new();
         let mut children: Vec<Child> = Vec::new();
-        for (place, keys_of_block) in keys.chunks(block).enumerate() {
-            if place > 0 {
-                bound = bound_between(&keys[place * block - 1], &keys_of_block[0]);
+        for (index, keys_of_block) in keys.chunks(block).enumerate() {
+            if index > 0 {
+                bound = bound_between(&keys[index * block - 1], &keys_of_block[0]);
             }
             children.push(Child {
                 node: 0,
@@ -234,24 +234,24 @@ impl<S: Store> CountedTree<S> {
         };
         let stored = self.store.read(&children_key)?.ok_or_else(damaged)?;
         let mut taken = None;
-        for (place, (child, bound)) in encoding::children(stored).enumerate() {
+        for (index, (child, bound)) in encoding::children(stored).enumerate() {
             let is_beyond = match target {
                 Target::Key(key) => bound > key,
-                Target::Rank(_) => Some(place) > by_rank,
+                Target::Rank(_) => Some(index) > by_rank,
             };
-            if place > 0 && is_beyond {
+            if index > 0 && is_beyond {
                 block.to = bound.to_vec();
                 break;
             }
-            taken = Some((place, child, bound));
+            taken = Some((index, child, bound));
         }
-        let (place, child, bound) = taken.ok_or_else(damaged)?;
-        if place > 0 {
+        let (index, child, bound) = taken.ok_or_else(damaged)?;
+        if index > 0 {
             block.from = bound.to_vec();
         }
-        block.count = *counts.get(place).ok_or_else(damaged)?;
-        block.before += counts[..place].iter().sum::<u64>();
-        Ok((Step { node, place, counts }, child))
+        block.count = *counts.get(index).ok_or_else(damaged)?;
+        block.before += counts[..index].iter().sum::<u64>();
+        Ok((Step { node, index, counts }, child))
     }
 
     /// Splits a block at its middle, and on the way up the nodes that have too many children.
@@ -266,10 +266,10 @@ impl<S: Store> CountedTree<S> {
         let mut left_total = left_count;
         for step in path.iter().rev() {
             let mut children = self.load(step.node)?;
-            let left = children.get_mut(step.place).ok_or_else(damaged)?;
+            let left = children.get_mut(step.index).ok_or_else(damaged)?;
             right.count = left.count.checked_sub(left_total).ok_or_else(damaged)?;
             left.count = left_total;
-            children.insert(step.place + 1, right);
+            children.insert(step.index + 1, right);
             if children.len() <= self.limits.fan_out {
                 self.save(step.node, &children)?;
                 self.root = Some(root);
@@ -315,7 +315,7 @@ impl<S: Store> CountedTree<S> {
         let Some(mut root) = self.root else { return Ok(()) };
         for (height, step) in path.iter().rev().enumerate() {
             let mut children = self.load(step.node)?;
-            if !self.merge_child(&mut children, step.place, height > 0)? {
+            if !self.merge_child(&mut children, step.index, height > 0)? {
                 break;
             }
             self.save(step.node, &children)?;
@@ -342,17 +342,17 @@ impl<S: Store> CountedTree<S> {
         Ok(())
     }
 
-    /// Merges the child at `place` with a neighbour, or takes it away if nothing is below it. Whether it did.
-    fn merge_child(&mut self, children: &mut Vec<Child>, place: usize, are_nodes: bool) -> Result<bool, CommandError> {
-        let child = children.get(place).ok_or_else(damaged)?;
+    /// Merges the child at `index` with a neighbour, or takes it away if nothing is below it. Whether it did.
+    fn merge_child(&mut self, children: &mut Vec<Child>, index: usize, are_nodes: bool) -> Result<bool, CommandError> {
+        let child = children.get(index).ok_or_else(damaged)?;
         if child.count == 0 {
-            let gone = children.remove(place);
+            let gone = children.remove(index);
             if are_nodes {
                 self.forget_below(gone.node)?;
             }
             return Ok(true);
         }
-        for left in [place.checked_sub(1), Some(place)].into_iter().flatten() {
+        for left in [index.checked_sub(1), Some(index)].into_iter().flatten() {
             if left + 1 < children.len() && self.merge_pair(children, left, are_nodes)? {
                 return Ok(true);
             }
@@ -419,11 +419,11 @@ impl<S: Store> CountedTree<S> {
     fn save(&mut self, node: u64, children: &[Child]) -> Result<(), CommandError> {
         let (children_key, counts_key) = node_keys(node);
         // The first child begins where the node does, whatever its bound was among other neighbours.
-        let bound = |place: usize| if place == 0 { &b""[..] } else { &children[place].bound };
+        let bound = |index: usize| if index == 0 { &b""[..] } else { &children[index].bound };
         let stored = children
             .iter()
             .enumerate()
-            .map(|(place, child)| (child.node, bound(place)));
+            .map(|(index, child)| (child.node, bound(index)));
         self.store.put(&children_key, encoding::encode_children(stored))?;
         let counts: Vec<u64> = children.iter().map(|child| child.count).collect();
         self.store.put(&counts_key, encoding::encode_node_counts(&counts))
@@ -448,11 +448,11 @@ impl<S: Store> CountedTree<S> {
     }
 }
 
-/// The place of the child that has the key at `rank` among the children's; the last if there are not so many.
+/// The index of the child that has the key at `rank` among the children's; the last if there are not so many.
 fn place_of_rank(counts: &[u64], mut rank: u64) -> usize {
-    for (place, count) in counts.iter().enumerate() {
+    for (index, count) in counts.iter().enumerate() {
         if rank < *count {
-            return place;
+            return index;
         }
         rank -= count;
     }
@@ -645,8 +645,8 @@ mod tests {
                 root: tree.root,
                 limits: tree.limits,
             };
-            let place = random(&mut state) as usize % damaged.store.0.len();
-            let value = damaged.store.0.values_mut().nth(place).expect("a value");
+            let index = random(&mut state) as usize % damaged.store.0.len();
+            let value = damaged.store.0.values_mut().nth(index).expect("a value");
             if value.is_empty() {
                 continue;
             }

@@ -31,7 +31,7 @@ pub struct AddOptions {
 }
 
 impl AddOptions {
-    /// The options, and the place of the first score; ZINCRBY's `increment` is set beforehand.
+    /// The options, and the position of the first score; ZINCRBY's `increment` is set beforehand.
     fn parse(arguments: Arguments<'_>, increment: bool) -> Result<(AddOptions, usize), CommandError> {
         let mut options = AddOptions {
             increment,
@@ -399,16 +399,16 @@ fn mpop_options(arguments: Arguments<'_>) -> Result<(usize, Direction, u64), Com
     };
     let key_count = positive(arguments.get(1), "ERR numkeys should be greater than 0")?;
     let key_count = usize::try_from(key_count).unwrap_or(usize::MAX);
-    let place = key_count.saturating_add(2);
-    if place >= arguments.len() {
+    let position = key_count.saturating_add(2);
+    if position >= arguments.len() {
         return Err(CommandError::Syntax);
     }
-    let direction = match arguments.get(place) {
+    let direction = match arguments.get(position) {
         end if is_option(end, "MIN") => Direction::Forward,
         end if is_option(end, "MAX") => Direction::Backward,
         _ => return Err(CommandError::Syntax),
     };
-    let options = arguments.from(place + 1);
+    let options = arguments.from(position + 1);
     let count = match options.len() {
         0 => 1,
         2.. if is_option(options.get(0), "COUNT") => {

@@ -24,9 +24,9 @@ type Outcome = Result<(), CommandError>;
 /// A member with its score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Its place in the order.
+    /// What the member is ordered by.
     pub score: f64,
-    /// Its name.
+    /// The member's name.
     pub member: Vec<u8>,
 }
 
@@ -205,24 +205,24 @@ impl Context<'_> {
 
     /// The members at some ranks, which are below the count, in the order of `ranks`.
     fn entries_at(&mut self, set: &Collection, ranks: &[u64]) -> Result<Vec<Entry>, CommandError> {
-        let mut places: Vec<usize> = (0..ranks.len()).collect();
-        places.sort_unstable_by_key(|place| ranks[*place]);
+        let mut by_rank: Vec<usize> = (0..ranks.len()).collect();
+        by_rank.sort_unstable_by_key(|index| ranks[*index]);
         let mut found: Vec<Option<Entry>> = vec![None; ranks.len()];
         let walk_all = set.count / ranking::BLOCK_MEMBERS_MAX <= ranks.len() as u64;
         let mut next = 0;
-        while let Some(place) = places.get(next) {
-            let mut rank = ranks[*place];
+        while let Some(index) = by_rank.get(next) {
+            let mut rank = ranks[*index];
             let take = if walk_all { u64::MAX } else { 1 };
             let stretch = ranking::stretch_at(self, set, rank, take, Direction::Forward)?;
             let before = next;
             self.walk(set, &stretch, |_, score, member| {
-                while let Some(place) = places.get(next).filter(|place| ranks[**place] == rank) {
+                while let Some(index) = by_rank.get(next).filter(|index| ranks[**index] == rank) {
                     let member = member.to_vec();
-                    found[*place] = Some(Entry { score, member });
+                    found[*index] = Some(Entry { score, member });
                     next += 1;
                 }
                 rank += 1;
-                match next < places.len() {
+                match next < by_rank.len() {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 }
