@@ -1,7 +1,7 @@
 //! What a command does beside writing and replying: events of keys and messages to channels.
 //!
-//! A handler only notes them here. They are given out when the command's writes are committed, in their order; of a
-//! command that fails, or is dropped and run again, nothing is.
+//! A handler only collects its effects here. They are given out, in their order, when the command's writes are
+//! committed; those of a command that fails, or is rolled back and run again, never are.
 
 use super::Context;
 use crate::command::{self, Command, LOOKS_ASIDE, QUIET, READ};
@@ -29,9 +29,9 @@ pub struct KeyEvent {
 pub struct Message {
     /// Whether it is for a shard channel (SPUBLISH).
     pub is_sharded: bool,
-    /// Where to.
+    /// The channel.
     pub channel: Vec<u8>,
-    /// What.
+    /// What is published.
     pub payload: Vec<u8>,
 }
 
@@ -55,26 +55,26 @@ pub struct Effects {
     pub ran: Vec<Ran>,
     /// What those of EXEC answered that failed.
     pub errors: Vec<Vec<u8>>,
-    /// Whether somebody monitors: then the commands that scripts call are noted, as lines.
+    /// Whether somebody monitors: then the commands that scripts call are kept, as lines.
     pub is_monitored: bool,
-    /// Those lines; they are shown whatever came of the commands.
+    /// The lines of MONITOR; they are shown whatever came of the commands.
     pub shown: Vec<u8>,
-    /// Which events somebody may have subscribed to; others are not noted.
+    /// Which events somebody may have subscribed to; others are not collected.
     pub classes: EventClasses,
-    /// Whether the client tracks what it reads: then the keys that parts of the command read are noted.
-    pub notes_read: bool,
-    /// Those.
+    /// Whether the client tracks what it reads: then the keys that parts of the command read are collected.
+    pub tracks_read: bool,
+    /// The keys that parts of the command have read.
     pub read: Vec<Vec<u8>>,
     /// Events, oldest first.
     pub events: Vec<KeyEvent>,
     /// Messages, oldest first.
     pub messages: Vec<Message>,
-    /// What those take that were added by [`Effects::send`].
+    /// The bytes of the messages that were added by [`Effects::send`].
     pub message_bytes: usize,
 }
 
-/// What one script or transaction may publish: it is kept until all of it is done. As much as a script's own memory has
-/// by default.
+/// What one script or transaction may publish, since its messages are kept until all of it is done. As much as a
+/// script's own memory has by default.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// How much of the effects there was at some time.
@@ -91,8 +91,8 @@ impl Effects {
         self.events.is_empty() && self.messages.is_empty()
     }
 
-    /// A part of the command was a command itself.
-    pub fn note_ran(&mut self, index: usize, took_ns: u64, failed: bool) {
+    /// Counts a part of the command that was a command itself, for the statistics.
+    pub fn count_run(&mut self, index: usize, took_ns: u64, failed: bool) {
         // A script may call millions, of few kinds.
         let place = self.ran.iter().position(|ran| ran.index == index);
         let place = place.unwrap_or_else(|| {
@@ -120,7 +120,7 @@ impl Effects {
     /// Adds a message to a channel, or to a shard channel (SPUBLISH), to be published when the command stands.
     ///
     /// # Errors
-    /// There are too many.
+    /// The command's messages are too large together.
     pub fn send(&mut self, is_sharded: bool, channel: &[u8], payload: &[u8]) -> Result<(), CommandError> {
         if self.messages.is_empty() {
             self.message_bytes = 0;
@@ -162,8 +162,8 @@ impl Effects {
 }
 
 impl Context<'_> {
-    /// Notes that something happened to a key of the selected database. It costs nothing as long as nobody has asked
-    /// for events of this class (`notify-keyspace-events`).
+    /// Something happened to a key of the selected database. To say so costs nothing as long as nobody has asked for
+    /// events of this class (`notify-keyspace-events`).
     #[inline]
     pub fn notify(&mut self, class: EventClass, name: &'static str, key: &[u8]) {
         self.notify_in(self.database, class, name, key);
@@ -173,13 +173,13 @@ impl Context<'_> {
     #[inline]
     pub fn notify_in(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
         if !self.effects.classes.is_empty() {
-            self.note_event(database, class, name, key);
+            self.add_event(database, class, name, key);
         }
     }
 
-    fn note_event(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
-        self.note_key_fates();
-        self.effects.note(database, class, name, key);
+    fn add_event(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
+        self.collect_key_outcomes();
+        self.effects.add(database, class, name, key);
     }
 
     /// Runs a part of a command that writes in which it asks for keys as reading commands do: those that are not there
@@ -192,18 +192,19 @@ impl Context<'_> {
         result
     }
 
-    /// Notes what has become of keys (`expired`, `new`, `keymiss`): before the event of the command, as in Redis.
+    /// Adds the events of what has become of keys (`expired`, `new`, `keymiss`): before the event of the command, as in
+    /// Redis.
     #[inline]
-    pub fn note_key_fates(&mut self) {
+    pub fn collect_key_outcomes(&mut self) {
         if !self.effects.classes.is_empty() {
-            let notes = self.view.take_key_outcomes();
-            self.effects.note_key_fates(&notes);
+            let outcomes = self.view.take_key_outcomes();
+            self.effects.add_key_outcomes(&outcomes);
         }
     }
 }
 
 impl Effects {
-    fn note(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
+    fn add(&mut self, database: u8, class: EventClass, name: &'static str, key: &[u8]) {
         if self.classes.has(class) {
             self.events.push(KeyEvent {
                 name,
@@ -214,25 +215,25 @@ impl Effects {
         }
     }
 
-    /// Notes what has become of keys.
-    pub fn note_key_fates(&mut self, notes: &[KeyOutcome]) {
-        for (fate, database, key) in notes {
-            let mut note = |class, name| self.note(*database, class, name, key);
+    /// Adds the events of what has become of keys.
+    pub fn add_key_outcomes(&mut self, outcomes: &[KeyOutcome]) {
+        for (fate, database, key) in outcomes {
+            let mut add = |class, name| self.add(*database, class, name, key);
             match fate {
-                KeyFate::Made => note(EventClass::New, "new"),
-                KeyFate::Missed => note(EventClass::KeyMiss, "keymiss"),
-                KeyFate::Expired => note(EventClass::Expired, "expired"),
+                KeyFate::Made => add(EventClass::New, "new"),
+                KeyFate::Missed => add(EventClass::KeyMiss, "keymiss"),
+                KeyFate::Expired => add(EventClass::Expired, "expired"),
                 KeyFate::FieldsExpired => {
-                    note(EventClass::Hash, "hexpired");
-                    note(EventClass::Generic, "del");
+                    add(EventClass::Hash, "hexpired");
+                    add(EventClass::Generic, "del");
                 }
             }
         }
     }
 
-    /// A part of the command runs: notes the keys that it reads.
-    pub(super) fn note_read_by(&mut self, arguments: Arguments<'_>) {
-        if self.notes_read
+    /// A part of the command runs: collects the keys that it reads.
+    pub(super) fn track_read_by(&mut self, arguments: Arguments<'_>) {
+        if self.tracks_read
             && let Some(command) = row_of(arguments).filter(|command| command.flags.has(READ))
         {
             self.read.extend(command.keys.of(arguments).map(<[u8]>::to_vec));

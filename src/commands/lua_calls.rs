@@ -48,7 +48,7 @@ pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec
             context.effects.shown.extend_from_slice(&line);
         }
         let took_ns = began.elapsed().as_nanos() as u64;
-        context.effects.note_ran(row.index(), took_ns, outcome.is_err());
+        context.effects.count_run(row.index(), took_ns, outcome.is_err());
         if let Err(error @ (CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_))) = &outcome {
             session.shard_error = Some(error.clone());
         }

@@ -143,8 +143,8 @@ impl Context<'_> {
 
     /// A part of this command begins; [`Context::end_part`] must follow.
     fn begin_part(&mut self, arguments: Arguments<'_>) -> PartMark {
-        self.note_key_fates();
-        self.effects.note_read_by(arguments);
+        self.collect_key_outcomes();
+        self.effects.track_read_by(arguments);
         let wants_missed = self.effects.wants_missed_by(arguments);
         let mark = PartMark {
             effects: self.effects.mark(),
@@ -164,7 +164,7 @@ impl Context<'_> {
         if !kept {
             self.effects.forget_after(mark.effects);
         }
-        self.note_key_fates();
+        self.collect_key_outcomes();
     }
 
     /// The record of a key of the selected database that is alive. A string has its bytes in it, however it is stored.

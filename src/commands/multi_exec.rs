@@ -209,7 +209,7 @@ impl Part {
             context.view.uncount_look_ups(self.touched);
         }
         let took_ns = self.began.elapsed().as_nanos() as u64;
-        context.effects.note_ran(command.index(), took_ns, outcome.is_err());
+        context.effects.count_run(command.index(), took_ns, outcome.is_err());
         if let Err(error) = &outcome {
             context.effects.errors.push(format!("-{error}").into_bytes());
         }

@@ -539,7 +539,7 @@ fn read_new(
         return Ok(found);
     }
     for id in &found.ids {
-        note_read(&mut group.numbers, stream, *id);
+        entry_was_read(&mut group.numbers, stream, *id);
     }
     if !options.acknowledged {
         // An entry is pending already if the group was set back; it changes hands then.
@@ -560,7 +560,7 @@ fn read_new(
 }
 
 /// The group reads an entry after the last one that it has read.
-fn note_read(group: &mut StreamGroup, stream: &Stream, id: StreamId) {
+fn entry_was_read(group: &mut StreamGroup, stream: &Stream, id: StreamId) {
     let numbers = &stream.numbers;
     let counts = group.last >= numbers.first && !has_deleted_after(stream, group.last);
     group.entries_read = match group.entries_read {

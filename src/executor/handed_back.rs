@@ -29,7 +29,7 @@ impl StorageExecutor {
         let undeclared = self.shards.take_undeclared().unwrap_or(Undeclared::Everything);
         self.roll_back_command();
         self.effects.forget_ran();
-        self.effects.notes_read = false;
+        self.effects.tracks_read = false;
         self.effects.read.clear();
         let client = request.caller.client_id;
         let watched = self.interests.keys_watched_by(client).to_vec();

@@ -38,7 +38,7 @@ impl StorageExecutor {
         }
         for shard_index in 0..self.shards.list().len() {
             let outcomes = self.shards.list_mut()[shard_index].lifecycle.take();
-            self.effects.note_key_fates(&outcomes);
+            self.effects.add_key_outcomes(&outcomes);
             self.outbox
                 .take_in(shard_index as u16, self.epoch, &mut self.effects, Vec::new());
         }

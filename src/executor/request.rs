@@ -217,7 +217,7 @@ impl StorageExecutor {
             match self.run_step(step, batch, request) {
                 Ok(StepOutcome::Answered) => Handled::of(Ok(())),
                 Ok(later) => {
-                    self.effects.notes_read = false;
+                    self.effects.tracks_read = false;
                     self.park_step(later, batch, request);
                     return None;
                 }
@@ -320,7 +320,7 @@ impl StorageExecutor {
         self.shards.track_missed(self.effects.wants_missed(command));
         if caller.tracks {
             self.shards.track_modified(true);
-            self.effects.notes_read = true;
+            self.effects.tracks_read = true;
         }
     }
 
@@ -506,7 +506,7 @@ impl StorageExecutor {
         } else if request.command.flags.has(READ) {
             self.interests.note_read(request.command.keys.of(arguments), reader);
         }
-        self.effects.notes_read = false;
+        self.effects.tracks_read = false;
         let read = std::mem::take(&mut self.effects.read);
         self.interests.note_read(read.iter().map(Vec::as_slice), reader);
         let keys_max = self.current.tracking_table_max_keys;
@@ -523,7 +523,7 @@ impl StorageExecutor {
     #[inline]
     pub(super) fn keep_effects(&mut self) {
         if !self.effects.classes.is_empty() {
-            self.effects.note_key_fates(&self.shards.take_key_outcomes());
+            self.effects.add_key_outcomes(&self.shards.take_key_outcomes());
         }
         let outdated = self.interests.tracked.take_outdated();
         let touched = self.shards.touched();
