@@ -220,7 +220,7 @@ pub fn bitpos(context: &mut Context<'_>) -> Outcome {
         _ => return Err(CommandError::Syntax),
     }
     let ends_with_string = arguments.len() < 5;
-    // What is looked for is made ones.
+    // The bits that are looked for are made ones.
     let flip = if set { 0 } else { 0xff };
     let (mut found, mut end) = (None, 0);
     let exists = visit_bits(
@@ -275,13 +275,13 @@ enum BitOperation {
     Or,
     Xor,
     Not,
-    /// The first without all others.
+    /// Bits of the first source that no other has.
     Diff,
-    /// All others without the first.
+    /// Bits of the other sources that the first has not.
     Diff1,
-    /// What the first has in common with any other.
+    /// Bits of the first source that any other has.
     AndOr,
-    /// What exactly one has.
+    /// Bits that exactly one source has.
     One,
 }
 

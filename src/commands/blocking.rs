@@ -13,18 +13,18 @@ use std::ops::Range;
 /// What a command waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// The positions of the keys among its arguments.
+    /// The positions of the keys among the command's arguments.
     pub keys: Range<usize>,
-    /// What must be there for the command to run again.
+    /// The type that a key must have for the command to run again.
     pub kind: Type,
-    /// Whether it runs again too when a key is deleted, or something else is stored there (XREADGROUP, whose group is
-    /// gone then).
+    /// Whether the command runs again, too, when a key is deleted, or something else is stored there (XREADGROUP, whose
+    /// group is gone then).
     pub without_key: bool,
-    /// How long, in milliseconds; 0 for ever.
+    /// How long the command waits, in milliseconds; 0 for ever.
     pub timeout_ms: u64,
     /// Arguments that will mean something else by then, with what they mean now (`$` of XREAD).
     pub replaced: Vec<(usize, Vec<u8>)>,
-    /// Its number in the queue of waiters, if the command has waited before and goes on waiting.
+    /// The command's number in the queue of waiters, if the command has waited before and goes on waiting.
     pub queue_number: Option<u64>,
 }
 
@@ -41,7 +41,8 @@ impl Waiting {
         }
     }
 
-    /// The same for entries of streams after these: the last ones of now, not of the time when the next come.
+    /// Waits for entries of streams after these `positions`: the last entries of now, not of the time when the next
+    /// come.
     pub fn after(mut self, positions: &[StreamId]) -> Waiting {
         let replaced = positions.iter().enumerate();
         self.replaced = replaced

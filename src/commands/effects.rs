@@ -53,7 +53,7 @@ pub struct Ran {
 pub struct Effects {
     /// Parts that were commands; they are counted whatever came of them.
     pub ran: Vec<Ran>,
-    /// What those of EXEC answered that failed.
+    /// What the failed commands of EXEC answered.
     pub errors: Vec<Vec<u8>>,
     /// Whether somebody monitors: then the commands that scripts call are kept, as lines.
     pub is_monitored: bool,

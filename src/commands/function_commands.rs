@@ -219,7 +219,7 @@ pub fn function_restore(context: &mut Context<'_>) -> Outcome {
     let codes = rdb::restore_libraries(arguments.get(2))?;
     let scripts = scripts(context)?;
     let mut restored = Libraries::default();
-    // Each before the next is run, as one that is there twice is found before it is.
+    // Each library is checked before the next is run: one that is there twice is found before it is run.
     for code in &codes {
         let name = function_libraries::name_of(code)?;
         if restored.get(&name).is_some() {

@@ -396,7 +396,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// What no option alone can be blamed for; `name` is the command's as the client wrote it.
+    /// Checks the options together; `name` is the command's as the client wrote it.
     fn check(&self, kind: Kind, name: &[u8]) -> Outcome {
         let searches = matches!(kind, Kind::Search | Kind::SearchStore);
         let name = CommandError::quoted(name);

@@ -54,7 +54,7 @@ pub struct Coordinates {
 /// What a search looks at, in meters.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
-    /// All that is within a distance.
+    /// Everything within a distance of the point.
     Circle {
         /// The distance.
         radius: f64,

@@ -121,7 +121,7 @@ fn cached_count(bytes: &[u8]) -> Option<u64> {
 struct Run {
     value: u8,
     registers: usize,
-    /// Its bytes in the sparse form.
+    /// The run's bytes in the sparse form.
     width: usize,
 }
 
@@ -298,7 +298,7 @@ fn tau(mut x: f64) -> f64 {
 struct Sketch(Vec<u8>);
 
 impl Sketch {
-    /// One without elements: sparse, one run of zeros.
+    /// A sketch without elements: sparse, one run of zeros.
     fn empty() -> Sketch {
         let mut bytes = MAGIC.to_vec();
         bytes.push(SPARSE);

@@ -251,7 +251,7 @@ fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) 
     let Some(record) = Record::decode(&stored) else {
         unreachable!("a record that was just encoded can be decoded");
     };
-    // What was there goes: the new key is a new one, and not the old one with another value.
+    // The old key is deleted first: the new one is a key of its own, not the old one with another value.
     context.view.delete(target, to)?;
     if record.version == 0 {
         context.view.write_stored(target, to, Some(stored))?;

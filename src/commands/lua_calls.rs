@@ -166,8 +166,8 @@ fn note_reach(session: &mut Session, error: &CommandError, reach: Reach) {
     }
 }
 
-/// A command that network executors run, as far as it means something to a script: it has a handler for that, selects the
-/// database of the calls that follow, or is about the server, which is asked.
+/// A command that network executors run, as far as it means something to a script: it has a handler for that, selects
+/// the database of the calls that follow, or is about the server, which is asked.
 fn run_of_network(
     context: &mut Context<'_>,
     session: &mut Session,

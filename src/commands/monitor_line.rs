@@ -16,7 +16,7 @@ pub fn is_shown(command: &Command) -> bool {
     !command.flags.has(ADMIN)
 }
 
-/// Who has a command run, where it is a script.
+/// What stands for the client's address where a script has run the command.
 pub const SCRIPT: &str = "lua";
 
 /// A command as clients that monitor get it: a simple string in both versions of the protocol. `caller` is its client's

@@ -34,16 +34,16 @@ pub fn exec(context: &mut Context<'_>) -> Outcome {
     Execution::begin(context)?.drive(context, false).map(|_| ())
 }
 
-/// An EXEC under way. It can be left in the middle of a script.
+/// An EXEC that is running. It can be left in the middle of a script.
 pub struct Execution {
     is_split: bool,
     random: Random,
     /// The position of the next command's [`PartHeader`] among the arguments.
     next: usize,
-    /// The command that it was left in the middle of.
+    /// The command in the middle of which EXEC was left.
     open: Option<Part>,
     is_stopped: bool,
-    /// What there was to be given out when it began.
+    /// The effects that there were when EXEC began.
     effects: EffectsMark,
 }
 
@@ -54,12 +54,12 @@ struct Part {
     mark: PartMark,
     touched: Touched,
     began: Instant,
-    /// Where its reply begins.
+    /// Where the command's reply begins.
     reply_at: usize,
 }
 
 impl Execution {
-    /// Begins one: replies what comes before its commands' replies, or that a watched key was modified.
+    /// Begins an EXEC: replies what comes before its commands' replies, or that a watched key was modified.
     ///
     /// # Errors
     /// The arguments are damaged.
@@ -73,7 +73,7 @@ impl Execution {
             is_stopped: false,
             effects: context.effects.mark(),
         };
-        // They are forgotten when it is over: until then it may begin anew.
+        // The watched keys are forgotten when EXEC is over: until then it may begin anew.
         if context.view.is_watched_key_modified(context.client_id) {
             context.reply.null_array();
             execution.next = context.arguments.len();
@@ -85,10 +85,10 @@ impl Execution {
         Ok(execution)
     }
 
-    /// Runs it on, until it is over or, if it `may_pause`, a script in it has run for a while. `context` is EXEC's.
+    /// Runs EXEC on, until it is over or, if it `may_pause`, a script in it has run for a while. `context` is EXEC's.
     ///
     /// # Errors
-    /// It was stopped, or its arguments are damaged: nothing of it stands.
+    /// EXEC was stopped, or its arguments are damaged: it is rolled back.
     pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
         if self.is_stopped {
             self.open = None;
@@ -146,25 +146,25 @@ impl Execution {
         })
     }
 
-    /// What there was to be given out when it began.
+    /// The effects that there were when EXEC began.
     pub fn effects_mark(&self) -> EffectsMark {
         self.effects
     }
 
-    /// Whether the script that it is in the middle of runs longer than `busy-reply-threshold`.
+    /// Whether the script in the middle of which EXEC was left runs longer than `busy-reply-threshold`.
     pub fn is_busy(&self) -> bool {
         let script = self.open.as_ref().and_then(|part| part.script.as_ref());
         script.is_some_and(Running::is_busy)
     }
 
-    /// Ends it when it is driven next, because its executor ends.
+    /// Makes the next [`Execution::drive`] fail, because the executor ends.
     pub fn stop(&mut self) {
         self.is_stopped = true;
     }
 }
 
 impl Part {
-    /// Runs it, or runs it on, and counts it when it is over. An error is its reply.
+    /// Runs the command, or runs it on, and counts it when it is over. An error is the command's reply.
     fn run(
         &mut self,
         context: &mut Context<'_>,

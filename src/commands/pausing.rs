@@ -1,4 +1,4 @@
-//! Commands that may be left in the middle, so that others have their turn: scripts, and transactions with scripts.
+//! Commands that may be left in the middle, so that others can run: scripts, and transactions with scripts.
 
 use super::effects::EffectsMark;
 use super::{Context, scripting};
@@ -9,7 +9,7 @@ use crate::commands::script_runs::{Driven, Running};
 use crate::error::CommandError;
 use crate::protocol::Arguments;
 
-/// Such a command, begun.
+/// A command that may be left in the middle, begun.
 pub enum Pausing {
     /// EVAL or one of its kin.
     Script(Box<Running>),
@@ -27,7 +27,7 @@ impl Pausing {
     /// Begins a command that may have to pause.
     ///
     /// # Errors
-    /// That of the command, if it cannot begin.
+    /// The command's, if it cannot begin.
     pub fn begin(command: &Command, context: &mut Context<'_>) -> Result<Pausing, CommandError> {
         Ok(match command.runs {
             Runs::Exec => Pausing::Transaction(Box::new(Execution::begin(context)?)),
@@ -35,10 +35,10 @@ impl Pausing {
         })
     }
 
-    /// Runs it on, until it is over or has run for a while.
+    /// Runs the command on, until it is over or has run for a while.
     ///
     /// # Errors
-    /// That of the command: nothing of it stands.
+    /// The command's: it is rolled back.
     pub fn drive(&mut self, context: &mut Context<'_>) -> Result<Driven, CommandError> {
         match self {
             Pausing::Script(script) => script.drive(context, true),
@@ -46,7 +46,7 @@ impl Pausing {
         }
     }
 
-    /// What there was to be given out when it began.
+    /// The effects that there were when the command began.
     pub fn effects_mark(&self) -> EffectsMark {
         match self {
             Pausing::Script(script) => script.effects_mark(),
@@ -54,7 +54,7 @@ impl Pausing {
         }
     }
 
-    /// Whether its script runs longer than `busy-reply-threshold`.
+    /// Whether the command's script runs longer than `busy-reply-threshold`.
     pub fn is_busy(&self) -> bool {
         match self {
             Pausing::Script(script) => script.is_busy(),
@@ -62,7 +62,7 @@ impl Pausing {
         }
     }
 
-    /// Ends it when it is driven next, because its executor ends.
+    /// Makes the next [`Pausing::drive`] fail, because the executor ends.
     pub fn stop(&mut self) {
         match self {
             Pausing::Script(script) => script.stop(),

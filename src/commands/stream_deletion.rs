@@ -64,11 +64,11 @@ pub fn xdel(context: &mut Context<'_>) -> Outcome {
 /// What becomes of an entry that consumer groups refer to.
 #[derive(Clone, Copy)]
 enum References {
-    /// It goes, and stays pending where it is.
+    /// The entry goes, and stays pending where it is.
     Keep,
-    /// It goes, and is pending nowhere any more.
+    /// The entry goes, and is pending nowhere any more.
     Delete,
-    /// It goes only when every group has read and acknowledged it.
+    /// The entry goes only when every group has read and acknowledged it.
     Respect,
 }
 
@@ -122,7 +122,7 @@ impl<'a> DeletionOptions<'a> {
     }
 }
 
-/// What XDELEX and XACKDEL answer for an id: it is not there.
+/// XDELEX and XACKDEL answer this for an id that is not there.
 const NOT_THERE: i64 = -1;
 /// The entry was deleted.
 const DELETED: i64 = 1;

@@ -20,9 +20,9 @@ type Outcome = Result<(), CommandError>;
 
 /// A consumer group that a command works on.
 pub(super) struct Group<'a> {
-    /// Its name.
+    /// The group's name.
     pub name: &'a [u8],
-    /// Its own numbers, which are stored by [`Context::put_group`].
+    /// The group's own numbers, which are stored by [`Context::put_group`].
     pub numbers: StreamGroup,
 }
 
@@ -474,7 +474,7 @@ pub fn xreadgroup(context: &mut Context<'_>) -> Outcome {
     let (name, consumer) = options
         .group
         .ok_or_else(|| CommandError::text("ERR Missing GROUP option for XREADGROUP"))?;
-    // All is checked before anything is delivered.
+    // All arguments are checked before anything is delivered.
     let mut positions = Vec::new();
     for (key, id) in options.streams() {
         let stream = context.reading(|context| context.stream(key))?;
@@ -819,7 +819,7 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// What follows the last entry: the consumer was active, if it got any.
+    /// Ends the claim after the last entry: the consumer was active, if it got any.
     fn finish(&self, context: &mut Context<'_>, stream: &Stream, group: &mut Group<'_>, found: &Entries) -> Outcome {
         let now_ms = context.now_ms;
         if !found.ids.is_empty() {

@@ -18,9 +18,9 @@ type Outcome = Result<(), CommandError>;
 
 /// A stream that a command works on.
 pub(super) struct Stream {
-    /// Its entries, which it counts, and its groups' members.
+    /// The stream's entries, which are counted, and its groups' members.
     pub collection: Collection,
-    /// Its own numbers, which are stored when it is saved.
+    /// The stream's own numbers, which are stored when it is saved.
     pub numbers: StreamNumbers,
 }
 
@@ -307,7 +307,7 @@ impl NewId {
 pub(super) enum Keep {
     /// The last ones, so many.
     Newest(u64),
-    /// Those from an id on.
+    /// The entries from an id on.
     From(StreamId),
 }
 
@@ -789,7 +789,7 @@ fn begin_stream(reply: &mut Reply<'_>, key: &[u8]) {
 /// XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key …] id [id …]
 pub fn xread(context: &mut Context<'_>) -> Outcome {
     let options = ReadOptions::parse(context.arguments, context.now_ms, false)?;
-    // All is checked before anything is read.
+    // All arguments are checked before anything is read.
     let mut positions = Vec::new();
     for (key, id) in options.streams() {
         let stream = context.stream(key)?;

@@ -159,7 +159,7 @@ impl StringEdit {
         self.stored.is_some()
     }
 
-    /// Its length.
+    /// The string's length.
     pub fn byte_len(&self) -> usize {
         match &self.content {
             Content::Whole(bytes) => bytes.len(),

@@ -102,7 +102,7 @@ pub(super) struct Found<T> {
     pub(super) items: Vec<T>,
     /// How many names were looked at for them.
     pub(super) looked_at: usize,
-    /// Where to go on.
+    /// Where the next call goes on.
     pub(super) next: Next,
 }
 

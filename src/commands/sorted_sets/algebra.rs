@@ -137,9 +137,9 @@ struct Grammar {
     operation: Operation,
     /// Where `numkeys` is.
     count_place: usize,
-    /// It only counts: LIMIT, and no other option.
+    /// Whether the command only counts: LIMIT, and no other option.
     counts: bool,
-    /// Its name, for an error.
+    /// The command's name, for an error.
     name: &'static str,
 }
 

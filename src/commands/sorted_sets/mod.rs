@@ -249,7 +249,7 @@ fn reply_header(reply: &mut Reply<'_>, entries: usize, with_scores: bool) {
     reply.array(if flat { entries * 2 } else { entries });
 }
 
-/// One of them: RESP3 has a pair for each.
+/// Replies a member and its score: RESP3 has a pair for each.
 fn reply_entry(reply: &mut Reply<'_>, score: f64, member: &[u8], with_scores: bool) {
     if with_scores && reply.version() == Version::Resp3 {
         reply.array(2);

@@ -53,7 +53,7 @@ struct Grammar {
     by: Option<By>,
     /// The direction; `None`: REV may say it.
     direction: Option<Direction>,
-    /// It stores what it finds: no WITHSCORES.
+    /// Whether the command stores what it finds: no WITHSCORES.
     stores: bool,
 }
 
@@ -389,7 +389,7 @@ impl NameBound {
     }
 }
 
-/// What is asked of a member's name.
+/// The condition on a member's name.
 type NameTest<'a> = &'a dyn Fn(&[u8]) -> bool;
 
 /// A set of so many members is walked along for the first one that is asked for, as Redis walks its listpacks.
