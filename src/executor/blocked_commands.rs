@@ -1,4 +1,4 @@
-//! Commands that wait: run again when a key of theirs has changed, answered when their time is up.
+//! Blocked commands: run again when a key of theirs has changed, answered when their time is up.
 
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Request, Response, WAITS};
@@ -19,20 +19,20 @@ use std::rc::Rc;
 use std::time::Instant;
 
 impl StorageExecutor {
-    /// A command is over: those that wait for what it wrote are served, first come first served for each key, in the
-    /// order in which the keys were written. So are those that wait for what these write.
+    /// A command is over: the waiters for what it wrote are served, first come first served for each key, in the order
+    /// in which the keys were written. So are the waiters for what these write.
     pub(super) fn serve_waiters(&mut self, now: Instant) {
         while let Some(key) = self.interests.ready.pop_front() {
             self.serve_key(&key, now);
         }
     }
 
-    /// Serves those who wait for a key, as far as it goes; what they write comes behind what is `ready`.
+    /// Serves the waiters for a key, as far as what is there goes; what they write comes behind what is `ready`.
     fn serve_key(&mut self, key: &DatabaseKey, now: Instant) {
         if !self.interests.waiters.wait_for(key) {
             return;
         }
-        // One that comes to wait meanwhile has seen the key as it is.
+        // A command that comes to wait meanwhile has seen the key as it is.
         let end = self.interests.waiters.last_number() + 1;
         let mut next = 0;
         while let Some(waiter) = self.interests.waiters.next_for(key, next..end) {
@@ -40,7 +40,7 @@ impl StorageExecutor {
             let kind = self.shards.kind_of(key);
             if waiter.is_woken_by(kind) {
                 if self.is_locked(&waiter) {
-                    // Those behind it must not go first.
+                    // The waiters behind this one must not go first.
                     self.parked.ready_later.push(key.clone());
                     return;
                 }
@@ -56,9 +56,9 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs a waiter's command again: it is answered, or waits on at its place in the line.
+    /// Runs a waiter's command again: it is answered, or waits on at its number in the queue.
     fn run_again(&mut self, waiter: &Waiter, now: Instant) {
-        let mut answer = self.answer_box(waiter);
+        let mut answer = self.answer_batch(waiter);
         let start = answer.replies.len();
         let began = Instant::now().max(now);
         let whose = (waiter.id, waiter.command, waiter.caller);
@@ -71,7 +71,7 @@ impl StorageExecutor {
             &mut None,
         );
         if handled.waits.is_some() && handled.result.is_ok() {
-            // A group's consumer was seen. That wakes nobody, or each would wake itself.
+            // That a group's consumer was seen wakes nobody, or each waiter would wake itself.
             let ready = self.interests.ready.len();
             self.keep_what_waits(waiter.caller.client_id);
             self.interests.ready.truncate(ready);
@@ -100,7 +100,7 @@ impl StorageExecutor {
             return;
         }
         let arguments = batch.arguments(request);
-        let number = |place: usize| FieldReader(arguments.get(place)).number().unwrap_or(0);
+        let number = |position: usize| FieldReader(arguments.get(position)).number().unwrap_or(0);
         let waiting = Waiting {
             queue_number: Some(number(3)).filter(|number| *number != 0),
             ..Waiting::for_keys(1..2, Type::List, number(2))
@@ -108,14 +108,15 @@ impl StorageExecutor {
         let key = (request.caller.database, arguments.get(1).to_vec());
         let claim = Claim { client, ticket };
         self.interests.waiters.add(batch, request, claim, &waiting, now);
-        self.interests.note_interest(&mut self.shards);
-        // It may have come since the move looked.
+        self.interests.update_interest(&mut self.shards);
+        // The source may have come since the move looked.
         self.interests.ready.push_back(key);
         self.serve_waiters(now);
     }
 
-    /// Gives a move its source, locked with all of its keys here for the transaction that it becomes: nobody has it
-    /// before. False if another transaction is in the line for it, which may need what this one is to lock elsewhere.
+    /// Gives a move its source, locked with all of the move's keys here for the transaction that it becomes: nobody gets
+    /// the source before. False if another transaction is in the line for these keys, which may need what this one is to
+    /// lock elsewhere.
     fn hand_over(&mut self, waiter: &Waiter, source: &DatabaseKey) -> bool {
         let id = next_transaction_id();
         let targets = waiter
@@ -130,8 +131,8 @@ impl StorageExecutor {
             return false;
         }
         if waiter.claim.take() {
-            let place = waiter.number;
-            self.answer_waiter(waiter, |replies| HandedOver { id, place }.encode(replies));
+            let queue_number = waiter.number;
+            self.answer_waiter(waiter, |replies| HandedOver { id, queue_number }.encode(replies));
         } else {
             self.release_locks(id);
         }
@@ -141,7 +142,7 @@ impl StorageExecutor {
 
     /// Answers a waiter that is claimed and has done nothing.
     fn answer_waiter(&mut self, waiter: &Waiter, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut answer = self.answer_box(waiter);
+        let mut answer = self.answer_batch(waiter);
         let start = answer.replies.len();
         write(&mut answer.replies);
         let reply = Span::new(start, answer.replies.len() - start);
@@ -164,15 +165,15 @@ impl StorageExecutor {
         if locks.is_empty() {
             return false;
         }
-        let places = command::database_keys_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
-        places.iter().any(|place| locks.holds(place, Mode::Exclusive))
+        let keys = command::database_keys_of(waiter.command, waiter.arguments.get(), waiter.caller.database);
+        keys.iter().any(|key| locks.holds(key, Mode::Exclusive))
     }
 
-    /// The box for a waiter's answer: one that goes to the same executor this turn, or a new one.
-    fn answer_box(&mut self, waiter: &Waiter) -> Box<Batch> {
+    /// The batch for a waiter's answer: one that goes to the same executor this turn, or a new one.
+    fn answer_batch(&mut self, waiter: &Waiter) -> Box<Batch> {
         match self.woken.iter().position(|batch| waiter.fits(batch)) {
-            Some(place) => self.woken.swap_remove(place),
-            None => waiter.answer_box(),
+            Some(index) => self.woken.swap_remove(index),
+            None => waiter.answer_batch(),
         }
     }
 
@@ -183,13 +184,13 @@ impl StorageExecutor {
         }
     }
 
-    /// Answers those whose time is up: with a null array, whatever they waited for.
-    fn answer_those_who_are_late(&mut self) {
+    /// Answers the waiters whose time is up: with a null array, whatever they waited for.
+    fn answer_late_waiters(&mut self) {
         let now = Instant::now();
         while let Some(waiter) = self.interests.waiters.next_late(now) {
             if waiter.claim.take() {
                 let version = waiter.caller.version;
-                // What it has not found was not there when it came.
+                // The answer is not bound to an epoch: what the command has not found was not there when it came.
                 self.answer_waiter(&waiter, |replies| Reply::new(replies, version).null_array());
             }
             self.forget_command(&waiter.claim);
@@ -200,12 +201,11 @@ impl StorageExecutor {
     }
 }
 
-/// Somebody who waits until what was written is on disk.
+/// A client that waits until what was written is on disk (WAITAOF).
 pub(super) struct DurableWait {
     claim: Claim,
-    /// By place: the turn up to which it must be.
+    /// By shard index: the epoch up to which its log must be on disk.
     epochs: Vec<u64>,
-    /// The answer.
     answer: Box<Batch>,
 }
 
@@ -225,7 +225,7 @@ impl StorageExecutor {
         if is_durable || !holds {
             return append_integer(batch, request, i64::from(is_durable));
         }
-        // Those whose time was up.
+        // Clients whose time was up do not wait any more.
         self.durable_waits
             .retain(|wait| wait.claim.client.awaits(wait.claim.ticket));
         let mut answer = Batch::new(batch.reply_to().clone());
@@ -237,11 +237,11 @@ impl StorageExecutor {
 
     fn are_durable(&self, epochs: &[u64]) -> bool {
         let shards = self.shards.list().iter().enumerate();
-        let durable = shards.map(|(place, shard)| shard.released_epoch(Some(self.syncer.durable_epoch(place))));
+        let durable = shards.map(|(index, shard)| shard.released_epoch(Some(self.syncer.durable_epoch(index))));
         durable.zip(epochs).all(|(durable, epoch)| durable >= *epoch)
     }
 
-    /// A sync has ended: tells those whose writes are on disk.
+    /// A sync has ended: answers the clients whose writes are on disk.
     pub(super) fn tell_durable(&mut self) {
         for wait in std::mem::take(&mut self.durable_waits) {
             match self.are_durable(&wait.epochs) {
@@ -264,8 +264,8 @@ fn append_integer(batch: &mut Batch, request: &Request, number: i64) {
     batch.responses.push(response);
 }
 
-/// Says that a command, or a part of one, waits here or is not wanted any more: the request is done, and an answer
-/// comes by itself if it does.
+/// The response which says that a command, or a part of one, waits here or is not wanted any more: the request is done,
+/// and an answer comes by itself if there is one.
 pub(super) fn waiting_response(request: &Request) -> Response {
     Response {
         id: request.id,
@@ -279,7 +279,7 @@ pub(super) fn waiting_response(request: &Request) -> Response {
     }
 }
 
-/// Answers those who wait when their time is up.
+/// Answers waiters when their time is up.
 pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
     // One message stands for any number of deadlines that came.
     let (sender, nearer) = flume::bounded(1);
@@ -287,7 +287,7 @@ pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
     loop {
         let nearest = executor.borrow().interests.waiters.nearest_deadline();
         let become_nearer = async {
-            // The sender is the executor's, which is there.
+            // The executor has the sender and is there, so this cannot fail.
             let _ = nearer.recv_async().await;
         };
         match nearest {
@@ -300,6 +300,6 @@ pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
                 .await;
             }
         }
-        executor.borrow_mut().answer_those_who_are_late();
+        executor.borrow_mut().answer_late_waiters();
     }
 }

@@ -47,12 +47,12 @@ impl KeyInterests {
     /// Begins a turn.
     pub(super) fn begin_turn(&mut self, shards: &mut Shards) {
         self.tracked.begin_turn();
-        self.note_interest(shards);
+        self.update_interest(shards);
     }
 
     /// A client has read keys of the command that was run, and is to be told when they are written.
-    pub(super) fn note_read<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, reader: Reader) {
-        keys.for_each(|key| self.tracked.note_read(key, reader));
+    pub(super) fn track_read<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, reader: Reader) {
+        keys.for_each(|key| self.tracked.track_read(key, reader));
     }
 
     /// Tells everybody who is interested which keys were written since the last call, by a client (0: by nobody).
@@ -71,18 +71,18 @@ impl KeyInterests {
                     self.watches.touch(&key, presence);
                 }
                 if !quietly {
-                    self.tracked.note_written(&key.1, writer);
+                    self.tracked.key_written(&key.1, writer);
                 }
                 if self.waiters.wait_for(&key) {
                     self.ready.push_back(key);
                 }
             }
         }
-        self.note_interest(shards);
+        self.update_interest(shards);
     }
 
     /// Somebody has begun, or does not go on, to be interested in what is written.
-    pub(super) fn note_interest(&mut self, shards: &mut Shards) {
+    pub(super) fn update_interest(&mut self, shards: &mut Shards) {
         let waits = !self.waiters.is_empty();
         shards.track_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
     }
@@ -90,7 +90,7 @@ impl KeyInterests {
     /// A client watches nothing any more.
     pub(super) fn unwatch(&mut self, shards: &mut Shards, client_id: u64) {
         self.watches.forget(client_id);
-        self.note_interest(shards);
+        self.update_interest(shards);
     }
 
     /// The keys that a client watches.
@@ -124,7 +124,7 @@ impl KeyInterests {
 
     /// The databases are about to be numbered by another map.
     fn tell_swapped(&mut self, shards: &mut Shards, new: &DatabaseMap) {
-        self.tracked.note_flushed();
+        self.tracked.all_flushed();
         let Some(old) = shards.list().first().map(Shard::database_map) else {
             return;
         };
@@ -139,7 +139,7 @@ impl KeyInterests {
 
 impl WatchesAndLocks for KeyInterests {
     fn before_flush(&mut self, shards: &mut Shards, database: Option<u8>) {
-        self.tracked.note_flushed();
+        self.tracked.all_flushed();
         for number in database.map_or(0..DATABASE_COUNT as u8, |database| database..database + 1) {
             self.replace_database(shards, number, None);
         }
@@ -147,7 +147,7 @@ impl WatchesAndLocks for KeyInterests {
 
     fn before_swap_databases(&mut self, shards: &mut Shards, first: u8, second: u8) {
         // Redis leaves its tracking clients with the values of the other database; they would keep them for ever.
-        self.tracked.note_flushed();
+        self.tracked.all_flushed();
         self.replace_database(shards, first, Some(second));
         self.replace_database(shards, second, Some(first));
     }

@@ -76,15 +76,15 @@ impl TrackedKeys {
     }
 
     /// A client has read a key.
-    pub fn note_read(&mut self, key: &[u8], reader: Reader) {
+    pub fn track_read(&mut self, key: &[u8], reader: Reader) {
         let is_new = match self.readers.entry(key.into()) {
-            Entry::Vacant(place) => {
-                place.insert(vec![reader]);
+            Entry::Vacant(entry) => {
+                entry.insert(vec![reader]);
                 self.shared.add_key();
                 true
             }
-            Entry::Occupied(mut place) => {
-                let readers = place.get_mut();
+            Entry::Occupied(mut entry) => {
+                let readers = entry.get_mut();
                 let found = readers.binary_search_by_key(&reader.client_id, |known| known.client_id);
                 if let Err(index) = found {
                     readers.insert(index, reader);
@@ -159,7 +159,7 @@ impl TrackedKeys {
     }
 
     /// A key was written, for a client (0: for nobody).
-    pub fn note_written(&mut self, key: &[u8], writer: u64) {
+    pub fn key_written(&mut self, key: &[u8], writer: u64) {
         if self.broadcasts {
             self.outdated.push(Invalidation::Matching {
                 key: key.into(),
@@ -177,7 +177,7 @@ impl TrackedKeys {
     }
 
     /// Whole databases were emptied or exchanged: everybody forgets everything.
-    pub fn note_flushed(&mut self) {
+    pub fn all_flushed(&mut self) {
         let keys = std::mem::take(&mut self.readers);
         self.shared.remove_keys(keys.len(), keys.values().map(Vec::len).sum());
         if self.shared.is_used() {
@@ -222,12 +222,12 @@ mod tests {
     fn readers_are_told_once_and_each_is_counted_once() {
         let mut keys = keys();
         for client in [1, 2, 1] {
-            keys.note_read(b"a", reader(client));
+            keys.track_read(b"a", reader(client));
         }
-        keys.note_read(b"b", reader(1));
+        keys.track_read(b"b", reader(1));
         assert_eq!((keys.shared.tracked_keys(), keys.shared.tracked_items()), (2, 3));
         for key in [b"a", b"a", b"c"] {
-            keys.note_written(key, 7);
+            keys.key_written(key, 7);
         }
         assert_eq!(told(&mut keys), [(b"a".to_vec(), 2)]);
         assert_eq!((keys.shared.tracked_keys(), keys.shared.tracked_items()), (1, 1));
@@ -240,10 +240,10 @@ mod tests {
         clients.iter().for_each(|client| keys.shared.set_reading(*client, true));
         for number in 0..2 * SWEPT_READERS_MAX {
             for client in clients.iter().rev() {
-                keys.note_read(&number.to_be_bytes(), reader(*client));
+                keys.track_read(&number.to_be_bytes(), reader(*client));
             }
         }
-        keys.note_read(b"of one", reader(2));
+        keys.track_read(b"of one", reader(2));
         keys.forget_gone();
         assert_eq!(keys.shared.tracked_items(), 6 * SWEPT_READERS_MAX as u64 + 1);
         keys.shared.set_reading(2, false);
@@ -263,7 +263,7 @@ mod tests {
             (keys.shared.tracked_keys(), keys.shared.tracked_items()),
             (expected, expected)
         );
-        keys.note_written(&0_usize.to_be_bytes(), 0);
+        keys.key_written(&0_usize.to_be_bytes(), 0);
         assert_eq!(told(&mut keys), [(0_usize.to_be_bytes().to_vec(), 1)]);
     }
 
@@ -271,13 +271,13 @@ mod tests {
     fn keys_without_room_go_in_turn() {
         let mut keys = keys();
         for key in [b"a", b"b", b"c", b"d"] {
-            keys.note_read(key, reader(1));
+            keys.track_read(key, reader(1));
         }
         keys.make_room(0);
         assert_eq!(told(&mut keys), []);
         keys.make_room(2);
         assert_eq!(told(&mut keys), [(b"a".to_vec(), 1), (b"b".to_vec(), 1)]);
-        keys.note_read(b"a", reader(1));
+        keys.track_read(b"a", reader(1));
         keys.make_room(2);
         assert_eq!(told(&mut keys), [(b"c".to_vec(), 1)], "the hand goes on");
         keys.make_room(1);

@@ -1,8 +1,8 @@
 //! Which transactions over several storage executors hold which keys of this executor, and who waits for them.
 //!
 //! Transactions are numbered by one counter of the process, and on every executor the one with the lower number goes
-//! first: so whoever waits, waits for a lower number, and nobody for each other. One that comes so late that a higher
-//! number has been granted a key it wants is refused, and comes again with a new number. The scheme is that of
+//! first: so a transaction waits for lower numbers only, and no two wait for each other. One that comes so late that a
+//! higher number has been granted a key it wants is refused, and comes again with a new number. The scheme is that of
 //! Dragonfly's [transactions](https://github.com/dragonflydb/dragonfly/blob/main/docs/transaction.md), after Ren,
 //! Thomson and Abadi, "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
 //!
@@ -17,21 +17,22 @@ use std::collections::{BTreeMap, HashMap};
 /// What became of a transaction that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It has all it needs.
+    /// The transaction has all it needs.
     Granted,
-    /// It will have, when those before it are done.
+    /// The transaction will have all it needs when those before it are done.
     Waits,
-    /// It came too late, and was not entered.
+    /// The transaction came too late, and was not entered.
     Refused,
 }
 
+/// A transaction, or a command that waits for one.
 struct Entered {
     scope: Scope,
     mode: Mode,
     is_granted: bool,
 }
 
-/// Those that need a key, in the order of their numbers, in which they are granted it.
+/// The transactions that need a key, in the order of their numbers, in which they are granted it.
 #[derive(Default)]
 struct Line {
     ids: Vec<TransactionId>,
@@ -42,29 +43,43 @@ struct Line {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Locks {
+    /// See [`Locks::set_running`].
     running: Option<TransactionId>,
     /// See [`Locks::keep_in_doubt`].
     in_doubt: Vec<TransactionId>,
     entered: BTreeMap<TransactionId, Entered>,
     by_key: HashMap<DatabaseKey, Line>,
-    /// Those that need everything.
+    /// The transactions that need everything.
     whole: Line,
 }
 
 impl Line {
     fn enter(&mut self, id: TransactionId, mode: Mode) {
-        // Almost always at the end.
-        if let Err(place) = self.ids.binary_search(&id) {
-            self.ids.insert(place, id);
+        // Almost always at the end. A key may be named twice.
+        if let Err(index) = self.ids.binary_search(&id) {
+            self.ids.insert(index, id);
             self.exclusive += usize::from(mode == Mode::Exclusive);
         }
     }
 
     fn leave(&mut self, id: TransactionId, mode: Mode) {
-        if let Ok(place) = self.ids.binary_search(&id) {
-            self.ids.remove(place);
+        if let Ok(index) = self.ids.binary_search(&id) {
+            self.ids.remove(index);
+            assert!(
+                mode == Mode::Shared || self.exclusive > 0,
+                "each transaction that may write is counted in its lines"
+            );
             self.exclusive -= usize::from(mode == Mode::Exclusive);
         }
+    }
+
+    /// A transaction that may write lets others read from now on.
+    fn share(&mut self) {
+        assert!(
+            self.exclusive > 0,
+            "each transaction that may write is counted in its lines"
+        );
+        self.exclusive -= 1;
     }
 
     fn before(&self, id: TransactionId) -> &[TransactionId] {
@@ -77,7 +92,7 @@ impl Line {
 }
 
 impl Locks {
-    /// Whether there is no transaction here: then every command may run.
+    /// Whether no transaction is entered: then every command may run.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.entered.is_empty()
@@ -100,8 +115,8 @@ impl Locks {
                 let mut after = self.entered.range(id + 1..);
                 after.any(|(_, other)| other.is_granted && other.mode.excludes(mode))
             }
-            Scope::Keys(places) => {
-                let mut lines = self.lines_of(places);
+            Scope::Keys(keys) => {
+                let mut lines = self.lines_of(keys);
                 lines.any(|line| line.after(id).iter().any(|other| self.is_granted_against(*other, mode)))
             }
         };
@@ -109,13 +124,14 @@ impl Locks {
         if is_late && !ignores_locks {
             return Admission::Refused;
         }
+        assert!(!self.has_entered(id), "a transaction is entered once");
         let waits = self.must_wait(id, &scope, mode) && !ignores_locks;
         match &scope {
-            Scope::Keys(places) => {
-                for place in places {
-                    match self.by_key.get_mut(place) {
+            Scope::Keys(keys) => {
+                for key in keys {
+                    match self.by_key.get_mut(key) {
                         Some(line) => line.enter(id, mode),
-                        None => self.by_key.entry(place.clone()).or_default().enter(id, mode),
+                        None => self.by_key.entry(key.clone()).or_default().enter(id, mode),
                     }
                 }
             }
@@ -130,19 +146,19 @@ impl Locks {
         if waits { Admission::Waits } else { Admission::Granted }
     }
 
-    /// A transaction is over. Returns those that were waiting and are granted now, in their order.
+    /// A transaction is over. Returns the waiting ones that are granted now, in their order.
     pub fn leave(&mut self, id: TransactionId) -> Vec<TransactionId> {
         let Some(left) = self.entered.remove(&id) else {
             return Vec::new();
         };
         self.in_doubt.retain(|other| *other != id);
         match &left.scope {
-            Scope::Keys(places) => {
-                for place in places {
-                    if let Some(line) = self.by_key.get_mut(place) {
+            Scope::Keys(keys) => {
+                for key in keys {
+                    if let Some(line) = self.by_key.get_mut(key) {
                         line.leave(id, left.mode);
                         if line.ids.is_empty() {
-                            self.by_key.remove(place);
+                            self.by_key.remove(key);
                         }
                     }
                 }
@@ -152,8 +168,8 @@ impl Locks {
         self.grant_waiting(&left.scope)
     }
 
-    /// Whether a transaction is decided will be known by a restart only: until then its keys here can be read and not
-    /// written. Returns those that were waiting to read and are granted now, in their order.
+    /// Only a restart will tell whether a transaction is decided: until then its keys here can be read and not written.
+    /// Returns the transactions that were waiting to read and are granted now, in their order.
     pub fn keep_in_doubt(&mut self, id: TransactionId) -> Vec<TransactionId> {
         let Some(entered) = self
             .entered
@@ -165,14 +181,14 @@ impl Locks {
         entered.mode = Mode::Shared;
         let scope = entered.scope.clone();
         match &scope {
-            Scope::Keys(places) => {
-                for place in places {
-                    if let Some(line) = self.by_key.get_mut(place) {
-                        line.exclusive -= 1;
+            Scope::Keys(keys) => {
+                for key in keys {
+                    if let Some(line) = self.by_key.get_mut(key) {
+                        line.share();
                     }
                 }
             }
-            Scope::Everything => self.whole.exclusive -= 1,
+            Scope::Everything => self.whole.share(),
         }
         self.in_doubt.push(id);
         self.grant_waiting(&scope)
@@ -183,12 +199,12 @@ impl Locks {
         &self.in_doubt
     }
 
-    /// Grants `scope`, or what of it is free now, to those that wait for it.
+    /// Grants `scope`, or what of it is free now, to the transactions that wait for it.
     fn grant_waiting(&mut self, scope: &Scope) -> Vec<TransactionId> {
         let mut granted = Vec::new();
         match scope {
-            Scope::Keys(places) => {
-                for line in self.lines_of(places) {
+            Scope::Keys(keys) => {
+                for line in self.lines_of(keys) {
                     self.grantable(line.ids.iter().copied(), &mut granted);
                 }
             }
@@ -203,13 +219,14 @@ impl Locks {
         granted.dedup();
         for id in &granted {
             if let Some(entered) = self.entered.get_mut(id) {
+                assert!(!entered.is_granted, "locks are granted once");
                 entered.is_granted = true;
             }
         }
         granted
     }
 
-    /// Those of one line that wait and need not any more. Who comes behind one that may write waits for that one.
+    /// The transactions of one line that wait and need not any more. What comes behind one that may write waits for it.
     fn grantable(&self, line: impl Iterator<Item = TransactionId>, granted: &mut Vec<TransactionId>) {
         for id in line {
             let entered = &self.entered[&id];
@@ -222,24 +239,24 @@ impl Locks {
         }
     }
 
-    /// Whether one that comes before it needs something of the same.
+    /// Whether a transaction with a lower number needs something of the same.
     fn must_wait(&self, id: TransactionId, scope: &Scope, mode: Mode) -> bool {
         let excludes = |other: &TransactionId| self.entered[other].mode.excludes(mode);
         match scope {
             Scope::Everything => self.entered.range(..id).any(|(_, other)| other.mode.excludes(mode)),
-            Scope::Keys(places) => self
-                .lines_of(places)
+            Scope::Keys(keys) => self
+                .lines_of(keys)
                 .any(|line| (mode == Mode::Exclusive || line.exclusive > 0) && line.before(id).iter().any(excludes)),
         }
     }
 
-    /// The lines for some keys, that for everything among them.
-    fn lines_of<'a>(&'a self, places: &'a [DatabaseKey]) -> impl Iterator<Item = &'a Line> {
-        let of_keys = places.iter().filter_map(|place| self.by_key.get(place));
+    /// The lines for some keys, and the line for everything.
+    fn lines_of<'a>(&'a self, keys: &'a [DatabaseKey]) -> impl Iterator<Item = &'a Line> {
+        let of_keys = keys.iter().filter_map(|key| self.by_key.get(key));
         of_keys.chain(std::iter::once(&self.whole))
     }
 
-    /// Whether one that was entered waits for one of `others`.
+    /// Whether a transaction that was entered waits for one of `others`.
     pub fn is_behind(&self, id: TransactionId, others: &[TransactionId]) -> bool {
         let Some(Entered { scope, mode, .. }) = self.entered.get(&id) else {
             return false;
@@ -247,7 +264,7 @@ impl Locks {
         let excludes = |other: &TransactionId| self.entered[other].mode.excludes(*mode);
         let is_other = |before: &TransactionId| others.contains(before) && excludes(before);
         match scope {
-            Scope::Keys(places) => self.lines_of(places).any(|line| line.before(id).iter().any(is_other)),
+            Scope::Keys(keys) => self.lines_of(keys).any(|line| line.before(id).iter().any(is_other)),
             Scope::Everything => self.entered.range(..id).any(|(before, _)| is_other(before)),
         }
     }
@@ -255,7 +272,7 @@ impl Locks {
     /// Whether a command that needs `scope` must wait: a transaction has been granted something of it.
     pub fn holds_some(&self, scope: &Scope, mode: Mode) -> bool {
         match scope {
-            Scope::Keys(places) => places.iter().any(|place| self.holds(place, mode)),
+            Scope::Keys(keys) => keys.iter().any(|key| self.holds(key, mode)),
             Scope::Everything => {
                 let mut granted = self.entered.values().filter(|entered| entered.is_granted);
                 granted.any(|entered| entered.mode.excludes(mode))
@@ -263,9 +280,9 @@ impl Locks {
         }
     }
 
-    /// The same for one key.
+    /// Whether a command that needs a key must wait: a transaction has been granted the key.
     #[inline]
-    pub fn holds(&self, place: &DatabaseKey, mode: Mode) -> bool {
+    pub fn holds(&self, key: &DatabaseKey, mode: Mode) -> bool {
         let holds = |line: &Line| {
             if mode == Mode::Shared && line.exclusive == 0 {
                 return false;
@@ -274,17 +291,17 @@ impl Locks {
                 if self.is_granted_against(*id, mode) {
                     return true;
                 }
-                // Nobody has been granted it behind one that waits to write.
+                // Behind one that waits to write no transaction has been granted the key.
                 if self.entered[id].mode == Mode::Exclusive {
                     return false;
                 }
             }
             false
         };
-        (holds(&self.whole) || self.by_key.get(place).is_some_and(holds)) && !faults::ignores_locks()
+        (holds(&self.whole) || self.by_key.get(key).is_some_and(holds)) && !faults::ignores_locks()
     }
 
-    /// Whose locks are not in the way now: those of a command that has waited for them, while it runs.
+    /// While a command runs that has waited for its locks, those locks are not in its way.
     pub fn set_running(&mut self, id: Option<TransactionId>) {
         self.running = id;
     }
@@ -302,10 +319,10 @@ mod tests {
     use rand::Rng;
 
     fn keys(names: &[&str]) -> Scope {
-        Scope::Keys(names.iter().map(|name| place(name)).collect())
+        Scope::Keys(names.iter().map(|name| key(name)).collect())
     }
 
-    fn place(name: &str) -> DatabaseKey {
+    fn key(name: &str) -> DatabaseKey {
         (0, name.as_bytes().to_vec())
     }
 
@@ -314,10 +331,10 @@ mod tests {
         let mut locks = Locks::default();
         assert_eq!(locks.enter(1, keys(&["a"]), Mode::Exclusive), Admission::Granted);
         assert_eq!(locks.enter(2, keys(&["b"]), Mode::Exclusive), Admission::Granted);
-        assert!(locks.holds(&place("a"), Mode::Shared));
-        assert!(!locks.holds(&place("c"), Mode::Exclusive));
+        assert!(locks.holds(&key("a"), Mode::Shared));
+        assert!(!locks.holds(&key("c"), Mode::Exclusive));
         assert!(locks.leave(1).is_empty());
-        assert!(!locks.holds(&place("a"), Mode::Exclusive));
+        assert!(!locks.holds(&key("a"), Mode::Exclusive));
     }
 
     #[test]
@@ -328,7 +345,7 @@ mod tests {
         assert_eq!(locks.enter(3, keys(&["a"]), Mode::Exclusive), Admission::Waits);
         assert_eq!(locks.keep_in_doubt(1), [2]);
         assert!(locks.keep_in_doubt(1).is_empty() && locks.keep_in_doubt(9).is_empty());
-        assert!(!locks.holds(&place("b"), Mode::Shared) && locks.holds(&place("b"), Mode::Exclusive));
+        assert!(!locks.holds(&key("b"), Mode::Shared) && locks.holds(&key("b"), Mode::Exclusive));
         assert!(locks.leave(2).is_empty());
         assert!(locks.is_behind(3, locks.in_doubt()), "it would write");
         assert_eq!(locks.leave(1), [3]);
@@ -348,10 +365,7 @@ mod tests {
         );
         assert_eq!(locks.enter(4, keys(&["a"]), Mode::Exclusive), Admission::Refused);
         assert!(locks.leave(5).is_empty(), "6 is before 7");
-        assert!(
-            !locks.holds(&place("a"), Mode::Exclusive),
-            "who only waits holds nothing"
-        );
+        assert!(!locks.holds(&key("a"), Mode::Exclusive), "who only waits holds nothing");
         assert_eq!(locks.leave(6), [7]);
         assert!(locks.leave(7).is_empty());
         assert!(locks.is_empty() && locks.by_key.is_empty());
@@ -363,8 +377,8 @@ mod tests {
         assert_eq!(locks.enter(1, keys(&["a"]), Mode::Shared), Admission::Granted);
         assert_eq!(locks.enter(2, Scope::Everything, Mode::Shared), Admission::Granted);
         assert_eq!(locks.enter(3, keys(&["b"]), Mode::Exclusive), Admission::Waits);
-        assert!(!locks.holds(&place("a"), Mode::Shared));
-        assert!(locks.holds(&place("z"), Mode::Exclusive));
+        assert!(!locks.holds(&key("a"), Mode::Shared));
+        assert!(locks.holds(&key("z"), Mode::Exclusive));
         assert!(
             locks.holds_some(&Scope::Everything, Mode::Exclusive)
                 && !locks.holds_some(&Scope::Everything, Mode::Shared)
@@ -412,8 +426,8 @@ mod tests {
                     granted.push((id, wanted, mode));
                 }
             }
-            for (place, (id, wanted, mode)) in granted.iter().enumerate() {
-                for (other, theirs, their_mode) in &granted[..place] {
+            for (index, (id, wanted, mode)) in granted.iter().enumerate() {
+                for (other, theirs, their_mode) in &granted[..index] {
                     let meet = wanted.iter().any(|key| theirs.contains(key)) && mode.excludes(*their_mode);
                     assert!(!meet, "{id} and {other} hold the same key");
                 }

@@ -39,7 +39,7 @@ pub(super) enum Ran {
 
 /// What is left of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum Remainder {
     None,
     /// Pieces, under this number.
     Begun(u64),
@@ -47,12 +47,12 @@ pub(super) enum Rest {
     Unreadable,
 }
 
-impl Rest {
+impl Remainder {
     /// The number of the pieces, 0 if there are none.
     pub(super) fn number(self) -> u64 {
         match self {
-            Rest::Begun(number) => number,
-            Rest::None | Rest::Unreadable => 0,
+            Remainder::Begun(number) => number,
+            Remainder::None | Remainder::Unreadable => 0,
         }
     }
 }
@@ -189,7 +189,7 @@ impl StorageExecutor {
             self.interests.unwatch(&mut self.shards, request.caller.client_id);
         }
         if request.caller.tracks {
-            self.note_read(batch, request);
+            self.track_read(batch, request);
         }
         let Some(claim) = claim else {
             let ended = self.settle(handled, whose, batch, start, began);
@@ -254,7 +254,7 @@ impl StorageExecutor {
                 self.serve_waiters(began);
                 batch.replies.truncate(start);
                 self.interests.waiters.add(batch, request, claim, &waiting, began);
-                self.interests.note_interest(&mut self.shards);
+                self.interests.update_interest(&mut self.shards);
                 batch.responses.push(waiting_response(request));
                 Ran::Ended(Instant::now())
             }
@@ -405,15 +405,15 @@ impl StorageExecutor {
     ) -> Instant {
         let Handled { result, pieces, .. } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
-        let outcome = outcome.and_then(|rest| self.shards.check_linked_len().map(|()| rest));
+        let outcome = outcome.and_then(|remainder| self.shards.check_linked_len().map(|()| remainder));
         let outcome = match (outcome, command.runs) {
-            (Ok(rest), Runs::Step(step)) if step != Step::Run => {
+            (Ok(remainder), Runs::Step(step)) if step != Step::Run => {
                 self.shards.keep_step();
-                Ok(rest)
+                Ok(remainder)
             }
-            (Ok(rest), _) => {
+            (Ok(remainder), _) => {
                 self.shards.keep_command();
-                Ok(rest)
+                Ok(remainder)
             }
             (failed, _) => failed,
         };
@@ -424,13 +424,13 @@ impl StorageExecutor {
             Err(CommandError::Stalled | CommandError::DiskFull | CommandError::ShardDown(_) | CommandError::Timeout)
         );
         let more = match outcome {
-            Ok(rest) => {
-                if rest == Rest::Unreadable {
+            Ok(remainder) => {
+                if remainder == Remainder::Unreadable {
                     // An empty reply, with no more to come, closes the connection.
                     batch.replies.truncate(start);
                 }
                 self.command_stands(caller.client_id);
-                rest.number()
+                remainder.number()
             }
             Err(error) => {
                 self.roll_back_command();
@@ -483,7 +483,7 @@ impl StorageExecutor {
 
     /// The client that sent a request tracks the keys that the request and its parts have read: before it is known what
     /// they wrote, so that a key which was read and then written is told.
-    pub(super) fn note_read(&mut self, batch: &Batch, request: &Request) {
+    pub(super) fn track_read(&mut self, batch: &Batch, request: &Request) {
         let reader = Reader {
             client_id: request.caller.client_id,
             executor: request.caller.executor,
@@ -501,14 +501,14 @@ impl StorageExecutor {
                     ..reader
                 };
                 self.interests
-                    .note_read(keys.iter().map(|(_, key)| key.as_slice()), reader);
+                    .track_read(keys.iter().map(|(_, key)| key.as_slice()), reader);
             }
         } else if request.command.flags.has(READ) {
-            self.interests.note_read(request.command.keys.of(arguments), reader);
+            self.interests.track_read(request.command.keys.of(arguments), reader);
         }
         self.effects.tracks_read = false;
         let read = std::mem::take(&mut self.effects.read);
-        self.interests.note_read(read.iter().map(Vec::as_slice), reader);
+        self.interests.track_read(read.iter().map(Vec::as_slice), reader);
         let keys_max = self.current.tracking_table_max_keys;
         self.interests.tracked.make_room(keys_max);
     }
@@ -540,21 +540,21 @@ impl StorageExecutor {
         pieces: Option<Pieces>,
         replies: &mut Vec<u8>,
         version: Version,
-    ) -> Result<Rest, CommandError> {
+    ) -> Result<Remainder, CommandError> {
         check_len(replies)?;
         let Some(mut pieces) = pieces else {
-            return Ok(Rest::None);
+            return Ok(Remainder::None);
         };
         loop {
             let written = pieces.write_next(replies, version);
             check_len(replies)?;
             match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {
-                    return Ok(Rest::Begun(self.shards.replies_begun.keep(pieces)));
+                    return Ok(Remainder::Begun(self.shards.replies_begun.keep(pieces)));
                 }
                 Written::Piece => {}
-                Written::All => return Ok(Rest::None),
-                Written::Broken => return Ok(Rest::Unreadable),
+                Written::All => return Ok(Remainder::None),
+                Written::Broken => return Ok(Remainder::Unreadable),
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Commands that wait on a storage executor for a key to change.
 //!
-//! A waiter keeps a copy of its command and no credit: its box went back with the others. Each key has its waiters in
-//! the order in which they came. A command over several executors has a waiter on each, and whichever claims its
-//! [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or told to
-//! go.
+//! A waiter keeps a copy of its command and no credit: the batch that brought the command has gone back. Each key has its
+//! waiters in the order in which they came. A command over several executors has a waiter on each, and whichever claims
+//! its [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or when
+//! the command's executor says so.
 
 use crate::channel::message::{Batch, Caller, Request, RequestId};
 use crate::channel::responses::ResponseSender;
@@ -23,9 +23,9 @@ use std::time::Instant;
 /// The client and the command that a waiter is for.
 #[derive(Clone)]
 pub struct Claim {
-    /// Who waits.
+    /// The client.
     pub client: Arc<Client>,
-    /// Which of its commands.
+    /// The number of its command.
     pub ticket: Ticket,
 }
 
@@ -41,36 +41,36 @@ impl Claim {
 pub struct HandedOver {
     /// The transaction that it becomes, for which the source is locked.
     pub id: TransactionId,
-    /// Its place in the line, for when it finds nothing after all.
-    pub place: u64,
+    /// The number of the move in the queue of waiters, for when it finds nothing after all.
+    pub queue_number: u64,
 }
 
 impl HandedOver {
-    /// As a reply: with a byte first that no reply of Redis's begins with.
+    /// As a reply, which begins with a byte that begins no reply of Redis.
     pub fn encode(self, out: &mut Vec<u8>) {
         let mut fields = FieldWriter(out);
         fields.byte(b'=');
         fields.number(self.id);
-        fields.number(self.place);
+        fields.number(self.queue_number);
     }
 
-    /// Reads it; `None` if it is something else.
+    /// Reads such a reply; `None` if it is something else.
     pub fn decode(reply: &[u8]) -> Option<HandedOver> {
         let mut fields = FieldReader(reply.strip_prefix(b"=")?);
         Some(HandedOver {
             id: fields.number()?,
-            place: fields.number()?,
+            queue_number: fields.number()?,
         })
     }
 }
 
 /// One command that waits.
 pub struct Waiter {
-    /// Its place in the line: waiters are numbered as they come.
+    /// The number in the queue: waiters are numbered as they come.
     pub number: u64,
-    /// Whose it is.
+    /// The client, and the number of its command.
     pub claim: Claim,
-    /// Its request.
+    /// The request that is to be answered.
     pub id: RequestId,
     /// What to do.
     pub command: &'static Command,
@@ -78,32 +78,32 @@ pub struct Waiter {
     pub caller: Caller,
     /// With what.
     pub arguments: OwnedArguments,
-    /// What must be there for it to run again.
+    /// What must be under a key for the command to run again.
     pub kind: Type,
-    /// Whether it runs again too when its key is deleted or something else is there.
+    /// Whether the command runs again, too, when its key is deleted or something else is there.
     pub without_key: bool,
-    /// When it is answered that nothing came.
+    /// When the answer is that nothing came.
     pub deadline: Option<Instant>,
-    /// Which storage executor it is on, for its sender.
+    /// The index of this storage executor among its sender's destinations.
     pub destination: usize,
     reply_to: ResponseSender,
     keys: Vec<DatabaseKey>,
 }
 
 impl Waiter {
-    /// An empty box for its answer.
-    pub fn answer_box(&self) -> Box<Batch> {
+    /// An empty batch for the answer.
+    pub fn answer_batch(&self) -> Box<Batch> {
         let mut batch = Batch::new(self.reply_to.clone());
         batch.destination = self.destination;
         batch
     }
 
-    /// Whether its answer may go in a box.
+    /// Whether the answer may go in a batch.
     pub fn fits(&self, batch: &Batch) -> bool {
         batch.destination == self.destination && batch.reply_to().is_same(&self.reply_to)
     }
 
-    /// Whether it runs again when a key of its holds `kind`.
+    /// Whether the command runs again when a key of its holds `kind`.
     pub fn is_woken_by(&self, kind: Option<Type>) -> bool {
         self.without_key || kind == Some(self.kind)
     }
@@ -117,7 +117,7 @@ pub struct Waiters {
     by_key: HashMap<DatabaseKey, BTreeSet<u64>>,
     by_command: BTreeSet<(u64, Ticket, u64)>,
     by_deadline: BTreeSet<(Instant, u64)>,
-    /// Keys' waiters that run again without the key.
+    /// By key: how many of its waiters run again without the key.
     without_key: HashMap<DatabaseKey, usize>,
     last_number: u64,
     /// Has a message when the nearest deadline has become nearer.
@@ -125,7 +125,7 @@ pub struct Waiters {
 }
 
 impl Waiters {
-    /// None yet. Those who wait are among `clients`.
+    /// No waiters yet; their clients are among `clients`.
     pub fn new(clients: Arc<Clients>) -> Waiters {
         Waiters {
             clients,
@@ -138,7 +138,7 @@ impl Waiters {
         self.nearer = Some(nearer);
     }
 
-    /// A client that is there.
+    /// A connected client.
     pub fn client(&self, id: u64) -> Option<Arc<Client>> {
         self.clients.find(id)
     }
@@ -166,11 +166,11 @@ impl Waiters {
         let mut keys: Vec<DatabaseKey> = keys.map(|key| (request.caller.database, key.to_vec())).collect();
         keys.sort_unstable();
         keys.dedup();
-        let replaced = |place: usize| waiting.replaced.iter().find(|(at, _)| *at == place);
+        let replaced = |position: usize| waiting.replaced.iter().find(|(of, _)| *of == position);
         let words = arguments
             .iter()
             .enumerate()
-            .map(|(place, word)| replaced(place).map_or(word, |(_, meant)| meant));
+            .map(|(position, word)| replaced(position).map_or(word, |(_, meant)| meant));
         let number = waiting.queue_number.unwrap_or(self.last_number + 1);
         self.last_number = self.last_number.max(number);
         let waiter = Waiter {
@@ -206,7 +206,7 @@ impl Waiters {
             let is_nearest = self.nearest_deadline().is_none_or(|nearest| deadline < nearest);
             self.by_deadline.insert((deadline, number));
             if is_nearest && let Some(nearer) = &self.nearer {
-                // A message that is not read yet says the same.
+                // If the channel is full, the message in it says the same.
                 let _ = nearer.try_send(());
             }
         }

@@ -211,7 +211,7 @@ impl NetworkExecutor {
             };
         };
         if let Some(mut moves) = connection.end_wait(sequence).and_then(|waiting| waiting.moves) {
-            moves.rank = Some(handed.place);
+            moves.rank = Some(handed.queue_number);
             self.coordinate_move(connection, (command, sequence), moves, handed.id);
         }
     }
