@@ -1,5 +1,5 @@
 //! What a command is: its name, arity, flags and keys, and where it runs; no handlers. The rows are in [`crate::rows`],
-//! which installs them here once, before anything else runs.
+//! which installs the table here once, before anything else runs.
 
 pub mod exec_request;
 
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 /// The version of Redis whose commands these are.
 pub const REDIS_VERSION: &str = "7.2.0";
 
-/// What a command is like: a set of the constants beside it.
+/// A set of the properties of a command that the constants below name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flags(u64);
 
@@ -36,18 +36,17 @@ pub const NO_AUTH: Flags = Flags(1 << 6);
 pub const LOADING: Flags = Flags(1 << 7);
 /// Allowed on a replica without a master.
 pub const STALE: Flags = Flags(1 << 8);
-/// Runs at low priority: it looks at a whole shard.
+/// Runs at low priority, as it looks at a whole shard.
 pub const LOW_PRIORITY: Flags = Flags(1 << 9);
 /// Not allowed inside a transaction.
 pub const NO_MULTI: Flags = Flags(1 << 10);
 /// Not a client's command: executors send it to each other.
 pub const INTERNAL: Flags = Flags(1 << 11);
-/// Dangerous, says its ACL category.
+/// In the ACL category `dangerous`.
 pub const DANGEROUS: Flags = Flags(1 << 12);
 /// May wait for something to happen.
 pub const BLOCKING: Flags = Flags(1 << 13);
-/// What it changes in a key that is there before and after counts for neither WATCH nor client-side caches, as in
-/// Redis.
+/// Changes of a key that is there before and after count for neither WATCH nor client-side caches, as in Redis.
 pub const QUIET: Flags = Flags(1 << 14);
 /// Runs a script, which may call any command. Not shown.
 pub const RUNS_SCRIPT: Flags = Flags(1 << 20);
@@ -59,7 +58,7 @@ pub const PUBLISHES: Flags = Flags(1 << 17);
 
 /// Refused where `enable-debug-command` does not allow it. Not shown.
 pub const PROTECTED: Flags = Flags(1 << 21);
-/// Writes, and its look-ups count as hits and misses all the same, as in Redis: it answers what was there. Not shown.
+/// Writes, and answers what was there: its look-ups count as hits and misses all the same, as in Redis. Not shown.
 pub const COUNTS_LOOK_UPS: Flags = Flags(1 << 22);
 /// Selects another database for the commands that follow (SELECT).
 pub const SELECTS_DATABASE: Flags = Flags(1 << 32);
@@ -69,9 +68,9 @@ pub const CHOOSES_PROTOCOL: Flags = Flags(1 << 33);
 pub const AUTHENTICATES: Flags = Flags(1 << 34);
 /// Waits with the option BLOCK only.
 pub const WAITS_IF_ASKED: Flags = Flags(1 << 35);
-/// Says which commands are answered; what it says holds for itself (CLIENT REPLY).
+/// Says which commands are answered, itself among them (CLIENT REPLY).
 pub const SETS_REPLIES: Flags = Flags(1 << 36);
-/// Makes the session as new; it is answered whatever the client had asked for (RESET).
+/// Makes the session as new, and is answered whatever CLIENT REPLY said (RESET).
 pub const RESETS_SESSION: Flags = Flags(1 << 37);
 /// Runs at once between MULTI and EXEC.
 pub const NOT_QUEUED: Flags = Flags(1 << 38);
@@ -79,7 +78,7 @@ pub const NOT_QUEUED: Flags = Flags(1 << 38);
 pub const HAS_SUBCOMMANDS: Flags = Flags(1 << 39);
 /// One of CLIENT's subcommands: never held by CLIENT PAUSE, and CLIENT CACHING is not about it.
 pub const OF_CLIENT: Flags = Flags(1 << 40);
-/// Looks at a key without using it: one that is not there is no `keymiss` (OBJECT, MEMORY USAGE).
+/// Looks at a key without using it: a key that is not there is no `keymiss` (OBJECT, MEMORY USAGE).
 pub const LOOKS_ASIDE: Flags = Flags(1 << 41);
 /// Allowed to a RESP2 client that subscribes, beside the commands about subscriptions.
 pub const WHILE_SUBSCRIBED: Flags = Flags(1 << 42);
@@ -119,10 +118,10 @@ impl std::ops::BitOr for Flags {
 }
 
 impl Flags {
-    /// None of them.
+    /// No flags.
     pub const NONE: Flags = Flags(0);
 
-    /// These and others, where `|` cannot be used.
+    /// These flags and others, where `|` cannot be used.
     pub const fn and(self, others: Flags) -> Flags {
         Flags(self.0 | others.0)
     }
@@ -157,19 +156,19 @@ pub struct Keys {
     pub other_database: OtherDatabase,
 }
 
-/// Where a command says in which other database it uses its keys, beside the selected one.
+/// Which argument of a command names another database, beside the selected one, in which the command uses its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherDatabase {
-    /// It uses none.
+    /// None does.
     None,
-    /// In the argument at this position (MOVE).
+    /// The argument at this position (MOVE).
     Argument(usize),
-    /// Behind the option DB (COPY).
+    /// The argument behind the option DB (COPY).
     AfterDb,
 }
 
 impl OtherDatabase {
-    /// The other database, if there is one; a bad number is the handler's to refuse.
+    /// The other database, if there is one; a bad number is none, which the handler refuses.
     fn of(self, arguments: Arguments<'_>) -> Option<u8> {
         match self {
             OtherDatabase::None => None,
@@ -183,12 +182,12 @@ impl OtherDatabase {
     }
 }
 
-/// Keys that are found by what other arguments say.
+/// Keys whose positions other arguments say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoreKeys {
-    /// There are none.
+    /// No such keys.
     None,
-    /// Behind the argument at this position, which says how many (ZUNION, LMPOP…).
+    /// As many keys as the argument at this position says, behind it (ZUNION, LMPOP…).
     Counted(usize),
     /// The first half of what follows the word STREAMS (XREAD, XREADGROUP).
     Streams,
@@ -296,7 +295,7 @@ impl Keys {
         Keys { other_database, ..self }
     }
 
-    /// Whether there may be any.
+    /// Whether a command with these may have any.
     pub fn are_some(self) -> bool {
         self.first > 0 || self.more != MoreKeys::None
     }
@@ -331,13 +330,13 @@ impl Keys {
 /// How the replies of a command's parts become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {
-    /// The sum of integers.
+    /// To the sum of integers.
     Sum,
-    /// OK if all said OK, or else the first error.
+    /// To OK if all are OK, or else to the first error.
     AllOk,
-    /// One array with the elements of all.
+    /// To one array with the elements of all.
     Concatenate,
-    /// The first reply that is not null, from a random part on.
+    /// To the first reply that is not null, from a random part on.
     AnyOf,
 }
 
@@ -346,7 +345,7 @@ pub enum Merge {
 pub enum Runs {
     /// On the network executor of the connection.
     Network,
-    /// On the shard of its keys, which is one.
+    /// On the one shard of its keys.
     Shard,
     /// On all of its keys at once: where they lie on several storage executors, as a transaction.
     Transaction,
@@ -375,19 +374,19 @@ pub enum Runs {
 pub enum Step {
     /// Lock keys, and tell what is under them.
     Schedule,
-    /// Tell more of them.
+    /// Tell what is under more of the locked keys.
     Read,
-    /// Run a command on all shards of the executor, which are locked.
+    /// Run a command on all shards of the executor, all of whose keys are locked.
     Run,
-    /// Commit the redo record, and the part of the shard that has it.
+    /// Commit the redo record, and the part of the primary, which has the record.
     Prepare,
-    /// Write parts, and release.
+    /// Write parts, and release the locks.
     Apply,
-    /// Release; nothing was written here.
+    /// Release the locks; nothing was written here.
     Release,
-    /// Tell whether there is a redo record, when it is committed.
+    /// Tell whether there is a redo record, once it is committed.
     Resolve,
-    /// Nobody can tell that before a restart: let the keys be read, and not written.
+    /// Whether there is a redo record is in doubt until a restart: let the keys be read, and not written.
     KeepInDoubt,
     /// The command of the client that was handed back is over: what waits behind it may run.
     RunBehind,
@@ -395,7 +394,7 @@ pub enum Step {
     Forget,
 }
 
-/// What else a network executor asks of a storage executor that is no client's command.
+/// What a network executor asks of a storage executor that is neither a client's command nor a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Internal {
     /// The next piece of a large reply: the client has taken most of what it was sent.
@@ -406,7 +405,7 @@ pub enum Internal {
     WatchesDrop,
     /// A command that waits was answered elsewhere, or its client is gone.
     WaitersDrop,
-    /// Whether all that was written so far is on disk, or to be told when it is (WAITAOF).
+    /// To be told when all that was written so far is on disk (WAITAOF).
     WaitDurable,
     /// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and
     /// its rank among those that wait, if it had one (else 0), as eight bytes each; and the target, if it is on the
@@ -421,7 +420,7 @@ pub struct Command {
     pub name: &'static str,
     /// Arguments with the name: exactly, or at least if negative.
     pub arity: i32,
-    /// What it is like.
+    /// Its properties.
     pub flags: Flags,
     /// Where its keys are.
     pub keys: Keys,
@@ -429,15 +428,15 @@ pub struct Command {
     pub runs: Runs,
     /// The family, as COMMAND DOCS names it.
     pub group: &'static str,
-    /// What it does, in one sentence.
+    /// What the command does, in one sentence.
     pub summary: &'static str,
-    /// The version of Redis that had it first.
+    /// The version of Redis that had the command first.
     pub since: &'static str,
     /// Its index in the table, which the table itself gives; [`NO_INDEX`] for what is no client's command.
     pub index: u16,
 }
 
-/// The index of what is in no table.
+/// The index of a command that is in no table.
 pub const NO_INDEX: u16 = u16::MAX;
 
 impl std::fmt::Debug for Command {
@@ -463,7 +462,7 @@ impl<H: Copy> Handlers<H> {
         Handlers(handlers)
     }
 
-    /// The handler of a command, if it has one of this kind.
+    /// The handler of a command, if the command has one of this kind.
     #[inline]
     pub fn of(self, command: &Command) -> Option<H> {
         self.0.get(command.index()).copied().flatten()
@@ -480,18 +479,18 @@ impl Command {
         }
     }
 
-    /// Whether it is a family of subcommands, or is one too.
+    /// Whether the command is a family of subcommands, or is one, too.
     #[inline]
     pub fn has_subcommands(&self) -> bool {
         self.runs == Runs::Container || self.flags.has(HAS_SUBCOMMANDS)
     }
 
-    /// Whether it may wait, with these arguments: XREAD and XREADGROUP only do with the option BLOCK.
+    /// Whether the command may wait, with these arguments: XREAD and XREADGROUP only do with the option BLOCK.
     pub fn may_wait(&self, arguments: Arguments<'_>) -> bool {
         self.flags.has(BLOCKING) && (!self.flags.has(WAITS_IF_ASKED) || is_asked_to_wait(arguments))
     }
 
-    /// Whether it may change data, with these arguments (EXEC's are what was queued).
+    /// Whether the command may change data, with these arguments (EXEC's are the queued commands).
     #[inline]
     pub fn writes(&self, arguments: Arguments<'_>) -> bool {
         match self.runs {
@@ -500,7 +499,7 @@ impl Command {
         }
     }
 
-    /// Whether it may change data: it writes, or runs commands or a script that may.
+    /// Whether the command may change data: it writes, or runs commands or a script that may.
     #[inline]
     pub fn may_write(&self) -> bool {
         self.flags.has(WRITE) || self.runs == Runs::Exec || (self.flags.has(RUNS_SCRIPT) && !self.flags.has(READ))
@@ -522,16 +521,17 @@ impl Command {
         all().get(index)
     }
 
-    /// Whether its look-ups are counted as hits and misses; one that runs others has taken out what is not.
+    /// Whether the look-ups of the command are counted as hits and misses. A command that runs others has taken out the
+    /// look-ups of those that are not counted.
     pub fn counts_look_ups(&self) -> bool {
         let counting = [READ, COUNTS_LOOK_UPS, RUNS_SCRIPT];
         counting.iter().any(|flag| self.flags.has(*flag)) || self.runs == Runs::Exec
     }
 
-    /// Its ACL categories without the `@`, in Redis's order.
+    /// The ACL categories of the command without the `@`, in Redis's order.
     pub fn categories(&self) -> Vec<&'static str> {
         let mut categories = Vec::new();
-        // A container is in no family: permission is given for its subcommands.
+        // A container is in no family's category: its subcommands are.
         let is_container = self.runs == Runs::Container;
         let mut add = |condition: bool, name| {
             if condition {
@@ -678,7 +678,7 @@ pub static WAITERS_DROP: Command = internal(
     Runs::Internal(Internal::WaitersDrop),
 );
 
-/// The databases and keys that a command names.
+/// The keys that a command names, with their databases.
 pub fn database_keys_of(command: &Command, arguments: Arguments<'_>, database: u8) -> Vec<DatabaseKey> {
     if command.runs == Runs::Exec {
         let parts = exec_request::parts_of_exec(arguments);
@@ -702,7 +702,7 @@ pub fn database_number(argument: &[u8]) -> Result<u8, CommandError> {
     }
 }
 
-/// The rows, and where each is by its name.
+/// The rows, and each by its name.
 struct Table {
     rows: &'static [Command],
     by_name: RowsByName,

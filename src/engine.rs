@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! A bug in one of the engine's threads (a panic outside of a command) ends the process: what they share with the
-//! caller's is then not to be relied on, and opening the directory again recovers everything that was acknowledged.
+//! A bug in one of the engine's threads (a panic outside of a command) ends the process: what the threads share is then
+//! not to be relied on, and opening the directory again recovers everything that was acknowledged.
 //!
 //! The futures need no particular runtime. Cloning an [`Engine`] is cheap; a call waits for its storage executors only.
 
@@ -39,7 +39,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// Calls whose boxes and channel are kept for the next ones; more than that at once make new ones.
+/// Calls whose batches and channel are kept for the next ones; calls beyond that make new ones.
 const SPARE_CALLS_MAX: usize = 1024;
 
 /// Why a call of the engine failed.
@@ -48,7 +48,7 @@ pub enum EngineError {
     /// The engine did not start or stop.
     #[error("{0}")]
     Server(#[from] ServerError),
-    /// The command was answered with this error (`WRONGTYPE …`) and was not applied.
+    /// The command was not applied; the answer was this error (`WRONGTYPE …`).
     #[error("{0}")]
     Command(String),
     /// The shard stopped while the command was under way: it may or may not have been applied.
@@ -83,13 +83,13 @@ pub enum Operation<'a> {
 /// The answer to one [`Operation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was done.
+    /// The operation was done.
     Done,
     /// A value, if the key exists.
     Value(Option<Vec<u8>>),
     /// A number.
     Integer(i64),
-    /// It was refused, and not applied.
+    /// The operation was refused, and not applied.
     Error(String),
 }
 
@@ -105,13 +105,14 @@ struct Shared {
     senders: Mutex<Option<Vec<flume::Sender<Box<Batch>>>>>,
     running: Mutex<Option<Running>>,
     calls: Mutex<Vec<Call>>,
-    /// Of all calls, so that one whose future is never polled again does not keep the engine from being closed.
+    /// The destinations of all calls: closing them keeps a call whose future is never polled again from keeping the
+    /// engine open.
     destinations: Mutex<Vec<Weak<Mutex<Destinations>>>>,
 }
 
 /// What one call needs: destinations of its own and the channel by which its batches come back. A future that is not
-/// polled, or dropped, holds up nobody: storage executors set aside what is asked for by who does not take the answers
-/// in.
+/// polled, or dropped, holds up nobody: storage executors set the requests of a sender aside that does not take its
+/// answers in.
 struct Call {
     destinations: Arc<Mutex<Destinations>>,
     responses: Responses,
@@ -133,7 +134,7 @@ impl Engine {
         let settings = SharedSettings::new(settings);
         let affinity = crate::topology::allowed_cpus();
         let opened = Stores::open(&settings, &[], 0);
-        // Opening the shards pins this thread to the background cores, and it is the caller's.
+        // Opening the shards pins the calling thread to the background cores.
         if let Ok(cpus) = affinity {
             let cpus: Vec<_> = cpus.iter().collect();
             if let Err(error) = crate::topology::pin_current_thread(&cpus) {
@@ -240,7 +241,7 @@ impl Engine {
         self.incr_by(key, negated).await
     }
 
-    /// Sets several keys; atomic per storage executor: what it has of them is set as one, or not at all if it refuses.
+    /// Sets several keys. Atomic per storage executor: its keys are set as one, or not at all if it refuses.
     pub async fn mset(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), EngineError> {
         let sets: Vec<_> = pairs.iter().map(|(key, value)| Operation::Set(key, value)).collect();
         self.check_lengths(&sets)?;
@@ -312,6 +313,7 @@ impl Engine {
             }
             let batch = call.responses.next().await.ok_or(EngineError::Closed)?;
             for response in &batch.responses {
+                assert!(missing > 0, "a request has one response");
                 missing -= 1;
                 answers[response.id.sequence as usize] = parse_answer(batch.reply(response));
             }
@@ -340,7 +342,7 @@ impl Engine {
             | Operation::TimeToLive(key)
             | Operation::Add(key, _) => key.len() <= len_max,
         };
-        // Their numbers have 32 bits.
+        // A request's number has 32 bits.
         let are_few = u32::try_from(operations.len()).is_ok();
         match are_few && operations.iter().all(are_short) {
             true => Ok(()),
@@ -364,7 +366,7 @@ impl Engine {
         all.retain(|destinations| destinations.strong_count() > 0);
         all.push(Arc::downgrade(&destinations));
         drop(all);
-        // It may have been closed since the senders were taken.
+        // The engine may have been closed since the senders were taken.
         if lock(&self.shared.senders).is_none() {
             return Err(EngineError::Closed);
         }
@@ -386,7 +388,7 @@ impl Engine {
                 .unwrap_or(u64::MAX)
                 .clamp(1, i64::MAX as u64 / 2)
         };
-        let (name, key, rest): (&str, &[u8], [Option<&[u8]>; 2]) = match operation {
+        let (name, key, others): (&str, &[u8], [Option<&[u8]>; 2]) = match operation {
             Operation::Get(key) => ("get", key, [None, None]),
             Operation::Set(key, value) => ("set", key, [Some(value), None]),
             Operation::SetFor(key, value, time) => (
@@ -400,7 +402,7 @@ impl Engine {
             Operation::TimeToLive(key) => ("pttl", key, [None, None]),
             Operation::Add(key, amount) => ("incrby", key, [Some(digits.format(*amount).as_bytes()), None]),
         };
-        let words = [Some(name.as_bytes()), Some(key)].into_iter().chain(rest).flatten();
+        let words = [Some(name.as_bytes()), Some(key)].into_iter().chain(others).flatten();
         self.push(destinations, self.destination_of(key), index, words);
     }
 
@@ -428,11 +430,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Reads a reply of one of the commands used here; `None` for the empty one that stands for an unknown outcome.
+/// Reads a reply of one of the commands used here; `None` for the empty reply, which says that the outcome is unknown.
 fn parse_answer(reply: &[u8]) -> Option<Answer> {
-    let (kind, rest) = reply.split_first()?;
-    let line_end = memchr::memchr(b'\r', rest)?;
-    let (line, after) = (std::str::from_utf8(&rest[..line_end]).ok()?, rest.get(line_end + 2..)?);
+    let (kind, content) = reply.split_first()?;
+    let line_end = memchr::memchr(b'\r', content)?;
+    let line = std::str::from_utf8(&content[..line_end]).ok()?;
+    let after = content.get(line_end + 2..)?;
     Some(match kind {
         b'+' => Answer::Done,
         b'-' => Answer::Error(line.to_owned()),

@@ -1,5 +1,5 @@
 //! The errors that a client can be answered with: one enum of exact texts, those of Redis 7.2 where Redis has one; and
-//! why a database did not do something.
+//! the errors of a shard's database.
 
 use std::borrow::Cow;
 
@@ -57,7 +57,7 @@ pub enum CommandError {
     DiskFull,
     #[error("SHARDDOWN this shard stopped after a failed write or sync: {0}")]
     ShardDown(String),
-    /// Never answered: the command is run again where it can wait for what it needs.
+    /// No client sees this: the command is run again where it can wait for what it needs.
     #[error("ERR internal error")]
     Elsewhere,
     #[error("{0}")]
@@ -70,7 +70,7 @@ impl CommandError {
         CommandError::Other(text.into())
     }
 
-    /// What a text quotes of a client's word: all of it or, as C's `%s` has it, what stands before a NUL.
+    /// A client's word as a text quotes it: up to a NUL, as with C's `%s`.
     pub fn quoted(word: &[u8]) -> Cow<'_, str> {
         let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
         String::from_utf8_lossy(&word[..end])

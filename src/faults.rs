@@ -36,7 +36,7 @@
 //! skip-redo=WHEN           what is written on several shards is committed without the redo record
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
 //!
-//! WHEN  3            the third time (of all shards and links of the process together)
+//! WHEN  3            the third time (of all shards and channels of the process together)
 //!       3..5         from the third to the fifth time
 //!       3..          from the third time on
 //!       while:PATH   as long as that file exists
@@ -46,7 +46,7 @@
 //!                  alone, whose times are counted by themselves
 //! ```
 //!
-//! The first write of a process is the one by which the first shard notes the start.
+//! The first write of a process is the one by which the first shard records the start.
 
 pub use hooks::*;
 
@@ -57,11 +57,11 @@ pub enum Point {
     RedoStaged,
     /// A shard that is not the primary is about to follow.
     BeforeApply,
-    /// It has staged its part.
+    /// The shard has staged its part.
     AfterApply,
-    /// The record's deletion is about to be staged.
+    /// The deletion of the record is about to be staged.
     BeforeForget,
-    /// It is.
+    /// The deletion of the record is staged.
     AfterForget,
 }
 
@@ -135,7 +135,7 @@ mod hooks {
         false
     }
 
-    /// When somebody asks for locks, or whether they keep him waiting; whether he goes on without.
+    /// When a request asks for locks, or whether locks keep it waiting; returns whether it goes on without.
     #[inline(always)]
     pub fn ignores_locks() -> bool {
         false
@@ -176,7 +176,7 @@ mod hooks {
 
     const VARIABLE: &str = "CORELANE_FAULTS";
 
-    /// What can happen; the place in [`NAMES`].
+    /// What can happen; the discriminant is the index in [`NAMES`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Fault {
         FailSync,
@@ -232,7 +232,7 @@ mod hooks {
         "hold-storage",
     ];
 
-    /// Those that may be asked for of one shard alone.
+    /// The faults that may be asked for of one shard alone.
     const OF_ONE_SHARD: [Fault; 6] = [
         Fault::FailSync,
         Fault::FailWrite,
@@ -263,7 +263,7 @@ mod hooks {
     }
 
     impl When {
-        /// Whether it happens, for one that could have happened `count` times before.
+        /// Whether a fault happens that could have happened `count` times before.
         fn comes(&self, count: &AtomicU64) -> bool {
             if let When::TimeWhile(_, path) = self
                 && !path.exists()
@@ -351,7 +351,7 @@ mod hooks {
                 .is_some_and(|when| when.comes(&self.counts[fault as usize]))
         }
 
-        /// Whether it happens to the shard in a folder.
+        /// Whether a fault happens to the shard in a folder.
         fn happens_in(&self, fault: Fault, shard_path: &Path) -> bool {
             let is_it = |one: &&OnShard| one.fault == fault && Some(one.shard) == shard_of(shard_path);
             let of_one = self.on_shards.iter().find(is_it);
@@ -524,7 +524,7 @@ mod hooks {
         plan.happens(Fault::RefuseSend)
     }
 
-    /// When somebody asks for locks, or whether they keep him waiting; whether he goes on without.
+    /// When a request asks for locks, or whether locks keep it waiting; returns whether it goes on without.
     pub fn ignores_locks() -> bool {
         plan().is_some_and(|plan| plan.happens(Fault::IgnoreLocks))
     }

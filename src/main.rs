@@ -50,7 +50,7 @@ fn command() -> clap::Command {
 }
 
 fn serve(matches: &ArgMatches) -> Result<(), String> {
-    // A CPU that lacks what the build needs could fail anywhere, so it is looked at first.
+    // A CPU that lacks what the build needs could fail anywhere, so the CPU is looked at first.
     preflight::cpu_features().map_err(|error| error.to_string())?;
     let (settings, config_file) = config::load(matches).map_err(|error| error.to_string())?;
     ring::install(settings.coop_taskrun);

@@ -18,7 +18,7 @@ pub const EXIT_STATUS: i32 = 70;
 thread_local! {
     /// Whether panics of this thread end the process.
     static ENDS_PROCESS: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread is inside of [`contain`], and nothing there is [`uncontained`].
+    /// Whether this thread is inside of [`contain`], and not inside of [`uncontained`].
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -26,18 +26,18 @@ thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
-/// Calls `run`. A panic in it ends the call and nothing else.
+/// Calls `run`. A panic in `run` ends the call and nothing else.
 ///
 /// # Errors
-/// [`Panicked`], if it did.
+/// [`Panicked`], if `run` did.
 #[inline]
 pub fn contain<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
     let _restored = Restored(IS_CONTAINED.replace(true));
     panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
 }
 
-/// From now on until the returned value is dropped, a panic ends the process although the call is contained: what is
-/// changed meanwhile is relied on by more than what the call is about.
+/// From now on until the returned value is dropped, a panic ends the process although the call is contained: others
+/// than the caller rely on what is changed meanwhile.
 #[inline]
 pub fn uncontained() -> Restored {
     Restored(IS_CONTAINED.replace(false))
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_contained_panic_ends_its_call_only() {
-        // If it were not contained, the process of the tests would end here.
+        // A panic that is not contained would end the process of the tests here.
         let outcome = spawn("contained", || {
             let inner = contain(|| -> u32 { panic!("on purpose") });
             (inner, contain(|| 1), IS_CONTAINED.get())

@@ -6,7 +6,7 @@
 //! timer tick), which about doubles what one executor serves at pipeline 1.
 //!
 //! Its price: glommio's spin before it parks makes no system call, so an executor with sockets does not see them until
-//! the spin is over, and a request that arrives meanwhile waits for the rest of it (measured: `tuning/README.md`).
+//! the spin is over, and a request that arrives meanwhile waits for the end of the spin (measured: `tuning/README.md`).
 //! Executors with sockets must spin for 50 µs at most; others are woken through a queue in memory, which the spin does
 //! look at.
 //!
@@ -35,7 +35,7 @@ const SETUP_COOP_TASKRUN: u32 = 1 << 8;
 /// Bytes of the kernel's signal set (`_NSIG / 8`), which is not the size of libc's `sigset_t`.
 const KERNEL_SIGNAL_SET_BYTES: usize = 8;
 
-/// The head of `struct io_uring_params` (linux/io_uring.h). The kernel's struct is longer, and the rest is the
+/// The head of `struct io_uring_params` (linux/io_uring.h). The kernel's struct is longer, and its other fields are the
 /// caller's business.
 #[repr(C)]
 struct SetupParametersHead {
@@ -77,7 +77,7 @@ pub fn install(cooperative: bool) {
 
 /// How many rings this process has made, and how many of them have the cooperative flag.
 pub fn counts() -> RingCounts {
-    // The flagged ones first: a ring made in between is then counted as made, and never as flagged only.
+    // The rings with the flag first: a ring made in between is then counted as made, and never as flagged only.
     let cooperative = RINGS_COOPERATIVE.load(Ordering::Acquire);
     RingCounts {
         rings: RINGS.load(Ordering::Acquire),

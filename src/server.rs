@@ -52,7 +52,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Why a server did not start or did not stop well. `Display` is one sentence with its remedy.
+/// Why a server did not start or did not stop well. `Display` is one sentence with a remedy.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The sentences say it.
 pub enum ServerError {
@@ -86,7 +86,8 @@ pub enum ServerError {
     NotSynced,
 }
 
-/// Entries of each io_uring ring: sockets need one at a time per connection, and more simply wait for the next turn.
+/// Entries of each io_uring ring: a connection's socket needs one at a time, and connections beyond that wait for the
+/// next turn of the reactor.
 const RING_DEPTH: usize = 1024;
 
 /// Descriptors for RocksDB's files, rings, pipes and listeners, per shard and in all.
@@ -105,30 +106,32 @@ const SYNC_REPORTS_MAX: usize = 1024;
 /// How often the main thread looks at signals, settings that it applies and RocksDB's threads.
 const ADMIN_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The turns in which a start writes, before the executors count on from the last.
-const RECOVERY_TURN: u64 = 1;
-const AGREEMENT_TURN: u64 = 2;
+/// The epochs of what a start writes. The executors' turns have later ones.
+const RECOVERY_EPOCH: u64 = 1;
+const AGREEMENT_EPOCH: u64 = 2;
 
-/// How often RocksDB's threads are looked for: it starts some late, on the affinity of whoever made it.
+const _: () = assert!(RECOVERY_EPOCH < AGREEMENT_EPOCH, "epochs only grow");
+
+/// How often RocksDB's threads are looked for: some are started late, with the affinity of the thread that starts them.
 const REPIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The storage executors and all that they stand on, ready to be started.
+/// The storage executors and all that they need, ready to be started.
 pub(crate) struct Stores {
     pub(crate) topology: Topology,
     pub(crate) core_map: CoreMap,
     pub(crate) router: Router,
-    /// Those who are connected: none of an embedded engine.
+    /// The clients that are connected; an embedded engine has none.
     pub(crate) clients: Arc<Clients>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
-    /// Who subscribes to what; all threads may publish.
+    /// The subscribers; all threads may publish.
     pub(crate) pubsub: Arc<PubSub>,
-    /// Who is told of keys that it has read.
+    /// The clients that are told of keys that they have read.
     pub(crate) tracking: Arc<Tracking>,
-    /// By network executor: its end of its inbox.
+    /// By network executor: the end of its inbox that the executor reads.
     inboxes: Vec<flume::Receiver<Posted>>,
-    /// To the storage executors.
+    /// By storage executor: where requests are sent to it.
     pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
     pub(crate) scripts: Arc<Scripts>,
     seats: Vec<StorageSeat>,
@@ -136,11 +139,11 @@ pub(crate) struct Stores {
     lock: DataDirLock,
 }
 
-/// What the preflight has to say.
+/// What the preflight has found.
 pub(crate) struct Allowed {
     /// Clients that the limit of open files allows.
     pub(crate) clients_max: usize,
-    /// What will work, but worse than it could.
+    /// What works less well than it could.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -160,8 +163,9 @@ struct SpinPolicy {
 }
 
 impl SpinPolicy {
-    /// Spinning pays on cores that nobody else needs: there are more of them than executors. A socket is not seen
-    /// during a spin with cooperative rings, so executors with sockets spin less (tuning/README.md has the figures).
+    /// Spinning pays on cores that nothing else needs, which is so where there are more cores than executors. A socket
+    /// is not seen during a spin with cooperative rings, so executors with sockets spin less (tuning/README.md has the
+    /// figures).
     fn of(settings: &Settings, core_map: &CoreMap, topology: &Topology) -> SpinPolicy {
         let executors = core_map.executors();
         let dedicated = executors.len() < topology.usable_cores().len()
@@ -227,8 +231,8 @@ impl Plan {
 }
 
 impl Stores {
-    /// Checks the machine and the data directory, opens the shards and prepares their executors. `addresses` are those
-    /// the server will listen on, `clients_max` how many clients it should allow (0 for an embedded engine).
+    /// Checks the machine and the data directory, opens the shards and prepares their executors. The server will listen
+    /// on `addresses` and should allow `clients_max` clients (0 for an embedded engine).
     pub(crate) fn open(
         settings: &SharedSettings,
         addresses: &[SocketAddr],
@@ -244,7 +248,7 @@ impl Stores {
             mut cleared,
         } = Plan::make(&current, addresses, clients_max)?;
         let data_dir = &current.data_dir;
-        // From here on this thread is one of the background: RocksDB's threads inherit its CPUs.
+        // From here on this thread runs on the background cores: RocksDB's threads inherit its CPUs.
         if let Err(error) = topology::pin_current_thread(&core_map.background) {
             cleared.warnings.push(format!(
                 "the main thread could not be pinned to the background cores: {error}"
@@ -268,7 +272,7 @@ impl Stores {
         if new {
             Manifest::mark_created(data_dir)?;
         }
-        // In this order: what a redo record says of a shard that did not follow is in the numbers of that shard's map.
+        // In this order: a redo record tells the databases of a shard that did not follow by that shard's old map.
         finish_transactions(&mut shards, data_dir)?;
         agree_on_database_map(&mut shards, data_dir)?;
         repin_rocksdb_threads(&core_map.background, true);
@@ -338,7 +342,7 @@ impl Stores {
             reports_sender,
             pin_to_background.clone(),
         );
-        // One message stands for everything that is done.
+        // One message tells of all commits that have ended.
         let (commits_sender, commits) = flume::bounded(1);
         let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
         let (committer, thread) = committer.map_err(ServerError::Thread)?;
@@ -355,12 +359,12 @@ impl Stores {
         });
         let mut shard_metrics = Vec::new();
         for shard in &own {
-            let place = usize::from(shard.id().0);
-            self.shard_metrics[place] = Arc::new(ShardMetrics {
+            let index = usize::from(shard.id().0);
+            self.shard_metrics[index] = Arc::new(ShardMetrics {
                 executor: number,
                 ..ShardMetrics::default()
             });
-            shard_metrics.push(Arc::clone(&self.shard_metrics[place]));
+            shard_metrics.push(Arc::clone(&self.shard_metrics[index]));
         }
         let watched = own.iter().zip(&shard_metrics).map(|(shard, metrics)| Watched {
             database: Arc::clone(shard.database()),
@@ -368,8 +372,7 @@ impl Stores {
         });
         let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
         let own = Shards::new(own, self.router.shard_count());
-        // Senders stay within their credits, so what is queued is bounded by those; a bound here would only have to
-        // be as large.
+        // Unbounded: senders stay within their credits, which bound what is queued.
         let (sender, requests) = flume::unbounded();
         let executor = StorageExecutor::new(ExecutorParts {
             requests: sender.downgrade(),
@@ -432,7 +435,7 @@ impl Stores {
         let mut threads = Vec::new();
         let many_nodes = self.topology.nodes.len() > 1;
         let mut placements = self.core_map.executors();
-        // Storage first: who is served by a network executor is served by all.
+        // Storage executors first: a client that a network executor accepts must find all of them at work.
         placements.sort_by_key(|placement| placement.network);
         for placement in placements {
             let cpu = placement.cpu.number();
@@ -548,7 +551,7 @@ fn start_executor(
     }
 }
 
-/// Which storage executor has which shard: neighbours, as many as others.
+/// Which storage executor has which shard: each has a run of neighbours, and about as many as the others.
 fn router_of(core_map: &CoreMap, manifest: &Manifest) -> Router {
     let storage_count = core_map.storage.len().min(usize::from(manifest.shards));
     let owners = (0..manifest.shards)
@@ -582,7 +585,7 @@ fn open_resources(current: &Settings, core_map: &CoreMap, shard_count: usize) ->
 /// Shards that are opened at once: each replays its log into memtables of its own.
 const SHARDS_OPENED_AT_ONCE_MAX: u16 = 16;
 
-/// Opens all shards, several at once, since much of that is waiting for the disk.
+/// Opens all shards, several at once, since each waits for the disk much of the time.
 fn open_shards(
     data_dir: &Path,
     (manifest, opening): (&Manifest, Opening),
@@ -644,7 +647,7 @@ fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Result<(), Se
         return Ok(());
     };
     for shard in shards.iter_mut().filter(|shard| shard.database_map() != newest) {
-        shard.begin_turn(AGREEMENT_TURN);
+        shard.begin_turn(AGREEMENT_EPOCH);
         let path = shard_path(data_dir, shard.id().0);
         let failed = |error: CommandError| ServerError::Shard {
             path: path.clone(),
@@ -656,9 +659,9 @@ fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Result<(), Se
     Ok(())
 }
 
-/// What a crash left half done over several shards is done in full.
+/// Finishes the transactions over several shards that a crash has interrupted.
 fn finish_transactions(shards: &mut [Shard], data_dir: &Path) -> Result<(), ServerError> {
-    let found = redo::recover(shards, RECOVERY_TURN).map_err(|error| ServerError::Shard {
+    let found = redo::recover(shards, RECOVERY_EPOCH).map_err(|error| ServerError::Shard {
         path: data_dir.to_owned(),
         error: DatabaseError::Failed(error.to_string()),
     })?;
@@ -671,7 +674,7 @@ fn finish_transactions(shards: &mut [Shard], data_dir: &Path) -> Result<(), Serv
     Ok(())
 }
 
-/// Runs the code of the function libraries that the first shard has, so that their functions are known.
+/// Runs the code of the function libraries, which the first shard has, so that their functions are known.
 fn load_functions(shard: &Shard, scripts: &Scripts) -> Result<(), DatabaseError> {
     let codes = shard.libraries()?;
     if codes.is_empty() {
@@ -751,7 +754,8 @@ fn machine_memory_bytes() -> u64 {
     total.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
 }
 
-/// Lets scripts run commands about the server (INFO and the like), for no longer than the server lives, which has them.
+/// Lets scripts run commands about the server (INFO and the like). The scripts have no share in the server's state,
+/// which owns them.
 fn let_scripts_ask(state: &Arc<ServerState>) {
     let server = Arc::downgrade(state);
     let run_for_script =
@@ -766,7 +770,7 @@ fn let_scripts_ask(state: &Arc<ServerState>) {
     state.scripts.set_server_commands(Box::new(run_for_script));
 }
 
-/// What each network executor is made of. The first has the listeners.
+/// What each network executor is started with. The first has the listeners.
 fn network_parts(
     state: &Arc<ServerState>,
     stores: &mut Stores,
@@ -788,7 +792,7 @@ fn network_parts(
     let inboxes = std::mem::take(&mut stores.inboxes);
     let parts = accepted.into_iter().zip(inboxes).enumerate();
     let network = parts.map(|(index, (accepted, inbox))| {
-        // Batches come back within the credits that were given out, so this is bounded by them.
+        // No more batches can come back than were sent, which the credits bound.
         let (reply_to, responses) = responses();
         let destinations = Destinations::new(stores.senders.clone(), reply_to, credits);
         NetworkParts {
@@ -863,7 +867,7 @@ pub fn run(
     });
     let_scripts_ask(&state);
     let network = network_parts(&state, &mut stores, (listeners, addresses, listening_changes), &current);
-    // The network executors have theirs. One left here would keep the storage executors from ever ending.
+    // The network executors have their own. A sender that is left here would keep the storage executors from ending.
     stores.senders.clear();
     let running = stores.start(network)?;
     tracing::info!(port, shards = state.shards.len(), "ready to accept connections");

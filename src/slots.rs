@@ -28,7 +28,7 @@ impl Slot {
     }
 }
 
-/// What is hashed of a key: the bytes between the first `{` and the next `}`, if there are any, or else all of it.
+/// The part of a key that is hashed: the bytes between the first `{` and the next `}`, if there are any, or else all.
 fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = memchr::memchr(b'{', key) else {
         return key;

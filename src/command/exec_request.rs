@@ -6,23 +6,23 @@ use crate::protocol::{Arguments, Version};
 /// What EXEC's request says before its commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExecHeader {
-    /// How many commands follow.
+    /// How many commands follow the header.
     pub commands: u32,
-    /// Whether the replies are to be told apart, because replies of other commands come between them: after a zero byte
-    /// each follows its length(4, big endian). Otherwise they are one array.
+    /// Whether the replies are to be told apart, because replies of other commands come between them: then a zero byte
+    /// is followed by the replies, each behind its length(4, big endian). Otherwise they are one array.
     pub is_split: bool,
-    /// Whether a script is among them.
+    /// Whether a script is among the commands.
     pub runs_script: bool,
 }
 
 impl ExecHeader {
-    /// As an argument: commands(4, big endian) ‖ split(1) ‖ script(1).
+    /// The header as an argument: commands(4, big endian) ‖ split(1) ‖ script(1).
     pub fn encode(self) -> [u8; 6] {
         let [a, b, c, d] = self.commands.to_be_bytes();
         [a, b, c, d, u8::from(self.is_split), u8::from(self.runs_script)]
     }
 
-    /// What [`Self::encode`] has written, if it is that.
+    /// The header that [`Self::encode`] has written; `None` for other bytes.
     pub fn decode(bytes: &[u8]) -> Option<ExecHeader> {
         let [a, b, c, d, split, script] = *bytes.first_chunk()?;
         Some(ExecHeader {
@@ -38,16 +38,16 @@ impl ExecHeader {
 pub struct PartHeader {
     /// [`Command::index`].
     pub index: u16,
-    /// The database that is selected when it runs.
+    /// The database that is selected when the command runs.
     pub database: u8,
-    /// How it is answered.
+    /// How the command is answered.
     pub version: Version,
-    /// How many arguments follow.
+    /// How many arguments follow the header.
     pub arguments: u32,
 }
 
 impl PartHeader {
-    /// As an argument: index(2, big endian) ‖ database(1) ‖ RESP3(1) ‖ arguments(4, big endian).
+    /// The header as an argument: index(2, big endian) ‖ database(1) ‖ RESP3(1) ‖ arguments(4, big endian).
     pub fn encode(self) -> [u8; 8] {
         let [index_high, index_low] = self.index.to_be_bytes();
         let [a, b, c, d] = self.arguments.to_be_bytes();
@@ -55,7 +55,7 @@ impl PartHeader {
         [index_high, index_low, self.database, is_resp3, a, b, c, d]
     }
 
-    /// What [`Self::encode`] has written, if it is that.
+    /// The header that [`Self::encode`] has written; `None` for other bytes.
     pub fn decode(bytes: &[u8]) -> Option<PartHeader> {
         let [index_high, index_low, database, is_resp3, a, b, c, d] = *bytes.first_chunk()?;
         Some(PartHeader {
@@ -67,12 +67,12 @@ impl PartHeader {
     }
 }
 
-/// Whether an EXEC has scripts among its commands, so that it may have to pause.
+/// Whether an EXEC has scripts among its commands, and may have to pause.
 pub fn runs_script(arguments: Arguments<'_>) -> bool {
     ExecHeader::decode(arguments.get(1)).is_some_and(|header| header.runs_script)
 }
 
-/// The commands among EXEC's arguments. What cannot be read ends them: the handler answers that with an error.
+/// The commands among EXEC's arguments, up to the first that cannot be read: the handler answers that with an error.
 pub fn parts_of_exec(arguments: Arguments<'_>) -> impl Iterator<Item = (PartHeader, &'static Command, Arguments<'_>)> {
     let mut remaining = arguments.from(2.min(arguments.len()));
     std::iter::from_fn(move || {
