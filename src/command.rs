@@ -405,7 +405,7 @@ pub enum Internal {
     WatchesDrop,
     /// A command that waits was answered elsewhere, or its client is gone.
     WaitersDrop,
-    /// To be told when all that was written so far is on disk (WAITAOF).
+    /// Tell whether all that was written so far is on disk, or tell when it is (WAITAOF).
     WaitDurable,
     /// A move between shards waits for its source. Arguments: the key, the milliseconds that are left (0: for ever) and
     /// its rank among those that wait, if it had one (else 0), as eight bytes each; and the target, if it is on the
