@@ -1,7 +1,8 @@
-//! Clients in commands that wait: one executor after the other is asked, and the first that has something answers.
+//! Clients in commands that wait: one storage executor after the other is asked, and the first that has something
+//! answers.
 //!
-//! Which of those who could answer does is decided by the client's [ticket](crate::registry::clients::Ticket): a
-//! storage executor, the end of the time, CLIENT UNBLOCK, or the end of the connection.
+//! A command's end may come from a storage executor, from its timeout, from CLIENT UNBLOCK, or from the end of the
+//! connection. The one that claims the client's [ticket](crate::registry::clients::Ticket) first answers.
 
 use crate::channel::message::{Caller, Priority, RequestId};
 use crate::command::{Command, MoreKeys, WAIT_DURABLE, WAIT_SOURCE, WAITERS_DROP};
@@ -21,7 +22,8 @@ use std::time::{Duration, Instant};
 const UNBLOCKED_ERROR: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 impl NetworkExecutor {
-    /// Sends a command that may wait; false if it can only run as others do, over several executors at once.
+    /// Sends a command that may wait. Returns false if the command can only run on several executors at once, as one
+    /// that does not wait.
     pub(super) fn send_blocking(
         &self,
         connection: &Rc<Connection>,
@@ -50,7 +52,8 @@ impl NetworkExecutor {
         true
     }
 
-    /// Sends a command to the executor that has the first of its keys; the others follow if that finds nothing.
+    /// Sends a command to the executor that has the first of its keys. The executors of the others are asked if that
+    /// one finds nothing. Returns false if the command cannot be asked for in parts.
     fn send_to_first(
         &self,
         connection: &Rc<Connection>,
@@ -78,8 +81,8 @@ impl NetworkExecutor {
         true
     }
 
-    /// The command as each run of keys on one executor gets it, in the order of the keys. `None` if its keys have
-    /// different parts to play.
+    /// The command for each run of keys on one executor, in the order of the keys: the destination, and the arguments
+    /// with those keys only. `None` if the keys of the command mean different things.
     fn visits(&self, command: &Command, arguments: Arguments<'_>) -> Option<VecDeque<(usize, OwnedArguments)>> {
         let is_counted = matches!(command.keys.more, MoreKeys::Counted(_));
         if !is_counted && command.keys.last >= 0 {
@@ -88,24 +91,27 @@ impl NetworkExecutor {
         if matches!(command.keys.more, MoreKeys::Streams) {
             return None;
         }
-        let places: Vec<usize> = command.keys.positions(arguments).collect();
-        let (first, last) = (*places.first()?, *places.last()?);
-        let destination_at = |place: &usize| self.destination_of(arguments.get(*place));
+        let positions: Vec<usize> = command.keys.positions(arguments).collect();
+        let (first, last) = (*positions.first()?, *positions.last()?);
+        let destination_at = |position: &usize| self.destination_of(arguments.get(*position));
         let mut visits = VecDeque::new();
-        for run in places.chunk_by(|left, right| destination_at(left) == destination_at(right)) {
+        for run in positions.chunk_by(|left, right| destination_at(left) == destination_at(right)) {
             let count = run.len().to_string();
-            let words = arguments.iter().enumerate().filter_map(|(place, word)| match place {
-                _ if is_counted && place + 1 == first => Some(count.as_bytes()),
-                _ if (first..=last).contains(&place) && !run.contains(&place) => None,
-                _ => Some(word),
-            });
+            let words = arguments
+                .iter()
+                .enumerate()
+                .filter_map(|(position, word)| match position {
+                    _ if is_counted && position + 1 == first => Some(count.as_bytes()),
+                    _ if (first..=last).contains(&position) && !run.contains(&position) => None,
+                    _ => Some(word),
+                });
             visits.push_back((destination_at(&run[0]), OwnedArguments::of(words)));
         }
         Some(visits)
     }
 
-    /// A reader of streams on several executors has found nothing at first and waits on each of them; the first that
-    /// has something answers with its streams.
+    /// A reader of streams on several executors has found nothing at first: it waits on each of them, and the first
+    /// that has something answers with its streams.
     pub(super) fn wait_for_streams(
         &self,
         connection: &Rc<Connection>,
@@ -136,29 +142,33 @@ impl NetworkExecutor {
         }
     }
 
-    /// The command as each executor gets it: its streams, each with the id that was meant when it came.
+    /// The command for each executor: with the streams that are there, each with the id that was meant when the command
+    /// came (`$` is another one later).
     fn visits_to_streams(&self, arguments: Arguments<'_>, waiting: &Waiting) -> Vec<(usize, OwnedArguments)> {
         let (keys, count) = (waiting.keys.clone(), waiting.keys.len());
-        let word = |place: usize| {
-            let replaced = waiting.replaced.iter().find(|(at, _)| *at == place);
-            replaced.map_or(arguments.get(place), |(_, meant)| meant)
+        let word = |position: usize| {
+            let replaced = waiting.replaced.iter().find(|(at, _)| *at == position);
+            replaced.map_or(arguments.get(position), |(_, meant)| meant)
         };
-        let destination_at = |place: usize| self.destination_of(arguments.get(place));
+        let destination_at = |position: usize| self.destination_of(arguments.get(position));
         let mut destinations: Vec<usize> = keys.clone().map(destination_at).collect();
         destinations.sort_unstable();
         destinations.dedup();
         let visits = destinations.into_iter().map(|destination| {
-            let places = || keys.clone().filter(move |place| destination_at(*place) == destination);
+            let positions = || {
+                keys.clone()
+                    .filter(move |position| destination_at(*position) == destination)
+            };
             let words = (0..keys.start)
-                .chain(places())
-                .chain(places().map(|place| place + count))
+                .chain(positions())
+                .chain(positions().map(|position| position + count))
                 .map(word);
             (destination, OwnedArguments::of(words))
         });
         visits.collect()
     }
 
-    /// A move between storage executors has found nothing and waits where its source is.
+    /// A move between storage executors has found nothing: it waits on the executor that has its source.
     pub(super) fn wait_for_source(
         &self,
         connection: &Rc<Connection>,
@@ -191,7 +201,8 @@ impl NetworkExecutor {
         self.visit(connection, &WAIT_SOURCE, destination, (sequence, 1), words, deadline);
     }
 
-    /// The source of a move is there and locked for it, or the move is answered otherwise.
+    /// The source of a move is there, and locked for the transaction that the move becomes; or the executor that has
+    /// the source answers the move.
     pub(super) fn take_source(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -216,7 +227,7 @@ impl NetworkExecutor {
         }
     }
 
-    /// The same when its client is gone.
+    /// The source of a move is there and locked, and the client is gone: the lock is released.
     pub(super) fn drop_source(&self, destination: usize, reply: &[u8]) {
         if let Some(handed) = HandedOver::decode(reply) {
             self.release_handed_over(destination, handed.id);
@@ -240,16 +251,15 @@ impl NetworkExecutor {
         self.send_part(connection, command, destination, part, arguments, deadline);
     }
 
-    /// A storage executor has found nothing, and the command waits there: the next may have something.
+    /// A storage executor has found nothing, and the command waits there: asks the next one, if there is one.
     pub(super) fn visit_next(&self, connection: &Rc<Connection>, sequence: u32) {
-        // A command on one executor has no next.
         let next = {
             let mut waiting = connection.waiting.borrow_mut();
             let waiting = waiting.as_mut().filter(|waiting| waiting.sequence == sequence);
             waiting.and_then(|waiting| Some((waiting.command, waiting.visits.pop_front()?)))
         };
         if let Some((command, (destination, arguments))) = next {
-            // What waits already must not be given up because a later executor is busy.
+            // A command that waits already must not time out because a later executor is busy.
             let deadline = Instant::now() + APPLY_DEADLINE;
             self.visit(
                 connection,
@@ -262,7 +272,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// A command that may have waited is answered, by the storage executor `by` if by any: the others forget it.
+    /// A command that may have waited is answered, by the storage executor `by` if by any: the other executors on which
+    /// it waits forget it.
     pub(super) fn after_wait(&self, connection: &Rc<Connection>, sequence: u32, by: Option<usize>) {
         let Some(waiting) = connection.end_wait(sequence) else {
             return;
@@ -276,7 +287,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Nobody is to answer the command that waits any more; false if somebody is about to.
+    /// Claims the command that waits, so that nobody answers it any more. Returns false if none waits, or another has
+    /// claimed it and is about to answer.
     pub(super) fn give_up_wait(&self, connection: &Rc<Connection>) -> bool {
         let sequence = connection.waiting.borrow().as_ref().map(|waiting| waiting.sequence);
         let Some(sequence) = sequence.filter(|sequence| connection.client.claim(Ticket::of(*sequence))) else {
@@ -307,7 +319,12 @@ impl NetworkExecutor {
         if unblocks == self.unblocks_seen.replace(unblocks) {
             return;
         }
-        let connections: Vec<_> = self.connections.borrow().iter().map(|(_, it)| Rc::clone(it)).collect();
+        let connections: Vec<_> = self
+            .connections
+            .borrow()
+            .iter()
+            .map(|(_, open)| Rc::clone(open))
+            .collect();
         for connection in connections {
             let Some(how) = connection.client.take_unblocked() else {
                 continue;
@@ -329,7 +346,7 @@ impl NetworkExecutor {
         self.flush_touched();
     }
 
-    /// Answers a command that waited and was claimed here.
+    /// Answers a command that waited and that this executor has claimed.
     fn answer_wait(self: &Rc<Self>, connection: &Rc<Connection>, command: &Command, sequence: u32, reply: &[u8]) {
         self.after_wait(connection, sequence, None);
         self.count(command, 0, reply);
@@ -339,7 +356,8 @@ impl NetworkExecutor {
         self.touch(connection);
     }
 
-    /// A command that ran here waits, and is answered `late_reply` when its time is up.
+    /// A command that ran on this executor (WAIT, WAITAOF, DEBUG SLEEP) waits, and is answered `late_reply` when its
+    /// time is up.
     pub(super) fn wait_here(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -378,8 +396,8 @@ impl NetworkExecutor {
         .detach();
     }
 
-    /// Asks every storage executor whether all that was written so far is on disk; one that is to `hold` its answer
-    /// says so when it is.
+    /// Asks every storage executor whether all that was written so far is on disk. With `hold` an executor answers when
+    /// it is, otherwise at once.
     fn ask_whether_durable(&self, connection: &Rc<Connection>, sequence: u32, hold: bool) {
         let count = self.server.router.executor_count();
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {
@@ -401,9 +419,10 @@ impl NetworkExecutor {
                 return;
             };
             if reply != b":1\r\n" {
-                // Only one that does not wait hears that.
+                // Not all is on disk: an executor says so only if it was not to hold its answer.
                 waiting.until = Until::Known;
             } else {
+                assert!(waiting.durable_left > 0, "an executor says once that all is on disk");
                 waiting.durable_left -= 1;
                 if waiting.durable_left > 0 {
                     return;
@@ -419,7 +438,7 @@ impl NetworkExecutor {
         }
     }
 
-    /// Answers a command that waited and was claimed here as if its time were up.
+    /// Answers a command that waited and that this executor has claimed, as if its time were up.
     fn answer_late_reply(self: &Rc<Self>, connection: &Rc<Connection>, sequence: u32) {
         let waiting = connection.waiting.borrow();
         let late = waiting
@@ -432,10 +451,11 @@ impl NetworkExecutor {
     }
 }
 
-/// WAITAOF's reply when all is on disk: by one local log, and no replica's.
+/// WAITAOF's reply when all is on disk: in one local log, and on no replica.
 const DURABLE_REPLY: &[u8] = b"*2\r\n:1\r\n:0\r\n";
 
-/// Enters a command that may wait: nothing that follows on the connection is run before its answer.
+/// Enters a command that may wait among the pending replies: nothing that follows on the connection is run before it is
+/// answered. Returns its number.
 fn open_wait(
     connection: &Connection,
     command: &'static Command,
@@ -448,7 +468,7 @@ fn open_wait(
     sequence
 }
 
-/// The same for a command that is entered already.
+/// The same for a command that is among the pending replies already.
 fn begin_wait(
     connection: &Connection,
     command: &'static Command,
@@ -469,7 +489,7 @@ fn begin_wait(
     });
 }
 
-/// What a command keeps while it waits, here or where its keys are.
+/// Bytes that the arguments of a command take while it waits, here or on the storage executors.
 fn arguments_bytes(arguments: Arguments<'_>) -> usize {
     arguments
         .iter()
@@ -477,7 +497,7 @@ fn arguments_bytes(arguments: Arguments<'_>) -> usize {
         .sum()
 }
 
-/// What keys that stay empty answer.
+/// The reply to a command whose keys stay empty until its time is up.
 fn null_array(connection: &Connection) -> Vec<u8> {
     let mut reply = Vec::new();
     Reply::new(&mut reply, connection.session.borrow().version).null_array();

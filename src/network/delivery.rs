@@ -1,8 +1,9 @@
-//! From a network executor's inbox to its clients: what is sent to them without being a reply.
+//! From a network executor's inbox to its clients: messages and pushes, which are no replies.
 //!
-//! A push goes out behind the replies of all commands that the connection has been read: it never lands inside a reply,
-//! and comes after whatever was answered before it was sent. What lies in the inbox is delivered before a client that
-//! subscribes or monitors has its next command run, so that its reply tells that all earlier pushes have come.
+//! A push goes out behind the replies to all commands that were read from the connection: it never lands inside a
+//! reply, and comes after whatever was answered before it was sent. The inbox is emptied before the next command of a
+//! client runs that subscribes or monitors, so that the command's reply tells the client that all earlier pushes have
+//! come.
 
 use super::connection::{Connection, PushedBytes};
 use crate::config::OutputBufferLimit;
@@ -18,12 +19,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Bytes that are put into outputs, as the inbox counts them, before these are sent and the other tasks have their
-/// turn. To send is what costs, so it is worth having several messages in each send; but what is put into outputs and
-/// was not sent is not yet held against any limit.
-const BYTES_PER_TURN: u64 = 16 << 20;
+/// Bytes that are put into outputs, as the inbox counts them, before the outputs are sent and the other tasks may run.
+/// To send is what costs, so it is worth having several messages in each send; but what is in outputs and was not sent
+/// is not yet held against any limit.
+const BYTES_PER_SEND: u64 = 16 << 20;
 
-/// What may wait for a client that has not authenticated, as in Redis: whoever does not know the password gets short
+/// Output that may wait for a client that has not authenticated, as in Redis: a client without the password gets short
 /// errors, and must not make the server keep many of them by not reading.
 const UNAUTHENTICATED_OUTPUT: OutputBufferLimit = OutputBufferLimit {
     hard_bytes: 1024,
@@ -32,13 +33,13 @@ const UNAUTHENTICATED_OUTPUT: OutputBufferLimit = OutputBufferLimit {
 };
 
 impl NetworkExecutor {
-    /// Delivers what arrives in the inbox.
+    /// Delivers what arrives in the inbox, for as long as the executor runs.
     pub(super) async fn take_deliveries(self: Rc<Self>, inbox: flume::Receiver<Posted>) {
         while let Ok(posted) = inbox.recv_async().await {
             let mut bytes = self.take_push(&posted);
             while let Ok(posted) = inbox.try_recv() {
                 bytes += self.take_push(&posted);
-                if bytes >= BYTES_PER_TURN {
+                if bytes >= BYTES_PER_SEND {
                     bytes = 0;
                     self.end_of_delivery();
                     reactor_turn().await;
@@ -54,13 +55,13 @@ impl NetworkExecutor {
         if left == 0 {
             return;
         }
-        // Pushes are for other connections than the one whose command comes next.
+        // Pushes change other connections than the one whose command comes next.
         let _uncontained = panics::uncontained();
         let mut bytes = 0;
         for _ in 0..left {
             let Ok(posted) = self.inbox.try_recv() else { break };
             bytes += self.take_push(&posted);
-            if bytes >= BYTES_PER_TURN {
+            if bytes >= BYTES_PER_SEND {
                 bytes = 0;
                 self.flush_touched();
             }
@@ -70,13 +71,13 @@ impl NetworkExecutor {
 
     fn end_of_delivery(self: &Rc<Self>) {
         self.flush_touched();
-        // Who waited to publish more.
+        // For those that wait to publish more.
         self.room.notify();
     }
 
-    /// The receivers of a backlog that was longer than each of them may have waiting do not get all of it, and must
-    /// notice.
-    fn see_to_loss(&self, backlog: &Arc<Backlog>) {
+    /// A backlog was longer than each of its receivers may have waiting, so that they do not get all of it: their
+    /// connections are closed, since they must not miss a part unknowingly.
+    fn tell_of_loss(&self, backlog: &Arc<Backlog>) {
         backlog.end_loss();
         match &backlog.receivers {
             Receivers::Subscribers(kind, name) => {
@@ -89,7 +90,7 @@ impl NetworkExecutor {
                 let monitors: Vec<u32> = self.subscriptions.borrow().monitors().collect();
                 self.close_listeners(monitors.into_iter());
             }
-            // They need not go: that everything is outdated is true as well.
+            // These need not go: to be told that everything is outdated is as good.
             Receivers::Trackers => self.outdate_everything(),
         }
     }
@@ -97,7 +98,7 @@ impl NetworkExecutor {
     fn close_listeners(&self, listeners: impl Iterator<Item = u32>) {
         let connections = self.connections.borrow();
         for connection in listeners.filter_map(|index| connections.get(index as usize)) {
-            // Nothing more is put in for it.
+            // So that nothing more is put into its output.
             let mut session = connection.session.borrow_mut();
             self.subscriptions.borrow_mut().leave(&self.server.pubsub, &mut session);
             drop(session);
@@ -105,7 +106,7 @@ impl NetworkExecutor {
         }
     }
 
-    /// Puts a push into the outputs of those it is for; returns how many bytes that were, as the inbox counts them.
+    /// Puts a push into the outputs of its receivers; returns how many bytes that were, as the inbox counts them.
     fn take_push(&self, posted: &Posted) -> u64 {
         self.server.pubsub.inbox(self.index).count_taken(posted);
         match &posted.push {
@@ -119,7 +120,7 @@ impl NetworkExecutor {
                     .filter_map(|connection| connections.get(connection as usize))
                     .for_each(|connection| self.push_to(connection, &bytes));
             }
-            Push::Lost(backlog) => self.see_to_loss(backlog),
+            Push::Lost(backlog) => self.tell_of_loss(backlog),
         }
         posted.output_bytes
     }
@@ -157,8 +158,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Pushes to all who subscribed before something was published; it is written once for each version of the
-    /// protocol.
+    /// Pushes to all that had subscribed when a message was published. The message is written once for each version of
+    /// the protocol.
     fn push_to_all(&self, subscribers: &Subscribers, changes_seen: u64, write: impl Fn(&mut Reply<'_>)) {
         let connections = self.connections.borrow();
         let mut written: [Option<PushedBytes>; 2] = [None, None];
@@ -180,8 +181,7 @@ impl NetworkExecutor {
         }
     }
 
-    /// Sends bytes to a client that are no reply, at the end of the turn, behind the replies of the commands that are
-    /// out.
+    /// Sends bytes that are no reply to a client, at the end of the turn, behind the pending replies.
     pub(super) fn push_to(&self, connection: &Rc<Connection>, bytes: &PushedBytes) {
         if connection.closed.get() {
             return;
@@ -195,8 +195,8 @@ impl NetworkExecutor {
         self.touch(connection);
     }
 
-    /// Whether more is held for a client than may: what its socket does not take, and what is not output yet. One that
-    /// monitors is `normal`, as in Redis.
+    /// Whether more is held for a client than may be: what its socket does not take, and what is not output yet. A
+    /// client that monitors is `normal`, as in Redis.
     pub(super) fn exceeds_output_limit(&self, connection: &Connection, now: Instant) -> bool {
         let limits = self.settings.borrow().client_output_buffer_limit;
         let limit = match connection.session.borrow().subscribed.is_some() {

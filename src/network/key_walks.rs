@@ -1,5 +1,5 @@
-//! SCAN over several storage executors. A storage executor stops where the next one's keys begin; if it has found fewer
-//! than COUNT until there, the next one is asked for the others, so that a handful of keys comes in one call.
+//! SCAN over several storage executors. A storage executor stops where the next one's keys begin. If fewer than COUNT
+//! keys were found until there, the next executor is asked for more, so that a handful of keys comes in one call.
 
 use super::connection::{Awaited, Connection};
 use super::merging::array_of;
@@ -15,35 +15,36 @@ use std::time::Instant;
 
 /// A SCAN that is under way.
 pub(super) struct KeyWalk {
-    /// Its arguments behind the cursor.
+    /// The arguments of SCAN behind the cursor.
     options: Vec<Vec<u8>>,
-    /// How many keys are wanted still.
+    /// How many more keys are wanted.
     left: usize,
-    /// How many were found before, and the elements of the reply that they are.
+    /// How many keys were found so far.
     found: usize,
+    /// The found keys, as elements of the reply.
     elements: Vec<u8>,
     deadline: Instant,
 }
 
-/// What becomes of one when a storage executor has answered.
-enum Step {
-    /// This is the reply.
+/// What becomes of a SCAN when a storage executor has answered.
+enum WalkStep {
+    /// The reply is complete.
     Done(Vec<u8>),
-    /// Another one is asked, with these arguments.
+    /// Another storage executor is asked, with these arguments.
     Ask(usize, Vec<Vec<u8>>),
 }
 
 impl KeyWalk {
-    /// What is here of the reply.
+    /// Bytes of the reply that are here.
     pub(super) fn held_bytes(&self) -> usize {
         self.elements.len()
     }
 
     /// Takes the answer of the storage executor `destination`.
-    fn take(&mut self, command: &Command, answer: &[u8], (destination, router): (usize, &Router)) -> Step {
+    fn take(&mut self, command: &Command, answer: &[u8], (destination, router): (usize, &Router)) -> WalkStep {
         let Some((cursor, found, elements)) = split_answer(answer) else {
-            // An error.
-            return Step::Done(answer.to_vec());
+            // The answer is an error.
+            return WalkStep::Done(answer.to_vec());
         };
         self.found += found;
         self.left = self.left.saturating_sub(found);
@@ -57,17 +58,18 @@ impl KeyWalk {
             builder.text(itoa::Buffer::new().format(cursor));
             builder.array(self.found);
             builder.raw(&self.elements);
-            return Step::Done(reply);
+            return WalkStep::Done(reply);
         }
         let mut arguments = vec![command.name.as_bytes().to_vec(), cursor.to_string().into_bytes()];
         arguments.extend(self.options.iter().cloned());
         // The last COUNT counts.
         arguments.extend([b"COUNT".to_vec(), self.left.to_string().into_bytes()]);
-        Step::Ask(next, arguments)
+        WalkStep::Ask(next, arguments)
     }
 }
 
-/// The cursor of a SCAN's reply, how many keys it has, and they; `None` if it is an error.
+/// The cursor of a reply to SCAN, the number of its keys, and the keys as elements of an array; `None` if the reply is
+/// an error.
 fn split_answer(answer: &[u8]) -> Option<(u64, usize, &[u8])> {
     let (2, parts) = array_of(answer)? else { return None };
     let mut lines = parts.splitn(3, |byte| *byte == b'\n');
@@ -91,7 +93,7 @@ impl NetworkExecutor {
         let destination = usize::from(router.executor_of(slot).0);
         let count = keys::scan_count(arguments).filter(|_| router.executor_count() > 1);
         let Some(count) = count else {
-            // The handler has an error to tell, or all of the keys.
+            // The handler refuses the arguments, or the only executor has all the keys.
             return self.send_whole(connection, command, destination, arguments, deadline);
         };
         let walk = KeyWalk {
@@ -124,8 +126,8 @@ impl NetworkExecutor {
         answer: &[u8],
     ) -> Option<Vec<u8>> {
         match walk.take(command, answer, (destination, &self.server.router)) {
-            Step::Done(reply) => Some(reply),
-            Step::Ask(next, arguments) => {
+            WalkStep::Done(reply) => Some(reply),
+            WalkStep::Ask(next, arguments) => {
                 let deadline = walk.deadline;
                 let held_bytes = walk.held_bytes();
                 let mut replies = connection.replies.borrow_mut();

@@ -1,26 +1,26 @@
-//! Replies of several storage executors to the parts of one command, made one.
+//! Makes one reply of those that several storage executors give to the parts of a command.
 
 use crate::command::Merge;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 
-/// A command whose parts run on several storage executors.
+/// The replies to the parts of a command, which run on several storage executors.
 pub(super) struct Merging {
     merge: Merge,
     version: Version,
     parts_left: usize,
     sum: i64,
     error: Option<Vec<u8>>,
-    /// By part: its reply, if the merge needs it whole.
+    /// The replies, by part; empty where the merge needs less than the whole reply.
     replies: Vec<Vec<u8>>,
-    /// All of them together.
+    /// Bytes of all `replies`.
     held_bytes: usize,
-    /// Where [`Merge::AnyOf`] begins.
+    /// The part with which [`Merge::AnyOf`] begins, modulo their number.
     seed: usize,
 }
 
 impl Merging {
-    /// Of so many parts.
+    /// Of a command with so many parts.
     pub(super) fn new(merge: Merge, version: Version, parts: usize) -> Merging {
         Merging {
             merge,
@@ -34,19 +34,20 @@ impl Merging {
         }
     }
 
-    /// What is here of the parts' replies.
+    /// Bytes of the parts' replies that are here.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
-    /// Takes a piece of one part's reply, of which more will come.
+    /// Takes a piece of the reply to one part.
     pub(super) fn add_piece(&mut self, part: usize, bytes: &[u8]) {
         self.held_bytes += bytes.len();
         self.replies[part].extend_from_slice(bytes);
     }
 
-    /// Takes one part's reply; returns whether it was the last.
+    /// Takes the reply to one part, or the last piece of it; returns whether all parts are answered.
     pub(super) fn add(&mut self, part: usize, reply: &[u8]) -> bool {
+        assert!(self.parts_left > 0, "a part is answered once");
         self.parts_left -= 1;
         match (reply.first(), self.merge) {
             (Some(b'-'), _) => {
@@ -59,8 +60,9 @@ impl Merging {
         self.parts_left == 0
     }
 
-    /// The reply to the whole, in place of those to the parts.
+    /// The reply to the command, made of those to its parts, which are gone then.
     pub(super) fn finish(&mut self) -> Vec<u8> {
+        assert_eq!(self.parts_left, 0, "a reply is made when all parts are answered");
         let parts = std::mem::take(&mut self.replies);
         self.held_bytes = 0;
         if let Some(error) = self.error.take() {
@@ -82,7 +84,7 @@ impl Merging {
             Merge::Concatenate => {
                 let arrays = parts.iter().filter_map(|part| array_of(part));
                 reply.array(arrays.map(|(count, _)| count).sum());
-                // Each part goes when it was copied, so that a large reply is not in memory twice.
+                // Each part is freed when it was copied, so that a large reply is not in memory twice.
                 for part in parts {
                     if let Some((_, elements)) = array_of(&part) {
                         out.extend_from_slice(elements);

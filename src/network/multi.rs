@@ -1,7 +1,8 @@
-//! MULTI's queue and EXEC: what was queued goes to its storage executor as one request.
+//! MULTI's queue and EXEC: the queued commands go to their storage executor as one request.
 //!
-//! Commands that run on this executor (SELECT, PING, CLIENT…) are run when the others have been, since a modified key
-//! that is watched keeps all of them from running; the connection waits meanwhile, as they may change its session.
+//! Commands that run on the network executor (SELECT, PING, CLIENT…) run when the others have, since a watched key that
+//! was modified keeps all of them from running. The connection's next command waits meanwhile, as the session may
+//! change.
 
 use super::connection::{Awaited, Connection};
 use super::dispatch::reply_suppressed;
@@ -26,8 +27,8 @@ use std::time::{Duration, Instant};
 /// The deadline of a request to forget watched keys, which nobody waits for.
 const FORGET_DEADLINE: Duration = Duration::from_secs(3600);
 
-/// An EXEC of which some commands run here, or are to be shown to clients that monitor, when those on the storage
-/// executor have been run.
+/// An EXEC of which some commands run on the network executor, or must be shown to clients that monitor, when those on
+/// the storage executor have run.
 pub(super) struct Executing {
     queue: Queue,
     command: &'static Command,
@@ -35,7 +36,7 @@ pub(super) struct Executing {
     arguments: OwnedArguments,
 }
 
-/// Bytes that are held for a client outside of its pending replies, counted for as long as this lives.
+/// Bytes that are held for a client outside of its pending replies, counted until the value is dropped.
 struct HeldElsewhere {
     connection: Rc<Connection>,
     bytes: usize,
@@ -49,9 +50,13 @@ impl HeldElsewhere {
         }
     }
 
-    /// It is so many now.
+    /// So many bytes are held now.
     fn set(&mut self, bytes: usize) {
         let held = &self.connection.held_elsewhere;
+        assert!(
+            held.get() >= self.bytes,
+            "an EXEC holds more than is held for its client"
+        );
         held.set(held.get() - self.bytes + bytes);
         self.bytes = bytes;
     }
@@ -64,7 +69,7 @@ impl Drop for HeldElsewhere {
 }
 
 impl NetworkExecutor {
-    /// Queues a command of a transaction.
+    /// Queues a command behind MULTI.
     pub(super) fn queue(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -108,12 +113,12 @@ impl NetworkExecutor {
         self.send_parts(connection, command, Merge::AllOk, parts, deadline);
     }
 
-    /// Tells the storage executors that the client does not watch keys any more, if it has said so.
+    /// Tells the storage executors that the client does not watch keys any more, if its session says so.
     #[inline]
     pub(super) fn forget_watches(&self, connection: &Rc<Connection>) {
         let destinations = connection.session.borrow_mut().transaction.take_to_forget();
         for destination in destinations {
-            // The answer finds no command that waits for it.
+            // No pending reply has this number, so the answer is dropped.
             let part = (connection.replies.borrow().no_sequence(), 0);
             let arguments = [WATCHES_DROP.name.as_bytes()];
             let deadline = Instant::now() + FORGET_DEADLINE;
@@ -170,7 +175,7 @@ impl NetworkExecutor {
                 }
             }
         }
-        let (watched_destinations, watched_places) = connection.session.borrow_mut().transaction.take_watched();
+        let (watched_destinations, watched_keys) = connection.session.borrow_mut().transaction.take_watched();
         let executing = Executing {
             queue,
             command,
@@ -179,18 +184,18 @@ impl NetworkExecutor {
         if parts.is_empty() && watched_destinations.is_empty() {
             return self.exec_here(connection, executing);
         }
-        let scope = self.scope_of(&executing.queue, &parts, watched_places);
+        let scope = self.scope_of(&executing.queue, &parts, watched_keys);
         match scope {
             ExecScope::One(destination) => self.exec_on(connection, executing, (destination, &parts), deadline),
-            ExecScope::Several(places) => {
-                self.exec_on_several(connection, executing, &parts, (places, watched_destinations), deadline);
+            ExecScope::Several(keys) => {
+                self.exec_on_several(connection, executing, &parts, (keys, watched_destinations), deadline);
             }
         }
     }
 
-    /// Where an EXEC runs.
+    /// Where the parts of an EXEC run that do not run on the network executor.
     fn scope_of(&self, queue: &Queue, parts: &[(Queued, PartHeader)], watched: BTreeSet<DatabaseKey>) -> ExecScope {
-        let mut places: Vec<DatabaseKey> = watched.into_iter().collect();
+        let mut keys: Vec<DatabaseKey> = watched.into_iter().collect();
         let (mut is_whole, mut writes, mut goes_beyond) = (false, false, false);
         let mut cursor_destination = None;
         for (queued, header) in parts {
@@ -199,7 +204,7 @@ impl NetworkExecutor {
             match queued.command.runs {
                 Runs::All(_) | Runs::Each(_) | Runs::Whole => is_whole = true,
                 Runs::Cursor => {
-                    // Any executor can tell what is wrong with one that is none.
+                    // What is no cursor is refused by any executor.
                     let destination =
                         keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
                     let destination = usize::from(destination.unwrap_or(0));
@@ -209,21 +214,21 @@ impl NetworkExecutor {
                     let reach = self.reach_of(queued.command, arguments);
                     is_whole |= reach == Some(Reach::Everything);
                     goes_beyond |= reach == Some(Reach::Keys);
-                    places.extend(command::database_keys_of(queued.command, arguments, header.database));
+                    keys.extend(command::database_keys_of(queued.command, arguments, header.database));
                 }
             }
         }
-        let destination = self.only_destination_of(places.iter().map(|(_, key)| key.as_slice()), writes);
+        let destination = self.only_destination_of(keys.iter().map(|(_, key)| key.as_slice()), writes);
         let is_everywhere = is_whole && self.only_destination_of(std::iter::empty(), writes).is_none();
         match (destination, cursor_destination) {
             _ if is_everywhere => ExecScope::Several(None),
-            (_, None) if goes_beyond => ExecScope::Several(Some(places)),
+            (_, None) if goes_beyond => ExecScope::Several(Some(keys)),
             (_, Some(_)) if goes_beyond => ExecScope::Several(None),
             (Some(Some(destination)), Some(cursor)) if destination != cursor => ExecScope::Several(None),
             (Some(None), Some(_)) => ExecScope::Several(None),
-            (Some(None), None) => ExecScope::Several(Some(places)),
+            (Some(None), None) => ExecScope::Several(Some(keys)),
             (Some(Some(destination)), _) | (None, Some(destination)) => ExecScope::One(destination),
-            // No keys at all: the handlers have errors to tell, anywhere.
+            // No keys at all: the handlers refuse the commands, on any executor.
             (None, None) => ExecScope::One(0),
         }
     }
@@ -242,8 +247,8 @@ impl NetworkExecutor {
         self.run_network_parts(connection, sequence, executing, Vec::new());
     }
 
-    /// EXEC of commands for one storage executor, or of some that it does not let run because a watched key was
-    /// modified.
+    /// EXEC whose commands, and watched keys, are for one storage executor: that runs the commands, unless a watched
+    /// key was modified.
     fn exec_on(
         &self,
         connection: &Rc<Connection>,
@@ -267,13 +272,13 @@ impl NetworkExecutor {
         }
     }
 
-    /// EXEC of commands, or with watched keys, on several storage executors, or on shards that must not be torn apart.
+    /// EXEC whose commands, or watched keys, are for several storage executors: a transaction.
     fn exec_on_several(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
         executing: Executing,
         parts: &[(Queued, PartHeader)],
-        (places, watched_destinations): (Option<Vec<DatabaseKey>>, Vec<usize>),
+        (keys, watched_destinations): (Option<Vec<DatabaseKey>>, Vec<usize>),
         deadline: Instant,
     ) {
         let command = executing.command;
@@ -286,10 +291,10 @@ impl NetworkExecutor {
             writes,
         };
         let asked = (command, Work::Handler, arguments);
-        self.coordinate_exec(connection, asked, places, Some(exec), deadline);
+        self.coordinate_exec(connection, asked, keys, Some(exec), deadline);
     }
 
-    /// The storage executor has run its part of an EXEC, or answers why not.
+    /// The storage executors have run their part of an EXEC, or the reply says why not.
     pub(super) fn exec_ran(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -306,19 +311,19 @@ impl NetworkExecutor {
         }
     }
 
-    /// Whether the replies of an EXEC's commands come apart from each other: others come between them, or clients that
-    /// monitor are shown each command where it belongs.
+    /// Whether the storage executor must keep the replies to the commands of an EXEC apart: those to other commands
+    /// come between them, or clients that monitor are shown each command in its order.
     fn is_split(&self, executing: &Executing) -> bool {
         executing.queue.has_network_commands() || self.server.pubsub.is_monitored()
     }
 
-    /// Shows an EXEC, which Redis does behind the commands that it has run.
+    /// Shows an EXEC to clients that monitor: behind the commands that it has run, as Redis does.
     pub(super) fn show_exec(&self, connection: &Connection, executing: &Executing) {
         self.show_to_monitors(connection, executing.command, executing.arguments.get());
     }
 
-    /// Runs the commands of an EXEC that run here, and answers all of it; `replies` are those of the other commands, as
-    /// [`split_reply`] reads them.
+    /// Runs the commands of an EXEC that run on the network executor, and answers the EXEC. `replies` are those to the
+    /// other commands, as [`split_reply`] reads them.
     fn run_network_parts(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -346,7 +351,7 @@ impl NetworkExecutor {
                         let arguments = queue.arguments(queued);
                         let (mut reply, later, suppressed) =
                             executor.call_here(&connection, queued.command, arguments, !is_on);
-                        // What would wait is answered as if its time were up.
+                        // A command that would wait is answered as if its time were up.
                         if let Some(Later::Work(work)) = later {
                             reply = executor.begin_elsewhere(work).await;
                         }
@@ -374,6 +379,10 @@ impl NetworkExecutor {
                     return executor.close_for_output(&connection);
                 }
             }
+            assert!(
+                rest.is_empty(),
+                "there are as many replies as commands on storage executors"
+            );
             drop(held);
             connection.session.borrow_mut().transaction.set_running(None);
             executor.show_exec(&connection, &executing);
@@ -381,7 +390,7 @@ impl NetworkExecutor {
             executor.exec_ended(&connection, sequence, &out);
             executor.flush_touched();
             if connection.session.borrow().closing {
-                // CLIENT KILL of itself.
+                // The client has killed itself (CLIENT KILL).
                 connection.abort();
             }
         })
@@ -401,7 +410,7 @@ impl NetworkExecutor {
     }
 }
 
-/// Where an EXEC runs.
+/// Where the commands of an EXEC run.
 enum ExecScope {
     /// On one storage executor.
     One(usize),
@@ -409,7 +418,7 @@ enum ExecScope {
     Several(Option<Vec<DatabaseKey>>),
 }
 
-/// What the handler of EXEC gets.
+/// The arguments of EXEC for its handler: a header, and each command behind one of its own.
 fn exec_arguments(executing: &Executing, parts: &[(Queued, PartHeader)], is_split: bool) -> OwnedArguments {
     let (command, queue) = (executing.command, &executing.queue);
     let header = ExecHeader {
@@ -430,8 +439,8 @@ fn exec_arguments(executing: &Executing, parts: &[(Queued, PartHeader)], is_spli
     arguments
 }
 
-/// The first of several replies, what clients that monitor are shown of the commands that it called (each behind its
-/// length), and the others.
+/// The reply to the first of several commands, the lines of the commands that it called for clients that monitor, and
+/// what comes behind. Reply and lines begin with their length, in [`REPLY_LEN_BYTES`].
 fn split_reply(replies: &[u8]) -> (&[u8], &[u8], &[u8]) {
     let (reply, rest) = split_field(replies);
     let (shown, rest) = split_field(rest);

@@ -1,4 +1,4 @@
-//! What a connection has said since MULTI, and where keys are that it watches.
+//! What a client has queued since MULTI, and the keys that it watches.
 
 use crate::channel::message::Request;
 use crate::command::{Command, Runs};
@@ -7,24 +7,24 @@ use crate::protocol::{Arguments, Span};
 use crate::storage::transaction_scope::DatabaseKey;
 use std::collections::BTreeSet;
 
-/// A command that was queued, its arguments lying among those of its queue.
+/// A queued command. Its arguments are in the queue, which has those of all commands in one piece.
 #[derive(Clone, Copy)]
 pub struct Queued {
-    /// Its row.
+    /// The command's row.
     pub command: &'static Command,
     first_span: usize,
     span_count: usize,
 }
 
-/// The commands since MULTI.
+/// The commands that were queued since MULTI.
 #[derive(Default)]
 pub struct Queue {
     commands: Vec<Queued>,
     bytes: Vec<u8>,
     spans: Vec<Span>,
-    /// One was refused: EXEC will run none.
+    /// A command was refused: EXEC will run none.
     refused: bool,
-    /// Commands that run on the network executor.
+    /// How many of the commands run on the network executor.
     network_commands: usize,
 }
 
@@ -34,7 +34,7 @@ impl Queue {
         &self.commands
     }
 
-    /// The arguments of one of them.
+    /// The arguments of a command of this queue.
     pub fn arguments(&self, queued: &Queued) -> Arguments<'_> {
         let spans = &self.spans[queued.first_span..][..queued.span_count];
         Arguments::new(&self.bytes, spans)
@@ -45,19 +45,19 @@ impl Queue {
         self.refused
     }
 
-    /// Whether there are commands among them that run on the network executor.
+    /// Whether some of the commands run on the network executor.
     pub fn has_network_commands(&self) -> bool {
         self.network_commands > 0
     }
 
-    /// The memory that it takes.
+    /// The memory that the queue takes, in bytes.
     pub fn memory(&self) -> usize {
         self.bytes.len() + self.spans.len() * size_of::<Span>() + self.commands.len() * size_of::<Queued>()
     }
 
     fn push(&mut self, command: &'static Command, arguments: Arguments<'_>) -> Result<(), CommandError> {
         let added: usize = arguments.iter().map(<[u8]>::len).sum();
-        // Positions have 32 bits, here and in the message to the storage executor, which has a few bytes more.
+        // Offsets have 32 bits, here and in the batch for the storage executor, which has a few bytes more.
         if self.memory() + added + size_of::<Request>() > QUEUE_BYTES_MAX {
             return Err(CommandError::text(
                 "OOM the transaction's commands take more than 2 GiB",
@@ -78,19 +78,19 @@ impl Queue {
     }
 }
 
-/// Most that one queue may take, whatever `client-query-buffer-limit` says: positions have 32 bits.
+/// Most that one queue may take, whatever `client-query-buffer-limit` says: offsets in it have 32 bits.
 const QUEUE_BYTES_MAX: usize = 2 << 30;
 
-/// See the module's documentation.
+/// What one client has queued, and the keys that it watches.
 #[derive(Default)]
 pub struct TransactionState {
     queue: Option<Queue>,
-    /// While EXEC runs: how many commands it has.
+    /// How many commands EXEC has, while it runs.
     running: Option<usize>,
     /// Storage executors that know of keys which the client watches.
     watched_destinations: Vec<usize>,
     watched_keys: BTreeSet<DatabaseKey>,
-    /// Storage executors that are to forget what the client watches.
+    /// Storage executors that must be told to forget what the client watches.
     to_forget: Vec<usize>,
 }
 
@@ -98,7 +98,7 @@ impl TransactionState {
     /// MULTI
     ///
     /// # Errors
-    /// There was one.
+    /// MULTI was called before.
     pub fn begin(&mut self) -> Result<(), CommandError> {
         if self.is_open() {
             return Err(CommandError::text("ERR MULTI calls can not be nested"));
@@ -116,7 +116,7 @@ impl TransactionState {
     /// Queues a command.
     ///
     /// # Errors
-    /// There is no room for it.
+    /// The queue would take more than [`QUEUE_BYTES_MAX`].
     pub fn push(&mut self, command: &'static Command, arguments: Arguments<'_>) -> Result<(), CommandError> {
         match &mut self.queue {
             Some(queue) => queue.push(command, arguments),
@@ -124,7 +124,7 @@ impl TransactionState {
         }
     }
 
-    /// A command could not be queued: EXEC will run none.
+    /// A command could not be queued: EXEC will run none of those that were.
     pub fn refuse(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.refused = true;
@@ -136,7 +136,7 @@ impl TransactionState {
         self.queue.take()
     }
 
-    /// EXEC runs that many commands, or does not any more.
+    /// EXEC runs so many commands, or (`None`) is over.
     pub fn set_running(&mut self, commands: Option<usize>) {
         self.running = commands;
     }
@@ -146,7 +146,7 @@ impl TransactionState {
         self.queue.as_ref().map(|queue| queue.commands.len()).or(self.running)
     }
 
-    /// The memory that the queue takes.
+    /// The memory that the queue takes, in bytes.
     pub fn memory(&self) -> usize {
         self.queue.as_ref().map_or(0, Queue::memory)
     }
@@ -186,7 +186,8 @@ impl TransactionState {
         self.watched_keys.len()
     }
 
-    /// The storage executors that know of watched keys, which EXEC asks and which forget them, and the keys.
+    /// Takes the storage executors that know of watched keys, and the keys: EXEC asks those executors, which forget the
+    /// keys then.
     pub fn take_watched(&mut self) -> (Vec<usize>, BTreeSet<DatabaseKey>) {
         (
             std::mem::take(&mut self.watched_destinations),
@@ -200,12 +201,12 @@ impl TransactionState {
         self.to_forget.extend(destinations);
     }
 
-    /// Storage executors that EXEC did not ask are to forget what the client watches.
+    /// Storage executors that EXEC did not ask must forget what the client watches.
     pub fn forget(&mut self, destinations: &[usize]) {
         self.to_forget.extend(destinations);
     }
 
-    /// The storage executors that are to forget what the client watches, once.
+    /// Takes the storage executors that are to forget what the client watches.
     #[inline]
     pub fn take_to_forget(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.to_forget)

@@ -1,5 +1,5 @@
-//! Commands about the server that scripts call (INFO, COMMAND, PUBSUB…). They run where the script does; what their
-//! handlers know of a connection is that of nobody.
+//! Commands about the server that scripts call (INFO, COMMAND, PUBSUB…). They run on the script's thread, where there
+//! is no connection: their handlers get a session that no client has.
 
 use super::multi_state::TransactionState;
 use super::session::{NetworkContext, NetworkHandler, ReplyMode, Session};
@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 /// Runs a command whose row says that it runs on a network executor; returns its reply.
 ///
 /// # Errors
-/// That of the handler, or it would have to wait for the disk.
+/// That of the handler; or the command would have to wait for the disk.
 pub fn run(
     server: &ServerState,
     (command, handler): (&'static Command, NetworkHandler),
@@ -54,7 +54,7 @@ pub fn run(
         handler(&mut context)?;
         context.deferred.is_some()
     };
-    // What would wait for others is answered as if its time were up, as in EXEC.
+    // A command that would wait for others is answered as if its time were up, as in EXEC.
     match must_wait {
         true => Err(CommandError::text("ERR This Redis command is not allowed from script")),
         false => Ok(bytes),

@@ -1,6 +1,6 @@
-//! What the clients of one network executor subscribe to: for a channel or a pattern, the connections.
+//! The subscriptions of one network executor's clients: for each channel and pattern, the connections.
 //!
-//! All threads share a summary of it: [`crate::registry::subscribers`].
+//! What all threads share of them is in [`crate::registry::subscribers`].
 
 use crate::glob;
 use crate::network::session::Session;
@@ -19,7 +19,7 @@ pub struct Subscribed {
 }
 
 impl Subscribed {
-    /// How many names of a kind.
+    /// How many names of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         self.names[kind as usize].len()
     }
@@ -29,7 +29,8 @@ impl Subscribed {
     }
 }
 
-/// The connections that subscribe to one name, by their place, each with the number of the change that it made.
+/// The connections that subscribe to one name, by their index, each with the number of the change that its subscription
+/// was.
 pub(crate) type Subscribers = HashMap<u32, u64, RandomState>;
 
 /// What the clients of one network executor subscribe to.
@@ -49,7 +50,7 @@ impl Subscriptions {
         }
     }
 
-    /// A client subscribes to a name; nothing changes if it does already.
+    /// A client subscribes to a name; nothing changes if it did before.
     pub fn add(&mut self, pubsub: &PubSub, session: &mut Session, kind: Kind, name: &[u8]) {
         let subscribed = session.subscribed.get_or_insert_default();
         if subscribed.names[kind as usize].contains(name) {
@@ -89,7 +90,7 @@ impl Subscriptions {
         })
     }
 
-    /// A client leaves, or is as new: it neither subscribes nor monitors.
+    /// A client leaves, or is as new (RESET): it neither subscribes nor monitors.
     pub fn leave(&mut self, pubsub: &PubSub, session: &mut Session) {
         self.set_monitor(pubsub, session, false);
         let Some(subscribed) = session.subscribed.take() else {
@@ -105,7 +106,11 @@ impl Subscriptions {
 
     fn forget(&mut self, pubsub: &PubSub, connection: u32, kind: Kind, name: &[u8]) {
         if let Some(subscribers) = self.names[kind as usize].get_mut(name) {
-            subscribers.remove(&connection);
+            let was_subscribed = subscribers.remove(&connection).is_some();
+            assert!(
+                was_subscribed,
+                "a client and its executor know of the same subscriptions"
+            );
             if subscribers.is_empty() {
                 self.names[kind as usize].remove(name);
             }
@@ -120,11 +125,11 @@ impl Subscriptions {
         }
         session.is_monitor = on;
         session.client.is_monitor.store(on, Ordering::Relaxed);
-        if on {
-            self.monitors.insert(session.connection);
-        } else {
-            self.monitors.remove(&session.connection);
-        }
+        let has_changed = match on {
+            true => self.monitors.insert(session.connection),
+            false => self.monitors.remove(&session.connection),
+        };
+        assert!(has_changed, "a client and its executor know whether it monitors");
         pubsub.count_monitor(self.executor, on);
     }
 
@@ -147,7 +152,7 @@ impl Subscriptions {
     }
 }
 
-/// For CLIENT LIST.
+/// Tells CLIENT LIST how many subscriptions a client has.
 fn publish_counts(client: &Client, subscribed: &Subscribed) {
     for kind in Kind::ALL {
         client.subscriptions[kind as usize].set(subscribed.count(kind) as u64);

@@ -1,5 +1,5 @@
-//! CLIENT TRACKING, the sending side: this executor's clients are told of keys that they have read and that were
-//! changed.
+//! CLIENT TRACKING, the sending side: clients of this executor are told of keys that they have read and that were
+//! changed since.
 
 use super::connection::{Connection, PushedBytes};
 use super::network_executor::NetworkExecutor;
@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The channel by which RESP2 clients are told.
+/// The channel on which RESP2 clients are told.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
 
 /// A client tracks from now on, or in another way, or (`None`) not any more.
@@ -36,7 +36,7 @@ fn is_reader(session: &Session) -> bool {
     session.tracking.as_deref().is_some_and(|tracked| !tracked.broadcast)
 }
 
-/// For CLIENT LIST.
+/// Tells CLIENT LIST how a client tracks.
 fn publish(session: &Session) {
     let client = &session.client;
     let (letters, redirect) = match session.tracking.as_deref() {
@@ -51,12 +51,12 @@ fn publish(session: &Session) {
 }
 
 impl Connection {
-    /// What the client's way of tracking says; `None` if it does not track.
+    /// What `read` finds in the client's way of tracking; `None` if the client does not track.
     fn tracked<T>(&self, read: impl FnOnce(&Tracked) -> T) -> Option<T> {
         self.session.borrow().tracking.as_deref().map(read)
     }
 
-    /// The number of the next command that waits for an answer, and whether none does now.
+    /// The number that the next command will have, and whether all commands before it are answered.
     fn next_command(&self) -> (u32, bool) {
         let replies = self.replies.borrow();
         (replies.next_sequence(), replies.is_empty())
@@ -64,7 +64,7 @@ impl Connection {
 }
 
 impl NetworkExecutor {
-    /// Tells clients what they asked to be told.
+    /// Tells the clients that track, or to which others redirect, what a push is about.
     pub(super) fn take_tracking(&self, push: &TrackingPush) {
         match push {
             TrackingPush::Read { key, readers, writer } => {
@@ -100,8 +100,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Outdated keys were not taken by the inbox: everybody here whom they may have concerned is told that everything
-    /// is outdated.
+    /// The inbox had no room for some outdated keys: every client here that they may concern is told that everything is
+    /// outdated.
     pub(super) fn outdate_everything(&self) {
         for connection in &self.tracking_connections(|_| true) {
             self.invalidate(connection, None);
@@ -115,9 +115,9 @@ impl NetworkExecutor {
         }
     }
 
-    fn connection_of(&self, place: u32, client_id: u64) -> Option<Rc<Connection>> {
+    fn connection_of(&self, index: u32, client_id: u64) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
-        let connection = connections.get(place as usize);
+        let connection = connections.get(index as usize);
         connection
             .filter(|connection| connection.client.id == client_id)
             .cloned()
@@ -131,7 +131,7 @@ impl NetworkExecutor {
         meant.map(|(_, connection)| Rc::clone(connection)).collect()
     }
 
-    /// One message for each prefix of the client that written keys have, as in Redis; returns how many.
+    /// Sends a client one message for each of its prefixes that written keys have, as in Redis; returns how many.
     fn invalidate_matching(&self, connection: &Rc<Connection>, written: &Written) -> usize {
         let Some((prefixes, no_loop)) = connection.tracked(|tracked| (tracked.prefixes.clone(), tracked.no_loop))
         else {
@@ -152,8 +152,8 @@ impl NetworkExecutor {
         delivered
     }
 
-    /// Several storage executors say so of one FLUSHALL: a client that has sent nothing since it was told has nothing
-    /// more to forget. Returns whether it was told.
+    /// Tells a client that everything is outdated, once for each flush: all storage executors say so of one FLUSHALL,
+    /// and a client that has sent nothing since it was told has nothing more to forget. Returns whether it was told.
     fn invalidate_everything(&self, connection: &Rc<Connection>, flush: FlushId) -> bool {
         let (next, all_answered) = connection.next_command();
         let Some((flushed_at, redirect)) = connection.tracked(|tracked| (tracked.flushed_at, tracked.redirect)) else {
@@ -163,7 +163,8 @@ impl NetworkExecutor {
             return false;
         }
         self.invalidate(connection, None);
-        // A reply that is still out comes before this on the same connection, but perhaps after it if another is told.
+        // On the same connection a pending reply comes before the push. Where another client is told, the reply may
+        // come later, with what is outdated by then.
         let is_last = redirect == 0 || all_answered;
         let flushed_at = is_last.then(|| (flush, connection.next_command().0));
         if let Some(tracked) = connection.session.borrow_mut().tracking.as_deref_mut() {
@@ -172,7 +173,7 @@ impl NetworkExecutor {
         true
     }
 
-    /// Tells a client, or the one that it has chosen, what is outdated.
+    /// Tells a client, or the one to which it redirects, what is outdated.
     fn invalidate(&self, connection: &Rc<Connection>, keys: Outdated) {
         let redirect = connection.tracked(|tracked| tracked.redirect).unwrap_or(0);
         if redirect == 0 {
@@ -215,8 +216,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Sends what is outdated to a client: as a push, or, for RESP2, as a message if the client has subscribed.
-    /// Otherwise it cannot be told. Returns how many were.
+    /// Sends what is outdated to a client: as a push, or, for RESP2, as a message if the client has subscribed. A RESP2
+    /// client that has not cannot be told. Returns how many messages were sent.
     fn push_outdated(&self, connection: &Rc<Connection>, keys: &Outdated) -> usize {
         let (version, subscribes) = {
             let session = connection.session.borrow();

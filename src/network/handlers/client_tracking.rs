@@ -1,4 +1,5 @@
-//! CLIENT TRACKING and what belongs to it: how a client is told that what it has read is outdated.
+//! CLIENT TRACKING, CACHING, GETREDIR and TRACKINGINFO: how a client wants to be told that what it has read is
+//! outdated.
 
 use crate::commands::arguments::{integer, is_option};
 use crate::error::CommandError;
@@ -61,7 +62,7 @@ fn parse<'a>(context: &NetworkContext<'a>) -> Result<(Tracked, Vec<&'a [u8]>), C
     Ok((options, prefixes))
 }
 
-/// Whether the options go together, and with those that the client has.
+/// Refuses options that contradict each other, or those that the client has.
 fn check(old: Option<&Tracked>, options: &Tracked, prefixes: &[&[u8]]) -> Outcome {
     if !options.broadcast && !prefixes.is_empty() {
         return Err(refused("PREFIX option requires BCAST mode to be enabled"));
@@ -87,7 +88,7 @@ fn check(old: Option<&Tracked>, options: &Tracked, prefixes: &[&[u8]]) -> Outcom
     Ok(())
 }
 
-/// The options with the prefixes added to those that the client has, if they do not overlap.
+/// The options, with the new prefixes added to those that the client has. Refuses prefixes that overlap.
 fn changed(old: Option<&Tracked>, options: Tracked, new: Vec<&[u8]>) -> Result<Tracked, CommandError> {
     let mut prefixes: BTreeSet<Box<[u8]>> = old.map(|old| old.prefixes.clone()).unwrap_or_default();
     let overlap = |a: &[u8], b: &[u8]| a.starts_with(b) || b.starts_with(a);
@@ -97,11 +98,11 @@ fn changed(old: Option<&Tracked>, options: Tracked, new: Vec<&[u8]>) -> Result<T
             "Prefix '{a}' overlaps with {which} prefix '{b}'. Prefixes for a single client must not overlap."
         ))
     };
-    for (place, prefix) in new.iter().enumerate() {
+    for (index, prefix) in new.iter().enumerate() {
         if let Some(other) = prefixes.iter().find(|other| overlap(prefix, other)) {
             return Err(error(prefix, "an existing", other));
         }
-        if let Some(other) = new[place + 1..].iter().find(|other| overlap(prefix, other)) {
+        if let Some(other) = new[index + 1..].iter().find(|other| overlap(prefix, other)) {
             return Err(error(prefix, "another provided", other));
         }
     }

@@ -194,7 +194,7 @@ pub fn quit(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// RESET: the session is as on a new connection; what the client's library said about itself stays.
+/// RESET: the session is as on a new connection, but for what the client's library has said about itself.
 pub fn reset(context: &mut NetworkContext<'_>) -> Outcome {
     let NetworkContext {
         reply,
@@ -248,7 +248,7 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-/// CLIENT SETNAME name: the empty name is none.
+/// CLIENT SETNAME name: an empty name takes the name away.
 pub fn client_setname(context: &mut NetworkContext<'_>) -> Outcome {
     let name = context.arguments.get(2);
     check_attribute(name, "Client names")?;
@@ -315,7 +315,7 @@ impl Latest {
         Latest {
             database: u64::from(context.session.database),
             version: version_number(context.session.version),
-            // A part of EXEC runs in its name.
+            // A command of an EXEC runs in the name of the EXEC.
             command: queued.map_or(context.command.name, |_| "exec"),
             idle_s: 0,
             argument_bytes: context.arguments.iter().map(<[u8]>::len).sum(),
@@ -383,7 +383,7 @@ fn write_line(out: &mut String, client: &Client, latest: &Latest, letters: &str,
         // A client with output left waits for its socket in both directions.
         if output_bytes > 0 { "rw" } else { "r" },
         latest.command,
-        // None is -1.
+        // No redirection is shown as -1.
         client.redirect.get() as i64,
         latest.version,
         names.library,
@@ -414,7 +414,7 @@ fn lines(context: &NetworkContext<'_>, clients: &[Arc<Client>]) -> String {
         };
         let is_dirty = dirty.contains(&client.id);
         if is_dirty {
-            // What else it watches is forgotten, since EXEC will not run in any case.
+            // EXEC will not run in any case, so the executors have forgotten what else the client watches.
             latest.watched_keys = 0;
         }
         let closing = asks && context.session.closing;
@@ -425,8 +425,8 @@ fn lines(context: &NetworkContext<'_>, clients: &[Arc<Client>]) -> String {
     lines
 }
 
-/// The clients that CLIENT LIST and CLIENT KILL see: one that was killed is as good as gone, though its executor may
-/// not have looked yet.
+/// The clients that CLIENT LIST and CLIENT KILL see: without those that were killed and that their executors have not
+/// closed yet.
 fn live_clients(context: &NetworkContext<'_>) -> Vec<Arc<Client>> {
     let mut clients = context.server.clients.all();
     clients.retain(|client| !client.is_killed());
@@ -491,13 +491,13 @@ pub fn client_list(context: &mut NetworkContext<'_>) -> Outcome {
                 .map(parse_integer)
                 .collect::<Option<Vec<i64>>>();
             let ids = ids.ok_or_else(|| CommandError::text("ERR Invalid client ID"))?;
-            // In the order asked for; they are sorted by id.
+            // The lines come in the order in which they are asked for; the clients are sorted by id.
             let find = |id: &i64| {
                 let id = u64::try_from(*id).ok()?;
                 clients
                     .binary_search_by_key(&id, |client| client.id)
                     .ok()
-                    .map(|place| Arc::clone(&clients[place]))
+                    .map(|index| Arc::clone(&clients[index]))
             };
             clients = ids.iter().filter_map(find).collect();
         }
@@ -589,7 +589,7 @@ pub fn client_kill(context: &mut NetworkContext<'_>) -> Outcome {
         .filter(|client| filter.selects(client, own_id))
     {
         killed += 1;
-        // Oneself is answered first.
+        // The client that asks is answered before it goes.
         match client.id == own_id {
             true => context.session.closing = true,
             false => context.server.clients.kill(client),
@@ -628,7 +628,7 @@ pub fn client_no_touch(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// CLIENT REPLY ON | OFF | SKIP: only ON is answered itself.
+/// CLIENT REPLY ON | OFF | SKIP: only ON is answered.
 pub fn client_reply(context: &mut NetworkContext<'_>) -> Outcome {
     let mode = context.arguments.get(2);
     if is_option(mode, "SKIP") {

@@ -1,5 +1,5 @@
-//! The handlers of commands that run on the network executor: about the connection, the server, channels, and what else
-//! is shared by threads.
+//! The handlers of commands that run on the network executor: about the connection, the server, channels, scripts, and
+//! whatever else is not in a shard.
 
 pub mod client_tracking;
 pub mod connection_commands;

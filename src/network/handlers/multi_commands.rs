@@ -1,4 +1,4 @@
-//! MULTI, DISCARD and UNWATCH: what is queued and watched stays with the connection.
+//! MULTI, DISCARD and UNWATCH, which change only what is queued and watched on the connection.
 
 use crate::error::CommandError;
 use crate::network::session::NetworkContext;

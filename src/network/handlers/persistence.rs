@@ -1,7 +1,7 @@
 //! SAVE, BGSAVE, LASTSAVE, BGREWRITEAOF and ROLE: what clients of Redis ask about files and replicas.
 //!
-//! Every write is in a log before it is answered, so there is nothing to be saved but what no sync of the log has
-//! covered yet: SAVE waits for that sync. The log is kept short by RocksDB, and there are no replicas.
+//! Every write is in a log before it is answered, so SAVE only waits until the log is synced as far as it had been
+//! written. RocksDB keeps the log short, and there are no replicas.
 
 use crate::commands::arguments::is_option;
 use crate::config::{Durability, SharedSettings};
@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 type Outcome = Result<(), CommandError>;
 
-/// After this the shards have published what was committed when it began.
+/// After so long the shards have published the epochs that were committed at the beginning.
 const PUBLISHED_WITHIN: Duration = HOUSEKEEPING_INTERVAL.saturating_mul(5);
 
 /// How often the shards' progress is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long a sync may take beyond the time until it is due.
+/// How long a sync may take once it is due.
 const SYNC_MAX: Duration = Duration::from_secs(60);
 
 /// A save that has begun.
@@ -49,7 +49,7 @@ impl Save {
         })
     }
 
-    /// Waits until everything that was answered before is on disk. Blocks.
+    /// Waits until everything that was answered before is on disk, and says so to LASTSAVE. Blocks.
     fn finish(self) -> Outcome {
         let saved = self.wait();
         self.saves.end(saved.is_ok());
@@ -92,7 +92,7 @@ pub fn save(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// BGSAVE [SCHEDULE]: the same, and LASTSAVE tells when it was done.
+/// BGSAVE [SCHEDULE]: answered at once; LASTSAVE tells when all that was answered before is on disk.
 pub fn bgsave(context: &mut NetworkContext<'_>) -> Outcome {
     let arguments = context.arguments;
     match arguments.len() {
@@ -118,7 +118,7 @@ pub fn lastsave(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// BGREWRITEAOF: refused, since nothing would come of it.
+/// BGREWRITEAOF: refused, since there is nothing to rewrite.
 pub fn bgrewriteaof(_: &mut NetworkContext<'_>) -> Outcome {
     Err(CommandError::text(
         "ERR there is no append only file to rewrite: the logs of the shards are kept short as they are written",

@@ -1,4 +1,4 @@
-//! Commands about channels: SUBSCRIBE and its kin, PUBLISH, PUBSUB; and MONITOR.
+//! SUBSCRIBE and the like, PUBLISH, PUBSUB; and MONITOR.
 
 use crate::error::CommandError;
 use crate::network::handlers::server_commands::help;
@@ -8,7 +8,7 @@ use crate::registry::subscribers::Kind;
 
 type Outcome = Result<(), CommandError>;
 
-/// What a confirmation counts: a client's channels and patterns together, or its shard channels.
+/// The count in a confirmation: of the client's channels and patterns together, or of its shard channels.
 fn count_with(context: &NetworkContext<'_>, kind: Kind) -> i64 {
     let count = |kind| {
         let subscribed = context.session.subscribed.as_ref();
@@ -110,7 +110,7 @@ pub fn spublish(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// MONITOR: answered once, as in Redis.
+/// MONITOR: only the first of a client is answered, as in Redis.
 pub fn monitor(context: &mut NetworkContext<'_>) -> Outcome {
     if context.session.is_monitor {
         return Ok(());

@@ -1,4 +1,4 @@
-//! SCRIPT, and those subcommands of FUNCTION that are about running functions.
+//! SCRIPT, and the subcommands of FUNCTION about functions that run: STATS and KILL.
 
 use crate::commands::arguments::is_option;
 use crate::error::CommandError;

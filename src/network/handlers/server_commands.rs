@@ -30,7 +30,7 @@ fn top_level() -> impl Iterator<Item = &'static Command> + Clone {
     command::all().iter().filter(|row| row.container().is_none())
 }
 
-/// A command's tips for clients and proxies: what to make of its reply on a cluster.
+/// A command's tips for clients and proxies: how to send it to the nodes of a cluster, and what to make of the replies.
 fn tips(row: &Command) -> &'static [&'static str] {
     match (row.name, row.runs) {
         ("mset", _) => &["request_policy:multi_shard", "response_policy:all_succeeded"],
@@ -105,9 +105,9 @@ fn key_specifications(row: &Command) -> Vec<KeySpecification> {
         (Keys { more, .. }, _) if more != MoreKeys::None => Vec::new(),
         (keys, None) => vec![KeySpecification { keys, flags }],
         (Keys { first, step, .. }, Some(second)) => {
-            let at = |place: usize| Keys {
+            let at = |position: usize| Keys {
                 step,
-                ..Keys::at(place)
+                ..Keys::at(position)
             };
             let second = KeySpecification {
                 keys: at(first + 1),
@@ -139,7 +139,7 @@ fn write_key_specification(reply: &mut Reply<'_>, specification: &KeySpecificati
     reply.text("spec");
     reply.map(3);
     reply.text("lastkey");
-    // Counted from the first key, unless it is counted from the end.
+    // The last key is counted from the first, unless it is counted from the end.
     reply.integer(if last < 0 {
         i64::from(last)
     } else {
@@ -356,7 +356,7 @@ fn is_address(name: &[u8]) -> bool {
     is_option(name, "BIND") || is_option(name, "PORT")
 }
 
-/// Listens where the settings say that some pairs of CONFIG SET make. Blocks.
+/// Listens on the addresses of `wanted`, the settings with `pairs` of CONFIG SET. Blocks.
 fn listen_on(listening: &Listening, wanted: &Settings, pairs: &[(&[u8], &[u8])]) -> Outcome {
     listening.change(wanted).map_err(|error| {
         tracing::warn!(%error, "CONFIG SET of addresses failed");
@@ -459,11 +459,12 @@ pub fn lolwut(context: &mut NetworkContext<'_>) -> Outcome {
 /// What SHUTDOWN's arguments ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ShutdownRequest {
-    /// Drained, synced and closed. SAVE and NOSAVE make no difference: everything that was acknowledged is in the log.
+    /// Connections are drained, logs synced, shards closed. SAVE and NOSAVE make no difference: everything that was
+    /// acknowledged is in the log.
     Orderly,
     /// Without waiting for clients.
     Now,
-    /// Not at all, after all.
+    /// A shutdown that was asked for is not to happen.
     Abort,
 }
 
@@ -475,7 +476,7 @@ impl ShutdownRequest {
                 _ if is_option(option, "SAVE") => save = true,
                 _ if is_option(option, "NOSAVE") => nosave = true,
                 _ if is_option(option, "NOW") => now = true,
-                // Redis goes down although its RDB file could not be written; there is none here.
+                // Makes Redis go down although its RDB file could not be written; there is no such file here.
                 _ if is_option(option, "FORCE") => force = true,
                 _ if is_option(option, "ABORT") => abort = true,
                 _ => return Err(CommandError::Syntax),
@@ -508,7 +509,7 @@ pub fn shutdown(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// The longest DEBUG SLEEP in seconds: a slip of the keyboard should not keep a connection for ever.
+/// The longest DEBUG SLEEP in seconds: a typing error should not keep a connection for ever.
 const DEBUG_SLEEP_SECONDS_MAX: f64 = 3600.0;
 
 /// DEBUG SLEEP seconds | HELP. Redis stops for that time; here only the client that asks waits for its reply.
@@ -523,7 +524,7 @@ pub fn debug(context: &mut NetworkContext<'_>) -> Outcome {
             ],
         ),
         3 if is_option(arguments.get(1), "SLEEP") => {
-            // What is no number is 0 to C's strtod, which reads it in Redis.
+            // As in Redis, whose strtod reads what is no number as 0.
             let seconds = parse_double(arguments.get(2)).unwrap_or(0.0);
             let timeout_ms = (seconds.clamp(0.0, DEBUG_SLEEP_SECONDS_MAX) * 1000.0).ceil() as u64;
             context.waits = (timeout_ms > 0).then_some(WaitHere {
@@ -640,7 +641,7 @@ pub fn memory_help(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// PFSELFTEST, on a thread of its own: it takes a while.
+/// PFSELFTEST, on a thread of its own, as the test takes a while.
 pub fn pfselftest(context: &mut NetworkContext<'_>) -> Outcome {
     let version = context.reply.version();
     context.deferred = Some(Box::new(move || {

@@ -1,4 +1,4 @@
-//! WAIT and WAITAOF: commands that wait on the network executor.
+//! WAIT and WAITAOF, which wait on the network executor.
 
 use crate::commands::arguments::integer;
 use crate::commands::blocking::timeout_of_milliseconds;
@@ -17,7 +17,7 @@ pub fn wait(context: &mut NetworkContext<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// WAITAOF numlocal numreplicas timeout: the local log is that of the shards, and there are no replicas.
+/// WAITAOF numlocal numreplicas timeout: the logs of all shards count as the one local log, and there are no replicas.
 pub fn waitaof(context: &mut NetworkContext<'_>) -> Result<(), CommandError> {
     let local = integer(context.arguments.get(1))?;
     if !(0..=1).contains(&local) {
