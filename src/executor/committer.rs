@@ -1,9 +1,9 @@
 //! The thread that writes large batches, one per storage executor, so that the executor reads and answers meanwhile.
 //!
 //! Where one executor has a core for sockets and shards and another core has time, half of a write's cost (RocksDB's
-//! log and memtable) moves there. A shard has one batch here at a time; what is staged meanwhile rides its next one, so
-//! the batches grow with the load and nothing waits for a timer. A small batch is not worth the two wakes and is
-//! written by the executor.
+//! log and memtable) moves there. A shard has one write batch here at a time; what is staged meanwhile rides its next
+//! one, so the write batches grow with the load and nothing waits for a timer. A small one is not worth the two wakes
+//! and is written by the executor.
 
 use crate::faults::{self, Bug};
 use crate::storage::database::{BatchWriter, Database, DatabaseError, Writes};
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-/// A shard's batch.
+/// A shard's write batch.
 struct Job {
     shard_index: usize,
     database: Arc<Database>,
@@ -58,7 +58,7 @@ impl Committer {
         Ok((committer, thread))
     }
 
-    /// What became of some batch, if one is done.
+    /// The shard index of some write batch that is done, if there is one, and what became of it.
     pub fn take_done(&self) -> Option<(usize, Result<(), DatabaseError>)> {
         self.lock().done.pop()
     }

@@ -1,5 +1,5 @@
-//! Who is interested in which keys of an executor: clients that watch them, track them or wait for them, and
-//! transactions that have locked them. The shards note which keys are written; here those are told whom it concerns.
+//! The interests in an executor's keys: clients that watch them, track them or wait for them, and transactions that have
+//! locked them. The shards record which keys are written; here the interested ones are told.
 
 use super::key_readers::TrackedKeys;
 use super::locks::Locks;
@@ -31,7 +31,7 @@ pub(super) struct KeyInterests {
 }
 
 impl KeyInterests {
-    /// Nobody is interested yet.
+    /// No interests yet.
     pub(super) fn new(tracking: Arc<Tracking>, clients: Arc<Clients>, metrics: Arc<StorageMetrics>) -> KeyInterests {
         let mut watches = Watches::default();
         watches.set_metrics(metrics);
@@ -55,7 +55,7 @@ impl KeyInterests {
         keys.for_each(|key| self.tracked.track_read(key, reader));
     }
 
-    /// Tells everybody who is interested which keys were written since the last call, by a client (0: by nobody).
+    /// Tells the interested ones which keys were written since the last call, by a client (0: by nobody).
     #[inline]
     pub(super) fn after_command(&mut self, shards: &mut Shards, writer: u64) {
         if shards.tracks_modified() {
@@ -64,8 +64,8 @@ impl KeyInterests {
     }
 
     fn tell_modified(&mut self, shards: &mut Shards, writer: u64) {
-        for place in 0..shards.list().len() {
-            for Modified { key, quietly } in shards.list_mut()[place].take_modified() {
+        for shard_index in 0..shards.list().len() {
+            for Modified { key, quietly } in shards.list_mut()[shard_index].take_modified() {
                 if !quietly && self.watches.has(&key) {
                     let presence = shards.presence_or_absent(&key);
                     self.watches.touch(&key, presence);
@@ -81,7 +81,7 @@ impl KeyInterests {
         self.update_interest(shards);
     }
 
-    /// Somebody has begun, or does not go on, to be interested in what is written.
+    /// Tells the shards whether anybody is interested in what is written, after that may have changed.
     pub(super) fn update_interest(&mut self, shards: &mut Shards) {
         let waits = !self.waiters.is_empty();
         shards.track_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
@@ -100,7 +100,7 @@ impl KeyInterests {
 
     /// All keys of a database are about to be deleted, or replaced by those of another.
     fn replace_database(&mut self, shards: &mut Shards, database: u8, by: Option<u8>) {
-        // Those who wait look for themselves what is there now.
+        // Waiters look for themselves what is there now.
         let waited_for = self.waiters.keys();
         self.ready
             .extend(waited_for.into_iter().filter(|key| key.0 == database));
@@ -111,7 +111,7 @@ impl KeyInterests {
         }
     }
 
-    /// A part of a transaction is about to be written: tells of it if it is about whole databases.
+    /// A part of a transaction is about to be written: tells the interested ones if it is about whole databases.
     pub(super) fn tell_whole_changes_of(&mut self, shards: &mut Shards, part: &Part) {
         for write in &part.writes {
             match write {

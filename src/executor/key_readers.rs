@@ -3,8 +3,8 @@
 //! noticed.
 //!
 //! A key is forgotten when its readers are told; they read it again if they want to know more. Databases are not told
-//! apart, as in Redis. What a write that failed has noted goes out too: a client that reads once too often is never
-//! wrong. Readers that are gone are forgotten by and by, some at each housekeeping, whether anybody writes or not.
+//! apart, as in Redis. Readers are told of a write that failed, too: a client that reads once too often is never wrong.
+//! Readers that are gone are forgotten by and by, some at each housekeeping, whether anybody writes or not.
 
 use crate::registry::tracked_keys::{FlushId, Invalidation, Reader, Tracking};
 use std::collections::BTreeMap;

@@ -1,14 +1,19 @@
 //! The storage executors: each is the sole owner of its shards.
 //!
-//! [`storage_executor`] takes batches from the channel, runs each request's handler on its
-//! [`shard`](crate::storage::shard), commits once per turn (large batches by way of the [`committer`]) and sends the
-//! batches back; the [`syncer`] tells it how far the disk has followed. [`blocked_commands`] are those that wait for a
-//! key, [`waiters`] the lines they stand in; [`participant`] is this thread's part in transactions over several
-//! executors, in which the [`locks`] say who goes first;
-//! [`handed_back`] are commands that become such transactions because they need more than their keys here. [`watches`]
-//! knows who watches which key, [`key_readers`] who
-//! has read it, and the [`outbox`] keeps what is to be published until the commit. The [`reclaimer`] gives the space of
-//! large deleted collections back, and the [`disk_watch`] looks how much there is.
+//! The common way of a request: [`turn`] takes its batch from the [`queue`], [`request`] runs its handler on a
+//! [`shard`](crate::storage::shard), and [`turn`] commits what was written (much of it by way of the [`committer`]) and
+//! sends the batch back, at once or when [`release`] lets it go, because the [`syncer`] says how far the disk has
+//! followed. [`storage_executor`] is what all of that belongs to, and its start and end.
+//!
+//! - Scripts that take long: [`open_turn`].
+//! - Commands that wait for a key: [`blocked_commands`], and the lines of [`waiters`].
+//! - Transactions over several executors: [`participant`] does their steps, the [`locks`] say which goes first,
+//!   [`parked_requests`] wait for them, [`decided_parts`] are theirs until they are committed, and [`handed_back`] are
+//!   commands that become such transactions because they need more than their keys here.
+//! - Who is told of written keys: [`key_interests`], with [`watches`] and [`key_readers`]; the [`outbox`] keeps what is
+//!   to be published until the commit.
+//! - Every few milliseconds: [`housekeeping`]. The [`reclaimer`] gives the space of large deleted collections back, and
+//!   the [`disk_watch`] looks how much there is.
 
 mod blocked_commands;
 pub mod committer;

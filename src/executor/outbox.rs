@@ -1,6 +1,6 @@
 //! What commands do beside writing and replying, from the end of the command until its writes may be seen: then its
 //! events and messages are published, before the replies of the same turn leave. So they come in the order of the
-//! commands, who has seen a reply finds them published, and of writes that were rolled back nobody hears.
+//! commands, a client that has seen a reply finds them published, and of writes that were rolled back nobody hears.
 
 use crate::commands::effects::{Effects, KeyEvent, Message};
 use crate::config::EventClasses;
@@ -10,7 +10,7 @@ use crate::storage::keyspace::SEVERAL_SHARDS;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What the commands of an executor have done and is not published yet.
+/// Effects of an executor's commands that are not published yet.
 pub struct Outbox {
     pubsub: Arc<PubSub>,
     tracking: Arc<Tracking>,
@@ -18,22 +18,22 @@ pub struct Outbox {
     held: VecDeque<Held>,
 }
 
-/// What one command did.
+/// Effects of one command.
 struct Held {
-    /// The place of the shard that it touched, or [`SEVERAL_SHARDS`].
+    /// The index of the shard that the command touched, or [`SEVERAL_SHARDS`].
     shard: u16,
-    /// The newest turn whose writes it made or saw.
+    /// The newest epoch whose writes the command made or saw.
     epoch: u64,
     classes: EventClasses,
     events: Vec<KeyEvent>,
     messages: Vec<Message>,
-    /// What it has outdated that clients have read. It is told even if the write is rolled back: see
-    /// [`crate::executor::key_readers`].
+    /// The keys that the command has written and clients have read. The clients are told even if the write is rolled
+    /// back: see [`crate::executor::key_readers`].
     outdated: Vec<Invalidation>,
 }
 
 impl Outbox {
-    /// What is published goes to `pubsub`, what is outdated to `tracking`.
+    /// Events and messages go to `pubsub`, outdated keys to `tracking`.
     pub fn new(pubsub: Arc<PubSub>, tracking: Arc<Tracking>) -> Outbox {
         Outbox {
             pubsub,
@@ -61,7 +61,7 @@ impl Outbox {
         }
     }
 
-    /// Takes what a command did that was bound to turn `epoch` of a shard (its place, or [`SEVERAL_SHARDS`]).
+    /// Takes the effects of a command that was bound to `epoch` of a shard (its index, or [`SEVERAL_SHARDS`]).
     #[inline]
     pub fn take_in(&mut self, shard: u16, epoch: u64, effects: &mut Effects, outdated: Vec<Invalidation>) {
         if !effects.is_empty() || !outdated.is_empty() {
@@ -76,7 +76,7 @@ impl Outbox {
         }
     }
 
-    /// Publishes what `may_leave` (given the shard's place and the turn), oldest first.
+    /// Publishes the effects that `may_leave` (given the shard's index and the epoch), oldest first.
     pub fn give_out(&mut self, may_leave: impl Fn(u16, u64) -> bool) {
         let Outbox { pubsub, tracking, held } = self;
         held.retain_mut(|held| {
@@ -89,11 +89,11 @@ impl Outbox {
         });
     }
 
-    /// The writes of the shard at `place` from turn `from_epoch` on never were.
-    pub fn forget(&mut self, place: usize, from_epoch: u64) {
+    /// The writes of the shard at `shard_index` were rolled back from `from_epoch` on: drops their effects.
+    pub fn forget(&mut self, shard_index: usize, from_epoch: u64) {
         let Outbox { tracking, held, .. } = self;
         held.retain_mut(|held| {
-            let is_here = held.shard == SEVERAL_SHARDS || usize::from(held.shard) == place;
+            let is_here = held.shard == SEVERAL_SHARDS || usize::from(held.shard) == shard_index;
             let stays = !is_here || held.epoch < from_epoch.max(1);
             if !stays {
                 tracking.send(std::mem::take(&mut held.outdated));
@@ -103,7 +103,7 @@ impl Outbox {
     }
 }
 
-/// Publishes what a command did, in its order.
+/// Publishes a command's events and messages, in the order in which it made them.
 pub fn publish(pubsub: &PubSub, classes: EventClasses, events: &[KeyEvent], messages: &[Message]) {
     let mut channel = Vec::new();
     let mut sent = 0;

@@ -93,8 +93,8 @@ impl StorageExecutor {
         }
     }
 
-    /// Enters a command in the lines for its keys. It has the newest number of all, so it waits, and no holder of what
-    /// it waits for waits for it.
+    /// Enters a command in the lines for its keys. It gets the newest number of all, so it waits, and no transaction that
+    /// is there waits for it.
     pub(super) fn stand_in_line(&mut self, alone: Box<Batch>) {
         let request = alone.requests[0];
         let (scope, mode) = needs_of(&alone, &request);
@@ -247,17 +247,17 @@ impl StorageExecutor {
     }
 }
 
-/// What a command needs for itself.
+/// The locks that a command would need.
 fn needs_of(batch: &Batch, request: &Request) -> (Scope, Mode) {
     let arguments = batch.arguments(request);
     let mode = match request.command.writes(arguments) {
         true => Mode::Exclusive,
         false => Mode::Shared,
     };
-    // Those that read everything here see what is committed of each transaction.
+    // Commands that read everything of an executor see what is committed of each transaction.
     if mode == Mode::Exclusive && matches!(request.command.runs, Runs::Whole | Runs::All(_)) {
         return (Scope::Everything, mode);
     }
-    let places = command::database_keys_of(request.command, arguments, request.caller.database);
-    (Scope::Keys(places), mode)
+    let keys = command::database_keys_of(request.command, arguments, request.caller.database);
+    (Scope::Keys(keys), mode)
 }

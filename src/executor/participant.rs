@@ -31,9 +31,9 @@ const KEYS_PER_ANSWER: usize = 1024;
 pub(super) enum StepOutcome {
     /// The reply is written.
     Answered,
-    /// It is answered when its locks are granted.
+    /// The answer comes when the transaction's locks are granted.
     WaitsForLocks(TransactionId),
-    /// It is answered when these parts, which are decided, are committed.
+    /// The answer comes when these parts, which are decided, are committed.
     WaitsForCommit(TransactionId, Vec<Part>),
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Normal batches that are served before a waiting low one gets its turn: low ones cost about as much as that many.
 pub(super) const NORMAL_PER_LOW: usize = 16;
 
-/// What has arrived and was not run yet, by priority.
+/// Batches that have arrived and were not run yet, by priority.
 #[derive(Default)]
 pub(super) struct PriorityQueue {
     pub(super) high: VecDeque<Box<Batch>>,
@@ -85,7 +85,7 @@ impl PriorityQueue {
         let (mut low, mut low_after) = (Vec::new(), 0);
         for batch in batches.into_iter().rev() {
             match batch.priority {
-                // It goes behind the normal ones that had to go before it, which come back, too.
+                // A low one goes behind the normal ones that had to go before it, which come back, too.
                 Priority::Low => low.push(batch),
                 Priority::High | Priority::Normal => {
                     low_after += u64::from(batch.priority == Priority::Normal);
@@ -129,10 +129,11 @@ impl PriorityQueue {
         match batch.priority {
             Priority::High => self.high.push_front(batch),
             Priority::Normal => {
+                assert!(self.normal_served > 0, "only what was taken out is put back");
                 self.normal_served -= 1;
                 self.normal.push_front(batch);
             }
-            // Those that had to go before it have gone.
+            // The normal ones that had to go before this one have gone.
             Priority::Low => self.low.push_front((0, batch)),
         }
     }

@@ -29,21 +29,21 @@ pub(super) struct Paused {
     pub(super) reply_at: usize,
 }
 
-/// Whether a request was run to its end.
+/// How far a request was run.
 pub(super) enum Ran {
-    /// It was; with the time then.
+    /// To its end, at this time.
     Ended(Instant),
-    /// It was left in the middle.
+    /// Into the middle of its script.
     Paused(Paused),
 }
 
-/// What is left of a reply.
+/// The part of a reply that is not written yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remainder {
     None,
-    /// Pieces, under this number.
+    /// Pieces, kept under this number.
     Begun(u64),
-    /// It cannot be read to its end.
+    /// The data cannot be read to their end.
     Unreadable,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Handled {
     pub(super) result: Result<(), CommandError>,
     pub(super) pieces: Option<Pieces>,
     pub(super) waits: Option<Waiting>,
-    /// It is a script that is to go on.
+    /// The command is a script that is to go on.
     pub(super) is_paused: bool,
 }
 
@@ -80,7 +80,7 @@ impl Handled {
 /// The client that sent a command is gone, or was answered otherwise.
 pub(super) struct NobodyWaits;
 
-/// Refuses replies of a batch that are longer than can be told.
+/// Refuses replies of a batch of which the positions do not fit 32 bits.
 pub(super) fn check_len(replies: &[u8]) -> Result<(), CommandError> {
     match replies.len() <= REPLY_BYTES_MAX {
         true => Ok(()),
@@ -88,12 +88,12 @@ pub(super) fn check_len(replies: &[u8]) -> Result<(), CommandError> {
     }
 }
 
-/// The handler of what a network executor asks that is no client's command.
+/// The handler of a request of a network executor that is no client's command.
 fn internal_handler(internal: Internal) -> Option<Handler> {
     match internal {
         Internal::PiecesNext => Some(keys::pieces_next),
         Internal::PiecesDrop => Some(keys::pieces_drop),
-        // They are about the executor and not about its data.
+        // These are about the executor and not about its data.
         Internal::WatchesDrop | Internal::WaitersDrop | Internal::WaitDurable | Internal::WaitSource => None,
     }
 }
@@ -116,7 +116,7 @@ pub(super) fn run_contained(
     })
 }
 
-/// Begins or resumes a command that may pause; it is in `begun` if it does. A panic becomes an error.
+/// Begins or resumes a command that may pause; `begun` has it if it does. A panic becomes an error.
 pub(super) fn run_pausing(
     command: &Command,
     context: &mut Context<'_>,
@@ -160,7 +160,7 @@ impl StorageExecutor {
         }
         let claim = match self.claim_of(batch, request) {
             Ok(claim) => claim,
-            // Its client is gone, or was answered by another executor.
+            // The client is gone, or was answered by another executor.
             Err(NobodyWaits) => {
                 batch.responses.push(waiting_response(request));
                 return Ran::Ended(began);
@@ -173,7 +173,7 @@ impl StorageExecutor {
             self.begin_command(whose);
         }
         let Some(handled) = self.handle(batch, request, began, &mut resumed) else {
-            // It is answered later.
+            // The request is parked, and answered later.
             return Ran::Ended(began);
         };
         if let Some(command) = resumed.take_if(|_| handled.is_paused) {
@@ -185,7 +185,7 @@ impl StorageExecutor {
             return Ran::Ended(Instant::now());
         }
         if request.command.runs == Runs::Exec {
-            // Its transaction is over, whatever came of it.
+            // The client's transaction is over, whatever came of it.
             self.interests.unwatch(&mut self.shards, request.caller.client_id);
         }
         if request.caller.tracks {
@@ -237,7 +237,7 @@ impl StorageExecutor {
         })
     }
 
-    /// Ends a command that may wait: it is entered among those that wait, or answered if nobody has answered it before.
+    /// Ends a command that may wait: it is entered among the waiters, or answered unless another executor has done that.
     fn settle_one_that_may_wait(
         &mut self,
         mut handled: Handled,
@@ -249,7 +249,7 @@ impl StorageExecutor {
         let whose = (request.id, request.command, request.caller);
         match handled.waits.take() {
             Some(waiting) if handled.result.is_ok() => {
-                // It does not wake itself by what it wrote: nobody has entered it yet.
+                // The command does not wake itself by what it wrote: it is not entered yet.
                 self.keep_what_waits(request.caller.client_id);
                 self.serve_waiters(began);
                 batch.replies.truncate(start);
@@ -273,7 +273,7 @@ impl StorageExecutor {
         }
     }
 
-    /// A client does not watch any more, or does not wait any more because it was answered elsewhere or is gone.
+    /// A client does not watch any more, or does not wait any more: it was answered elsewhere, or is gone.
     fn drop_interest(&mut self, internal: Internal, batch: &mut Batch, request: &Request) -> Result<(), CommandError> {
         let (arguments, replies) = batch.parts(request);
         if internal == Internal::WatchesDrop {
@@ -288,14 +288,14 @@ impl StorageExecutor {
         Ok(())
     }
 
-    /// A command that has found nothing is to wait: what it wrote beside (a group's consumer was seen) stands.
+    /// A command that has found nothing is to wait: what it wrote all the same (that a group's consumer was seen) stands.
     pub(super) fn keep_what_waits(&mut self, client_id: u64) {
-        // All of it is on the shard of one key.
+        // Such a write is on the shard of one key.
         self.shards.keep_step();
         self.command_stands(client_id);
     }
 
-    /// Who waits for the answer to a command that may wait; `None` for any other command.
+    /// The claim to answer a command that may wait; `None` for any other command.
     pub(super) fn claim_of(&self, batch: &Batch, request: &Request) -> Result<Option<Claim>, NobodyWaits> {
         let (command, caller) = (request.command, request.caller);
         if !command.flags.has(BLOCKING) || !command.may_wait(batch.arguments(request)) {
@@ -324,7 +324,7 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs a command's handler. What it staged neither stands nor is dropped yet.
+    /// Runs a command's handler. What that staged neither stands nor is dropped yet.
     pub(super) fn run_handler(
         &mut self,
         command: &'static Command,
@@ -393,8 +393,8 @@ impl StorageExecutor {
         (context, &self.metrics)
     }
 
-    /// Ends a command: its writes stand, or never were if it failed, and its response is appended to `batch`, in whose
-    /// replies its own begin at `start`. Returns the time.
+    /// Ends a command: its writes stand, or are rolled back if it failed, and its response is appended to `batch`, in
+    /// whose replies its own begin at `start`. Returns the time.
     pub(super) fn settle(
         &mut self,
         handled: Handled,
@@ -403,6 +403,7 @@ impl StorageExecutor {
         start: usize,
         began: Instant,
     ) -> Instant {
+        assert!(start <= batch.replies.len(), "replies are only appended");
         let Handled { result, pieces, .. } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
         let outcome = outcome.and_then(|remainder| self.shards.check_linked_len().map(|()| remainder));
@@ -418,7 +419,7 @@ impl StorageExecutor {
             (failed, _) => failed,
         };
         let failed = outcome.is_err();
-        // What is said of a shard's state depends on no data: it need not wait until what the command has read is safe.
+        // An error about a shard's state depends on no data: it need not wait until what the command has read is safe.
         let is_of_state = matches!(
             outcome,
             Err(CommandError::Stalled | CommandError::DiskFull | CommandError::ShardDown(_) | CommandError::Timeout)
@@ -463,7 +464,7 @@ impl StorageExecutor {
         ended
     }
 
-    /// Counts the commands that were parts of the last one.
+    /// Counts the commands that were parts of the one that has ended.
     pub(super) fn count_inner(&mut self) {
         if !self.effects.ran.is_empty() {
             let (commands, errors) = (&self.metrics.commands, &self.metrics.errors);
@@ -474,7 +475,7 @@ impl StorageExecutor {
         }
     }
 
-    /// What a command that stands has written and noted is told to those whom it concerns.
+    /// Clients and blocked commands are told what a command has written that stands; its effects go to the outbox.
     #[inline]
     pub(super) fn command_stands(&mut self, client_id: u64) {
         self.interests.after_command(&mut self.shards, client_id);
@@ -513,15 +514,17 @@ impl StorageExecutor {
         self.interests.tracked.make_room(keys_max);
     }
 
-    /// It never was; what it asked for was asked for.
+    /// Drops what the command has staged and what was to be published. The clients that were to be told of outdated keys
+    /// are told all the same: a read too many is never wrong.
     pub(super) fn roll_back_command(&mut self) {
         self.shards.roll_back_command();
         self.effects.clear();
         self.keep_effects();
     }
 
+    /// Moves a command's effects to the outbox.
     #[inline]
-    pub(super) fn keep_effects(&mut self) {
+    fn keep_effects(&mut self) {
         if !self.effects.classes.is_empty() {
             self.effects.add_key_outcomes(&self.shards.take_key_outcomes());
         }
@@ -531,10 +534,10 @@ impl StorageExecutor {
             .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
     }
 
-    /// Writes the next piece of a reply, or all of the rest if too many have begun.
+    /// Writes the next piece of a reply, or all that are left if too many replies have begun.
     ///
     /// # Errors
-    /// The replies of the batch are longer than can be told.
+    /// Those of [`check_len`].
     pub(super) fn write_pieces(
         &mut self,
         pieces: Option<Pieces>,

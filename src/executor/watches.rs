@@ -103,7 +103,7 @@ impl Watches {
         let mut dirty = Vec::new();
         for watcher in watchers {
             match (watcher.was_expired, presence) {
-                // It had expired and now its deletion was noticed: no difference.
+                // The key had expired when it was watched, and now its deletion was noticed: no difference.
                 (true, Presence::Absent) => watcher.was_expired = false,
                 (true, Presence::Expired) => {}
                 _ => dirty.push(watcher.client_id),
