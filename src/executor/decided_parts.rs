@@ -55,7 +55,7 @@ impl StorageExecutor {
             self.interests.tell_whole_changes_of(&mut self.shards, part);
             let applied = self.shards.with_shard(part.shard, |shard| {
                 shard.apply(&part.writes)?;
-                let epoch = shard.note_applied(*id)?;
+                let epoch = shard.mark_applied(*id)?;
                 Ok((epoch, epoch))
             });
             match applied {

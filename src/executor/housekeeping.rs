@@ -126,7 +126,7 @@ impl StorageExecutor {
     /// Stages the deletion of the markers of versions that are reclaimed.
     fn delete_markers(&mut self) {
         for (shard_index, marker) in self.reclaimer.take_done() {
-            match self.shards.list_mut()[shard_index].delete_note(&marker) {
+            match self.shards.list_mut()[shard_index].delete_marker(&marker) {
                 Ok(was_there) => self.shard_metrics[shard_index]
                     .reclaimed_collections
                     .add(u64::from(was_there)),
@@ -178,7 +178,7 @@ impl StorageExecutor {
             metrics.reclaims_pending.set(self.reclaimer.pending(shard_index));
             if let Some(are_full) = &are_full {
                 // What is in use is made again: once for each look at the disk.
-                shard.rest();
+                shard.release_readers();
                 if let Some(is_full) = are_full[shard_index] {
                     shard.set_disk_full(is_full);
                 }

@@ -160,7 +160,7 @@ impl StorageExecutor {
             shard.set_writes_while_stalled_max(writes_while_stalled_max);
         }
         // The start has had some turns, to make the shards agree.
-        let epoch = shards.list().iter().map(Shard::turn).max().unwrap_or(0);
+        let epoch = shards.list().iter().map(Shard::epoch).max().unwrap_or(0);
         let published_epochs = vec![0; shards.list().len()];
         StorageExecutor {
             handlers,

@@ -309,7 +309,7 @@ impl StorageExecutor {
                 self.publish_counts(shard_index);
                 self.syncer.committed(shard_index, settled_epoch);
             }
-            if self.shards.list_mut()[shard_index].take_noted() {
+            if self.shards.list_mut()[shard_index].take_committed_markers() {
                 self.reclaimer.look_for_markers(shard_index);
             }
         }

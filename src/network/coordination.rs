@@ -384,9 +384,9 @@ impl Locking {
     fn take_keys(&mut self, scope: &Scope, told: &[u8]) -> Option<()> {
         let mut fields = FieldReader(told);
         self.gathered.is_watched_key_modified |= fields.byte()? != 0;
-        self.gathered.note_version(fields.number()?);
+        self.gathered.raise_last_version(fields.number()?);
         if let Some(map) = fields.optional_bytes()? {
-            self.gathered.note_map(DatabaseMap::decode(map)?);
+            self.gathered.set_database_map(DatabaseMap::decode(map)?);
         }
         if let Scope::Keys(keys) = scope {
             for key in keys {

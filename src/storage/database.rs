@@ -118,14 +118,14 @@ impl From<rocksdb::Error> for DatabaseError {
     }
 }
 
-/// Another thread that writes batches of shards, each of which has a place there.
+/// Another thread that writes batches of shards, each of which has an index there.
 pub trait BatchWriter: Send + Sync {
-    /// Hands over the batch of the shard at `place`, which has none there.
-    fn submit(&self, place: usize, database: Arc<Database>, writes: Writes);
+    /// Hands over the batch of the shard at `index`, which has no batch there.
+    fn submit(&self, index: usize, database: Arc<Database>, writes: Writes);
 
-    /// Waits for the batch of the shard at `place`, which must be there: blocks for as long as it takes to write what
+    /// Waits for the batch of the shard at `index`, which must be there: blocks for as long as it takes to write what
     /// is queued, so only for commands on a whole shard (and at the end).
-    fn wait_for(&self, place: usize) -> Result<(), DatabaseError>;
+    fn wait_for(&self, index: usize) -> Result<(), DatabaseError>;
 }
 
 /// What all shards of the process share: caches, memory budget, background threads.
@@ -632,7 +632,7 @@ impl RangeReader {
     }
 
     /// Lets go of what is kept.
-    pub fn rest(&mut self) {
+    pub fn release(&mut self) {
         self.kept = Default::default();
     }
 }
@@ -925,7 +925,7 @@ mod tests {
                 database.flush().expect("a flush");
             }
             if random.random_bool(0.1) {
-                reader.rest();
+                reader.release();
             }
             for _ in 0..20 {
                 let (from, len) = (random.random_range(0..2200), random.random_range(0..400));
@@ -944,7 +944,7 @@ mod tests {
                 assert_eq!(found, expected, "{range:?} {direction:?}");
             }
         }
-        reader.rest();
+        reader.release();
         database.stop_background_work();
     }
 }

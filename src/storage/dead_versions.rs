@@ -7,13 +7,13 @@ use super::encoding::{self, Record};
 /// written again, those of level 0 among them: tens of megabytes.
 const LEFT_BEHIND_BYTES_MIN: u64 = 8 << 20;
 
-/// What a member takes up with its key and its place in the order, guessed low: the record only has their number.
+/// What a member takes up with its key and its entry in the order, guessed low: the record only has their number.
 const MEMBER_BYTES: u64 = 64;
 
-/// The note, a key of `system`, that goes with replacing a record of `meta` by another (or none), if that leaves much
+/// The marker, a key of `system`, that goes with replacing a record of `meta` by another (or none), if that leaves much
 /// behind.
 #[inline]
-pub fn note_of_dead_version(meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> Option<Vec<u8>> {
+pub fn marker_of_dead_version(meta_key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> Option<Vec<u8>> {
     let old = old.filter(|record| encoding::has_members(record))?;
     let old = Record::decode(old)?;
     if bytes_of_members(&old)? < LEFT_BEHIND_BYTES_MIN {

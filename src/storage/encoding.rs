@@ -464,7 +464,7 @@ const FIELD_DEADLINE_INDEX: u8 = 0xff;
 /// The stored form of a hash's field in `data`, read in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashField<'a> {
-    /// Its place among the hash's fields, from 0 to before their count.
+    /// The field's position among the hash's fields, from 0 to before their count.
     pub position: u64,
     /// When it expires, in Unix milliseconds; 0 for never.
     pub deadline_ms: u64,
@@ -842,8 +842,8 @@ pub fn with_applied(applied: &[u8], id: u64, forgotten: &BTreeSet<u64>) -> Vec<u
     let (ids, _) = applied.as_chunks::<8>();
     let ids = ids.iter().map(|id| u64::from_be_bytes(*id));
     let mut kept: Vec<u64> = ids.filter(|other| *other != id && !forgotten.contains(other)).collect();
-    let place = kept.partition_point(|other| *other < id);
-    kept.insert(place, id);
+    let index = kept.partition_point(|other| *other < id);
+    kept.insert(index, id);
     kept.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
 

@@ -55,9 +55,9 @@ pub fn sweep(
             let is_alive = Record::decode(record).is_some_and(|record| record.is_alive(now_ms));
             (due_of(record), is_alive)
         })?;
-        let place = encoding::split_meta_key(&meta_key)
+        let database_key = encoding::split_meta_key(&meta_key)
             .and_then(|(physical, _, key)| Some((shard.number_of(physical)?, key.to_vec())));
-        if current.is_some() && place.as_ref().is_some_and(&is_locked) {
+        if current.is_some() && database_key.as_ref().is_some_and(&is_locked) {
             next_deadline_ms = next_deadline_ms.min(deadline_ms);
             continue;
         }
@@ -68,7 +68,7 @@ pub fn sweep(
                 expired += 1;
             }
             Some((due_ms, true)) if due_ms == deadline_ms => {
-                hashes.extend(place);
+                hashes.extend(database_key);
                 next_deadline_ms = next_deadline_ms.min(deadline_ms);
             }
             // FLUSHDB deletes keys by range and leaves their index entries to be found here.

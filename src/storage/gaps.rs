@@ -1,9 +1,9 @@
-//! Stretches of large sorted sets' orders that are known to be empty, so that nobody looks through them again.
+//! Stretches of large sorted sets' orders that are known to be empty, so that no read goes through them again.
 //!
 //! A queue by priority takes the lowest member again and again, and members come with any score below the rest: between
 //! the lowest and the next lie all that were taken before, deleted but not compacted. To walk past them takes the
-//! longer the more there are. A set that is too large to be [kept in memory](super::orders) is given a note of where
-//! such a walk was slow: from one key to before another there is nothing. Writes are applied to the notes: a key that
+//! longer the more there are. A set that is too large to be [kept in memory](super::orders) is given a gap where
+//! such a walk was slow: from one key to before another there is nothing. Writes are applied to the gaps: a key that
 //! comes splits a gap, one that goes joins those on both sides.
 
 use super::database::Direction;
@@ -27,7 +27,7 @@ type Key = Box<[u8]>;
 #[derive(Default)]
 struct OwnersGaps {
     by_start: BTreeMap<Key, Key>,
-    /// The newest turn whose writes they show.
+    /// The newest epoch whose writes the gaps show.
     epoch: u64,
 }
 
@@ -97,7 +97,7 @@ impl Gaps {
         self.by_owner.contains_key(owner)
     }
 
-    /// The newest turn whose writes are shown by what is known of an owner.
+    /// The newest epoch whose writes are shown by what is known of an owner.
     pub fn epoch(&self, owner: &[u8]) -> u64 {
         self.by_owner.get(owner).map_or(0, |gaps| gaps.epoch)
     }
@@ -130,7 +130,7 @@ impl Gaps {
         }
     }
 
-    /// A read of an owner found nothing from `from` to before `to`, as of the turn `epoch`.
+    /// A read of an owner found nothing from `from` to before `to`, as of `epoch`.
     pub fn learn(&mut self, owner: &[u8], (from, to): (&[u8], &[u8]), epoch: u64) {
         if from.len().max(to.len()) > KEY_LEN_MAX || owner.len() > OWNER_LEN_MAX || from >= to {
             return;
@@ -148,7 +148,7 @@ impl Gaps {
         gaps.learn(from.into(), to.into());
     }
 
-    /// A key of an owner was written in the turn `epoch`, or deleted.
+    /// A key of an owner was written in `epoch`, or deleted.
     pub fn apply(&mut self, owner: &[u8], key: &[u8], is_there: bool, epoch: u64) {
         let Some(gaps) = self.by_owner.get_mut(owner) else {
             return;

@@ -59,7 +59,7 @@ pub trait Remote {
     ) -> Result<Vec<Member>, CommandError>;
 
     /// What is known of keys that did not come with the grants of the locks, each in the form of [`Gathered::add`].
-    fn keys_at(&mut self, places: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError>;
+    fn keys_at(&mut self, keys: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError>;
 
     /// The number of keys in a database.
     fn count(&mut self, database: u8) -> Result<u64, CommandError>;
@@ -139,7 +139,7 @@ enum Undo {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Gathered {
-    /// By place, the database being numbered as it was when everything was locked.
+    /// By database and key, the database being numbered as it was when everything was locked.
     keys: HashMap<DatabaseKey, Key>,
     /// The keys that were written, in the order of first writing.
     order: Vec<DatabaseKey>,
@@ -192,35 +192,35 @@ impl Gathered {
     }
 
     /// Asks for keys, which are not here, and takes them in.
-    fn ask_for(&mut self, places: &[DatabaseKey]) -> Result<(), CommandError> {
+    fn ask_for(&mut self, keys: &[DatabaseKey]) -> Result<(), CommandError> {
         if !self.is_whole {
             self.unlocked_since.get_or_insert_with(Instant::now);
-            self.unlocked.extend_from_slice(places);
+            self.unlocked.extend_from_slice(keys);
             self.needs_everything |= self.unlocked.len() > UNLOCKED_KEYS_MAX;
             if self.must_run_again() {
                 return Err(CommandError::Elsewhere);
             }
         }
-        let known = self.asking()?.keys_at(places)?;
-        for (place, known) in places.iter().zip(&known) {
-            self.add(place.clone(), &mut FieldReader(known))
+        let known = self.asking()?.keys_at(keys)?;
+        for (database_key, known) in keys.iter().zip(&known) {
+            self.add(database_key.clone(), &mut FieldReader(known))
                 .ok_or_else(damaged_record)?;
         }
         Ok(())
     }
 
     /// Takes in what a shard says of its newest version.
-    pub fn note_version(&mut self, last_version: u64) {
+    pub fn raise_last_version(&mut self, last_version: u64) {
         self.last_version = self.last_version.max(last_version);
     }
 
     /// Takes in what a shard says of its database map: all say the same.
-    pub fn note_map(&mut self, map: DatabaseMap) {
+    pub fn set_database_map(&mut self, map: DatabaseMap) {
         self.map = Some(map);
     }
 
     /// Takes in what a shard says of a key: the fields that `Shard::export` has written. `None` if they are damaged.
-    pub fn add(&mut self, place: DatabaseKey, fields: &mut FieldReader<'_>) -> Option<()> {
+    pub fn add(&mut self, database_key: DatabaseKey, fields: &mut FieldReader<'_>) -> Option<()> {
         let stored = fields.optional_bytes()?.map(<[u8]>::to_vec);
         let has_members = stored
             .as_deref()
@@ -241,7 +241,7 @@ impl Gathered {
             members,
             ..Key::default()
         };
-        self.keys.insert(place, key);
+        self.keys.insert(database_key, key);
         Some(())
     }
 
@@ -273,9 +273,11 @@ impl Gathered {
         writes.extend(emptied.map(|database| Write::Empty {
             database: database.map(|database| numbers[usize::from(database)]),
         }));
-        for place in std::mem::take(&mut self.order) {
-            let Some(key) = self.keys.get_mut(&place) else { continue };
-            let (database, name) = place;
+        for database_key in std::mem::take(&mut self.order) {
+            let Some(key) = self.keys.get_mut(&database_key) else {
+                continue;
+            };
+            let (database, name) = database_key;
             let database = numbers[usize::from(database)];
             for ((version, column, member), value) in std::mem::take(&mut key.written) {
                 let Some(column) = column_of(column) else { continue };
@@ -368,20 +370,20 @@ impl Gathered {
     }
 
     fn key(&mut self, database: u8, name: &[u8]) -> Result<&mut Key, CommandError> {
-        let place = (self.before(database), name.to_vec());
-        if self.is_whole && self.is_emptied(place.0) {
-            self.keys.entry(place.clone()).or_insert_with(|| Key {
+        let database_key = (self.before(database), name.to_vec());
+        if self.is_whole && self.is_emptied(database_key.0) {
+            self.keys.entry(database_key.clone()).or_insert_with(|| Key {
                 is_assumed: true,
                 ..Key::default()
             });
         }
-        if !self.keys.contains_key(&place) {
+        if !self.keys.contains_key(&database_key) {
             if self.remote.is_none() {
                 return Err(self.missed());
             }
-            self.ask_for(std::slice::from_ref(&place))?;
+            self.ask_for(std::slice::from_ref(&database_key))?;
         }
-        self.keys.get_mut(&place).ok_or(CommandError::Internal)
+        self.keys.get_mut(&database_key).ok_or(CommandError::Internal)
     }
 
     fn missed(&mut self) -> CommandError {
@@ -398,11 +400,11 @@ impl Gathered {
         }
     }
 
-    fn note(&mut self, place: DatabaseKey, is_new: bool, undo: impl FnOnce(DatabaseKey) -> Undo) {
+    fn push_undo(&mut self, database_key: DatabaseKey, is_new: bool, undo: impl FnOnce(DatabaseKey) -> Undo) {
         if is_new {
-            self.order.push(place.clone());
+            self.order.push(database_key.clone());
         }
-        self.undo.push(undo(place));
+        self.undo.push(undo(database_key));
     }
 
     /// Members of a range as the shard has them, and whether these are all; those that come first otherwise.
@@ -486,8 +488,8 @@ impl Keyspace for Gathered {
         }
         let old = key.record.replace(value);
         let is_new = !std::mem::replace(&mut key.is_written, true);
-        let place = (self.before(database), name.to_vec());
-        self.note(place, is_new, |place| Undo::Record(place, old));
+        let database_key = (self.before(database), name.to_vec());
+        self.push_undo(database_key, is_new, |database_key| Undo::Record(database_key, old));
         Ok(())
     }
 
@@ -529,8 +531,10 @@ impl Keyspace for Gathered {
         let key = self.key(owner.database, &owner.key)?;
         let old = key.written.insert(name.clone(), value);
         let is_new = !std::mem::replace(&mut key.is_written, true);
-        let place = (self.before(owner.database), owner.key.clone());
-        self.note(place, is_new, |place| Undo::Member(place, name, old));
+        let database_key = (self.before(owner.database), owner.key.clone());
+        self.push_undo(database_key, is_new, |database_key| {
+            Undo::Member(database_key, name, old)
+        });
         Ok(())
     }
 
@@ -597,13 +601,13 @@ impl Keyspace for Gathered {
         }
         for undo in self.undo.drain(mark..).rev() {
             match undo {
-                Undo::Record(place, old) => {
-                    if let Some(key) = self.keys.get_mut(&place) {
+                Undo::Record(database_key, old) => {
+                    if let Some(key) = self.keys.get_mut(&database_key) {
                         key.record = old;
                     }
                 }
-                Undo::Member(place, member, old) => {
-                    if let Some(key) = self.keys.get_mut(&place) {
+                Undo::Member(database_key, member, old) => {
+                    if let Some(key) = self.keys.get_mut(&database_key) {
                         match old {
                             Some(old) => key.written.insert(member, old),
                             None => key.written.remove(&member),
@@ -618,12 +622,16 @@ impl Keyspace for Gathered {
     fn flush(&mut self, database: Option<u8>) -> Result<(), CommandError> {
         self.use_everything()?;
         let database = database.map(|database| self.before(database));
-        let is_emptied = |place: &DatabaseKey| database.is_none_or(|database| place.0 == database);
-        for (_, key) in self.keys.iter_mut().filter(|(place, _)| is_emptied(place)) {
+        let is_emptied = |database_key: &DatabaseKey| database.is_none_or(|database| database_key.0 == database);
+        for (_, key) in self
+            .keys
+            .iter_mut()
+            .filter(|(database_key, _)| is_emptied(database_key))
+        {
             (key.is_emptied, key.is_written, key.record) = (true, false, None);
             key.written.clear();
         }
-        self.order.retain(|place| !is_emptied(place));
+        self.order.retain(|database_key| !is_emptied(database_key));
         self.emptied.push(database);
         Ok(())
     }
@@ -643,7 +651,7 @@ impl Keyspace for Gathered {
             true => 0,
             false => self.remote_of_all()?.count(database)?,
         };
-        for (_, key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
+        for (_, key) in self.keys.iter().filter(|(database_key, _)| database_key.0 == database) {
             if let Some(record) = &key.record {
                 let was_counted = key.stored.is_some() && !is_emptied;
                 count = (count + u64::from(record.is_some())).saturating_sub(u64::from(was_counted));
@@ -660,7 +668,7 @@ impl Keyspace for Gathered {
         visit: &mut VisitKey<'_>,
     ) -> Result<(), CommandError> {
         let (database, now_ms) = (self.before(database), self.now_ms);
-        for ((_, name), key) in self.keys.iter().filter(|(place, _)| place.0 == database) {
+        for ((_, name), key) in self.keys.iter().filter(|(database_key, _)| database_key.0 == database) {
             let Some(Some(stored)) = &key.record else { continue };
             let record = Record::decode(stored).ok_or_else(damaged_record)?;
             let is_meant = record.is_alive(now_ms) && slots.contains(&Slot::of(name).0);
@@ -676,9 +684,9 @@ impl Keyspace for Gathered {
         while let Some(range) = rest.filter(|range| range.slot < range.end) {
             let found = self.remote_of_all()?.keys(database, range, now_ms)?;
             for (name, kind) in found.keys {
-                let place = (database, name);
-                let was_written = self.keys.get(&place).is_some_and(|key| key.record.is_some());
-                if !was_written && visit(&place.1, kind).is_break() {
+                let database_key = (database, name);
+                let was_written = self.keys.get(&database_key).is_some_and(|key| key.record.is_some());
+                if !was_written && visit(&database_key.1, kind).is_break() {
                     return Ok(());
                 }
             }
@@ -762,8 +770,10 @@ mod tests {
         });
         FieldWriter(&mut sent).optional_bytes(listed.as_deref());
         let mut gathered = Gathered::default();
-        let place = (0, b"k".to_vec());
-        gathered.add(place, &mut FieldReader(&sent)).expect("whole fields");
+        let database_key = (0, b"k".to_vec());
+        gathered
+            .add(database_key, &mut FieldReader(&sent))
+            .expect("whole fields");
         let owner = Owner {
             database: 0,
             key: b"k".to_vec(),
@@ -851,7 +861,7 @@ mod tests {
             Ok(all.into_iter().take(count).map(|name| (name, Vec::new())).collect())
         }
 
-        fn keys_at(&mut self, places: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError> {
+        fn keys_at(&mut self, keys: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError> {
             let known = |(_, name): &DatabaseKey| {
                 let mut known = Vec::new();
                 let record = Record::string(name, 0).encode();
@@ -859,7 +869,7 @@ mod tests {
                 FieldWriter(&mut known).optional_bytes(stored);
                 known
             };
-            Ok(places.iter().map(known).collect())
+            Ok(keys.iter().map(known).collect())
         }
 
         fn count(&mut self, _: u8) -> Result<u64, CommandError> {
@@ -914,7 +924,7 @@ mod tests {
         assert_eq!(gathered.key_count(0), Err(CommandError::Elsewhere));
         assert!(gathered.has_missed);
         gathered.begin_again();
-        gathered.note_map(DatabaseMap::default());
+        gathered.set_database_map(DatabaseMap::default());
         gathered.remote = Some(Box::new(Numbers(5)));
         let text = |text: &str| Some(Record::string(text.as_bytes(), 0).encode());
         gathered.write_stored(0, b"2", None).unwrap();

@@ -162,11 +162,11 @@ impl Shards {
         let mut record = Vec::new();
         redo::encode_parts(&mut record, &indexes.iter().map(part_of).collect::<Vec<_>>());
         for index in primaries {
-            self.list[*index].add_redo(id, record.clone());
+            self.list[*index].stage_linked_redo(id, record.clone());
         }
         faults::reached(Point::RedoStaged);
         for index in marked {
-            self.list[*index].add_applied_marker(id)?;
+            self.list[*index].mark_linked_applied(id)?;
         }
         Ok(())
     }

@@ -165,7 +165,7 @@ struct Physical<'a> {
     payload: &'a [u8],
 }
 
-/// Why there is no physical record at a place.
+/// Why there is no physical record at an offset.
 enum Unreadable {
     /// The file ends before it does.
     Cut,
@@ -228,7 +228,7 @@ impl Examination {
             }
         }
         if let Some(begun) = self.begun.take() {
-            self.note_damage(begun.offset, &Unreadable::Cut);
+            self.record_damage(begun.offset, &Unreadable::Cut);
         }
         Ok(())
     }
@@ -244,9 +244,9 @@ impl Examination {
                 }
                 Err(why) => {
                     let begun = self.begun.take().map_or(offset, |begun| begun.offset);
-                    self.note_damage(begun, &why);
+                    self.record_damage(begun, &why);
                     let next = self.find_batch(block, position + 1);
-                    self.note_hole(offset, &block[position..next.unwrap_or(block.len())]);
+                    self.record_hole(offset, &block[position..next.unwrap_or(block.len())]);
                     let Some(next) = next else { return };
                     position = next;
                 }
@@ -255,7 +255,7 @@ impl Examination {
         if block.len() < BLOCK_LEN && position < block.len() {
             let offset = block_offset + position as u64;
             let begun = self.begun.take().map_or(offset, |begun| begun.offset);
-            self.note_damage(begun, &Unreadable::Cut);
+            self.record_damage(begun, &Unreadable::Cut);
         }
     }
 
@@ -265,7 +265,7 @@ impl Examination {
                 // The rest of that batch is missing, between two records that can be read.
                 let offset = begun.offset;
                 self.begun = None;
-                self.note_damage(offset, &Unreadable::Wrong);
+                self.record_damage(offset, &Unreadable::Wrong);
                 self.take(offset, record);
             }
             (FULL, None) => self.take_batch(record.payload),
@@ -285,7 +285,7 @@ impl Examination {
                 }
             }
             // The rest of a batch whose beginning is missing.
-            (MIDDLE | LAST, None) => self.note_damage(offset, &Unreadable::Wrong),
+            (MIDDLE | LAST, None) => self.record_damage(offset, &Unreadable::Wrong),
             // RocksDB's own notes.
             _ => {}
         }
@@ -316,7 +316,7 @@ impl Examination {
     fn find_batch(&self, block: &[u8], from: usize) -> Option<usize> {
         let lost = self.damage.as_ref().and_then(|damage| damage.sequence).unwrap_or(0);
         (from..block.len().saturating_sub(HEADER_LEN)).find(|position| {
-            // Most places have no such type, and need no checksum.
+            // Most offsets have no such type, and need no checksum.
             let kind = block[position + HEADER_LEN - 1];
             matches!(kind, FULL | FIRST)
                 && physical_at(block, *position).is_ok_and(|record| {
@@ -330,7 +330,7 @@ impl Examination {
         })
     }
 
-    fn note_damage(&mut self, offset: u64, why: &Unreadable) {
+    fn record_damage(&mut self, offset: u64, why: &Unreadable) {
         if self.damage.is_some() {
             return;
         }
@@ -348,7 +348,7 @@ impl Examination {
     }
 
     /// Looks for what was never written in bytes that cannot be read, if nothing behind them was read yet.
-    fn note_hole(&mut self, offset: u64, bytes: &[u8]) {
+    fn record_hole(&mut self, offset: u64, bytes: &[u8]) {
         let file_len = self.file_len;
         let Some(damage) = self
             .damage
@@ -552,30 +552,30 @@ mod tests {
         let headers = starts
             .iter()
             .flat_map(|start| *start as usize..*start as usize + HEADER_LEN + BATCH_START_LEN);
-        let mut places: Vec<usize> = headers.filter(|place| *place < last).collect();
-        places.extend((0..1000).map(|_| random.random_range(0..last)));
-        for place in places {
+        let mut indexes: Vec<usize> = headers.filter(|index| *index < last).collect();
+        indexes.extend((0..1000).map(|_| random.random_range(0..last)));
+        for index in indexes {
             let mut bytes = bytes.clone();
-            bytes[place] ^= 1 << random.random_range(0..8);
-            let number = starts.partition_point(|start| *start <= place as u64) - 1;
+            bytes[index] ^= 1 << random.random_range(0..8);
+            let number = starts.partition_point(|start| *start <= index as u64) - 1;
             match state_of(&bytes) {
                 LogState::Damaged(loss) => {
                     assert_eq!(
                         loss.was_synced,
                         number < synced,
-                        "byte {place} in batch {number}: {loss}"
+                        "byte {index} in batch {number}: {loss}"
                     );
                     assert!(
-                        loss.offset + (HEADER_LEN as u64) > starts[number] && loss.offset <= place as u64,
-                        "{place}: {loss}"
+                        loss.offset + (HEADER_LEN as u64) > starts[number] && loss.offset <= index as u64,
+                        "{index}: {loss}"
                     );
                 }
                 // What fills a block holds nothing.
                 LogState::Whole => assert!(
-                    place % BLOCK_LEN > BLOCK_LEN - HEADER_LEN,
-                    "byte {place} was not missed"
+                    index % BLOCK_LEN > BLOCK_LEN - HEADER_LEN,
+                    "byte {index} was not missed"
                 ),
-                LogState::Torn(loss) => panic!("byte {place} of batch {number} is taken for torn: {loss}"),
+                LogState::Torn(loss) => panic!("byte {index} of batch {number} is taken for torn: {loss}"),
             }
         }
     }
@@ -585,15 +585,15 @@ mod tests {
         let mut random = seeded_random::printed();
         let Log { bytes, starts, synced } = log(&mut random);
         for _ in 0..200 {
-            let place = random.random_range(0..bytes.len() - 4096) / 4096 * 4096;
+            let index = random.random_range(0..bytes.len() - 4096) / 4096 * 4096;
             let mut bytes = bytes.clone();
-            bytes[place..place + 4096].fill(0);
-            let number = starts.partition_point(|start| *start <= place as u64) - 1;
+            bytes[index..index + 4096].fill(0);
+            let number = starts.partition_point(|start| *start <= index as u64) - 1;
             let is_torn = matches!(state_of(&bytes), LogState::Torn(_));
             assert_eq!(
                 is_torn,
                 number >= synced,
-                "page at {place}, batch {number} of {synced} synced"
+                "page at {index}, batch {number} of {synced} synced"
             );
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! A [`shard`] commits once per turn through [`database`]. [`records`] is its table of hot and staged records, of which
 //! [`uncommitted`] keeps what waits for a commit; [`encoding`] has every byte on disk, [`orders`] the orders of hot
-//! sorted sets and [`gaps`] where large ones are empty, [`pieces`] the rest of large replies, [`scan_positions`] where
-//! walks have stopped. [`lifecycle`] takes note of keys that come and expire. [`redo`] records keep transactions over
+//! sorted sets and [`gaps`] where large ones are empty, [`pieces`] the remainders of large replies, [`scan_positions`]
+//! where walks have stopped. [`lifecycle`] tracks keys that come and expire. [`redo`] records keep transactions over
 //! several shards whole; [`gathered`] is what one sees. [`shards`] are those of an executor. A handler sees a [`view`],
 //! and through it a [`keyspace`]: the one or the other; [`undeclared`] is what a command needs beyond the keys that it
 //! named.

@@ -39,7 +39,7 @@ const REMEMBERED: usize = 1024;
 struct Order {
     keys: BTreeSet<Box<[u8]>>,
     bytes: usize,
-    /// The turn of the newest write that it shows.
+    /// The epoch of the newest write that the order shows.
     epoch: u64,
     used: bool,
 }
@@ -49,7 +49,7 @@ pub struct Orders {
     by_owner: HashMap<Box<[u8]>, Order, foldhash::fast::RandomState>,
     /// The owners, oldest first: the next to go is the first that was not used since it was last looked at.
     queue: VecDeque<Box<[u8]>>,
-    /// Hashes of owners that were read, each at the place that it names; the lowest bit says that it was slow.
+    /// Hashes of owners that were read, each in the bucket that it names; the lowest bit says that it was slow.
     remembered: Vec<u64>,
     bytes: usize,
     bytes_max: usize,
@@ -79,7 +79,7 @@ impl Orders {
     }
 
     /// Calls `visit` with the keys from `from` to before `to` of an owner whose order is kept, until it breaks. Returns
-    /// the newest turn whose writes were seen; `None` if it is not kept.
+    /// the newest epoch whose writes were seen; `None` if it is not kept.
     pub fn visit(
         &mut self,
         owner: &[u8],
@@ -113,10 +113,10 @@ impl Orders {
     /// Whether the order of a set of `members` members should be read whole and kept, now that it is read; `hash` is
     /// its owner's.
     pub fn is_wanted(&mut self, hash: u64, members: u64) -> bool {
-        let place = &mut self.remembered[hash as usize % REMEMBERED];
-        let (was_read, was_slow) = (*place | 1 == hash | 1, *place == hash | 1);
+        let bucket = &mut self.remembered[hash as usize % REMEMBERED];
+        let (was_read, was_slow) = (*bucket | 1 == hash | 1, *bucket == hash | 1);
         if !was_read {
-            *place = hash & !1;
+            *bucket = hash & !1;
         }
         was_read && (members <= SMALL_MEMBERS_MAX || was_slow && members <= MEMBERS_MAX)
     }
@@ -128,7 +128,7 @@ impl Orders {
         }
     }
 
-    /// Keeps the order of an owner, as it is in the turn `epoch`, unless it is too large.
+    /// Keeps the order of an owner, as it is in `epoch`, unless it is too large.
     pub fn keep(&mut self, owner: &[u8], keys: BTreeSet<Box<[u8]>>, epoch: u64) {
         let bytes = ORDER_BYTES + 2 * owner.len() + keys.iter().map(|key| KEY_BYTES + key.len()).sum::<usize>();
         // One set must not displace all others.
@@ -148,7 +148,7 @@ impl Orders {
         self.queue.push_back(owner.into());
     }
 
-    /// A key of an owner was written in the turn `epoch`, or deleted.
+    /// A key of an owner was written in `epoch`, or deleted.
     pub fn apply(&mut self, owner: &[u8], key: &[u8], is_there: bool, epoch: u64) {
         let Some(order) = self.by_owner.get_mut(owner) else {
             return;

@@ -42,7 +42,7 @@ pub struct Pieces {
     /// What it is read from, in order.
     cursors: Vec<Cursor>,
     /// The cursor that is being read.
-    place: usize,
+    cursor_index: usize,
     /// Bytes of each key that `write` is not shown.
     prefix_len: usize,
     /// Entries that come before the reply's first.
@@ -75,7 +75,7 @@ impl Pieces {
         let (Extent::Known(most) | Extent::AtMost(most)) = extent;
         Pieces {
             cursors,
-            place: 0,
+            cursor_index: 0,
             prefix_len: 0,
             skip: 0,
             skipped: 0,
@@ -121,7 +121,7 @@ impl Pieces {
                 return Written::Broken;
             }
             let mut reply = Reply::new(replies, version);
-            match self.cursors.get(self.place).and_then(Cursor::item) {
+            match self.cursors.get(self.cursor_index).and_then(Cursor::item) {
                 Some((key, value)) if self.left > 0 => {
                     if self.skipped < self.skip {
                         self.skipped += 1;
@@ -129,7 +129,7 @@ impl Pieces {
                         let reply = (!self.counting).then_some(&mut reply);
                         self.left -= u64::from((self.write)(reply, &key[self.prefix_len..], value));
                     }
-                    self.cursors[self.place].advance();
+                    self.cursors[self.cursor_index].advance();
                 }
                 _ if self.counting => {
                     let found = self.most - self.left;
@@ -152,11 +152,15 @@ impl Pieces {
     /// Goes to the next cursor that has an entry, if there is one. Returns whether all that were left were read to
     /// their ends.
     fn leave_ended_cursors(&mut self) -> bool {
-        while let Some(cursor) = self.cursors.get(self.place).filter(|cursor| cursor.item().is_none()) {
+        while let Some(cursor) = self
+            .cursors
+            .get(self.cursor_index)
+            .filter(|cursor| cursor.item().is_none())
+        {
             if !cursor.has_ended() {
                 return false;
             }
-            self.place += 1;
+            self.cursor_index += 1;
         }
         true
     }
@@ -164,7 +168,7 @@ impl Pieces {
     /// All were counted: the cursors go back to their beginnings, and see the same.
     fn begin_again(&mut self, found: u64) {
         self.cursors.iter_mut().for_each(Cursor::rewind);
-        (self.place, self.skipped) = (0, 0);
+        (self.cursor_index, self.skipped) = (0, 0);
         (self.counting, self.most, self.left) = (false, found, found);
     }
 }

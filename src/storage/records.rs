@@ -147,7 +147,7 @@ pub struct Uncommitted<'a> {
     pub key: &'a [u8],
     /// Its stored form; `None` for a deletion.
     pub value: Option<&'a [u8]>,
-    /// The turn that wrote it.
+    /// The epoch that wrote it.
     pub epoch: u64,
 }
 
@@ -185,7 +185,7 @@ pub struct Records {
     staged_bytes: usize,
     in_flight: Waiting,
     undo: Vec<Undo>,
-    /// The newest turn whose writes the table no longer knows key by key: a look-up that misses may have seen them.
+    /// The newest epoch whose writes the table no longer knows key by key: a look-up that misses may have seen them.
     forgotten_epoch: u64,
     counters: Counters,
 }
@@ -243,13 +243,13 @@ impl Records {
         self.entries[index as usize].value.as_deref()
     }
 
-    /// The turn that wrote an entry; if it was read from disk, the newest turn that may have.
+    /// The epoch that wrote an entry; of one that was read from disk, the newest epoch that may have.
     #[inline]
     pub fn epoch(&self, index: EntryIndex) -> u64 {
         self.entries[index as usize].epoch
     }
 
-    /// The newest turn that wrote keys which the table has let go.
+    /// The newest epoch that wrote keys which the table has let go.
     #[inline]
     pub fn forgotten_epoch(&self) -> u64 {
         self.forgotten_epoch
@@ -266,19 +266,19 @@ impl Records {
         index
     }
 
-    /// Stages a record (`None`: a deletion) in the turn `epoch`. `index` is the key's entry, if it has one; `place` is
-    /// the key's hash and column.
+    /// Stages a record (`None`: a deletion) in `epoch`. `index` is the key's entry, if it has one; `hash_and_column`
+    /// are the key's.
     pub fn stage(
         &mut self,
         index: Option<EntryIndex>,
-        place: (u64, Column),
+        hash_and_column: (u64, Column),
         key: &[u8],
         value: Option<Vec<u8>>,
         epoch: u64,
     ) {
         self.staged_bytes += staged_size(key, value.as_deref());
         let Some(index) = index else {
-            let index = self.insert(place, key, value);
+            let index = self.insert(hash_and_column, key, value);
             let entry = &mut self.entries[index as usize];
             (entry.epoch, entry.staged) = (epoch, true);
             self.staged.push(index);
@@ -370,13 +370,13 @@ impl Records {
             ..
         } = self;
         let entries: &[Entry] = entries;
-        let place_of = |index: EntryIndex| {
+        let key_of = |index: EntryIndex| {
             let entry = &entries[index as usize];
             (entry.column, &*entry.key)
         };
-        staged.before_read(place_of);
-        in_flight.before_read(place_of);
-        let found = WaitingInRange::new([staged, in_flight], column, range, direction, place_of);
+        staged.before_read(key_of);
+        in_flight.before_read(key_of);
+        let found = WaitingInRange::new([staged, in_flight], column, range, direction, key_of);
         found.map(|index| {
             let entry = &entries[index as usize];
             Uncommitted {
@@ -486,7 +486,7 @@ impl Records {
         }
     }
 
-    /// Deletes, in the turn `epoch`, all records whose keys `is_chosen` selects: their range on disk is about to be
+    /// Deletes, in `epoch`, all records whose keys `is_chosen` selects: their range on disk is about to be
     /// deleted. Those that are committed are forgotten; of the others a deletion is staged, which can be taken back.
     pub fn delete_all(&mut self, epoch: u64, is_chosen: impl Fn(&[u8]) -> bool) {
         let chosen: Vec<EntryIndex> = self
@@ -643,8 +643,8 @@ impl Records {
         let entry = &mut self.entries[index as usize];
         self.bytes -= entry.size();
         self.present -= usize::from(entry.is_key());
-        if let Ok(place) = self.table.find_entry(entry.hash, |other| *other == index) {
-            place.remove();
+        if let Ok(found) = self.table.find_entry(entry.hash, |other| *other == index) {
+            found.remove();
         }
         (entry.key, entry.value) = (Box::default(), None);
         self.free.push(index);
@@ -834,7 +834,7 @@ mod tests {
         let mut below = |bound: u64| random.random_range(0..bound);
         let mut records = Records::new(1 << 20);
         let (mut staged, mut in_flight) = (BTreeSet::new(), BTreeSet::new());
-        for turn in 1..400_u64 {
+        for epoch in 1..400_u64 {
             for _ in 0..below(30) {
                 let writes: Vec<Vec<u8>> = (0..below(80))
                     .map(|_| format!("000{:03}", below(900)).into_bytes())
@@ -844,7 +844,7 @@ mod tests {
                         &mut records,
                         key,
                         Some(b"v").filter(|_| below(4) > 0).map(|v| &v[..]),
-                        turn,
+                        epoch,
                     );
                 }
                 if below(3) == 0 {
@@ -911,11 +911,11 @@ mod tests {
     #[test]
     fn deleted_keys_leave_nothing_behind_but_their_epoch() {
         let mut records = Records::new(1 << 20);
-        for turn in 1..5_000_u64 {
-            stage(&mut records, b"000k", Some(b"v"), turn);
+        for epoch in 1..5_000_u64 {
+            stage(&mut records, b"000k", Some(b"v"), epoch);
             records.begin_commit();
             records.committed();
-            stage(&mut records, b"000k", None, turn);
+            stage(&mut records, b"000k", None, epoch);
             records.begin_commit();
             records.committed();
         }

@@ -1,8 +1,8 @@
 //! What keeps a command on several shards whole across a crash: the redo record.
 //!
 //! One of the shards, the primary, commits a record of all parts together with its own part. Only then do the others
-//! commit theirs, each with a note that it has; and only when all have is the record deleted. A start that finds a
-//! record gives those shards their parts that have no note of it. The bytes are described in
+//! commit theirs, each with a marker that it has; and only when all have is the record deleted. A start that finds a
+//! record gives those shards their parts that have no marker. The bytes are described in
 //! [`encoding`](super::encoding).
 
 use super::database::Column;
@@ -285,13 +285,14 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
             let shard = shard_of_part(shards, part)?;
             if !shard.has_applied(*id)? {
                 shard.apply(&part.writes)?;
-                shard.note_applied(*id)?;
+                shard.mark_applied(*id)?;
                 shard.keep_command();
             }
         }
     }
     // In this order, on the disk, too, where each shard's log comes for itself: while there is a record, what it
-    // protects is not safe without it; and while one may come back, so must the notes of who has applied it.
+    // protects is not safe without it; and while one may come back, so must the markers of the shards that have applied
+    // it.
     commit(shards)?;
     if found.is_empty() {
         return forget_all(shards).map(|()| 0);
@@ -469,8 +470,8 @@ mod tests {
         let mut random = seeded_random::printed();
         for _ in 0..20_000 {
             let mut damaged = bytes.clone();
-            let place = random.random_range(0..damaged.len());
-            damaged[place] = random.random();
+            let index = random.random_range(0..damaged.len());
+            damaged[index] = random.random();
             let _ = decode_parts(&damaged);
         }
     }

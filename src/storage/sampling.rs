@@ -53,8 +53,8 @@ impl Sample<'_> {
 }
 
 impl Shard {
-    /// A key of a slot that is alive at `now_ms` (Unix milliseconds), if there is one, and the newest turn whose writes
-    /// were seen.
+    /// A key of a slot that is alive at `now_ms` (Unix milliseconds), if there is one, and the newest epoch whose
+    /// writes were seen.
     ///
     /// One of few keys is picked uniformly. Of more, the choice is narrowed to those that have one byte, of those that
     /// occur, behind what all have in common, and so on: every key can come up.

@@ -142,9 +142,9 @@ const _: () = assert!(
 
 /// A batch that is being written.
 struct InFlight {
-    /// What is staged is in it up to this turn.
+    /// What is staged is in the batch up to this epoch.
     epoch: u64,
-    /// The first turn of which something is in it.
+    /// The first epoch of which something is in the batch.
     first_epoch: u64,
     expiry_changes: Vec<ExpiryChange>,
     wide: Wide,
@@ -154,11 +154,11 @@ struct InFlight {
 /// What a failed write took back, for the executor to answer.
 #[derive(Debug)]
 pub struct RolledBack {
-    /// The first turn of which something was staged.
+    /// The first epoch of which something was staged.
     pub from_epoch: u64,
-    /// The answer to those who staged it, or who have seen it.
+    /// The answer to the clients whose commands staged or saw what was taken back.
     pub error: CommandError,
-    /// Earlier writes of the same turn were committed, and cannot be told from those that were not.
+    /// Earlier writes of the first epoch were committed, and cannot be told from those that were not.
     pub in_part: bool,
 }
 
@@ -178,14 +178,13 @@ pub struct Shard {
     modified_kept: usize,
     /// Transactions of which it need not be remembered any more that this shard has applied its part.
     forgotten: BTreeSet<TransactionId>,
-    /// What is staged is the rest of a commit of several shards that is decided: it is never rolled back for lack of
-    /// room.
+    /// What is staged is part of a linked commit that is decided: it is never rolled back for lack of room.
     is_decided: bool,
-    /// What is staged is one with what other shards have staged, and must not be committed by itself.
+    /// What is staged is one with what other shards have staged (a linked commit), and must not be committed by itself.
     is_linked: bool,
-    /// Why the shard has forgotten its part of what is linked.
+    /// Why the shard has forgotten its part of the linked commit.
     linked_failure: Option<CommandError>,
-    /// Whether there is anybody who has to be told.
+    /// Whether anybody has to be told which keys are written.
     tracks_modified: bool,
     /// See [`Shard::set_quiet`].
     is_quiet: bool,
@@ -202,15 +201,15 @@ pub struct Shard {
     counts_are_wrong: bool,
     /// How to take back what the running command has changed of it.
     whole_undo: Vec<WholeUndo>,
-    /// The newest turn that changed the whole shard: every read sees what it did.
+    /// The newest epoch that changed the whole shard: every read sees that change.
     whole_epoch: u64,
     state: ShardState,
     /// Why the running command may not write here, if it may not: another of its shards cannot take its writes.
     denied: Option<CommandError>,
-    /// The turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
+    /// The epoch of the turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
     committed_epoch: u64,
-    /// The earliest turn of which something is staged.
+    /// The earliest epoch of which something is staged.
     staged_epoch: u64,
     in_flight: Option<InFlight>,
     committer: Option<(Arc<dyn BatchWriter>, usize)>,
@@ -232,8 +231,8 @@ pub struct Shard {
     joined: Vec<u8>,
     /// Where walks have stopped.
     pub scan_positions: ScanPositions,
-    /// The last turn that noted a dead version for the reclaimer, until that is told.
-    noted_epoch: Option<u64>,
+    /// The last epoch with a marker of a dead version for the reclaimer, until the reclaimer is told.
+    marker_epoch: Option<u64>,
 }
 
 /// Whose members are read and written: a collection by its key and version.
@@ -247,11 +246,11 @@ pub struct Owner {
     pub version: u64,
 }
 
-/// One that was written.
+/// A key that was written.
 pub struct Modified {
-    /// Which.
+    /// The key.
     pub key: DatabaseKey,
-    /// It concerns those who wait only: see [`Shard::set_quiet`].
+    /// The write concerns only clients that wait for the key: see [`Shard::set_quiet`].
     pub quietly: bool,
 }
 
@@ -338,13 +337,13 @@ impl Shard {
             large: Vec::new(),
             joined: Vec::new(),
             scan_positions: ScanPositions::default(),
-            noted_epoch: None,
+            marker_epoch: None,
         })
     }
 
-    /// Batches of this shard may be written by `committer`, to which the shard is number `place`.
-    pub fn set_committer(&mut self, committer: Arc<dyn BatchWriter>, place: usize) {
-        self.committer = Some((committer, place));
+    /// Batches of this shard may be written by `committer`, which knows the shard by `index`.
+    pub fn set_committer(&mut self, committer: Arc<dyn BatchWriter>, index: usize) {
+        self.committer = Some((committer, index));
     }
 
     /// The shard's number.
@@ -357,7 +356,7 @@ impl Shard {
         &self.state
     }
 
-    /// Its RocksDB, for the syncer and the metrics.
+    /// The shard's RocksDB, for the syncer and the metrics.
     pub fn database(&self) -> &Arc<Database> {
         &self.database
     }
@@ -379,19 +378,19 @@ impl Shard {
 
     /// Begins a turn: what is staged from now on is committed under `epoch`.
     pub fn begin_turn(&mut self, epoch: u64) {
-        assert!(epoch > self.epoch, "turns are numbered upwards");
+        assert!(epoch > self.epoch, "epochs only grow");
         self.epoch = epoch;
         if self.joined.capacity() > RECORD_BYTES_KEPT_MAX {
             self.joined = Vec::new();
         }
     }
 
-    /// The turn being run, or the last.
-    pub fn turn(&self) -> u64 {
+    /// The epoch of the turn being run, or of the last one.
+    pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// The last turn whose writes here are committed and, as far as is asked by `durable_epoch`, on disk.
+    /// The last epoch whose writes here are committed and, as far as is asked by `durable_epoch`, on disk.
     /// `u64::MAX` when nothing is outstanding.
     pub fn released_epoch(&self, durable_epoch: Option<u64>) -> u64 {
         match durable_epoch {
@@ -404,15 +403,15 @@ impl Shard {
         }
     }
 
-    /// The last turn of which everything is committed. A command that looks at the disk commits the first part of its
-    /// turn, so [`Shard::committed_epoch`] may be a turn whose second part is under way: a sync of that turn must come
-    /// later.
+    /// The last epoch of which everything is committed. A command that looks at the disk commits the first part of its
+    /// turn, so [`Shard::committed_epoch`] may be an epoch whose second part is in flight: a sync of that epoch must
+    /// come later.
     pub fn settled_epoch(&self) -> u64 {
         self.committed_epoch.min(self.released_epoch(None))
     }
 
-    /// The turn that the newest writes will be committed in, for who has seen all of them; the last committed one if
-    /// there are none.
+    /// The epoch that the newest writes will be committed in, for a command that has seen all of them; the last
+    /// committed one if there are none.
     pub fn newest_epoch(&self) -> u64 {
         match self.has_staged() {
             true => self.epoch,
@@ -426,7 +425,7 @@ impl Shard {
         self.rolled_back.take()
     }
 
-    /// The last turn that was committed.
+    /// The last epoch that was committed.
     pub fn committed_epoch(&self) -> u64 {
         self.committed_epoch
     }
@@ -540,7 +539,7 @@ impl Shard {
     }
 
     /// Calls `visit` with the stored bytes of a part of a string that lies in chunks, and where in the part they begin,
-    /// in order, until it breaks; what is not stored is zeros. Returns the newest turn whose writes were seen.
+    /// in order, until it breaks; what is not stored is zeros. Returns the newest epoch whose writes were seen.
     pub fn visit_chunks(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -582,7 +581,7 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// Stages a record (its stored form; `None` deletes). Returns the turn it will be committed in.
+    /// Stages a record (its stored form; `None` deletes). Returns the epoch it will be committed in.
     pub fn write(&mut self, database: u8, slot: Slot, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         let physical = self.physical(database);
         encoding::meta_key(&mut self.key, physical, slot, key);
@@ -633,7 +632,7 @@ impl Shard {
             }
         }
         let counts_were_right = self.wide.counts.replace(&self.key, old, new);
-        let note = dead_versions::note_of_dead_version(&self.key, old, new);
+        let marker = dead_versions::marker_of_dead_version(&self.key, old, new);
         if self.lifecycle.is_tracking()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
             && let Some(number) = number_of(&self.wide.databases, physical)
@@ -643,46 +642,46 @@ impl Shard {
         if self.tracks_modified {
             let version = |record: Option<&[u8]>| record.and_then(Record::decode).map(|record| record.version);
             let is_same = old.is_some() && version(old) == version(new);
-            self.note_modified_record(self.is_quiet && is_same);
+            self.add_modified_record(self.is_quiet && is_same);
         }
         if !counts_were_right {
-            self.note_wrong_counts();
+            self.report_wrong_counts();
         }
         self.begin_staging();
-        let place = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
-        self.records.stage(index, place, &self.key, value, self.epoch);
-        if let Some(note) = note {
-            self.stage_note(&note, Some(Vec::new()));
-            self.noted_epoch = Some(self.epoch);
+        let hash_and_column = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
+        self.records.stage(index, hash_and_column, &self.key, value, self.epoch);
+        if let Some(marker) = marker {
+            self.stage_marker(&marker, Some(Vec::new()));
+            self.marker_epoch = Some(self.epoch);
         }
         Ok(self.epoch)
     }
 
-    /// Stages the note of a dead version, or its deletion, in `system`.
-    fn stage_note(&mut self, note: &[u8], value: Option<Vec<u8>>) {
-        let place = (hash_of(&self.hasher, Column::System, note), Column::System);
-        let index = self.records.find(place.0, Column::System, note);
-        self.records.stage(index, place, note, value, self.epoch);
+    /// Stages the marker of a dead version, or its deletion, in `system`.
+    fn stage_marker(&mut self, marker: &[u8], value: Option<Vec<u8>>) {
+        let hash_and_column = (hash_of(&self.hasher, Column::System, marker), Column::System);
+        let index = self.records.find(hash_and_column.0, Column::System, marker);
+        self.records.stage(index, hash_and_column, marker, value, self.epoch);
     }
 
-    /// Whether notes of dead versions were committed since the last call that said so (or taken back).
-    pub fn take_noted(&mut self) -> bool {
+    /// Whether markers of dead versions were committed (or taken back) since the last call that said so.
+    pub fn take_committed_markers(&mut self) -> bool {
         let settled_epoch = self.settled_epoch();
-        self.noted_epoch.take_if(|noted| *noted <= settled_epoch).is_some()
+        self.marker_epoch.take_if(|epoch| *epoch <= settled_epoch).is_some()
     }
 
-    /// Stages the deletion of a note of a dead version: it was reclaimed. Returns whether there was one: the reclaimer
-    /// finds a note again, and nothing to reclaim, whose deletion is not committed yet.
-    pub fn delete_note(&mut self, note: &[u8]) -> Result<bool, CommandError> {
+    /// Stages the deletion of the marker of a dead version, which was reclaimed. Returns whether there was a marker:
+    /// the reclaimer finds one again, and nothing to reclaim, whose deletion is not committed yet.
+    pub fn delete_marker(&mut self, marker: &[u8]) -> Result<bool, CommandError> {
         self.check_writable()?;
         self.key.clear();
-        self.key.extend_from_slice(note);
+        self.key.extend_from_slice(marker);
         let found = self.find_in(Column::System)?;
         if self.stored(&found).is_none() {
             return Ok(false);
         }
         self.begin_staging();
-        self.stage_note(note, None);
+        self.stage_marker(marker, None);
         self.keep_command();
         Ok(true)
     }
@@ -694,7 +693,7 @@ impl Shard {
         self.last_version
     }
 
-    /// The value of a member of a collection, and the newest turn whose writes were seen in finding it.
+    /// The value of a member of a collection, and the newest epoch whose writes were seen in finding it.
     pub fn member(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -711,7 +710,7 @@ impl Shard {
         Ok((value, epoch.max(self.whole_epoch)))
     }
 
-    /// Stages a member of a collection (`None` deletes), whatever there is. Returns the turn it will be committed in.
+    /// Stages a member of a collection (`None` deletes), whatever there is. Returns the epoch it will be committed in.
     pub fn write_member(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -722,7 +721,7 @@ impl Shard {
         self.check_writable()?;
         self.set_member_key(owner, slot, member);
         if self.tracks_modified {
-            self.note_modified(owner.database, owner.key.clone(), self.is_quiet);
+            self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
         let is_there = value.is_some();
         let epoch = self.stage_here(column, value);
@@ -732,18 +731,18 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// Stages `value` under `self.key`, whatever is there. Returns the turn it will be committed in.
+    /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be committed in.
     #[inline]
     fn stage_here(&mut self, column: Column, value: Option<Vec<u8>>) -> u64 {
-        let place = (hash_of(&self.hasher, column, &self.key), column);
-        let index = self.records.find(place.0, column, &self.key);
+        let hash_and_column = (hash_of(&self.hasher, column, &self.key), column);
+        let index = self.records.find(hash_and_column.0, column, &self.key);
         self.begin_staging();
-        self.records.stage(index, place, &self.key, value, self.epoch);
+        self.records.stage(index, hash_and_column, &self.key, value, self.epoch);
         self.epoch
     }
 
     /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last)
-    /// and their values, in their order or backwards, until it breaks. Returns the newest turn whose writes were seen.
+    /// and their values, in their order or backwards, until it breaks. Returns the newest epoch whose writes were seen.
     pub fn scan_members(
         &mut self,
         owner: (&Owner, Slot),
@@ -760,7 +759,7 @@ impl Shard {
     }
 
     /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to
-    /// one database: those on the disk with what is staged. Returns the newest turn whose writes were seen.
+    /// one database: those on the disk with what is staged. Returns the newest epoch whose writes were seen.
     pub(super) fn scan_range(
         &mut self,
         column: Column,
@@ -819,7 +818,7 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest turn whose
+    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest epoch whose
     /// writes are among them. Commits first, so that the disk has everything.
     pub fn member_cursor(
         &mut self,
@@ -835,7 +834,7 @@ impl Shard {
         Ok((cursor, prefix_len, self.committed_epoch))
     }
 
-    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest turn whose writes
+    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest epoch whose writes
     /// are among them. Commits first, so that the disk has everything.
     pub fn key_cursor(&mut self, database: u8) -> Result<(Cursor, u64), CommandError> {
         self.check_readable()?;
@@ -873,7 +872,7 @@ impl Shard {
         self.modified_kept = self.modified.len();
     }
 
-    /// The running command failed: its writes never were.
+    /// The running command failed: its writes are rolled back.
     pub fn roll_back_command(&mut self) {
         self.inner_marks.clear();
         self.roll_back_to(InnerMark {
@@ -896,10 +895,10 @@ impl Shard {
         });
     }
 
-    /// It is over, and its writes stand (`kept`) or never were.
-    pub fn end_inner(&mut self, kept: bool) {
+    /// The part that began last is over, and its writes stand (`is_kept`) or are rolled back.
+    pub fn end_inner(&mut self, is_kept: bool) {
         if let Some(mark) = self.inner_marks.pop()
-            && !kept
+            && !is_kept
         {
             self.roll_back_to(mark);
         }
@@ -935,13 +934,14 @@ impl Shard {
             _ => {}
         });
         if !counts_were_right {
-            self.note_wrong_counts();
+            self.report_wrong_counts();
         }
     }
 
-    /// Says, once, that a count of keys is wrong. It hides no key: whether one exists is never told by counts.
+    /// Says, once, that a count of keys is wrong. A wrong count hides no key: whether one exists is never told by
+    /// counts.
     #[cold]
-    fn note_wrong_counts(&mut self) {
+    fn report_wrong_counts(&mut self) {
         if !std::mem::replace(&mut self.counts_are_wrong, true) {
             tracing::error!(
                 shard = self.id.0,
@@ -950,12 +950,12 @@ impl Shard {
         }
     }
 
-    /// Nothing may be read for a while: lets go of what is kept for that, on the disk and in memory.
-    pub fn rest(&mut self) {
-        self.ranges.rest();
+    /// Nothing may be read for a while: lets go of what is kept for reads, on the disk and in memory.
+    pub fn release_readers(&mut self) {
+        self.ranges.release();
     }
 
-    /// Whether somebody has to be told which keys are written.
+    /// Sets whether somebody has to be told which keys are written.
     pub fn track_modified(&mut self, tracks: bool) {
         self.tracks_modified = tracks;
     }
@@ -967,17 +967,17 @@ impl Shard {
         std::mem::take(&mut self.modified)
     }
 
-    /// Notes that the key whose record's key in `meta` is `self.key` was written.
-    fn note_modified_record(&mut self, quietly: bool) {
+    /// Remembers that the key whose record's key in `meta` is `self.key` was written.
+    fn add_modified_record(&mut self, quietly: bool) {
         if let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
             && let Some(database) = self.number_of(physical)
         {
             let key = key.to_vec();
-            self.note_modified(database, key, quietly);
+            self.add_modified(database, key, quietly);
         }
     }
 
-    fn note_modified(&mut self, database: u8, key: Vec<u8>, quietly: bool) {
+    fn add_modified(&mut self, database: u8, key: Vec<u8>, quietly: bool) {
         let key = (database, key);
         let is_told = |last: &Modified| last.key == key && (quietly || !last.quietly);
         if !self.modified.last().is_some_and(is_told) {
@@ -985,8 +985,8 @@ impl Shard {
         }
     }
 
-    /// Whether what is written from now on counts as a change for those who wait only, if its key is there before and
-    /// after.
+    /// Sets whether what is written from now on counts as a change only for clients that wait for the key, if the key
+    /// is there before and after.
     pub fn set_quiet(&mut self, is_quiet: bool) {
         self.is_quiet = is_quiet;
     }
@@ -1045,7 +1045,7 @@ impl Shard {
     pub fn commit(&mut self) -> Result<(), DatabaseError> {
         self.settle()?;
         if self.is_linked && self.has_changes() {
-            // Not now: as if the shard were stalled, but it will not take long.
+            // Not now: as if the shard were stalled, but not for long.
             return Err(DatabaseError::Stalled);
         }
         match self.begin_commit() {
@@ -1060,21 +1060,21 @@ impl Shard {
     /// Waits for the batch that is with the committer: until it is written, which never includes a stall or a sync.
     pub fn settle(&mut self) -> Result<(), DatabaseError> {
         match (&self.in_flight, &self.committer) {
-            (Some(_), Some((committer, place))) => {
-                let written = committer.wait_for(*place);
+            (Some(_), Some((committer, index))) => {
+                let written = committer.wait_for(*index);
                 self.finish_commit(written)
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether what is staged is one with what other shards have staged.
+    /// Sets whether what is staged is one with what other shards have staged (a linked commit).
     pub fn set_linked(&mut self, is_linked: bool) {
         self.is_linked = is_linked;
         self.linked_failure = None;
     }
 
-    /// Why the shard has forgotten what it had staged as a part of what is linked, if it has.
+    /// Why the shard has forgotten what it had staged as a part of a linked commit, if it has.
     pub fn linked_failure(&self) -> Option<&CommandError> {
         self.linked_failure.as_ref()
     }
@@ -1085,10 +1085,10 @@ impl Shard {
         self.is_decided = true;
     }
 
-    /// The shard that what is staged is one with has failed: forgets what is staged.
+    /// Another shard of the linked commit has failed: forgets what is staged.
     pub fn abandon(&mut self, error: CommandError) {
         if self.is_decided {
-            // What an earlier commit has decided cannot be told from it any more: the restart can.
+            // What an earlier commit has decided cannot be told from the rest any more: the restart can.
             return self.stop(&DatabaseError::Failed(error.to_string()));
         }
         if self.has_changes() {
@@ -1104,7 +1104,7 @@ impl Shard {
     /// Makes one batch of what is staged; `None` if there is nothing. [`Shard::finish_commit`] must follow, and until
     /// then what is staged belongs to the next batch.
     pub fn begin_commit(&mut self) -> Option<Writes> {
-        assert!(self.in_flight.is_none(), "a shard has one batch under way at a time");
+        assert!(self.in_flight.is_none(), "a shard has one batch in flight at a time");
         if !self.has_changes() {
             return None;
         }
@@ -1191,7 +1191,7 @@ impl Shard {
         written
     }
 
-    /// The batch under way was not written: it belongs to the next one.
+    /// The batch in flight was not written: it belongs to the next one.
     fn commit_again(&mut self) {
         let Some(in_flight) = self.in_flight.take() else { return };
         self.records.commit_again();
@@ -1207,7 +1207,7 @@ impl Shard {
     /// Where every key is in the table, the counts must say how many there are.
     fn check_counts(&mut self) {
         if self.records.is_complete() && self.records.present() as u64 != self.wide.counts.keys() {
-            self.note_wrong_counts();
+            self.report_wrong_counts();
         }
     }
 
@@ -1245,7 +1245,7 @@ impl Shard {
         tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a shard stopped taking writes");
     }
 
-    /// The disk is full, and what is staged must be committed nevertheless: it stays until there is room.
+    /// The disk is full, and what is staged must be committed nevertheless: it stays staged until there is room.
     fn wait_for_room(&mut self, error: &DatabaseError) {
         if self.state != ShardState::ReadOnly {
             self.state = ShardState::ReadOnly;
@@ -1265,8 +1265,8 @@ impl Shard {
         self.expiry_changes_kept = 0;
     }
 
-    /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and nobody waits for it any
-    /// more.
+    /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and no reply waits for it
+    /// any more.
     pub fn stop_at(&mut self, durable_epoch: u64, error: &DatabaseError) {
         // The committer must not be left with a batch; what becomes of it makes no difference any more.
         let _ = self.settle();
@@ -1288,7 +1288,7 @@ impl Shard {
         );
     }
 
-    /// Stages the deletion of all keys of a database (as SELECT numbers it), or of all. Returns the turn it will be
+    /// Stages the deletion of all keys of a database (as SELECT numbers it), or of all. Returns the epoch it will be
     /// committed in.
     pub fn flush(&mut self, database: Option<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
@@ -1310,7 +1310,7 @@ impl Shard {
         Ok(self.epoch)
     }
 
-    /// Stages another database map. Returns the turn it will be committed in.
+    /// Stages another database map. Returns the epoch it will be committed in.
     pub fn set_database_map(&mut self, map: DatabaseMap) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.begin_whole_change();
@@ -1328,7 +1328,7 @@ impl Shard {
         });
     }
 
-    /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the turn they will
+    /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the epoch they will
     /// be committed in.
     pub fn write_libraries(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Result<u64, CommandError> {
         for (name, code) in changes {
@@ -1357,7 +1357,7 @@ impl Shard {
     }
 
     /// Calls `visit` with the slot, user key and record of each key of a database that lies in `slots`, from the first
-    /// key after `after` (of the first slot) on, until it breaks. Returns the newest turn whose writes were seen.
+    /// key after `after` (of the first slot) on, until it breaks. Returns the newest epoch whose writes were seen.
     pub fn scan(
         &mut self,
         database: u8,
@@ -1452,7 +1452,7 @@ impl Shard {
     }
 
     /// Sets how many writes the shard takes while it is stalled before it refuses them. Their replies wait for the end
-    /// of the stall and hold credits of their links, of which the reads of the same executor need the rest.
+    /// of the stall and hold credits of their senders, which the reads of the same executor need, too.
     pub fn set_writes_while_stalled_max(&mut self, writes: usize) {
         self.writes_while_stalled_max = writes.clamp(1, WRITES_WHILE_STALLED_MAX);
     }
@@ -1604,8 +1604,8 @@ fn stage_emptied(staging: &mut Staging<'_>, emptied: u16) {
 }
 
 fn number_of(databases: &DatabaseMap, physical: u8) -> Option<u8> {
-    let place = databases.physical.iter().position(|of_number| *of_number == physical);
-    place.map(|number| number as u8)
+    let number = databases.physical.iter().position(|of_number| *of_number == physical);
+    number.map(|number| number as u8)
 }
 
 pub(super) fn damaged_record() -> CommandError {
@@ -1614,7 +1614,7 @@ pub(super) fn damaged_record() -> CommandError {
 
 #[inline]
 fn hash_of(hasher: &foldhash::fast::RandomState, column: Column, key: &[u8]) -> u64 {
-    // The same key in two columns has two places in the table.
+    // The same key in two columns has two entries in the table.
     hasher.hash_one(key).wrapping_add(column as u64)
 }
 

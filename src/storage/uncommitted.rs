@@ -47,7 +47,7 @@ impl Waiting {
         self.in_order_of_writing.push(index);
     }
 
-    /// Takes the last one out, whose place is `column` and `key`.
+    /// Takes the last one out, which has this `column` and `key`.
     pub fn pop(&mut self, column: Column, key: &[u8]) -> Option<EntryIndex> {
         let last = self.in_order_of_writing.pop();
         if self.sorted > self.in_order_of_writing.len() {
@@ -73,8 +73,9 @@ impl Waiting {
         self.in_order_of_writing = list;
     }
 
-    /// A range is going to be read: makes the order of keys if that is worth while. `place_of` tells where an entry is.
-    pub fn before_read<'a>(&mut self, place_of: impl Fn(EntryIndex) -> (Column, &'a [u8])) {
+    /// A range is going to be read: makes the order of keys if that is worth while. `key_of` tells the column and key
+    /// of an entry.
+    pub fn before_read<'a>(&mut self, key_of: impl Fn(EntryIndex) -> (Column, &'a [u8])) {
         let unsorted = self.in_order_of_writing.len() - self.sorted;
         self.looks += unsorted;
         if self.looks <= unsorted * LOOKS_PER_SORT {
@@ -82,7 +83,7 @@ impl Waiting {
         }
         self.looks = 0;
         for index in &self.in_order_of_writing[self.sorted..] {
-            let (column, key) = place_of(*index);
+            let (column, key) = key_of(*index);
             self.by_key[column as usize].insert(key.into(), *index);
         }
         self.sorted = self.in_order_of_writing.len();

@@ -206,7 +206,7 @@ fn a_note_goes_with_its_command_and_is_deleted_once() {
         };
         let commit = |shard: &mut Shard| {
             shard.commit().expect("a commit");
-            (notes_on_disk(database), shard.take_noted())
+            (notes_on_disk(database), shard.take_committed_markers())
         };
         shard.begin_turn(1);
         write(&mut shard, record(7, MEMBERS), true);
@@ -222,15 +222,15 @@ fn a_note_goes_with_its_command_and_is_deleted_once() {
         write(&mut shard, record(8, MEMBERS), true);
         assert_eq!(commit(&mut shard).0, 0);
         write(&mut shard, Some(Record::string(b"a string", 0).encode()), true);
-        assert!(!shard.take_noted(), "nothing is committed");
+        assert!(!shard.take_committed_markers(), "nothing is committed");
         assert_eq!(commit(&mut shard), (1, true));
         let mut meta = Vec::new();
         meta_key(&mut meta, 0, Slot::of(b"set"), b"set");
         let note = encoding::dead_version_key(&meta, 8).expect("a key of meta");
         shard.begin_turn(3);
-        let deleted: Vec<bool> = (0..2).map(|_| shard.delete_note(&note).expect("a write")).collect();
+        let deleted: Vec<bool> = (0..2).map(|_| shard.delete_marker(&note).expect("a write")).collect();
         assert_eq!((deleted, commit(&mut shard)), (vec![true, false], (0, false)));
-        assert!(!shard.delete_note(&note).expect("a look at the disk"));
+        assert!(!shard.delete_marker(&note).expect("a look at the disk"));
     });
 }
 

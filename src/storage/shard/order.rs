@@ -64,7 +64,7 @@ impl Shard {
     }
 
     /// Goes from where the read of a range begins past gaps, and visits members that lie alone between two, at most to
-    /// where it ends. Returns whether `visit` broke off, and the newest turn whose writes were seen.
+    /// where it ends. Returns whether `visit` broke off, and the newest epoch whose writes were seen.
     fn pass_gaps(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -72,13 +72,13 @@ impl Shard {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(bool, u64), CommandError> {
-        let place = self.key.clone();
-        let mut newest = self.gaps.epoch(&place);
+        let owner_key = self.key.clone();
+        let mut newest = self.gaps.epoch(&owner_key);
         loop {
-            if let Some(past) = self.gaps.past(&place, begin, direction) {
+            if let Some(past) = self.gaps.past(&owner_key, begin, direction) {
                 *begin = past.into();
             }
-            let alone = self.gaps.alone(&place, begin, direction);
+            let alone = self.gaps.alone(&owner_key, begin, direction);
             let in_range = |key: &[u8]| match direction {
                 Direction::Forward => key < end,
                 Direction::Backward => key >= end,
@@ -95,12 +95,12 @@ impl Shard {
         }
     }
 
-    /// Visits what is kept in memory of the owner whose place is in `self.key`, if anything is.
+    /// Visits what is kept in memory of the owner whose key is in `self.key`, if anything is.
     fn visit_in_memory(&mut self, range: (&[u8], &[u8]), direction: Direction, visit: &mut Visit<'_>) -> Option<u64> {
         self.orders.visit(&self.key, range, direction, |key| visit(key, b""))
     }
 
-    /// Reads the whole order of an owner, to keep it in memory. Its place is in `self.key`, before and after.
+    /// Reads the whole order of an owner, to keep it in memory. The owner is in `self.key`, before and after.
     fn keep_order(&mut self, (owner, slot): (&Owner, Slot)) -> Result<(), CommandError> {
         let mut keys = BTreeSet::new();
         let range = (&SCORE_MEMBERS.0[..], Some(&SCORE_MEMBERS.1[..]));
@@ -119,7 +119,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Reads an order from the disk and what is staged, and takes note if that is slow.
+    /// Reads an order from the disk and what is staged, and remembers it if that is slow.
     fn walk_order(
         &mut self,
         (owner, slot): (&Owner, Slot),

@@ -32,7 +32,7 @@ impl Shard {
         self.last_version
     }
 
-    /// Stages writes that were decided elsewhere; returns the turn they will be committed in. Staging them again
+    /// Stages writes that were decided elsewhere; returns the epoch they will be committed in. Staging them again
     /// changes nothing.
     pub fn apply(&mut self, writes: &[Write]) -> Result<u64, CommandError> {
         let mut epoch = 0;
@@ -120,11 +120,11 @@ impl Shard {
     /// Stages the redo record of a transaction of which this shard is the primary.
     pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
-        Ok(self.add_redo(id, parts))
+        Ok(self.stage_linked_redo(id, parts))
     }
 
     /// The same for what is staged already, and to be committed with other shards as one.
-    pub fn add_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
+    pub fn stage_linked_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
         self.set_system_key(&encoding::redo_key(id));
         // Without one there is nothing to delete either.
         self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts))
@@ -146,7 +146,8 @@ impl Shard {
         Ok(found)
     }
 
-    /// Whether this shard has the redo record of a transaction, committed or still to be, and the turn in which it is.
+    /// Whether this shard has the redo record of a transaction, committed or still to be, and the epoch in which the
+    /// record is.
     pub fn has_redo(&mut self, id: TransactionId) -> Result<(bool, u64), CommandError> {
         self.set_system_key(&encoding::redo_key(id));
         let found = self.find_in(Column::System)?;
@@ -171,22 +172,22 @@ impl Shard {
     }
 
     /// Stages that it does so with what the running command stages.
-    pub fn note_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+    pub fn mark_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         self.check_writable()?;
-        self.add_applied_marker(id)
+        self.mark_linked_applied(id)
     }
 
     /// The same for what is staged already, and to be committed with other shards as one.
-    pub fn add_applied_marker(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+    pub fn mark_linked_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         let applied = self.applied()?;
-        let noted = encoding::with_applied(&applied, id, &self.forgotten);
+        let marked = encoding::with_applied(&applied, id, &self.forgotten);
         // What is not in the list any more is left out for good when that is committed, and until then again and again.
         self.forgotten.retain(|id| encoding::is_applied(&applied, *id));
         self.set_system_key(encoding::APPLIED_KEY);
-        Ok(self.stage_here(Column::System, Some(noted)))
+        Ok(self.stage_here(Column::System, Some(marked)))
     }
 
-    /// The redo record of a transaction is gone, so that it need not be remembered: the next note leaves it out.
+    /// The redo record of a transaction is gone, so that it need not be remembered: the next marker leaves it out.
     pub fn forget_applied(&mut self, id: TransactionId) {
         self.forgotten.insert(id);
     }
@@ -211,7 +212,7 @@ impl Shard {
     }
 
     /// Appends to `out` what a transaction that runs elsewhere gets of a key: its record, and its members if they are
-    /// few. Returns the newest turn whose writes were seen.
+    /// few. Returns the newest epoch whose writes were seen.
     pub fn export(&mut self, database: u8, key: &[u8], out: &mut Vec<u8>) -> Result<u64, CommandError> {
         let slot = Slot::of(key);
         let (record, mut epoch) = self.read_header(database, slot, key)?;
