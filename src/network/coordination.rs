@@ -1,5 +1,5 @@
-//! A transaction over several storage executors, as its coordinator keeps it: what runs, what is locked, and a
-//! [`Phase`], whose variants have what is known in that phase and nothing else.
+//! A transaction over several storage executors, as its coordinator keeps it: the command, the locks, and a [`Phase`]
+//! whose variants have what is known in that phase and nothing else.
 //!
 //! ```text
 //!  Locking ◄──────── refused, or the handler needs more keys
@@ -47,13 +47,13 @@ pub(super) enum Work {
     Everywhere(Merge),
 }
 
-/// What is special in an EXEC.
+/// What an EXEC has beside its command.
 pub(super) struct ExecOnSeveral {
     /// The commands of the EXEC that run on this executor, if its replies must come apart for them.
     pub(super) executing: Option<Executing>,
     /// The storage executors that know of keys which the client watches.
     pub(super) watched_destinations: Vec<usize>,
-    /// Whether it may write.
+    /// Whether one of its commands may write.
     pub(super) writes: bool,
 }
 
@@ -77,16 +77,16 @@ pub(super) struct WaitedForSource {
     pub(super) rank: Option<u64>,
 }
 
-/// What a transaction runs. It stays as it is from the transaction's begin to its end, so that the handler can be run
-/// again.
+/// The command of a transaction. A job stays as it is from the transaction's begin to its end, so that the handler can
+/// run again.
 pub(super) struct Job {
     pub(super) origin: Origin,
     pub(super) command: &'static Command,
     pub(super) work: Work,
     pub(super) arguments: OwnedArguments,
-    /// Of an EXEC.
+    /// `None` if the command is no EXEC.
     pub(super) exec: Option<ExecOnSeveral>,
-    /// Of a move that has waited.
+    /// `None` unless the command is a move that has waited.
     pub(super) waited: Option<WaitedForSource>,
     pub(super) mode: Mode,
     pub(super) handlers: StorageHandlers,
@@ -108,7 +108,8 @@ impl Job {
         }
     }
 
-    /// Runs the handler on what was gathered, scripts with `script_seat`.
+    /// Runs the handler on the keys that were gathered; scripts run with `script_seat`. A panic of the handler is an
+    /// error.
     pub(super) fn run_handler(
         &self,
         gathered: &mut Gathered,
@@ -165,8 +166,8 @@ pub(super) struct Ran {
 }
 
 impl Ran {
-    /// The handler has failed, or its writes cannot be written: the error is all that is left, but for what is counted
-    /// and shown of the commands that it called.
+    /// The handler has failed, or has written too much. Only the error is left, and the statistics of the commands that
+    /// the handler called.
     pub(super) fn fail(&mut self, error: &CommandError, version: Version) {
         self.reply.clear();
         Reply::new(&mut self.reply, version).error(error.to_string());
@@ -185,7 +186,7 @@ pub(super) struct Participant {
 pub(super) struct Locks {
     /// The transaction's number. Locks that were refused are asked for again with a new one.
     pub(super) id: TransactionId,
-    /// Whether it is everything, on every executor.
+    /// Whether everything is locked, on every executor.
     pub(super) is_whole: bool,
     /// By destination, ascending.
     pub(super) participants: Vec<Participant>,
@@ -277,7 +278,7 @@ pub(super) enum Phase {
     WritingOne(Ran),
     /// The handler has written to several shards, and the primary commits the redo record with its part.
     Preparing(Prepared),
-    /// What has become of the redo record is not known: the primary is asked.
+    /// The primary could not say whether the redo record is committed, and is asked again.
     InDoubt(Prepared),
     /// The redo record is committed, so the transaction is decided: the other shards commit their parts.
     Applying(Applying),
@@ -303,13 +304,13 @@ impl Phase {
 pub(super) struct AnswersLeft(usize);
 
 impl AnswersLeft {
-    /// To so many steps.
+    /// The answers to so many steps.
     pub(super) fn new(steps: usize) -> AnswersLeft {
         assert!(steps > 0, "a round without a step would never end");
         AnswersLeft(steps)
     }
 
-    /// One has come; returns whether it was the last.
+    /// An answer has come; returns whether it was the last.
     pub(super) fn take_one(&mut self) -> bool {
         assert!(self.0 > 0, "a step is answered once");
         self.0 -= 1;
@@ -317,7 +318,7 @@ impl AnswersLeft {
     }
 }
 
-/// Why a transaction does not get its locks, with what outweighs others behind them.
+/// Why a transaction does not get its locks. A later variant outweighs those before it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// A participant has granted the locks to transactions that began later: it must come again with a new number.
@@ -350,7 +351,7 @@ pub(super) struct Locking {
 }
 
 impl Locking {
-    /// Of so many participants.
+    /// Nothing of so many participants has come yet.
     pub(super) fn new(is_whole: bool, participants: usize) -> Locking {
         Locking {
             gathered: Gathered::new(is_whole),
@@ -411,7 +412,7 @@ pub(super) struct Prepared {
     pub(super) parts: Vec<Part>,
 }
 
-/// Where a part of a transaction is written: a destination, and one of its shards.
+/// A destination, and one of its shards.
 pub(super) type ShardAt = (usize, ShardId);
 
 /// See [`Phase::Applying`].
@@ -424,7 +425,7 @@ pub(super) struct Applying {
     pub(super) is_left_to_restart: bool,
 }
 
-/// What becomes of a transaction, and its client.
+/// How a transaction ends for its client.
 pub(super) enum End {
     /// The command has run, and all that it wrote is written.
     Done(Ran),

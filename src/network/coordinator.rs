@@ -2,8 +2,8 @@
 //! those of its clients.
 //!
 //! Every executor that has keys of the command is asked to lock them and to tell what is under them (the schedule step;
-//! all at once, one trip). When all have, the handler runs here, on what was told ([`Gathered`]); if the handler needs
-//! more than came along, it runs again on a thread that may wait for the answers. The writes are split by shard. The
+//! all at once, one trip). When all have, the handler runs here, on the keys as they were told ([`Gathered`]). If it
+//! needs more than that, it runs again on a thread that may ask for more and wait. The writes are split by shard. The
 //! first shard, the primary, commits the redo record and its part, then the others theirs; the locks of a shard go with
 //! its part. Then the client has its reply. A transaction that has written to one shard, or none, needs no record.
 //!
@@ -40,8 +40,8 @@ use slab::Slab;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How often a transaction locks what its handler was found to need beyond what was locked; then it locks everything.
-/// A transaction that finds its keys by what others write meanwhile might never have them all.
+/// How often a transaction locks more keys because its handler was found to need them; then it locks everything, since
+/// one that finds its keys by what others write meanwhile might never have them all.
 const ROUNDS_OF_MORE_KEYS_MAX: u32 = 3;
 
 /// How long a transaction waits before it begins again behind its client's earlier commands: about as long as another
@@ -103,6 +103,10 @@ impl Transactions {
 impl NetworkExecutor {
     /// Asks all participants at once for the locks, as the transaction `id`.
     pub(super) fn lock(self: &Rc<Self>, mut coordination: Box<Coordination>, id: TransactionId) {
+        assert!(
+            id > coordination.locks.id,
+            "locks are asked for again with a new number"
+        );
         coordination.locks.id = id;
         let is_whole = coordination.locks.is_whole;
         let participants = &coordination.locks.participants;
@@ -112,7 +116,7 @@ impl NetworkExecutor {
         }
         let scripts = &self.server.scripts;
         if scripts.any_busy() && (participants.iter()).any(|participant| scripts.is_busy(participant.destination)) {
-            // The locks would be granted when the script is over, so the command is answered as any other is there.
+            // The locks would not be granted before the script is over: answered as any command for a busy executor.
             let mut reply = Vec::new();
             Reply::new(&mut reply, coordination.job.origin.caller.version).error(scripts.busy_error().to_string());
             return self.finish(coordination, End::Failed(reply));
@@ -150,7 +154,7 @@ impl NetworkExecutor {
         .detach();
     }
 
-    /// A participant has locked its keys and tells what is under them, or refuses.
+    /// A participant has locked its keys and tells what is under them, or refuses to lock them.
     fn take_locks(self: &Rc<Self>, coordination: Box<Coordination>, mut locking: Locking, part: usize, bytes: &[u8]) {
         let participant = &coordination.locks.participants[part];
         if locking.take_answer(&participant.scope, bytes) {
@@ -193,6 +197,7 @@ impl NetworkExecutor {
         self.take_outcome(coordination, gathered, outcome, ran);
     }
 
+    /// Has every executor run the command on all its shards.
     fn run_everywhere(&self, mut coordination: Box<Coordination>, merge: Merge) {
         let participants = coordination.locks.participants.len();
         assert_eq!(participants, self.destination_count(), "everything is locked");
@@ -247,7 +252,7 @@ impl NetworkExecutor {
         self.finish(coordination, end);
     }
 
-    /// The handler has run: sends what it has written on its way.
+    /// The handler has run: splits its writes by shard and has them committed.
     pub(super) fn take_outcome(
         self: &Rc<Self>,
         mut coordination: Box<Coordination>,
@@ -311,6 +316,7 @@ impl NetworkExecutor {
         self.wait_in(coordination, Phase::WritingOne(ran));
     }
 
+    /// The one shard has committed its part, or not.
     fn take_written(self: &Rc<Self>, coordination: Box<Coordination>, ran: Ran, bytes: &[u8]) {
         let end = match StepAnswer::decode(bytes) {
             StepAnswer::Done => End::Done(ran),
@@ -322,6 +328,7 @@ impl NetworkExecutor {
 
     /// Has the primary commit the redo record, and its part.
     fn prepare(&self, mut coordination: Box<Coordination>, prepared: Prepared) {
+        assert!(prepared.parts.len() > 1, "one part needs no redo record");
         begin_round(&mut coordination);
         let parts = &prepared.parts;
         let primary = self.destination_with(&parts[0]);
@@ -332,6 +339,7 @@ impl NetworkExecutor {
         self.wait_in(coordination, Phase::Preparing(prepared));
     }
 
+    /// The primary has committed the redo record, or not, or does not know.
     fn take_prepared(self: &Rc<Self>, coordination: Box<Coordination>, prepared: Prepared, bytes: &[u8]) {
         match StepAnswer::decode(bytes) {
             StepAnswer::Done => self.apply(coordination, prepared),
@@ -352,6 +360,7 @@ impl NetworkExecutor {
         self.wait_in(coordination, Phase::InDoubt(prepared));
     }
 
+    /// The primary tells whether the redo record is committed.
     fn take_resolved(self: &Rc<Self>, coordination: Box<Coordination>, prepared: Prepared, bytes: &[u8]) {
         match StepAnswer::decode(bytes) {
             StepAnswer::Decided => self.apply(coordination, prepared),
@@ -361,7 +370,7 @@ impl NetworkExecutor {
                 self.keep_in_doubt(&coordination);
                 self.finish(coordination, End::Unknown);
             }
-            // This answer was taken back, too, with other writes.
+            // The answer was lost with other writes of its turn that were taken back.
             _ => self.resolve(coordination, prepared),
         }
     }
@@ -388,6 +397,7 @@ impl NetworkExecutor {
         self.wait_in(coordination, Phase::Applying(applying));
     }
 
+    /// A participant has committed its parts, or its shard has stopped.
     fn take_applied(self: &Rc<Self>, coordination: Box<Coordination>, mut applying: Applying, bytes: &[u8]) {
         applying.is_left_to_restart |= StepAnswer::decode(bytes) != StepAnswer::Done;
         if !applying.answers_left.take_one() {
@@ -421,8 +431,8 @@ impl NetworkExecutor {
             }
         }
         self.run_behind(coordination);
-        // What the client sends now follows these to the same executors. Commands of an EXEC that run here may change
-        // what that means, so they come first.
+        // Requests that the client sends now come behind these parts to the same executors. Commands of an EXEC that
+        // run on this executor may change what such a request means, so they come first.
         let goes_on_here = (coordination.job.exec.as_ref()).is_some_and(|exec| exec.executing.is_some());
         if !goes_on_here {
             self.let_client_go_on(coordination);
@@ -460,8 +470,8 @@ impl NetworkExecutor {
         self.transactions.borrow_mut().put(coordination, phase);
     }
 
-    /// Scripts of which it was remembered that they need more than they declare, and that one executor could have run
-    /// this time: the next time one tries to.
+    /// If one executor could have run the transaction's scripts this time, it is forgotten that they were found to need
+    /// more keys than they declare: the next time one executor tries.
     fn forget_reach(&self, coordination: &Coordination, gathered: &Gathered) {
         let job = &coordination.job;
         if !job.runs_script() {
@@ -485,8 +495,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// Counts the commands that were parts of an EXEC or a script, and what was looked up, and shows those of scripts
-    /// to clients that monitor.
+    /// Counts the commands that an EXEC or a script has called, and the keys that were looked up; and shows the
+    /// commands of scripts to clients that monitor.
     fn count_inner(&self, coordination: &Coordination, gathered: &mut Gathered, ran: &mut Ran) {
         if coordination.job.command.counts_look_ups() {
             let touched = gathered.touched();

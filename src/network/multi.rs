@@ -204,7 +204,7 @@ impl NetworkExecutor {
             match queued.command.runs {
                 Runs::All(_) | Runs::Each(_) | Runs::Whole => is_whole = true,
                 Runs::Cursor => {
-                    // What is no cursor is refused by any executor.
+                    // Any executor refuses a word that is no cursor.
                     let destination =
                         keys::cursor_slot(arguments.get(1)).map(|slot| self.server.router.executor_of(slot).0);
                     let destination = usize::from(destination.unwrap_or(0));

@@ -44,7 +44,7 @@ pub struct Subscriptions {
 impl Subscriptions {
     pub(crate) fn new(executor: usize) -> Subscriptions {
         Subscriptions {
-            executor: executor as u16,
+            executor: u16::try_from(executor).expect("network executors are numbered in 16 bits"),
             names: Default::default(),
             monitors: HashSet::default(),
         }

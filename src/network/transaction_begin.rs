@@ -47,7 +47,7 @@ impl NetworkExecutor {
         self.coordinate_exec(connection, asked, keys, None, deadline);
     }
 
-    /// The same for an EXEC, or what is none.
+    /// [`NetworkExecutor::coordinate`] for an EXEC, if `exec` is some.
     pub(super) fn coordinate_exec(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -62,8 +62,8 @@ impl NetworkExecutor {
         self.begin(Some(connection), job, (keys, deadline), None, next_transaction_id());
     }
 
-    /// A storage executor hands back a command that needs more than its keys there: runs it as a transaction on what it
-    /// names and what it was found to need, even if its client is gone.
+    /// A storage executor hands back a command that needs more than its keys there: the command runs as a transaction
+    /// on the keys that it names and those that it was found to need, even if its client is gone.
     pub(super) fn take_back(self: &Rc<Self>, batch: &Batch, response: &Response) {
         let handed_back = HandedBack::decode(batch.reply(response)).expect("an executor encodes what it hands back");
         let (id, command) = (response.id, response.command);

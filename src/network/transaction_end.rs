@@ -108,8 +108,8 @@ impl NetworkExecutor {
         self.open_connection(origin.connection, origin.generation)
     }
 
-    /// So many bytes of a transaction's reply are here for its client. A client for whom too much is here goes, as one
-    /// that does not read.
+    /// Counts so many bytes of a transaction's reply as held for its client. A client for whom too much is held is
+    /// disconnected, as one that does not read.
     pub(super) fn hold_for_client(&self, coordination: &mut Coordination, bytes: usize) {
         let Some(connection) = self.client_of(coordination) else {
             return;
@@ -126,8 +126,8 @@ impl NetworkExecutor {
         }
     }
 
-    /// The client's next command may run. Only once: it may be a transaction, too, and then the connection waits for
-    /// that.
+    /// The client's next command may run. Does so once: the next command may be a transaction, too, for which the
+    /// connection waits then.
     pub(super) fn let_client_go_on(&self, coordination: &mut Coordination) {
         let held = std::mem::replace(&mut coordination.holds_client, false);
         if let Some(connection) = self.client_of(coordination).filter(|_| held) {

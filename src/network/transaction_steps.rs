@@ -10,14 +10,14 @@ use crate::storage::redo::Part;
 use crate::storage::transaction_scope::TransactionId;
 use std::time::Instant;
 
-/// Requests whose id names this connection, or a higher one, are no client's: see the two below, and those whose
-/// response nobody waits for.
+/// Requests whose id names this connection, or a higher one, are not of a client: they are steps, or nobody waits for
+/// their response.
 pub(super) const STEPS_FROM: u32 = DELETIONS;
 
 /// Instead of a connection, in the id of a transaction's step.
 pub(super) const STEPS: u32 = u32::MAX - 1;
 
-/// The same for the deletion of redo records.
+/// Instead of a connection, in the id of a step that deletes redo records or applied markers.
 pub(super) const DELETIONS: u32 = u32::MAX - 2;
 
 /// Instead of a round, in the id of a step whose response nobody waits for.
@@ -76,13 +76,13 @@ impl NetworkExecutor {
         self.push_step(target, nobody, step, caller, no_deadline(), &[argument]);
     }
 
-    /// Releases what is locked on a destination, or will be.
+    /// Releases the locks on a destination, whether they are granted yet or not.
     pub(super) fn release(&self, coordination: &Coordination, destination: usize) {
         let origin = &coordination.job.origin;
         self.send_release((destination, origin.priority), coordination.locks.id, origin.caller);
     }
 
-    /// Releases what is locked on all participants, or will be.
+    /// Releases the locks on all participants, whether they are granted yet or not.
     pub(super) fn release_all(&self, coordination: &Coordination) {
         for participant in &coordination.locks.participants {
             self.release(coordination, participant.destination);
@@ -115,7 +115,7 @@ impl NetworkExecutor {
         self.push_step(target, id, step, origin.caller, no_deadline(), &[&number]);
     }
 
-    /// Nobody can tell before a restart whether a transaction is decided.
+    /// Nobody can tell before a restart whether a transaction is decided: its keys may be read, and not written.
     pub(super) fn keep_in_doubt(&self, coordination: &Coordination) {
         let origin = &coordination.job.origin;
         let id = encode_id(coordination.locks.id);
@@ -126,7 +126,7 @@ impl NetworkExecutor {
     }
 }
 
-/// The deadline of steps behind the locks: what is begun is ended, however long it waits.
+/// The deadline of the steps behind the locks: a transaction that has its locks is ended, however long that takes.
 pub(super) fn no_deadline() -> Instant {
     Instant::now() + APPLY_DEADLINE
 }

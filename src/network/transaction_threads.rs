@@ -35,7 +35,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// The threads of one network executor.
 #[derive(Default)]
 pub(super) struct TransactionThreads {
-    /// Which of the threads that may run at once do.
+    /// By thread: whether it runs.
     is_taken: [bool; THREADS_MAX],
     /// Transactions that wait for a thread, by their numbers.
     waiting: VecDeque<usize>,
@@ -189,7 +189,7 @@ impl Asking {
                     return (destination, answer);
                 }
                 Ok(None) => {
-                    // What a channel did not take is offered again, unless nobody is left to take it.
+                    // A batch that its channel did not take is offered again, unless the executor has ended.
                     let (_, given_up) = self.destinations.retry();
                     if !given_up.is_empty() {
                         return (0, Err(CommandError::Internal));

@@ -46,7 +46,7 @@ pub fn echo(context: &mut NetworkContext<'_>) -> Outcome {
 /// Checks a user's password, and on success lets the session act.
 fn authenticate(context: &mut NetworkContext<'_>, user: &[u8], password: &[u8]) -> Outcome {
     let required = &context.server.settings.snapshot().requirepass;
-    // The password is compared for unknown users too, so that the time taken does not tell who exists.
+    // The password is compared for unknown users too, so that the time taken does not tell which users exist.
     let password_is_right = required.matches(password) || required.is_empty();
     if user == DEFAULT_USER.as_bytes() && password_is_right {
         context.session.authenticated = true;

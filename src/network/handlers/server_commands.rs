@@ -524,7 +524,7 @@ pub fn debug(context: &mut NetworkContext<'_>) -> Outcome {
             ],
         ),
         3 if is_option(arguments.get(1), "SLEEP") => {
-            // As in Redis, whose strtod reads what is no number as 0.
+            // As in Redis, whose strtod reads a word that is no number as 0.
             let seconds = parse_double(arguments.get(2)).unwrap_or(0.0);
             let timeout_ms = (seconds.clamp(0.0, DEBUG_SLEEP_SECONDS_MAX) * 1000.0).ceil() as u64;
             context.waits = (timeout_ms > 0).then_some(WaitHere {
