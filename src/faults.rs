@@ -31,8 +31,8 @@
 //! panic-in-sync=WHEN       ...in the thread that syncs logs
 //! panic-in-commit=WHEN     ...in the thread that writes large batches
 //! panic-in-reclaim=WHEN    ...in the thread that gives space back
-//! hold-storage=WHEN        a storage executor does nothing for a millisecond, again and again (with while:PATH: as long as the
-//!                          file exists); if the file has a number in it, only the executor of that number
+//! hold-storage=WHEN        a storage executor does nothing for a millisecond, again and again (with while:PATH: as
+//!                          long as the file exists); if the file has a number in it, only the executor of that number
 //! skip-redo=WHEN           what is written on several shards is committed without the redo record
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
 //!

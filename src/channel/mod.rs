@@ -2,8 +2,8 @@
 //! with the responses.
 //!
 //! [`message`] is what travels, [`destinations`] sends it within its credits, [`responses`] is the way back, [`router`]
-//! says where a key lives. [`step_arguments`] and [`step_answers`] are what coordinators and storage executors say to each
-//! other in the steps of a transaction.
+//! says where a key lives. [`step_arguments`] and [`step_answers`] are what coordinators and storage executors say to
+//! each other in the steps of a transaction.
 
 pub mod destinations;
 pub mod message;

@@ -1,5 +1,5 @@
-//! What a storage executor answers to a step of a transaction over several executors: the only file that knows how it is
-//! written. What it is asked is in [`step_arguments`](super::step_arguments).
+//! What a storage executor answers to a step of a transaction over several executors: the only file that knows how it
+//! is written. What it is asked is in [`step_arguments`](super::step_arguments).
 
 use crate::storage::encoding::Type;
 use crate::storage::fields::{FieldReader, FieldWriter};

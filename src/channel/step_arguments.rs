@@ -1,5 +1,5 @@
-//! What a coordinator says to an executor in each step of a transaction over several: the only file that knows how it is
-//! written. What executors answer is in [`step_answers`](super::step_answers).
+//! What a coordinator says to an executor in each step of a transaction over several: the only file that knows how it
+//! is written. What executors answer is in [`step_answers`](super::step_answers).
 
 use crate::slots::ShardId;
 use crate::storage::database::{Column, Direction};

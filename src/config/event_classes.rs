@@ -65,7 +65,7 @@ const LETTERS: [(char, u16); 14] = [
 ];
 
 impl EventClasses {
-    /// Whether events of no class at all are given out: then nobody needs to note any.
+    /// Whether events of no class at all are given out: then none need be recorded.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.0 & !(KEYSPACE | KEYEVENT) == 0 || self.0 & (KEYSPACE | KEYEVENT) == 0
@@ -77,12 +77,12 @@ impl EventClasses {
         self.0 & bit(class) != 0 && !self.is_empty()
     }
 
-    /// Whether they go to the channels of keys.
+    /// Whether events go to the channels of keys.
     pub fn to_keyspace(self) -> bool {
         self.0 & KEYSPACE != 0
     }
 
-    /// Whether they go to the channels of events.
+    /// Whether events go to the channels of events.
     pub fn to_keyevent(self) -> bool {
         self.0 & KEYEVENT != 0
     }

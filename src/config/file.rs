@@ -70,7 +70,7 @@ pub enum ConfigError {
     /// The file is not TOML.
     #[error("{origin}: the configuration file is not valid TOML ({message}).")]
     Syntax {
-        /// The place.
+        /// Where the setting was given.
         origin: Origin,
         /// What the TOML parser says.
         message: String,
@@ -78,7 +78,7 @@ pub enum ConfigError {
     /// The file names a setting that does not exist.
     #[error("{origin}: there is no setting '{name}'{}", suggestion(.name))]
     Unknown {
-        /// The place.
+        /// Where the setting was given.
         origin: Origin,
         /// The name.
         name: String,
@@ -86,7 +86,7 @@ pub enum ConfigError {
     /// A value is not allowed.
     #[error("{origin}: setting '{name}' cannot be {value}: it must be {allowed}.")]
     BadValue {
-        /// The place.
+        /// Where the setting was given.
         origin: Origin,
         /// The setting.
         name: &'static str,
@@ -257,7 +257,7 @@ impl Settings {
         let _guard = REWRITING.lock().unwrap_or_else(PoisonError::into_inner);
 
         let file = match fs::canonicalize(file) {
-            Ok(target) => target, // a link stays a link
+            Ok(target) => target, // a symbolic link stays one
             Err(error) if error.kind() == io::ErrorKind::NotFound => file.to_owned(),
             Err(error) => return Err(error),
         };

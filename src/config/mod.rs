@@ -6,7 +6,7 @@
 //! | file | what it makes of the list |
 //! |---|---|
 //! | [`settings`] | the struct [`Settings`], CONFIG GET and CONFIG SET, the names that Redis uses |
-//! | [`values`], [`list_values`], [`event_classes`], [`output_limits`] | the types of the values: how each is read from text and printed |
+//! | [`values`], [`list_values`], [`event_classes`], [`output_limits`] | the types of the values |
 //! | [`file`](mod@file) | the TOML configuration file: read at start, written by CONFIG REWRITE |
 //! | [`flags`] | the command line, and [`load`]: default < file < flag |
 //! | [`shared`] | the one copy that all threads see, with a version to compare |

@@ -561,8 +561,9 @@ pub enum ConfigSetError {
 }
 
 impl Settings {
-    /// The most requests in one batch and in one turn: `batch-size`, and at most a quarter of a link's credits. Replies
-    /// of one turn may wait together, for a sync or the end of a stall, and must leave credits for what need not wait.
+    /// The most requests in one batch and in one turn: `batch-size`, and at most a quarter of a sender's credits.
+    /// Replies of one turn may wait together, for a sync or the end of a stall, and must leave credits for those that
+    /// need not.
     pub fn requests_at_once(&self) -> usize {
         self.batch_size.min(self.request_credits / 4).max(1)
     }

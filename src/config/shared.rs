@@ -51,7 +51,7 @@ impl SharedSettings {
         let mut changed = Settings::clone(&current);
         let result = change(&mut changed)?;
         *current = Arc::new(changed);
-        // Under the lock: whoever sees the new version and then takes the lock finds the new settings.
+        // Under the lock: a thread that sees the new version and then takes the lock finds the new settings.
         self.shared.version.fetch_add(1, Ordering::Release);
         Ok(result)
     }

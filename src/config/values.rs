@@ -186,7 +186,9 @@ impl Value for bool {
 /// Makes an enumeration out of words: `Variant = "word" | "another word that means the same"`. Case is ignored, as in
 /// Redis.
 macro_rules! words {
-    ($(#[$attribute:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal $(| $synonym:literal)*,)+ }) => {
+    ($(#[$attribute:meta])* $name:ident {
+        $($(#[$doc:meta])* $variant:ident = $word:literal $(| $synonym:literal)*,)+
+    }) => {
         $(#[$attribute])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {

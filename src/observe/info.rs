@@ -407,15 +407,15 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
         let network = server
             .core_map
             .network_index(executor.cpu)
-            .and_then(|place| server.network.get(place));
+            .and_then(|index| server.network.get(index));
         if let Some(network) = network {
             let (requests, batches) = (network.requests.get(), network.batches.get());
             // Writing to a string does not fail.
             let _ = write!(
                 line,
-                ",connections={},commands={},requests={requests},responses={},batches={batches},batch_size_mean={:.2},{},\
-                 timeouts={},send_failures={},pending={},backpressure_events={},transactions={},transaction_retries={},\
-                 network_panics={}",
+                ",connections={},commands={},requests={requests},responses={},batches={batches},batch_size_mean={:.2},\
+                 {},timeouts={},send_failures={},pending={},backpressure_events={},transactions={},\
+                 transaction_retries={},network_panics={}",
                 network.connections.get(),
                 network.commands_processed.get(),
                 network.responses.get(),
@@ -433,13 +433,14 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
         let storage = server
             .core_map
             .storage_index(executor.cpu)
-            .and_then(|place| server.storage.get(place));
+            .and_then(|index| server.storage.get(index));
         if let Some(storage) = storage {
             let (requests, turns, syncs) = (storage.requests.get(), storage.turns.get(), storage.syncs.get());
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
-                 held={},parked={},handed_back={},decided={},in_doubt={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
+                 held={},parked={},handed_back={},decided={},in_doubt={},replies_begun={},syncs={syncs},\
+                 sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),

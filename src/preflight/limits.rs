@@ -7,7 +7,7 @@ use super::machine::KernelVersion;
 use super::{EXECUTOR_IO_MEMORY_BYTES, PreflightError};
 use std::fs;
 
-/// glommio refuses to make an executor below this soft limit, whatever its rings take and whoever runs it.
+/// glommio refuses to make an executor below this soft limit, whatever its rings take and whichever user runs it.
 const LOCKED_BYTES_FLOOR: u64 = 512 * 1024;
 
 /// Each executor has a main, a latency and a poll ring.

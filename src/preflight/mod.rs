@@ -61,7 +61,8 @@ pub enum PreflightError {
     IoUringFailed { error: io::Error },
     #[error(
         "the limit of locked memory (RLIMIT_MEMLOCK) is {limit_kib} KiB, but {executors} executors need {needed_kib} \
-         KiB; raise it with `ulimit -l {needed_kib}` as root, LimitMEMLOCK= in a systemd unit or `--ulimit memlock=` in Docker"
+         KiB; raise it with `ulimit -l {needed_kib}` as root, LimitMEMLOCK= in a systemd unit or `--ulimit memlock=` \
+         in Docker"
     )]
     LockedMemory {
         limit_kib: u64,
@@ -70,10 +71,14 @@ pub enum PreflightError {
     },
     #[error(
         "the limit of open files (RLIMIT_NOFILE) is {limit}, but corelane needs {needed} for itself and one client; \
-         raise it with `ulimit -n {needed}` or more as root, LimitNOFILE= in a systemd unit or `--ulimit nofile=` in Docker"
+         raise it with `ulimit -n {needed}` or more as root, LimitNOFILE= in a systemd unit or `--ulimit nofile=` in \
+         Docker"
     )]
     OpenFiles { limit: u64, needed: u64 },
-    #[error("the data directory {} is not a directory; move that file away, or name another with --data-dir", path.display())]
+    #[error(
+        "the data directory {} is not a directory; move that file away, or name another with --data-dir",
+        path.display()
+    )]
     DirectoryIsFile { path: PathBuf },
     #[error(
         "the data directory {} cannot be made ({error}); let this user write in the directory above it, or name \
@@ -86,7 +91,10 @@ pub enum PreflightError {
         path.display()
     )]
     DirectoryNotWritable { path: PathBuf, error: io::Error },
-    #[error("the data directory {} is in use by {owner}; stop it, or name another directory with --data-dir", path.display())]
+    #[error(
+        "the data directory {} is in use by {owner}; stop it, or name another directory with --data-dir",
+        path.display()
+    )]
     DirectoryLocked { path: PathBuf, owner: String },
     #[error(
         "the data directory {} has {free_mib} MiB free, but corelane needs {needed_mib} MiB to start; make room, or \

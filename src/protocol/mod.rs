@@ -25,14 +25,14 @@ pub struct Span {
 }
 
 /// The longest request, in bytes of its arguments and of what is between them: well below what a [`Span`] can tell,
-/// because in a batch it may lie behind others.
+/// because in a batch other requests may lie before it.
 pub const REQUEST_BYTES_MAX: usize = u32::MAX as usize - (16 << 20);
 
 impl Span {
     /// `len` bytes from `start` on.
     ///
     /// # Panics
-    /// 32 bits do not hold them: who collects arguments or replies refuses what is too long before.
+    /// 32 bits do not hold them: what is too long is refused before it is collected.
     #[inline]
     pub fn new(start: usize, len: usize) -> Span {
         let bits = |number: usize| u32::try_from(number).expect("a run of bytes is bounded below 4 GiB");

@@ -153,7 +153,7 @@ fn quoted(byte: u8) -> u8 {
     if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }
 }
 
-/// What the next byte at `position` belongs to.
+/// What the byte at `position` belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// A frame's first byte.
@@ -270,7 +270,7 @@ impl Parser {
                 self.stage = Stage::Start;
                 return Ok(Parsed::Empty { consumed: next });
             }
-            // What the client only claims to send is not reserved.
+            // No room is reserved for what the client only claims to send.
             self.spans.reserve(length.min(SPANS_KEPT_MAX));
             self.arguments_missing = length;
             self.searched_bytes = 0;
@@ -407,7 +407,7 @@ impl Parser {
 
 /// An array's length line.
 enum LengthLine {
-    /// Not all there.
+    /// The line is not all there.
     Incomplete,
     /// A negative length: a frame that ends at `next` and means nothing.
     NoArguments { next: usize },
@@ -457,7 +457,7 @@ pub fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
 
 /// Splits an inline command into arguments as Redis does (and its redis-cli): blanks separate; `"…"` takes `\n \r \t
 /// \b \a`, `\xHH` and `\` before any other byte; `'…'` takes only `\'`; a closing quote must end the argument.
-/// `line` holds no line feed and no NUL. The arguments' bytes go to `scratch`, their places to `spans`.
+/// `line` holds no line feed and no NUL. The arguments' bytes go to `scratch`, their spans to `spans`.
 fn split_line(line: &[u8], scratch: &mut Vec<u8>, spans: &mut Vec<Span>) -> Result<(), ProtocolError> {
     let mut rest = line;
     loop {

@@ -39,7 +39,7 @@ const STRING_BYTES_MAX: usize = 512 << 20;
 pub struct StreamId {
     /// Unix milliseconds.
     pub ms: u64,
-    /// Which of that millisecond.
+    /// The number among the ids of that millisecond.
     pub sequence: u64,
 }
 
@@ -109,19 +109,19 @@ pub struct StreamPending {
     pub id: StreamId,
     /// When it was delivered last, Unix milliseconds.
     pub delivered_ms: u64,
-    /// How often.
+    /// How often it was delivered.
     pub deliveries: u64,
-    /// To whom: the place in the group's consumers.
+    /// The consumer to whom it was delivered, by its index in the group's list.
     pub consumer: usize,
 }
 
 /// Why a payload cannot be read; the texts are RESTORE's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RdbError {
-    /// It is cut, altered, or of a newer version.
+    /// The payload is cut, altered, or of a newer version.
     #[error("ERR DUMP payload version or checksum are wrong")]
     Footer,
-    /// Its content makes no sense.
+    /// The payload's content makes no sense.
     #[error("ERR Bad data format")]
     Format,
 }
@@ -189,7 +189,7 @@ fn finish(mut out: Vec<u8>) -> Vec<u8> {
     out
 }
 
-/// What is before version and checksum, if those are right.
+/// The bytes before version and checksum, if those are right.
 fn checked_body(payload: &[u8]) -> Result<&[u8], RdbError> {
     let body_len = payload.len().checked_sub(FOOTER_LEN).ok_or(RdbError::Footer)?;
     let (body, footer) = payload.split_at(body_len);
@@ -277,10 +277,10 @@ fn write_stream(out: &mut Vec<u8>, stream: &Stream) {
             write_length(out, pending.deliveries);
         }
         write_length(out, group.consumers.len() as u64);
-        for (place, consumer) in group.consumers.iter().enumerate() {
+        for (index, consumer) in group.consumers.iter().enumerate() {
             write_string(out, &consumer.name);
             out.extend_from_slice(&consumer.seen_ms.to_le_bytes());
-            let own = group.pending.iter().filter(|pending| pending.consumer == place);
+            let own = group.pending.iter().filter(|pending| pending.consumer == index);
             write_length(out, own.clone().count() as u64);
             own.for_each(|pending| write_raw_id(out, pending.id));
         }
@@ -319,7 +319,7 @@ fn stream_nodes(entries: &[(StreamId, Vec<Pair>)]) -> Vec<(StreamId, Vec<u8>)> {
         fields.iter().for_each(|(field, _)| listpack.string(field));
         listpack.integer(0);
         for (id, pairs) in own {
-            // With the flag of an entry that names its own fields.
+            // The flag of an entry that names its own fields.
             listpack.integer(0);
             listpack.integer(id.ms.wrapping_sub(first.ms) as i64);
             listpack.integer(id.sequence.wrapping_sub(first.sequence) as i64);
@@ -389,9 +389,9 @@ impl ListpackWriter {
     fn end_entry(&mut self, start: usize) {
         let len = (self.bytes.len() - start) as u64;
         let bytes = backward_length_size(len);
-        for place in (0..bytes).rev() {
-            let bits = (len >> (7 * place)) as u8 & 0x7f;
-            self.bytes.push(if place + 1 == bytes { bits } else { bits | 0x80 });
+        for index in (0..bytes).rev() {
+            let bits = (len >> (7 * index)) as u8 & 0x7f;
+            self.bytes.push(if index + 1 == bytes { bits } else { bits | 0x80 });
         }
         self.count += 1;
     }
@@ -401,7 +401,7 @@ impl ListpackWriter {
         // Where an entry alone takes more, the reply is refused for its length anyway.
         let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.bytes[..4].copy_from_slice(&len.to_le_bytes());
-        // 65535: count them yourself.
+        // 65535 stands for more than can be told.
         let count = u16::try_from(self.count).unwrap_or(u16::MAX);
         self.bytes[4..6].copy_from_slice(&count.to_le_bytes());
         self.bytes
@@ -533,7 +533,7 @@ fn score_of(text: &[u8]) -> Result<f64, RdbError> {
 
 /// LZF (Marc Lehmann's liblzf): runs of literal bytes and references to what came before.
 fn decompress(compressed: &[u8], len: usize) -> Result<Vec<u8>, RdbError> {
-    /// What a byte of a reference can stand for at most.
+    /// Bytes that one byte of a reference can stand for at most.
     const EXPANSION_MAX: usize = 264;
     if len > compressed.len().saturating_mul(EXPANSION_MAX).min(STRING_BYTES_MAX) {
         return Err(RdbError::Format);
@@ -552,9 +552,9 @@ fn decompress(compressed: &[u8], len: usize) -> Result<Vec<u8>, RdbError> {
         }
         let distance = ((control & 0x1f) << 8 | usize::from(reader.byte()?)) + 1;
         let start = out.len().checked_sub(distance).ok_or(RdbError::Format)?;
-        for place in start..start + length + 2 {
-            // The copy may overlap what it writes.
-            out.push(out[place]);
+        for position in start..start + length + 2 {
+            // Byte by byte: the reference may reach into what it appends.
+            out.push(out[position]);
         }
         if out.len() > len {
             return Err(RdbError::Format);
@@ -674,13 +674,13 @@ fn intset(bytes: &[u8]) -> Result<Vec<Vec<u8>>, RdbError> {
 
 fn ziplist(bytes: &[u8]) -> Result<Vec<Vec<u8>>, RdbError> {
     let mut reader = Reader { rest: bytes };
-    // Its length, the offset of its tail, its count (which may be too small to tell).
+    // The header: length, offset of the tail, count (65535 stands for more than can be told).
     reader.take(4 + 4 + 2)?;
     let mut elements = Vec::new();
     loop {
         match reader.byte()? {
             0xff => break,
-            // The length of the entry before: five bytes, or this one.
+            // The length of the entry before takes five bytes, or this one.
             0xfe => _ = reader.take(4)?,
             _ => {}
         }
@@ -722,7 +722,7 @@ fn signed(bytes: &[u8]) -> i64 {
 
 fn listpack(bytes: &[u8]) -> Result<Vec<Vec<u8>>, RdbError> {
     let mut reader = Reader { rest: bytes };
-    // Its length and count.
+    // The header: length and count.
     reader.take(4 + 2)?;
     let mut elements = Vec::new();
     loop {
@@ -846,14 +846,14 @@ fn read_group(reader: &mut Reader<'_>, tag: u8) -> Result<StreamGroup, RdbError>
             id: reader.raw_id()?,
             delivered_ms: u64::from_le_bytes(reader.array()?),
             deliveries: reader.length()?,
-            // Whose it is follows with the consumers.
+            // The consumers that follow say whose the entry is.
             consumer: usize::MAX,
         });
     }
     if !group.pending.is_sorted_by(|one, next| one.id < next.id) {
         return Err(RdbError::Format);
     }
-    for place in 0..reader.count()? {
+    for index in 0..reader.count()? {
         let name = reader.string()?;
         let seen_ms = u64::from_le_bytes(reader.array()?);
         if tag == tag::STREAM_LISTPACKS_3 {
@@ -862,7 +862,7 @@ fn read_group(reader: &mut Reader<'_>, tag: u8) -> Result<StreamGroup, RdbError>
         for _ in 0..reader.count()? {
             let id = reader.raw_id()?;
             let found = group.pending.binary_search_by_key(&id, |pending| pending.id);
-            group.pending[found.map_err(|_| RdbError::Format)?].consumer = place;
+            group.pending[found.map_err(|_| RdbError::Format)?].consumer = index;
         }
         group.consumers.push(StreamConsumer { name, seen_ms });
     }
@@ -954,10 +954,10 @@ mod tests {
     #[test]
     fn a_payload_that_was_altered_or_is_of_the_future_is_refused() {
         let payload = dump(&Value::String(b"value".to_vec()));
-        for place in 0..payload.len() {
+        for position in 0..payload.len() {
             let mut altered = payload.clone();
-            altered[place] ^= 1;
-            assert_eq!(restore(&altered), Err(RdbError::Footer), "byte {place}");
+            altered[position] ^= 1;
+            assert_eq!(restore(&altered), Err(RdbError::Footer), "byte {position}");
         }
         for len in 0..payload.len() {
             assert!(restore(&payload[..len]).is_err(), "{len} bytes");
@@ -988,8 +988,8 @@ mod tests {
                 continue;
             }
             for _ in 0..random() % 8 {
-                let place = random() as usize % body.len();
-                body[place] = random() as u8;
+                let position = random() as usize % body.len();
+                body[position] = random() as u8;
             }
             body[0] %= 24;
             body.extend_from_slice(&VERSION_READ_MAX.to_le_bytes());

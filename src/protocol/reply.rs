@@ -1,4 +1,4 @@
-//! The reply builder: the only place where RESP2 and RESP3 differ.
+//! The reply builder: the only code in which RESP2 and RESP3 differ.
 //!
 //! Source: the RESP specification; numbers, and the RESP2 form of RESP3's types, as Redis 7.2 writes them.
 
@@ -60,7 +60,7 @@ impl<'a> Reply<'a> {
         self.out.truncate(len);
     }
 
-    /// Puts other bytes in place of those from `start` on.
+    /// Replaces the bytes from `start` on.
     pub fn overwrite(&mut self, start: usize, bytes: &[u8]) {
         self.out[start..start + bytes.len()].copy_from_slice(bytes);
     }
@@ -294,7 +294,7 @@ const HEADER_BYTES_MAX: usize = 23;
 /// 24, as in `-1.2345678901234567e-308`, decimals up to 22).
 const DOUBLE_TEXT_BYTES_MAX: usize = 32;
 
-/// A double's decimal text, kept in place.
+/// A double's decimal text, in a buffer of its own.
 #[derive(Clone, Copy)]
 pub struct DoubleText {
     bytes: [u8; DOUBLE_TEXT_BYTES_MAX],

@@ -109,7 +109,7 @@ pub fn thread_affinities() -> io::Result<Vec<(ThreadId, String, CpuSet)>> {
         else {
             continue;
         };
-        // Names are bytes chosen by whoever started the thread, so they need not be UTF-8.
+        // A thread's name is any bytes, which need not be UTF-8.
         match (fs::read(entry.path().join("comm")), affinity_of(thread)) {
             (Ok(name), Ok(cpus)) => threads.push((thread, String::from_utf8_lossy(&name).trim_end().to_owned(), cpus)),
             (Err(error), _) | (_, Err(error)) if has_ended(&error) => {}

@@ -134,17 +134,17 @@ impl CoreMap {
         self.network.iter().chain(storage_only).map(placement).collect()
     }
 
-    /// The place in [`CoreMap::executors`] of the executor on this CPU.
+    /// The index in [`CoreMap::executors`] of the executor on this CPU.
     pub fn executor_index(&self, cpu: CpuId) -> Option<usize> {
         self.executors().iter().position(|executor| executor.cpu == cpu)
     }
 
-    /// The place of this CPU in `network`.
+    /// The index of this CPU in `network`.
     pub fn network_index(&self, cpu: CpuId) -> Option<usize> {
         self.network.iter().position(|candidate| *candidate == cpu)
     }
 
-    /// The place of this CPU in `storage`.
+    /// The index of this CPU in `storage`.
     pub fn storage_index(&self, cpu: CpuId) -> Option<usize> {
         self.storage.iter().position(|candidate| *candidate == cpu)
     }

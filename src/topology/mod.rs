@@ -1,4 +1,4 @@
-//! The machine's CPUs, and who gets which of them.
+//! The machine's CPUs, and which role gets which of them.
 //!
 //! ```text
 //! sysfs.rs     ROOT/sys, ROOT/proc  ->  Topology: CPUs, cores, nodes, and what the process may use

@@ -161,7 +161,7 @@ impl CoreMapOverrides {
     }
 }
 
-/// The CPUs of an array of numbers; errors come with the place of the wrong element.
+/// The CPUs of an array of numbers; an error has the span of the wrong element.
 fn cpus_of_array(array: &DeArray<'_>) -> Result<Vec<CpuId>, (Option<Range<usize>>, String)> {
     let mut cpus = Vec::new();
     let mut seen = CpuSet::new();

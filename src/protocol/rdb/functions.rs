@@ -11,16 +11,16 @@ const LIBRARY_BEFORE_RELEASE: u8 = 246;
 /// Why libraries cannot be read; the texts are FUNCTION RESTORE's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LibrariesError {
-    /// It is cut, altered, or of a newer version.
+    /// The payload is cut, altered, or of a newer version.
     #[error("ERR DUMP payload version or checksum are wrong")]
     Footer,
-    /// There is something else in it.
+    /// The payload has something else in it.
     #[error("ERR given type is not a function")]
     OtherType,
-    /// A release candidate of Redis 7.0 wrote it.
+    /// A release candidate of Redis 7.0 wrote the payload.
     #[error("ERR Pre-GA function format not supported")]
     BeforeRelease,
-    /// Its content makes no sense.
+    /// The payload's content makes no sense.
     #[error("ERR Failed loading library payload")]
     Format,
 }
@@ -82,14 +82,14 @@ mod tests {
             assert_eq!(restore_libraries(&finish(body.to_vec())), Err(error), "{body:?}");
         }
         let payload = dump_libraries([&b"code"[..]].into_iter());
-        for place in 0..payload.len() {
+        for position in 0..payload.len() {
             let mut altered = payload.clone();
-            altered[place] ^= 1;
-            assert_eq!(restore_libraries(&altered), Err(LibrariesError::Footer), "{place}");
+            altered[position] ^= 1;
+            assert_eq!(restore_libraries(&altered), Err(LibrariesError::Footer), "{position}");
             assert_eq!(
-                restore_libraries(&payload[..place]),
+                restore_libraries(&payload[..position]),
                 Err(LibrariesError::Footer),
-                "{place}"
+                "{position}"
             );
         }
     }
