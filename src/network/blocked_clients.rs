@@ -187,15 +187,15 @@ impl NetworkExecutor {
             let left = until.saturating_duration_since(Instant::now());
             left.as_micros().div_ceil(1000).max(1) as u64
         });
-        let rank = moves.rank.unwrap_or(0);
+        let queue_number = moves.queue_number.unwrap_or(0);
         let nothing = (null_array(connection), VecDeque::new());
         begin_wait(connection, command, sequence, nothing, Until::TimeIsUp);
         connection.waiting_bytes.set(arguments_bytes(arguments));
         if let Some(waiting) = connection.waiting.borrow_mut().as_mut() {
             waiting.moves = Some(moves);
         }
-        let (left_ms, rank) = (left_ms.to_be_bytes(), rank.to_be_bytes());
-        let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &rank[..]];
+        let (left_ms, queue_number) = (left_ms.to_be_bytes(), queue_number.to_be_bytes());
+        let words = [WAIT_SOURCE.name.as_bytes(), &source, &left_ms[..], &queue_number[..]];
         let words = words.into_iter().chain(targets.iter().map(Vec::as_slice));
         let deadline = Instant::now() + APPLY_DEADLINE;
         self.visit(connection, &WAIT_SOURCE, destination, (sequence, 1), words, deadline);
@@ -222,7 +222,7 @@ impl NetworkExecutor {
             };
         };
         if let Some(mut moves) = connection.end_wait(sequence).and_then(|waiting| waiting.moves) {
-            moves.rank = Some(handed.queue_number);
+            moves.queue_number = Some(handed.queue_number);
             self.coordinate_move(connection, (command, sequence), moves, handed.id);
         }
     }

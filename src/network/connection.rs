@@ -139,8 +139,8 @@ pub(super) struct MoveOut {
     pub(super) source: usize,
     /// When the command's time is up.
     pub(super) until: Option<Instant>,
-    /// The command's rank among those that wait for the source, once it has one.
-    pub(super) rank: Option<u64>,
+    /// The command's number in the queue for the source, once it has waited.
+    pub(super) queue_number: Option<u64>,
 }
 
 /// A command that may wait.

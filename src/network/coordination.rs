@@ -73,8 +73,8 @@ pub(super) struct Origin {
 pub(super) struct WaitedForSource {
     /// `None`: for ever.
     pub(super) until: Option<Instant>,
-    /// The client's rank among those that wait for the source.
-    pub(super) rank: Option<u64>,
+    /// The number in the queue for the source.
+    pub(super) queue_number: Option<u64>,
 }
 
 /// The command of a transaction. A job stays as it is from the transaction's begin to its end, so that the handler can

@@ -123,7 +123,7 @@ impl NetworkExecutor {
         let mut job = self.job(Origin::of(connection, sequence), asked, None);
         job.waited = Some(WaitedForSource {
             until: moves.until,
-            rank: moves.rank,
+            queue_number: moves.queue_number,
         });
         self.begin(Some(connection), job, (Some(keys), deadline), None, id);
     }

@@ -59,13 +59,13 @@ impl NetworkExecutor {
         };
         let waited = job.waited.unwrap_or_else(|| WaitedForSource {
             until: until(),
-            rank: None,
+            queue_number: None,
         });
         let moves = MoveOut {
             arguments: job.arguments,
             source: waiting.keys.start,
             until: waited.until,
-            rank: waited.rank,
+            queue_number: waited.queue_number,
         };
         self.wait_for_source(connection, (command, sequence), moves);
     }
