@@ -114,9 +114,9 @@ impl StorageExecutor {
         self.serve_waiters(now);
     }
 
-    /// Gives a move its source, locked with all of the move's keys here for the transaction that it becomes: nobody gets
-    /// the source before. False if another transaction is in the line for these keys, which may need what this one is to
-    /// lock elsewhere.
+    /// Gives a move its source, locked with all of the move's keys here for the transaction that it becomes: nobody
+    /// gets the source before. False if another transaction is in the line for these keys, which may need what this one
+    /// is to lock elsewhere.
     fn hand_over(&mut self, waiter: &Waiter, source: &DatabaseKey) -> bool {
         let id = next_transaction_id();
         let targets = waiter

@@ -1,5 +1,5 @@
-//! The parts of decided transactions: each is staged until it is committed, however often a full disk or a stall takes it
-//! back, and its locks are held until then. Only a shard that has stopped leaves its part to the restart.
+//! The parts of decided transactions: each is staged until it is committed, however often a full disk or a stall takes
+//! it back, and its locks are held until then. Only a shard that has stopped leaves its part to the restart.
 
 use super::storage_executor::StorageExecutor;
 use super::turn::Batches;

@@ -1,5 +1,5 @@
-//! The interests in an executor's keys: clients that watch them, track them or wait for them, and transactions that have
-//! locked them. The shards record which keys are written; here the interested ones are told.
+//! The interests in an executor's keys: clients that watch them, track them or wait for them, and transactions that
+//! have locked them. The shards record which keys are written; here the interested ones are told.
 
 use super::key_readers::TrackedKeys;
 use super::locks::Locks;

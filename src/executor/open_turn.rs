@@ -1,5 +1,5 @@
-//! Scripts that run for long: such a one gets a turn of its own, which is left open each time the script pauses, so that
-//! the executor's reactor goes round meanwhile.
+//! Scripts that run for long: such a one gets a turn of its own, which is left open each time the script pauses, so
+//! that the executor's reactor goes round meanwhile.
 
 use super::blocked_commands::waiting_response;
 use super::request::{NobodyWaits, Paused, Ran};

@@ -93,8 +93,8 @@ impl StorageExecutor {
         }
     }
 
-    /// Enters a command in the lines for its keys. It gets the newest number of all, so it waits, and no transaction that
-    /// is there waits for it.
+    /// Enters a command in the lines for its keys. It gets the newest number of all, so it waits, and no transaction
+    /// that is there waits for it.
     pub(super) fn stand_in_line(&mut self, alone: Box<Batch>) {
         let request = alone.requests[0];
         let (scope, mode) = needs_of(&alone, &request);

@@ -3,8 +3,8 @@
 //! DEL of a collection, an overwrite or its expiry writes one record of `meta` and leaves the members behind, dead;
 //! compactions drop what they meet of them, but RocksDB does not know that there is anything to compact. So the same
 //! batch that makes a large version dead puts a marker of it into `system`, and this thread deletes the files that hold
-//! nothing else and compacts what is left of the range. Then the executor deletes the marker. The markers are the queue:
-//! it needs no memory, and a crash loses nothing of it.
+//! nothing else and compacts what is left of the range. Then the executor deletes the marker. The markers are the
+//! queue: it needs no memory, and a crash loses nothing of it.
 //!
 //! **A file is deleted only when the log with the record of `meta` is on disk**, whatever `durability` says: a machine
 //! that fails must not bring back a collection whose members are gone. Therefore the thread syncs the log between
@@ -149,8 +149,8 @@ impl Shared {
         (!state.stop).then_some(shard_indexes)
     }
 
-    /// Reclaims the dead versions with a marker on the shard at `shard_index`; returns whether all of that succeeded. The
-    /// logs are as large as the members in them; a log goes when all columns are flushed of which it has something,
+    /// Reclaims the dead versions with a marker on the shard at `shard_index`; returns whether all of that succeeded.
+    /// The logs are as large as the members in them; a log goes when all columns are flushed of which it has something,
     /// which the small columns seldom are.
     fn reclaim_all(&self, shard_index: usize) -> bool {
         let (mut from, to) = encoding::dead_version_range();

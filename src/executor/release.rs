@@ -1,5 +1,5 @@
-//! Replies that cannot leave with their turn ([`turn`](super::turn)): they wait for the committer and, with `always`, for
-//! the syncer; and the replies that speak of writes which were rolled back.
+//! Replies that cannot leave with their turn ([`turn`](super::turn)): they wait for the committer and, with `always`,
+//! for the syncer; and the replies that speak of writes which were rolled back.
 
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Response};

@@ -237,7 +237,8 @@ impl StorageExecutor {
         })
     }
 
-    /// Ends a command that may wait: it is entered among the waiters, or answered unless another executor has done that.
+    /// Ends a command that may wait: it is entered among the waiters, or answered unless another executor has done
+    /// that.
     fn settle_one_that_may_wait(
         &mut self,
         mut handled: Handled,
@@ -288,7 +289,8 @@ impl StorageExecutor {
         Ok(())
     }
 
-    /// A command that has found nothing is to wait: what it wrote all the same (that a group's consumer was seen) stands.
+    /// A command that has found nothing is to wait: what it wrote all the same (that a group's consumer was seen)
+    /// stands.
     pub(super) fn keep_what_waits(&mut self, client_id: u64) {
         // Such a write is on the shard of one key.
         self.shards.keep_step();
@@ -514,8 +516,8 @@ impl StorageExecutor {
         self.interests.tracked.make_room(keys_max);
     }
 
-    /// Drops what the command has staged and what was to be published. The clients that were to be told of outdated keys
-    /// are told all the same: a read too many is never wrong.
+    /// Drops what the command has staged and what was to be published. The clients that were to be told of outdated
+    /// keys are told all the same: a read too many is never wrong.
     pub(super) fn roll_back_command(&mut self) {
         self.shards.roll_back_command();
         self.effects.clear();

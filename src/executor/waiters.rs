@@ -1,9 +1,9 @@
 //! Commands that wait on a storage executor for a key to change.
 //!
-//! A waiter keeps a copy of its command and no credit: the batch that brought the command has gone back. Each key has its
-//! waiters in the order in which they came. A command over several executors has a waiter on each, and whichever claims
-//! its [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or when
-//! the command's executor says so.
+//! A waiter keeps a copy of its command and no credit: the batch that brought the command has gone back. Each key has
+//! its waiters in the order in which they came. A command over several executors has a waiter on each, and whichever
+//! claims its [ticket](crate::registry::clients::Ticket) first answers it; the others are dropped when they are met, or
+//! when the command's executor says so.
 
 use crate::channel::message::{Batch, Caller, Request, RequestId};
 use crate::channel::responses::ResponseSender;
