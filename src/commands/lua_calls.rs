@@ -18,13 +18,13 @@ const REPLY_BYTES_MAX: usize = 1 << 30;
 /// What a script may do, and what it has chosen.
 #[derive(Debug)]
 pub struct Session {
-    /// It may not write.
+    /// The script may not write.
     pub is_read_only: bool,
-    /// The database that it selected.
+    /// The database that the script has selected.
     pub database: u8,
-    /// The keys that it has declared, if it may use no others.
+    /// The keys that the script has declared, if it may use no others.
     pub declared: Option<Vec<Vec<u8>>>,
-    /// What it was found to need beyond those.
+    /// What the script was found to need beyond its declared keys.
     pub reach: Option<Reach>,
     /// A shard takes no writes, or no command at all: nothing of the script stands.
     pub shard_error: Option<CommandError>,
@@ -137,16 +137,16 @@ fn need_keys(
     row: &Command,
     arguments: Arguments<'_>,
 ) -> Result<(), CommandError> {
-    let places = command::database_keys_of(row, arguments, session.database);
+    let keys = command::database_keys_of(row, arguments, session.database);
     if let Some(declared) = &session.declared
-        && places.iter().any(|(_, key)| !declared.contains(key))
+        && keys.iter().any(|(_, key)| !declared.contains(key))
     {
         return Err(CommandError::text(
             "ERR Script attempted to access a key that it has not declared, which script-undeclared-keys forbids",
         ));
     }
-    let needed = context.view.need_keys(&places, mode_of(row));
-    needed.inspect_err(|error| note_reach(session, error, Reach::Keys))
+    let needed = context.view.need_keys(&keys, mode_of(row));
+    needed.inspect_err(|error| record_reach(session, error, Reach::Keys))
 }
 
 /// The command concerns all keys.
@@ -157,10 +157,10 @@ fn need_everything(context: &mut Context<'_>, session: &mut Session, row: &Comma
         ));
     }
     let needed = context.view.need_everything(mode_of(row));
-    needed.inspect_err(|error| note_reach(session, error, Reach::Everything))
+    needed.inspect_err(|error| record_reach(session, error, Reach::Everything))
 }
 
-fn note_reach(session: &mut Session, error: &CommandError, reach: Reach) {
+fn record_reach(session: &mut Session, error: &CommandError, reach: Reach) {
     if *error == CommandError::Elsewhere {
         session.reach = Some(reach);
     }

@@ -44,8 +44,8 @@ use crate::storage::view::View;
 use blocking::Waiting;
 use effects::{Effects, EffectsMark};
 
-/// What a handler gets and all that it may touch: it reads no clock, no random source and nothing of another shard by
-/// itself, so it can be dropped and run again.
+/// What a handler gets and all that it may touch: a handler reads no clock, no random source and nothing of another
+/// shard by itself, so it can be dropped and run again.
 pub struct Context<'a> {
     /// The command and its arguments; arity is checked.
     pub arguments: Arguments<'a>,
@@ -61,20 +61,20 @@ pub struct Context<'a> {
     pub seed: u64,
     /// The longest string that may be made, in bytes (`proto-max-bulk-len`).
     pub string_bytes_max: usize,
-    /// The client that sent it, by CLIENT ID; 0 for nobody.
+    /// The client that sent the command, by CLIENT ID; 0 for nobody.
     pub client_id: u64,
-    /// Whether it is a part of another command (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and
+    /// Whether the command is a part of another (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and
     /// it does not wait for anything.
     pub is_inner: bool,
-    /// The handlers of commands that it may run as its parts.
+    /// The handlers of commands that may be run as parts of this one.
     pub handlers: StorageHandlers,
-    /// Where it may run scripts; `None` where it may not.
+    /// Where scripts are run; `None` where they may not.
     pub script_seat: Option<&'a ScriptSeat>,
-    /// What it does beside writing and replying.
+    /// What the command does beside writing and replying.
     pub effects: &'a mut Effects,
-    /// The rest of a large reply, which is written when the client has taken the first part.
+    /// The remainder of a large reply, which is written when the client has taken the first piece.
     pub pieces: Option<Pieces>,
-    /// Set by a command that has nothing to give yet. Its reply is what it answers where it may not wait.
+    /// Set by a command that has nothing to give yet. Its reply is then the answer where it may not wait.
     pub waits: Option<Waiting>,
 }
 
@@ -93,8 +93,8 @@ struct PartMark {
 }
 
 impl Context<'_> {
-    /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If it fails, what it
-    /// staged and noted is dropped, and what the command did before stands.
+    /// Runs a part of this command: `run` with its own `arguments`, its reply going to `reply`. If the part fails, its
+    /// writes and effects are dropped, and what the command did before stands.
     ///
     /// # Errors
     /// That of `run`.
@@ -149,14 +149,14 @@ impl Context<'_> {
         let mark = PartMark {
             effects: self.effects.mark(),
             wanted_missed: self.view.track_missed(wants_missed),
-            // To find that out is not for nothing.
+            // Whether a part is quiet takes a look-up, which is left out where nobody is interested.
             was_quiet: self.view.tracks_modified() && self.view.set_quiet(effects::is_quiet(arguments)),
         };
         self.view.begin_inner();
         mark
     }
 
-    /// It is over; if it is not `kept`, what it staged and noted never was.
+    /// The part is over; if it is not `kept`, its writes and effects are dropped.
     fn end_part(&mut self, mark: PartMark, kept: bool) {
         self.view.track_missed(mark.wanted_missed);
         self.view.set_quiet(mark.was_quiet);

@@ -27,12 +27,12 @@ pub enum Named {
     ByFunction,
 }
 
-/// Whether a script is over.
+/// How far a script was driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driven {
-    /// It is.
+    /// To its end.
     Done,
-    /// It wants to go on when others have had their turn.
+    /// The script wants to go on when others have had their turn.
     Paused,
 }
 
@@ -46,10 +46,10 @@ pub struct Running {
     seat: usize,
     began: Instant,
     looked_at: Instant,
-    /// The number by which others know of it, once it has run for a while.
+    /// The number by which others know of the script, once it has run for a while.
     run: Option<u64>,
     limits: Limits,
-    /// What there was to be given out when it began.
+    /// The effects that its command had when the script began.
     effects: EffectsMark,
 }
 
@@ -75,7 +75,8 @@ fn count_keys(arguments: Arguments<'_>, named: Named) -> Result<usize, CommandEr
     }
 }
 
-/// Makes sure that the interpreter has what is to be run; returns that, and whether it says that it writes nothing.
+/// Makes sure that the interpreter has what is to be run; returns the program, and whether it says that it writes
+/// nothing.
 fn prepare(
     interpreter: &mut Interpreter,
     scripts: &Scripts,
@@ -112,7 +113,7 @@ fn prepare(
     }
 }
 
-/// What a setting in milliseconds says, of which 0 is no limit.
+/// The limit of a setting in milliseconds, of which 0 is no limit.
 fn limit(limit_ms: u64) -> Option<Duration> {
     (limit_ms > 0).then(|| Duration::from_millis(limit_ms))
 }
@@ -141,14 +142,13 @@ impl Running {
             }
         };
         let settings = scripts.settings();
-        let keys: Vec<Vec<u8>> = (3..3 + keys_count).map(|place| arguments.get(place).to_vec()).collect();
+        let word = |position: usize| arguments.get(position).to_vec();
+        let keys: Vec<Vec<u8>> = (3..3 + keys_count).map(word).collect();
         let declared = (!settings.script_undeclared_keys).then(|| keys.clone());
         let start = Start {
             program: program.clone(),
             keys,
-            arguments: (3 + keys_count..arguments.len())
-                .map(|place| arguments.get(place).to_vec())
-                .collect(),
+            arguments: (3 + keys_count..arguments.len()).map(word).collect(),
             version: context.reply.version(),
         };
         let now = Instant::now();
@@ -177,11 +177,11 @@ impl Running {
         })
     }
 
-    /// Runs it on, until it is over or, if it `may_pause`, has run for a while. `context` is that of its command, which
-    /// has the reply in the end.
+    /// Runs the script on, until it is over or, if it `may_pause`, has run for a while. `context` is that of its
+    /// command, which has the reply in the end.
     ///
     /// # Errors
-    /// If it was ended by others, or failed and its writes are to be dropped: nothing of it stands.
+    /// If the script was ended by others, or failed and its writes are to be dropped: nothing of it stands.
     pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
         let mut calls = 0;
         let mut input = self.input.take().unwrap_or(Input::Go);
@@ -220,26 +220,28 @@ impl Running {
         }
     }
 
-    /// Runs it to its end at once: for a script on a thread of its own, in a transaction over several storage
+    /// Runs the script to its end at once: where it is on a thread of its own, in a transaction over several storage
     /// executors.
     ///
     /// # Errors
     /// Those of [`Running::drive`].
     pub fn run_whole(mut self, context: &mut Context<'_>) -> Result<(), CommandError> {
-        self.drive(context, false).map(|_| ())
+        let driven = self.drive(context, false)?;
+        assert_eq!(driven, Driven::Done, "a script that may not pause runs to its end");
+        Ok(())
     }
 
-    /// What there was to be given out when it began.
+    /// The effects that its command had when the script began.
     pub fn effects_mark(&self) -> EffectsMark {
         self.effects
     }
 
-    /// Ends it when it is resumed next, because its executor ends.
+    /// Ends the script when it is resumed next, because its executor ends.
     pub fn stop(&mut self) {
         self.input = Some(Input::Stop(Stop::Dropped));
     }
 
-    /// Tells others of it, as long as it runs, and asks whether they or its limits want it to end.
+    /// Tells others of the script, as long as it runs, and asks whether they or its limits want it to end.
     fn must_stop(&mut self, context: &Context<'_>) -> Option<Stop> {
         let command = context.arguments;
         let run = *self.run.get_or_insert_with(|| {
@@ -266,7 +268,7 @@ impl Running {
         (self.limits.time.is_some_and(|limit| elapsed >= limit)).then_some(Stop::TimeLimit)
     }
 
-    /// Whether it runs longer than `busy-reply-threshold`.
+    /// Whether the script runs longer than `busy-reply-threshold`.
     pub fn is_busy(&self) -> bool {
         self.run.is_some()
             && self
@@ -284,7 +286,7 @@ impl Running {
         } else if context.view.must_run_again() {
             return Err(CommandError::Elsewhere);
         } else if let Some(error) = self.session.shard_error.take() {
-            // Other shards have perhaps taken what it wrote before: an error means that nothing was applied.
+            // Other shards have perhaps taken what the script wrote before: an error means that nothing was applied.
             return Err(error);
         }
         match outcome {
@@ -292,18 +294,18 @@ impl Running {
                 context.reply.raw(&reply);
                 Ok(())
             }
-            // What it wrote before the error stands, as in Redis, unless the operator wants it otherwise.
+            // What the script wrote before the error stands, as in Redis, unless the operator wants it otherwise.
             Outcome::Failed(text) if !self.limits.rolls_back => {
                 context.reply.error(text);
                 Ok(())
             }
             Outcome::Failed(text) => Err(CommandError::text(String::from_utf8_lossy(&text).into_owned())),
-            Outcome::Stopped(stop, place) => Err(self.stopped(stop, place)),
+            Outcome::Stopped(stop, source) => Err(self.stopped(stop, source)),
         }
     }
 
     /// The error that says why a script was ended. Nothing of it stands.
-    fn stopped(&self, stop: Stop, place: Option<(String, i64)>) -> CommandError {
+    fn stopped(&self, stop: Stop, source: Option<(String, i64)>) -> CommandError {
         let why = match stop {
             Stop::Killed => "Script killed by user with SCRIPT KILL.",
             Stop::TimeLimit => "Script ran longer than script-time-limit-ms and was rolled back.",
@@ -311,7 +313,7 @@ impl Running {
             Stop::Dropped => "Script stopped with its storage executor and was rolled back.",
         };
         let program = self.program.name();
-        CommandError::text(match place {
+        CommandError::text(match source {
             Some((source, line)) => {
                 let name = source.trim_start_matches('@');
                 format!("ERR {name}:{line}: {why} script: {program}, on {source}:{line}.")

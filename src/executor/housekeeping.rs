@@ -185,7 +185,7 @@ impl StorageExecutor {
             }
         }
         if are_full.is_some() {
-            self.script_seat.scripts.note_memory(interpreter::idle_memory());
+            self.script_seat.scripts.record_memory(interpreter::idle_memory());
         }
     }
 }

@@ -82,10 +82,10 @@ pub fn one_field(lua: &Lua, name: &str, value: Value) -> Result<Value> {
 
 fn elements(lua: &Lua, bytes: &mut &[u8], count: usize) -> Result<Table> {
     let table = lua.create_table_with_capacity(count.min(bytes.len()), 0)?;
-    for place in 1..=count {
+    for position in 1..=count {
         let Some(element) = to_lua(lua, bytes)? else { break };
-        // By its place, so that a null leaves a gap.
-        table.raw_set(place, element)?;
+        // By its position, so that a null leaves a gap.
+        table.raw_set(position, element)?;
     }
     Ok(table)
 }

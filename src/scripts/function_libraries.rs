@@ -29,16 +29,16 @@ pub const NO_WRITES: &str = "no-writes";
 /// A function of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Its name, in letters, digits and underscores.
+    /// The name, in letters, digits and underscores.
     pub name: String,
-    /// What it is for, if it says so.
+    /// What the function is for, if it says so.
     pub description: Option<Vec<u8>>,
-    /// Those of [`FLAGS`] that it has, in that order.
+    /// Those of [`FLAGS`] that the function has, in that order.
     pub flags: Vec<&'static str>,
 }
 
 impl Function {
-    /// Whether it says that it writes nothing.
+    /// Whether the function says that it writes nothing.
     pub fn is_read_only(&self) -> bool {
         self.flags.contains(&NO_WRITES)
     }
@@ -47,11 +47,11 @@ impl Function {
 /// A library that was loaded.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Library {
-    /// Its name, in letters, digits and underscores.
+    /// The name, in letters, digits and underscores.
     pub name: String,
-    /// Its code, with the first line, which names it.
+    /// The code, with the first line, which names the library.
     pub code: Vec<u8>,
-    /// Its functions, in the order of their registration.
+    /// The functions, in the order of their registration.
     pub functions: Vec<Function>,
 }
 
@@ -148,7 +148,7 @@ pub fn load(
 #[derive(Clone, Debug, Default)]
 pub struct Libraries {
     by_name: BTreeMap<String, Arc<Library>>,
-    /// By a function's name in lower case: its library and its place there.
+    /// By a function's name in lower case: its library and its index there.
     functions: HashMap<String, (Arc<Library>, usize)>,
 }
 
@@ -171,8 +171,8 @@ impl Libraries {
     /// The function with a name, in any case, and its library.
     pub fn function(&self, name: &[u8]) -> Option<(&Arc<Library>, &Function)> {
         let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
-        let (library, place) = self.functions.get(&name)?;
-        Some((library, library.functions.get(*place)?))
+        let (library, index) = self.functions.get(&name)?;
+        Some((library, library.functions.get(*index)?))
     }
 
     /// Without the library with a name.
@@ -198,10 +198,10 @@ impl Libraries {
                 taken.name
             )));
         }
-        for (place, function) in library.functions.iter().enumerate() {
+        for (index, function) in library.functions.iter().enumerate() {
             // Of two that differ in case only, the first is the one that is found.
             let entry = self.functions.entry(lower(function));
-            entry.or_insert_with(|| (Arc::clone(&library), place));
+            entry.or_insert_with(|| (Arc::clone(&library), index));
         }
         self.by_name.insert(library.name.clone(), library);
         Ok(())

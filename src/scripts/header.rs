@@ -8,7 +8,7 @@ pub struct Header {
     /// Whether there is a first line that says so. A script without one may do everything that is not said otherwise by
     /// the command that runs it.
     pub is_present: bool,
-    /// It writes nothing (`no-writes`).
+    /// Whether the script says that it writes nothing (`no-writes`).
     pub no_writes: bool,
 }
 

@@ -47,9 +47,9 @@ const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 /// Whether a library's code may run as long as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadLimit {
-    /// A client brings it.
+    /// A client brings the library.
     Client,
-    /// It was loaded before.
+    /// The library was loaded before.
     Known,
 }
 
@@ -117,7 +117,7 @@ fn no_interpreter(error: &dyn std::fmt::Display) -> CommandError {
 
 /// Puts an interpreter back that [`take`] gave, if it is good for another script.
 pub fn give_back(interpreter: Interpreter) {
-    // One that ran out of memory is not, and what it holds is freed with it.
+    // An interpreter that ran out of memory is not, and what it holds is freed with it.
     if interpreter.shared.stopped() == Some(Stop::MemoryLimit) {
         return;
     }
@@ -161,12 +161,12 @@ impl Interpreter {
         })
     }
 
-    /// What its functions share with the driver.
+    /// What the functions that Lua calls share with the driver.
     pub fn shared(&self) -> Rc<Shared> {
         Rc::clone(&self.shared)
     }
 
-    /// Takes note of what has changed: the settings, and which scripts there are.
+    /// Follows what has changed: the settings, and which scripts there are.
     fn follow(&mut self, scripts: &Scripts) -> mlua::Result<()> {
         let generation = scripts.generation();
         if generation != self.generation {
@@ -367,8 +367,8 @@ impl Interpreter {
 
     fn texts(&self, values: &[Vec<u8>]) -> mlua::Result<Table> {
         let table = self.lua.create_table_with_capacity(values.len(), 0)?;
-        for (place, value) in values.iter().enumerate() {
-            table.raw_set(place + 1, self.lua.create_string(value)?)?;
+        for (index, value) in values.iter().enumerate() {
+            table.raw_set(index + 1, self.lua.create_string(value)?)?;
         }
         Ok(table)
     }
@@ -396,7 +396,7 @@ impl Interpreter {
     }
 }
 
-/// The functions that a library has registered, as the prelude notes them.
+/// The functions that a library has registered, as the prelude lists them.
 fn registered(found: &Table) -> mlua::Result<Vec<(function_libraries::Function, Function)>> {
     let mut registered = Vec::new();
     for row in found.sequence_values::<Table>() {

@@ -79,10 +79,10 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-fn bad_number(value: Option<&Value>, place: usize, function: &str) -> Outcome {
+fn bad_number(value: Option<&Value>, position: usize, function: &str) -> Outcome {
     let found = value.map_or("no value", Value::type_name);
     Outcome::Raises(format!(
-        "bad argument #{place} to '{function}' (number expected, got {found})"
+        "bad argument #{position} to '{function}' (number expected, got {found})"
     ))
 }
 
@@ -104,17 +104,17 @@ fn random(lua: &Lua, shared: &Shared, arguments: MultiValue) -> Result<Outcome> 
         2 => &mut bounds[..],
         _ => return Ok(Outcome::Raises("wrong number of arguments".to_owned())),
     };
-    for (place, (bound, argument)) in own.iter_mut().zip(&arguments).enumerate() {
+    for (position, (bound, argument)) in own.iter_mut().zip(&arguments).enumerate() {
         match number(argument) {
             // As C casts it to an int.
             Some(number) => *bound = f64::from(number as i64 as i32),
-            None => return Ok(bad_number(Some(argument), place + 1, "random")),
+            None => return Ok(bad_number(Some(argument), position + 1, "random")),
         }
     }
     let [lowest, highest] = bounds;
     if lowest > highest {
-        let place = arguments.len();
-        let text = format!("bad argument #{place} to 'random' (interval is empty)");
+        let position = arguments.len();
+        let text = format!("bad argument #{position} to 'random' (interval is empty)");
         return Ok(Outcome::Raises(text));
     }
     Outcome::returns(lua, (drawn * (highest - lowest + 1.0)).floor() + lowest)
@@ -230,7 +230,7 @@ fn error_reply(lua: &Lua, arguments: MultiValue) -> Result<Outcome> {
     let Some(text) = only_text(&arguments) else {
         return Outcome::returns(lua, error_table(lua, b"ERR wrong number or type of arguments")?);
     };
-    // What has two words begins with a code of its own.
+    // A text of two words begins with a code of its own.
     let text = text.strip_prefix(b"-").unwrap_or(&text);
     let text = match text.contains(&b' ') {
         true => text.to_vec(),
@@ -255,7 +255,7 @@ fn sha1hex(lua: &Lua, arguments: MultiValue) -> Result<Outcome> {
         return fails(lua, "ERR wrong number of arguments");
     }
     let text = arguments.front().cloned().unwrap_or(Value::Nil);
-    // What is neither text nor number counts as empty.
+    // A value that is neither text nor number counts as empty.
     let text = lua.coerce_string(text)?;
     let text = text.map(|text| text.as_bytes().to_vec()).unwrap_or_default();
     Outcome::returns(lua, Digest::of(&text).as_str())

@@ -18,7 +18,7 @@ pub fn new_state() -> Lua {
 
 /// What a function of ours comes to.
 pub enum Outcome {
-    /// Its results.
+    /// The function returns these values.
     Returns(MultiValue),
     /// An error with this text, which names the caller's line.
     Raises(String),
@@ -96,7 +96,7 @@ unsafe extern "C-unwind" fn call_inner(state: *mut lua_State) -> c_int {
 /// Bytes of a pattern: each item of it may take a frame of the stack (Lua 5.1 does not bound that), about 200 bytes.
 const PATTERN_BYTES_MAX: usize = 10_000;
 
-/// Those of the string library's functions that take a pattern, with a bound on it.
+/// The functions of the string library that take a pattern, with a bound on its length.
 pub fn pattern_functions(lua: &Lua) -> Result<Table> {
     let table = lua.create_table()?;
     let library: Table = lua.globals().raw_get("string")?;

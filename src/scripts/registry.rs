@@ -25,7 +25,7 @@ const REACHES_MAX: usize = 1024;
 pub enum Reach {
     /// Other keys.
     Keys,
-    /// Everything: it calls commands like KEYS.
+    /// Everything: the script calls commands like KEYS.
     Everything,
 }
 
@@ -39,7 +39,7 @@ pub type ServerCommands =
 pub struct Digest([u8; 40]);
 
 impl Digest {
-    /// That of a text.
+    /// The digest of a text.
     pub fn of(text: &[u8]) -> Digest {
         let mut digest = Digest([0; 40]);
         let hexadecimal = sha1_smol::Sha1::from(text).digest().to_string();
@@ -47,14 +47,14 @@ impl Digest {
         digest
     }
 
-    /// The one that a client names, in any case; `None` for what cannot be one.
+    /// The digest that a client names, in any case; `None` for a name that cannot be one.
     pub fn parse(name: &[u8]) -> Option<Digest> {
         Some(Digest(
             <[u8; 40]>::try_from(name).ok()?.map(|digit| digit.to_ascii_lowercase()),
         ))
     }
 
-    /// Its digits.
+    /// The digits.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -62,14 +62,14 @@ impl Digest {
 
 struct Kept {
     text: Arc<[u8]>,
-    /// By SCRIPT LOAD: it stays until SCRIPT FLUSH.
+    /// Whether SCRIPT LOAD has brought the text: it stays until SCRIPT FLUSH.
     is_loaded: bool,
 }
 
 #[derive(Default)]
 struct Texts {
     by_digest: HashMap<Digest, Kept>,
-    /// Those that only EVAL has left, oldest first.
+    /// The texts that only EVAL has left, oldest first.
     evaluated: VecDeque<Digest>,
     bytes: usize,
 }
@@ -77,11 +77,11 @@ struct Texts {
 /// A function that runs, for FUNCTION STATS.
 #[derive(Clone, Debug)]
 pub struct RunningFunction {
-    /// Its name.
+    /// The function's name.
     pub name: String,
-    /// The command that called it, with its arguments.
+    /// The command that called the function, with its arguments.
     pub command: Vec<Vec<u8>>,
-    /// When.
+    /// When it was called.
     pub began: Instant,
 }
 
@@ -97,7 +97,7 @@ pub enum Kind {
 /// What one storage executor says of the script that it runs.
 #[derive(Default)]
 struct Seat {
-    /// The function that it is, if it is one.
+    /// The function that runs, if it is one.
     function: Mutex<Option<RunningFunction>>,
     /// The run's number, 0 for none.
     run: AtomicU64,
@@ -105,7 +105,7 @@ struct Seat {
     is_busy: AtomicBool,
     /// The number of the run that is to be killed.
     killed: AtomicU64,
-    /// The transaction over several storage executors that it is in, 0 for none.
+    /// The transaction over several storage executors that the run is in, 0 for none.
     transaction: AtomicU64,
 }
 
@@ -120,7 +120,7 @@ pub struct Scripts {
     seats: Box<[Seat]>,
     busy_seats: AtomicUsize,
     evicted: AtomicU64,
-    /// By the hash of the text, digest or name by which a command calls them. Two that have the same hash do no harm.
+    /// By the hash of the text, digest or name by which a command calls the script. Two with the same hash do no harm.
     reaches: Mutex<HashMap<u64, Reach>>,
     reaches_len: AtomicUsize,
     hasher: RandomState,
@@ -151,7 +151,7 @@ pub struct ScriptSeat {
 }
 
 impl Scripts {
-    /// For so many storage executors.
+    /// No scripts yet, for so many storage executors.
     pub fn new(settings: SharedSettings, storage_executors: usize) -> Scripts {
         Scripts {
             functions: Functions::default(),
@@ -237,12 +237,12 @@ impl Scripts {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Notes what the interpreters of this thread use.
-    pub fn note_memory(&self, bytes: usize) {
+    /// Records the bytes that the interpreters of this thread use.
+    pub fn record_memory(&self, bytes: usize) {
         lock(&self.memory).insert(std::thread::current().id(), bytes);
     }
 
-    /// What all interpreters use, as far as it was noted.
+    /// The bytes that all interpreters use, as last recorded.
     pub fn memory(&self) -> usize {
         lock(&self.memory).values().sum()
     }
@@ -259,7 +259,7 @@ impl Scripts {
         lock(&self.reaches).get(&self.hasher.hash_one(called)).copied()
     }
 
-    /// A run has shown what it needs.
+    /// A run of a script has shown what the script needs.
     pub fn remember_reach(&self, called: &[u8], reach: Reach) {
         let mut reaches = lock(&self.reaches);
         if reaches.len() >= REACHES_MAX {
@@ -269,7 +269,7 @@ impl Scripts {
         self.reaches_len.store(reaches.len(), Ordering::Release);
     }
 
-    /// A run has shown that the declared keys may do.
+    /// A run of a script has shown that the declared keys may do.
     pub fn forget_reach(&self, called: &[u8]) {
         if self.reaches_len.load(Ordering::Acquire) > 0 {
             let mut reaches = lock(&self.reaches);
@@ -286,10 +286,10 @@ impl Scripts {
         assert!(!was_set, "a server is started once");
     }
 
-    /// Runs such a command.
+    /// Runs a command that says something of the server.
     ///
     /// # Errors
-    /// That of the command, or there is no server (in the in-process engine).
+    /// The command's, or [`CommandError::Internal`] where there is no server (in the in-process engine).
     pub fn run_server_command(
         &self,
         command: &'static Command,
@@ -312,7 +312,7 @@ impl Scripts {
         run
     }
 
-    /// What runs there from now on is in a transaction over several storage executors.
+    /// The scripts of `seat` are from now on in a transaction over several storage executors.
     pub fn set_transaction(&self, seat: usize, transaction: u64) {
         if let Some(seat) = self.seats.get(seat) {
             seat.transaction.store(transaction, Ordering::Release);
@@ -327,7 +327,7 @@ impl Scripts {
             .collect()
     }
 
-    /// It has run longer than `busy-reply-threshold`.
+    /// The script of `seat` has run longer than `busy-reply-threshold`.
     pub fn set_busy(&self, seat: usize) {
         if let Some(seat) = self.seats.get(seat)
             && !seat.is_busy.swap(true, Ordering::AcqRel)
@@ -336,12 +336,13 @@ impl Scripts {
         }
     }
 
-    /// It is over.
+    /// The script of `seat` is over.
     pub fn end_run(&self, seat: usize) {
         if let Some(seat) = self.seats.get(seat) {
             seat.run.store(0, Ordering::Release);
             if seat.is_busy.swap(false, Ordering::AcqRel) {
-                self.busy_seats.fetch_sub(1, Ordering::AcqRel);
+                let busy_before = self.busy_seats.fetch_sub(1, Ordering::AcqRel);
+                assert!(busy_before > 0, "each busy seat is counted once");
             }
         }
     }
@@ -357,7 +358,7 @@ impl Scripts {
         self.busy_seats.load(Ordering::Acquire) > 0
     }
 
-    /// Whether this one has.
+    /// Whether the script of `seat` runs longer than `busy-reply-threshold`.
     pub fn is_busy(&self, seat: usize) -> bool {
         (self.seats.get(seat)).is_some_and(|seat| seat.is_busy.load(Ordering::Acquire))
     }
@@ -380,7 +381,7 @@ impl Scripts {
         functions.min_by_key(|function| function.began)
     }
 
-    /// What a busy storage executor answers.
+    /// The answer of a busy storage executor.
     pub fn busy_error(&self) -> CommandError {
         let busy = self.seats.iter().find(|seat| seat.is_busy.load(Ordering::Acquire));
         match busy.map(Seat::kind) {

@@ -24,7 +24,7 @@ pub const SLICE: Duration = Duration::from_millis(1);
 pub struct Call {
     bytes: Vec<u8>,
     spans: Vec<Span>,
-    /// How it wants to be answered.
+    /// The version of RESP in which the script wants the reply.
     pub version: Version,
 }
 
@@ -61,11 +61,11 @@ impl Call {
 pub enum Stop {
     /// SCRIPT KILL.
     Killed,
-    /// It ran longer than `script-time-limit-ms`.
+    /// The script ran longer than `script-time-limit-ms`.
     TimeLimit,
-    /// It used more than `script-memory-limit`.
+    /// The script used more than `script-memory-limit`.
     MemoryLimit,
-    /// Nobody waits for it any more, or it is to be run again.
+    /// Nobody waits for the script any more, or it is to be run again.
     Dropped,
 }
 
@@ -74,7 +74,7 @@ pub enum Stop {
 pub enum Input {
     /// Begin, or go on after a pause.
     Go,
-    /// The reply to its command, as RESP of the version that it asked for.
+    /// The reply to the called command, as RESP of the version that the call asked for.
     Reply(Vec<u8>),
     /// End.
     Stop(Stop),
@@ -85,7 +85,7 @@ pub enum Input {
 pub enum Step {
     /// This command's reply: resume with [`Input::Reply`].
     Call(Call),
-    /// Nothing: it has run for a [`SLICE`].
+    /// Nothing: the script has run for a [`SLICE`].
     Pause,
     /// Nothing more.
     Done(Outcome),
@@ -94,11 +94,11 @@ pub enum Step {
 /// What became of a script.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Its reply, as RESP.
+    /// The script replies this, as RESP.
     Reply(Vec<u8>),
-    /// It failed with an error (the text after RESP's `-`).
+    /// The script failed with an error (the text after RESP's `-`).
     Failed(Vec<u8>),
-    /// It was ended, at this line of it if that is known.
+    /// The script was ended, at this line if that is known.
     Stopped(Stop, Option<(String, i64)>),
 }
 
@@ -166,7 +166,7 @@ impl Shared {
         self.load_deadline.set(deadline);
     }
 
-    /// It is done; returns why it was stopped, if it was.
+    /// The code of the library is done; returns why it was stopped, if it was.
     pub fn end_load(&self) -> Option<Stop> {
         self.load_deadline.set(None);
         self.stopped.take()
@@ -203,7 +203,7 @@ pub enum Program {
     Function {
         /// The library's name.
         library: String,
-        /// Its own.
+        /// The function's name.
         name: String,
     },
 }
@@ -286,7 +286,7 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // One that has panicked is over, too.
+        // A script that has panicked is over, too.
         if self.coroutine.as_ref().is_some_and(|coroutine| !coroutine.done()) {
             self.stop(Stop::Dropped);
         }
