@@ -717,17 +717,27 @@ static TABLE: OnceLock<Table> = OnceLock::new();
 pub fn install(rows: &'static [Command]) {
     TABLE.get_or_init(|| {
         for (index, row) in rows.iter().enumerate() {
-            assert_eq!(row.index(), index, "a row's index is its position in the table");
+            let name = row.name;
+            assert_eq!(row.index(), index, "{name}: a row's index is its position in the table");
+            assert!(name.len() <= NAME_LEN_MAX, "{name}: `find` looks at no longer names");
+            let has_key = (1..row.arity.unsigned_abs() as usize).contains(&row.keys.first);
+            assert!(
+                row.runs != Runs::Shard || has_key,
+                "{name}: a command that runs on the shard of its key has one"
+            );
         }
         let of = |subcommands: bool| {
             let rows = rows.iter().filter(|row| row.container().is_some() == subcommands);
             rows.map(|row| (row.name.as_bytes(), row)).collect()
         };
-        Table {
+        let table = Table {
             rows,
             by_name: of(false),
             subcommands: of(true),
-        }
+        };
+        let names = table.by_name.len() + table.subcommands.len();
+        assert_eq!(names, rows.len(), "no two rows have one name");
+        table
     });
 }
 

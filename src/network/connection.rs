@@ -396,6 +396,7 @@ impl Output {
 
     /// The socket took that many bytes of [`Output::unsent`].
     pub(super) fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.unsent().len(), "the socket took what it was given");
         self.sent += count;
         if !self.unsent().is_empty() {
             return;

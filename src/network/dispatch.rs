@@ -212,7 +212,7 @@ impl NetworkExecutor {
             },
             Runs::Exec => self.exec(connection, command, arguments, deadline),
             Runs::Watch => self.watch(connection, command, arguments, deadline),
-            Runs::Step(_) | Runs::Internal(_) | Runs::Container => unreachable!("find_command finds neither"),
+            Runs::Step(_) | Runs::Internal(_) | Runs::Container => unreachable!("no client's command runs so"),
         }
     }
 

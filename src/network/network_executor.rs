@@ -429,7 +429,11 @@ impl NetworkExecutor {
         drop(session);
         self.server.clients.remove(connection.client.id);
         let mut connections = self.connections.borrow_mut();
-        connections.remove(connection.index as usize);
+        let removed = connections.remove(connection.index as usize);
+        assert!(
+            Rc::ptr_eq(&removed, connection),
+            "an index is one connection's at a time"
+        );
         self.metrics.connections_closed.add(1);
         self.metrics.connections.set(connections.len() as u64);
     }
