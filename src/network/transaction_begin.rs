@@ -165,6 +165,10 @@ impl NetworkExecutor {
     ) {
         if let Some(connection) = connection {
             connection.begin_coordinating();
+            if job.origin.priority == Priority::Low {
+                // The client's later commands must not overtake the steps that are still to be sent.
+                connection.low_out.set(connection.low_out.get() + 1);
+            }
         }
         self.metrics.transactions.add(1);
         // From here on the transaction belongs to the executor, and others wait for its locks.

@@ -103,6 +103,14 @@ fn one_executor() -> Vec<String> {
         .to_vec()
 }
 
+/// Flags for one executor with both roles and four shards.
+fn four_shards_of_one_executor() -> Vec<String> {
+    let cpu = allowed_cpus()[0].to_string();
+    ["--shards", "4", "--network-cores", &cpu, "--storage-cores", &cpu]
+        .map(str::to_owned)
+        .to_vec()
+}
+
 /// Flags for a network executor and a storage executor of one shard, on two cores if there are two.
 fn separate_executors() -> Vec<String> {
     let cpus = allowed_cpus();

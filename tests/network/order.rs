@@ -7,7 +7,10 @@ use std::net::Shutdown;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{exchange, expect, one_executor, raw, request, separate_executors, several_executors, shown};
+use super::{
+    exchange, expect, four_shards_of_one_executor, one_executor, raw, request, separate_executors, several_executors,
+    shown,
+};
 use crate::harness::server::Server;
 
 #[test]
@@ -32,6 +35,30 @@ fn replies_come_in_the_order_of_the_commands() {
             }
             exchange(&mut stream, &sent, &expected);
         }
+    }
+}
+
+/// A transaction that begins behind a command of low priority sends all its steps at that priority: its client's next
+/// commands, which are not of low priority any more, must not overtake the last step. Under `always` a command on several
+/// shards of one executor is a transaction of several steps.
+#[test]
+fn what_follows_a_transaction_does_not_overtake_its_steps() {
+    let server = Server::builder()
+        .flags(&four_shards_of_one_executor())
+        .flags(&["--durability", "always", "--batch-size", "1"])
+        .start();
+    let mut stream = raw(&server);
+    for number in 0..40 {
+        let (from, to) = (format!("from-{number}"), format!("to-{number}"));
+        let commands: [&[&str]; 5] = [
+            &["SET", &from, "1"],
+            &["KEYS", "nothing"],
+            &["RENAME", &from, &to],
+            &["DBSIZE"],
+            &["DEL", &to],
+        ];
+        let sent: Vec<u8> = commands.iter().flat_map(|command| request(command)).collect();
+        exchange(&mut stream, &sent, b"+OK\r\n*0\r\n+OK\r\n:1\r\n:1\r\n");
     }
 }
 
