@@ -25,7 +25,6 @@ const LONG_FUNCTIONS: &[&str] = &[
 const FILES_WITH_LONG_LINES: &[&str] = &[
     "benches/collections.rs",
     "src/lib.rs",
-    "src/network/handlers/connection_commands.rs",
     "src/rows.rs",
     "src/storage/encoding.rs",
     "tests/config/list.rs",

@@ -1,6 +1,7 @@
 //! The handlers of commands that run on the network executor: about the connection, the server, channels, scripts, and
 //! whatever else is not in a shard.
 
+pub mod client_commands;
 pub mod client_tracking;
 pub mod connection_commands;
 pub mod help_commands;
