@@ -278,7 +278,7 @@ impl Remote for Asking {
         };
         Ok(KeysFound {
             keys,
-            rest: (rest.slot < rest.end).then_some(rest),
+            remaining: (rest.slot < rest.end).then_some(rest),
         })
     }
 }

@@ -197,10 +197,10 @@ pub struct Database {
 /// Why a database was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Its log is damaged, and nothing was changed.
+    /// The shard's log is damaged, and nothing was changed.
     #[error("{0}")]
     DamagedLog(Loss),
-    /// Its log could not be read.
+    /// The shard's log could not be read.
     #[error("its log cannot be read: {0}")]
     UnreadableLog(#[from] std::io::Error),
     /// Anything else.
@@ -217,7 +217,7 @@ impl From<rocksdb::Error> for OpenError {
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening {
-    /// It is created if it is not there.
+    /// A database that is not there is created.
     pub creates: bool,
     /// A log that is damaged before its end is replayed up to the damage, and not refused.
     pub loads_damaged_log: bool,
@@ -284,7 +284,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Where it is.
+    /// The database's directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -336,8 +336,8 @@ impl Database {
     /// # Errors
     /// A sync failed, this one or one before; what the disk has is unknown.
     pub fn sync_log(&self) -> Result<bool, DatabaseError> {
-        // One at a time, and none after one that failed: the kernel tells of a failure once, and the next sync would
-        // succeed without what was lost. Whoever asks must hear of it, whoever's sync it was.
+        // One sync at a time, and none after a failed one: the kernel tells of a failure once, and the next sync would
+        // succeed without what was lost. Every caller must hear of it, whichever call's sync it was.
         let mut failed = self.sync.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(error) = &*failed {
             return Err(error.clone());
@@ -366,7 +366,7 @@ impl Database {
             return true;
         }
         let mut staging = self.writes(64);
-        // There is no such record; deleting it changes nothing.
+        // There is no such key: to delete it changes nothing, but needs room in the log.
         staging.delete(Column::System, b"room");
         self.write(staging.finish()).is_ok()
     }
@@ -481,12 +481,12 @@ impl Database {
         let family = self.family(column);
         self.db.delete_file_in_range_cf(family, prefix, &last)?;
         let mut options = CompactOptions::default();
-        // Others go on meanwhile.
+        // Other compactions go on meanwhile.
         options.set_exclusive_manual_compaction(false);
         // A compaction that began when these members were alive may have written some to the last level since.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         self.until_flushed(column, || {
-            // It begins with a flush.
+            // A manual compaction begins with a flush.
             self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
         });
         Ok(self.last_key(column, (prefix, &to))?.is_none())
@@ -519,7 +519,7 @@ impl Database {
     ///
     /// RocksDB forgets one that is asked for while an earlier flush is about to begin, if fewer memtables are full than
     /// it merges: that flush takes the request back (`MemTableList::PickMemtablesToFlush`) without having the newest
-    /// memtable, and who has asked waits until others have written enough. So another thread asks again, from time to
+    /// memtable, and the caller waits until others have written enough. So another thread asks again, from time to
     /// time.
     fn until_flushed<T>(&self, column: Column, work: impl FnOnce() -> T) -> T {
         let (working, is_working) = std::sync::mpsc::channel::<()>();
@@ -529,7 +529,7 @@ impl Database {
                 options.set_wait(false);
                 let mut pause = FLUSH_PATIENCE;
                 while is_working.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    // Who waits for it has the error, too.
+                    // The caller that waits for the flush gets the error, too.
                     let _ = self.db.flush_cf_opt(self.family(column), &options);
                     pause *= 2;
                 }
@@ -551,7 +551,7 @@ impl Database {
         Ok(())
     }
 
-    /// Stops flushes and compactions, [`Database::reclaim`]'s too, and waits for those under way; must precede the drop
+    /// Stops flushes and compactions, [`Database::reclaim`]'s too, and waits for those that run; must precede the drop
     /// of the last reference, because a compaction holds one while it asks which versions are alive.
     pub fn stop_background_work(&self) {
         self.db.cancel_all_background_work(true);
@@ -578,7 +578,7 @@ self_cell::self_cell!(
 ///
 /// To make an iterator costs as much as to read dozens of entries with it, because it looks into every memtable and
 /// file. So one of each column is kept, and brought up to date for each range. It holds on to memtables and files that
-/// were replaced since; [`RangeReader::rest`] lets go of them.
+/// were replaced since; [`RangeReader::release`] lets go of them.
 #[derive(Default)]
 pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],
@@ -631,7 +631,7 @@ impl RangeReader {
         }
     }
 
-    /// Lets go of what is kept.
+    /// Lets go of the iterators that are kept.
     pub fn release(&mut self) {
         self.kept = Default::default();
     }
@@ -677,8 +677,8 @@ fn walk(
     }
 }
 
-/// A place in a range of keys that is read as it was when the cursor was made. What it has still to read is not deleted
-/// from the disk before the cursor is dropped.
+/// A position in a range of keys that is read as it was when the cursor was made. What it has still to read is not
+/// deleted from the disk before the cursor is dropped.
 pub struct Cursor {
     entries: EntriesOf,
     direction: Direction,
@@ -854,7 +854,7 @@ impl Past for MetaSnapshot {
     fn record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T> {
         let family = self.borrow_owner().family(Column::Meta);
         let mut options = ReadOptions::default();
-        // Each owner is looked up once: it must not take the room of what is asked for more often.
+        // Each owner is looked up once: its record must not take the room of those that are asked for more often.
         options.fill_cache(false);
         let record = self
             .borrow_dependent()

@@ -468,7 +468,7 @@ pub struct HashField<'a> {
     pub position: u64,
     /// When it expires, in Unix milliseconds; 0 for never.
     pub deadline_ms: u64,
-    /// Its value.
+    /// The field's value.
     pub value: &'a [u8],
 }
 
@@ -752,11 +752,11 @@ pub fn node_counts(mut bytes: &[u8]) -> Option<Vec<u64>> {
 /// What a sorted set's record has beside the count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SortedSetHeader {
-    /// Its counted tree, if it is large enough for one.
+    /// The set's counted tree, if the set is large enough for one.
     pub tree: Option<TreeRoot>,
     /// No member's key in `score` is below this; at most 255 bytes.
     pub lowest: Vec<u8>,
-    /// All of them are below this, unless it is empty.
+    /// All members' keys in `score` are below this, unless it is empty.
     pub end: Vec<u8>,
 }
 
@@ -960,12 +960,12 @@ impl StreamId {
         StreamId(u128::from(ms) << 64 | u128::from(sequence))
     }
 
-    /// Its first part, Unix milliseconds if the server made it.
+    /// The id's first part, Unix milliseconds if the server made it.
     pub fn ms(self) -> u64 {
         (self.0 >> 64) as u64
     }
 
-    /// Its second part, which tells entries of one millisecond apart.
+    /// The id's second part, which tells entries of one millisecond apart.
     pub fn sequence(self) -> u64 {
         self.0 as u64
     }

@@ -18,7 +18,7 @@ impl FieldWriter<'_> {
     /// A byte string.
     ///
     /// # Panics
-    /// It is 4 GiB long: who writes fields refuses that before.
+    /// If `bytes` has 4 GiB or more: callers refuse that before.
     pub fn bytes(&mut self, bytes: &[u8]) {
         let len = u32::try_from(bytes.len()).expect("requests and strings are bounded below 4 GiB");
         self.0.extend_from_slice(&len.to_be_bytes());

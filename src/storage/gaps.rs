@@ -1,8 +1,8 @@
 //! Stretches of large sorted sets' orders that are known to be empty, so that no read goes through them again.
 //!
-//! A queue by priority takes the lowest member again and again, and members come with any score below the rest: between
-//! the lowest and the next lie all that were taken before, deleted but not compacted. To walk past them takes the
-//! longer the more there are. A set that is too large to be [kept in memory](super::orders) is given a gap where
+//! A queue by priority takes the lowest member again and again, and members come with any score below the others:
+//! between the lowest and the next lie all that were taken before, deleted but not compacted. To walk past them takes
+//! the longer the more there are. A set that is too large to be [kept in memory](super::orders) is given a gap where
 //! such a walk was slow: from one key to before another there is nothing. Writes are applied to the gaps: a key that
 //! comes splits a gap, one that goes joins those on both sides.
 
@@ -108,7 +108,7 @@ impl Gaps {
         let (from, to) = self.by_owner.get(owner)?.at_or_before(end)?;
         match direction {
             Direction::Forward => Some(to).filter(|to| **to > *end),
-            // One that begins at the end is behind it; the one before ends before it begins.
+            // A gap that begins at `end` lies behind it; the gap before ends before `end`.
             Direction::Backward => Some(from).filter(|from| **from < *end && *end <= *to),
         }
     }

@@ -88,14 +88,14 @@ pub type KeyAndType = (Vec<u8>, Type);
 pub struct KeysFound {
     /// The keys, and their types.
     pub keys: Vec<KeyAndType>,
-    /// What was not looked at yet.
-    pub rest: Option<KeyRange>,
+    /// The range that was not looked at yet.
+    pub remaining: Option<KeyRange>,
 }
 
 /// Members by column and name.
 type Members = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
-/// One key.
+/// What is known of a key, and what was written to it.
 #[derive(Default)]
 struct Key {
     /// The record as the shard has it.
@@ -104,9 +104,9 @@ struct Key {
     members: Option<Members>,
     /// What the shard has was deleted with all others of the database.
     is_emptied: bool,
-    /// Whether it is in the order of what was written.
+    /// Whether the key is in the order of what was written.
     is_written: bool,
-    /// Nobody was asked for it, because its database was emptied before.
+    /// No shard was asked for the key, because its database was emptied before.
     is_assumed: bool,
     /// What was written: the record...
     record: Option<Option<Vec<u8>>>,
@@ -150,7 +150,7 @@ pub struct Gathered {
     /// By number: which database it stands for now, as it was numbered before; `None` if none was swapped.
     swapped: Option<[u8; DATABASE_COUNT]>,
     undo: Vec<Undo>,
-    /// Where the parts of the command that are being run began.
+    /// The lengths of `undo` at which the parts of the command that are being run began, the innermost last.
     inner_marks: Vec<usize>,
     /// The newest version of the shards' collections: those made here are newer.
     last_version: u64,
@@ -167,11 +167,11 @@ pub struct Gathered {
     pub used_everything: bool,
     /// Keys that the handler has got to and that are not locked, in the order in which it did.
     unlocked: Vec<DatabaseKey>,
-    /// When it got to the first of them.
+    /// When the handler got to the first of them.
     unlocked_since: Option<Instant>,
-    /// It can only go on when everything is locked.
+    /// Whether the handler can only go on when everything is locked.
     needs_everything: bool,
-    /// Where to ask.
+    /// The storage executors, where the handler may wait for them.
     pub remote: Option<Box<dyn Remote + Send>>,
     joined: Vec<u8>,
     value: Vec<u8>,
@@ -325,7 +325,7 @@ impl Gathered {
         self.swapped.map_or(database, |swapped| swapped[usize::from(database)])
     }
 
-    /// The same for a collection's.
+    /// A collection as it was numbered before the transaction.
     fn owner_before<'a>(&self, owner: &'a Owner) -> Cow<'a, Owner> {
         match self.before(owner.database) {
             same if same == owner.database => Cow::Borrowed(owner),
@@ -351,13 +351,13 @@ impl Gathered {
         }
     }
 
-    /// Where to ask.
+    /// The storage executors; if the handler cannot ask them, it is to run again where it can.
     fn asking(&mut self) -> Result<&mut Box<dyn Remote + Send>, CommandError> {
         self.has_missed |= self.remote.is_none();
         self.remote.as_mut().ok_or(CommandError::Elsewhere)
     }
 
-    /// The same for what concerns all keys.
+    /// The storage executors, for a question that concerns all keys.
     fn remote_of_all(&mut self) -> Result<&mut Box<dyn Remote + Send>, CommandError> {
         self.use_everything()?;
         self.asking()
@@ -690,7 +690,7 @@ impl Keyspace for Gathered {
                     return Ok(());
                 }
             }
-            rest = found.rest;
+            rest = found.remaining;
         }
         Ok(())
     }
@@ -892,7 +892,7 @@ mod tests {
             let keys = names.into_iter().take(2).map(|name| (name, Type::String));
             Ok(KeysFound {
                 keys: keys.collect(),
-                rest,
+                remaining: rest,
             })
         }
     }

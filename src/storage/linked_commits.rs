@@ -15,7 +15,7 @@ use crate::slots::ShardId;
 /// The linked commits of an executor's shards.
 #[derive(Default)]
 pub(super) struct LinkedCommits {
-    /// Those whose redo records are still there.
+    /// The commits whose redo records are still there.
     unfinished: Vec<Unfinished>,
     /// The number of the next one, if what is staged is to be one.
     next_id: Option<TransactionId>,
@@ -31,7 +31,7 @@ struct Unfinished {
     id: TransactionId,
     /// The indexes of the shards that have the record.
     primaries: Vec<usize>,
-    /// The indexes of those that have a marker that they have applied their part.
+    /// The indexes of the shards that have a marker that they have applied their part.
     marked: Vec<usize>,
     /// The epoch that all of them must have committed; then the epoch in which the record is deleted.
     epoch: u64,

@@ -75,9 +75,9 @@ pub fn sync_mark(synced_sequence: u64) -> [u8; SYNC_MARK_LEN] {
 pub enum LogState {
     /// Every batch in it can be read.
     Whole,
-    /// It ends where the process was killed or power failed.
+    /// The log ends where the process was killed or power failed.
     Torn(Loss),
-    /// Something before its end cannot be read any more.
+    /// Something before the log's end cannot be read any more.
     Damaged(Loss),
 }
 
@@ -86,9 +86,9 @@ pub enum LogState {
 pub struct Loss {
     /// The log file in which it is.
     pub file: PathBuf,
-    /// Where it begins.
+    /// Where the loss begins in the file.
     pub offset: u64,
-    /// From there to the end of that file.
+    /// How many bytes there are from the offset to the end of the file.
     pub bytes: u64,
     /// Later batches that can be read, in this file and in later ones.
     pub batches_after: u64,
@@ -167,9 +167,9 @@ struct Physical<'a> {
 
 /// Why there is no physical record at an offset.
 enum Unreadable {
-    /// The file ends before it does.
+    /// The file ends before the record does.
     Cut,
-    /// Its bytes are wrong.
+    /// The record's bytes are wrong.
     Wrong,
 }
 
@@ -286,7 +286,7 @@ impl Examination {
             }
             // The rest of a batch whose beginning is missing.
             (MIDDLE | LAST, None) => self.record_damage(offset, &Unreadable::Wrong),
-            // RocksDB's own notes.
+            // RocksDB's own records.
             _ => {}
         }
         if let Some(damage) = &mut self.damage {

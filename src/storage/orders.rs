@@ -56,7 +56,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// None yet, and never more than about `bytes_max` of them.
+    /// No orders yet, and never more than about `bytes_max` bytes of them.
     pub fn new(bytes_max: usize) -> Orders {
         Orders {
             by_owner: HashMap::default(),
@@ -259,7 +259,7 @@ mod tests {
             assert!(orders.bytes() <= 100_000);
         }
         assert!(orders.bytes() > 50_000);
-        // One that grows too large goes.
+        // An order that grows too large is dropped.
         for number in 0..10_000_u32 {
             orders.apply(b"read", &number.to_be_bytes(), true, 1);
         }

@@ -1,7 +1,7 @@
 //! Large replies in pieces: a reply of millions of members or keys is written some thousand at a time, each piece when
 //! the client has taken most of the one before, and the shard serves others in between. Where nothing else tells how
-//! many there will be, they are counted first, piece by piece too. All pieces see the collection as it was when the
-//! command ran, since they come from one RocksDB iterator.
+//! many there will be, the entries are counted first, piece by piece too. All pieces see the collection as it was when
+//! the command ran, since they come from one RocksDB iterator.
 
 use super::database::Cursor;
 use crate::error::CommandError;
@@ -30,16 +30,16 @@ pub type WriteEntry = Box<dyn Fn(Option<&mut Reply<'_>>, &[u8], &[u8]) -> bool +
 /// How many entries a reply has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// So many, as its header says, which is written already.
+    /// So many: the reply's header, which is written already, says it.
     Known(u64),
-    /// As many as belong to it, but at most so many: they are counted first, and then the header of an array is
+    /// As many as belong to the reply, but at most so many: they are counted first, and then the header of an array is
     /// written.
     AtMost(u64),
 }
 
-/// The rest of a reply.
+/// The remainder of a reply.
 pub struct Pieces {
-    /// What it is read from, in order.
+    /// What the remainder is read from, in order.
     cursors: Vec<Cursor>,
     /// The cursor that is being read.
     cursor_index: usize,
@@ -47,23 +47,23 @@ pub struct Pieces {
     prefix_len: usize,
     /// Entries that come before the reply's first.
     skip: u64,
-    /// How many of them have been passed by.
+    /// How many of the entries before the reply's first have been passed by.
     skipped: u64,
     write: WriteEntry,
     /// The entries are only counted; afterwards they are read again from the first on, and written.
     counting: bool,
     /// The most that belong to the reply.
     most: u64,
-    /// How many of those may still come.
+    /// How many of the reply's entries may still come.
     left: u64,
 }
 
 /// What came of writing a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// There is more.
+    /// A piece was written, and there is more.
     Piece,
-    /// That was the last.
+    /// The last piece was written.
     All,
     /// The entries ended early or could not be read: the reply cannot be completed.
     Broken,
@@ -86,8 +86,8 @@ impl Pieces {
         }
     }
 
-    /// The same of a collection's members, of which the first `skip` are passed over; `prefix_len` bytes of each key
-    /// come before the member.
+    /// Makes it the remainder of a reply on a collection's members, of which the first `skip` are passed over;
+    /// `prefix_len` bytes of each key come before the member.
     pub fn of_members(self, prefix_len: usize, skip: u64) -> Pieces {
         Pieces {
             prefix_len,
@@ -165,7 +165,7 @@ impl Pieces {
         true
     }
 
-    /// All were counted: the cursors go back to their beginnings, and see the same.
+    /// All entries were counted: the cursors go back to their beginnings, and see the same.
     fn begin_again(&mut self, found: u64) {
         self.cursors.iter_mut().for_each(Cursor::rewind);
         (self.cursor_index, self.skipped) = (0, 0);
@@ -181,29 +181,29 @@ pub struct RepliesBegun {
 }
 
 impl RepliesBegun {
-    /// Whether another may be begun.
+    /// Whether another reply may be begun.
     pub fn has_room(&self) -> bool {
         self.by_number.len() < REPLIES_BEGUN_MAX
     }
 
-    /// How many there are.
+    /// How many replies are begun.
     pub fn len(&self) -> usize {
         self.by_number.len()
     }
 
-    /// Whether there are none.
+    /// Whether no reply is begun.
     pub fn is_empty(&self) -> bool {
         self.by_number.is_empty()
     }
 
-    /// Keeps the rest of a reply; returns its number, never 0.
+    /// Keeps the remainder of a reply; returns its number, never 0.
     pub fn keep(&mut self, pieces: Pieces) -> u64 {
         self.last += 1;
         self.by_number.insert(self.last, pieces);
         self.last
     }
 
-    /// Takes the rest of a reply out.
+    /// Takes the remainder of a reply out.
     pub fn take(&mut self, number: u64) -> Option<Pieces> {
         self.by_number.remove(&number)
     }

@@ -2,8 +2,8 @@
 //! records are those of `meta` and the members of collections.
 //!
 //! The shard has one writer, so the table is never stale and needs no lock; one probe answers whether a key was written
-//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be under
-//! way on another thread while the next ones are staged. Of the others, those
+//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be in
+//! flight on another thread while the next ones are staged. Of the others, those
 //! that fit in `bytes_max` stay by the S3-FIFO policy (Yang et al., "FIFO queues are all you need for cache eviction",
 //! SOSP 2023): a record enters a small queue and only moves to the main one if it was used again, so that a scan
 //! does not wash out what is hot.
@@ -49,17 +49,17 @@ struct Entry {
     hash: u64,
     epoch: u64,
     uses: u8,
-    /// It is in the list of what the next commit writes.
+    /// The entry is in the list of what the next commit writes.
     staged: bool,
-    /// It is in the list of what the commit under way writes (an earlier value perhaps).
+    /// The entry is in the list of what the commit in flight writes (an earlier value perhaps).
     in_flight: bool,
     queue: Queue,
     older: EntryIndex,
     newer: EntryIndex,
 }
 
-/// The most entries: committed ones leave when there are more, and what is staged is bounded far below the rest of the
-/// numbers.
+/// The most entries: committed ones leave when there are more, and what is staged is bounded far below the numbers that
+/// are left.
 const ENTRIES_MAX: usize = 1 << 31;
 
 /// What a staged record takes up, with what a redo record has beside key and value.
@@ -131,7 +131,7 @@ struct Undo {
 /// What [`Records::roll_back_command`] hands back for each change, newest first: the key, what it undid, what is there
 /// again.
 pub struct Undone<'a> {
-    /// Where the key is.
+    /// The key's column.
     pub column: Column,
     /// The key.
     pub key: &'a [u8],
@@ -143,11 +143,11 @@ pub struct Undone<'a> {
 
 /// A record that the disk does not have yet.
 pub struct Uncommitted<'a> {
-    /// Its key.
+    /// The record's key.
     pub key: &'a [u8],
-    /// Its stored form; `None` for a deletion.
+    /// The record's stored form; `None` for a deletion.
     pub value: Option<&'a [u8]>,
-    /// The epoch that wrote it.
+    /// The epoch that wrote the record.
     pub epoch: u64,
 }
 
@@ -399,7 +399,7 @@ impl Records {
         self.staged_bytes
     }
 
-    /// Counts them.
+    /// Counts the bytes that are staged.
     pub fn count_staged_bytes(&mut self) {
         self.staged_bytes = self.staged().map(|(_, key, value)| staged_size(key, value)).sum();
     }
@@ -412,7 +412,7 @@ impl Records {
     /// What is staged is being committed: what is staged from now on belongs to the next commit.
     ///
     /// # Panics
-    /// If a commit is under way.
+    /// If a commit is in flight.
     pub fn begin_commit(&mut self) {
         assert!(self.in_flight.is_empty(), "a shard has one commit at a time");
         self.undo.clear();
@@ -431,7 +431,7 @@ impl Records {
             let entry = &mut self.entries[index as usize];
             entry.in_flight = false;
             if entry.staged {
-                // It was written again meanwhile and waits for the next commit.
+                // The record was written again meanwhile and waits for the next commit.
                 continue;
             }
             let keep = entry
@@ -457,7 +457,7 @@ impl Records {
         for index in self.in_flight.take() {
             let entry = &mut self.entries[index as usize];
             entry.in_flight = false;
-            // One that was written again meanwhile is in the list already.
+            // A record that was written again meanwhile is in the list already.
             if !entry.staged {
                 entry.staged = true;
                 self.staged.push(index);
@@ -475,7 +475,7 @@ impl Records {
         for index in &lost {
             self.entries[*index as usize].in_flight = false;
         }
-        // One that is in both lists is forgotten once.
+        // A record that is in both lists is forgotten once.
         lost.retain(|index| !self.entries[*index as usize].staged);
         lost.append(&mut self.staged.take());
         for index in lost {

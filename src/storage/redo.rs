@@ -14,16 +14,16 @@ use crate::slots::{ShardId, Slot, shard_of};
 use crate::storage::transaction_scope::TransactionId;
 use std::collections::BTreeMap;
 
-/// One write.
+/// A write of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Databases were swapped: the other writes number them by this map. It comes first, and changes nothing where the
-    /// map is as new or newer.
+    /// Databases were swapped: the other writes number them by this map. This write comes first, and changes nothing
+    /// where the map is as new or newer.
     Databases {
         /// The new map.
         map: DatabaseMap,
     },
-    /// All keys of a database, or of all, are deleted. It comes before those of keys.
+    /// All keys of a database, or of all, are deleted. This write comes before those of keys.
     Empty {
         /// The database, as SELECT numbers it.
         database: Option<u8>,
@@ -39,11 +39,11 @@ pub enum Write {
     },
     /// A member of a collection, `None` for none.
     Member {
-        /// Whose it is.
+        /// The collection.
         owner: Owner,
-        /// Where it is.
+        /// The member's column.
         column: Column,
-        /// Its name there.
+        /// The member's name in that column.
         member: Vec<u8>,
         /// Its value.
         value: Option<Vec<u8>>,
@@ -51,9 +51,9 @@ pub enum Write {
     /// The redo record of another transaction that the shard has staged with its part of that. Where this is written
     /// after a crash, that transaction is found, as if the shard had its record.
     Redo {
-        /// Which transaction.
+        /// The transaction.
         id: TransactionId,
-        /// Its parts in their stored form.
+        /// The transaction's parts in their stored form.
         parts: Vec<u8>,
     },
 }
@@ -169,9 +169,9 @@ impl Write {
 /// What a transaction writes to one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Which shard.
+    /// The shard.
     pub shard: ShardId,
-    /// In any order: each key and member once.
+    /// The part's writes in any order: each key and member once.
     pub writes: Vec<Write>,
 }
 
@@ -179,7 +179,7 @@ pub struct Part {
 /// can tell, and of what RocksDB takes as one value.
 pub const RECORD_BYTES_MAX: usize = 2 << 30;
 
-/// That a command would write more than that.
+/// The error of a command that would write more than [`RECORD_BYTES_MAX`].
 pub fn record_too_long() -> CommandError {
     CommandError::text("ERR the command writes more than 2 GiB on several shards")
 }

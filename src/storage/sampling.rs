@@ -20,13 +20,13 @@ const NARROWED_MAX: usize = 32;
 /// Draws a number below another.
 type Draw<'a> = &'a mut dyn FnMut(u64) -> u64;
 
-/// One of things that come one after the other, each of them as likely.
+/// One item of a sequence whose length is not known, each as likely.
 ///
 /// Source: Vitter, "Random sampling with a reservoir", ACM TOMS 11(1), 1985 (algorithm R, for one).
 pub(super) struct Sample<'a> {
     draw: Draw<'a>,
     seen: u64,
-    /// The one.
+    /// The item that is picked so far.
     pub(super) picked: Option<Vec<u8>>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Sample<'a> {
 type Ends = (Vec<u8>, Vec<u8>);
 
 impl Sample<'_> {
-    /// Of nothing yet.
+    /// A sample of nothing yet.
     pub(super) fn new(draw: Draw<'_>) -> Sample<'_> {
         Sample {
             draw,
@@ -43,11 +43,11 @@ impl Sample<'_> {
         }
     }
 
-    /// One more.
-    pub(super) fn add(&mut self, thing: &[u8]) {
+    /// The next item.
+    pub(super) fn add(&mut self, item: &[u8]) {
         self.seen += 1;
         if (self.draw)(self.seen) == 0 {
-            self.picked = Some(thing.to_vec());
+            self.picked = Some(item.to_vec());
         }
     }
 }

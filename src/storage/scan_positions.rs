@@ -29,9 +29,9 @@ const _: () = assert!(
 
 /// The names at which walks have stopped, by what they go through and by the hash that their cursors carry.
 ///
-/// It saves work and decides nothing: a walk whose name was forgotten (those that were used longest ago go first, and
-/// all with a restart) finds out by reading what it goes through where to go on. Walks that have stopped at one name
-/// share it.
+/// A remembered name saves work and decides nothing: a walk whose name was forgotten (those that were used longest ago
+/// go first, and all with a restart) finds out by reading what it goes through where to go on. Walks that have stopped
+/// at one name share it.
 #[derive(Default)]
 pub struct ScanPositions {
     names: HashMap<(Walked, u64), Remembered, foldhash::fast::RandomState>,

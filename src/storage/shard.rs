@@ -124,7 +124,7 @@ struct WholeChanges {
 struct Wide {
     counts: CountsByDatabase,
     databases: DatabaseMap,
-    /// Of these, nothing is left when they are committed.
+    /// Nothing of these is left when they are committed.
     changes: WholeChanges,
 }
 
@@ -190,7 +190,7 @@ pub struct Shard {
     is_quiet: bool,
     /// What became of the keys that the running command wrote.
     pub lifecycle: Lifecycle,
-    /// Where the parts of the running command that are being run began, the innermost last.
+    /// What was staged when the parts of the running command began that are being run, the innermost last.
     inner_marks: Vec<InnerMark>,
     /// What concerns the whole shard as it is staged, and as the last commit has left it.
     wide: Wide,
@@ -199,7 +199,7 @@ pub struct Shard {
     counts_on_disk: CountsByDatabase,
     /// A count was found wrong in this run: none is stored any more, so that the next start counts.
     counts_are_wrong: bool,
-    /// How to take back what the running command has changed of it.
+    /// How to take back what the running command has changed of `wide`.
     whole_undo: Vec<WholeUndo>,
     /// The newest epoch that changed the whole shard: every read sees that change.
     whole_epoch: u64,
@@ -229,7 +229,7 @@ pub struct Shard {
     large: Vec<u8>,
     /// A string put together from its chunks, while a command reads it.
     joined: Vec<u8>,
-    /// Where walks have stopped.
+    /// The names at which walks have stopped.
     pub scan_positions: ScanPositions,
     /// The last epoch with a marker of a dead version for the reclaimer, until the reclaimer is told.
     marker_epoch: Option<u64>,
@@ -419,8 +419,8 @@ impl Shard {
         }
     }
 
-    /// What failed writes took back since the last call, whoever asked for them: a command that looks at the disk
-    /// commits what others have staged before.
+    /// What failed writes took back since the last call, whichever command caused them: a command that looks at the
+    /// disk commits what others have staged before.
     pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
         self.rolled_back.take()
     }
@@ -431,7 +431,7 @@ impl Shard {
     }
 
     /// The record of a key, dead or alive, and the newest epoch whose writes were seen in finding it. A string that
-    /// lies in chunks is put together, so that whoever reads has its bytes, as if they were in its record.
+    /// lies in chunks is put together, so that the reader has its bytes, as if they were in the record.
     pub fn read(&mut self, database: u8, slot: Slot, key: &[u8]) -> Result<(Option<Record<'_>>, u64), CommandError> {
         let hash = self.begin_read(database, slot, key)?;
         let entry = self.records.find(hash, Column::Meta, &self.key);
@@ -786,7 +786,7 @@ impl Shard {
             }
         };
         let mut merge = |key: &[u8], value: &[u8]| {
-            // Those that come before the disk's next key, and the newer value of that key itself.
+            // Uncommitted keys that come before the disk's next key, and the newer value of that key itself.
             while let Some(newer) = uncommitted.next_if(|newer| match direction {
                 Direction::Forward => newer.key <= key,
                 Direction::Backward => newer.key >= key,
@@ -1567,7 +1567,7 @@ fn checked_counts(
     let mut counted = CountsByDatabase::default();
     let (from, _) = encoding::database_range(0);
     database.scan(Column::Meta, &from, &[DATABASE_COUNT as u8], |key, record| {
-        // Each adds one.
+        // A count that only grows is never too low.
         let _ = counted.replace(key, None, Some(record));
         ControlFlow::Continue(())
     })?;

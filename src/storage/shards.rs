@@ -51,11 +51,11 @@ impl MissedKeys {
 /// How a key is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Not at all.
+    /// There is no such key.
     Absent,
-    /// Its deadline has passed.
+    /// The key's deadline has passed.
     Expired,
-    /// It can be read.
+    /// The key can be read.
     Alive,
 }
 
@@ -164,8 +164,8 @@ impl Shards {
         Ok(result)
     }
 
-    /// The same for the shard that has a slot, which says itself whether it has stopped. What `work` returns may be
-    /// borrowed from the shard.
+    /// [`Shards::with_shard`] for the shard that has a slot; `work` finds out whether the shard has stopped. What
+    /// `work` returns may be borrowed from the shard.
     #[inline]
     pub(super) fn with_slot<'a, T>(
         &'a mut self,

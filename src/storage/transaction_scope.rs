@@ -22,16 +22,16 @@ pub type DatabaseKey = (u8, Vec<u8>);
 pub enum Scope {
     /// These keys.
     Keys(Vec<DatabaseKey>),
-    /// All there are and may be.
+    /// All keys, those included that are not there yet.
     Everything,
 }
 
-/// Whether others may read meanwhile.
+/// Whether other transactions may read meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// It only reads.
+    /// The transaction only reads.
     Shared,
-    /// It may write.
+    /// The transaction may write.
     Exclusive,
 }
 

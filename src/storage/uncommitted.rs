@@ -41,7 +41,7 @@ impl Waiting {
         self.in_order_of_writing.is_empty()
     }
 
-    /// One more.
+    /// Adds a record.
     #[inline]
     pub fn push(&mut self, index: EntryIndex) {
         self.in_order_of_writing.push(index);
@@ -89,12 +89,12 @@ impl Waiting {
         self.sorted = self.in_order_of_writing.len();
     }
 
-    /// Those that are in the order of keys, from the key `from` to before `to`.
+    /// The records that are in the order of keys, from the key `from` to before `to`.
     fn sorted_between(&self, column: Column, from: &[u8], to: &[u8]) -> btree_map::Range<'_, Box<[u8]>, EntryIndex> {
         self.by_key[column as usize].range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
     }
 
-    /// Those that are not in it yet.
+    /// The records that are not in the order of keys yet.
     fn unsorted(&self) -> &[EntryIndex] {
         &self.in_order_of_writing[self.sorted..]
     }
@@ -129,7 +129,7 @@ impl Iterator for InDirection<'_> {
 }
 
 impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> WaitingInRange<'a, Key> {
-    /// Those of both lists from the key `from` to before `to`, which must not be below it.
+    /// The records of both lists from the key `from` to before `to`, which must not be below it.
     pub fn new(
         lists: [&'a Waiting; 2],
         column: Column,

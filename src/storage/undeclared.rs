@@ -12,6 +12,6 @@ use super::transaction_scope::DatabaseKey;
 pub enum Undeclared {
     /// These keys, of these databases.
     Keys(Vec<DatabaseKey>),
-    /// All keys, those that are not there included.
+    /// All keys, those included that are not there.
     Everything,
 }

@@ -36,7 +36,7 @@ pub trait WatchesAndLocks {
     /// Whether a transaction over several executors has locked a key in a way that shuts `mode` out.
     fn is_locked(&self, key: &DatabaseKey, mode: Mode) -> bool;
 
-    /// The same of any key, those that are not there included.
+    /// The same of any key, those included that are not there.
     fn is_any_locked(&self, mode: Mode) -> bool;
 }
 

@@ -1,4 +1,4 @@
-//! A shard's part in what is written on several shards: redo records, and which of them it has followed.
+//! A shard's part in what is written on several shards: redo records, and which of them it has applied.
 
 use super::{Found, Shard, ShardState};
 use crate::error::CommandError;
@@ -41,7 +41,7 @@ impl Shard {
             let (written, version) = match write {
                 Write::Databases { map } if map.generation <= self.wide.databases.generation => continue,
                 Write::Databases { map } => (self.set_database_map(*map)?, 0),
-                // Its parts come by themselves.
+                // The parts of a redo record come by themselves.
                 Write::Redo { .. } => continue,
                 Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
@@ -88,7 +88,7 @@ impl Shard {
             Column::Meta => (key.to_vec(), 0, None),
             Column::Data | Column::Score => {
                 let (meta_key, version) = encoding::owner_of_member(key)?;
-                // Its length(4) and the version(8) are there, too.
+                // The key's length(4) and the version(8) are there, too.
                 let member = key.get(meta_key.len() + 12..)?.to_vec();
                 (meta_key, version, Some(member))
             }
@@ -123,14 +123,14 @@ impl Shard {
         Ok(self.stage_linked_redo(id, parts))
     }
 
-    /// The same for what is staged already, and to be committed with other shards as one.
+    /// Stages the redo record of a linked commit: of what is staged already.
     pub fn stage_linked_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
         self.set_system_key(&encoding::redo_key(id));
         // Without one there is nothing to delete either.
         self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts))
     }
 
-    /// All others have followed: stages the deletion of the record.
+    /// All other shards have applied their parts: stages the deletion of the redo record.
     pub fn delete_redo(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         self.write_system(&encoding::redo_key(id), None)
     }
@@ -164,7 +164,8 @@ impl Shard {
         Ok(encoding::is_applied(&self.applied()?, id))
     }
 
-    /// Which ones, in their stored form. It lies among the records, so that what is rolled back is not among it.
+    /// The transactions that this shard has applied, in their stored form. The list lies among the records, so that a
+    /// roll back takes its marker back, too.
     fn applied(&mut self) -> Result<Vec<u8>, CommandError> {
         self.set_system_key(encoding::APPLIED_KEY);
         let found = self.find_in(Column::System)?;
@@ -177,7 +178,7 @@ impl Shard {
         self.mark_linked_applied(id)
     }
 
-    /// The same for what is staged already, and to be committed with other shards as one.
+    /// Stages the marker of a linked commit: of what is staged already.
     pub fn mark_linked_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         let applied = self.applied()?;
         let marked = encoding::with_applied(&applied, id, &self.forgotten);
@@ -192,7 +193,7 @@ impl Shard {
         self.forgotten.insert(id);
     }
 
-    /// The same for all, at once.
+    /// Forgets all applied transactions at once.
     pub fn forget_all_applied(&mut self) -> Result<(), CommandError> {
         if !self.applied()?.is_empty() {
             self.write_system(encoding::APPLIED_KEY, None)?;
