@@ -186,6 +186,7 @@ impl StorageExecutor {
 
     /// Answers the waiters whose time is up: with a null array, whatever they waited for.
     fn answer_late_waiters(&mut self) {
+        assert!(self.woken.is_empty(), "answers of a turn leave when it is committed");
         let now = Instant::now();
         while let Some(waiter) = self.interests.waiters.next_late(now) {
             if waiter.claim.take() {

@@ -62,6 +62,7 @@ impl StorageExecutor {
 
     /// Runs on the script of an open turn. Returns the turn if it is still open.
     pub(super) fn go_on(&mut self, open: OpenTurn) -> Option<OpenTurn> {
+        assert!(self.script_is_open, "only an open script goes on");
         let OpenTurn {
             script,
             mut batch,

@@ -99,7 +99,7 @@ impl StorageExecutor {
     /// The committer has written what it got, or failed to: replies leave, and what was staged meanwhile is committed.
     pub(super) fn on_commit(&mut self) {
         if self.script_is_open {
-            // No batch is with the committer: the script's turn began without one, and commits nothing before its end.
+            // No batch is with the committer: the script's turn began without one, and gives it none before its end.
             return;
         }
         self.take_up_commits();

@@ -106,6 +106,7 @@ impl StorageExecutor {
 
     /// Begins a turn; returns its one reading of the clock.
     pub(super) fn begin_turn(&mut self) -> u64 {
+        assert!(!self.script_is_open, "a turn begins when the last one has ended");
         let now_ms = crate::clock::unix_ms();
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
@@ -124,6 +125,10 @@ impl StorageExecutor {
             && let Some((mut batch, was_parked)) = self.next_to_run(&turn)
         {
             if let Some(script) = self.run_batch(&mut turn, &mut batch, was_parked) {
+                assert!(
+                    turn.done.is_empty() && self.woken.is_empty(),
+                    "no answer waits for the end of a turn that stays open"
+                );
                 self.script_is_open = true;
                 return Some(OpenTurn {
                     script,
@@ -272,6 +277,7 @@ impl StorageExecutor {
     /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the
     /// committer).
     pub(super) fn commit(&mut self, done: &mut [Box<Batch>]) {
+        assert!(!self.script_is_open, "the writes of an open script are not committed");
         if !done.is_empty() {
             faults::may_panic(Bug::Turn);
         }
@@ -327,6 +333,7 @@ impl StorageExecutor {
         if let Some(ready) = batch.split_off(|response| released.includes_response(response)) {
             ready.send_back();
         }
+        assert!(!batch.responses.is_empty(), "what is held has something to wait for");
         self.held.push_back(batch);
     }
 }

@@ -211,7 +211,8 @@ impl Waiters {
             }
         }
         waiter.claim.client.mark_blocked(waiter.claim.ticket);
-        self.by_number.insert(number, Arc::new(waiter));
+        let earlier = self.by_number.insert(number, Arc::new(waiter));
+        assert!(earlier.is_none(), "no two waiters have the same number");
     }
 
     /// The first of a key's waiters with a number in `range`.
