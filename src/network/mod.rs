@@ -2,8 +2,9 @@
 //!
 //! A command's way: [`network_executor`] reads it and takes its reply back, [`dispatch`] finds out where it runs, and
 //! [`connection`] keeps the order of a client's replies, and its output. `local_commands` run right here,
-//! `partial_replies` takes in replies that come in pieces and parts, `coordinator` runs commands whose keys lie on
-//! several storage executors, each as a transaction whose phases are in `coordination`, `key_walks` is SCAN.
+//! `partial_replies` takes in replies that come in pieces and parts, `key_walks` is SCAN. `coordinator` runs commands
+//! whose keys lie on several storage executors, each as a transaction with the phases of `coordination`; the files
+//! `transaction_…` have how one begins, its steps, its threads and its end, `redo_deletion` what is left to clear away.
 //! [`session`] is what a client has set up, [`multi_state`] what it has queued since MULTI, `multi` how EXEC gets to
 //! where it runs, `blocked_clients` is about clients in commands that wait. [`accepting`] is how connections come,
 //! `periodic_checks` when they must go. [`delivery`] is how published messages reach [subscribers](subscriptions) and

@@ -45,8 +45,8 @@ pub(super) struct TransactionThreads {
 type HandlerRan = (Box<Coordination>, Gathered, Result<(), CommandError>, Ran);
 
 impl NetworkExecutor {
-    /// Runs the handler of a transaction, whose locks are held, on a thread where it can ask for what did not come
-    /// along.
+    /// Runs the handler of a transaction, whose locks are held, on a thread, where the handler can ask the participants
+    /// for more than they told with the locks.
     pub(super) fn run_on_thread(self: &Rc<Self>, coordination: Box<Coordination>, gathered: Gathered) {
         let Some(thread) = self.take_thread() else {
             let mut transactions = self.transactions.borrow_mut();
@@ -123,7 +123,7 @@ impl NetworkExecutor {
                 Some((coordination, Phase::WaitingForThread(gathered))) => {
                     executor.run_on_thread(coordination, gathered);
                 }
-                Some(_) => unreachable!("only transactions in that phase are in the line for a thread"),
+                Some(_) => unreachable!("only transactions in that phase are in the queue for a thread"),
             }
             executor.flush_touched();
         })
