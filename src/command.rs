@@ -64,7 +64,7 @@ pub const COUNTS_LOOK_UPS: Flags = Flags(1 << 22);
 pub const SELECTS_DATABASE: Flags = Flags(1 << 32);
 /// May choose another version of RESP, and authenticate on the way (HELLO).
 pub const CHOOSES_PROTOCOL: Flags = Flags(1 << 33);
-/// Its arguments are a password, and perhaps a user before it (AUTH).
+/// Has a password for its last argument, and perhaps a user before that (AUTH).
 pub const AUTHENTICATES: Flags = Flags(1 << 34);
 /// Waits with the option BLOCK only.
 pub const WAITS_IF_ASKED: Flags = Flags(1 << 35);
@@ -420,7 +420,7 @@ pub struct Command {
     pub name: &'static str,
     /// Arguments with the name: exactly, or at least if negative.
     pub arity: i32,
-    /// Its properties.
+    /// The command's properties.
     pub flags: Flags,
     /// Where its keys are.
     pub keys: Keys,
@@ -432,7 +432,7 @@ pub struct Command {
     pub summary: &'static str,
     /// The version of Redis that had the command first.
     pub since: &'static str,
-    /// Its index in the table, which the table itself gives; [`NO_INDEX`] for what is no client's command.
+    /// The row's index in the table, which the table itself sets; [`NO_INDEX`] for what is no client's command.
     pub index: u16,
 }
 

@@ -249,7 +249,7 @@ mod hooks {
         Times(u64, u64),
         /// As long as a file exists.
         While(PathBuf),
-        /// That time of those while a file exists.
+        /// The time of that number among those while a file exists.
         TimeWhile(u64, PathBuf),
     }
 

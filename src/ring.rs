@@ -5,16 +5,16 @@
 //! anyway within the same turn. With the flag the completion waits for the executor's next system call (or the next
 //! timer tick), which about doubles what one executor serves at pipeline 1.
 //!
-//! Its price: glommio's spin before it parks makes no system call, so an executor with sockets does not see them until
-//! the spin is over, and a request that arrives meanwhile waits for the end of the spin (measured: `tuning/README.md`).
-//! Executors with sockets must spin for 50 µs at most; others are woken through a queue in memory, which the spin does
-//! look at.
+//! The flag's price: glommio's spin before it parks makes no system call, so an executor with sockets does not see them
+//! until the spin is over, and a request that arrives meanwhile waits for the end of the spin (measured:
+//! `tuning/README.md`). Executors with sockets must spin for 50 µs at most; others are woken through a queue in memory,
+//! which the spin does look at.
 //!
 //! glommio has no switch for it, so this file takes the place of `src/syscall.c` of the liburing that glommio carries.
-//! That object defines exactly these four functions, nothing else in liburing enters the kernel for a ring, and all
-//! are redefined here: the linker, which meets this crate before glommio's, then never takes liburing's object out of
-//! its archive. Leaving one out would pull that object in and end the build with duplicate symbols; that is wanted. The
-//! convention is libc's: `-1` with `errno` set, which liburing turns into `-errno` itself.
+//! The object of that file defines exactly these four functions, nothing else in liburing enters the kernel for a ring,
+//! and all are redefined here: the linker, which meets this crate before glommio's, then never takes liburing's object
+//! out of its archive. Leaving one out would pull that object in and end the build with duplicate symbols; that is
+//! wanted. The convention is libc's: `-1` with `errno` set, which liburing turns into `-errno` itself.
 //!
 //! [`install`] must be called by whatever makes executors: the call is what keeps this file in the program. [`counts`]
 //! says how many rings were made and how many have the flag, and a test compares the two.
@@ -62,7 +62,7 @@ static RINGS_COOPERATIVE: AtomicU64 = AtomicU64::new(0);
 pub struct RingCounts {
     /// Rings made: three for each executor, and one by which glommio asks the kernel for its operations.
     pub rings: u64,
-    /// Those of them that have the cooperative flag.
+    /// Rings that have the cooperative flag.
     pub cooperative: u64,
 }
 

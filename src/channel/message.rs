@@ -49,7 +49,7 @@ pub enum Priority {
     Low,
 }
 
-/// Who waits for a response: opaque to the storage executor, which hands it back as it came.
+/// The command that waits for a response. A storage executor copies it from the request, and reads nothing in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestId {
     /// The connection's index in its executor's table.
@@ -80,7 +80,7 @@ pub struct Caller {
 /// One client command, or one part of it.
 #[derive(Clone, Copy)]
 pub struct Request {
-    /// Who waits for the response.
+    /// The command that waits for the response.
     pub id: RequestId,
     /// What to do.
     pub command: &'static Command,

@@ -1,9 +1,9 @@
 //! The way back: the channel by which batches return to the sender of their requests, and how many bytes of replies lie
 //! there.
 //!
-//! It is unbounded, since no more batches can be under way than the sender has credits for; but what they carry is only
-//! known when the requests were run. A sender that does not take its replies in gets no more requests run than
-//! [`REPLY_BYTES_WAITING_MAX`]: a storage executor sets its batches aside, and serves the others
+//! The channel is unbounded, since no more batches can be under way than the sender has credits for; but how many bytes
+//! they carry is only known when the requests were run. A sender that does not take its replies in gets no more
+//! requests run than [`REPLY_BYTES_WAITING_MAX`]: a storage executor sets its batches aside, and serves the others
 //! ([`ResponseSender::is_behind`]).
 
 use super::message::{Batch, REPLY_BYTES_FULL};

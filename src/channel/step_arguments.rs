@@ -313,7 +313,7 @@ pub struct Forget {
     pub is_primary: bool,
     /// The shard that has the record.
     pub shard: ShardId,
-    /// Whose it is.
+    /// The transaction.
     pub id: TransactionId,
 }
 

@@ -126,7 +126,7 @@ impl NetworkExecutor {
     pub(super) fn begin_elsewhere(&self, work: Deferred) -> impl Future<Output = Vec<u8>> + 'static {
         let (sender, receiver) = flume::bounded(1);
         let begun = self.server.admin_threads.run(move || {
-            // Nobody may wait any more: the client may be gone by then.
+            // The send fails if the client is gone by then.
             let _ = sender.send(work());
         });
         async move {

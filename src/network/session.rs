@@ -151,9 +151,9 @@ pub struct WaitHere {
 pub enum Until {
     /// Nothing: WAIT, as there are no replicas.
     TimeIsUp,
-    /// That all earlier writes are on disk: WAITAOF.
+    /// All earlier writes are on disk: WAITAOF.
     Durable,
-    /// That it is known whether they are: WAITAOF that asks for nothing.
+    /// The server knows whether they are: WAITAOF that asks for nothing.
     Known,
     /// Nothing, but the reply says whether they are on disk: WAITAOF for replicas, of which there are none.
     TimeIsUpAfterDurable,

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 /// a server's memory, which can take seconds, before its locks.
 const DIRECTORY_RELEASE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The same if the process seems to live: for a moment after SIGKILL it does.
+/// How long a data directory may be in use by a process that seems to live, as one does for a moment after SIGKILL.
 const DIRECTORY_RELEASE_LEAST: Duration = Duration::from_millis(100);
 
-/// How often its lock is tried in that time.
+/// How often the directory's lock is tried in that time.
 const DIRECTORY_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Below this the server would start into a disk that is full after the first flushes: RocksDB's logs alone

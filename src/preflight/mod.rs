@@ -136,7 +136,7 @@ pub enum PreflightError {
 pub struct Preflight<'a> {
     /// Made if missing.
     pub data_directory: &'a Path,
-    /// Those the server will listen on; port 0 (any free port) is allowed.
+    /// The addresses that the server will listen on; port 0 (any free port) is allowed.
     pub addresses: &'a [SocketAddr],
     /// Executors of both roles together.
     pub executors: usize,

@@ -272,7 +272,7 @@ impl ProbedExecutor {
     fn stop(self) {
         drop(self.probes);
         drop(self.nudges);
-        // It has answered every probe; a panic after that concerns nobody.
+        // The executor has answered every probe; a panic after that concerns nobody.
         let _ = self.thread.join();
     }
 }

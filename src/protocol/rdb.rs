@@ -81,13 +81,13 @@ pub struct Stream {
 /// A consumer group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StreamGroup {
-    /// Its name.
+    /// The name.
     pub name: Vec<u8>,
     /// The last id that was delivered.
     pub last_id: StreamId,
     /// Entries that were read; `None` if that is not known.
     pub entries_read: Option<u64>,
-    /// Its consumers.
+    /// The consumers.
     pub consumers: Vec<StreamConsumer>,
     /// Entries that were delivered and not acknowledged, in the order of their ids.
     pub pending: Vec<StreamPending>,
@@ -96,7 +96,7 @@ pub struct StreamGroup {
 /// A consumer of a group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StreamConsumer {
-    /// Its name.
+    /// The name.
     pub name: Vec<u8>,
     /// When it last tried to read, Unix milliseconds.
     pub seen_ms: u64,

@@ -33,7 +33,7 @@ pub(crate) enum Push {
     Lost(Arc<Backlog>),
 }
 
-/// Who receives the pushes of a backlog.
+/// The clients that receive the pushes of a backlog.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Receivers {
     /// The subscribers of a name.
@@ -72,7 +72,7 @@ impl Backlog {
 
 /// A push in an inbox.
 pub struct Posted {
-    /// Its content.
+    /// The content.
     pub(crate) push: Push,
     /// The push's bytes of output for all receivers together, roughly.
     pub(crate) output_bytes: u64,

@@ -311,6 +311,6 @@ pub struct ShardMetrics {
     pub pending_compaction_bytes: Counter,
     /// Large dead versions of collections whose space is still to be given back.
     pub reclaims_pending: Counter,
-    /// Those whose space was given back since the start.
+    /// Collections whose space was given back since the start.
     pub reclaimed_collections: Counter,
 }

@@ -1,4 +1,4 @@
-//! Who subscribes to what.
+//! Subscriptions.
 //!
 //! Every network executor owns its clients' subscriptions ([`crate::network::subscriptions`]): for a channel or a
 //! pattern, the connections. All threads share a summary of them ([`PubSub`]): how many there are on which network
@@ -108,7 +108,7 @@ pub struct PubSub {
 }
 
 impl PubSub {
-    /// Nobody subscribes, on that many network executors. Returns each executor's end of its inbox, too.
+    /// For that many network executors; no client subscribes yet. Returns each executor's end of its inbox, too.
     pub fn new(executors: usize) -> (PubSub, Vec<flume::Receiver<Posted>>) {
         let (inboxes, receivers) = (0..executors).map(|_| Inbox::new()).unzip();
         let pubsub = PubSub {

@@ -89,7 +89,7 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    /// Nobody tracks, on that many network executors.
+    /// For that many network executors; no client tracks yet.
     pub fn new(pubsub: Arc<PubSub>, executors: usize) -> Tracking {
         Tracking {
             pubsub,

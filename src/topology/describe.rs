@@ -64,7 +64,7 @@ pub fn describe(topology: &Topology, map: &CoreMap) -> String {
     text
 }
 
-/// The same as one JSON object, for programs; see [`Report`] for its fields. They are never renamed or removed.
+/// The description as one JSON object, for programs. The fields, which [`Report`] lists, are never renamed or removed.
 pub fn describe_json(topology: &Topology, map: &CoreMap) -> String {
     let mut text = serde_json::to_string_pretty(&report(topology, map)).expect("a report has string keys only");
     text.push('\n');

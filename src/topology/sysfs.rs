@@ -26,8 +26,9 @@ const NOTES_MAX: usize = 40;
 /// too, by how AMD ranks them for turbo: down to 70 % (166 against 236 on a Ryzen 7950X).
 const SLOW_BELOW_OF_PERFORMANCE: (u64, u64) = (2, 3);
 
-/// The same for `cpuinfo_max_freq`, and for `base_frequency` where that is missing: efficiency cores clock at 70 to 81
-/// % of the fastest core (Alder to Arrow Lake), favoured turbo cores differ from their equals by a few per cent.
+/// [`SLOW_BELOW_OF_PERFORMANCE`] for `cpuinfo_max_freq`, and for `base_frequency` where that is missing: efficiency
+/// cores clock at 70 to 81 % of the fastest core (Alder to Arrow Lake), favoured turbo cores differ from their equals
+/// by a few per cent.
 const SLOW_BELOW_OF_FREQUENCY: (u64, u64) = (5, 6);
 
 /// See [`Topology::read`].
