@@ -173,7 +173,8 @@ impl Context<'_> {
         self.view.read(self.database, key)
     }
 
-    /// The same, but of a string that lies in chunks the record as it is stored: for those who do not need its bytes.
+    /// As [`Context::read`], but of a string that lies in chunks the record as it is stored: for handlers that do not
+    /// need its bytes.
     #[inline]
     pub fn read_header(&mut self, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
         self.view.read_header(self.database, key)

@@ -1,4 +1,4 @@
-//! Which transactions over several storage executors hold which keys of this executor, and who waits for them.
+//! Which transactions over several storage executors hold which keys of this executor, and which wait for them.
 //!
 //! Transactions are numbered by one counter of the process, and on every executor the one with the lower number goes
 //! first: so a transaction waits for lower numbers only, and no two wait for each other. One that comes so late that a
@@ -7,8 +7,8 @@
 //! Thomson and Abadi, "Lightweight Locking for Main Memory Database Systems" (VLDB 2013).
 //!
 //! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys.
-//! One that must wait is entered like a transaction, with the newest number: so those that come later do not go before
-//! it for ever.
+//! One that must wait is entered like a transaction, with the newest number: so later ones do not go before it for
+//! ever.
 
 use crate::faults;
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};

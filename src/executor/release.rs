@@ -62,7 +62,7 @@ fn answer_rolled_back(batch: &mut Batch, shard_index: usize, rolled_back: &Rolle
 }
 
 impl StorageExecutor {
-    /// Answers those who wait for writes of the shard at `shard_index` that were rolled back, if any were.
+    /// Answers the commands that wait for writes of the shard at `shard_index` which were rolled back, if any were.
     pub(super) fn answer_rolled_back(&mut self, shard_index: usize, done: &mut [Box<Batch>]) {
         if let Some(rolled_back) = self.shards.list_mut()[shard_index].take_rolled_back() {
             self.outbox.forget(shard_index, rolled_back.from_epoch);

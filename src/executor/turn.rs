@@ -40,8 +40,8 @@ struct Turn {
 /// How long the executor may run turn after turn before it lets its reactor look at sockets, timers and wakes.
 pub(super) const BUSY_SPAN_MAX: Duration = Duration::from_micros(500);
 
-/// How often the executor looks whether those whose batches are set aside have taken their replies in: about what it
-/// takes to copy a few full batches.
+/// How often the executor looks whether the senders whose batches are set aside have taken their replies in: about what
+/// it takes to copy a few full batches.
 const SET_ASIDE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Bytes of writes after which a turn ends, and what it has staged is committed: bounds the memory of a batch of
@@ -78,7 +78,7 @@ pub(super) async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume:
     }
 }
 
-/// Waits for the next batch; `None` when it is time to look at those that are set aside.
+/// Waits for the next batch; `None` when it is time to look at the batches that are set aside.
 async fn next_batch(
     requests: &flume::Receiver<Box<Batch>>,
     has_set_aside: bool,

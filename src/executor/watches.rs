@@ -1,4 +1,5 @@
-//! The keys that clients WATCH, on one storage executor: who has to be told that one was modified, and who was.
+//! The keys that clients WATCH, on one storage executor: which clients have to be told that one was modified, and which
+//! were.
 //!
 //! A client's first modified key makes it dirty, and then its keys are of no interest any more: EXEC asks whether it
 //! is, and forgets it. What happens to a key that had expired already when it was watched follows Redis: its deletion
@@ -29,7 +30,7 @@ struct Watching {
 pub struct Watches {
     by_key: HashMap<DatabaseKey, Vec<Watcher>>,
     by_client: HashMap<u64, Watching>,
-    /// Where CLIENT LIST finds who is dirty.
+    /// Where CLIENT LIST finds the clients that are dirty.
     metrics: Option<Arc<StorageMetrics>>,
 }
 
