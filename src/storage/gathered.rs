@@ -202,6 +202,7 @@ impl Gathered {
             }
         }
         let known = self.asking()?.keys_at(keys)?;
+        assert_eq!(known.len(), keys.len(), "each key that is asked for is answered");
         for (database_key, known) in keys.iter().zip(&known) {
             self.add(database_key.clone(), &mut FieldReader(known))
                 .ok_or_else(damaged_record)?;

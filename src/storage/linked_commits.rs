@@ -79,7 +79,13 @@ impl Shards {
         if self.list.iter().any(Shard::is_committing) || self.waits_for_sync() {
             return;
         }
-        let Some(id) = self.linked.next_id.take() else { return };
+        let Some(id) = self.linked.next_id.take() else {
+            assert_eq!(
+                self.linked.next_primary, None,
+                "a staged redo record has its commit's number"
+            );
+            return;
+        };
         let staged_primary = self.linked.next_primary.take();
         let failure = self.list.iter().find_map(Shard::linked_failure).cloned();
         self.list.iter_mut().for_each(|shard| shard.set_linked(false));
@@ -235,7 +241,12 @@ impl Unfinished {
             .collect();
         self.primaries.iter().for_each(|primary| list[*primary].keep_command());
         if let Ok(epochs) = deleted {
-            self.epoch = epochs.into_iter().max().unwrap_or(self.epoch);
+            let epoch = epochs.into_iter().max().unwrap_or(self.epoch);
+            assert!(
+                epoch >= self.epoch,
+                "a redo record goes after the commit that it protects"
+            );
+            self.epoch = epoch;
             self.is_deleted = true;
             faults::reached(Point::AfterForget);
         }

@@ -197,7 +197,11 @@ impl RepliesBegun {
     }
 
     /// Keeps the remainder of a reply; returns its number, never 0.
+    ///
+    /// # Panics
+    /// If there is no room: see [`RepliesBegun::has_room`].
     pub fn keep(&mut self, pieces: Pieces) -> u64 {
+        assert!(self.has_room(), "no more replies are begun than may be");
         self.last += 1;
         self.by_number.insert(self.last, pieces);
         self.last

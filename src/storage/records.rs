@@ -97,7 +97,9 @@ impl Fifo {
 
     fn unlink(&mut self, entries: &mut [Entry], index: EntryIndex) {
         let Entry { older, newer, .. } = entries[index as usize];
-        self.bytes -= entries[index as usize].size();
+        let size = entries[index as usize].size();
+        assert!(self.bytes >= size, "a queue counts the bytes of its entries");
+        self.bytes -= size;
         match older {
             NOBODY => self.oldest = newer,
             older => entries[older as usize].newer = newer,
@@ -420,6 +422,7 @@ impl Records {
         std::mem::swap(&mut self.staged, &mut self.in_flight);
         for index in self.in_flight.list() {
             let entry = &mut self.entries[*index as usize];
+            assert!(entry.staged && !entry.in_flight, "what is staged is staged once");
             (entry.staged, entry.in_flight) = (false, true);
         }
     }
@@ -429,6 +432,7 @@ impl Records {
         let mut committed = self.in_flight.take();
         for index in committed.drain(..) {
             let entry = &mut self.entries[index as usize];
+            assert!(entry.in_flight, "an entry stays until it is committed");
             entry.in_flight = false;
             if entry.staged {
                 // The record was written again meanwhile and waits for the next commit.
@@ -456,6 +460,7 @@ impl Records {
         let later = self.staged.take();
         for index in self.in_flight.take() {
             let entry = &mut self.entries[index as usize];
+            assert!(entry.in_flight, "an entry stays until it is committed");
             entry.in_flight = false;
             // A record that was written again meanwhile is in the list already.
             if !entry.staged {
@@ -641,8 +646,13 @@ impl Records {
     fn remove(&mut self, index: EntryIndex) {
         self.unlink(index);
         let entry = &mut self.entries[index as usize];
-        self.bytes -= entry.size();
-        self.present -= usize::from(entry.is_key());
+        let (size, key) = (entry.size(), usize::from(entry.is_key()));
+        assert!(
+            self.bytes >= size && self.present >= key,
+            "the table counts the bytes and keys of its entries"
+        );
+        self.bytes -= size;
+        self.present -= key;
         if let Ok(found) = self.table.find_entry(entry.hash, |other| *other == index) {
             found.remove();
         }

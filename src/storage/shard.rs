@@ -1139,6 +1139,7 @@ impl Shard {
             );
         }
         self.records.begin_commit();
+        assert!(self.staged_epoch <= self.epoch, "nothing is staged in a later epoch");
         self.whole_undo.clear();
         self.in_flight = Some(InFlight {
             epoch: self.epoch,
@@ -1173,6 +1174,7 @@ impl Shard {
                     ..in_flight.wide
                 };
                 self.last_version_stored = in_flight.last_version;
+                assert!(in_flight.epoch >= self.committed_epoch, "epochs are committed in order");
                 self.committed_epoch = in_flight.epoch;
                 self.is_decided = false;
                 self.took_writes();

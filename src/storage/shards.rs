@@ -62,6 +62,10 @@ pub enum Presence {
 impl Shards {
     /// `shard_count` is the server's, `list` the executor's own.
     pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
+        assert!(
+            list.len() < usize::from(SEVERAL_SHARDS),
+            "no shard's index may be taken for several shards"
+        );
         let mut indexes = vec![None; usize::from(shard_count)];
         for (index, shard) in list.iter().enumerate() {
             let before = indexes[usize::from(shard.id().0)].replace(index as u16);
