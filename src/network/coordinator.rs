@@ -119,6 +119,10 @@ impl NetworkExecutor {
             // The locks would not be granted before the script is over: answered as any command for a busy executor.
             let mut reply = Vec::new();
             Reply::new(&mut reply, coordination.job.origin.caller.version).error(scripts.busy_error().to_string());
+            // A move that has waited for its source has that locked already.
+            if coordination.job.waited.is_some() {
+                self.release_all(&coordination);
+            }
             return self.finish(coordination, End::Failed(reply));
         }
         let locking = Locking::new(is_whole, participants.len());

@@ -81,12 +81,15 @@ impl NetworkExecutor {
     /// Redo records are gone, so the applied markers of their transactions may go, too: without the records nothing
     /// would be applied twice.
     pub(super) fn take_deletion(&self, response: &Response) {
-        if response.id.generation == NO_DELETION || response.failed {
-            // A record that could not be deleted is found by the next start, whose shards all have their markers.
+        if response.id.generation == NO_DELETION {
             return;
         }
         let number = response.id.generation as usize;
         let gone = self.transactions.borrow_mut().deletions.under_way.try_remove(number);
+        if response.failed {
+            // A record that could not be deleted is found by the next start, whose shards all have their markers.
+            return;
+        }
         let mut by_destination: Vec<Vec<Forget>> = vec![Vec::new(); self.destination_count()];
         for transaction in gone.into_iter().flatten() {
             for (destination, shard) in transaction.others {

@@ -87,7 +87,8 @@ impl NetworkExecutor {
         });
         if let Err(error) = spawned {
             tracing::error!(%error, "a transaction could not be given a thread");
-            self.transactions.borrow_mut().threads.free(thread);
+            let executor = Rc::clone(self);
+            glommio::spawn_local(async move { executor.free_thread(thread) }).detach();
             return self.take_outcome(coordination, gathered, Err(CommandError::Internal), Ran::default());
         }
         // The channel is empty, and the thread has its other end.
@@ -108,26 +109,29 @@ impl NetworkExecutor {
         let executor = Rc::clone(self);
         glommio::spawn_local(async move {
             let ended = receiver.recv_async().await;
-            let next = {
-                let mut transactions = executor.transactions.borrow_mut();
-                transactions.threads.free(thread);
-                let next = transactions.threads.waiting.pop_front();
-                next.map(|number| transactions.take(number))
-            };
             // The thread answers in any case: a panic of its own would have ended the process.
             if let Ok((coordination, gathered, outcome, ran)) = ended {
                 executor.take_outcome(coordination, gathered, outcome, ran);
             }
-            match next {
-                None => {}
-                Some((coordination, Phase::WaitingForThread(gathered))) => {
-                    executor.run_on_thread(coordination, gathered);
-                }
-                Some(_) => unreachable!("only transactions in that phase are in the queue for a thread"),
-            }
-            executor.flush_touched();
+            executor.free_thread(thread);
         })
         .detach();
+    }
+
+    /// A thread has ended: the next transaction that waits for one gets it.
+    fn free_thread(self: &Rc<Self>, thread: usize) {
+        let next = {
+            let mut transactions = self.transactions.borrow_mut();
+            transactions.threads.free(thread);
+            let next = transactions.threads.waiting.pop_front();
+            next.map(|number| transactions.take(number))
+        };
+        match next {
+            None => {}
+            Some((coordination, Phase::WaitingForThread(gathered))) => self.run_on_thread(coordination, gathered),
+            Some(_) => unreachable!("only transactions in that phase are in the queue for a thread"),
+        }
+        self.flush_touched();
     }
 }
 
