@@ -129,7 +129,6 @@ impl PriorityQueue {
         match batch.priority {
             Priority::High => self.high.push_front(batch),
             Priority::Normal => {
-                assert!(self.normal_served > 0, "only what was taken out is put back");
                 self.normal_served -= 1;
                 self.normal.push_front(batch);
             }
