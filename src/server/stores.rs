@@ -1,0 +1,383 @@
+//! The storage executors and all that they need, from the settings and the machine: where everything runs, what the
+//! shards share, and each executor with the threads beside it.
+
+use super::ServerError;
+use super::executor_threads::{RING_DEPTH, SpinPolicy, StorageSeat, repin_rocksdb_threads};
+use super::shard_opening::{agree_on_database_map, finish_transactions, load_functions, open_shards};
+use crate::channel::message::Batch;
+use crate::channel::router::{Router, StorageId};
+use crate::command;
+use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
+use crate::executor::committer::Committer;
+use crate::executor::disk_watch::{DiskWatch, Watched};
+use crate::executor::reclaimer::Reclaimer;
+use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor};
+use crate::executor::syncer::Syncer;
+use crate::network::TRANSACTION_THREADS_MAX;
+use crate::preflight::{Cleared, DataDirLock, Preflight};
+use crate::registry::clients::Clients;
+use crate::registry::inboxes::Posted;
+use crate::registry::metrics::{CommandMetrics, ShardMetrics, StorageMetrics};
+use crate::registry::subscribers::PubSub;
+use crate::registry::tracked_keys::Tracking;
+use crate::rows;
+use crate::scripts::registry::{ScriptSeat, Scripts};
+use crate::storage::database::{Opening, Resources};
+use crate::storage::manifest::{Manifest, shard_path};
+use crate::storage::shard::Shard;
+use crate::storage::shards::Shards;
+use crate::topology::{self, CoreMap, CoreMapOverrides, Role, Topology, TopologyError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Descriptors for RocksDB's files, rings, pipes and listeners, per shard and in all.
+const DESCRIPTORS_PER_SHARD: usize = 1100;
+const DESCRIPTORS_RESERVED: usize = 256;
+
+/// Staged writes that are worth handing to the committer: they take RocksDB some 100 µs, the two wakes about 10.
+const BACKGROUND_COMMIT_WRITES: usize = 64;
+
+/// Reports of a syncer that its executor has not read; the syncer waits when it is full.
+const SYNC_REPORTS_MAX: usize = 1024;
+
+/// The storage executors and all that they need, ready to be started.
+pub(crate) struct Stores {
+    pub(crate) topology: Topology,
+    pub(crate) core_map: CoreMap,
+    pub(crate) router: Router,
+    /// The clients that are connected; an embedded engine has none.
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
+    pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
+    /// The subscribers; all threads may publish.
+    pub(crate) pubsub: Arc<PubSub>,
+    /// The clients that are told of keys that they have read.
+    pub(crate) tracking: Arc<Tracking>,
+    /// By network executor: the end of its inbox that the executor reads.
+    pub(super) inboxes: Vec<flume::Receiver<Posted>>,
+    /// By storage executor: where requests are sent to it.
+    pub(crate) senders: Vec<flume::Sender<Box<Batch>>>,
+    pub(crate) scripts: Arc<Scripts>,
+    pub(super) seats: Vec<StorageSeat>,
+    pub(super) spin: SpinPolicy,
+    pub(super) lock: DataDirLock,
+}
+
+/// What the preflight has found.
+pub(crate) struct Allowed {
+    /// Clients that the limit of open files allows.
+    pub(crate) clients_max: usize,
+    /// What works less well than it could.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where everything will run, once the machine and the data directory are found to allow it.
+struct Plan {
+    topology: Topology,
+    core_map: CoreMap,
+    manifest: Manifest,
+    /// Whether there is no data yet.
+    is_new: bool,
+    cleared: Cleared,
+}
+
+impl Plan {
+    fn make(current: &Settings, addresses: &[SocketAddr], clients_max: usize) -> Result<Plan, ServerError> {
+        let topology = Topology::read_live()?;
+        let mut overrides = core_map_overrides(current)?;
+        let shards_default = topology::default_shard_count(&topology);
+        let shards_asked = match current.shards {
+            AutoOr::Auto => None,
+            AutoOr::Is(count) => Some(count),
+        };
+        overrides.set_shard_count(shards_asked.unwrap_or(shards_default));
+        let core_map = CoreMap::with_overrides(&topology, &overrides)?;
+        let data_dir = &current.data_dir;
+        let shard_count_guess = usize::from(shards_asked.unwrap_or(shards_default));
+        let cleared = Preflight {
+            data_directory: data_dir,
+            addresses,
+            executors: core_map.executors().len(),
+            ring_depth: RING_DEPTH,
+            clients_max,
+            descriptors_reserved: DESCRIPTORS_RESERVED + shard_count_guess * DESCRIPTORS_PER_SHARD,
+        }
+        .run()?;
+        let (manifest, is_new) = Manifest::open(data_dir, shards_asked, shards_default)?;
+        let core_map = if usize::from(manifest.shards) == shard_count_guess {
+            core_map
+        } else {
+            overrides.set_shard_count(manifest.shards);
+            CoreMap::with_overrides(&topology, &overrides)?
+        };
+        Ok(Plan {
+            topology,
+            core_map,
+            manifest,
+            is_new,
+            cleared,
+        })
+    }
+}
+
+impl Stores {
+    /// Checks the machine and the data directory, opens the shards and prepares their executors. The server will listen
+    /// on `addresses` and should allow `clients_max` clients (0 for an embedded engine).
+    pub(crate) fn open(
+        settings: &SharedSettings,
+        addresses: &[SocketAddr],
+        clients_max: usize,
+    ) -> Result<(Stores, Allowed), ServerError> {
+        rows::install();
+        let current = settings.snapshot();
+        let Plan {
+            topology,
+            core_map,
+            manifest,
+            is_new: new,
+            mut cleared,
+        } = Plan::make(&current, addresses, clients_max)?;
+        let data_dir = &current.data_dir;
+        // From here on this thread runs on the background cores: RocksDB's threads inherit its CPUs.
+        if let Err(error) = topology::pin_current_thread(&core_map.background) {
+            cleared.warnings.push(format!(
+                "the main thread could not be pinned to the background cores: {error}"
+            ));
+        }
+        let router = router_of(&core_map, &manifest);
+        let shard_count = usize::from(manifest.shards);
+        let resources = open_resources(&current, &core_map, shard_count)?;
+        let value_cache_bytes = auto_bytes(current.value_cache_size, 16) / shard_count;
+        let opening = Opening {
+            creates: new,
+            loads_damaged_log: current.load_damaged_log,
+        };
+        let began = Instant::now();
+        let mut shards = open_shards(data_dir, (&manifest, opening), &resources, value_cache_bytes)?;
+        tracing::info!(
+            shards = shards.len(),
+            took_ms = began.elapsed().as_millis(),
+            "the shards are open"
+        );
+        if new {
+            Manifest::mark_created(data_dir)?;
+        }
+        // In this order: a redo record tells the databases of a shard that did not follow by that shard's old map.
+        finish_transactions(&mut shards, data_dir)?;
+        agree_on_database_map(&mut shards, data_dir)?;
+        repin_rocksdb_threads(&core_map.background, true);
+        let spin = SpinPolicy::of(&current, &core_map, &topology);
+        let (pubsub, inboxes) = PubSub::new(core_map.network.len());
+        let pubsub = Arc::new(pubsub);
+        let tracking = Tracking::new(Arc::clone(&pubsub), core_map.network.len());
+        // Scripts run on the storage executors, and on the threads of transactions over several of them.
+        let script_seats = router.executor_count() + core_map.network.len() * TRANSACTION_THREADS_MAX;
+        let scripts = Arc::new(Scripts::new(settings.clone(), script_seats));
+        load_functions(&shards[0], &scripts).map_err(|error| ServerError::Shard {
+            path: shard_path(data_dir, 0),
+            error,
+        })?;
+        let mut stores = Stores {
+            scripts,
+            topology,
+            router,
+            clients: Arc::default(),
+            resources,
+            storage_metrics: Vec::new(),
+            shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
+            pubsub,
+            tracking: Arc::new(tracking),
+            inboxes,
+            senders: Vec::new(),
+            seats: Vec::new(),
+            spin,
+            lock: cleared.lock,
+            core_map,
+        };
+        let allowed = Allowed {
+            clients_max: cleared.clients_max,
+            warnings: cleared.warnings,
+        };
+        stores.seat_executors(settings, shards)?;
+        Ok((stores, allowed))
+    }
+
+    fn seat_executors(&mut self, settings: &SharedSettings, shards: Vec<Shard>) -> Result<(), ServerError> {
+        let mut by_executor: Vec<Vec<Shard>> = (0..self.router.executor_count()).map(|_| Vec::new()).collect();
+        for shard in shards {
+            by_executor[usize::from(self.router.owner(shard.id()).0)].push(shard);
+        }
+        for (number, own) in by_executor.into_iter().enumerate() {
+            self.seat_executor(settings, number, own)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a storage executor together on its shards, and starts the threads beside it.
+    fn seat_executor(&mut self, settings: &SharedSettings, number: usize, own: Vec<Shard>) -> Result<(), ServerError> {
+        let cpu = self.core_map.storage[number].number();
+        let databases: Vec<_> = own.iter().map(|shard| Arc::clone(shard.database())).collect();
+        let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
+        let background = self.core_map.background.clone();
+        let pin_to_background = move || {
+            if let Err(error) = topology::pin_current_thread(&background) {
+                tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
+            }
+        };
+        let name = format!("syncer-{number}");
+        let syncer = Syncer::start(
+            name,
+            databases.clone(),
+            settings.clone(),
+            reports_sender,
+            pin_to_background.clone(),
+        );
+        // One message tells of all commits that have ended.
+        let (commits_sender, commits) = flume::bounded(1);
+        let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
+        let (committer, thread) = committer.map_err(ServerError::Thread)?;
+        let committer = CommitThread {
+            committer,
+            thread,
+            writes_min: self.background_commit_writes(&settings.snapshot(), number),
+        };
+        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
+        let metrics = Arc::new(StorageMetrics {
+            cpu,
+            commands: command::all().iter().map(|_| CommandMetrics::default()).collect(),
+            ..StorageMetrics::default()
+        });
+        let mut shard_metrics = Vec::new();
+        for shard in &own {
+            let index = usize::from(shard.id().0);
+            self.shard_metrics[index] = Arc::new(ShardMetrics {
+                executor: number,
+                ..ShardMetrics::default()
+            });
+            shard_metrics.push(Arc::clone(&self.shard_metrics[index]));
+        }
+        let watched = own.iter().zip(&shard_metrics).map(|(shard, metrics)| Watched {
+            database: Arc::clone(shard.database()),
+            metrics: Arc::clone(metrics),
+        });
+        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
+        let own = Shards::new(own, self.router.shard_count());
+        // Unbounded: senders stay within their credits, which bound what is queued.
+        let (sender, requests) = flume::unbounded();
+        let executor = StorageExecutor::new(ExecutorParts {
+            requests: sender.downgrade(),
+            handlers: rows::STORAGE_HANDLERS,
+            shards: own,
+            script_seat: ScriptSeat {
+                scripts: Arc::clone(&self.scripts),
+                number,
+            },
+            clients: Arc::clone(&self.clients),
+            committer,
+            syncer: syncer.map_err(ServerError::Thread)?,
+            reclaimer: reclaimer.map_err(ServerError::Thread)?,
+            disk_watch: disk_watch.map_err(ServerError::Thread)?,
+            settings: settings.clone(),
+            pubsub: Arc::clone(&self.pubsub),
+            tracking: Arc::clone(&self.tracking),
+            metrics: Arc::clone(&metrics),
+            shard_metrics,
+        });
+        self.senders.push(sender);
+        self.storage_metrics.push(metrics);
+        self.seats.push(StorageSeat {
+            executor,
+            requests,
+            commits,
+            reports,
+        });
+        Ok(())
+    }
+
+    /// From how many staged writes on a storage executor leaves a batch to its committer: where the executor also has
+    /// sockets to serve and the committer has another core, half of a write's cost is better spent there.
+    fn background_commit_writes(&self, settings: &Settings, number: usize) -> usize {
+        let cpu = self.core_map.storage[number];
+        let executors = self.core_map.executors();
+        let has_both_roles = executors
+            .iter()
+            .any(|placement| placement.cpu == cpu && placement.network);
+        let has_help = (self.core_map.background.iter())
+            .any(|background| executors.iter().all(|placement| placement.cpu != *background));
+        match settings.background_commit_writes {
+            AutoOr::Is(0) => usize::MAX,
+            AutoOr::Is(writes) => usize::from(writes),
+            AutoOr::Auto if has_both_roles && has_help => BACKGROUND_COMMIT_WRITES,
+            AutoOr::Auto => usize::MAX,
+        }
+    }
+}
+
+/// Which storage executor has which shard: each has a run of neighbours, and about as many as the others.
+fn router_of(core_map: &CoreMap, manifest: &Manifest) -> Router {
+    let storage_count = core_map.storage.len().min(usize::from(manifest.shards));
+    let owners = (0..manifest.shards)
+        .map(|shard| StorageId((usize::from(shard) * storage_count / usize::from(manifest.shards)) as u16));
+    Router::new(owners.collect())
+}
+
+/// A setting in bytes; `auto` is a share of the machine's memory.
+fn auto_bytes(size: AutoOr<ByteSize>, share: u64) -> usize {
+    match size {
+        AutoOr::Auto => (machine_memory_bytes() / share) as usize,
+        AutoOr::Is(size) => size.as_usize(),
+    }
+}
+
+/// What the shards' databases share.
+fn open_resources(current: &Settings, core_map: &CoreMap, shard_count: usize) -> Result<Arc<Resources>, ServerError> {
+    let background_jobs = match current.max_background_jobs {
+        AutoOr::Auto => core_map.background.len().max(2),
+        AutoOr::Is(jobs) => usize::from(jobs),
+    };
+    let resources = Resources::new(
+        auto_bytes(current.block_cache_size, 8),
+        current.write_buffer_size.as_usize(),
+        shard_count,
+        background_jobs,
+    );
+    Ok(Arc::new(resources.map_err(ServerError::Resources)?))
+}
+
+/// The core map that the settings ask for: first the file's lists, then the flags'.
+pub fn core_map_overrides(settings: &Settings) -> Result<CoreMapOverrides, TopologyError> {
+    let mut overrides = CoreMapOverrides::default();
+    if let Some(path) = &settings.core_map {
+        overrides.read_file(path)?;
+    }
+    let lists = [
+        (Role::Network, &settings.network_cores),
+        (Role::Storage, &settings.storage_cores),
+        (Role::Background, &settings.background_cores),
+    ];
+    for (role, list) in lists {
+        if let AutoOr::Is(list) = list {
+            overrides.set_flag(role, &list.to_string())?;
+        }
+    }
+    Ok(overrides)
+}
+
+/// Memory that the process may use: the machine's, or its control group's limit if that is lower.
+fn machine_memory_bytes() -> u64 {
+    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    });
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let limit = limits
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    // Without /proc, as little as a small machine has.
+    total.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
+}
