@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The epochs of what a start writes. The executors' turns have later ones.
+/// The epochs of what a start writes. An executor's turns go on from the newest of its shards.
 const RECOVERY_EPOCH: u64 = 1;
 const AGREEMENT_EPOCH: u64 = 2;
 
