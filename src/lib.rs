@@ -6,56 +6,60 @@
 //!   ┌───────────┴────────────┐
 //!   │ network executor × N   │  one pinned glommio executor per network core: sockets, parsing, order of replies
 //!   └─────┬────────────▲─────┘
-//!  batches│            │the same boxes, filled          (flume channels, bounded by credits)
+//!  batches│            │the same batches, with responses    (flume channels, bounded by credits)
 //!   ┌─────▼────────────┴─────┐        epochs       ┌──────────────┐
-//!   │ storage executor × M   │ ──────────────────► │ syncer × M   │  waits for the disk, so that nobody else does
+//!   │ storage executor × M   │ ──────────────────► │ syncer × M   │  waits for the disk, so that no executor does
 //!   │ owns shards: RocksDB   │ ◄────────────────── │              │
 //!   │                        │   durable up to     └──────────────┘
-//!   │                        │    large batches    ┌──────────────┐
-//!   │                        │ ──────────────────► │ committer × M│  writes them, where it has a core that the executor
-//!   │                        │ ◄────────────────── └──────────────┘  has not
-//!   │                        │       written       ┌──────────────┐
+//!   │                        │    large writes     ┌──────────────┐
+//!   │                        │ ──────────────────► │ committer × M│  commits them, where it has a core that the
+//!   │                        │ ◄────────────────── └──────────────┘  executor has not
+//!   │                        │      committed      ┌──────────────┐
 //!   │                        │ ──────────────────► │ reclaimer × M│  gives the space of large deleted collections back
 //!   └────────────────────────┘ ◄────────────────── └──────────────┘
-//!                                    reclaimed
+//!                                   reclaimed
 //! ```
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.
 //!
-//! - [`network`]: a client's bytes, from the socket to the channel and back; and what is published, from any thread to
-//!   the inboxes of the network executors that have subscribers.
-//! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
-//! - [`channel`]: the only way across: messages, destinations with credits, the router from key to executor.
+//! - [`server`]: start and stop. [`engine`]: the same storage executors for a program that embeds them, without TCP.
+//! - [`rows`]: the command table, each command with its handler; [`command`]: what a command is, without its handler.
+//! - [`network`]: a client's bytes, from the socket to the channel and back; the coordinators of transactions over
+//!   several storage executors; published messages, from the inbox of a network executor to its subscribers.
 //! - [`executor`]: the storage executors, which own the shards: turns, waiting commands, their part in transactions.
 //! - [`observe`]: what INFO says.
 //! - [`registry`]: what threads share: clients, inboxes, subscribers, tracked keys, metrics, the server's state.
-//! - [`rows`]: the command table, each command with its handler; [`command`]: what a command is, without its handler.
 //! - [`commands`]: the handlers that run on data, by data type.
 //! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
+//! - [`channel`]: the only way from one executor to another: batches, destinations with credits, the router from key to
+//!   executor.
 //! - [`storage`]: a shard's data: staging, commit, expiry, every byte on disk.
-//! - [`topology`]: which executor goes on which core.
-//! - [`panics`]: what becomes of a bug: the command, or the process, ends.
-//! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`server`]: start and
-//!   stop.
-//! - [`engine`]: the same storage executors for a program that embeds them, without TCP.
+//! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
+//! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`topology`]: which
+//!   executor goes on which core. [`panics`]: what becomes of a bug: the command, or the process, ends.
 //!
-//! A GET's way: [`network::network_executor`] reads and parses, [`network::dispatch`] finds its row in
-//! [`command`] and its executor in [`channel::router`], [`channel::destinations`] sends the turn's batch,
-//! [`executor::storage_executor`] runs [`commands::strings`]'s handler on a [`storage::shard`], and the box goes back
-//! the same way.
+//! A GET's way: [`network::network_executor`] reads its bytes, [`protocol::parser`] makes a command of them,
+//! [`network::dispatch`] finds its row and the executor of its key, [`channel::destinations`] sends the batch; in its
+//! [turn](executor) the storage executor takes the request, whose handler is in [`commands::strings`] and reads the key
+//! through a [`storage::view`] from the table of [`storage::records`]; the batch goes back, and
+//! [`network::connection`] puts the replies in order for the socket.
 //!
 //! Words that are ours:
 //!
-//! - *batch*: the requests of one turn of the reactor for one storage executor; the same allocation (*box*) goes back
-//!   *home*, to its sender, with the responses.
-//! - *destination*: a sender's end of the channel to one storage executor; its *credits* are the requests that may be out.
-//! - *turn*: one pass of a storage executor: run what has arrived, commit once; its number is the writes' *epoch*.
-//! - *linked commit*: what a turn wrote to several shards of an executor, committed as one with a redo record.
-//! - *home* of a transaction: the shard that has its redo record. *Parts*: what it writes on each shard.
-//! - *slot*: a hash slot, as in Redis Cluster; in [`network::connection`], a command whose reply is still to come.
-//! - *place*: an index: of an argument, of a shard in its executor's list; with a database, a key's position.
-//! - *pieces*: the rest of a large reply, made as the client takes it.
-//! - *handed back*: a command that needs keys of other executors, undone, to run again as a transaction.
+//! - *batch*: the requests of one turn of the reactor for one storage executor; the same allocation goes back to its
+//!   sender with the responses.
+//! - *destination*: a sender's end of the channel to one storage executor; its *credits* bound the requests that may be
+//!   out.
+//! - *turn*: one pass of a storage executor: run what has arrived, commit once. Its number is the *epoch* of its
+//!   writes.
+//! - *pending reply*: the reply of a command that was read and not answered, in its connection's order.
+//! - *handed back*: said of a command that needs keys of other storage executors: it is undone and sent back, to run
+//!   again as a transaction.
+//! - *primary* of a transaction: the shard that has its redo record; *part*: what the transaction writes on one shard;
+//!   *applied marker*: the record by which another shard knows that its part is committed.
+//! - *linked commit*: what a turn wrote to several shards of one executor, committed as one with a redo record.
+//! - *pieces*: what a large reply is sent in, each made as the client takes it; the executor keeps the reply's
+//!   *remainder*.
 
 pub mod channel;
 mod clock;

@@ -154,6 +154,19 @@ fn unsafe_code_is_only_in_files_that_say_why() {
 }
 
 #[test]
+fn readme_names_files_that_exist_and_ten_at_most_on_a_gets_way() {
+    let readme = readme();
+    let path = regex::Regex::new(r"`((?:src|tests|benches|tuning)/[\w/.-]*)`").expect("a pattern");
+    for found in path.captures_iter(&readme) {
+        let path = &found[1];
+        assert!(root().join(path).exists(), "README names {path}, which does not exist");
+    }
+    let (_, development) = readme.split_once("\n## Development\n").expect("the section");
+    let files = development.lines().filter(|line| line.starts_with("| `src/")).count();
+    assert!((1..=10).contains(&files), "a GET's way has {files} files");
+}
+
+#[test]
 fn the_top_level_has_what_it_should_and_nothing_else() {
     let output = std::process::Command::new("git")
         .args(["ls-files"])
