@@ -1,4 +1,4 @@
-//! What a command does beside writing and replying: events of keys and messages to channels.
+//! What a command does beside writing and replying: events of keys, messages to channels, keys to be watched.
 //!
 //! A handler only collects its effects here. They are given out, in their order, when the command's writes are
 //! committed; those of a command that fails, or is rolled back and run again, never are.
@@ -9,6 +9,8 @@ use crate::config::{EventClass, EventClasses};
 use crate::error::CommandError;
 use crate::protocol::Arguments;
 use crate::storage::lifecycle::{KeyFate, KeyOutcome};
+use crate::storage::shards::Presence;
+use crate::storage::transaction_scope::DatabaseKey;
 
 /// Something that happened to a key, for those who subscribe to
 /// [keyspace notifications](https://redis.io/docs/latest/develop/use/keyspace-notifications/).
@@ -69,6 +71,8 @@ pub struct Effects {
     pub events: Vec<KeyEvent>,
     /// Messages, oldest first.
     pub messages: Vec<Message>,
+    /// Keys that the client watches from now on, each with how it was stored.
+    pub watched: Vec<(DatabaseKey, Presence)>,
     /// The bytes of the messages that were added by [`Effects::send`].
     pub message_bytes: usize,
 }
@@ -152,6 +156,7 @@ impl Effects {
     pub fn clear(&mut self) {
         self.events.clear();
         self.messages.clear();
+        self.watched.clear();
     }
 
     /// Forgets what came after `mark`.

@@ -20,9 +20,10 @@ type Outcome = Result<(), CommandError>;
 
 /// WATCH key [key …], on the executor of those keys.
 pub fn watch(context: &mut Context<'_>) -> Outcome {
-    let (client_id, database) = (context.client_id, context.database);
     for key in context.arguments.iter().skip(1) {
-        context.view.watch(client_id, database, key)?;
+        let key = (context.database, key.to_vec());
+        let presence = context.view.presence(&key)?;
+        context.effects.watched.push((key, presence));
     }
     context.reply.ok();
     Ok(())
@@ -74,7 +75,7 @@ impl Execution {
             effects: context.effects.mark(),
         };
         // The watched keys are forgotten when EXEC is over: until then it may begin anew.
-        if context.view.is_watched_key_modified(context.client_id) {
+        if context.is_watched_key_modified {
             context.reply.null_array();
             execution.next = context.arguments.len();
         } else if header.is_split {

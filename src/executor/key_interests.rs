@@ -87,6 +87,22 @@ impl KeyInterests {
         shards.track_modified(waits || !self.watches.is_empty() || self.tracked.is_interested());
     }
 
+    /// A client watches keys, each stored as it says.
+    pub(super) fn watch(
+        &mut self,
+        shards: &mut Shards,
+        client_id: u64,
+        keys: impl Iterator<Item = (DatabaseKey, Presence)>,
+    ) {
+        keys.for_each(|(key, presence)| self.watches.add(client_id, key, presence));
+        shards.track_modified(true);
+    }
+
+    /// Whether a key that a client watches was modified, or has expired, since the client began to watch it.
+    pub(super) fn is_watched_key_modified(&mut self, shards: &mut Shards, client_id: u64) -> bool {
+        self.watches.is_dirty(client_id, |key| shards.presence_or_absent(key))
+    }
+
     /// A client watches nothing any more.
     pub(super) fn unwatch(&mut self, shards: &mut Shards, client_id: u64) {
         self.watches.forget(client_id);
@@ -150,14 +166,6 @@ impl WatchesAndLocks for KeyInterests {
         self.tracked.all_flushed();
         self.replace_database(shards, first, Some(second));
         self.replace_database(shards, second, Some(first));
-    }
-
-    fn watch(&mut self, client_id: u64, key: DatabaseKey, presence: Presence) {
-        self.watches.add(client_id, key, presence);
-    }
-
-    fn is_watched_key_modified(&mut self, shards: &mut Shards, client_id: u64) -> bool {
-        self.watches.is_dirty(client_id, |key| shards.presence_or_absent(key))
     }
 
     fn is_locked(&self, key: &DatabaseKey, mode: Mode) -> bool {

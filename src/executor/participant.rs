@@ -21,7 +21,7 @@ use crate::storage::fields::FieldWriter;
 use crate::storage::gathered::KeyRange;
 use crate::storage::redo::{self, Part};
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
-use crate::storage::view::{LocalShards, View, WatchesAndLocks};
+use crate::storage::view::{LocalShards, View};
 use std::ops::ControlFlow;
 
 /// Keys that are looked at for one answer.

@@ -344,7 +344,13 @@ impl StorageExecutor {
             let keys = command::database_keys_of(command, arguments, caller.database);
             self.shards.deny_writes_in_part(&keys);
         }
+        let begins_exec = command.runs == Runs::Exec && resumed.is_none();
+        let is_watched_key_modified = begins_exec
+            && self
+                .interests
+                .is_watched_key_modified(&mut self.shards, caller.client_id);
         let (mut context, metrics) = self.context(caller, arguments, replies);
+        context.is_watched_key_modified = is_watched_key_modified;
         let (result, is_paused) = match may_pause {
             true => match run_pausing(command, &mut context, metrics, resumed) {
                 Ok(Driven::Done) => (Ok(()), false),
@@ -385,6 +391,7 @@ impl StorageExecutor {
             seed: self.random,
             string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
             client_id: caller.client_id,
+            is_watched_key_modified: false,
             is_inner: false,
             handlers: self.handlers,
             script_seat: Some(&self.script_seat),
@@ -480,6 +487,10 @@ impl StorageExecutor {
     /// Clients and blocked commands are told what a command has written that stands; its effects go to the outbox.
     #[inline]
     pub(super) fn command_stands(&mut self, client_id: u64) {
+        if !self.effects.watched.is_empty() {
+            let watched = self.effects.watched.drain(..);
+            self.interests.watch(&mut self.shards, client_id, watched);
+        }
         self.interests.after_command(&mut self.shards, client_id);
         self.keep_effects();
     }

@@ -131,6 +131,7 @@ impl Job {
             arguments: self.arguments.get(),
             reply: Reply::new(&mut ran.reply, self.origin.caller.version),
             now_ms: gathered.now_ms,
+            is_watched_key_modified: gathered.is_watched_key_modified,
             view: View::Gathered(gathered),
             database: self.origin.caller.database,
             seed: self.seed,

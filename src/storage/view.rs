@@ -20,18 +20,15 @@ use std::ops::{ControlFlow, Range};
 
 /// What an executor knows of keys beside their values, as far as handlers have to do with it: clients watch keys and
 /// wait for them, and transactions over several executors have locked some.
+///
+/// All else goes by a command's effects and arguments. But what becomes of watched keys shows only by comparing them
+/// before and after a flush, and which locks a script needs shows only while the script runs.
 pub trait WatchesAndLocks {
     /// All keys of a database, or of all, are about to be deleted.
     fn before_flush(&mut self, shards: &mut Shards, database: Option<u8>);
 
     /// Two databases are about to be exchanged.
     fn before_swap_databases(&mut self, shards: &mut Shards, first: u8, second: u8);
-
-    /// A client watches a key, which is stored as `presence` says.
-    fn watch(&mut self, client_id: u64, key: DatabaseKey, presence: Presence);
-
-    /// Whether a key that a client watches was modified, or has expired, since the client began to watch it.
-    fn is_watched_key_modified(&mut self, shards: &mut Shards, client_id: u64) -> bool;
 
     /// Whether a transaction over several executors has locked a key in a way that shuts `mode` out.
     fn is_locked(&self, key: &DatabaseKey, mode: Mode) -> bool;
@@ -47,12 +44,6 @@ impl WatchesAndLocks for NoWatchesOrLocks {
     fn before_flush(&mut self, _: &mut Shards, _: Option<u8>) {}
 
     fn before_swap_databases(&mut self, _: &mut Shards, _: u8, _: u8) {}
-
-    fn watch(&mut self, _: u64, _: DatabaseKey, _: Presence) {}
-
-    fn is_watched_key_modified(&mut self, _: &mut Shards, _: u64) -> bool {
-        false
-    }
 
     fn is_locked(&self, _: &DatabaseKey, _: Mode) -> bool {
         false
@@ -386,25 +377,12 @@ impl<'a> View<'a> {
         self.local().is_some_and(|local| local.shards.set_quiet(is_quiet))
     }
 
-    /// A client watches a key.
+    /// How a key is stored, without counting it as a look-up.
     ///
     /// # Errors
     /// The key is not here, or cannot be read.
-    pub fn watch(&mut self, client_id: u64, database: u8, key: &[u8]) -> Result<(), CommandError> {
-        let local = self.local().ok_or(CommandError::Internal)?;
-        let key = (database, key.to_vec());
-        let presence = local.shards.presence(&key)?;
-        local.watches_and_locks.watch(client_id, key, presence);
-        local.shards.track_modified(true);
-        Ok(())
-    }
-
-    /// Whether a key that the client watches was modified, or has expired, since the client began to watch it.
-    pub fn is_watched_key_modified(&mut self, client_id: u64) -> bool {
-        match self {
-            View::Local(local) => local.watches_and_locks.is_watched_key_modified(local.shards, client_id),
-            View::Gathered(gathered) => gathered.is_watched_key_modified,
-        }
+    pub fn presence(&mut self, key: &DatabaseKey) -> Result<Presence, CommandError> {
+        self.shards()?.presence(key)
     }
 }
 

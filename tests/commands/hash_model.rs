@@ -83,6 +83,7 @@ impl Bench {
             seed: self.seed,
             string_bytes_max: 1 << 20,
             client_id: 0,
+            is_watched_key_modified: false,
             is_inner: false,
             handlers: rows::STORAGE_HANDLERS,
             script_seat: None,
