@@ -238,7 +238,7 @@ impl StorageExecutor {
 
     fn are_durable(&self, epochs: &[u64]) -> bool {
         let shards = self.shards.list().iter().enumerate();
-        let durable = shards.map(|(index, shard)| shard.released_epoch(Some(self.syncer.durable_epoch(index))));
+        let durable = shards.map(|(index, shard)| shard.released_epoch(Some(self.threads.syncer.durable_epoch(index))));
         durable.zip(epochs).all(|(durable, epoch)| durable >= *epoch)
     }
 

@@ -20,7 +20,7 @@ impl StorageExecutor {
     pub(super) fn sweep(&mut self) {
         let now_ms = self.begin_turn();
         self.sweep_waits = false;
-        let budget = self.current.expire_keys_per_turn;
+        let budget = self.settings.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
         let locks = &self.interests.locks;
         for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
@@ -55,7 +55,7 @@ impl StorageExecutor {
         self.serve_waiters(Instant::now());
         self.delete_markers();
         // What was acknowledged as durable needs its redo record until the parts are durable.
-        let syncer = (self.current.durability == Durability::Always).then_some(&self.syncer);
+        let syncer = (self.settings.current.durability == Durability::Always).then_some(&self.threads.syncer);
         self.shards.finish_linked_commits(|shard_index, shard| {
             let durable_epoch = syncer.map_or(u64::MAX, |syncer| syncer.durable_epoch(shard_index));
             shard.settled_epoch().min(durable_epoch)
@@ -79,12 +79,12 @@ impl StorageExecutor {
     pub(super) fn keep_house(&mut self) {
         faults::hold_storage(self.number());
         self.settings_are_current();
-        if !self.script_is_open {
+        if !self.long_script.is_open {
             self.look_after_shards();
         }
-        if !self.held.is_empty() && self.current.durability == Durability::Always {
+        if !self.held.is_empty() && self.settings.current.durability == Durability::Always {
             // The replies may wait for turns that were committed before this setting, or by the start of the server.
-            self.syncer.sync_soon();
+            self.threads.syncer.sync_soon();
         }
         self.release_held();
         self.interests.tracked.forget_gone();
@@ -125,12 +125,14 @@ impl StorageExecutor {
 
     /// Stages the deletion of the markers of versions that are reclaimed.
     fn delete_markers(&mut self) {
-        for (shard_index, marker) in self.reclaimer.take_done() {
+        for (shard_index, marker) in self.threads.reclaimer.take_done() {
             match self.shards.list_mut()[shard_index].delete_marker(&marker) {
                 Ok(was_there) => self.shard_metrics[shard_index]
                     .reclaimed_collections
                     .add(u64::from(was_there)),
-                Err(CommandError::Stalled | CommandError::DiskFull) => self.reclaimer.keep_done(shard_index, marker),
+                Err(CommandError::Stalled | CommandError::DiskFull) => {
+                    self.threads.reclaimer.keep_done(shard_index, marker);
+                }
                 // A shard that takes no writes any more keeps the marker: the next start finds it, and nothing to
                 // reclaim.
                 Err(_) => {}
@@ -160,10 +162,10 @@ impl StorageExecutor {
         self.metrics.in_doubt.set(self.interests.locks.in_doubt().len() as u64);
         self.metrics.held.set(self.held.len() as u64);
         self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
-        let (syncs, sync_ns) = self.syncer.totals();
+        let (syncs, sync_ns) = self.threads.syncer.totals();
         self.metrics.syncs.set(syncs);
         self.metrics.sync_ns.set(sync_ns);
-        let are_full = self.disk_watch.take_new();
+        let are_full = self.threads.disk_watch.take_new();
         for (shard_index, (shard, metrics)) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics).enumerate() {
             metrics.state.set(shard.state().code());
             let counters = shard.records().counters();
@@ -174,8 +176,12 @@ impl StorageExecutor {
             metrics.cache_bytes.set(cached as u64);
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
-            metrics.durable_epoch.set(self.syncer.durable_epoch(shard_index));
-            metrics.reclaims_pending.set(self.reclaimer.pending(shard_index));
+            metrics
+                .durable_epoch
+                .set(self.threads.syncer.durable_epoch(shard_index));
+            metrics
+                .reclaims_pending
+                .set(self.threads.reclaimer.pending(shard_index));
             if let Some(are_full) = &are_full {
                 // What is in use is made again: once for each look at the disk.
                 shard.release_readers();

@@ -26,7 +26,7 @@ pub(super) fn run_open_turn(
     mut turn: OpenTurn,
     requests: &flume::Receiver<Box<Batch>>,
 ) -> Option<OpenTurn> {
-    if requests.is_disconnected() || !executor.reports_waiting.is_empty() {
+    if requests.is_disconnected() || !executor.long_script.reports.is_empty() {
         executor.stop_script(turn);
         return None;
     }
@@ -46,13 +46,13 @@ impl StorageExecutor {
         batch.replies.truncate(script.reply_at);
         drop(script);
         self.roll_back_command();
-        self.script_is_long = true;
+        self.long_script.is_next = true;
     }
 
     /// Whether a script that gets a turn of its own must wait for writes that are with the committer: nobody asks what
     /// became of those while the script runs.
     pub(super) fn must_wait_for_commits(&mut self) -> bool {
-        let is_next = self.script_is_long || !self.parked.long.is_empty();
+        let is_next = self.long_script.is_next || !self.parked.long.is_empty();
         if is_next {
             self.take_up_commits();
             self.commit(&mut []);
@@ -62,7 +62,7 @@ impl StorageExecutor {
 
     /// Runs on the script of an open turn. Returns the turn if it is still open.
     pub(super) fn go_on(&mut self, open: OpenTurn) -> Option<OpenTurn> {
-        assert!(self.script_is_open, "only an open script goes on");
+        assert!(self.long_script.is_open, "only an open script goes on");
         let OpenTurn {
             script,
             mut batch,
@@ -81,7 +81,7 @@ impl StorageExecutor {
             }
             Ran::Ended(_) => {}
         }
-        self.script_is_open = false;
+        self.long_script.is_open = false;
         batch.run += 1;
         let mut done = Vec::new();
         if was_parked {

@@ -142,7 +142,7 @@ impl StorageExecutor {
         if told.is_err() {
             self.release_locks(id);
         }
-        if mode == Mode::Exclusive && self.current.durability == Durability::Always {
+        if mode == Mode::Exclusive && self.settings.current.durability == Durability::Always {
             self.follow_all_writes(&scope)?;
         }
         told.map(|()| StepOutcome::Answered)

@@ -74,9 +74,9 @@ impl StorageExecutor {
 
     /// The epochs whose replies may leave.
     pub(super) fn released_epochs(&self) -> Released {
-        let waits_for_disk = self.current.durability == Durability::Always;
+        let waits_for_disk = self.settings.current.durability == Durability::Always;
         let of_shard = |(shard_index, shard): (usize, &Shard)| {
-            let durable_epoch = waits_for_disk.then(|| self.syncer.durable_epoch(shard_index));
+            let durable_epoch = waits_for_disk.then(|| self.threads.syncer.durable_epoch(shard_index));
             shard.released_epoch(durable_epoch)
         };
         let by_shard: Vec<u64> = self.shards.list().iter().enumerate().map(of_shard).collect();
@@ -98,7 +98,7 @@ impl StorageExecutor {
 
     /// The committer has written what it got, or failed to: replies leave, and what was staged meanwhile is committed.
     pub(super) fn on_commit(&mut self) {
-        if self.script_is_open {
+        if self.long_script.is_open {
             // No batch is with the committer: the script's turn began without one, and gives it none before its end.
             return;
         }
@@ -112,7 +112,7 @@ impl StorageExecutor {
             return;
         }
         let mut any = false;
-        while let Some((shard_index, written)) = self.committer.committer.take_done() {
+        while let Some((shard_index, written)) = self.threads.committer.committer.take_done() {
             // What failed shows in the shard's state and in what it has rolled back.
             let _ = self.shards.list_mut()[shard_index].finish_commit(written);
             // Now, because a turn that begins after this sees nothing of what was rolled back.
@@ -126,9 +126,9 @@ impl StorageExecutor {
 
     /// A sync ended: replies leave, or the shard stops.
     pub(super) fn on_sync(&mut self, report: SyncReport) {
-        if self.script_is_open && report.result.is_err() {
+        if self.long_script.is_open && report.result.is_err() {
             // The report's shard may stop only when no script is half done there.
-            self.reports_waiting.push(report);
+            self.long_script.reports.push(report);
             return;
         }
         self.take_report(&report);
@@ -137,21 +137,21 @@ impl StorageExecutor {
     /// Tells the shards how far their logs are on disk, if that is what acknowledgements wait for.
     pub(super) fn tell_durable_epochs(&mut self) {
         let shards = 0..self.shards.list().len();
-        let is_always = self.current.durability == Durability::Always && shards.len() > 1;
-        let durable_epochs = is_always.then(|| shards.map(|index| self.syncer.durable_epoch(index)).collect());
+        let is_always = self.settings.current.durability == Durability::Always && shards.len() > 1;
+        let durable_epochs = is_always.then(|| shards.map(|index| self.threads.syncer.durable_epoch(index)).collect());
         self.shards.set_durable_epochs(durable_epochs);
     }
 
     /// Deals with what the syncer has reported while a script was open.
     pub(super) fn take_up_reports(&mut self) {
-        for report in std::mem::take(&mut self.reports_waiting) {
+        for report in std::mem::take(&mut self.long_script.reports) {
             self.take_report(&report);
         }
     }
 
     fn take_report(&mut self, report: &SyncReport) {
         if let Err(error) = &report.result {
-            let durable_epoch = self.syncer.durable_epoch(report.shard_index);
+            let durable_epoch = self.threads.syncer.durable_epoch(report.shard_index);
             self.outbox.forget(report.shard_index, durable_epoch + 1);
             // Whether these writes are on disk is unknown, and they may be there after a restart: neither OK nor an
             // error would be true. An empty reply makes the network executor close the connection.
@@ -171,7 +171,7 @@ impl StorageExecutor {
             shard.take_rolled_back();
         }
         self.settings_are_current();
-        match self.shards.is_linked() && !self.script_is_open {
+        match self.shards.is_linked() && !self.long_script.is_open {
             // A linked commit waits for the sync of the commits before it.
             true => self.commit_and_release(Vec::new()),
             false => self.release_held(),

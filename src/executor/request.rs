@@ -389,7 +389,7 @@ impl StorageExecutor {
             }),
             database: caller.database,
             seed: self.random,
-            string_bytes_max: self.current.proto_max_bulk_len.as_usize(),
+            string_bytes_max: self.settings.current.proto_max_bulk_len.as_usize(),
             client_id: caller.client_id,
             is_watched_key_modified: false,
             is_inner: false,
@@ -523,7 +523,7 @@ impl StorageExecutor {
         self.effects.tracks_read = false;
         let read = std::mem::take(&mut self.effects.read);
         self.interests.track_read(read.iter().map(Vec::as_slice), reader);
-        let keys_max = self.current.tracking_table_max_keys;
+        let keys_max = self.settings.current.tracking_table_max_keys;
         self.interests.tracked.make_room(keys_max);
     }
 

@@ -52,13 +52,8 @@ pub struct StorageExecutor {
     pub(super) shards: Shards,
     pub(super) interests: KeyInterests,
     pub(super) script_seat: ScriptSeat,
-    pub(super) committer: CommitThread,
-    pub(super) syncer: Syncer,
-    pub(super) reclaimer: Reclaimer,
-    pub(super) disk_watch: DiskWatch,
-    pub(super) settings: SharedSettings,
-    pub(super) settings_version: u64,
-    pub(super) current: Arc<Settings>,
+    pub(super) threads: Threads,
+    pub(super) settings: FollowedSettings,
     pub(super) metrics: Arc<StorageMetrics>,
     pub(super) shard_metrics: Vec<Arc<ShardMetrics>>,
     pub(super) queue: PriorityQueue,
@@ -80,14 +75,60 @@ pub struct StorageExecutor {
     /// What commands did that is not committed yet.
     pub(super) outbox: Outbox,
     pub(super) random: u64,
-    /// A script has begun and waits for its next turn: its writes are staged, so nothing else may stage or commit.
-    pub(super) script_is_open: bool,
-    /// The script that comes next is known to be long and gets a turn of its own.
-    pub(super) script_is_long: bool,
-    /// What the syncer has reported while a script was open, and cannot be dealt with before the script is over.
-    pub(super) reports_waiting: Vec<SyncReport>,
+    pub(super) long_script: LongScript,
     /// The executor's own sender of requests, to wake itself by.
     pub(super) requests: flume::WeakSender<Box<Batch>>,
+}
+
+/// Whether a script keeps its turn open, or is to have a turn of its own.
+#[derive(Default)]
+pub(super) struct LongScript {
+    /// A script has begun and waits to go on: its writes are staged, so nothing else may stage or commit.
+    pub(super) is_open: bool,
+    /// The script that comes next is known to be long and gets a turn of its own.
+    pub(super) is_next: bool,
+    /// What the syncer has reported while a script was open, and cannot be dealt with before the script is over.
+    pub(super) reports: Vec<SyncReport>,
+}
+
+/// The settings, and what the executor has last read of them.
+pub(super) struct FollowedSettings {
+    shared: SharedSettings,
+    version: u64,
+    pub(super) current: Arc<Settings>,
+}
+
+impl FollowedSettings {
+    fn new(shared: SharedSettings) -> FollowedSettings {
+        FollowedSettings {
+            version: shared.version(),
+            current: shared.snapshot(),
+            shared,
+        }
+    }
+
+    /// Reads the settings if they have changed; returns whether they have.
+    fn follow(&mut self) -> bool {
+        let version = self.shared.version();
+        let has_changed = version != self.version;
+        if has_changed {
+            self.version = version;
+            self.current = self.shared.snapshot();
+        }
+        has_changed
+    }
+}
+
+/// The executor's ends of the threads that work for it.
+pub struct Threads {
+    /// Writes large batches.
+    pub committer: CommitThread,
+    /// Waits for the disk.
+    pub syncer: Syncer,
+    /// Gives the space of dead collections back.
+    pub reclaimer: Reclaimer,
+    /// Looks at the disk.
+    pub disk_watch: DiskWatch,
 }
 
 /// What a storage executor is made of.
@@ -102,14 +143,8 @@ pub struct ExecutorParts {
     pub script_seat: ScriptSeat,
     /// The clients that are connected; none of an embedded engine.
     pub clients: Arc<Clients>,
-    /// The thread that writes large batches.
-    pub committer: CommitThread,
-    /// The thread that waits for the disk.
-    pub syncer: Syncer,
-    /// The thread that gives the space of dead collections back.
-    pub reclaimer: Reclaimer,
-    /// Looks at the disk.
-    pub disk_watch: DiskWatch,
+    /// The threads that work for the executor.
+    pub threads: Threads,
     /// The settings.
     pub settings: SharedSettings,
     /// Where events and messages are published.
@@ -141,10 +176,7 @@ impl StorageExecutor {
             mut shards,
             script_seat,
             clients,
-            committer,
-            syncer,
-            reclaimer,
-            disk_watch,
+            threads,
             settings,
             pubsub,
             tracking,
@@ -152,11 +184,11 @@ impl StorageExecutor {
             shard_metrics,
         } = parts;
         assert_eq!(shard_metrics.len(), shards.list().len(), "metrics go by shard index");
-        let (settings_version, current) = (settings.version(), settings.snapshot());
+        let settings = FollowedSettings::new(settings);
         // Half of a destination's credits, if all shards are stalled at once.
-        let writes_while_stalled_max = current.request_credits / 2 / shards.list().len().max(1);
+        let writes_while_stalled_max = settings.current.request_credits / 2 / shards.list().len().max(1);
         for (shard_index, shard) in shards.list_mut().iter_mut().enumerate() {
-            shard.set_committer(committer.committer.clone(), shard_index);
+            shard.set_committer(threads.committer.committer.clone(), shard_index);
             shard.set_writes_while_stalled_max(writes_while_stalled_max);
         }
         // The start has had some turns, to make the shards agree.
@@ -167,12 +199,7 @@ impl StorageExecutor {
             interests: KeyInterests::new(Arc::clone(&tracking), clients, Arc::clone(&metrics)),
             script_seat,
             shards,
-            committer,
-            syncer,
-            reclaimer,
-            disk_watch,
-            settings,
-            settings_version,
+            threads,
             metrics,
             shard_metrics,
             queue: PriorityQueue::default(),
@@ -182,17 +209,15 @@ impl StorageExecutor {
             published_epochs,
             sweep_waits: false,
             effects: Effects {
-                classes: current.notify_keyspace_events,
+                classes: settings.current.notify_keyspace_events,
                 ..Effects::default()
             },
+            settings,
             outbox: Outbox::new(pubsub, tracking),
-            current,
             woken: Vec::new(),
             durable_waits: Vec::new(),
             random: crate::clock::unix_us() | 1,
-            script_is_open: false,
-            script_is_long: false,
-            reports_waiting: Vec::new(),
+            long_script: LongScript::default(),
             requests,
         }
     }
@@ -252,12 +277,10 @@ impl StorageExecutor {
     }
 
     pub(super) fn settings_are_current(&mut self) {
-        if self.settings.version() != self.settings_version {
-            self.settings_version = self.settings.version();
-            self.current = self.settings.snapshot();
-            self.effects.classes = self.current.notify_keyspace_events;
+        if self.settings.follow() {
+            self.effects.classes = self.settings.current.notify_keyspace_events;
             // The syncer sleeps by the old setting.
-            self.syncer.sync_soon();
+            self.threads.syncer.sync_soon();
         }
     }
 
@@ -269,19 +292,19 @@ impl StorageExecutor {
         }
         self.commit(&mut []);
         let all_committed = !self.any_staged();
-        self.committer.committer.stop();
+        self.threads.committer.committer.stop();
         // The thread ends when it has written what is queued, which is nothing.
-        let _ = self.committer.thread.join();
-        let synced = self.syncer.stop();
+        let _ = self.threads.committer.thread.join();
+        let synced = self.threads.syncer.stop();
         if synced && all_committed {
             std::mem::take(&mut self.held).into_iter().for_each(Batch::send_back);
         }
-        self.disk_watch.stop();
-        self.reclaimer.stop();
+        self.threads.disk_watch.stop();
+        self.threads.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();
         }
-        self.reclaimer.join();
+        self.threads.reclaimer.join();
         synced && all_committed
     }
 }

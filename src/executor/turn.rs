@@ -106,7 +106,7 @@ impl StorageExecutor {
 
     /// Begins a turn; returns its one reading of the clock.
     pub(super) fn begin_turn(&mut self) -> u64 {
-        assert!(!self.script_is_open, "a turn begins when the last one has ended");
+        assert!(!self.long_script.is_open, "a turn begins when the last one has ended");
         let now_ms = crate::clock::unix_ms();
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
@@ -120,7 +120,7 @@ impl StorageExecutor {
     /// pause.
     pub(super) fn run_turn(&mut self) -> Option<OpenTurn> {
         let mut turn = self.begin_turn_of_requests();
-        while turn.requests_run < self.current.requests_at_once()
+        while turn.requests_run < self.settings.current.requests_at_once()
             && !turn.has_staged_much
             && let Some((mut batch, was_parked)) = self.next_to_run(&turn)
         {
@@ -129,7 +129,7 @@ impl StorageExecutor {
                     turn.done.is_empty() && self.woken.is_empty(),
                     "no answer waits for the end of a turn that stays open"
                 );
-                self.script_is_open = true;
+                self.long_script.is_open = true;
                 return Some(OpenTurn {
                     script,
                     batch,
@@ -182,7 +182,7 @@ impl StorageExecutor {
     /// Runs the requests of a batch until all are run, their replies are many, or the turn is to end. Returns a script
     /// that pauses and for which the turn stays open.
     fn run_batch(&mut self, turn: &mut Turn, batch: &mut Batch, was_parked: bool) -> Option<Paused> {
-        self.script_is_long |= was_parked;
+        self.long_script.is_next |= was_parked;
         if batch.run == 0 {
             batch.received_at = turn.began;
             let queued = turn.began.saturating_duration_since(batch.sent_at);
@@ -210,7 +210,7 @@ impl StorageExecutor {
             }
             self.resume(&mut turn.done);
             turn.has_staged_much = request.command.may_write() && self.shards.staged_bytes() >= turn.staged_bytes_max;
-            if std::mem::take(&mut self.script_is_long) {
+            if std::mem::take(&mut self.long_script.is_next) {
                 // The script was not so long this time; the turn is its own nevertheless.
                 break;
             }
@@ -223,7 +223,7 @@ impl StorageExecutor {
     /// for itself so far.
     fn stays_open(&mut self, turn: &Turn, is_first_of_batch: bool) -> bool {
         turn.done.is_empty()
-            && (std::mem::take(&mut self.script_is_long)
+            && (std::mem::take(&mut self.long_script.is_next)
                 || (turn.began_clean && turn.requests_run == 0 && is_first_of_batch))
     }
 
@@ -277,7 +277,10 @@ impl StorageExecutor {
     /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the
     /// committer).
     pub(super) fn commit(&mut self, done: &mut [Box<Batch>]) {
-        assert!(!self.script_is_open, "the writes of an open script are not committed");
+        assert!(
+            !self.long_script.is_open,
+            "the writes of an open script are not committed"
+        );
         if !done.is_empty() {
             faults::may_panic(Bug::Turn);
         }
@@ -291,10 +294,10 @@ impl StorageExecutor {
             let shard = &mut self.shards.list_mut()[shard_index];
             if shard.is_committing() || !may_commit {
                 // What is staged rides the next batch.
-            } else if shard.staged_len() >= self.committer.writes_min && *shard.state() == ShardState::Healthy {
+            } else if shard.staged_len() >= self.threads.committer.writes_min && *shard.state() == ShardState::Healthy {
                 let database = Arc::clone(shard.database());
                 if let Some(writes) = shard.begin_commit() {
-                    self.committer.committer.submit(shard_index, database, writes);
+                    self.threads.committer.committer.submit(shard_index, database, writes);
                 }
             } else {
                 // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was
@@ -313,14 +316,14 @@ impl StorageExecutor {
                 self.published_epochs[shard_index] = settled_epoch;
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
                 self.publish_counts(shard_index);
-                self.syncer.committed(shard_index, settled_epoch);
+                self.threads.syncer.committed(shard_index, settled_epoch);
             }
             if self.shards.list_mut()[shard_index].take_committed_markers() {
-                self.reclaimer.look_for_markers(shard_index);
+                self.threads.reclaimer.look_for_markers(shard_index);
             }
         }
-        if any && self.current.durability == Durability::Always {
-            self.syncer.sync_soon();
+        if any && self.settings.current.durability == Durability::Always {
+            self.threads.syncer.sync_soon();
         }
     }
 

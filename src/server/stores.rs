@@ -11,7 +11,7 @@ use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
 use crate::executor::committer::Committer;
 use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::reclaimer::Reclaimer;
-use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor};
+use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor, Threads};
 use crate::executor::syncer::Syncer;
 use crate::network::TRANSACTION_THREADS_MAX;
 use crate::preflight::{Cleared, DataDirLock, Preflight};
@@ -275,10 +275,12 @@ impl Stores {
                 number,
             },
             clients: Arc::clone(&self.clients),
-            committer,
-            syncer: syncer.map_err(ServerError::Thread)?,
-            reclaimer: reclaimer.map_err(ServerError::Thread)?,
-            disk_watch: disk_watch.map_err(ServerError::Thread)?,
+            threads: Threads {
+                committer,
+                syncer: syncer.map_err(ServerError::Thread)?,
+                reclaimer: reclaimer.map_err(ServerError::Thread)?,
+                disk_watch: disk_watch.map_err(ServerError::Thread)?,
+            },
             settings: settings.clone(),
             pubsub: Arc::clone(&self.pubsub),
             tracking: Arc::clone(&self.tracking),
