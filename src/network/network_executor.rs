@@ -182,7 +182,7 @@ impl NetworkExecutor {
     }
 }
 
-/// From a socket's bytes to commands, which [`NetworkExecutor::dispatch`] takes on.
+/// From a socket's bytes to commands, which [`super::dispatch`] takes on.
 impl NetworkExecutor {
     /// Reads and dispatches one client's commands until the client leaves or is made to.
     pub(super) async fn serve(self: Rc<Self>, mut stream: TcpStream, connection: Rc<Connection>) {
