@@ -361,7 +361,9 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn len(&self) -> usize {
-        self.full_bytes + self.bytes.len() - self.sent
+        let bytes = self.full_bytes + self.bytes.len();
+        debug_assert!(self.sent <= bytes, "no more was sent than there was");
+        bytes - self.sent
     }
 
     /// Adds bytes to the newest chunk.

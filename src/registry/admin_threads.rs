@@ -83,6 +83,7 @@ impl AdminThreads {
     /// The job that has waited longest; a thread that gets none ends.
     fn next(&self) -> Option<Job> {
         let mut state = self.lock();
+        assert!(state.threads > 0, "a thread that asks for a job is counted");
         let job = state.waiting.pop_front();
         state.threads -= usize::from(job.is_none());
         job

@@ -256,7 +256,8 @@ impl Clients {
 
     /// The connection is gone.
     pub fn remove(&self, id: u64) {
-        self.lock().remove(&id);
+        let removed = self.lock().remove(&id);
+        assert!(removed.is_some(), "a client leaves once");
     }
 
     /// All clients, oldest first.

@@ -199,6 +199,7 @@ impl Saves {
         if saved {
             self.last_s.store(clock::unix_ms() / 1000, Ordering::Release);
         }
-        self.under_way.store(false, Ordering::Release);
+        let was_under_way = self.under_way.swap(false, Ordering::AcqRel);
+        assert!(was_under_way, "a SAVE ends once");
     }
 }

@@ -264,12 +264,11 @@ impl PubSub {
     pub(crate) fn remove(&self, kind: Kind, name: &[u8], executor: u16) {
         let mut summary = self.write();
         let names = &mut summary.names[kind as usize];
-        let Some(Groups(groups)) = names.get_mut(name) else {
-            return;
-        };
-        let Some(index) = groups.iter().position(|group| group.executor == executor) else {
-            return;
-        };
+        let groups = names.get_mut(name).map(|Groups(groups)| groups);
+        let groups = groups.expect("a name with a subscription has groups");
+        let index = groups.iter().position(|group| group.executor == executor);
+        let index = index.expect("a subscription is in its executor's group");
+        assert!(groups[index].count > 0, "a group that is empty is removed");
         groups[index].count -= 1;
         if groups[index].count == 0 {
             groups.swap_remove(index);
@@ -277,7 +276,8 @@ impl PubSub {
         if groups.is_empty() {
             names.remove(name);
         }
-        self.subscriptions.fetch_sub(1, Ordering::AcqRel);
+        let before = self.subscriptions.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "a subscription is counted when it begins");
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Summary> {
@@ -302,10 +302,11 @@ impl PubSub {
     /// A client of a network executor begins or ends to monitor.
     pub(crate) fn count_monitor(&self, executor: u16, on: bool) {
         for count in [&self.monitors[usize::from(executor)], &self.monitors_total] {
-            match on {
+            let before = match on {
                 true => count.fetch_add(1, Ordering::Relaxed),
                 false => count.fetch_sub(1, Ordering::Relaxed),
             };
+            assert!(on || before > 0, "a client that ends to monitor has begun to");
         }
     }
 
