@@ -63,7 +63,8 @@ pub struct Context<'a> {
     pub string_bytes_max: usize,
     /// The client that sent the command, by CLIENT ID; 0 for nobody.
     pub client_id: u64,
-    /// For EXEC: whether a key that the client watches was modified, or has expired, since the client began to watch it.
+    /// For EXEC: whether a key that the client watches was modified, or has expired, since the client began to watch
+    /// it.
     pub is_watched_key_modified: bool,
     /// Whether the command is a part of another (of EXEC, a script, RESTORE): then its reply cannot come in pieces, and
     /// it does not wait for anything.

@@ -12,7 +12,7 @@ use crate::executor::committer::Committer;
 use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::reclaimer::Reclaimer;
 use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor, Threads};
-use crate::executor::syncer::Syncer;
+use crate::executor::syncer::{SyncReport, Syncer};
 use crate::network::TRANSACTION_THREADS_MAX;
 use crate::preflight::{Cleared, DataDirLock, Preflight};
 use crate::registry::clients::Clients;
@@ -217,35 +217,8 @@ impl Stores {
 
     /// Puts a storage executor together on its shards, and starts the threads beside it.
     fn seat_executor(&mut self, settings: &SharedSettings, number: usize, own: Vec<Shard>) -> Result<(), ServerError> {
-        let cpu = self.core_map.storage[number].number();
-        let databases: Vec<_> = own.iter().map(|shard| Arc::clone(shard.database())).collect();
-        let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
-        let background = self.core_map.background.clone();
-        let pin_to_background = move || {
-            if let Err(error) = topology::pin_current_thread(&background) {
-                tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
-            }
-        };
-        let name = format!("syncer-{number}");
-        let syncer = Syncer::start(
-            name,
-            databases.clone(),
-            settings.clone(),
-            reports_sender,
-            pin_to_background.clone(),
-        );
-        // One message tells of all commits that have ended.
-        let (commits_sender, commits) = flume::bounded(1);
-        let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
-        let (committer, thread) = committer.map_err(ServerError::Thread)?;
-        let committer = CommitThread {
-            committer,
-            thread,
-            writes_min: self.background_commit_writes(&settings.snapshot(), number),
-        };
-        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
         let metrics = Arc::new(StorageMetrics {
-            cpu,
+            cpu: self.core_map.storage[number].number(),
             commands: command::all().iter().map(|_| CommandMetrics::default()).collect(),
             ..StorageMetrics::default()
         });
@@ -262,7 +235,7 @@ impl Stores {
             database: Arc::clone(shard.database()),
             metrics: Arc::clone(metrics),
         });
-        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
+        let (threads, commits, reports) = self.start_threads(settings, number, watched.collect())?;
         let own = Shards::new(own, self.router.shard_count());
         // Unbounded: senders stay within their credits, which bound what is queued.
         let (sender, requests) = flume::unbounded();
@@ -275,12 +248,7 @@ impl Stores {
                 number,
             },
             clients: Arc::clone(&self.clients),
-            threads: Threads {
-                committer,
-                syncer: syncer.map_err(ServerError::Thread)?,
-                reclaimer: reclaimer.map_err(ServerError::Thread)?,
-                disk_watch: disk_watch.map_err(ServerError::Thread)?,
-            },
+            threads,
             settings: settings.clone(),
             pubsub: Arc::clone(&self.pubsub),
             tracking: Arc::clone(&self.tracking),
@@ -296,6 +264,48 @@ impl Stores {
             reports,
         });
         Ok(())
+    }
+
+    /// Starts the threads beside a storage executor; also returns how its committer and its syncer tell it what they
+    /// have done.
+    fn start_threads(
+        &self,
+        settings: &SharedSettings,
+        number: usize,
+        watched: Vec<Watched>,
+    ) -> Result<(Threads, flume::Receiver<()>, flume::Receiver<SyncReport>), ServerError> {
+        let databases: Vec<_> = watched.iter().map(|shard| Arc::clone(&shard.database)).collect();
+        let background = self.core_map.background.clone();
+        let pin_to_background = move || {
+            if let Err(error) = topology::pin_current_thread(&background) {
+                tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
+            }
+        };
+        let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
+        let syncer = Syncer::start(
+            format!("syncer-{number}"),
+            databases.clone(),
+            settings.clone(),
+            reports_sender,
+            pin_to_background.clone(),
+        );
+        // One message tells of all commits that have ended.
+        let (commits_sender, commits) = flume::bounded(1);
+        let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
+        let (committer, thread) = committer.map_err(ServerError::Thread)?;
+        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
+        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched, pin_to_background);
+        let threads = Threads {
+            committer: CommitThread {
+                committer,
+                thread,
+                writes_min: self.background_commit_writes(&settings.snapshot(), number),
+            },
+            syncer: syncer.map_err(ServerError::Thread)?,
+            reclaimer: reclaimer.map_err(ServerError::Thread)?,
+            disk_watch: disk_watch.map_err(ServerError::Thread)?,
+        };
+        Ok((threads, commits, reports))
     }
 
     /// From how many staged writes on a storage executor leaves a batch to its committer: where the executor also has
