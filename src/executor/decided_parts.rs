@@ -45,7 +45,6 @@ impl StorageExecutor {
             staged,
         } = decided;
         let writer = step.requests[0].caller.client_id;
-
         for (part, staged) in parts.iter().zip(staged).filter(|(_, staged)| staged.is_none()) {
             if self.shards.shard_mut(part.shard).can_stage().is_err() {
                 continue;

@@ -47,8 +47,8 @@ fn id_of(client: &mut Client) -> String {
     client.command(&["CLIENT", "ID"]).text().expect("CLIENT ID is a number")
 }
 
-/// The destination to the stalled executor has no credits left, and neither who took them nor who wants some holds up the
-/// others.
+/// The destination to the stalled executor has no credits left, and neither who took them nor who wants some holds up
+/// the others.
 #[test]
 fn clients_of_the_other_executor_are_served_while_one_takes_no_more_requests() {
     if !has_two_cpus("clients_of_the_other_executor_are_served_while_one_takes_no_more_requests") {
