@@ -438,12 +438,12 @@ impl Field {
         (self.offset / 8) as usize
     }
 
-    /// How many bytes it lies in.
+    /// How many bytes the field lies in.
     fn bytes(self) -> usize {
         (self.offset % 8 + u64::from(self.bits)).div_ceil(8) as usize
     }
 
-    /// Bits behind it in a window of [`FIELD_BYTES_MAX`] bytes that begins with its first byte.
+    /// Bits behind the field in a window of [`FIELD_BYTES_MAX`] bytes that begins with the field's first byte.
     fn bits_behind(self) -> u32 {
         FIELD_BYTES_MAX as u32 * 8 - (self.offset % 8) as u32 - self.bits
     }

@@ -1,8 +1,8 @@
 //! Commands that wait: BLPOP and its relatives, XREAD and XREADGROUP with BLOCK.
 //!
 //! A handler with nothing to give writes what it answers where waiting is not allowed (inside MULTI and scripts), and
-//! says in [`Waiting`] what it waits for. The storage executor runs it again when one of those keys has changed, as a
-//! command of its own, until it has something to give.
+//! says in [`Waiting`] what it waits for. The storage executor runs the command again when one of those keys has
+//! changed, as a command of its own, until it has something to give.
 
 use crate::commands::arguments::integer;
 use crate::error::CommandError;

@@ -18,13 +18,14 @@ use std::ops::{ControlFlow, Range};
 /// A collection that a command works on.
 #[derive(Clone, Debug)]
 pub struct Collection {
-    /// Whose members they are.
+    /// The key and the version that own the members.
     pub owner: Owner,
     /// The key's type.
     pub kind: Type,
     /// When the key expires, in Unix milliseconds; 0 for never.
     pub deadline_ms: u64,
-    /// How many members it has; one without any is deleted when it is saved (but for streams, which may be empty).
+    /// How many members there are; a collection without any is deleted when it is saved (but for streams, which may be
+    /// empty).
     pub count: u64,
     /// What the type keeps beside the count: see `encoding`.
     pub extra: Vec<u8>,
@@ -44,7 +45,7 @@ impl Context<'_> {
         Collection::of_record(database, key, &record).map(Some)
     }
 
-    /// The same, or a new empty collection, which is there once it is saved.
+    /// The collection under a key of the selected database, or a new empty one, which is there once it is saved.
     ///
     /// # Errors
     /// [`CommandError::WrongType`] if something else is there.
@@ -89,14 +90,14 @@ impl Context<'_> {
         self.view.write(*database, key, &record)
     }
 
-    /// The same, after `event` has happened to the collection; says so, and that the key is gone if it is.
+    /// Saves a collection after `event` has happened to it; says so, and that the key is gone if it is.
     pub fn save_after(&mut self, event: &'static str, collection: &Collection) -> Result<(), CommandError> {
         self.save(collection)?;
         self.notify_of(event, collection);
         Ok(())
     }
 
-    /// Notes that `event` has happened to a collection, which is saved, and that its key is gone if it has become
+    /// Says that `event` has happened to a collection, which is saved, and that its key is gone if it has become
     /// empty.
     pub fn notify_of(&mut self, event: &'static str, collection: &Collection) {
         let Owner { database, key, .. } = &collection.owner;
@@ -165,13 +166,13 @@ impl Context<'_> {
 
 /// Members of a collection that follow each other, in one direction.
 pub struct Part<'a> {
-    /// Whose they are.
+    /// The key and the version that own the members.
     pub collection: &'a Collection,
     /// The column that has them in the wanted order.
     pub column: Column,
     /// From the first (inclusive) to the second (exclusive; `None`: to the last).
     pub range: (&'a [u8], Option<&'a [u8]>),
-    /// From which end.
+    /// The end that is read first.
     pub direction: Direction,
     /// How many are passed over first.
     pub skip: u64,
@@ -227,7 +228,7 @@ impl Context<'_> {
         Ok(Some(said).filter(is_little))
     }
 
-    /// The same whatever the size, for as long as `goes_on` says so.
+    /// What `write` says of the members of a part, whatever its size, for as long as `goes_on` says so.
     fn say(
         &mut self,
         part: &Part<'_>,
@@ -270,8 +271,8 @@ impl Context<'_> {
         Ok(said)
     }
 
-    /// Lets the rest of the reply be what `write` says of the members of a part, in pieces. An `extent` that is not
-    /// known makes an array, whose header must not be written; every member of such a part counts.
+    /// Lets the remainder of the reply be what `write` says of the members of a part, in pieces. An `extent` that is
+    /// not known makes an array, whose header must not be written; every member of such a part counts.
     pub fn reply_in_pieces(&mut self, part: &Part<'_>, extent: Extent, write: WriteMember) -> Result<(), CommandError> {
         let now_ms = self.now_ms;
         let write_entry: WriteEntry = Box::new(move |reply, member, value| match reply {
@@ -314,8 +315,8 @@ impl Context<'_> {
         Ok(position)
     }
 
-    /// Takes a member's position away and counts it off. The last member takes its place: it is returned, if it is
-    /// another one, and the caller puts `position` into its value.
+    /// Takes a member's position away and counts it off. The last member gets that position: it is returned, if it
+    /// is another one, and the caller puts `position` into its value.
     pub fn remove_position(
         &mut self,
         collection: &mut Collection,

@@ -24,6 +24,11 @@ pub const ALL_LATITUDES: Range = Range { min: -90.0, max: 90.0 };
 /// Bits of each coordinate in a score.
 pub const STEPS_MAX: u32 = 26;
 
+const _: () = assert!(
+    2 * STEPS_MAX <= f64::MANTISSA_DIGITS,
+    "a geohash is exact as a member's score"
+);
+
 /// Earth's quadratic mean radius for WGS 84.
 const EARTH_RADIUS_METERS: f64 = 6_372_797.560856;
 

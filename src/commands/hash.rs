@@ -26,7 +26,7 @@ pub struct Hash {
     deadlines: FieldDeadlines,
     /// The first or the last deadline was taken away: which one follows is found out when the hash is saved.
     bounds_are_stale: bool,
-    /// The record is not what is stored.
+    /// The hash's record is not what is stored.
     changed: bool,
 }
 
@@ -89,7 +89,7 @@ impl Hash {
         Ok(Some(hash))
     }
 
-    /// The same, or a new hash, which is there once it is saved with a field.
+    /// The hash under a key, for a command that writes, or a new hash, which is there once it is saved with a field.
     ///
     /// # Errors
     /// [`CommandError::WrongType`] if something else is there.
@@ -123,7 +123,7 @@ impl Hash {
         context.save(&self.collection)
     }
 
-    /// The same, after `events` have happened to the hash, if any; the key may be gone all the same, because fields
+    /// Saves the hash after `events` have happened to it, if any; without any the key may be gone, too, because fields
     /// expired.
     pub fn save_after(self, context: &mut Context<'_>, events: &[&'static str]) -> Result<(), CommandError> {
         let owner = self.collection.owner.clone();

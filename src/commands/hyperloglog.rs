@@ -32,6 +32,8 @@ const RUN_BITS: usize = 64 - INDEX_BITS as usize;
 const REGISTER_BITS: usize = 6;
 const REGISTER_MAX: u8 = (1 << REGISTER_BITS) - 1;
 
+const _: () = assert!(RUN_BITS < REGISTER_MAX as usize, "a register holds the longest run");
+
 const MAGIC: &[u8; 4] = b"HYLL";
 const HEADER_LEN: usize = 16;
 const DENSE: u8 = 0;

@@ -513,7 +513,7 @@ pub fn object_freq(context: &mut Context<'_>) -> Outcome {
 pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     let touched = context.view.touched();
     let outcome = measure_memory(context);
-    // As in Redis: it is about the key, and does not use it.
+    // As in Redis: MEMORY USAGE is about the key, and does not use it.
     context.view.uncount_look_ups(touched);
     outcome
 }
@@ -673,7 +673,7 @@ pub fn matches_key(pattern: &[u8], key: &[u8]) -> bool {
 pub fn randomkey(context: &mut Context<'_>) -> Outcome {
     let mut random = Random::new(context.seed);
     let start = random.below(u64::from(SLOT_COUNT)) as u16;
-    // So many that it makes little difference how large the gap before them is.
+    // So many candidates that it makes little difference how large the gap before the first one is.
     let mut candidates: Vec<Vec<u8>> = Vec::new();
     for slots in [start..SLOT_COUNT, 0..start] {
         context.view.visit_keys(context.database, slots, |key, _| {
@@ -709,6 +709,11 @@ const RANDOM_CANDIDATES: usize = 64;
 
 /// Where the slot is in a SCAN cursor: above the position in it.
 pub const CURSOR_SLOT_SHIFT: u32 = walks::POSITION_BITS;
+
+const _: () = assert!(
+    (SLOT_COUNT as u64) << CURSOR_SLOT_SHIFT <= 1 << f64::MANTISSA_DIGITS,
+    "a cursor is exact where a client keeps it as a double"
+);
 
 /// The slot that a SCAN cursor points into: see [`walks`].
 pub fn cursor_slot(argument: &[u8]) -> Result<Slot, CommandError> {
@@ -926,7 +931,7 @@ pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
     }
 }
 
-/// The rest of a large reply is not wanted any more.
+/// The remainder of a large reply is not wanted any more.
 pub fn pieces_drop(context: &mut Context<'_>) -> Outcome {
     take_pieces(context)?;
     context.reply.ok();

@@ -77,7 +77,7 @@ impl List {
             .transpose()
     }
 
-    /// The same, or a new empty list, which is there once it is saved.
+    /// The list under a key of the selected database, or a new empty one, which is there once it is saved.
     fn open_or_new(context: &mut Context<'_>, key: &[u8]) -> Result<List, CommandError> {
         match List::open(context, key)? {
             Some(list) => Ok(list),
@@ -106,14 +106,14 @@ impl List {
         context.save(&self.collection)
     }
 
-    /// The same, after `event` has happened to the list; says so, and that the key is gone if it is.
+    /// Saves the list after `event` has happened to it; says so, and that the key is gone if it is.
     pub fn save_after(&mut self, context: &mut Context<'_>, event: &'static str) -> Outcome {
         self.save(context)?;
         context.notify_of(event, &self.collection);
         Ok(())
     }
 
-    /// How many elements it has.
+    /// How many elements the list has.
     pub(super) fn len(&self) -> u64 {
         self.collection.count
     }
@@ -614,7 +614,7 @@ pub fn ltrim(context: &mut Context<'_>) -> Outcome {
         if range != (0..list.len()) {
             list.keep(context, range)?;
         }
-        // Even of nothing it is a change to those who watch the key.
+        // Clients that watch the key see a change even if nothing is trimmed.
         list.save(context)?;
         context.notify_of("ltrim", &list.collection);
     }

@@ -57,7 +57,7 @@ impl Context<'_> {
         self.save(&stream.collection)
     }
 
-    /// Notes that `event` has happened to a stream.
+    /// Says that `event` has happened to a stream.
     pub(super) fn notify_of_stream(&mut self, event: &'static str, stream: &Stream) {
         self.notify_of(event, &stream.collection);
     }
@@ -651,7 +651,7 @@ pub(super) struct ReadOptions<'a> {
     pub group: Option<(&'a [u8], &'a [u8])>,
     /// Whether what is delivered counts as acknowledged.
     pub acknowledged: bool,
-    /// How long it waits for an entry, in milliseconds (0: for ever); `None` if it does not.
+    /// How long the command waits for an entry, in milliseconds (0: for ever); `None` if it does not wait.
     pub block_ms: Option<u64>,
     arguments: Arguments<'a>,
     /// The positions of the keys; as many ids follow.

@@ -140,7 +140,7 @@ pub struct StringEdit {
     /// The length that is stored; `None` for a new key.
     stored: Option<usize>,
     content: Content,
-    /// The record must be written: its bytes have changed, or it does not say yet that it was changed in place.
+    /// The record must be written: its bytes have changed, or the record does not say yet that it was changed in place.
     changed: bool,
 }
 
@@ -196,7 +196,7 @@ impl StringEdit {
         self.grow(context, end)?;
         match &mut self.content {
             Content::Whole(whole) => {
-                // The same bytes are a change, too, to those who watch the key.
+                // Clients that watch the key see a change even if the bytes are the same.
                 whole[offset..end].copy_from_slice(bytes);
                 self.changed = true;
             }

@@ -89,7 +89,7 @@ pub(super) trait Names {
         visit: &mut VisitName<'_, Self::Item>,
     ) -> Result<(), CommandError>;
 
-    /// The name of a group that has this hash, if a walk has stopped there and that is remembered.
+    /// The name of a group that has this hash, if a walk has stopped at the name and the shard remembers it.
     fn recall(&mut self, group: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError>;
 
     /// A walk stops at a name.

@@ -68,7 +68,12 @@ fn staged_size(key: &[u8], value: Option<&[u8]>) -> usize {
 }
 
 /// The end of a queue.
-const NOBODY: EntryIndex = EntryIndex::MAX;
+const NO_ENTRY: EntryIndex = EntryIndex::MAX;
+
+const _: () = assert!(
+    ENTRIES_MAX < NO_ENTRY as usize,
+    "no entry is taken for the end of a queue"
+);
 
 /// A queue of entries, linked through them, so that one leaves from the middle at no cost.
 struct Fifo {
@@ -79,17 +84,17 @@ struct Fifo {
 
 impl Fifo {
     const EMPTY: Fifo = Fifo {
-        oldest: NOBODY,
-        newest: NOBODY,
+        oldest: NO_ENTRY,
+        newest: NO_ENTRY,
         bytes: 0,
     };
 
     fn push(&mut self, entries: &mut [Entry], index: EntryIndex) {
         let entry = &mut entries[index as usize];
-        (entry.older, entry.newer) = (self.newest, NOBODY);
+        (entry.older, entry.newer) = (self.newest, NO_ENTRY);
         self.bytes += entry.size();
         match self.newest {
-            NOBODY => self.oldest = index,
+            NO_ENTRY => self.oldest = index,
             newest => entries[newest as usize].newer = index,
         }
         self.newest = index;
@@ -101,11 +106,11 @@ impl Fifo {
         assert!(self.bytes >= size, "a queue counts the bytes of its entries");
         self.bytes -= size;
         match older {
-            NOBODY => self.oldest = newer,
+            NO_ENTRY => self.oldest = newer,
             older => entries[older as usize].newer = newer,
         }
         match newer {
-            NOBODY => self.newest = older,
+            NO_ENTRY => self.newest = older,
             newer => entries[newer as usize].older = older,
         }
     }
@@ -571,8 +576,8 @@ impl Records {
             staged: false,
             in_flight: false,
             queue: Queue::None,
-            older: NOBODY,
-            newer: NOBODY,
+            older: NO_ENTRY,
+            newer: NO_ENTRY,
         };
         self.bytes += entry.size();
         self.present += usize::from(entry.is_key());
@@ -664,13 +669,13 @@ impl Records {
         while self.bytes > self.bytes_max && steps_left > 0 {
             steps_left -= 1;
             let from_small =
-                self.small.bytes > self.bytes_max / 100 * SMALL_QUEUE_PERCENT || self.main.oldest == NOBODY;
+                self.small.bytes > self.bytes_max / 100 * SMALL_QUEUE_PERCENT || self.main.oldest == NO_ENTRY;
             let index = if from_small {
                 self.small.oldest
             } else {
                 self.main.oldest
             };
-            if index == NOBODY {
+            if index == NO_ENTRY {
                 return;
             }
             let entry = &mut self.entries[index as usize];

@@ -6,7 +6,7 @@
 //! [`encoding`](super::encoding).
 
 use super::database::Column;
-use super::encoding::{self, DatabaseMap};
+use super::encoding::{self, DATABASE_COUNT, DatabaseMap};
 use super::fields::{FieldReader, FieldWriter};
 use super::shard::{Owner, Shard};
 use crate::error::CommandError;
@@ -58,7 +58,7 @@ pub enum Write {
     },
 }
 
-/// What stands for a column where all keys are deleted, and for a database where it is all of them.
+/// What stands for a column where all keys are deleted, and for a database where all databases are.
 const EMPTY: u8 = 0xff;
 const ALL_DATABASES: u8 = 0xff;
 
@@ -67,6 +67,11 @@ const DATABASES: u8 = 0xfe;
 
 /// What stands for a column where there is the redo record of another transaction.
 const REDO: u8 = 0xfd;
+
+const _: () = assert!(
+    Column::COUNT <= REDO as usize && DATABASE_COUNT <= ALL_DATABASES as usize,
+    "what stands for a column or a database is none"
+);
 
 impl Write {
     /// The key that is written; none if it is all of them.
@@ -178,6 +183,8 @@ pub struct Part {
 /// The most that may be written as one on several shards, in bytes of its redo record: half of what the lengths in it
 /// can tell, and of what RocksDB takes as one value.
 pub const RECORD_BYTES_MAX: usize = 2 << 30;
+
+const _: () = assert!(RECORD_BYTES_MAX < u32::MAX as usize, "lengths in a record have 32 bits");
 
 /// The error of a command that would write more than [`RECORD_BYTES_MAX`].
 pub fn record_too_long() -> CommandError {
