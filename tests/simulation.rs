@@ -651,7 +651,7 @@ impl Simulation {
         }
     }
 
-    fn note(&mut self, text: String) {
+    fn record(&mut self, text: String) {
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
         }
@@ -710,7 +710,7 @@ impl Simulation {
             self.shard_count
         );
         self.start = format!("{end:?}: {flags} {faults}");
-        self.note(format!("-- {}", self.start));
+        self.record(format!("-- {}", self.start));
         self.node.start(&flags, &faults);
         self.lives += 1;
         let mut client = self.node.connect();
@@ -778,7 +778,7 @@ impl Simulation {
                 None => return false,
                 Some(found) if began.elapsed() < ON_TIME => break found,
                 // Keys may have expired while it was asked.
-                Some(_) => self.note("-- slow".to_owned()),
+                Some(_) => self.record("-- slow".to_owned()),
             }
         };
         for shard in 0..self.shard_count {
@@ -828,7 +828,7 @@ impl Simulation {
             false => None,
         };
         let for_ms = random.random_range(TROUBLE_MS);
-        self.note(format!(
+        self.record(format!(
             "{}{}",
             cut(&words.join(" ")),
             trouble.map_or("", |_| "  (in trouble)")
@@ -847,7 +847,7 @@ impl Simulation {
         let is_on_time = began.elapsed() < ON_TIME;
         match &reply {
             Ok(Value::Error(text)) if REFUSALS.iter().any(|refusal| text.starts_with(refusal)) => {
-                self.note(format!("-- {text}"));
+                self.record(format!("-- {text}"));
                 self.candidates.truncate(1);
             }
             Ok(reply) => {
@@ -858,7 +858,7 @@ impl Simulation {
                 }
                 self.candidates.remove(0);
             }
-            Err(_) => self.note("-- the connection was closed".to_owned()),
+            Err(_) => self.record("-- the connection was closed".to_owned()),
         }
         self.commands += 1;
         if reply.is_ok() && is_on_time {
@@ -898,7 +898,7 @@ impl Simulation {
         }
         let mut bytes = Vec::new();
         for (words, _) in &steps {
-            self.note(cut(&words.join(" ")));
+            self.record(cut(&words.join(" ")));
             bytes.extend(format!("*{}\r\n", words.len()).into_bytes());
             for word in words {
                 bytes.extend(format!("${}\r\n{word}\r\n", word.len()).into_bytes());
@@ -935,7 +935,7 @@ impl Simulation {
             return alive;
         }
         // Keys may have expired between the commands: the model starts anew from what the server has.
-        self.note("-- slow".to_owned());
+        self.record("-- slow".to_owned());
         let selected = self.model.selected;
         let Some(found) = ask(client) else { return false };
         self.model = Model { selected, ..found };

@@ -304,9 +304,9 @@ impl<'a> Checker<'a> {
             let others = elements
                 .iter()
                 .rposition(|element| self.writers[&(list, *element)] != reader);
-            if let Some(place) = others {
-                let writer = self.writers[&(list, elements[place])];
-                self.depends(writer, reader, Reason::WriteRead, list, elements[place]);
+            if let Some(position) = others {
+                let writer = self.writers[&(list, elements[position])];
+                self.depends(writer, reader, Reason::WriteRead, list, elements[position]);
             }
             match self.longest[list].get(elements.len()) {
                 Some(next) => self.depends(reader, self.writers[&(list, *next)], Reason::ReadWrite, list, *next),

@@ -38,27 +38,27 @@ const KINDS: &[Kind] = &[
 /// Runs one operation for each key; their commands and elements are the arguments.
 const SCRIPT: &str = "\
 local answers = {}
-for place, key in ipairs(KEYS) do
-  local command, element = ARGV[2 * place - 1], ARGV[2 * place]
+for position, key in ipairs(KEYS) do
+  local command, element = ARGV[2 * position - 1], ARGV[2 * position]
   if command == 'LRANGE' then
-    answers[place] = redis.call(command, key, 0, -1)
+    answers[position] = redis.call(command, key, 0, -1)
   elseif command == 'GET' then
-    answers[place] = redis.call(command, key) or ''
+    answers[position] = redis.call(command, key) or ''
   else
-    answers[place] = redis.call(command, key, element)
+    answers[position] = redis.call(command, key, element)
   end
 end
 return answers";
 
 /// Lists that follow each other on one shard.
-struct Place {
+struct ListSeries {
     shard: u16,
     is_string: bool,
     /// The elements that were given to clients so far.
     next_element: AtomicU64,
 }
 
-impl Place {
+impl ListSeries {
     fn name(&self, element: u64) -> String {
         let kind = if self.is_string { "string" } else { "list" };
         let number = element / ELEMENTS_PER_LIST;
@@ -68,31 +68,31 @@ impl Place {
 
 /// See the module's documentation.
 pub(super) struct AppendWorkload {
-    places: Vec<Place>,
+    series: Vec<ListSeries>,
 }
 
 impl Default for AppendWorkload {
     fn default() -> AppendWorkload {
-        let place = |(shard, is_string)| Place {
+        let lists = |(shard, is_string)| ListSeries {
             shard,
             is_string,
             next_element: AtomicU64::new(0),
         };
         let shards = (0..SHARDS).flat_map(|shard| [(shard, false), (shard, true)]);
         AppendWorkload {
-            places: shards.map(place).collect(),
+            series: shards.map(lists).collect(),
         }
     }
 }
 
 impl AppendWorkload {
     fn random_operation(&self, session: &mut Session<Transaction>) -> Operation {
-        let place = self.places.choose(&mut session.random).expect("there are places");
+        let lists = self.series.choose(&mut session.random).expect("there are series");
         if session.random.random() {
-            let element = place.next_element.fetch_add(1, Ordering::Relaxed);
-            return Operation::Append(place.name(element), element);
+            let element = lists.next_element.fetch_add(1, Ordering::Relaxed);
+            return Operation::Append(lists.name(element), element);
         }
-        Operation::Read(present_name(place, session), None)
+        Operation::Read(present_name(lists, session), None)
     }
 
     fn random_operations(&self, session: &mut Session<Transaction>) -> Transaction {
@@ -134,10 +134,10 @@ impl AppendWorkload {
 
     /// MGET of strings on several shards.
     fn read_strings(&self, session: &mut Session<Transaction>) -> io::Result<()> {
-        let strings: Vec<&Place> = self.places.iter().filter(|place| place.is_string).collect();
+        let strings: Vec<&ListSeries> = self.series.iter().filter(|lists| lists.is_string).collect();
         let count = session.random.random_range(2..=strings.len());
-        let chosen: Vec<&&Place> = strings.choose_multiple(&mut session.random, count).collect();
-        let names: Vec<String> = chosen.iter().map(|place| present_name(place, session)).collect();
+        let chosen: Vec<&&ListSeries> = strings.choose_multiple(&mut session.random, count).collect();
+        let names: Vec<String> = chosen.iter().map(|lists| present_name(lists, session)).collect();
         read_together(session, names)
     }
 }
@@ -152,15 +152,15 @@ impl Workload for AppendWorkload {
 
     fn look(&self, session: &mut Session<Transaction>) -> io::Result<()> {
         for age in [ELEMENTS_PER_LIST, 0] {
-            let name = |place: &Place| place.name(place.next_element.load(Ordering::Relaxed).saturating_sub(age));
-            for place in self.places.iter().filter(|place| !place.is_string) {
-                let transaction = vec![Operation::Read(name(place), None)];
+            let name = |lists: &ListSeries| lists.name(lists.next_element.load(Ordering::Relaxed).saturating_sub(age));
+            for lists in self.series.iter().filter(|lists| !lists.is_string) {
+                let transaction = vec![Operation::Read(name(lists), None)];
                 let commands = commands_of(&transaction);
                 session.run(transaction.clone(), &commands, |replies| {
                     Some(answered(transaction, &replies))
                 })?;
             }
-            let strings = self.places.iter().filter(|place| place.is_string);
+            let strings = self.series.iter().filter(|lists| lists.is_string);
             read_together(session, strings.map(name).collect())?;
         }
         Ok(())
@@ -168,12 +168,12 @@ impl Workload for AppendWorkload {
 }
 
 /// The list that clients append to, or the one before it.
-fn present_name(place: &Place, session: &mut Session<Transaction>) -> String {
-    let mut element = place.next_element.load(Ordering::Relaxed);
+fn present_name(lists: &ListSeries, session: &mut Session<Transaction>) -> String {
+    let mut element = lists.next_element.load(Ordering::Relaxed);
     if session.random.random_ratio(1, OLDER_SHARE) {
         element = element.saturating_sub(ELEMENTS_PER_LIST);
     }
-    place.name(element)
+    lists.name(element)
 }
 
 fn read_together(session: &mut Session<Transaction>, names: Vec<String>) -> io::Result<()> {

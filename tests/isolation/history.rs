@@ -59,9 +59,9 @@ pub(super) enum Event {
 /// not certain to be in order is taken to be at once.
 pub(super) fn events<A>(history: &[Entry<A>], counts: impl Fn(usize) -> bool) -> Vec<Event> {
     let mut events: Vec<(u64, Event)> = Vec::new();
-    for (place, entry) in history.iter().enumerate().filter(|(place, _)| counts(*place)) {
-        events.push((entry.began, Event::Began(place)));
-        events.push((entry.ended(), Event::Ended(place)));
+    for (index, entry) in history.iter().enumerate().filter(|(index, _)| counts(*index)) {
+        events.push((entry.began, Event::Began(index)));
+        events.push((entry.ended(), Event::Ended(index)));
     }
     events.sort_by_key(|(at, event)| (*at, matches!(event, Event::Ended(_))));
     events.into_iter().map(|(_, event)| event).collect()

@@ -36,7 +36,7 @@ const SHOWN_MAX: usize = 4;
 /// What may be the case at some time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Configuration<S> {
-    /// A bit for each place of [`Search::under_way`]: it has taken effect.
+    /// A bit for each index of [`Search::under_way`]: it has taken effect.
     done: u64,
     state: S,
 }
@@ -74,9 +74,9 @@ pub(super) fn check<A: Action>(state: A::State, history: &[Entry<A>]) -> Result<
 impl<A: Action> Search<'_, A> {
     /// An entry has taken effect, or, if its outcome is unknown, never will.
     fn end(&mut self, number: usize) -> Result<(), String> {
-        let place = self.under_way.iter().position(|found| *found == Some(number));
-        let place = place.expect("it has begun");
-        let bit = 1_u64 << place;
+        let index = self.under_way.iter().position(|found| *found == Some(number));
+        let index = index.expect("it has begun");
+        let bit = 1_u64 << index;
         let may_be_lost = matches!(self.history[number].ending, Ending::Lost(_));
         let mut next = HashSet::new();
         let mut looked_at = HashSet::new();
@@ -111,7 +111,7 @@ impl<A: Action> Search<'_, A> {
         if next.is_empty() {
             return Err(self.report(number));
         }
-        self.under_way[place] = None;
+        self.under_way[index] = None;
         self.possible = next;
         Ok(())
     }

@@ -40,9 +40,9 @@ impl Store {
         let mut lists = [const { Vec::new() }; KEYS];
         let mut sets = [0; KEYS];
         for element in 0..ELEMENTS {
-            let place = usize::from(element) % KEYS;
-            lists[place].push(element);
-            sets[place] |= 1 << element;
+            let index = usize::from(element) % KEYS;
+            lists[index].push(element);
+            sets[index] |= 1 << element;
         }
         Store {
             values: [None; KEYS],
@@ -53,7 +53,7 @@ impl Store {
     }
 }
 
-/// A command or a transaction, with places of keys. What is an `Option` at the end is the answer, `None` if it was
+/// A command or a transaction, with indices of keys. What is an `Option` at the end is the answer, `None` if it was
 /// lost.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
@@ -149,8 +149,8 @@ impl Action for Change {
                     (false, _) => next.lists[*from].pop(),
                 };
                 if let Some(element) = element {
-                    let place = if *puts_left { 0 } else { next.lists[*to].len() };
-                    next.lists[*to].insert(place, element);
+                    let index = if *puts_left { 0 } else { next.lists[*to].len() };
+                    next.lists[*to].insert(index, element);
                 }
                 agrees(answer, element)
             }
@@ -392,7 +392,7 @@ impl StoreWorkload {
     }
 
     fn move_element(&self, session: &mut Session<Change>) -> io::Result<()> {
-        let places = two_keys(session);
+        let indices = two_keys(session);
         let sides: [bool; 2] = session.random.random();
         let [takes, puts] = sides.map(|is_left| if is_left { "LEFT" } else { "RIGHT" });
         let (name, timeout) = match session.random.random() {
@@ -401,11 +401,11 @@ impl StoreWorkload {
         };
         let line = format!(
             "{name} {} {} {takes} {puts}{timeout}",
-            self.lists[places[0]], self.lists[places[1]]
+            self.lists[indices[0]], self.lists[indices[1]]
         );
-        session.run(Change::MoveElement(places, sides, None), &[words(&line)], |replies| {
+        session.run(Change::MoveElement(indices, sides, None), &[words(&line)], |replies| {
             let element = number_of(&replies[0]).map(|element| element as u8);
-            Some(Change::MoveElement(places, sides, Some(element)))
+            Some(Change::MoveElement(indices, sides, Some(element)))
         })
     }
 
@@ -427,10 +427,10 @@ impl StoreWorkload {
     }
 
     fn move_member(&self, session: &mut Session<Change>) -> io::Result<()> {
-        let (places, member) = (two_keys(session), session.random.random_range(0..ELEMENTS));
-        let line = format!("SMOVE {} {} {member}", self.sets[places[0]], self.sets[places[1]]);
-        session.run(Change::MoveMember(places, member, None), &[words(&line)], |replies| {
-            Some(Change::MoveMember(places, member, Some(integer_of(&replies[0]) == 1)))
+        let (indices, member) = (two_keys(session), session.random.random_range(0..ELEMENTS));
+        let line = format!("SMOVE {} {} {member}", self.sets[indices[0]], self.sets[indices[1]]);
+        session.run(Change::MoveMember(indices, member, None), &[words(&line)], |replies| {
+            Some(Change::MoveMember(indices, member, Some(integer_of(&replies[0]) == 1)))
         })
     }
 
@@ -461,9 +461,9 @@ impl Workload for StoreWorkload {
             client.command(&words(&format!("SET {account} {BALANCE}")));
         }
         for element in 0..ELEMENTS {
-            let place = usize::from(element) % KEYS;
-            client.command(&words(&format!("RPUSH {} {element}", self.lists[place])));
-            client.command(&words(&format!("SADD {} {element}", self.sets[place])));
+            let index = usize::from(element) % KEYS;
+            client.command(&words(&format!("RPUSH {} {element}", self.lists[index])));
+            client.command(&words(&format!("SADD {} {element}", self.sets[index])));
         }
     }
 
@@ -475,11 +475,11 @@ impl Workload for StoreWorkload {
     fn look(&self, session: &mut Session<Change>) -> io::Result<()> {
         self.read_together(session, (0..KEYS).collect())?;
         self.read_balances(session)?;
-        for place in 0..KEYS {
-            let line = words(&format!("LRANGE {} 0 -1", self.lists[place]));
-            session.run(Change::Lists(vec![place], None), &[line], |replies| {
+        for index in 0..KEYS {
+            let line = words(&format!("LRANGE {} 0 -1", self.lists[index]));
+            session.run(Change::Lists(vec![index], None), &[line], |replies| {
                 let elements = array_of(&replies[0]).iter().map(small_of).collect();
-                Some(Change::Lists(vec![place], Some(vec![elements])))
+                Some(Change::Lists(vec![index], Some(vec![elements])))
             })?;
         }
         Ok(())
