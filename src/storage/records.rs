@@ -9,7 +9,7 @@
 //! does not wash out what is hot.
 
 use super::database::{Column, Direction};
-use super::uncommitted::{Waiting, WaitingInRange};
+use super::uncommitted::{UncommittedInRange, UncommittedList};
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 
@@ -187,10 +187,10 @@ pub struct Records {
     ghost_set: hashbrown::HashSet<u64, foldhash::fast::RandomState>,
     bytes: usize,
     bytes_max: usize,
-    staged: Waiting,
+    staged: UncommittedList,
     /// Never less than the bytes of what is staged.
     staged_bytes: usize,
-    in_flight: Waiting,
+    in_flight: UncommittedList,
     undo: Vec<Undo>,
     /// The newest epoch whose writes the table no longer knows key by key: a look-up that misses may have seen them.
     forgotten_epoch: u64,
@@ -215,9 +215,9 @@ impl Records {
             ghost_set: hashbrown::HashSet::default(),
             bytes: 0,
             bytes_max,
-            staged: Waiting::default(),
+            staged: UncommittedList::default(),
             staged_bytes: 0,
-            in_flight: Waiting::default(),
+            in_flight: UncommittedList::default(),
             undo: Vec::new(),
             forgotten_epoch: 0,
             counters: Counters::default(),
@@ -383,7 +383,7 @@ impl Records {
         };
         staged.before_read(key_of);
         in_flight.before_read(key_of);
-        let found = WaitingInRange::new([staged, in_flight], column, range, direction, key_of);
+        let found = UncommittedInRange::new([staged, in_flight], column, range, direction, key_of);
         found.map(|index| {
             let entry = &entries[index as usize];
             Uncommitted {

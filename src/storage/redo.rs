@@ -3,7 +3,7 @@
 //! One of the shards, the primary, commits a record of all parts together with its own part. Only then do the others
 //! commit theirs, each with a marker that it has; and only when all have is the record deleted. A start that finds a
 //! record gives those shards their parts that have no marker. The bytes are described in
-//! [`encoding`](super::encoding).
+//! [`encoding`].
 
 use super::database::Column;
 use super::encoding::{self, DATABASE_COUNT, DatabaseMap};

@@ -18,24 +18,24 @@ const LOOKS_PER_SORT: usize = 32;
 
 type ByKey = BTreeMap<Box<[u8]>, EntryIndex>;
 
-/// Entries of the table of records that wait, each once.
+/// Entries of the table of records that wait for a commit, each once.
 #[derive(Default)]
-pub struct Waiting {
+pub struct UncommittedList {
     in_order_of_writing: Vec<EntryIndex>,
-    /// The first `sorted` of them, by column and key.
+    /// The first `sorted` entries, by column and key.
     by_key: [ByKey; Column::COUNT],
     sorted: usize,
-    /// Looks at the others, since there was an order last.
+    /// Looks at the others since the order was made last.
     looks: usize,
 }
 
-impl Waiting {
-    /// All, in the order in which they came.
+impl UncommittedList {
+    /// All entries, in the order in which they came.
     pub fn list(&self) -> &[EntryIndex] {
         &self.in_order_of_writing
     }
 
-    /// Whether there are none.
+    /// Whether there is no entry.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.in_order_of_writing.is_empty()
@@ -47,7 +47,7 @@ impl Waiting {
         self.in_order_of_writing.push(index);
     }
 
-    /// Takes the last one out, which has this `column` and `key`.
+    /// Takes the last entry out, which has this `column` and `key`.
     pub fn pop(&mut self, column: Column, key: &[u8]) -> Option<EntryIndex> {
         let last = self.in_order_of_writing.pop();
         if self.sorted > self.in_order_of_writing.len() {
@@ -57,7 +57,7 @@ impl Waiting {
         last
     }
 
-    /// Takes all out.
+    /// Takes all entries out.
     pub fn take(&mut self) -> Vec<EntryIndex> {
         if self.sorted > 0 {
             self.by_key.iter_mut().for_each(ByKey::clear);
@@ -67,7 +67,7 @@ impl Waiting {
         std::mem::take(&mut self.in_order_of_writing)
     }
 
-    /// Puts back what [`Waiting::take`] gave, or another list.
+    /// Puts back what [`UncommittedList::take`] gave, or another list.
     pub fn put(&mut self, list: Vec<EntryIndex>) {
         debug_assert!(self.is_empty());
         self.in_order_of_writing = list;
@@ -101,12 +101,12 @@ impl Waiting {
 }
 
 /// The entries of a range that wait in either of two lists, in the order of their keys or backwards.
-pub struct WaitingInRange<'a, Key> {
+pub struct UncommittedInRange<'a, Key> {
     sorted: [Peekable<InDirection<'a>>; 2],
     unsorted: Peekable<std::vec::IntoIter<EntryIndex>>,
     direction: Direction,
     key_of: Key,
-    /// What was given last: one that waits in both lists is given once.
+    /// What was given last: an entry that waits in both lists is given once.
     last: Option<EntryIndex>,
 }
 
@@ -128,10 +128,10 @@ impl Iterator for InDirection<'_> {
     }
 }
 
-impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> WaitingInRange<'a, Key> {
+impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> UncommittedInRange<'a, Key> {
     /// The records of both lists from the key `from` to before `to`, which must not be below it.
     pub fn new(
-        lists: [&'a Waiting; 2],
+        lists: [&'a UncommittedList; 2],
         column: Column,
         (from, to): (&[u8], &[u8]),
         direction: Direction,
@@ -149,7 +149,7 @@ impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> WaitingInRange<'a, Key> {
             let range = list.sorted_between(column, from, to);
             InDirection { range, direction }.peekable()
         });
-        WaitingInRange {
+        UncommittedInRange {
             sorted,
             unsorted: unsorted.into_iter().peekable(),
             direction,
@@ -159,7 +159,7 @@ impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> WaitingInRange<'a, Key> {
     }
 }
 
-impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> Iterator for WaitingInRange<'a, Key> {
+impl<'a, Key: Fn(EntryIndex) -> (Column, &'a [u8])> Iterator for UncommittedInRange<'a, Key> {
     type Item = EntryIndex;
 
     fn next(&mut self) -> Option<EntryIndex> {
