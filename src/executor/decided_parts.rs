@@ -68,7 +68,10 @@ impl StorageExecutor {
                     if !matches!(error, CommandError::DiskFull | CommandError::Stalled) {
                         // The shard cannot be read, and must not go on without what is decided.
                         let error = DatabaseError::Failed(error.to_string());
-                        self.shards.shard_mut(part.shard).stop(&error);
+                        let shard = self.shards.shard_mut(part.shard);
+                        // The committer must not be left with a write batch that the shard does not know any more.
+                        let _ = shard.settle();
+                        shard.stop(&error);
                     }
                 }
             }

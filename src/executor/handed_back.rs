@@ -2,9 +2,10 @@
 //! network executor runs it as a transaction, and the storage executor lets the client's later commands wait until that
 //! is over.
 
+use super::request::check_len;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, HANDED_BACK, Request, Response};
-use crate::protocol::{Arguments, OwnedArguments, Span, Version};
+use crate::protocol::{Arguments, OwnedArguments, Reply, Span, Version};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::undeclared::Undeclared;
@@ -36,6 +37,12 @@ impl StorageExecutor {
         let (arguments, replies) = batch.parts(request);
         replies.truncate(start);
         encode(&request.caller, &undeclared, &watched, arguments, replies);
+        if let Err(error) = check_len(replies) {
+            replies.truncate(start);
+            let mut text = Vec::new();
+            Reply::new(&mut text, request.caller.version).error(error.to_string());
+            return batch.answer(request, &text);
+        }
         let reply = Span::new(start, replies.len() - start);
         batch.responses.push(Response {
             id: request.id,

@@ -121,8 +121,9 @@ impl StorageExecutor {
                 self.queue.push(batch);
                 continue;
             }
+            // Those that were run before are counted already.
+            self.metrics.requests.add((batch.requests.len() - batch.run) as u64);
             self.refuse(&mut batch, &error);
-            self.metrics.requests.add(batch.requests.len() as u64);
             batch.send_back();
         }
     }

@@ -103,6 +103,9 @@ impl PriorityQueue {
         let others = PriorityQueue {
             set_aside: std::mem::take(&mut self.set_aside),
             is_last: self.is_last,
+            // Batches that were popped before may come back, and are counted as not served then.
+            normal_arrived: self.normal_served,
+            normal_served: self.normal_served,
             ..PriorityQueue::default()
         };
         (self, others)
@@ -129,6 +132,7 @@ impl PriorityQueue {
         match batch.priority {
             Priority::High => self.high.push_front(batch),
             Priority::Normal => {
+                assert!(self.normal_served > 0, "a batch that comes back was popped before");
                 self.normal_served -= 1;
                 self.normal.push_front(batch);
             }
@@ -182,6 +186,22 @@ mod tests {
         queue.take_back();
         assert!(!queue.has_set_aside());
         assert_eq!(all(&mut queue), [1, 4, 6, 3]);
+    }
+
+    /// What a busy script refuses is taken out, and the batch that the script is in comes back when it has ended.
+    #[test]
+    fn a_batch_that_comes_back_keeps_its_place_when_the_queue_was_emptied_meanwhile() {
+        let (sender, _taken) = responses();
+        let mut queue = PriorityQueue::default();
+        queue.push(batch(&sender, 1, Priority::Normal));
+        queue.push(batch(&sender, 2, Priority::Normal));
+        let of_script = queue.pop().expect("two are queued");
+        let (mut refused, mut queue) = queue.without_set_aside();
+        assert_eq!(all(&mut refused), [2]);
+        queue.push_back_to_front(of_script);
+        queue.push(batch(&sender, 3, Priority::Low));
+        queue.push(batch(&sender, 4, Priority::Normal));
+        assert_eq!(all(&mut queue), [1, 4, 3]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn a_hundred_deep_pipelines_over_64_credits_are_all_answered() {
     for flags in [separate_executors(), several_executors()] {
         let server = Server::builder()
             .flags(&flags)
-            .flags(&["--destination-credits", "64"])
+            .flags(&["--request-credits", "64"])
             .start();
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {
@@ -73,7 +73,7 @@ fn run_pipeline(server: &Server, client: usize) {
 fn credits_of_clients_that_left_come_home() {
     let server = Server::builder()
         .flags(&separate_executors())
-        .flags(&["--destination-credits", "64"])
+        .flags(&["--request-credits", "64"])
         .start();
     for _ in 0..200 {
         let mut stream = raw(&server);

@@ -47,7 +47,7 @@ fn keys(prefix: &str) -> Keys {
 fn shapes() -> [String; 2] {
     let cpus = allowed_cpus();
     let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
-    let storage = format!("--shards 4 --storage-cores {first},{last} --destination-credits {CREDITS}");
+    let storage = format!("--shards 4 --storage-cores {first},{last} --request-credits {CREDITS}");
     [
         format!("{storage} --network-cores {first}"),
         format!("{storage} --network-cores {first},{last}"),

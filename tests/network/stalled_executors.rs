@@ -57,7 +57,7 @@ fn clients_of_the_other_executor_are_served_while_one_takes_no_more_requests() {
     const CREDITS: usize = 64;
     const FLOOD: usize = 500;
     let _alone = crate::harness::process::measures();
-    let (node, stalled) = with_stalled_executor(&format!("--destination-credits {CREDITS}"));
+    let (node, stalled) = with_stalled_executor(&format!("--request-credits {CREDITS}"));
     let (here, there) = keys();
     let mut control = node.connect();
     control.command(&["SET", &here, "0"]);
