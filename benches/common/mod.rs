@@ -1,16 +1,12 @@
 //! What the benches of channel, engine, server and collections share: criterion's set-up, and latencies, of which
 //! criterion itself reports only the mean.
 
+mod latencies;
+
+pub(crate) use latencies::Latencies;
+
 use criterion::Criterion;
-use hdrhistogram::Histogram;
 use std::time::Duration;
-
-/// The longest latency that is told apart, in nanoseconds: 10 s, the time after which the benches give up waiting.
-/// Longer ones are counted as this long.
-const LATENCY_NS_MAX: u64 = 10_000_000_000;
-
-/// Digits of a latency that are kept: 0.1 % is less than two runs differ by.
-const LATENCY_DIGITS: u8 = 3;
 
 /// Samples per case and time per sample: every case has to start and stop threads, messages or servers that are warm
 /// soon, and all cases of a file should take a few minutes. `--sample-size`, `--warm-up-time` and `--measurement-time`
@@ -22,28 +18,6 @@ pub(crate) fn criterion() -> Criterion {
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(3))
         .configure_from_args()
-}
-
-/// Latencies in nanoseconds.
-pub(crate) struct Latencies(Histogram<u64>);
-
-impl Latencies {
-    /// No latencies yet.
-    pub(crate) fn new() -> Latencies {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS);
-        Latencies(histogram.expect("the bounds are constants that a histogram can have"))
-    }
-
-    /// Counts one latency.
-    pub(crate) fn record(&mut self, latency: Duration) {
-        self.0
-            .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    /// Counts the latencies that another thread has recorded.
-    pub(crate) fn add(&mut self, other: &Latencies) {
-        self.0.add(&other.0).expect("all histograms have the same bounds");
-    }
 }
 
 /// The latencies of every case that was run, warm-up included.
@@ -67,10 +41,9 @@ impl LatencyTable {
 
     /// Prints a line per case: p50, p99 and the longest in microseconds.
     pub(crate) fn print(&self) {
-        for (case, Latencies(histogram)) in &self.cases {
-            let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-            let (p50, p99, count) = (us(0.5), us(0.99), histogram.len());
-            let max = us(1.0);
+        for (case, latencies) in &self.cases {
+            let (p50, p99) = (latencies.quantile_us(0.5), latencies.quantile_us(0.99));
+            let (max, count) = (latencies.quantile_us(1.0), latencies.count());
             println!("{case:<52} p50 {p50:>10.2} µs   p99 {p99:>10.2} µs   max {max:>10.2} µs   of {count}");
         }
     }
