@@ -44,7 +44,7 @@ impl Case {
         }
     }
 
-    /// The same for a command that makes collections longer or shorter: they are filled anew for each measurement, or,
+    /// The case for a command that makes collections longer or shorter: they are filled anew for each measurement, or,
     /// in a long run, `opposite` takes turns with it. `capacity` is how many commands there is something for.
     fn changing_size(mut self, sustained: bool, opposite: (&[&str], Expected), capacity: Option<u64>) -> Case {
         self.needs_fresh_space = true;

@@ -16,7 +16,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads them. `switches` are words that stand alone and are no filters: options with the value `yes`.
+    /// Reads the options. `switches` are words that stand alone and are no filters: options with the value `yes`.
     pub(crate) fn read(known: &'static [&'static str], switches: &[&str]) -> Options {
         let mut options = Options {
             known,

@@ -40,7 +40,7 @@ const IDLE_MEASUREMENTS: usize = 4;
 
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 
-/// After this a server counts as one that never becomes idle.
+/// A server that is not idle after so long counts as one that never becomes idle.
 const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Commands and bytes that are sent at once while key spaces are filled: few enough that the replies wait in the
@@ -56,7 +56,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// In the order in which they take turns.
+    /// Both, in the order in which they take turns.
     pub(crate) const BOTH: [Kind; 2] = [Kind::Redis, Kind::Corelane];
 
     pub(crate) fn name(self) -> &'static str {
@@ -79,7 +79,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// As the options ask for.
+    /// The setup that the options ask for.
     pub(crate) fn read(options: &Options, durability: Durability) -> Setup {
         let flags = options.text("flags").unwrap_or_default();
         Setup {
@@ -120,7 +120,7 @@ impl Setup {
         flags.map(str::to_owned).into()
     }
 
-    /// Both, as a table's heading says it.
+    /// A server's program and flags, for a table's heading.
     pub(crate) fn describe(&self, kind: Kind) -> String {
         let flags = match kind {
             Kind::Redis => self.redis_flags(),
@@ -173,7 +173,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts one on the files in a directory and waits until it answers PING.
+    /// Starts a server on the files in a directory and waits until it answers PING.
     pub(crate) fn start(kind: Kind, setup: &Setup, files: &Path) -> Server {
         let port = free_port();
         let (program, mut arguments) = match kind {
@@ -252,7 +252,7 @@ impl Server {
         }
     }
 
-    /// Ends it as `kill -9` does.
+    /// Ends the process as `kill -9` does.
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("the server runs");
         self.process.wait().expect("the server can be waited for");
