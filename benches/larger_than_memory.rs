@@ -276,7 +276,7 @@ impl Bench<'_> {
 
     fn mixed(&self) {
         println!(
-            "| {}, 10 % writes | thousand/s | p50, p99, p99.9 µs | device bytes per command | peak MiB: process, group |",
+            "| {}, 10 % writes | thousand/s | p50, p99, p99.9 µs | device bytes a command | peak MiB: process, group |",
             self.family.name()
         );
         println!("|---|---|---|---|---|");

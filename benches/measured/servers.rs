@@ -41,7 +41,7 @@ const IDLE_MEASUREMENTS: usize = 4;
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A server that is not idle after so long counts as one that never becomes idle.
-const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
+const IDLE_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Commands and bytes that are sent at once while key spaces are filled: few enough that the replies wait in the
 /// socket's buffers.
