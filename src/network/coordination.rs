@@ -427,6 +427,8 @@ pub(super) struct Applying {
 }
 
 /// How a transaction ends for its client.
+// There is one per transaction, which is moved a few times: a box would cost more.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum End {
     /// The command has run, and all that it wrote is written.
     Done(Ran),
