@@ -5,6 +5,7 @@
 use super::request::check_len;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, HANDED_BACK, Request, Response};
+use crate::command::Runs;
 use crate::protocol::{Arguments, OwnedArguments, Reply, Span, Version};
 use crate::storage::fields::{FieldReader, FieldWriter};
 use crate::storage::transaction_scope::DatabaseKey;
@@ -39,6 +40,10 @@ impl StorageExecutor {
         encode(&request.caller, &undeclared, &watched, arguments, replies);
         if let Err(error) = check_len(replies) {
             replies.truncate(start);
+            if request.command.runs == Runs::Exec {
+                // The transaction is over.
+                self.interests.unwatch(&mut self.shards, client);
+            }
             let mut text = Vec::new();
             Reply::new(&mut text, request.caller.version).error(error.to_string());
             return batch.answer(request, &text);

@@ -57,7 +57,7 @@ impl StorageExecutor {
             self.take_up_commits();
             self.commit(&mut []);
         }
-        is_next && (self.shards.list().iter().any(Shard::is_committing) || self.shards.waits_for_sync())
+        is_next && self.shards.list().iter().any(Shard::is_committing)
     }
 
     /// Runs on the script of an open turn. Returns the turn if it is still open.

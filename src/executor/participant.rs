@@ -22,6 +22,7 @@ use crate::storage::gathered::KeyRange;
 use crate::storage::redo::{self, Part};
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
 use crate::storage::view::{LocalShards, View};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 /// Keys that are looked at for one answer.
@@ -139,11 +140,12 @@ impl StorageExecutor {
             }
         }
         let told = self.tell(&scope, watcher, replies);
+        let told = told.and_then(|()| match mode {
+            Mode::Exclusive if self.settings.current.durability == Durability::Always => self.follow_all_writes(&scope),
+            _ => Ok(()),
+        });
         if told.is_err() {
             self.release_locks(id);
-        }
-        if mode == Mode::Exclusive && self.settings.current.durability == Durability::Always {
-            self.follow_all_writes(&scope)?;
         }
         told.map(|()| StepOutcome::Answered)
     }
@@ -152,12 +154,18 @@ impl StorageExecutor {
     /// there with the log of another shard: a loss of power that spared the record, and so this shard's part of the
     /// transaction, would otherwise take an earlier write of this shard.
     fn follow_all_writes(&mut self, scope: &Scope) -> Result<(), CommandError> {
-        match scope {
-            Scope::Everything => self.shards.follow_all_writes_of_all(),
+        let indexes: BTreeSet<usize> = match scope {
+            Scope::Everything => (0..self.shards.list().len()).collect(),
             Scope::Keys(keys) => {
-                for (_, key) in keys {
-                    self.shards.follow_all_writes(Slot::of(key))?;
-                }
+                let shard_of = |(_, key): &DatabaseKey| self.shards.index_of(Slot::of(key));
+                keys.iter().map(shard_of).collect::<Result<_, _>>()?
+            }
+        };
+        for index in indexes {
+            let shard = &self.shards.list()[index];
+            // An answer that waits for several shards waits for all of the executor: not for what is on disk already.
+            if shard.has_staged() || shard.commits() > self.threads.syncer.durable_commits(index) {
+                self.shards.follow_all_writes(index);
             }
         }
         Ok(())

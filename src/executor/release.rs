@@ -134,12 +134,13 @@ impl StorageExecutor {
         self.take_report(&report);
     }
 
-    /// Tells the shards how far their logs are on disk, if that is what acknowledgements wait for.
-    pub(super) fn tell_durable_epochs(&mut self) {
+    /// Tells the shards how many of their commits are on disk, if acknowledgements wait for that.
+    pub(super) fn tell_durable_commits(&mut self) {
         let shards = 0..self.shards.list().len();
         let is_always = self.settings.current.durability == Durability::Always && shards.len() > 1;
-        let durable_epochs = is_always.then(|| shards.map(|index| self.threads.syncer.durable_epoch(index)).collect());
-        self.shards.set_durable_epochs(durable_epochs);
+        let durable_commits =
+            is_always.then(|| shards.map(|index| self.threads.syncer.durable_commits(index)).collect());
+        self.shards.set_durable_commits(durable_commits);
     }
 
     /// Deals with what the syncer has reported while a script was open.

@@ -62,8 +62,9 @@ pub struct StorageExecutor {
     pub(super) parked: Parked,
     /// The number of the turn, and of what it writes.
     pub(super) epoch: u64,
-    /// By shard index: the last epoch of which the syncer and the metrics know that all of it is committed.
-    pub(super) published_epochs: Vec<u64>,
+    /// By shard index: the last epoch of which the syncer and the metrics know that all of it is committed, and how many
+    /// write batches.
+    pub(super) published: Vec<(u64, u64)>,
     /// A sweep has left out a shard whose writes were with the committer.
     pub(super) sweep_waits: bool,
     /// Answers to commands that waited, of the turn.
@@ -193,7 +194,7 @@ impl StorageExecutor {
         }
         // The start has had some turns, to make the shards agree.
         let epoch = shards.list().iter().map(Shard::epoch).max().unwrap_or(0);
-        let published_epochs = vec![0; shards.list().len()];
+        let published = vec![(0, 0); shards.list().len()];
         StorageExecutor {
             handlers,
             interests: KeyInterests::new(Arc::clone(&tracking), clients, Arc::clone(&metrics)),
@@ -206,7 +207,7 @@ impl StorageExecutor {
             held: VecDeque::new(),
             parked: Parked::default(),
             epoch,
-            published_epochs,
+            published,
             sweep_waits: false,
             effects: Effects {
                 classes: settings.current.notify_keyspace_events,

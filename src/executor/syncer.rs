@@ -16,6 +16,9 @@ pub struct LogProgress {
     database: Arc<Database>,
     committed_epoch: AtomicU64,
     durable_epoch: AtomicU64,
+    /// Write batches that were committed, and how many of them are on disk.
+    commits: AtomicU64,
+    durable_commits: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -58,6 +61,8 @@ impl Syncer {
             database,
             committed_epoch: AtomicU64::new(0),
             durable_epoch: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            durable_commits: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         };
         let shared = Arc::new(Shared {
@@ -80,13 +85,15 @@ impl Syncer {
         })
     }
 
-    /// All up to `epoch` is committed to the log of the shard at `shard_index`. The next sync covers it.
-    pub fn committed(&self, shard_index: usize, epoch: u64) {
+    /// All up to `epoch`, and so many write batches, is committed to the log of the shard at `shard_index`. The next sync
+    /// covers it.
+    pub fn committed(&self, shard_index: usize, epoch: u64, commits: u64) {
         let log = &self.shared.logs[shard_index];
         assert!(
             epoch >= log.durable_epoch.load(Ordering::Acquire),
             "what is on disk was committed before"
         );
+        log.commits.store(commits, Ordering::Release);
         log.committed_epoch.store(epoch, Ordering::Release);
     }
 
@@ -108,6 +115,11 @@ impl Syncer {
     /// The last epoch of the shard at `shard_index` that is on disk.
     pub fn durable_epoch(&self, shard_index: usize) -> u64 {
         self.shared.logs[shard_index].durable_epoch.load(Ordering::Acquire)
+    }
+
+    /// How many write batches of the shard at `shard_index` are on disk, of those that were committed since it was opened.
+    pub fn durable_commits(&self, shard_index: usize) -> u64 {
+        self.shared.logs[shard_index].durable_commits.load(Ordering::Acquire)
     }
 
     /// Syncs so far, and the nanoseconds they took.
@@ -179,7 +191,10 @@ impl Shared {
         faults::may_panic(Bug::Sync);
         for (shard_index, log) in self.logs.iter().enumerate() {
             let epoch = log.committed_epoch.load(Ordering::Acquire);
-            if epoch == log.durable_epoch.load(Ordering::Relaxed) || log.failed.load(Ordering::Relaxed) {
+            let commits = log.commits.load(Ordering::Acquire);
+            let is_durable = epoch == log.durable_epoch.load(Ordering::Relaxed)
+                && commits == log.durable_commits.load(Ordering::Relaxed);
+            if is_durable || log.failed.load(Ordering::Relaxed) {
                 continue;
             }
             let began = Instant::now();
@@ -192,7 +207,10 @@ impl Shared {
             self.sync_ns
                 .fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
             match &result {
-                Ok(epoch) => log.durable_epoch.store(*epoch, Ordering::Release),
+                Ok(epoch) => {
+                    log.durable_commits.store(commits, Ordering::Release);
+                    log.durable_epoch.store(*epoch, Ordering::Release);
+                }
                 Err(error) => {
                     tracing::error!(shard_index, %error, "a log could not be synced");
                     log.failed.store(true, Ordering::Release);

@@ -111,7 +111,7 @@ impl StorageExecutor {
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
         self.shards.begin_turn(self.epoch, now_ms);
-        self.tell_durable_epochs();
+        self.tell_durable_commits();
         self.shards.track_key_fates(!self.effects.classes.is_empty());
         now_ms
     }
@@ -285,7 +285,7 @@ impl StorageExecutor {
             faults::may_panic(Bug::Turn);
         }
         if self.shards.is_linked() {
-            self.tell_durable_epochs();
+            self.tell_durable_commits();
             self.shards.commit_linked();
         }
         let may_commit = !self.shards.is_linked();
@@ -306,17 +306,19 @@ impl StorageExecutor {
             }
             self.answer_rolled_back(shard_index, done);
             let settled_epoch = self.shards.list()[shard_index].settled_epoch();
-            if settled_epoch != self.published_epochs[shard_index] {
+            let commits = self.shards.list()[shard_index].commits();
+            let (published_epoch, published_commits) = self.published[shard_index];
+            if (settled_epoch, commits) != (published_epoch, published_commits) {
                 assert!(
-                    settled_epoch > self.published_epochs[shard_index]
+                    settled_epoch >= published_epoch
                         || matches!(self.shards.list()[shard_index].state(), ShardState::Unavailable(_)),
                     "the epochs that a shard has committed only grow"
                 );
                 any = true;
-                self.published_epochs[shard_index] = settled_epoch;
+                self.published[shard_index] = (settled_epoch, commits);
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
                 self.publish_counts(shard_index);
-                self.threads.syncer.committed(shard_index, settled_epoch);
+                self.threads.syncer.committed(shard_index, settled_epoch, commits);
             }
             if self.shards.list_mut()[shard_index].take_committed_markers() {
                 self.threads.reclaimer.look_for_markers(shard_index);

@@ -344,6 +344,11 @@ impl NetworkExecutor {
                 Reply::new(&mut out, session.version).array(count);
             }
             for queued in queue.commands() {
+                // The client may have gone before this task ran, or while an earlier command of its EXEC worked: then
+                // its index may be another connection's.
+                if connection.closed.get() {
+                    return;
+                }
                 let is_on = connection.session.borrow().reply_mode != ReplyMode::Off;
                 match queued.command.runs {
                     Runs::Network => {
@@ -354,6 +359,9 @@ impl NetworkExecutor {
                         // A command that would wait is answered as if its time were up.
                         if let Some(Later::Work(work)) = later {
                             reply = executor.begin_elsewhere(work).await;
+                            if connection.closed.get() {
+                                return;
+                            }
                         }
                         executor.show_to_monitors(&connection, queued.command, arguments);
                         executor.metrics.commands_processed.add(1);

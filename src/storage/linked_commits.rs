@@ -21,9 +21,9 @@ pub(super) struct LinkedCommits {
     next_id: Option<TransactionId>,
     /// The index of the shard that has the next one's redo record staged, if one has: then no other gets it.
     next_primary: Option<usize>,
-    /// The last epoch of each shard that is on disk, by the shard's index, where a loss of power must not tear a linked
+    /// How many commits of each shard are on disk, by the shard's index, where a loss of power must not tear a linked
     /// commit; `None` where it may.
-    durable_epochs: Option<Vec<u64>>,
+    durable_commits: Option<Vec<u64>>,
 }
 
 /// A linked commit. Its redo record may go when all of its shards have committed.
@@ -39,20 +39,22 @@ struct Unfinished {
 }
 
 impl Shards {
-    /// Tells how far each shard's log is on disk, by the shard's index, if a loss of power must not tear a linked
+    /// Tells how many commits of each shard are on disk, by the shard's index, if a loss of power must not tear a linked
     /// commit.
-    pub fn set_durable_epochs(&mut self, durable_epochs: Option<Vec<u64>>) {
-        self.linked.durable_epochs = durable_epochs;
+    pub fn set_durable_commits(&mut self, durable_commits: Option<Vec<u64>>) {
+        self.linked.durable_commits = durable_commits;
     }
 
-    /// Whether a linked commit is staged and waits until each shard's earlier commits are on disk.
+    /// Whether a linked commit is staged and waits until the earlier commits of its shards are on disk.
     ///
     /// A linked commit is on disk as soon as one shard's log is. If an earlier commit of another shard was not on disk
     /// by then, a loss of power would take the earlier write and leave the later one of the same shard.
     pub fn waits_for_sync(&self) -> bool {
-        let is_ahead = |(shard, durable): (&Shard, &u64)| shard.committed_epoch() > *durable;
-        let durable_epochs = self.linked.durable_epochs.as_deref().unwrap_or_default();
-        self.is_linked() && self.list.iter().zip(durable_epochs).any(is_ahead)
+        // A commit that has failed is abandoned at once, and shards that have staged nothing have no part in it.
+        let has_failed = || self.list.iter().any(|shard| shard.linked_failure().is_some());
+        let is_ahead = |(shard, durable): (&Shard, &u64)| shard.has_staged() && shard.commits() > *durable;
+        let durable_commits = self.linked.durable_commits.as_deref().unwrap_or_default();
+        self.is_linked() && self.list.iter().zip(durable_commits).any(is_ahead) && !has_failed()
     }
 
     /// Whether what the shards have staged must be committed as one.
@@ -99,7 +101,7 @@ impl Shards {
             return;
         };
         let others: Vec<usize> = indexes.iter().copied().filter(|index| *index != primary).collect();
-        let survives = self.linked.durable_epochs.is_some();
+        let survives = self.linked.durable_commits.is_some();
         let primaries = if survives {
             &indexes[..]
         } else {

@@ -209,6 +209,9 @@ pub struct Shard {
     /// The epoch of the turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
     committed_epoch: u64,
+    /// Write batches that were committed. An epoch may have several: what a command commits in the middle of a turn, and
+    /// what is staged after it.
+    commits: u64,
     /// The earliest epoch of which something is staged.
     staged_epoch: u64,
     in_flight: Option<InFlight>,
@@ -323,6 +326,7 @@ impl Shard {
             denied: None,
             epoch: 0,
             committed_epoch: 0,
+            commits: 0,
             staged_epoch: 0,
             in_flight: None,
             committer: None,
@@ -428,6 +432,11 @@ impl Shard {
     /// The last epoch that was committed.
     pub fn committed_epoch(&self) -> u64 {
         self.committed_epoch
+    }
+
+    /// How many write batches were committed since the shard was opened.
+    pub fn commits(&self) -> u64 {
+        self.commits
     }
 
     /// The record of a key, dead or alive, and the newest epoch whose writes were seen in finding it. A string that
@@ -1176,6 +1185,7 @@ impl Shard {
                 self.last_version_stored = in_flight.last_version;
                 assert!(in_flight.epoch >= self.committed_epoch, "epochs are committed in order");
                 self.committed_epoch = in_flight.epoch;
+                self.commits += 1;
                 self.is_decided = false;
                 self.took_writes();
                 // The capacity is used again, unless something was staged meanwhile.

@@ -114,7 +114,7 @@ impl Shards {
     /// # Errors
     /// The shard is another executor's.
     #[inline]
-    pub(super) fn index_of(&self, slot: Slot) -> Result<usize, CommandError> {
+    pub fn index_of(&self, slot: Slot) -> Result<usize, CommandError> {
         let shard = shard_of(slot, self.indexes.len() as u16);
         match self.indexes[usize::from(shard.0)] {
             Some(index) => Ok(usize::from(index)),
@@ -215,21 +215,11 @@ impl Shards {
         self.touched
     }
 
-    /// The running command follows everything that was written before on the shard of a slot, as if it had seen it.
-    ///
-    /// # Errors
-    /// The shard is another executor's.
-    pub fn follow_all_writes(&mut self, slot: Slot) -> Result<(), CommandError> {
-        let index = self.index_of(slot)?;
-        self.touched.add(index, self.list[index].newest_epoch());
-        Ok(())
-    }
-
-    /// The same of all shards of the executor.
-    pub fn follow_all_writes_of_all(&mut self) {
-        for (index, shard) in self.list.iter().enumerate() {
-            self.touched.add(index, shard.newest_epoch());
-        }
+    /// The running command follows everything that was written before on the shard at `shard_index`, as if it had seen
+    /// it.
+    pub fn follow_all_writes(&mut self, shard_index: usize) {
+        let epoch = self.list[shard_index].newest_epoch();
+        self.touched.add(shard_index, epoch);
     }
 
     /// The command's writes stand.

@@ -62,6 +62,30 @@ fn what_follows_a_transaction_does_not_overtake_its_steps() {
     }
 }
 
+/// Under `always` what a script writes to several shards of an executor is committed as one when the shards' earlier
+/// commits are on disk; one of these may be of the same turn, which a command that reads what is committed has cut in two.
+#[test]
+fn a_commit_of_several_shards_follows_one_of_the_same_turn() {
+    let server = Server::builder()
+        .flags(&four_shards_of_one_executor())
+        .flags(&["--durability", "always"])
+        .start();
+    let mut stream = raw(&server);
+    let script = "for i = 1, 20 do redis.call('SET', 'key' .. i, ARGV[1]) end return ARGV[1]";
+    for number in 0..40 {
+        let value = number.to_string();
+        let commands: [&[&str]; 4] = [
+            &["SET", "key1", "earlier"],
+            &["KEYS", "nothing"],
+            &["EVAL", script, "0", &value],
+            &["GET", "key7"],
+        ];
+        let sent: Vec<u8> = commands.iter().flat_map(|command| request(command)).collect();
+        let bulk = format!("${}\r\n{value}\r\n", value.len());
+        exchange(&mut stream, &sent, format!("+OK\r\n*0\r\n{bulk}{bulk}").as_bytes());
+    }
+}
+
 /// A command whose reply tells its number: on the network executor, on one shard, on several, on all of them slowly.
 fn numbered_command(kind: u32, number: usize) -> (Vec<u8>, Vec<u8>) {
     let text = number.to_string();

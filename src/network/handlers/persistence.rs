@@ -26,8 +26,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a sync may take once it is due.
 const SYNC_MAX: Duration = Duration::from_secs(60);
 
-/// A save that has begun.
+/// A save that has begun. It ends when it is dropped, also where no thread could be given to it.
 struct Save {
+    has_saved: bool,
     saves: Arc<Saves>,
     shards: Vec<Arc<ShardMetrics>>,
     settings: SharedSettings,
@@ -43,6 +44,7 @@ impl Save {
         }
         server.saves.begin()?;
         Ok(Save {
+            has_saved: false,
             saves: Arc::clone(&server.saves),
             shards: server.shards.clone(),
             settings: server.settings.clone(),
@@ -50,9 +52,9 @@ impl Save {
     }
 
     /// Waits until everything that was answered before is on disk, and says so to LASTSAVE. Blocks.
-    fn finish(self) -> Outcome {
+    fn finish(mut self) -> Outcome {
         let saved = self.wait();
-        self.saves.end(saved.is_ok());
+        self.has_saved = saved.is_ok();
         saved
     }
 
@@ -73,6 +75,12 @@ impl Save {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Save {
+    fn drop(&mut self) {
+        self.saves.end(self.has_saved);
     }
 }
 
@@ -101,13 +109,11 @@ pub fn bgsave(context: &mut NetworkContext<'_>) -> Outcome {
         _ => return Err(CommandError::Syntax),
     }
     let save = Save::begin(context)?;
-    let saves = Arc::clone(&save.saves);
-    let begun = context.server.admin_threads.run(move || {
+    context.server.admin_threads.run(move || {
         if let Err(error) = save.finish() {
             tracing::warn!(%error, "BGSAVE failed");
         }
-    });
-    begun.inspect_err(|_| saves.end(false))?;
+    })?;
     context.reply.simple("Background saving started");
     Ok(())
 }
