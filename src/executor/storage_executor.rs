@@ -62,8 +62,8 @@ pub struct StorageExecutor {
     pub(super) parked: Parked,
     /// The number of the turn, and of what it writes.
     pub(super) epoch: u64,
-    /// By shard index: the last epoch of which the syncer and the metrics know that all of it is committed, and how many
-    /// write batches.
+    /// By shard index: the last epoch of which the syncer and the metrics know that all of it is committed, and how
+    /// many write batches.
     pub(super) published: Vec<(u64, u64)>,
     /// A sweep has left out a shard whose writes were with the committer.
     pub(super) sweep_waits: bool,

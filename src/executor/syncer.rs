@@ -85,8 +85,8 @@ impl Syncer {
         })
     }
 
-    /// All up to `epoch`, and so many write batches, is committed to the log of the shard at `shard_index`. The next sync
-    /// covers it.
+    /// All up to `epoch`, and so many write batches, is committed to the log of the shard at `shard_index`. The next
+    /// sync covers it.
     pub fn committed(&self, shard_index: usize, epoch: u64, commits: u64) {
         let log = &self.shared.logs[shard_index];
         assert!(
@@ -117,7 +117,8 @@ impl Syncer {
         self.shared.logs[shard_index].durable_epoch.load(Ordering::Acquire)
     }
 
-    /// How many write batches of the shard at `shard_index` are on disk, of those that were committed since it was opened.
+    /// How many write batches of the shard at `shard_index` are on disk, of those that were committed since it was
+    /// opened.
     pub fn durable_commits(&self, shard_index: usize) -> u64 {
         self.shared.logs[shard_index].durable_commits.load(Ordering::Acquire)
     }

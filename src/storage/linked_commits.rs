@@ -39,8 +39,8 @@ struct Unfinished {
 }
 
 impl Shards {
-    /// Tells how many commits of each shard are on disk, by the shard's index, if a loss of power must not tear a linked
-    /// commit.
+    /// Tells how many commits of each shard are on disk, by the shard's index, if a loss of power must not tear a
+    /// linked commit.
     pub fn set_durable_commits(&mut self, durable_commits: Option<Vec<u64>>) {
         self.linked.durable_commits = durable_commits;
     }

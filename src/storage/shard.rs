@@ -209,8 +209,8 @@ pub struct Shard {
     /// The epoch of the turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
     committed_epoch: u64,
-    /// Write batches that were committed. An epoch may have several: what a command commits in the middle of a turn, and
-    /// what is staged after it.
+    /// Write batches that were committed. An epoch may have several: what a command commits in the middle of a turn,
+    /// and what is staged after it.
     commits: u64,
     /// The earliest epoch of which something is staged.
     staged_epoch: u64,
