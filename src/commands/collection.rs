@@ -288,7 +288,7 @@ impl Context<'_> {
                 .pieces(owner, part.column, part.range, part.direction, skipped, write_entry)?,
         };
         if pieces.is_some() {
-            self.pieces = pieces;
+            self.pieces = pieces.map(Box::new);
             return Ok(());
         }
         let (Extent::Known(most) | Extent::AtMost(most)) = extent;

@@ -642,7 +642,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
         }
         is_found
     });
-    context.pieces = Some(Pieces::new(cursors, Extent::AtMost(u64::MAX), write));
+    context.pieces = Some(Box::new(Pieces::new(cursors, Extent::AtMost(u64::MAX), write)));
     Ok(())
 }
 
@@ -924,7 +924,7 @@ fn scan_at_once(context: &mut Context<'_>, slot: Slot, options: &ScanOptions<'_>
 
 /// The next piece of a large reply, by its number(8).
 pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
-    context.pieces = take_pieces(context)?;
+    context.pieces = take_pieces(context)?.map(Box::new);
     match context.pieces.is_some() {
         true => Ok(()),
         false => Err(CommandError::Internal),

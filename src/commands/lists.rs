@@ -735,7 +735,7 @@ pub fn brpoplpush(context: &mut Context<'_>) -> Outcome {
 fn move_or_wait(context: &mut Context<'_>, (from, to): (End, End), timeout_ms: u64) -> Outcome {
     if !move_generic(context, from, to)? {
         context.reply.null();
-        context.waits = Some(Waiting::for_keys(1..2, Type::List, timeout_ms));
+        context.waits = Some(Box::new(Waiting::for_keys(1..2, Type::List, timeout_ms)));
     }
     Ok(())
 }
@@ -805,7 +805,7 @@ fn pop_or_wait(context: &mut Context<'_>, end: End) -> Outcome {
         }
     }
     context.reply.null_array();
-    context.waits = Some(Waiting::for_keys(keys, Type::List, timeout_ms));
+    context.waits = Some(Box::new(Waiting::for_keys(keys, Type::List, timeout_ms)));
     Ok(())
 }
 
@@ -827,7 +827,7 @@ pub fn blmpop(context: &mut Context<'_>) -> Outcome {
     if !options.pop(context, arguments)? {
         context.reply.null_array();
         let keys = 3..3 + options.key_count;
-        context.waits = Some(Waiting::for_keys(keys, Type::List, timeout_ms));
+        context.waits = Some(Box::new(Waiting::for_keys(keys, Type::List, timeout_ms)));
     }
     Ok(())
 }

@@ -75,10 +75,11 @@ pub struct Context<'a> {
     pub script_seat: Option<&'a ScriptSeat>,
     /// What the command does beside writing and replying.
     pub effects: &'a mut Effects,
-    /// The remainder of a large reply, which is written when the client has taken the first piece.
-    pub pieces: Option<Pieces>,
+    /// The remainder of a large reply, which is written when the client has taken the first piece. In a box, as few
+    /// commands have one and what all have is moved about.
+    pub pieces: Option<Box<Pieces>>,
     /// Set by a command that has nothing to give yet. Its reply is then the answer where it may not wait.
-    pub waits: Option<Waiting>,
+    pub waits: Option<Box<Waiting>>,
 }
 
 /// A handler: writes its reply or returns the error to answer; what it staged before an error is dropped.

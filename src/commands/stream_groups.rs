@@ -503,9 +503,11 @@ pub fn xreadgroup(context: &mut Context<'_>) -> Outcome {
         }
     }
     if answer.is_empty() {
-        context.waits = options.waiting().map(|waiting| Waiting {
-            without_key: true,
-            ..waiting
+        context.waits = options.waiting().map(|waiting| {
+            Box::new(Waiting {
+                without_key: true,
+                ..waiting
+            })
         });
     }
     answer.finish(&mut context.reply);

@@ -817,7 +817,7 @@ pub fn xread(context: &mut Context<'_>) -> Outcome {
         }
     }
     if answer.is_empty() {
-        context.waits = options.waiting().map(|waiting| waiting.after(&positions));
+        context.waits = options.waiting().map(|waiting| Box::new(waiting.after(&positions)));
     }
     answer.finish(&mut context.reply);
     Ok(())
@@ -839,7 +839,7 @@ fn read_one_stream(context: &mut Context<'_>, options: &ReadOptions<'_>, positio
     };
     if !has_entries {
         context.reply.null_array();
-        context.waits = options.waiting().map(|waiting| waiting.after(&[position]));
+        context.waits = options.waiting().map(|waiting| Box::new(waiting.after(&[position])));
     }
     Ok(())
 }

@@ -60,8 +60,8 @@ impl Remainder {
 /// What came of a handler.
 pub(super) struct Handled {
     pub(super) result: Result<(), CommandError>,
-    pub(super) pieces: Option<Pieces>,
-    pub(super) waits: Option<Waiting>,
+    pub(super) pieces: Option<Box<Pieces>>,
+    pub(super) waits: Option<Box<Waiting>>,
     /// The command is a script that is to go on.
     pub(super) is_paused: bool,
 }
@@ -99,6 +99,7 @@ fn internal_handler(internal: Internal) -> Option<Handler> {
 }
 
 /// Runs a handler; a panic becomes an error, and the executor lives.
+#[inline]
 pub(super) fn run_contained(
     command: &Command,
     context: &mut Context<'_>,
@@ -312,6 +313,7 @@ impl StorageExecutor {
     }
 
     /// Begins a command that a client has asked for.
+    #[inline]
     pub(super) fn begin_command(&mut self, (id, command, caller): (RequestId, &'static Command, Caller)) {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -327,6 +329,7 @@ impl StorageExecutor {
     }
 
     /// Runs a command's handler. What that staged neither stands nor is dropped yet.
+    #[inline]
     pub(super) fn run_handler(
         &mut self,
         command: &'static Command,
@@ -372,7 +375,7 @@ impl StorageExecutor {
     }
 
     /// What a handler gets that runs for `caller`, and the counters, which are free meanwhile.
-    #[inline]
+    #[inline(always)]
     pub(super) fn context<'a>(
         &'a mut self,
         caller: Caller,
@@ -404,6 +407,7 @@ impl StorageExecutor {
 
     /// Ends a command: its writes stand, or are rolled back if it failed, and its response is appended to `batch`, in
     /// whose replies its own begin at `start`. Returns the time.
+    #[inline]
     pub(super) fn settle(
         &mut self,
         handled: Handled,
@@ -553,7 +557,7 @@ impl StorageExecutor {
     /// Those of [`check_len`].
     pub(super) fn write_pieces(
         &mut self,
-        pieces: Option<Pieces>,
+        pieces: Option<Box<Pieces>>,
         replies: &mut Vec<u8>,
         version: Version,
     ) -> Result<Remainder, CommandError> {
@@ -566,7 +570,7 @@ impl StorageExecutor {
             check_len(replies)?;
             match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {
-                    return Ok(Remainder::Begun(self.shards.replies_begun.keep(pieces)));
+                    return Ok(Remainder::Begun(self.shards.replies_begun.keep(*pieces)));
                 }
                 Written::Piece => {}
                 Written::All => return Ok(Remainder::None),

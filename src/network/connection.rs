@@ -182,6 +182,7 @@ pub(super) struct Replies {
 
 impl Replies {
     /// Enters a command; returns its number on this connection.
+    #[inline]
     pub(super) fn open(&mut self, awaited: Awaited, suppressed: bool) -> u32 {
         self.held_bytes += awaited.held_bytes();
         self.pending.push_back(PendingReply { awaited, suppressed });
@@ -311,6 +312,7 @@ impl Replies {
         self.change_held(before, now);
     }
 
+    #[inline]
     fn pop_oldest(&mut self) -> Option<PendingReply> {
         let oldest = self.pending.pop_front()?;
         self.head = self.head.wrapping_add(1);

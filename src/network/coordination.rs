@@ -151,7 +151,7 @@ impl Job {
             );
             Err(CommandError::Internal)
         });
-        ran.waits = context.waits.take().filter(|_| outcome.is_ok());
+        ran.waits = context.waits.take().filter(|_| outcome.is_ok()).map(|waiting| *waiting);
         (outcome, ran)
     }
 }

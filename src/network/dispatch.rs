@@ -160,6 +160,7 @@ impl NetworkExecutor {
     }
 
     /// Runs a command here, or sends it to where its row says.
+    #[inline]
     fn run_where_it_runs(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -219,7 +220,11 @@ impl NetworkExecutor {
     /// The storage executor of a key.
     #[inline]
     pub(super) fn destination_of(&self, key: &[u8]) -> usize {
-        usize::from(self.server.router.executor_of(Slot::of(key)).0)
+        match self.server.router.executor_count() {
+            // Where there is only one, its hash slot is not asked for.
+            1 => 0,
+            _ => usize::from(self.server.router.executor_of(Slot::of(key)).0),
+        }
     }
 
     /// Sends a command as a whole to one storage executor.

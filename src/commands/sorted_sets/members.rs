@@ -328,7 +328,11 @@ pub fn bzmpop(context: &mut Context<'_>) -> Outcome {
     let timeout_ms = timeout_of_seconds(arguments.get(0), context.now_ms)?;
     if !pop_first(context, arguments, options)? {
         context.reply.null_array();
-        context.waits = Some(Waiting::for_keys(3..3 + options.0, Type::SortedSet, timeout_ms));
+        context.waits = Some(Box::new(Waiting::for_keys(
+            3..3 + options.0,
+            Type::SortedSet,
+            timeout_ms,
+        )));
     }
     Ok(())
 }
@@ -362,7 +366,7 @@ fn pop_or_wait(context: &mut Context<'_>, direction: Direction) -> Outcome {
         return Ok(());
     }
     context.reply.null_array();
-    context.waits = Some(Waiting::for_keys(keys, Type::SortedSet, timeout_ms));
+    context.waits = Some(Box::new(Waiting::for_keys(keys, Type::SortedSet, timeout_ms)));
     Ok(())
 }
 
