@@ -35,10 +35,6 @@ const OPTIONS: &[&str] = &[
     "overwrite-seconds",
     "connections",
     "durability",
-    "shards",
-    "executors",
-    "flags",
-    "directory",
 ];
 
 /// The setting that says how much memory the server may use for data.

@@ -19,15 +19,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const OPTIONS: &[&str] = &[
-    "exchanges",
-    "rounds",
-    "durability",
-    "shards",
-    "executors",
-    "flags",
-    "directory",
-];
+const OPTIONS: &[&str] = &["exchanges", "rounds", "durability"];
 
 const VALUE: &str = "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv";
 
@@ -83,11 +75,7 @@ fn main() {
     }
     let exchanges: usize = options.value("exchanges", if options.is_test { 20 } else { 10_000 });
     let rounds: usize = options.value("rounds", if options.is_test { 1 } else { 5 });
-    let durabilities: Vec<Durability> = options.list("durability", "interval,always");
-    let setups: Vec<Setup> = durabilities
-        .into_iter()
-        .map(|durability| Setup::read(&options, durability))
-        .collect();
+    let setups = Setup::read_all(&options, "interval,always");
     let files = servers::directory(&options);
     machine::print_heading(&options, &Kind::BOTH, &setups, files.path());
     println!("{rounds} interleaved round(s) of {exchanges}, one at a time\n");

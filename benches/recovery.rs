@@ -25,16 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
-const OPTIONS: &[&str] = &[
-    "log",
-    "keys",
-    "rounds",
-    "durability",
-    "shards",
-    "executors",
-    "flags",
-    "directory",
-];
+const OPTIONS: &[&str] = &["log", "keys", "rounds", "durability"];
 
 /// The settings that keep a log from being flushed: memtables that are larger than it.
 const UNFLUSHED_FLAGS: [(&str, &str); 1] = [("--write-buffer-size", "4gb")];

@@ -1,5 +1,6 @@
 //! Options of a bench: `name=value` after `--`, or the environment variable `CORELANE_BENCH_NAME`.
 
+use super::servers;
 use std::env;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -7,7 +8,7 @@ use std::str::FromStr;
 /// What the command line and the environment ask for.
 pub(crate) struct Options {
     /// Names that the bench understands.
-    known: &'static [&'static str],
+    known: Vec<&'static str>,
     given: Vec<(String, String)>,
     /// What is neither an option nor begins with a dash: which cases to run, as with criterion's filters.
     pub(crate) filters: Vec<String>,
@@ -16,8 +17,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the options. `switches` are words that stand alone and are no filters: options with the value `yes`.
-    pub(crate) fn read(known: &'static [&'static str], switches: &[&str]) -> Options {
+    /// Reads the options: a bench's `own` and those of its servers. `switches` are words that stand alone and are no
+    /// filters: options with the value `yes`.
+    pub(crate) fn read(own: &[&'static str], switches: &[&str]) -> Options {
+        let known = own.iter().chain(&servers::OPTIONS).copied().collect();
         let mut options = Options {
             known,
             given: Vec::new(),
@@ -33,9 +36,9 @@ impl Options {
                 // Cargo's own `--bench`, and options that are meant for criterion.
             } else if let Some((name, value)) = argument.split_once('=') {
                 assert!(
-                    known.contains(&name),
+                    options.known.contains(&name),
                     "no option {name}; there are: {}",
-                    known.join(" ")
+                    options.known.join(" ")
                 );
                 options.given.push((name.to_owned(), value.to_owned()));
             } else {

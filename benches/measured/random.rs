@@ -1,33 +1,9 @@
 //! Random numbers that are cheap and the same in each run, uniform and of a Zipf distribution.
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-#[derive(Clone)]
-pub(crate) struct Random(u64);
+pub(crate) use corelane::commands::random::Random;
 
-impl Random {
-    /// The same seed gives the same numbers.
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, each as likely (to 2^-64 × `bound`).
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-
-    /// A number from 0 to below 1.
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
+/// Equal parts into which 0 to 1 is cut for a draw: those that a float of 64 bits tells apart.
+const SHARES: u64 = 1 << 53;
 
 /// The exponent of the distribution, as in YCSB's workloads.
 const ZIPF_EXPONENT: f64 = 0.99;
@@ -60,7 +36,7 @@ impl Zipf {
 
     /// One number.
     pub(crate) fn draw(&self, random: &mut Random) -> u64 {
-        let share = random.share();
+        let share = random.below(SHARES) as f64 / SHARES as f64;
         let scaled = share * self.zeta;
         let rank = if scaled < 1.0 {
             0

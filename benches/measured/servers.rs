@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Names of the options that [`Setup::read`] understands.
+/// Names of the options that all benches of whole servers have: see [`Setup::read`] and [`directory`].
 pub(crate) const OPTIONS: [&str; 4] = ["shards", "executors", "flags", "directory"];
 
 /// How long a server may take to start, with all the data that a bench gives it.
@@ -89,6 +89,15 @@ impl Setup {
             flags: flags.split_whitespace().map(str::to_owned).collect(),
             control_group: None,
         }
+    }
+
+    /// The same for each durability that the option `durability` names.
+    pub(crate) fn read_all(options: &Options, durabilities_default: &str) -> Vec<Setup> {
+        let durabilities = options.list("durability", durabilities_default);
+        durabilities
+            .into_iter()
+            .map(|durability| Setup::read(options, durability))
+            .collect()
     }
 
     /// Adds a flag of Corelane.

@@ -138,8 +138,7 @@ impl StorageExecutor {
     pub(super) fn tell_durable_commits(&mut self) {
         let shards = 0..self.shards.list().len();
         let is_always = self.settings.current.durability == Durability::Always && shards.len() > 1;
-        let durable_commits =
-            is_always.then(|| shards.map(|index| self.threads.syncer.durable_commits(index)).collect());
+        let durable_commits = is_always.then(|| shards.map(|index| self.threads.syncer.durable_commits(index)));
         self.shards.set_durable_commits(durable_commits);
     }
 

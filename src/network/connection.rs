@@ -6,6 +6,7 @@ use super::merging::Merging;
 use super::multi::Executing;
 use super::session::{Session, Until};
 use super::socket;
+use crate::channel::message::Priority;
 use crate::command::Command;
 use crate::config::OutputBufferLimit;
 use crate::protocol::{OwnedArguments, Parser};
@@ -468,9 +469,8 @@ pub(super) struct Connection {
     pub(super) session: RefCell<Session>,
     pub(super) replies: RefCell<Replies>,
     pub(super) output: RefCell<Output>,
-    /// Requests that are out at low priority: until they are back, the connection's other requests are sent at low
-    /// priority, too, which keeps their order.
-    pub(super) low_out: Cell<u32>,
+    /// Requests, and transactions whose steps are requests, that are out at low priority.
+    low_out: Cell<u32>,
     /// Whether the connection is in the list of those that are flushed at the end of the turn.
     pub(super) touched: Cell<bool>,
     /// Bytes of replies that are put together outside of `replies`, by transactions over several executors and by EXEC.
@@ -519,6 +519,32 @@ impl Connection {
             answered: RefCell::new(None),
             is_full: Cell::new(false),
             drained: RefCell::new(None),
+        }
+    }
+
+    /// The priority of the next request: low where its command is, and until all that is out at low priority is back,
+    /// which keeps the order of the connection's requests.
+    #[inline]
+    pub(super) fn priority_of_next(&self, is_low: bool) -> Priority {
+        match is_low || self.low_out.get() > 0 {
+            true => Priority::Low,
+            false => Priority::Normal,
+        }
+    }
+
+    /// Counts a request, or a transaction, that goes out at a priority.
+    #[inline]
+    pub(super) fn count_out_at(&self, priority: Priority) {
+        if priority == Priority::Low {
+            self.low_out.set(self.low_out.get() + 1);
+        }
+    }
+
+    /// Counts off a request, or a transaction, that was out at a priority and is back.
+    #[inline]
+    pub(super) fn count_back_at(&self, priority: Priority) {
+        if priority == Priority::Low {
+            self.low_out.set(self.low_out.get().saturating_sub(1));
         }
     }
 

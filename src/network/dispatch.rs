@@ -4,7 +4,7 @@
 use super::connection::{Awaited, Connection};
 use super::merging::Merging;
 use super::session::{ReplyMode, Session};
-use crate::channel::message::{Priority, RequestId};
+use crate::channel::message::RequestId;
 use crate::command::{
     self, Command, LOW_PRIORITY, Merge, NO_AUTH, NO_MULTI, NO_SCRIPT, NOT_QUEUED, OF_CLIENT, PROTECTED, PUBLISHES,
     PUBSUB, READ, RUNS_SCRIPT, Runs, WHILE_SUBSCRIBED, WRITE,
@@ -260,11 +260,8 @@ impl NetworkExecutor {
         arguments: impl IntoIterator<Item = &'a [u8]>,
         deadline: Instant,
     ) {
-        let low = command.flags.has(LOW_PRIORITY) || connection.low_out.get() > 0;
-        let priority = if low { Priority::Low } else { Priority::Normal };
-        if low {
-            connection.low_out.set(connection.low_out.get() + 1);
-        }
+        let priority = connection.priority_of_next(command.flags.has(LOW_PRIORITY));
+        connection.count_out_at(priority);
         let id = RequestId {
             connection: connection.index,
             generation: connection.generation,

@@ -5,7 +5,7 @@
 //! are put in order, and each connection's replies go out with one send.
 
 use crate::channel::destinations::{Destinations, Flushed};
-use crate::channel::message::{Batch, HANDED_BACK, Priority, Response};
+use crate::channel::message::{Batch, HANDED_BACK, Response};
 use crate::channel::responses::Responses;
 use crate::command::{Command, Handlers};
 use crate::commands::StorageHandlers;
@@ -522,9 +522,7 @@ impl NetworkExecutor {
         let Some(connection) = self.open_connection(response.id.connection, response.id.generation) else {
             return self.take_for_nobody(batch, response);
         };
-        if batch.priority == Priority::Low {
-            connection.low_out.set(connection.low_out.get().saturating_sub(1));
-        }
+        connection.count_back_at(batch.priority);
         let reply = batch.reply(response);
         if reply.is_empty() && response.more == 0 {
             // What became of the command is unknown (its shard's sync failed): neither OK nor an error would be true.

@@ -5,7 +5,7 @@ use super::connection::{Awaited, Connection, MoveOut};
 use super::coordination::{Coordination, ExecOnSeveral, Job, Locks, Origin, WaitedForSource, Work};
 use super::dispatch::reply_suppressed;
 use super::network_executor::NetworkExecutor;
-use crate::channel::message::{Batch, Priority, Response};
+use crate::channel::message::{Batch, Response};
 use crate::command::{self, Command, Runs};
 use crate::executor::handed_back::HandedBack;
 use crate::panics;
@@ -23,10 +23,7 @@ impl Origin {
             sequence,
             caller: connection.session.borrow().caller(),
             // Behind its client's earlier commands.
-            priority: match connection.low_out.get() > 0 {
-                true => Priority::Low,
-                false => Priority::Normal,
-            },
+            priority: connection.priority_of_next(false),
         }
     }
 }
@@ -69,9 +66,7 @@ impl NetworkExecutor {
         let (id, command) = (response.id, response.command);
         let connection = self.open_connection(id.connection, id.generation);
         let executing = connection.as_ref().and_then(|connection| {
-            if batch.priority == Priority::Low {
-                connection.low_out.set(connection.low_out.get().saturating_sub(1));
-            }
+            connection.count_back_at(batch.priority);
             let executing = connection.take_executing(id.sequence)?;
             connection.end_coordinating();
             Some(executing)
@@ -165,10 +160,8 @@ impl NetworkExecutor {
     ) {
         if let Some(connection) = connection {
             connection.begin_coordinating();
-            if job.origin.priority == Priority::Low {
-                // The client's later commands must not overtake the steps that are still to be sent.
-                connection.low_out.set(connection.low_out.get() + 1);
-            }
+            // The client's later commands must not overtake the steps that are still to be sent.
+            connection.count_out_at(job.origin.priority);
         }
         self.metrics.transactions.add(1);
         // From here on the transaction belongs to the executor, and others wait for its locks.

@@ -4,7 +4,6 @@
 use super::connection::{Connection, MoveOut, UNREADY_BYTES_CHECKED_MIN};
 use super::coordination::{Coordination, End, Ran, WaitedForSource};
 use super::network_executor::NetworkExecutor;
-use crate::channel::message::Priority;
 use crate::command::WATCHES_DROP;
 use crate::commands::blocking::Waiting;
 use crate::executor::outbox;
@@ -29,9 +28,7 @@ impl NetworkExecutor {
             }
             return;
         };
-        if coordination.job.origin.priority == Priority::Low {
-            connection.low_out.set(connection.low_out.get().saturating_sub(1));
-        }
+        connection.count_back_at(coordination.job.origin.priority);
         let (has_run, reply) = match end {
             // Neither OK nor an error would be true.
             End::Unknown => return connection.abort(),

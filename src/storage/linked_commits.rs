@@ -39,10 +39,18 @@ struct Unfinished {
 }
 
 impl Shards {
-    /// Tells how many commits of each shard are on disk, by the shard's index, if a loss of power must not tear a
+    /// Tells how many commits of each shard are on disk, in the order of the shards, if a loss of power must not tear a
     /// linked commit.
-    pub fn set_durable_commits(&mut self, durable_commits: Option<Vec<u64>>) {
-        self.linked.durable_commits = durable_commits;
+    pub fn set_durable_commits(&mut self, durable_commits: Option<impl Iterator<Item = u64>>) {
+        let Some(durable_commits) = durable_commits else {
+            self.linked.durable_commits = None;
+            return;
+        };
+        // Told in every turn: the vector is filled again, not made anew.
+        let known = self.linked.durable_commits.get_or_insert_default();
+        known.clear();
+        known.extend(durable_commits);
+        assert_eq!(known.len(), self.list.len(), "each shard has a log");
     }
 
     /// Whether a linked commit is staged and waits until the earlier commits of its shards are on disk.
