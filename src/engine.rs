@@ -33,7 +33,6 @@ use crate::command::{self, Command};
 use crate::config::{Settings, SharedSettings};
 use crate::error::CommandError;
 use crate::server::{Running, ServerError, Stores};
-use crate::slots::Slot;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
@@ -378,7 +377,7 @@ impl Engine {
 
     /// The storage executor that has a key.
     fn destination_of(&self, key: &[u8]) -> usize {
-        usize::from(self.shared.router.executor_of(Slot::of(key)).0)
+        usize::from(self.shared.router.executor_of_key(key).0)
     }
 
     fn push_operation(&self, destinations: &mut Destinations, index: usize, operation: &Operation<'_>) {

@@ -11,6 +11,7 @@ pub struct StorageId(pub u16);
 pub struct Router {
     shard_count: u16,
     executors: Vec<StorageId>,
+    executor_count: usize,
 }
 
 impl Router {
@@ -21,7 +22,12 @@ impl Router {
             (1..=SLOT_COUNT).contains(&shard_count),
             "a server has at least one shard and at least a slot for each"
         );
-        Router { shard_count, executors }
+        let executor_count = executors.iter().map(|id| usize::from(id.0) + 1).max().unwrap_or(0);
+        Router {
+            shard_count,
+            executors,
+            executor_count,
+        }
     }
 
     /// The number of shards.
@@ -30,8 +36,9 @@ impl Router {
     }
 
     /// The number of storage executors.
+    #[inline]
     pub fn executor_count(&self) -> usize {
-        self.executors.iter().map(|id| usize::from(id.0) + 1).max().unwrap_or(0)
+        self.executor_count
     }
 
     /// The shard that has a slot.
@@ -44,6 +51,15 @@ impl Router {
     #[inline]
     pub fn executor_of(&self, slot: Slot) -> StorageId {
         self.executors[usize::from(self.shard_of(slot).0)]
+    }
+
+    /// The executor that owns the shard of a key. Where there is only one, the key's hash slot is not computed.
+    #[inline]
+    pub fn executor_of_key(&self, key: &[u8]) -> StorageId {
+        match self.executor_count {
+            1 => self.executors[0],
+            _ => self.executor_of(Slot::of(key)),
+        }
     }
 
     /// The executor that owns a shard.

@@ -220,11 +220,7 @@ impl NetworkExecutor {
     /// The storage executor of a key.
     #[inline]
     pub(super) fn destination_of(&self, key: &[u8]) -> usize {
-        match self.server.router.executor_count() {
-            // Where there is only one, its hash slot is not asked for.
-            1 => 0,
-            _ => usize::from(self.server.router.executor_of(Slot::of(key)).0),
-        }
+        usize::from(self.server.router.executor_of_key(key).0)
     }
 
     /// Sends a command as a whole to one storage executor.

@@ -152,7 +152,7 @@ struct Asking {
 impl Asking {
     /// Asks the executor that has `key`, and waits for the answer.
     fn ask(&mut self, key: &[u8], question: &Question<'_>) -> Result<Vec<u8>, CommandError> {
-        let destination = usize::from(self.router.executor_of(Slot::of(key)).0);
+        let destination = usize::from(self.router.executor_of_key(key).0);
         self.ask_at(destination, question)
     }
 
@@ -227,7 +227,7 @@ impl Remote for Asking {
 
     fn keys_at(&mut self, keys: &[DatabaseKey]) -> Result<Vec<Vec<u8>>, CommandError> {
         let mut by_destination: Vec<Vec<DatabaseKey>> = vec![Vec::new(); self.router.executor_count()];
-        let destination_of = |key: &DatabaseKey| usize::from(self.router.executor_of(Slot::of(&key.1)).0);
+        let destination_of = |key: &DatabaseKey| usize::from(self.router.executor_of_key(&key.1).0);
         let destinations: Vec<usize> = keys.iter().map(destination_of).collect();
         for (key, destination) in keys.iter().zip(&destinations) {
             by_destination[*destination].push(key.clone());
