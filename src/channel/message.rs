@@ -249,6 +249,27 @@ impl Batch {
         Some(first)
     }
 
+    /// Whether both batches go back the same way, with what came at the same priority.
+    pub fn goes_back_with(&self, other: &Batch) -> bool {
+        (self.destination, self.priority) == (other.destination, other.priority)
+            && self.reply_to.is_same(&other.reply_to)
+    }
+
+    /// Takes over the responses of a batch that goes back the same way, and its credits: one message in place of two.
+    pub fn absorb(&mut self, other: &Batch) {
+        assert!(
+            self.goes_back_with(other),
+            "a batch has one sender, destination and priority"
+        );
+        let shift = self.replies.len();
+        self.replies.extend_from_slice(&other.replies);
+        self.responses.extend(other.responses.iter().map(|response| Response {
+            reply: Span::new(response.reply.range().start + shift, response.reply.range().len()),
+            ..*response
+        }));
+        self.credits += other.credits;
+    }
+
     /// Takes the responses there are into a batch of their own, which leaves before the other requests are run. The
     /// credits stay here.
     pub fn take_responses(&mut self) -> Box<Batch> {

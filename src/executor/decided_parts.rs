@@ -87,7 +87,11 @@ impl StorageExecutor {
                 None => self.parked.decided.push(decided),
                 Some(is_lost) => {
                     self.release_locks(decided.id);
-                    done.push(self.answer_decided(decided, is_lost));
+                    let answer = self.answer_decided(decided, is_lost);
+                    match done.iter_mut().find(|batch| batch.goes_back_with(&answer)) {
+                        Some(batch) => batch.absorb(&answer),
+                        None => done.push(answer),
+                    }
                 }
             }
         }

@@ -328,6 +328,11 @@ fn client_lines(address: SocketAddr) -> Vec<String> {
         client
     });
     let clients: Vec<Client> = clients.collect();
+    // The last one has sent nothing: another executor could take the next client up, and number it, before that one.
+    let connected = 1 + CLIENTS.len() as u64;
+    assert!(wait_for(
+        || info_number(&mut observer, "clients", "connected_clients") == connected
+    ));
     observer.command(&["SET", "dirty", "1"]);
     let mut blocked = connect();
     blocked.send(&["BLPOP", "nothing", "0"]).expect("the server reads");
