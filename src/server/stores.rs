@@ -231,30 +231,18 @@ impl Stores {
             });
             shard_metrics.push(Arc::clone(&self.shard_metrics[index]));
         }
-<<<<<<< HEAD
         let watched = own.iter().zip(&shard_metrics).map(|(shard, metrics)| Watched {
             database: Arc::clone(shard.database()),
             metrics: Arc::clone(metrics),
         });
         let (threads, commits, reports) = self.start_threads(settings, number, watched.collect())?;
         let own = Shards::new(own, self.router.shard_count());
-=======
-        // One message tells of all commits that have ended.
-        let (commits_sender, commits) = flume::bounded(1);
-        let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
-        let threads = self.start_threads(
-            settings,
-            number,
-            (&own, &shard_metrics),
-            (commits_sender, reports_sender),
-        )?;
->>>>>>> 10cc897 (Server: the threads beside a storage executor are started in a function of their own)
         // Unbounded: senders stay within their credits, which bound what is queued.
         let (sender, requests) = flume::unbounded();
         let executor = StorageExecutor::new(ExecutorParts {
             requests: sender.downgrade(),
             handlers: rows::STORAGE_HANDLERS,
-            shards: Shards::new(own, self.router.shard_count()),
+            shards: own,
             script_seat: ScriptSeat {
                 scripts: Arc::clone(&self.scripts),
                 number,
@@ -278,41 +266,26 @@ impl Stores {
         Ok(())
     }
 
-<<<<<<< HEAD
     /// Starts the threads beside a storage executor; also returns how its committer and its syncer tell it what they
     /// have done.
-=======
-    /// Starts the threads beside a storage executor, which tell it of commits and syncs that have ended.
->>>>>>> 10cc897 (Server: the threads beside a storage executor are started in a function of their own)
     fn start_threads(
         &self,
         settings: &SharedSettings,
         number: usize,
-<<<<<<< HEAD
         watched: Vec<Watched>,
     ) -> Result<(Threads, flume::Receiver<()>, flume::Receiver<SyncReport>), ServerError> {
         let databases: Vec<_> = watched.iter().map(|shard| Arc::clone(&shard.database)).collect();
-=======
-        (own, shard_metrics): (&[Shard], &[Arc<ShardMetrics>]),
-        (commits, reports): (flume::Sender<()>, flume::Sender<SyncReport>),
-    ) -> Result<Threads, ServerError> {
-        let databases: Vec<_> = own.iter().map(|shard| Arc::clone(shard.database())).collect();
->>>>>>> 10cc897 (Server: the threads beside a storage executor are started in a function of their own)
         let background = self.core_map.background.clone();
         let pin_to_background = move || {
             if let Err(error) = topology::pin_current_thread(&background) {
                 tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
             }
         };
-<<<<<<< HEAD
         let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
-=======
->>>>>>> 10cc897 (Server: the threads beside a storage executor are started in a function of their own)
         let syncer = Syncer::start(
             format!("syncer-{number}"),
             databases.clone(),
             settings.clone(),
-<<<<<<< HEAD
             reports_sender,
             pin_to_background.clone(),
         );
@@ -323,20 +296,6 @@ impl Stores {
         let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
         let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched, pin_to_background);
         let threads = Threads {
-=======
-            reports,
-            pin_to_background.clone(),
-        );
-        let committer = Committer::start(format!("committer-{number}"), commits, pin_to_background.clone());
-        let (committer, thread) = committer.map_err(ServerError::Thread)?;
-        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
-        let watched = own.iter().zip(shard_metrics).map(|(shard, metrics)| Watched {
-            database: Arc::clone(shard.database()),
-            metrics: Arc::clone(metrics),
-        });
-        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched.collect(), pin_to_background);
-        Ok(Threads {
->>>>>>> 10cc897 (Server: the threads beside a storage executor are started in a function of their own)
             committer: CommitThread {
                 committer,
                 thread,
@@ -345,12 +304,8 @@ impl Stores {
             syncer: syncer.map_err(ServerError::Thread)?,
             reclaimer: reclaimer.map_err(ServerError::Thread)?,
             disk_watch: disk_watch.map_err(ServerError::Thread)?,
-<<<<<<< HEAD
         };
         Ok((threads, commits, reports))
-=======
-        })
->>>>>>> 10cc897 (Server: the threads beside a storage executor are started in a function of their own)
     }
 
     /// From how many staged writes on a storage executor leaves a batch to its committer: where the executor also has
