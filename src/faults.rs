@@ -33,6 +33,11 @@
 //! panic-in-reclaim=WHEN    ...in the thread that gives space back
 //! hold-storage=WHEN        a storage executor does nothing for a millisecond, again and again (with while:PATH: as
 //!                          long as the file exists); if the file has a number in it, only the executor of that number
+//! forget-residents=WHEN    all collections in memory are dropped after a command
+//! evict-resident=WHEN      one of them is
+//! check-residents=WHEN     what is read of one in memory is compared with the disk and what is staged, and a
+//!                          difference is a bug (a panic)
+//! load-cells=N             a read loads no more than so many cells into memory
 //! skip-redo=WHEN           what is written on several shards is committed without the redo record
 //! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
 //!
@@ -40,6 +45,7 @@
 //!       3..5         from the third to the fifth time
 //!       3..          from the third time on
 //!       while:PATH   as long as that file exists
+//!       every:3      each third time
 //!       3:while:PATH the third time that it could happen while that file exists
 //!
 //! NAME@SHARD=WHEN  a fault of a disk (fail-…, hold-writes, disk-full, stall-writes, low-disk) of that shard
@@ -154,6 +160,30 @@ mod hooks {
     /// Before the storage executor of a number does anything.
     #[inline(always)]
     pub fn hold_storage(_executor: usize) {}
+
+    /// After a command; whether all collections in memory are dropped.
+    #[inline(always)]
+    pub fn forgets_residents() -> bool {
+        false
+    }
+
+    /// After a command; whether one collection in memory is dropped.
+    #[inline(always)]
+    pub fn evicts_resident() -> bool {
+        false
+    }
+
+    /// Before a read of what is in memory; whether that is compared with the disk.
+    #[inline(always)]
+    pub fn checks_residents() -> bool {
+        false
+    }
+
+    /// How many cells a read loads into memory at most.
+    #[inline(always)]
+    pub fn loaded_cells(cells_max: usize) -> usize {
+        cells_max
+    }
 }
 
 #[cfg(feature = "fault-injection")]
@@ -203,9 +233,12 @@ mod hooks {
         PanicInCommit,
         PanicInReclaim,
         HoldStorage,
+        ForgetResidents,
+        EvictResident,
+        CheckResidents,
     }
 
-    const NAMES: [&str; 24] = [
+    const NAMES: [&str; 27] = [
         "fail-sync",
         "fail-write",
         "hold-writes",
@@ -230,6 +263,9 @@ mod hooks {
         "panic-in-commit",
         "panic-in-reclaim",
         "hold-storage",
+        "forget-residents",
+        "evict-resident",
+        "check-residents",
     ];
 
     /// The faults that may be asked for of one shard alone.
@@ -247,6 +283,8 @@ mod hooks {
     enum When {
         /// From one time to another, both included and counted from 1.
         Times(u64, u64),
+        /// Each time whose number is a multiple.
+        Every(u64),
         /// As long as a file exists.
         While(PathBuf),
         /// The time of that number among those while a file exists.
@@ -273,6 +311,7 @@ mod hooks {
             let count = count.fetch_add(1, Ordering::Relaxed) + 1;
             match self {
                 When::Times(from, to) => (*from..=*to).contains(&count),
+                When::Every(times) => count % times == 0,
                 When::While(path) => path.exists(),
                 When::TimeWhile(time, _) => count == *time,
             }
@@ -281,6 +320,9 @@ mod hooks {
         fn parse(text: &str) -> Option<When> {
             if let Some(path) = text.strip_prefix("while:") {
                 return Some(When::While(path.into()));
+            }
+            if let Some(times) = text.strip_prefix("every:") {
+                return times.parse().ok().filter(|times| *times > 0).map(When::Every);
             }
             if let Some((time, path)) = text.split_once(":while:") {
                 return Some(When::TimeWhile(time.parse().ok()?, path.into()));
@@ -307,6 +349,7 @@ mod hooks {
         sync_delay_ms: u64,
         write_delay_ms: u64,
         send_delay_ms: u64,
+        loaded_cells: Option<usize>,
         records_synced_log: bool,
     }
 
@@ -321,6 +364,7 @@ mod hooks {
                     "delay-sync-ms" => plan.sync_delay_ms = number()?,
                     "delay-write-ms" => plan.write_delay_ms = number()?,
                     "delay-send-ms" => plan.send_delay_ms = number()?,
+                    "load-cells" => plan.loaded_cells = Some(number()?.max(1) as usize),
                     "record-synced-log" => plan.records_synced_log = number()? > 0,
                     _ => plan.add(name, When::parse(value).ok_or_else(wrong)?)?,
                 }
@@ -559,6 +603,30 @@ mod hooks {
         }
     }
 
+    /// After a command; whether all collections in memory are dropped.
+    #[inline]
+    pub fn forgets_residents() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::ForgetResidents))
+    }
+
+    /// After a command; whether one collection in memory is dropped.
+    #[inline]
+    pub fn evicts_resident() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::EvictResident))
+    }
+
+    /// Before a read of what is in memory; whether that is compared with the disk.
+    #[inline]
+    pub fn checks_residents() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::CheckResidents))
+    }
+
+    /// How many cells a read loads into memory at most.
+    #[inline]
+    pub fn loaded_cells(cells_max: usize) -> usize {
+        plan().and_then(|plan| plan.loaded_cells).unwrap_or(cells_max)
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;
@@ -577,6 +645,8 @@ mod hooks {
             let on = |shard: &str| plan.happens_in(Fault::DiskFull, &Path::new("data").join(shard));
             let shards = ["shard-0003", "shard-0002", "shard-0002", "shard-0003", "shard-0003"];
             assert_eq!(shards.map(on), [false, false, false, true, false]);
+            assert_eq!(When::parse("every:2"), Some(When::Every(2)));
+            assert_eq!(When::parse("every:0"), None);
             assert_eq!(When::parse("2.."), Some(When::Times(2, u64::MAX)));
             assert_eq!(When::parse("2:while:/f"), Some(When::TimeWhile(2, "/f".into())));
         }

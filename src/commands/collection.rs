@@ -58,7 +58,7 @@ impl Context<'_> {
 
     /// A new empty collection in place of whatever is under a key (`SUNIONSTORE` and the like): there once it is saved.
     pub fn new_collection(&mut self, key: &[u8], kind: Type) -> Result<Collection, CommandError> {
-        let version = self.view.new_version(key)?;
+        let version = self.view.new_version(key, kind)?;
         Ok(Collection {
             owner: Owner {
                 database: self.database,
@@ -351,7 +351,7 @@ pub(super) fn damaged_members() -> CommandError {
 pub(super) const READ_SINGLY_MAX: u64 = 32;
 
 impl Collection {
-    /// The same as [`Context::scan_members`], of the view alone. The order of a sorted set may be in memory.
+    /// The same as [`Context::scan_members`], of the view alone.
     pub fn scan(
         &self,
         view: &mut View<'_>,
@@ -360,12 +360,7 @@ impl Collection {
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        match (self.kind, column, range) {
-            (Type::SortedSet, Column::Score, (from, Some(to))) => {
-                view.scan_order(&self.owner, self.count, (from, to), direction, visit)
-            }
-            _ => view.scan_members(&self.owner, column, range, direction, visit),
-        }
+        view.scan_members((&self.owner, self.count), column, range, direction, visit)
     }
 
     /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone,
@@ -377,21 +372,23 @@ impl Collection {
         mut visit: impl FnMut(&[u8]),
     ) -> Result<(), CommandError> {
         let count = positions.end - positions.start;
-        if count <= READ_SINGLY_MAX {
+        let (from, to) = (positions.start.to_be_bytes(), positions.end.to_be_bytes());
+        let mut visited = 0;
+        let (owner, range) = ((&self.owner, self.count), (&from[..], Some(&to[..])));
+        let mut visit_next = |_: &[u8], member: &[u8]| {
+            visited += 1;
+            visit(member);
+            ControlFlow::Continue(())
+        };
+        if count > READ_SINGLY_MAX {
+            view.scan_members(owner, Column::Score, range, Direction::Forward, visit_next)?;
+        } else if !view.scan_in_memory(owner, Column::Score, range, Direction::Forward, &mut visit_next)? {
             for position in positions {
                 let member = view.member(&self.owner, Column::Score, &position.to_be_bytes())?;
                 visit(member.ok_or_else(damaged_members)?);
             }
             return Ok(());
         }
-        let (from, to) = (positions.start.to_be_bytes(), positions.end.to_be_bytes());
-        let mut visited = 0;
-        let range = (&from[..], Some(&to[..]));
-        view.scan_members(&self.owner, Column::Score, range, Direction::Forward, |_, member| {
-            visited += 1;
-            visit(member);
-            ControlFlow::Continue(())
-        })?;
         match visited == count {
             true => Ok(()),
             false => Err(damaged_members()),

@@ -13,8 +13,8 @@ use crate::storage::pieces::WriteMember;
 use std::ops::ControlFlow;
 
 /// Up to so many fields are listed in the order in which they were added, as Redis does (hash-max-listpack-entries),
-/// and clients have come to like. Each field takes two look-ups, in memory if the hash is in use; larger hashes are
-/// read from disk in one go.
+/// and clients have come to like. A hash that is not in memory takes two look-ups for each field; larger ones are read
+/// in one go.
 pub const LISTED_BY_POSITION_MAX: u64 = 128;
 
 /// Expired fields that a command which writes removes beside its own work, so that what it costs has a bound.
@@ -366,19 +366,49 @@ impl Hash {
             return context.reply_members(&self.collection, Column::Data, all, Direction::Forward, (fields, write));
         }
         let mut written = 0;
-        for position in 0..self.collection.count {
-            let field = context.member_at(&self.collection, position)?;
-            let Context {
-                view, reply, now_ms, ..
-            } = context;
-            let stored = view.member(&self.collection.owner, Column::Data, &field)?;
-            written += u64::from(write(reply, &field, stored.ok_or_else(damaged)?, *now_ms));
-        }
+        self.visit_by_position(context, |reply, field, stored, now_ms| {
+            written += u64::from(write(reply, field, stored, now_ms));
+        })?;
         match written == fields {
             true => Ok(()),
             // The reply would not be what its header says.
             false => Err(damaged()),
         }
+    }
+
+    /// Calls `visit` with the builder of replies and every field that is stored, in the order of their positions, what
+    /// is stored of it, and the time.
+    pub fn visit_by_position(
+        &self,
+        context: &mut Context<'_>,
+        mut visit: impl FnMut(&mut Reply<'_>, &[u8], &[u8], u64),
+    ) -> Result<(), CommandError> {
+        let Collection { owner, count, .. } = &self.collection;
+        let Context {
+            view, reply, now_ms, ..
+        } = context;
+        let mut visited = 0;
+        let in_memory = view.visit_by_position((owner, *count), |field, stored| {
+            visited += 1;
+            visit(reply, field, stored, *now_ms);
+            ControlFlow::Continue(())
+        })?;
+        if let Some(are_all) = in_memory {
+            return if are_all && visited == *count {
+                Ok(())
+            } else {
+                Err(damaged())
+            };
+        }
+        for position in 0..*count {
+            let field = context.member_at(&self.collection, position)?;
+            let Context {
+                view, reply, now_ms, ..
+            } = context;
+            let stored = view.member(owner, Column::Data, &field)?;
+            visit(reply, &field, stored.ok_or_else(damaged)?, *now_ms);
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,6 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::collection::{Column, damaged_members};
 use super::hash::{Hash, LISTED_BY_POSITION_MAX, living, write_living};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use super::random::Shuffled;
@@ -419,10 +418,6 @@ fn fields_by_position<T>(
     item: &impl Fn(&[u8], &[u8]) -> Option<T>,
 ) -> Result<Vec<T>, CommandError> {
     let mut found = Vec::new();
-    for position in 0..hash.stored_fields() {
-        let field = context.member_at(hash.collection(), position)?;
-        let stored = context.member(hash.collection(), Column::Data, &field)?;
-        found.extend(item(&field, stored.ok_or_else(damaged_members)?));
-    }
+    hash.visit_by_position(context, |_, field, stored, _| found.extend(item(field, stored)))?;
     Ok(found)
 }

@@ -257,7 +257,7 @@ fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) 
         context.view.write_stored(target, to, Some(stored))?;
         return Ok(true);
     }
-    let version = context.view.new_version(to)?;
+    let version = context.view.new_version(to, record.kind)?;
     let copy = Record { version, ..record };
     context.view.write(target, to, &copy)?;
     let owner = |database, key: &[u8], version| Owner {
@@ -269,8 +269,9 @@ fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) 
         owner(context.database, from, record.version),
         owner(target, to, version),
     );
+    let count = Collection::of_record(context.database, &from.key, &record)?.count;
     for column in [Column::Data, Column::Score] {
-        copy_members(&mut context.view, column, &from, &to)?;
+        copy_members(&mut context.view, column, (&from, count), &to)?;
     }
     Ok(true)
 }
@@ -282,7 +283,7 @@ const COPIED_MEMBERS_MAX: usize = 64 * 1024;
 /// Bytes of members that are copied at a time: beside the copies, which stay in memory until they are committed.
 const COPIED_BYTES_MAX: usize = 16 << 20;
 
-fn copy_members(view: &mut View<'_>, column: Column, from: &Owner, to: &Owner) -> Outcome {
+fn copy_members(view: &mut View<'_>, column: Column, from: (&Owner, u64), to: &Owner) -> Outcome {
     let mut next = Some(Vec::new());
     while let Some(start) = next.take() {
         let mut piece: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();

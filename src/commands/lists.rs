@@ -174,24 +174,15 @@ impl List {
         direction: Direction,
         mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
     ) -> Outcome {
-        let owner = &self.collection.owner;
+        let owner = (&self.collection.owner, self.len());
         let mut left = range.clone();
         let next = |left: &mut Range<u64>| match direction {
             Direction::Forward => left.next(),
             Direction::Backward => left.next_back(),
         };
-        if range.end.saturating_sub(range.start) <= READ_SINGLY_MAX {
-            while let Some(index) = next(&mut left) {
-                let element = view.member(owner, Column::Data, &self.member(index))?;
-                if visit(index, element.ok_or_else(damaged)?).is_break() {
-                    break;
-                }
-            }
-            return Ok(());
-        }
         let (from, to) = (self.member(range.start), self.member(range.end));
         let mut ended = false;
-        view.scan_members(owner, Column::Data, (&from, Some(&to)), direction, |member, element| {
+        let mut visit_next = |member: &[u8], element: &[u8]| {
             match next(&mut left) {
                 Some(index) if self.member(index) == *member => {
                     let flow = visit(index, element);
@@ -201,7 +192,19 @@ impl List {
                 // An element is missing, or there is one too many.
                 _ => ControlFlow::Break(()),
             }
-        })?;
+        };
+        let between = (&from[..], Some(&to[..]));
+        if range.end.saturating_sub(range.start) > READ_SINGLY_MAX {
+            view.scan_members(owner, Column::Data, between, direction, visit_next)?;
+        } else if !view.scan_in_memory(owner, Column::Data, between, direction, &mut visit_next)? {
+            while let Some(index) = next(&mut left) {
+                let element = view.member(owner.0, Column::Data, &self.member(index))?;
+                if visit(index, element.ok_or_else(damaged)?).is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         if ended || left.is_empty() {
             Ok(())
         } else {

@@ -242,7 +242,7 @@ impl StringEdit {
         let Content::Whole(bytes) = &self.content else {
             return Ok(());
         };
-        self.owner.version = context.view.new_version(&self.owner.key)?;
+        self.owner.version = context.view.new_version(&self.owner.key, Type::String)?;
         let chunks = bytes.chunks(STRING_CHUNK_LEN).enumerate();
         let touched = chunks
             .filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0))

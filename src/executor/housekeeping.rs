@@ -172,9 +172,10 @@ impl StorageExecutor {
             metrics.hits.set(counters.hits);
             metrics.misses.set(counters.misses);
             metrics.evictions.set(counters.evictions);
-            let cached = shard.records().bytes() + shard.orders().bytes();
-            metrics.cache_bytes.set(cached as u64);
+            metrics.cache_bytes.set(shard.records().bytes() as u64);
             metrics.cache_records.set(shard.records().len() as u64);
+            metrics.resident_bytes.set(shard.residents().bytes() as u64);
+            metrics.resident_collections.set(shard.residents().len() as u64);
             metrics.committed_epoch.set(shard.committed_epoch());
             metrics
                 .durable_epoch

@@ -215,7 +215,8 @@ impl StorageExecutor {
             }
             Question::Members(owner, column, range, direction, count) => {
                 let mut left = count;
-                view.scan_members(&owner, column, range, direction, |member, value| {
+                // How many members there are is not told, so that none are loaded into memory.
+                view.scan_members((&owner, u64::MAX), column, range, direction, |member, value| {
                     if left == 0 {
                         return ControlFlow::Break(());
                     }

@@ -225,6 +225,8 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     );
     lines.add_bytes("value_cache", sum(|shard| shard.cache_bytes.get()));
     lines.add("value_cache_records", sum(|shard| shard.cache_records.get()));
+    lines.add_bytes("resident_cache", sum(|shard| shard.resident_bytes.get()));
+    lines.add("resident_collections", sum(|shard| shard.resident_collections.get()));
     lines.add_bytes("block_cache", server.resources.block_cache_bytes() as u64);
     let (cached, text_bytes) = server.scripts.cached();
     let interpreters = server.scripts.memory() as u64;
@@ -472,7 +474,7 @@ fn write_shards(server: &ServerState, lines: &mut Lines) {
             format_args!("shard{number}"),
             format_args!(
                 "executor={},state={state},keys={keys},hits={},misses={},cache_bytes={},cache_records={},evictions={},\
-                 file_bytes={},memtable_bytes={},pending_compaction_bytes={},committed_epoch={},durable_epoch={},\
+                 resident_bytes={},resident_collections={},file_bytes={},memtable_bytes={},pending_compaction_bytes={},committed_epoch={},durable_epoch={},\
                  expired_keys={},reclaims_pending={},reclaimed_collections={}",
                 shard.executor,
                 shard.hits.get(),
@@ -480,6 +482,8 @@ fn write_shards(server: &ServerState, lines: &mut Lines) {
                 shard.cache_bytes.get(),
                 shard.cache_records.get(),
                 shard.evictions.get(),
+                shard.resident_bytes.get(),
+                shard.resident_collections.get(),
                 shard.file_bytes.get(),
                 shard.memtable_bytes.get(),
                 shard.pending_compaction_bytes.get(),

@@ -297,6 +297,10 @@ pub struct ShardMetrics {
     pub cache_bytes: Counter,
     /// Records in the table.
     pub cache_records: Counter,
+    /// Bytes of the collections that are in memory.
+    pub resident_bytes: Counter,
+    /// How many collections are in memory.
+    pub resident_collections: Counter,
     /// Keys deleted by the expiry sweep.
     pub expired_keys: Counter,
     /// The newest committed epoch.

@@ -323,6 +323,15 @@ pub fn has_members(record: &[u8]) -> bool {
     record.first().is_some_and(|tag| tag & HAS_VERSION != 0)
 }
 
+/// The version in a stored record without decoding the rest; `None` if it has none.
+#[inline]
+pub fn version_of(record: &[u8]) -> Option<u64> {
+    let (tag, rest) = record.split_first()?;
+    let rest = if tag & HAS_DEADLINE != 0 { rest.get(8..)? } else { rest };
+    let version = rest.first_chunk().filter(|_| tag & HAS_VERSION != 0)?;
+    Some(u64::from_be_bytes(*version))
+}
+
 /// The member under which a chunk of a string lies in `data`.
 #[inline]
 pub fn chunk_member(number: u32) -> [u8; 4] {
@@ -393,6 +402,12 @@ pub fn version_prefix(bytes: &[u8]) -> Option<&[u8]> {
     let (len, _) = bytes.get(PREFIX_LEN..)?.split_first_chunk::<4>()?;
     let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
     bytes.get(..PREFIX_LEN.checked_add(4)?.checked_add(len)?.checked_add(8)?)
+}
+
+/// What all members of a version begin with that belongs to a key of `meta`.
+pub fn members_of_version(meta_key: &[u8], version: u64) -> Option<Vec<u8>> {
+    let (database, slot, key) = split_meta_key(meta_key)?;
+    Some(member_key(database, slot, key, version, b""))
 }
 
 /// What the keys of dead versions begin with in `system`.
@@ -671,6 +686,16 @@ pub fn split_score_value(value: &[u8]) -> Option<f64> {
 /// What begins the keys in `score` that stand for a node's children, and for their counts.
 const SCORE_CHILDREN: u8 = 1;
 const SCORE_COUNTS: u8 = 2;
+
+/// Where in `score` the nodes of a sorted set's tree lie, behind its members: from the first to before the second. No
+/// other type has keys there.
+pub const NODES_RANGE: ([u8; 1], [u8; 1]) = ([SCORE_CHILDREN], [SCORE_COUNTS + 1]);
+
+/// Whether a key of `score` is that of a node of a sorted set's tree.
+#[inline]
+pub fn is_node_key(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(SCORE_CHILDREN | SCORE_COUNTS)))
+}
 
 /// The most levels of a sorted set's tree: with blocks that are a quarter full and nodes that have four children, more
 /// than 2^64 members.

@@ -2,8 +2,8 @@
 //!
 //! A queue by priority takes the lowest member again and again, and members come with any score below the others:
 //! between the lowest and the next lie all that were taken before, deleted but not compacted. To walk past them takes
-//! the longer the more there are. A set that is too large to be [kept in memory](super::orders) is given a gap where
-//! such a walk was slow: from one key to before another there is nothing. Writes are applied to the gaps: a key that
+//! the longer the more there are. A set that is not [in memory](super::resident) is given a gap where such a walk was
+//! slow: from one key to before another there is nothing. Writes are applied to the gaps: a key that
 //! comes splits a gap, one that goes joins those on both sides.
 
 use super::database::Direction;

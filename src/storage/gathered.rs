@@ -494,7 +494,7 @@ impl Keyspace for Gathered {
         Ok(())
     }
 
-    fn new_version(&mut self, _: &[u8]) -> Result<u64, CommandError> {
+    fn new_version(&mut self, _: &[u8], _: Type) -> Result<u64, CommandError> {
         self.last_version = (self.last_version + 1).max(self.now_ms * 1000);
         Ok(self.last_version)
     }
@@ -542,6 +542,7 @@ impl Keyspace for Gathered {
     fn scan_members(
         &mut self,
         owner: &Owner,
+        _members: u64,
         column: Column,
         (from, to): Range<'_>,
         direction: Direction,
@@ -790,7 +791,7 @@ mod tests {
             ControlFlow::Continue(())
         };
         gathered
-            .scan_members(owner, Column::Data, range, direction, &mut visit)
+            .scan_members(owner, 1, Column::Data, range, direction, &mut visit)
             .expect("members that are here");
         found
     }
@@ -828,7 +829,7 @@ mod tests {
     #[test]
     fn a_new_version_has_nothing_of_the_old_one() {
         let (mut gathered, mut owner) = with_collection(Some(&["a"]));
-        owner.version = gathered.new_version(b"k").expect("a version");
+        owner.version = gathered.new_version(b"k", Type::Hash).expect("a version");
         assert_eq!(names(&mut gathered, &owner, (b"", None), Direction::Forward), [""; 0]);
         gathered
             .write_member(&owner, Column::Data, b"z", Some(Vec::new()))
@@ -1010,7 +1011,7 @@ mod tests {
                 ControlFlow::Continue(())
             };
             gathered
-                .scan_members(&owner, Column::Data, (b"", None), direction, &mut visit)
+                .scan_members(&owner, 1, Column::Data, (b"", None), direction, &mut visit)
                 .unwrap();
             if direction == Direction::Backward {
                 found.reverse();

@@ -68,8 +68,8 @@ pub trait Keyspace {
     /// Writes a record in its stored form, `None` for a deletion.
     fn write_stored(&mut self, database: u8, key: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError>;
 
-    /// A version for a new collection under a key.
-    fn new_version(&mut self, key: &[u8]) -> Result<u64, CommandError>;
+    /// A version for a new collection of a type under a key.
+    fn new_version(&mut self, key: &[u8], kind: Type) -> Result<u64, CommandError>;
 
     /// The value of a member of a collection.
     fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError>;
@@ -83,11 +83,12 @@ pub trait Keyspace {
         value: Option<Vec<u8>>,
     ) -> Result<(), CommandError>;
 
-    /// Calls `visit` with the members of a collection from one (inclusive) to another (exclusive; `None`: to the last)
-    /// and their values, in their order or backwards, until it breaks.
+    /// Calls `visit` with the members of a collection that has `members` members, from one (inclusive) to another
+    /// (exclusive; `None`: to the last) and their values, in their order or backwards, until it breaks.
     fn scan_members(
         &mut self,
         owner: &Owner,
+        members: u64,
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
@@ -127,16 +128,46 @@ pub trait Keyspace {
     /// What the running command has read and written.
     fn touched(&mut self) -> &mut Touched;
 
-    /// [`Keyspace::scan_members`] of the order of a sorted set that has `members` members.
-    fn scan_order(
+    /// The same if all members of the range are in memory; whether they are.
+    fn scan_in_memory(
         &mut self,
-        owner: &Owner,
+        _owner: &Owner,
         _members: u64,
-        (from, to): (&[u8], &[u8]),
-        direction: Direction,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), CommandError> {
-        self.scan_members(owner, Column::Score, (from, Some(to)), direction, visit)
+        _column: Column,
+        _range: (&[u8], Option<&[u8]>),
+        _direction: Direction,
+        _visit: &mut Visit<'_>,
+    ) -> Result<bool, CommandError> {
+        Ok(false)
+    }
+
+    /// Calls `visit` with the members of a hash or set that has `members` members and with what `data` has of them, in
+    /// the order of their positions, until it breaks, if all are in memory. Whether all were there; `None` if they are
+    /// not in memory.
+    fn visit_by_position(
+        &mut self,
+        _owner: &Owner,
+        _members: u64,
+        _visit: &mut Visit<'_>,
+    ) -> Result<Option<bool>, CommandError> {
+        Ok(None)
+    }
+
+    /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
+    /// in memory.
+    fn rank_in_memory(&mut self, _owner: &Owner, _members: u64, _key: &[u8]) -> Result<Option<u64>, CommandError> {
+        Ok(None)
+    }
+
+    /// The key in `score` of the member of a sorted set of `members` members before which lie `rank` others; `None` if
+    /// they are not in memory.
+    fn key_at_rank_in_memory(
+        &mut self,
+        _owner: &Owner,
+        _members: u64,
+        _rank: u64,
+    ) -> Result<Option<Vec<u8>>, CommandError> {
+        Ok(None)
     }
 
     /// Calls `visit` with the stored bytes of a part of a string in chunks, in order, until it breaks; what is not
@@ -152,7 +183,7 @@ pub trait Keyspace {
         let end = u32::try_from(part.end.div_ceil(STRING_CHUNK_LEN)).map_err(too_long)?;
         let (from, to) = (encoding::chunk_member(first), encoding::chunk_member(end));
         let range = (&from[..], Some(&to[..]));
-        self.scan_members(owner, Column::Data, range, Direction::Forward, &mut |member, chunk| {
+        let visit_chunk = &mut |member: &[u8], chunk: &[u8]| {
             let Some(number) = encoding::chunk_number(member) else {
                 return ControlFlow::Continue(());
             };
@@ -162,7 +193,8 @@ pub trait Keyspace {
                 true => visit(from - part.start, &chunk[from - start..to - start]),
                 false => ControlFlow::Continue(()),
             }
-        })
+        };
+        self.scan_members(owner, u64::MAX, Column::Data, range, Direction::Forward, visit_chunk)
     }
 
     /// A key of a slot that is alive, picked with `random`, which draws a number below another.

@@ -5,18 +5,19 @@
 //! committer, and [`Shard::finish_commit`] learns what became of it. Every committed
 //! batch of a shard passes through these two.
 
-mod order;
+mod member_reads;
 mod redo_parts;
 
 use super::database::{BatchWriter, Column, Cursor, Database, DatabaseError, Direction, RangeReader, Staging, Writes};
 use super::dead_versions;
-use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, deadline_of, due_of};
+use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of};
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
-use super::orders::Orders;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
+use super::resident::residents::Residents;
 use super::scan_positions::ScanPositions;
 use crate::error::CommandError;
+use crate::faults;
 use crate::slots::{ShardId, Slot};
 use crate::storage::transaction_scope::{DatabaseKey, TransactionId};
 use std::collections::BTreeSet;
@@ -29,9 +30,6 @@ const WRITES_WHILE_STALLED_MAX: usize = 4096;
 
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
 const CHUNKS_LOOKED_UP_MAX: u32 = 64;
-
-/// The orders of hot sorted sets get this part of the memory for hot records, on top of it.
-const ORDERS_SHARE: usize = 8;
 
 /// What a shard can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +165,7 @@ pub struct Shard {
     id: ShardId,
     database: Arc<Database>,
     pub(super) records: Records,
-    orders: Orders,
+    residents: Residents,
     gaps: Gaps,
     ranges: RangeReader,
     hasher: foldhash::fast::RandomState,
@@ -300,7 +298,8 @@ impl Shard {
             id,
             database,
             records,
-            orders: Orders::new(value_cache_bytes / ORDERS_SHARE),
+            // As much again as the hot records have.
+            residents: Residents::new(value_cache_bytes),
             gaps: Gaps::default(),
             ranges: RangeReader::default(),
             hasher: foldhash::fast::RandomState::default(),
@@ -384,6 +383,7 @@ impl Shard {
     pub fn begin_turn(&mut self, epoch: u64) {
         assert!(epoch > self.epoch, "epochs only grow");
         self.epoch = epoch;
+        self.residents.begin_turn();
         if self.joined.capacity() > RECORD_BYTES_KEPT_MAX {
             self.joined = Vec::new();
         }
@@ -577,7 +577,15 @@ impl Shard {
                 Some(number) => give(number, chunk),
                 None => ControlFlow::Continue(()),
             };
-            return self.scan_members((owner, slot), Column::Data, range, Direction::Forward, &mut visit);
+            // Chunks are never in memory as members are.
+            return self.scan_members(
+                (owner, slot),
+                u64::MAX,
+                Column::Data,
+                range,
+                Direction::Forward,
+                &mut visit,
+            );
         }
         for number in first..end {
             let member = encoding::chunk_member(number);
@@ -642,6 +650,8 @@ impl Shard {
         }
         let counts_were_right = self.wide.counts.replace(&self.key, old, new);
         let marker = dead_versions::marker_of_dead_version(&self.key, old, new);
+        let version = |record: Option<&[u8]>| record.and_then(encoding::version_of);
+        let dead_version = version(old).filter(|dead| version(new) != Some(*dead));
         if self.lifecycle.is_tracking()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
             && let Some(number) = number_of(&self.wide.databases, physical)
@@ -649,12 +659,14 @@ impl Shard {
             self.lifecycle.replaced(number, key, old, new);
         }
         if self.tracks_modified {
-            let version = |record: Option<&[u8]>| record.and_then(Record::decode).map(|record| record.version);
-            let is_same = old.is_some() && version(old) == version(new);
+            let is_same = old.is_some() && new.is_some() && version(old) == version(new);
             self.add_modified_record(self.is_quiet && is_same);
         }
         if !counts_were_right {
             self.report_wrong_counts();
+        }
+        if let Some(dead_version) = dead_version {
+            self.drop_members(dead_version);
         }
         self.begin_staging();
         let hash_and_column = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
@@ -695,28 +707,15 @@ impl Shard {
         Ok(true)
     }
 
-    /// A version for a new collection: greater than any that this shard has given out, in this run or an earlier one.
-    pub fn new_version(&mut self, now_ms: u64) -> u64 {
+    /// A version for a new collection of a type: greater than any that this shard has given out, in this run or an
+    /// earlier one.
+    pub fn new_version(&mut self, kind: Type, now_ms: u64) -> u64 {
         // A thousand collections per millisecond, for ever, before it runs ahead of the clock.
         self.last_version = (self.last_version + 1).max(now_ms * 1000);
+        if kind != Type::String {
+            self.residents.born(self.last_version);
+        }
         self.last_version
-    }
-
-    /// The value of a member of a collection, and the newest epoch whose writes were seen in finding it.
-    pub fn member(
-        &mut self,
-        (owner, slot): (&Owner, Slot),
-        column: Column,
-        member: &[u8],
-    ) -> Result<(Option<&[u8]>, u64), CommandError> {
-        self.check_readable()?;
-        self.set_member_key(owner, slot, member);
-        let (value, epoch) = match self.find_in(column)? {
-            Found::Entry(index) => (self.records.value(index), self.records.epoch(index)),
-            Found::Large => (Some(&*self.large), self.records.forgotten_epoch()),
-            Found::Absent => (None, self.records.forgotten_epoch()),
-        };
-        Ok((value, epoch.max(self.whole_epoch)))
     }
 
     /// Stages a member of a collection (`None` deletes), whatever there is. Returns the epoch it will be committed in.
@@ -732,12 +731,8 @@ impl Shard {
         if self.tracks_modified {
             self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
-        let is_there = value.is_some();
-        let epoch = self.stage_here(column, value);
-        if column == Column::Score {
-            self.order_changed(member, is_there);
-        }
-        Ok(epoch)
+        self.cell_changes(column, member, value.as_deref());
+        Ok(self.stage_here(column, value))
     }
 
     /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be committed in.
@@ -748,23 +743,6 @@ impl Shard {
         self.begin_staging();
         self.records.stage(index, hash_and_column, &self.key, value, self.epoch);
         self.epoch
-    }
-
-    /// Calls `visit` with the members of a collection from `from` (inclusive) to `to` (exclusive; `None`: to the last)
-    /// and their values, in their order or backwards, until it breaks. Returns the newest epoch whose writes were seen.
-    pub fn scan_members(
-        &mut self,
-        owner: (&Owner, Slot),
-        column: Column,
-        range: (&[u8], Option<&[u8]>),
-        direction: Direction,
-        visit: &mut Visit<'_>,
-    ) -> Result<u64, CommandError> {
-        self.check_readable()?;
-        let (from, to, prefix_len) = self.member_range(owner, range);
-        self.scan_range(column, (&from, &to), direction, |key, value| {
-            visit(&key[prefix_len..], value)
-        })
     }
 
     /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to
@@ -879,6 +857,12 @@ impl Shard {
         self.whole_undo.clear();
         self.expiry_changes_kept = self.expiry_changes.len();
         self.modified_kept = self.modified.len();
+        if faults::forgets_residents() {
+            self.residents.clear();
+        }
+        if faults::evicts_resident() {
+            self.residents.evict_next();
+        }
     }
 
     /// The running command failed: its writes are rolled back.
@@ -917,7 +901,7 @@ impl Shard {
         while self.whole_undo.len() > mark.whole_changes {
             let Some(undo) = self.whole_undo.pop() else { break };
             // What was learned since of emptied databases is not true any more.
-            self.forget_orders();
+            self.forget_members();
             self.roll_back_records(undo.changes);
             self.wide = undo.wide;
         }
@@ -931,7 +915,7 @@ impl Shard {
     fn roll_back_records(&mut self, kept: usize) {
         let Shard {
             wide: Wide { counts, .. },
-            orders,
+            residents,
             gaps,
             records,
             ..
@@ -939,8 +923,8 @@ impl Shard {
         let mut counts_were_right = true;
         records.roll_back_command(kept, |undone| match undone.column {
             Column::Meta => counts_were_right &= counts.replace(undone.key, undone.staged, undone.restored),
-            Column::Score => order::forget_owner_of(orders, gaps, undone.key),
-            _ => {}
+            Column::Data | Column::Score => member_reads::forget_owner_of(residents, gaps, undone.key),
+            Column::Expiry | Column::System => {}
         });
         if !counts_were_right {
             self.report_wrong_counts();
@@ -1270,7 +1254,7 @@ impl Shard {
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
         self.records.roll_back_all();
-        self.forget_orders();
+        self.forget_members();
         self.wide = self.wide_committed;
         self.whole_undo.clear();
         self.expiry_changes.clear();
@@ -1318,7 +1302,7 @@ impl Shard {
                 *counts = Counts::default();
             }
         }
-        self.forget_orders();
+        self.forget_members();
         Ok(self.epoch)
     }
 

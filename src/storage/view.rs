@@ -122,9 +122,9 @@ impl View<'_> {
         of_keyspace!(self, write_stored(database, key, value))
     }
 
-    /// A version for a new collection under a key.
-    pub fn new_version(&mut self, key: &[u8]) -> Result<u64, CommandError> {
-        of_keyspace!(self, new_version(key))
+    /// A version for a new collection of a type under a key.
+    pub fn new_version(&mut self, key: &[u8], kind: Type) -> Result<u64, CommandError> {
+        of_keyspace!(self, new_version(key, kind))
     }
 
     /// The value of a member of a collection.
@@ -148,29 +148,61 @@ impl View<'_> {
         of_keyspace!(self, write_member(owner, column, member, None))
     }
 
-    /// Calls `visit` with the members of a collection from one (inclusive) to another (exclusive; `None`: to the last)
-    /// and their values, in their order or backwards, until it breaks. Earlier writes of the same command are seen.
+    /// Calls `visit` with the members of a collection that has `members` members, as its record says, from one
+    /// (inclusive) to another (exclusive; `None`: to the last) and their values, in their order or backwards, until it
+    /// breaks. Earlier writes of the same command are seen.
     pub fn scan_members(
         &mut self,
-        owner: &Owner,
+        (owner, members): (&Owner, u64),
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        of_keyspace!(self, scan_members(owner, column, range, direction, &mut visit))
+        of_keyspace!(self, scan_members(owner, members, column, range, direction, &mut visit))
     }
 
-    /// The same of a sorted set of `members` members, from one key of `score` to before another.
-    pub fn scan_order(
+    /// The same if all members of the range are in memory; whether they are. To read few members one by one is faster
+    /// than a scan that is not in memory.
+    pub fn scan_in_memory(
         &mut self,
-        owner: &Owner,
-        members: u64,
-        range: (&[u8], &[u8]),
+        (owner, members): (&Owner, u64),
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), CommandError> {
-        of_keyspace!(self, scan_order(owner, members, range, direction, &mut visit))
+    ) -> Result<bool, CommandError> {
+        of_keyspace!(
+            self,
+            scan_in_memory(owner, members, column, range, direction, &mut visit)
+        )
+    }
+
+    /// Calls `visit` with the members of a hash or set that has `members` members and with what `data` has of them, in
+    /// the order of their positions, until it breaks, if all are in memory. Whether all were there; `None` if they are
+    /// not in memory.
+    pub fn visit_by_position(
+        &mut self,
+        (owner, members): (&Owner, u64),
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<Option<bool>, CommandError> {
+        of_keyspace!(self, visit_by_position(owner, members, &mut visit))
+    }
+
+    /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
+    /// in memory.
+    pub fn rank_in_memory(&mut self, (owner, members): (&Owner, u64), key: &[u8]) -> Result<Option<u64>, CommandError> {
+        of_keyspace!(self, rank_in_memory(owner, members, key))
+    }
+
+    /// The key in `score` of the member of a sorted set of `members` members before which lie `rank` others; `None` if
+    /// they are not in memory.
+    pub fn key_at_rank_in_memory(
+        &mut self,
+        (owner, members): (&Owner, u64),
+        rank: u64,
+    ) -> Result<Option<Vec<u8>>, CommandError> {
+        of_keyspace!(self, key_at_rank_in_memory(owner, members, rank))
     }
 
     /// The remainder of a reply that says something of the members of a range, but for the first `skip`; `None` if the
@@ -418,6 +450,14 @@ impl LocalShards<'_> {
     }
 }
 
+/// What was found, and the newest epoch whose writes were seen: 0, where nothing was.
+fn split_epoch<T>(found: Option<(T, u64)>) -> (Option<T>, u64) {
+    match found {
+        Some((found, epoch)) => (Some(found), epoch),
+        None => (None, 0),
+    }
+}
+
 impl Keyspace for LocalShards<'_> {
     #[inline]
     fn read(&mut self, database: u8, key: &[u8]) -> Result<Option<Record<'_>>, CommandError> {
@@ -444,10 +484,10 @@ impl Keyspace for LocalShards<'_> {
         self.shards.with_slot(slot, write)
     }
 
-    fn new_version(&mut self, key: &[u8]) -> Result<u64, CommandError> {
+    fn new_version(&mut self, key: &[u8], kind: Type) -> Result<u64, CommandError> {
         let index = self.shards.index_of(Slot::of(key))?;
         let now_ms = self.shards.now_ms();
-        Ok(self.shards.list[index].new_version(now_ms))
+        Ok(self.shards.list[index].new_version(kind, now_ms))
     }
 
     fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
@@ -471,14 +511,71 @@ impl Keyspace for LocalShards<'_> {
     fn scan_members(
         &mut self,
         owner: &Owner,
+        members: u64,
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), CommandError> {
         let slot = Slot::of(&owner.key);
-        let scan = |shard: &mut Shard| Ok(((), shard.scan_members((owner, slot), column, range, direction, visit)?));
-        self.shards.with_slot(slot, scan)
+        self.shards.with_slot(slot, |shard| {
+            let epoch = shard.scan_members((owner, slot), members, column, range, direction, visit)?;
+            Ok(((), epoch))
+        })
+    }
+
+    /// As [`Shard::scan_in_memory`].
+    fn scan_in_memory(
+        &mut self,
+        owner: &Owner,
+        members: u64,
+        column: Column,
+        range: (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<bool, CommandError> {
+        let slot = Slot::of(&owner.key);
+        self.shards.with_slot(slot, |shard| {
+            let seen = shard.scan_in_memory((owner, slot), members, column, range, direction, visit)?;
+            Ok((seen.is_some(), seen.unwrap_or(0)))
+        })
+    }
+
+    /// As [`Shard::visit_by_position`].
+    fn visit_by_position(
+        &mut self,
+        owner: &Owner,
+        members: u64,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<bool>, CommandError> {
+        let slot = Slot::of(&owner.key);
+        let visit = |shard: &mut Shard| Ok(split_epoch(shard.visit_by_position((owner, slot), members, visit)?));
+        self.shards.with_slot(slot, visit)
+    }
+
+    /// As [`Shard::rank_in_memory`].
+    fn rank_in_memory(&mut self, owner: &Owner, members: u64, key: &[u8]) -> Result<Option<u64>, CommandError> {
+        let slot = Slot::of(&owner.key);
+        let find = |shard: &mut Shard| Ok(split_epoch(shard.rank_in_memory((owner, slot), members, key)?));
+        self.shards.with_slot(slot, find)
+    }
+
+    /// As [`Shard::key_at_rank_in_memory`].
+    fn key_at_rank_in_memory(
+        &mut self,
+        owner: &Owner,
+        members: u64,
+        rank: u64,
+    ) -> Result<Option<Vec<u8>>, CommandError> {
+        let slot = Slot::of(&owner.key);
+        let find = |shard: &mut Shard| {
+            Ok(split_epoch(shard.key_at_rank_in_memory(
+                (owner, slot),
+                members,
+                rank,
+            )?))
+        };
+        self.shards.with_slot(slot, find)
     }
 
     fn begin_inner(&mut self) {
@@ -566,20 +663,6 @@ impl Keyspace for LocalShards<'_> {
     #[inline]
     fn touched(&mut self) -> &mut Touched {
         &mut self.shards.touched
-    }
-
-    /// As [`Shard::scan_order`], which need not look again and again at what was deleted.
-    fn scan_order(
-        &mut self,
-        owner: &Owner,
-        members: u64,
-        range: (&[u8], &[u8]),
-        direction: Direction,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), CommandError> {
-        let slot = Slot::of(&owner.key);
-        let scan = |shard: &mut Shard| Ok(((), shard.scan_order((owner, slot), members, range, direction, visit)?));
-        self.shards.with_slot(slot, scan)
     }
 
     /// As [`Shard::visit_chunks`], which looks up single chunks, where they may be hot.

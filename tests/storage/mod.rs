@@ -21,7 +21,7 @@ mod durability;
 mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
-mod orders;
+mod resident_members;
 mod shard;
 mod space;
 #[cfg(feature = "fault-injection")]

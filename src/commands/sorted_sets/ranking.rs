@@ -1,6 +1,6 @@
 //! Ranks: how many members of a sorted set come before one, and which member is at a rank.
 //!
-//! A set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same
+//! Where a set's order is in memory, that knows its ranks. For where it is not, a set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same
 //! column. A rank costs two small reads per level (a million members make three levels) and then one walk along part of
 //! a block. A member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one
 //! or so also splits a block (a walk along half of it).
@@ -189,6 +189,9 @@ fn whole(set: &Collection) -> Block {
 
 /// How many members have keys below `key`.
 pub fn rank(context: &mut Context<'_>, set: &Collection, key: &[u8]) -> Result<u64, CommandError> {
+    if let Some(rank) = context.view.rank_in_memory((&set.owner, set.count), key)? {
+        return Ok(rank);
+    }
     let mut tree = tree(context, set, &header(set)?);
     let block = tree.block_of_key(key)?.unwrap_or_else(|| whole(set));
     if *key >= *block.to {
@@ -219,6 +222,17 @@ pub fn stretch_at(
     take: u64,
     direction: Direction,
 ) -> Result<Stretch, CommandError> {
+    if let Some(key) = context.view.key_at_rank_in_memory((&set.owner, set.count), rank)? {
+        let stretch = Stretch::from_end(direction, take);
+        return Ok(match direction {
+            Direction::Forward => Stretch { from: key, ..stretch },
+            // The first key behind it.
+            Direction::Backward => Stretch {
+                to: [&key[..], &[0]].concat(),
+                ..stretch
+            },
+        });
+    }
     let mut tree = tree(context, set, &header(set)?);
     let block = tree.block_of_rank(rank)?.unwrap_or_else(|| whole(set));
     let into = rank.saturating_sub(block.before);

@@ -5,7 +5,7 @@ use crate::error::CommandError;
 use crate::faults;
 use crate::slots::Slot;
 use crate::storage::database::{Column, Direction};
-use crate::storage::encoding::{self, Record};
+use crate::storage::encoding::{self, Record, Type};
 use crate::storage::fields::FieldWriter;
 use crate::storage::redo::Write;
 use crate::storage::shard::Owner;
@@ -36,6 +36,17 @@ impl Shard {
     /// changes nothing.
     pub fn apply(&mut self, writes: &[Write]) -> Result<u64, CommandError> {
         let mut epoch = 0;
+        // Before the first member of a new collection is staged: nothing of it is on disk, or the shard would have seen
+        // its version.
+        for write in writes {
+            if let Write::Record { value: Some(value), .. } = write
+                && let Some(record) = Record::decode(value)
+                && record.version > self.last_version
+                && record.kind != Type::String
+            {
+                self.residents.born(record.version);
+            }
+        }
         for write in writes {
             let slot = Slot::of(write.key().unwrap_or_default());
             let (written, version) = match write {
@@ -230,11 +241,15 @@ impl Shard {
             key: key.to_vec(),
             version: record.version,
         };
+        // A string in chunks has no count, and its chunks are not in memory.
+        let count = record.payload.first_chunk().filter(|_| record.kind != Type::String);
+        let count = count.map_or(u64::MAX, |count| u64::from_be_bytes(*count));
         let mut members = Vec::new();
         let mut left = MEMBERS_SENT_MAX;
         for column in [Column::Data, Column::Score] {
             let seen = self.scan_members(
                 (&owner, slot),
+                count,
                 column,
                 (b"", None),
                 Direction::Forward,

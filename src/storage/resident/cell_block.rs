@@ -1,0 +1,581 @@
+//! A packed block: keys in order, each with a value, in one allocation that is shared until it is changed.
+//!
+//! ```text
+//! count u16 │ skip u16 │ heads, 4 bytes each │ ends, 2 bytes each │ free │ cell n-1 │ … │ cell 1 │ cell 0
+//!
+//! cell: length of the key (1 byte, or 255 and 4 bytes) │ key │ value
+//! ```
+//!
+//! All keys of a block have their first `skip` bytes in common. A head is the next four bytes as a number whose order
+//! is that of the keys, so that a search reads the heads, which lie side by side, and only one or two keys. An end is
+//! the bytes of all cells up to and with its own, that is, the distance of the cell's beginning from the block's end.
+//! Cells lie backwards, so that a key that is added behind all others moves no cell. There are no holes: what is
+//! removed is closed up at once.
+//!
+//! Numbers are in the machine's byte order, since a block never leaves memory. In a block of more than 64 KiB (one
+//! large cell, or separators of very long keys) ends are 4 bytes each.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The most that a block takes, with its `Arc`, unless it has only one cell or no bound.
+pub const BLOCK_BYTES_MAX: usize = 4096;
+
+/// What `Arc` puts before what is shared: two counts.
+pub const ARC_BYTES: usize = 2 * size_of::<usize>();
+
+const COUNT: Range<usize> = 0..2;
+const SKIP: Range<usize> = 2..4;
+const HEADER_BYTES: usize = 4;
+const HEAD_BYTES: usize = 4;
+
+/// A block of more bytes has wide ends, of 4 bytes and not 2.
+const NARROW_BYTES_MAX: usize = u16::MAX as usize;
+const NARROW_END_BYTES: usize = 2;
+const WIDE_END_BYTES: usize = 4;
+
+/// In place of a key's length: it follows in four bytes.
+const LONG_KEY: u8 = 255;
+
+/// What new blocks are copied from, which is the one safe way to get a shared slice without a loop over its bytes.
+static ZEROS: [u8; BLOCK_BYTES_MAX] = [0; BLOCK_BYTES_MAX];
+
+// The count of a bounded block must fit its two bytes, also with empty keys and values.
+const _: () = assert!(BLOCK_BYTES_MAX / (HEAD_BYTES + NARROW_END_BYTES + 1) < u16::MAX as usize);
+const _: () = assert!(BLOCK_BYTES_MAX <= NARROW_BYTES_MAX);
+
+/// A packed block: see the file's head.
+#[derive(Clone)]
+pub struct CellBlock(Arc<[u8]>);
+
+/// A block taken apart for reading.
+#[derive(Clone, Copy)]
+pub struct Cells<'a> {
+    bytes: &'a [u8],
+    heads: &'a [[u8; HEAD_BYTES]],
+    ends: Ends<'a>,
+    skip: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Ends<'a> {
+    Narrow(&'a [[u8; NARROW_END_BYTES]]),
+    Wide(&'a [[u8; WIDE_END_BYTES]]),
+}
+
+/// The bytes of an allocation that is asked for `bytes`: a quarter of a power of two, as allocators have them, so that a
+/// block that grows is not moved for each cell; and no more than asked for where a block has few cells.
+fn allocation_bytes(bytes: usize) -> usize {
+    let step = match bytes {
+        65..=BLOCK_BYTES_MAX => (1 << (bytes - 1).ilog2()) / 4,
+        _ => 16,
+    };
+    bytes.next_multiple_of(step)
+}
+
+fn end_bytes(block_bytes: usize) -> usize {
+    if block_bytes > NARROW_BYTES_MAX {
+        WIDE_END_BYTES
+    } else {
+        NARROW_END_BYTES
+    }
+}
+
+/// The bytes of a cell, without its head and end.
+fn cell_bytes(key: &[u8], value: &[u8]) -> usize {
+    key_length_bytes(key.len()) + key.len() + value.len()
+}
+
+fn key_length_bytes(length: usize) -> usize {
+    if length < usize::from(LONG_KEY) { 1 } else { 5 }
+}
+
+/// The four bytes of a key behind the first `skip`, as a number; zeros where it ends earlier.
+#[inline]
+fn head_of(key: &[u8], skip: usize) -> u32 {
+    match key.get(skip..).unwrap_or_default() {
+        [a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
+        [a, b, c] => u32::from_be_bytes([*a, *b, *c, 0]),
+        [a, b] => u32::from_be_bytes([*a, *b, 0, 0]),
+        [a] => u32::from_be_bytes([*a, 0, 0, 0]),
+        [] => 0,
+    }
+}
+
+/// How many bytes two keys have in common at their beginning.
+pub fn common_bytes(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+impl<'a> Cells<'a> {
+    fn of(bytes: &'a [u8]) -> Cells<'a> {
+        let count = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+        let skip = usize::from(u16::from_ne_bytes([bytes[2], bytes[3]]));
+        let (heads, rest) = bytes[HEADER_BYTES..].split_at(HEAD_BYTES * count);
+        let ends = if bytes.len() > NARROW_BYTES_MAX {
+            Ends::Wide(rest[..WIDE_END_BYTES * count].as_chunks().0)
+        } else {
+            Ends::Narrow(rest[..NARROW_END_BYTES * count].as_chunks().0)
+        };
+        Cells {
+            bytes,
+            heads: heads.as_chunks().0,
+            ends,
+            skip,
+        }
+    }
+
+    /// Those of no block.
+    pub fn empty() -> Cells<'a> {
+        Cells {
+            bytes: &[],
+            heads: &[],
+            ends: Ends::Narrow(&[]),
+            skip: 0,
+        }
+    }
+
+    /// How many cells there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    #[inline]
+    fn head(&self, at: usize) -> u32 {
+        u32::from_ne_bytes(self.heads[at])
+    }
+
+    /// The bytes of the first `count` cells.
+    #[inline]
+    fn bytes_before(&self, count: usize) -> usize {
+        match (count, self.ends) {
+            (0, _) => 0,
+            (_, Ends::Narrow(ends)) => usize::from(u16::from_ne_bytes(ends[count - 1])),
+            (_, Ends::Wide(ends)) => u32::from_ne_bytes(ends[count - 1]) as usize,
+        }
+    }
+
+    /// What the block's cells need, with its header.
+    fn used_bytes(&self) -> usize {
+        let slot = HEAD_BYTES + end_bytes(self.bytes.len());
+        HEADER_BYTES + slot * self.len() + self.bytes_before(self.len())
+    }
+
+    fn cell_range(&self, at: usize) -> Range<usize> {
+        let end = self.bytes.len();
+        end - self.bytes_before(at + 1)..end - self.bytes_before(at)
+    }
+
+    /// The key and the value of a cell.
+    #[inline]
+    pub fn cell(&self, at: usize) -> (&'a [u8], &'a [u8]) {
+        let cell = &self.bytes[self.cell_range(at)];
+        match cell[0] {
+            LONG_KEY => {
+                let length = u32::from_ne_bytes([cell[1], cell[2], cell[3], cell[4]]);
+                cell[5..].split_at(length as usize)
+            }
+            length => cell[1..].split_at(usize::from(length)),
+        }
+    }
+
+    /// The key of a cell.
+    #[inline]
+    pub fn key(&self, at: usize) -> &'a [u8] {
+        self.cell(at).0
+    }
+
+    /// The last key of a block that has one.
+    pub fn last_key(&self) -> &'a [u8] {
+        self.key(self.len() - 1)
+    }
+
+    /// Where a key is, or where it would have to be.
+    #[inline]
+    pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let count = self.len();
+        if count == 0 {
+            return Err(0);
+        }
+        let head = head_of(key, self.skip);
+        let at = self.heads.partition_point(|other| u32::from_ne_bytes(*other) < head);
+        let near = at.min(count - 1);
+        let near_key = self.key(near);
+        let order = key.cmp(near_key);
+        if order.is_eq() {
+            return Ok(near);
+        }
+        // Heads say nothing of a key that has not what all keys have in common: such a key is before or behind them.
+        match key[..self.skip.min(key.len())].cmp(&near_key[..self.skip]) {
+            Ordering::Less => Err(0),
+            Ordering::Greater => Err(count),
+            Ordering::Equal if order.is_lt() || self.head(near) != head => Err(at),
+            Ordering::Equal => self.search_same_heads(key, near + 1),
+        }
+    }
+
+    /// The rest of a search, among the cells from `from` on that have the head of the cell before.
+    #[cold]
+    fn search_same_heads(&self, key: &[u8], from: usize) -> Result<usize, usize> {
+        let head = self.head(from - 1);
+        let heads = &self.heads[from..];
+        let (mut low, mut high) = (
+            from,
+            from + heads.partition_point(|other| u32::from_ne_bytes(*other) <= head),
+        );
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.key(middle).cmp(key) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        Err(low)
+    }
+
+    /// How many keys are less than `key`.
+    #[inline]
+    pub fn keys_below(&self, key: &[u8]) -> usize {
+        self.search(key).unwrap_or_else(|at| at)
+    }
+
+    /// Where to part the block's cells (there are two at least) into halves of about the same bytes.
+    pub fn middle(&self) -> usize {
+        let (count, half) = (self.len(), self.bytes_before(self.len()) / 2);
+        let (mut low, mut high) = (1, count - 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.bytes_before(middle) < half {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+impl CellBlock {
+    /// A block of one cell.
+    pub fn one(key: &[u8], value: &[u8]) -> CellBlock {
+        let mut block = CellBlock::concat(&[], (1, cell_bytes(key, value)));
+        block.insert_in_place(0, key, value);
+        block
+    }
+
+    /// A block of the cells of several, in their order, with room for `cells` more of `bytes` bytes.
+    fn concat(parts: &[(Cells<'_>, Range<usize>)], (cells, bytes): (usize, usize)) -> CellBlock {
+        let part_bytes =
+            |(part, range): &(Cells<'_>, Range<usize>)| part.bytes_before(range.end) - part.bytes_before(range.start);
+        let count: usize = parts.iter().map(|(_, range)| range.len()).sum();
+        let size = |end_bytes: usize| {
+            let slots = (count + cells) * (HEAD_BYTES + end_bytes);
+            let needed = HEADER_BYTES + slots + parts.iter().map(part_bytes).sum::<usize>() + bytes;
+            allocation_bytes(ARC_BYTES + needed) - ARC_BYTES
+        };
+        let size = match size(NARROW_END_BYTES) {
+            narrow if narrow <= NARROW_BYTES_MAX => narrow,
+            // Not so few that its ends would be taken for narrow ones.
+            _ => size(WIDE_END_BYTES).max(NARROW_BYTES_MAX + 1),
+        };
+        let mut shared = match ZEROS.get(..size) {
+            Some(zeros) => Arc::from(zeros),
+            None => Arc::from(vec![0; size]),
+        };
+        let filled = parts.iter().filter(|(_, range)| !range.is_empty());
+        let ends_of_order = filled.clone().next().zip(filled.clone().next_back());
+        let skip = ends_of_order.map_or(0, |((first, range), (last, last_range))| {
+            common_bytes(first.key(range.start), last.key(last_range.end - 1)).min(usize::from(u16::MAX))
+        });
+        let mut to = Writer::of(Arc::get_mut(&mut shared).expect("nobody else has it yet"));
+        to.set_count(count);
+        to.set_skip(skip);
+        let (mut at, mut before) = (0, 0);
+        for (part, range) in filled {
+            let bytes = part_bytes(&(*part, range.clone()));
+            let from = part.bytes.len() - part.bytes_before(range.end);
+            let target = to.bytes.len() - before - bytes;
+            to.bytes[target..][..bytes].copy_from_slice(&part.bytes[from..][..bytes]);
+            let dropped = part.bytes_before(range.start);
+            for cell in range.clone() {
+                let head = match part.skip == skip {
+                    true => part.head(cell),
+                    false => head_of(part.key(cell), skip),
+                };
+                to.set_head(at, head);
+                to.set_end(count, at, before + part.bytes_before(cell + 1) - dropped);
+                at += 1;
+            }
+            before += bytes;
+        }
+        CellBlock(shared)
+    }
+
+    /// The block, to be read.
+    #[inline]
+    pub fn cells(&self) -> Cells<'_> {
+        Cells::of(&self.0)
+    }
+
+    /// How many cells there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
+    }
+
+    /// What the block takes of the heap.
+    #[inline]
+    pub fn heap_bytes(&self) -> usize {
+        ARC_BYTES + self.0.len()
+    }
+
+    /// What the block's cells need of the heap.
+    pub fn used_bytes(&self) -> usize {
+        ARC_BYTES + self.cells().used_bytes()
+    }
+
+    /// Adds a cell before that at `at`, unless the block would then take more than `bytes_max`.
+    pub fn insert(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
+        let cells = self.cells();
+        let size = cell_bytes(key, value);
+        let needed = cells.used_bytes() + HEAD_BYTES + end_bytes(self.0.len()) + size;
+        if ARC_BYTES + needed > bytes_max {
+            return false;
+        }
+        if needed > self.0.len() {
+            *self = CellBlock::concat(&[(cells, 0..cells.len())], (1, size));
+        }
+        self.insert_in_place(at, key, value);
+        true
+    }
+
+    /// The same as [`CellBlock::insert`] where it is known that there is room.
+    fn insert_in_place(&mut self, at: usize, key: &[u8], value: &[u8]) {
+        let cells = self.cells();
+        let (count, size) = (cells.len(), cell_bytes(key, value));
+        let (before, all) = (cells.bytes_before(at), cells.bytes_before(count));
+        let skip = match count {
+            0 => key.len().min(usize::from(u16::MAX)),
+            _ => {
+                let neighbour = cells.key(at.min(count - 1));
+                match key.get(..cells.skip) == Some(&neighbour[..cells.skip]) {
+                    true => cells.skip,
+                    false => common_bytes(key, neighbour),
+                }
+            }
+        };
+        let has_new_skip = skip != cells.skip;
+        assert!(count < usize::from(u16::MAX), "a block's count has two bytes");
+        let mut block = Writer::of(Arc::make_mut(&mut self.0));
+        block.move_cells(before..all, size, 0);
+        block.write_cell(before + size, key, value);
+        let (ends, new_ends) = (block.ends_at(count), block.ends_at(count + 1));
+        let width = block.end_bytes;
+        let tail = new_ends + width * (at + 1);
+        block.bytes.copy_within(ends + width * at..ends + width * count, tail);
+        block.bytes.copy_within(ends..ends + width * at, new_ends);
+        let heads = HEADER_BYTES + HEAD_BYTES * at;
+        block.bytes.copy_within(heads..ends, heads + HEAD_BYTES);
+        block.set_count(count + 1);
+        block.set_end(count + 1, at, before + size);
+        block.move_ends(count + 1, at + 1, size, 0);
+        block.set_head(at, head_of(key, skip));
+        if has_new_skip {
+            self.set_skip(skip);
+        }
+    }
+
+    /// The keys have fewer bytes in common than before, or more.
+    #[cold]
+    fn set_skip(&mut self, skip: usize) {
+        let mut block = Writer::of(Arc::make_mut(&mut self.0));
+        block.set_skip(skip);
+        for at in 0..Cells::of(block.bytes).len() {
+            let head = head_of(Cells::of(block.bytes).key(at), skip);
+            block.set_head(at, head);
+        }
+    }
+
+    /// Gives a cell another value. A smaller one may leave the block so sparse that it is to be shrunk.
+    pub fn replace(&mut self, at: usize, value: &[u8]) {
+        let cells = self.cells();
+        let (count, before, all) = (cells.len(), cells.bytes_before(at), cells.bytes_before(cells.len()));
+        let old = cells.cell(at).1.len();
+        if cells.used_bytes() - old + value.len() > self.0.len() {
+            *self = CellBlock::concat(&[(cells, 0..count)], (0, value.len() - old));
+        }
+        let mut block = Writer::of(Arc::make_mut(&mut self.0));
+        if value.len() != old {
+            // The cell's key lies before its value, and moves with the cells that follow.
+            block.move_cells(before + old..all, value.len(), old);
+            block.move_ends(count, at, value.len(), old);
+        }
+        let end = block.bytes.len() - before;
+        block.bytes[end - value.len()..end].copy_from_slice(value);
+    }
+
+    /// Removes cells, and gives back memory where much is free. Returns whether it did.
+    pub fn remove(&mut self, range: Range<usize>) -> bool {
+        let cells = self.cells();
+        let count = cells.len();
+        let (before, all) = (cells.bytes_before(range.start), cells.bytes_before(count));
+        let through = cells.bytes_before(range.end);
+        let mut block = Writer::of(Arc::make_mut(&mut self.0));
+        block.move_cells(through..all, 0, through - before);
+        let rest = count - range.len();
+        let head = |at: usize| HEADER_BYTES + HEAD_BYTES * at;
+        let (ends, new_ends, width) = (block.ends_at(count), block.ends_at(rest), block.end_bytes);
+        block.bytes.copy_within(head(range.end)..ends, head(range.start));
+        block.bytes.copy_within(ends..ends + width * range.start, new_ends);
+        block.bytes.copy_within(
+            ends + width * range.end..ends + width * count,
+            new_ends + width * range.start,
+        );
+        block.set_count(rest);
+        block.move_ends(rest, range.start, 0, through - before);
+        self.shrink()
+    }
+
+    /// Gives back memory where more than three eighths are free. Returns whether it did. Since a block that grows is
+    /// full to four fifths at least, one that grows and shrinks in turn is not moved each time.
+    pub fn shrink(&mut self) -> bool {
+        let cells = self.cells();
+        let used = ARC_BYTES + cells.used_bytes();
+        let is_sparse = used * 8 < self.heap_bytes() * 5 && allocation_bytes(used) < self.heap_bytes();
+        if is_sparse {
+            *self = CellBlock::concat(&[(cells, 0..cells.len())], (0, 0));
+        }
+        is_sparse
+    }
+
+    /// The cells before `at`, and the others.
+    pub fn split(&self, at: usize) -> (CellBlock, CellBlock) {
+        let cells = self.cells();
+        (
+            CellBlock::concat(&[(cells, 0..at)], (0, 0)),
+            CellBlock::concat(&[(cells, at..cells.len())], (0, 0)),
+        )
+    }
+
+    /// The cells of both blocks, of which all of the other's are behind this one's.
+    pub fn joined(&self, other: &CellBlock) -> CellBlock {
+        let (cells, others) = (self.cells(), other.cells());
+        CellBlock::concat(&[(cells, 0..cells.len()), (others, 0..others.len())], (0, 0))
+    }
+}
+
+/// A block that is changed. It does not know the count, which changes on the way.
+struct Writer<'a> {
+    bytes: &'a mut [u8],
+    end_bytes: usize,
+}
+
+impl Writer<'_> {
+    fn of(bytes: &mut [u8]) -> Writer<'_> {
+        let end_bytes = end_bytes(bytes.len());
+        Writer { bytes, end_bytes }
+    }
+
+    /// Where the ends begin in a block of `count` cells.
+    fn ends_at(&self, count: usize) -> usize {
+        HEADER_BYTES + HEAD_BYTES * count
+    }
+
+    fn set_count(&mut self, count: usize) {
+        let count = u16::try_from(count).expect("a block's count has two bytes");
+        self.bytes[COUNT].copy_from_slice(&count.to_ne_bytes());
+    }
+
+    fn set_skip(&mut self, skip: usize) {
+        let skip = u16::try_from(skip).expect("the bytes to skip were bounded");
+        self.bytes[SKIP].copy_from_slice(&skip.to_ne_bytes());
+    }
+
+    fn set_head(&mut self, at: usize, head: u32) {
+        self.bytes[HEADER_BYTES + HEAD_BYTES * at..][..HEAD_BYTES].copy_from_slice(&head.to_ne_bytes());
+    }
+
+    fn set_end(&mut self, count: usize, at: usize, end: usize) {
+        let place = &mut self.bytes[HEADER_BYTES + HEAD_BYTES * count + self.end_bytes * at..][..self.end_bytes];
+        match self.end_bytes {
+            NARROW_END_BYTES => place.copy_from_slice(&(end as u16).to_ne_bytes()),
+            _ => place.copy_from_slice(&(end as u32).to_ne_bytes()),
+        }
+    }
+
+    /// Adds `more` and takes away `less` from all ends from the one at `from` on.
+    fn move_ends(&mut self, count: usize, from: usize, more: usize, less: usize) {
+        let ends = &mut self.bytes[HEADER_BYTES + HEAD_BYTES * count..][..self.end_bytes * count];
+        let ends = &mut ends[self.end_bytes * from..];
+        match self.end_bytes {
+            NARROW_END_BYTES => {
+                let change = (more as u16).wrapping_sub(less as u16);
+                for end in ends.as_chunks_mut().0 {
+                    *end = u16::from_ne_bytes(*end).wrapping_add(change).to_ne_bytes();
+                }
+            }
+            _ => {
+                let change = (more as u32).wrapping_sub(less as u32);
+                for end in ends.as_chunks_mut().0 {
+                    *end = u32::from_ne_bytes(*end).wrapping_add(change).to_ne_bytes();
+                }
+            }
+        }
+    }
+
+    /// Moves the cells of a range, counted in bytes from the block's end, away from that end by `more` and towards it
+    /// by `less`.
+    fn move_cells(&mut self, range: Range<usize>, more: usize, less: usize) {
+        let end = self.bytes.len();
+        let (from, to) = (end - range.end, end - range.start);
+        self.bytes.copy_within(from..to, from + less - more);
+    }
+
+    /// Writes a cell that begins `begin` bytes before the block's end.
+    fn write_cell(&mut self, begin: usize, key: &[u8], value: &[u8]) {
+        let from = self.bytes.len() - begin;
+        let cell = &mut self.bytes[from..][..cell_bytes(key, value)];
+        let prefix = key_length_bytes(key.len());
+        if prefix == 1 {
+            cell[0] = key.len() as u8;
+        } else {
+            let length = u32::try_from(key.len()).expect("a key's length has four bytes");
+            cell[0] = LONG_KEY;
+            cell[1..prefix].copy_from_slice(&length.to_ne_bytes());
+        }
+        let (to_key, to_value) = cell[prefix..].split_at_mut(key.len());
+        to_key.copy_from_slice(key);
+        to_value.copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+pub mod checks {
+    //! What must hold of a block at any time.
+    use super::*;
+
+    /// Panics unless the block is sound.
+    pub fn check(block: &CellBlock) {
+        let cells = block.cells();
+        assert!(cells.used_bytes() <= block.0.len());
+        let mut before = 0;
+        for at in 0..cells.len() {
+            let (key, value) = cells.cell(at);
+            before += cell_bytes(key, value);
+            assert_eq!(cells.bytes_before(at + 1), before, "ends are the cells' bytes");
+            assert_eq!(cells.head(at), head_of(key, cells.skip), "heads are the keys'");
+            assert_eq!(
+                &key[..cells.skip],
+                &cells.key(0)[..cells.skip],
+                "what is skipped is in common"
+            );
+            assert!(at == 0 || cells.key(at - 1) < key, "keys ascend");
+            assert_eq!(cells.search(key), Ok(at));
+        }
+        let is_sparse = block.used_bytes() * 8 < block.heap_bytes() * 5;
+        assert!(!is_sparse || allocation_bytes(block.used_bytes()) == block.heap_bytes() || cells.len() == 1);
+    }
+}

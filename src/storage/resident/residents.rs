@@ -1,0 +1,630 @@
+//! The collections of a shard that are in memory, cell by cell and in order, as a read of RocksDB and of what is staged
+//! would find them.
+//!
+//! To begin a range in RocksDB costs 15 µs, whatever it has, because memtables and young files are searched and what
+//! was deleted is looked through; to begin one here costs less than one. A rank is not stored in RocksDB at all.
+//!
+//! - What is created is **born resident**: its version is new, so nothing of it is on disk.
+//! - What is read for the second time is **loaded**, from the first cell on and a bounded number of cells with a read:
+//!   below a key, where the loading has come to, all cells are known, and of those behind none.
+//! - Each write of a cell that is known, or would be, is applied. What a failed command wrote is not taken back one by
+//!   one: its collections are dropped. So are those whose version is dead.
+//! - Those that were not read for longest are dropped for others, and one that takes more than a quarter of the memory
+//!   is read from the disk from then on (it is *paged*).
+//!
+//! What is dropped is given back in bounded parts, since that takes a hundred milliseconds for a few million cells.
+
+use super::cell_tree::CellTree;
+use crate::storage::database::{Column, Direction};
+use crate::storage::encoding;
+use hashbrown::HashTable;
+use std::hash::BuildHasher;
+use std::ops::ControlFlow;
+
+/// Cells that one read loads at most, and about how many bytes: as many as take RocksDB half a millisecond.
+pub const LOADED_CELLS_MAX: usize = 512;
+/// See [`LOADED_CELLS_MAX`].
+pub const LOADED_BYTES_MAX: usize = 64 * 1024;
+
+/// One collection must not displace all others: this part of the memory it may have.
+const SHARE_OF_ONE: usize = 4;
+
+/// What a collection takes beside its cells: the entry, its share of the table.
+const RESIDENT_BYTES: usize = size_of::<Option<Resident>>() + 16;
+
+/// What a cell takes at least, to tell a collection by its count that is too large to be loaded.
+const CELL_BYTES_MIN: usize = 16;
+
+/// What is dropped at once: leaves of 4 KiB at the most, some 10 µs, and a collection of about as many bytes.
+const LEAVES_DROPPED_AT_ONCE: usize = 64;
+const DROPPED_AT_ONCE_BYTES: usize = 256 * 1024;
+
+/// What each turn gives back of what was dropped: 1 GiB in a second of a thousand turns.
+const GIVEN_BACK_PER_TURN_BYTES: usize = 1024 * 1024;
+
+/// Steps of the clock, or parts given back, for one cell that comes: a few, so that no write takes long.
+const STEPS_PER_CELL_MAX: usize = 64;
+
+/// Versions of new collections that were given out in a turn and of which nothing was written yet.
+const NEWBORN_MAX: usize = 64;
+
+/// Of the owners that were read and are not in memory, one is remembered for so many bytes of memory.
+const BYTES_PER_REMEMBERED: usize = 2048;
+const REMEMBERED_MIN: usize = 1024;
+const REMEMBERED_MAX: usize = 1 << 18;
+
+/// What is remembered of an owner beside its hash: it was read, or it was too large to stay in memory.
+const TOO_LARGE: u32 = 1;
+
+/// A collection's cells in one column.
+#[derive(Default)]
+struct Part {
+    tree: CellTree,
+    /// The cells below this key are in the tree, and no others; `None`: all cells are.
+    known_to: Option<Box<[u8]>>,
+    /// The collection has nodes of a stored counted tree, which are left out: who needs them reads them one by one.
+    has_nodes: bool,
+}
+
+impl Part {
+    /// Nothing is known yet.
+    fn unknown() -> Part {
+        Part {
+            known_to: Some(Box::default()),
+            ..Part::default()
+        }
+    }
+
+    fn is_below_end(&self, key: &[u8]) -> bool {
+        self.known_to.as_deref().is_none_or(|end| key < end)
+    }
+
+    /// Where what is known ends of a range that begins at `from`; `None`: with the last cell.
+    fn end_from(&self, from: &[u8]) -> Option<&[u8]> {
+        static NODES: ([u8; 1], [u8; 1]) = encoding::NODES_RANGE;
+        let end = self.known_to.as_deref();
+        match self.has_nodes && *from < NODES.1[..] {
+            true => Some(end.map_or(&NODES.0[..], |end| end.min(&NODES.0[..]))),
+            false => end,
+        }
+    }
+
+    fn knows_range(&self, from: &[u8], to: Option<&[u8]>) -> bool {
+        match (self.end_from(from), to) {
+            (None, _) => true,
+            (Some(end), Some(to)) => to <= end,
+            (Some(_), None) => false,
+        }
+    }
+}
+
+/// A collection in memory.
+struct Resident {
+    /// What the keys of all its members begin with.
+    owner: Box<[u8]>,
+    hash: u64,
+    /// By [`part_of`].
+    parts: [Part; 2],
+    /// The newest epoch whose writes the collection may show.
+    epoch: u64,
+    bytes: usize,
+    /// It was read since the clock came by last.
+    is_used: bool,
+}
+
+impl Resident {
+    fn new(owner: &[u8], hash: u64, part: impl Fn() -> Part) -> Resident {
+        Resident {
+            owner: owner.into(),
+            hash,
+            parts: [part(), part()],
+            epoch: 0,
+            bytes: 0,
+            is_used: false,
+        }
+    }
+
+    fn count_bytes(&self) -> usize {
+        let of_part = |part: &Part| part.tree.bytes() + part.known_to.as_ref().map_or(0, |end| end.len());
+        RESIDENT_BYTES + self.owner.len() + self.parts.iter().map(of_part).sum::<usize>()
+    }
+}
+
+/// What was dropped, and is given back little by little.
+enum Dropped {
+    Tree(CellTree),
+    All(Vec<Option<Resident>>),
+}
+
+/// What a read has loaded of a collection.
+#[derive(Default)]
+pub struct LoadedCells {
+    bytes: Vec<u8>,
+    /// Where each key and each value ends in `bytes`.
+    ends: Vec<(usize, usize)>,
+}
+
+impl LoadedCells {
+    /// Adds a cell behind the others.
+    pub fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.ends.push((key_end, self.bytes.len()));
+    }
+
+    /// Whether there are `cells` cells, or about as many bytes as a read loads at most.
+    pub fn are_enough(&self, cells: usize) -> bool {
+        self.ends.len() >= cells || self.bytes.len() >= LOADED_BYTES_MAX
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        begins
+            .zip(&self.ends)
+            .map(|(begin, (middle, end))| (&self.bytes[begin..*middle], &self.bytes[*middle..*end]))
+    }
+}
+
+/// See the file's head.
+pub struct Residents {
+    by_owner: HashTable<u32>,
+    list: Vec<Option<Resident>>,
+    /// Indexes in the list where none is.
+    free: Vec<u32>,
+    /// The index of the collection that was asked for last: the next is most often the same.
+    last: usize,
+    /// The next index that the clock looks at.
+    hand: usize,
+    newborn: Vec<u64>,
+    /// Of owners that were read: the upper bits of their hashes, each in the bucket that the lower ones name, and in
+    /// the lowest bit [`TOO_LARGE`].
+    remembered: Vec<u32>,
+    dropped: Vec<Dropped>,
+    hasher: foldhash::fast::RandomState,
+    bytes: usize,
+    /// Of what was dropped and is not given back.
+    dropped_bytes: usize,
+    bytes_max: usize,
+}
+
+fn part_of(column: Column) -> Option<usize> {
+    match column {
+        Column::Data => Some(0),
+        Column::Score => Some(1),
+        Column::Meta | Column::Expiry | Column::System => None,
+    }
+}
+
+fn is_node(column: Column, key: &[u8]) -> bool {
+    column == Column::Score && encoding::is_node_key(key)
+}
+
+/// What the collections in memory are asked, by the key that all members of the owner begin with.
+impl Residents {
+    /// None yet, and never more than about `bytes_max` bytes of them.
+    pub fn new(bytes_max: usize) -> Residents {
+        let remembered = (bytes_max / BYTES_PER_REMEMBERED).clamp(REMEMBERED_MIN, REMEMBERED_MAX);
+        Residents {
+            by_owner: HashTable::new(),
+            list: Vec::new(),
+            free: Vec::new(),
+            last: 0,
+            hand: 0,
+            newborn: Vec::new(),
+            remembered: vec![0; remembered.next_power_of_two()],
+            dropped: Vec::new(),
+            hasher: foldhash::fast::RandomState::default(),
+            bytes: 0,
+            dropped_bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// How many collections are in memory.
+    pub fn len(&self) -> usize {
+        self.by_owner.len()
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.by_owner.is_empty()
+    }
+
+    /// How much memory they take, with what was dropped and is not given back yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.dropped_bytes
+    }
+
+    #[inline]
+    fn find(&mut self, owner: &[u8]) -> Option<usize> {
+        if self.by_owner.is_empty() {
+            return None;
+        }
+        if let Some(Some(resident)) = self.list.get(self.last)
+            && *resident.owner == *owner
+        {
+            return Some(self.last);
+        }
+        let hash = self.hasher.hash_one(owner);
+        let list = &self.list;
+        let is_it = |index: &u32| matches!(&list[*index as usize], Some(resident) if *resident.owner == *owner);
+        let index = self.by_owner.find(hash, is_it).map(|index| *index as usize)?;
+        self.last = index;
+        Some(index)
+    }
+
+    #[inline]
+    fn at(&mut self, index: usize) -> &mut Resident {
+        self.list[index].as_mut().expect("an index is of one that is there")
+    }
+
+    /// The part of an owner that is in memory; it counts as used.
+    #[inline]
+    fn part(&mut self, owner: &[u8], column: Column) -> Option<(&Part, u64)> {
+        let (index, part) = (self.find(owner)?, part_of(column)?);
+        let resident = self.at(index);
+        resident.is_used = true;
+        Some((&resident.parts[part], resident.epoch))
+    }
+
+    /// Whether anything of an owner is in memory.
+    pub fn has(&mut self, owner: &[u8]) -> bool {
+        self.find(owner).is_some()
+    }
+
+    /// Calls `visit` with the cells from `from` to before `to` (`None`: to the last) until it breaks, if they are
+    /// known. Returns the newest epoch whose writes were seen; `None` if they are not known.
+    #[inline]
+    pub fn visit(
+        &mut self,
+        owner: &[u8],
+        column: Column,
+        (from, to): (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        let (part, epoch) = self.part(owner, column)?;
+        if !part.knows_range(from, to) {
+            return None;
+        }
+        part.tree.visit((Some(from), to), direction, visit);
+        Some(epoch)
+    }
+
+    /// Where what is known ends of a range that begins at `from`, if that is behind `from` and not its last cell.
+    pub fn known_to(&mut self, owner: &[u8], column: Column, from: &[u8]) -> Option<Vec<u8>> {
+        let (part, _) = self.part(owner, column)?;
+        part.end_from(from).filter(|end| *end > from).map(<[u8]>::to_vec)
+    }
+
+    /// Whether it is known if there is a cell of this key.
+    #[inline]
+    pub fn knows(&mut self, owner: &[u8], column: Column, key: &[u8]) -> bool {
+        self.part(owner, column)
+            .is_some_and(|(part, _)| part.is_below_end(key) && !is_node(column, key))
+    }
+
+    /// The value of a cell of which [`Residents::knows`] says so, and the newest epoch whose writes were seen.
+    #[inline]
+    pub fn get(&mut self, owner: &[u8], column: Column, key: &[u8]) -> (Option<&[u8]>, u64) {
+        let (part, epoch) = self.part(owner, column).expect("the cell is known");
+        debug_assert!(part.is_below_end(key));
+        (part.tree.get(key), epoch)
+    }
+
+    /// How many cells lie before a key, and the newest epoch whose writes were seen; `None` if that is not known.
+    /// Nodes of stored trees, which lie behind all members of a sorted set, are not counted.
+    pub fn rank(&mut self, owner: &[u8], column: Column, key: &[u8]) -> Option<(u64, u64)> {
+        let (part, epoch) = self.part(owner, column)?;
+        part.knows_range(b"", Some(key))
+            .then(|| (part.tree.rank(key) as u64, epoch))
+    }
+
+    /// The key of the cell before which lie `rank` others, and the newest epoch whose writes were seen; `None` if that
+    /// is not known.
+    pub fn key_at(&mut self, owner: &[u8], column: Column, rank: u64) -> Option<(Vec<u8>, u64)> {
+        let (part, epoch) = self.part(owner, column)?;
+        let (key, _) = part.tree.nth(usize::try_from(rank).ok()?)?;
+        Some((key.to_vec(), epoch))
+    }
+
+    /// Calls `visit` with the cells of `data` whose keys are the values of those in `score` from `from` to before `to`,
+    /// in that order, until it breaks: the members of a set or hash in the order of their positions. Returns whether
+    /// all of them were there, and the newest epoch whose writes were seen; `None` if they are not known.
+    pub fn visit_by_position(
+        &mut self,
+        owner: &[u8],
+        (from, to): (&[u8], &[u8]),
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Option<(bool, u64)> {
+        let index = self.find(owner)?;
+        let resident = self.at(index);
+        resident.is_used = true;
+        let [data, score] = &resident.parts;
+        if !score.knows_range(from, Some(to)) || data.known_to.is_some() {
+            return None;
+        }
+        let mut are_all = true;
+        score
+            .tree
+            .visit((Some(from), Some(to)), Direction::Forward, |_, member| {
+                match data.tree.get(member) {
+                    Some(value) => visit(member, value),
+                    None => {
+                        are_all = false;
+                        ControlFlow::Break(())
+                    }
+                }
+            });
+        Some((are_all, resident.epoch))
+    }
+}
+
+/// What comes into memory and changes there.
+impl Residents {
+    /// A new collection's version was given out: nothing of it is on disk.
+    pub fn born(&mut self, version: u64) {
+        if self.bytes_max > 0 && self.newborn.len() < NEWBORN_MAX {
+            self.newborn.push(version);
+        }
+    }
+
+    /// A turn begins: gives back some of what was dropped.
+    pub fn begin_turn(&mut self) {
+        self.newborn.clear();
+        if !self.dropped.is_empty() {
+            self.give_back(GIVEN_BACK_PER_TURN_BYTES);
+        }
+    }
+
+    /// Creates the entry of an owner that was just born, at its first write.
+    fn bring_forth(&mut self, owner: &[u8]) -> Option<usize> {
+        let version = u64::from_be_bytes(*owner.last_chunk()?);
+        let born = self.newborn.iter().position(|newborn| *newborn == version)?;
+        self.newborn.swap_remove(born);
+        Some(self.insert(owner, Part::default))
+    }
+
+    fn insert(&mut self, owner: &[u8], part: impl Fn() -> Part) -> usize {
+        let hash = self.hasher.hash_one(owner);
+        let mut resident = Resident::new(owner, hash, part);
+        resident.bytes = resident.count_bytes();
+        self.bytes += resident.bytes;
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.list[index as usize] = Some(resident);
+                index
+            }
+            None => {
+                self.list.push(Some(resident));
+                u32::try_from(self.list.len() - 1).expect("each takes far more than a byte of memory")
+            }
+        };
+        let list = &self.list;
+        let hash_of = |index: &u32| list[*index as usize].as_ref().map_or(0, |resident| resident.hash);
+        self.by_owner.insert_unique(hash, index, hash_of);
+        self.last = index as usize;
+        index as usize
+    }
+
+    /// A cell of an owner was written in `epoch`, or deleted (`None`).
+    #[inline]
+    pub fn apply(&mut self, owner: &[u8], column: Column, key: &[u8], value: Option<&[u8]>, epoch: u64) {
+        let index = match self.find(owner) {
+            Some(index) => index,
+            None if self.newborn.is_empty() => return,
+            None => match self.bring_forth(owner) {
+                Some(index) => index,
+                None => return,
+            },
+        };
+        let Some(part) = part_of(column) else { return };
+        let resident = self.at(index);
+        resident.epoch = resident.epoch.max(epoch);
+        let part = &mut resident.parts[part];
+        if is_node(column, key) {
+            part.has_nodes = true;
+        } else if part.is_below_end(key) {
+            match value {
+                Some(value) => part.tree.insert_with(key, value, |_| ()),
+                None => part.tree.remove_with(key, |_| ()),
+            };
+            self.count(index);
+        }
+    }
+
+    /// An owner's cells have changed: counts their bytes again, and makes room.
+    fn count(&mut self, index: usize) {
+        let resident = self.at(index);
+        let (before, now) = (resident.bytes, resident.count_bytes());
+        resident.bytes = now;
+        self.bytes = self.bytes - before + now;
+        if now > self.bytes_max / SHARE_OF_ONE {
+            let hash = self.at(index).hash;
+            self.remember(hash, TOO_LARGE);
+            self.drop_at(index);
+        }
+        if self.bytes() > self.bytes_max {
+            self.make_room();
+        }
+    }
+
+    fn bucket(&self, hash: u64) -> usize {
+        hash as usize & (self.remembered.len() - 1)
+    }
+
+    fn remember(&mut self, hash: u64, state: u32) {
+        let bucket = self.bucket(hash);
+        self.remembered[bucket] = (hash >> 32) as u32 & !TOO_LARGE | state;
+    }
+
+    /// Where a read of an owner that has `members` members is to begin to load cells of a column; `None` if it is not
+    /// to load any. Only for reads of what is not known.
+    pub fn load_from(&mut self, owner: &[u8], column: Column, members: u64) -> Option<Vec<u8>> {
+        if members.saturating_mul(CELL_BYTES_MIN as u64) > (self.bytes_max / SHARE_OF_ONE) as u64 {
+            return None;
+        }
+        if let Some((part, _)) = self.part(owner, column) {
+            return part.known_to.as_ref().map(|end| end.to_vec());
+        }
+        part_of(column)?;
+        let hash = self.hasher.hash_one(owner);
+        let remembered = self.remembered[self.bucket(hash)];
+        let tag = (hash >> 32) as u32 & !TOO_LARGE;
+        if remembered & !TOO_LARGE != tag {
+            self.remember(hash, 0);
+            return None;
+        }
+        let is_small = members <= LOADED_CELLS_MAX as u64;
+        (remembered & TOO_LARGE == 0 || is_small).then(Vec::new)
+    }
+
+    /// A read has found these cells from where [`Residents::load_from`] told on, and no others before `known_to`
+    /// (`None`: there are no more); `epoch` is the newest whose writes it has seen.
+    pub fn extend(&mut self, owner: &[u8], column: Column, cells: &LoadedCells, known_to: Option<Vec<u8>>, epoch: u64) {
+        let Some(part) = part_of(column) else { return };
+        let index = match self.find(owner) {
+            Some(index) => index,
+            None => self.insert(owner, Part::unknown),
+        };
+        let resident = self.at(index);
+        resident.epoch = resident.epoch.max(epoch);
+        let part = &mut resident.parts[part];
+        for (key, value) in cells.iter() {
+            match is_node(column, key) {
+                true => part.has_nodes = true,
+                false => drop(part.tree.insert_with(key, value, |_| ())),
+            }
+        }
+        assert!(
+            known_to.as_deref().is_none_or(|end| !part.is_below_end(end)),
+            "what is known only grows"
+        );
+        part.known_to = known_to.map(Vec::into_boxed_slice);
+        self.count(index);
+    }
+}
+
+/// What leaves memory.
+impl Residents {
+    /// What is known of an owner may not be true any more, or is not needed.
+    pub fn drop_owner(&mut self, owner: &[u8]) {
+        if let Some(index) = self.find(owner) {
+            self.drop_at(index);
+        }
+    }
+
+    /// Nothing that is known may be true any more.
+    pub fn clear(&mut self) {
+        self.newborn.clear();
+        if self.is_empty() {
+            return;
+        }
+        self.by_owner = HashTable::new();
+        self.free = Vec::new();
+        (self.last, self.hand) = (0, 0);
+        self.dropped.push(Dropped::All(std::mem::take(&mut self.list)));
+        self.dropped_bytes += std::mem::take(&mut self.bytes);
+    }
+
+    fn drop_at(&mut self, index: usize) {
+        let resident = self.list[index].take().expect("an index is of one that is there");
+        if let Ok(entry) = self
+            .by_owner
+            .find_entry(resident.hash, |other| *other as usize == index)
+        {
+            entry.remove();
+        }
+        self.free.push(index as u32);
+        assert!(self.bytes >= resident.bytes, "the bytes of all are those of each");
+        self.bytes -= resident.bytes;
+        self.dropped_bytes += resident.bytes;
+        self.dismantle(resident);
+    }
+
+    /// Gives back a collection that is small, and the rest of one that is not but its trees.
+    fn dismantle(&mut self, resident: Resident) {
+        assert!(self.dropped_bytes >= resident.bytes, "what was dropped is counted");
+        self.dropped_bytes -= resident.bytes;
+        if resident.bytes <= DROPPED_AT_ONCE_BYTES {
+            return;
+        }
+        for part in resident.parts {
+            self.dropped_bytes += part.tree.bytes();
+            self.dropped.push(Dropped::Tree(part.tree));
+        }
+    }
+
+    /// Gives back about `bytes` of what was dropped.
+    fn give_back(&mut self, bytes: usize) {
+        let end = self.dropped_bytes.saturating_sub(bytes);
+        while self.dropped_bytes > end {
+            match self.dropped.pop() {
+                Some(Dropped::Tree(mut tree)) => {
+                    let before = tree.bytes();
+                    let is_left = tree.drop_some(LEAVES_DROPPED_AT_ONCE);
+                    self.dropped_bytes -= before;
+                    if is_left {
+                        self.dropped_bytes += tree.bytes();
+                        self.dropped.push(Dropped::Tree(tree));
+                    }
+                }
+                Some(Dropped::All(mut list)) => {
+                    let last = list.pop();
+                    if !list.is_empty() {
+                        self.dropped.push(Dropped::All(list));
+                    }
+                    if let Some(resident) = last.flatten() {
+                        self.dismantle(resident);
+                    }
+                }
+                None => {
+                    self.dropped_bytes = 0;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives back what was dropped, and drops what was not used since the clock came by last, until the memory is
+    /// within its bound, but no more than a write has time for.
+    fn make_room(&mut self) {
+        for _ in 0..STEPS_PER_CELL_MAX {
+            if self.bytes() <= self.bytes_max {
+                return;
+            }
+            match self.dropped.is_empty() {
+                true => self.move_hand(),
+                false => self.give_back(1),
+            }
+        }
+    }
+
+    /// One step of the clock.
+    fn move_hand(&mut self) {
+        let Some(looked_at) = self.list.get_mut(self.hand) else {
+            self.hand = 0;
+            return;
+        };
+        let index = self.hand;
+        self.hand += 1;
+        if let Some(resident) = looked_at
+            && !std::mem::take(&mut resident.is_used)
+        {
+            self.drop_at(index);
+        }
+    }
+
+    /// Drops the next collection that the clock comes to, whether it was used or not: for tests.
+    pub fn evict_next(&mut self) {
+        for _ in 0..=self.list.len() {
+            let index = self.hand;
+            self.hand = (self.hand + 1) % self.list.len().max(1);
+            if matches!(self.list.get(index), Some(Some(_))) {
+                return self.drop_at(index);
+            }
+        }
+    }
+}

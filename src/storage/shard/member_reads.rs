@@ -1,0 +1,495 @@
+//! How a shard's members are read: in memory where they are [resident](crate::storage::resident), or else from the disk
+//! with what is staged; and without looking again and again at what was deleted there ([`crate::storage::gaps`]).
+
+use super::{Found, Owner, Shard, Visit, hash_of};
+use crate::error::CommandError;
+use crate::faults;
+use crate::slots::Slot;
+use crate::storage::database::{Column, Direction};
+use crate::storage::encoding::{self, SCORE_MEMBERS};
+use crate::storage::gaps::Gaps;
+use crate::storage::records::EntryIndex;
+use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// A walk from the disk that has found nothing for longer than this has looked through much that was deleted: without
+/// it takes 15 µs.
+const WALK_MAX: Duration = Duration::from_micros(300);
+
+/// Cells that a check of what is in memory compares.
+const CHECKED_MAX: usize = 2048;
+
+/// The members from one (inclusive) to another (exclusive; `None`: to the last).
+pub(super) type MemberRange<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// Reads of members.
+impl Shard {
+    /// The value of a member of a collection, and the newest epoch whose writes were seen in finding it.
+    pub fn member(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        member: &[u8],
+    ) -> Result<(Option<&[u8]>, u64), CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, member);
+        let hash = hash_of(&self.hasher, column, &self.key);
+        if let Some(entry) = self.records.find(hash, column, &self.key) {
+            return Ok(self.member_at(entry));
+        }
+        let owner_len = self.key.len() - member.len();
+        if self.residents.knows(&self.key[..owner_len], column, member) {
+            if faults::checks_residents() {
+                self.check_resident_member(column, owner_len, hash)?;
+            }
+            let (value, epoch) = self.residents.get(&self.key[..owner_len], column, member);
+            return Ok((value, epoch.max(self.whole_epoch)));
+        }
+        let found = self.find_on_disk(hash, column)?;
+        let epoch = match &found {
+            Found::Entry(entry) => self.records.epoch(*entry),
+            Found::Large | Found::Absent => self.records.forgotten_epoch(),
+        };
+        Ok((self.stored(&found), epoch.max(self.whole_epoch)))
+    }
+
+    fn member_at(&self, entry: EntryIndex) -> (Option<&[u8]>, u64) {
+        let epoch = self.records.epoch(entry).max(self.whole_epoch);
+        (self.records.value(entry), epoch)
+    }
+
+    /// Calls `visit` with the members of a collection that has `members` members, as its record says, from one
+    /// (inclusive) to another (exclusive; `None`: to the last) and their values, in their order or backwards, until it
+    /// breaks. Returns the newest epoch whose writes were seen.
+    pub fn scan_members(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        column: Column,
+        range: MemberRange<'_>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, b"");
+        if let Some(epoch) = self.visit_resident(column, range, direction, visit) {
+            return Ok(epoch);
+        }
+        match direction {
+            Direction::Forward => self.scan_forward((owner, slot), members, column, range, visit),
+            Direction::Backward => self.scan_backward((owner, slot), members, column, range, visit),
+        }
+    }
+
+    /// The same, if all members of the range are in memory, or are from now on; `None` if they are not.
+    pub fn scan_in_memory(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        column: Column,
+        range: MemberRange<'_>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<u64>, CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, b"");
+        let seen = self.visit_resident(column, range, direction, visit);
+        if seen.is_some() || !self.load_step((owner, slot), members, column)? {
+            return Ok(seen);
+        }
+        Ok(self.visit_resident(column, range, direction, visit))
+    }
+
+    /// Calls `visit` with the members of a set or hash that has `members` members, in the order of their positions, and
+    /// with what `data` has of them, until it breaks. Returns whether all were there, and the newest epoch whose writes
+    /// were seen; `None` if they are not in memory.
+    pub fn visit_by_position(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<(bool, u64)>, CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, b"");
+        let (from, to) = (0_u64.to_be_bytes(), members.to_be_bytes());
+        let seen = self.residents.visit_by_position(&self.key, (&from, &to), visit);
+        if seen.is_some() {
+            return Ok(seen);
+        }
+        let has_loaded = self.load_step((owner, slot), members, Column::Score)?;
+        if has_loaded || self.residents.has(&self.key) {
+            self.load_step((owner, slot), members, Column::Data)?;
+        }
+        Ok(self.residents.visit_by_position(&self.key, (&from, &to), visit))
+    }
+
+    /// How many members of a sorted set of `members` members have keys in `score` below `key`, and the newest epoch
+    /// whose writes were seen; `None` if they are not in memory.
+    pub fn rank_in_memory(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        key: &[u8],
+    ) -> Result<Option<(u64, u64)>, CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, b"");
+        let rank = self.residents.rank(&self.key, Column::Score, key);
+        if rank.is_some() || !self.load_step((owner, slot), members, Column::Score)? {
+            return Ok(rank);
+        }
+        Ok(self.residents.rank(&self.key, Column::Score, key))
+    }
+
+    /// The key in `score` of the member of a sorted set before which lie `rank` others, which are fewer than its
+    /// `members` members, and the newest epoch whose writes were seen; `None` if they are not in memory.
+    pub fn key_at_rank_in_memory(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        rank: u64,
+    ) -> Result<Option<(Vec<u8>, u64)>, CommandError> {
+        self.check_readable()?;
+        self.set_member_key(owner, slot, b"");
+        let key = self.residents.key_at(&self.key, Column::Score, rank);
+        if key.is_some() || !self.load_step((owner, slot), members, Column::Score)? {
+            return Ok(key);
+        }
+        Ok(self.residents.key_at(&self.key, Column::Score, rank))
+    }
+}
+
+/// Reads of members that are not all in memory. The owner, without a member, is in `self.key`, before and after.
+impl Shard {
+    /// Visits a range that is known in memory; `None` if it is not.
+    #[inline]
+    fn visit_resident(
+        &mut self,
+        column: Column,
+        range: MemberRange<'_>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Option<u64> {
+        if faults::checks_residents() {
+            self.check_resident(column, range, direction);
+        }
+        let epoch = self.residents.visit(&self.key, column, range, direction, visit)?;
+        Some(epoch.max(self.whole_epoch))
+    }
+
+    /// Visits what is known of a range from its beginning on, then loads some, visits that, and reads the rest from the
+    /// disk.
+    fn scan_forward(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        column: Column,
+        (from, to): MemberRange<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        let (mut at, mut newest) = (from.to_vec(), 0);
+        for loads in [false, true] {
+            if loads {
+                if !self.load_step((owner, slot), members, column)? {
+                    break;
+                }
+                if let Some(epoch) = self.visit_resident(column, (&at, to), Direction::Forward, visit) {
+                    return Ok(newest.max(epoch));
+                }
+            }
+            let Some(end) = self.residents.known_to(&self.key, column, &at) else {
+                continue;
+            };
+            let mut has_ended = false;
+            let epoch = self.visit_resident(column, (&at, Some(&end)), Direction::Forward, &mut |member, value| {
+                let flow = visit(member, value);
+                has_ended = flow.is_break();
+                flow
+            });
+            newest = newest.max(epoch.expect("what is below the end is known"));
+            if has_ended {
+                return Ok(newest);
+            }
+            at = end;
+        }
+        let epoch = self.scan_on_disk((owner, slot), column, (&at, to), Direction::Forward, visit)?;
+        Ok(newest.max(epoch))
+    }
+
+    /// Loads some, and reads from the disk what is not known of a range: its end.
+    fn scan_backward(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        column: Column,
+        (from, to): MemberRange<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        if self.load_step((owner, slot), members, column)?
+            && let Some(epoch) = self.visit_resident(column, (from, to), Direction::Backward, visit)
+        {
+            return Ok(epoch);
+        }
+        let Some(end) = self.residents.known_to(&self.key, column, from) else {
+            return self.scan_on_disk((owner, slot), column, (from, to), Direction::Backward, visit);
+        };
+        let mut has_ended = false;
+        let epoch = self.scan_on_disk(
+            (owner, slot),
+            column,
+            (&end, to),
+            Direction::Backward,
+            &mut |member, value| {
+                let flow = visit(member, value);
+                has_ended = flow.is_break();
+                flow
+            },
+        )?;
+        if has_ended {
+            return Ok(epoch);
+        }
+        let below = self.visit_resident(column, (from, Some(&end)), Direction::Backward, visit);
+        Ok(epoch.max(below.expect("what is below the end is known")))
+    }
+
+    /// Loads the next cells of an owner, if this read is to do so; whether it did.
+    fn load_step(&mut self, (owner, slot): (&Owner, Slot), members: u64, column: Column) -> Result<bool, CommandError> {
+        let Some(from) = self.residents.load_from(&self.key, column, members) else {
+            return Ok(false);
+        };
+        let past_gap = match column {
+            Column::Score => self.gaps.past(&self.key, &from, Direction::Forward),
+            _ => None,
+        };
+        let range = (past_gap.as_deref().unwrap_or(&from), None);
+        let cells_max = faults::loaded_cells(LOADED_CELLS_MAX);
+        let (mut cells, mut known_to) = (LoadedCells::default(), None);
+        let epoch = self.read_range(
+            (owner, slot),
+            column,
+            range,
+            Direction::Forward,
+            &mut |member, value| {
+                if cells.are_enough(cells_max) {
+                    known_to = Some(member.to_vec());
+                    return ControlFlow::Break(());
+                }
+                cells.push(member, value);
+                ControlFlow::Continue(())
+            },
+        )?;
+        self.residents.extend(&self.key, column, &cells, known_to, epoch);
+        Ok(true)
+    }
+
+    /// Reads a range from the disk and what is staged, passing where it is known that there is nothing.
+    fn scan_on_disk(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        (from, to): MemberRange<'_>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        let members_end = to.filter(|to| *from >= SCORE_MEMBERS.0[..] && **to <= SCORE_MEMBERS.1[..]);
+        let (Column::Score, Some(to)) = (column, members_end) else {
+            return self.read_range((owner, slot), column, (from, to), direction, visit);
+        };
+        if !self.gaps.knows(&self.key) {
+            return self.walk_order((owner, slot), (from, to), direction, visit);
+        }
+        let (mut from, mut to) = (from.to_vec(), to.to_vec());
+        let (begin, end) = match direction {
+            Direction::Forward => (&mut from, &to),
+            Direction::Backward => (&mut to, &from),
+        };
+        let (has_ended, epoch) = self.pass_gaps((owner, slot), (begin, end), direction, visit)?;
+        if has_ended || from >= to {
+            return Ok(epoch);
+        }
+        let seen = self.walk_order((owner, slot), (&from, &to), direction, visit)?;
+        Ok(epoch.max(seen))
+    }
+
+    /// Goes from where the read of a range begins past gaps, and visits members that lie alone between two, at most to
+    /// where it ends. Returns whether `visit` broke off, and the newest epoch whose writes were seen.
+    fn pass_gaps(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        (begin, end): (&mut Vec<u8>, &[u8]),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(bool, u64), CommandError> {
+        let owner_key = self.key.clone();
+        let mut newest = self.gaps.epoch(&owner_key);
+        let has_ended = loop {
+            if let Some(past) = self.gaps.past(&owner_key, begin, direction) {
+                *begin = past.into();
+            }
+            let alone = self.gaps.alone(&owner_key, begin, direction);
+            let in_range = |key: &[u8]| match direction {
+                Direction::Forward => key < end,
+                Direction::Backward => key >= end,
+            };
+            let Some((alone, past)) = alone.filter(|(key, _)| in_range(key)) else {
+                break false;
+            };
+            let (value, epoch) = self.member((owner, slot), Column::Score, &alone)?;
+            newest = newest.max(epoch);
+            if value.is_some_and(|value| visit(&alone, value).is_break()) {
+                break true;
+            }
+            *begin = past;
+        };
+        self.set_member_key(owner, slot, b"");
+        Ok((has_ended, newest))
+    }
+
+    /// Reads an order from the disk and what is staged, and remembers where that was slow because there is nothing.
+    fn walk_order(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        let began = Instant::now();
+        let (mut has_visited, mut first): (bool, Option<Vec<u8>>) = (false, None);
+        let range = (from, Some(to));
+        let epoch = self.read_range((owner, slot), Column::Score, range, direction, &mut |key, value| {
+            if !has_visited && began.elapsed() > WALK_MAX {
+                // A gap ends before the first key, or begins after it.
+                let end: &[u8] = if direction == Direction::Forward { b"" } else { &[0] };
+                first = Some([key, end].concat());
+            }
+            has_visited = true;
+            visit(key, value)
+        })?;
+        let empty = match (&first, direction) {
+            _ if !has_visited && began.elapsed() > WALK_MAX => Some((from, to)),
+            (Some(first), Direction::Forward) => Some((from, &first[..])),
+            (Some(after_first), Direction::Backward) => Some((&after_first[..], to)),
+            (None, _) => None,
+        };
+        if let Some((from, to)) = empty {
+            self.gaps.learn(&self.key, (from, to), epoch);
+        }
+        Ok(epoch)
+    }
+
+    /// Reads a range from the disk and what is staged.
+    fn read_range(
+        &mut self,
+        owner: (&Owner, Slot),
+        column: Column,
+        range: MemberRange<'_>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<u64, CommandError> {
+        let (from, to, prefix_len) = self.member_range(owner, range);
+        self.scan_range(column, (&from, &to), direction, |key, value| {
+            visit(&key[prefix_len..], value)
+        })
+    }
+}
+
+/// What is known of members follows the writes.
+impl Shard {
+    /// The collections in memory, for the metrics.
+    pub fn residents(&self) -> &Residents {
+        &self.residents
+    }
+
+    /// Where large sorted sets are known to be empty.
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
+    }
+
+    /// The cell of `member`, whose key is in `self.key`, is about to be staged or deleted (`None`).
+    #[inline]
+    pub(super) fn cell_changes(&mut self, column: Column, member: &[u8], value: Option<&[u8]>) {
+        let owner = &self.key[..self.key.len() - member.len()];
+        self.residents.apply(owner, column, member, value, self.epoch);
+        if column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member) {
+            self.gaps.apply(owner, member, value.is_some(), self.epoch);
+        }
+    }
+
+    /// The record in `self.key`, of `meta`, is about to become one of another version, or none: nobody reads the
+    /// members of `version` any more.
+    pub(super) fn drop_members(&mut self, version: u64) {
+        if !self.residents.is_empty()
+            && let Some(owner) = encoding::members_of_version(&self.key, version)
+        {
+            self.residents.drop_owner(&owner);
+        }
+    }
+
+    /// Nothing that is known of any members may be true any more.
+    pub(super) fn forget_members(&mut self) {
+        self.residents.clear();
+        self.gaps.clear();
+    }
+}
+
+/// A write to a key of the column `data` or `score` was taken back: what is known of its owner may not be true any more.
+pub(super) fn forget_owner_of(residents: &mut Residents, gaps: &mut Gaps, key: &[u8]) {
+    if let Some(owner) = encoding::before_member(key) {
+        residents.drop_owner(owner);
+        gaps.drop_owner(owner);
+    }
+}
+
+/// Checks that are made on request, in tests.
+impl Shard {
+    /// Compares what is in memory of a range with what the disk has and what is staged.
+    #[cold]
+    fn check_resident(&mut self, column: Column, (from, to): MemberRange<'_>, direction: Direction) {
+        let mut found = Vec::new();
+        let collect = |cells: &mut Vec<(Vec<u8>, Vec<u8>)>, key: &[u8], value: &[u8]| {
+            cells.push((key.to_vec(), value.to_vec()));
+            match cells.len() < CHECKED_MAX {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let known = self
+            .residents
+            .visit(&self.key, column, (from, to), direction, &mut |key, value| {
+                collect(&mut found, key, value)
+            });
+        if known.is_none() {
+            return;
+        }
+        let prefix_len = self.key.len();
+        let with_owner = |member: &[u8]| [&self.key[..], member].concat();
+        let to = to.map_or_else(|| encoding::after_prefix(self.key.clone()), with_owner);
+        let (from, mut expected) = (with_owner(from), Vec::new());
+        let read = self.scan_range(column, (&from, &to), direction, |key, value| {
+            collect(&mut expected, &key[prefix_len..], value)
+        });
+        if read.is_ok() {
+            assert!(
+                found == expected,
+                "{column:?} of {:?} from {from:?} to {to:?}: in memory {found:?}, on disk {expected:?}",
+                self.key
+            );
+        }
+    }
+
+    /// Compares what is in memory of the member in `self.key`, whose `hash` is not in the table of records, with what
+    /// the disk has.
+    #[cold]
+    fn check_resident_member(&mut self, column: Column, owner_len: usize, hash: u64) -> Result<(), CommandError> {
+        let found = self.find_on_disk(hash, column)?;
+        let stored = self.stored(&found).map(<[u8]>::to_vec);
+        let (owner, member) = self.key.split_at(owner_len);
+        let (value, _) = self.residents.get(owner, column, member);
+        assert!(
+            value == stored.as_deref(),
+            "{column:?} {:?}: in memory {value:?}, on disk {stored:?}",
+            self.key
+        );
+        Ok(())
+    }
+}
