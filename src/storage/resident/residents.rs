@@ -559,32 +559,39 @@ impl Residents {
 
     /// Gives back about `bytes` of what was dropped.
     fn give_back(&mut self, bytes: usize) {
-        let end = self.dropped_bytes.saturating_sub(bytes);
-        while self.dropped_bytes > end {
-            match self.dropped.pop() {
-                Some(Dropped::Tree(mut tree)) => {
-                    let before = tree.bytes();
-                    let is_left = tree.drop_some(LEAVES_DROPPED_AT_ONCE);
-                    self.dropped_bytes -= before;
-                    if is_left {
-                        self.dropped_bytes += tree.bytes();
-                        self.dropped.push(Dropped::Tree(tree));
-                    }
-                }
-                Some(Dropped::All(mut list)) => {
-                    let last = list.pop();
-                    if !list.is_empty() {
-                        self.dropped.push(Dropped::All(list));
-                    }
-                    if let Some(resident) = last.flatten() {
-                        self.dismantle(resident);
-                    }
-                }
-                None => {
-                    self.dropped_bytes = 0;
-                    return;
-                }
+        let mut left = bytes;
+        while left > 0
+            && let Some(dropped) = self.dropped.pop()
+        {
+            let before = self.dropped_bytes;
+            match dropped {
+                Dropped::Tree(tree) => self.give_back_leaves(tree),
+                Dropped::All(list) => self.give_back_last(list),
             }
+            // To look at an entry where none is takes time, too.
+            left = left.saturating_sub((before - self.dropped_bytes).max(size_of::<Resident>()));
+        }
+        assert!(
+            !self.dropped.is_empty() || self.dropped_bytes == 0,
+            "what was dropped is counted"
+        );
+    }
+
+    fn give_back_leaves(&mut self, mut tree: CellTree) {
+        self.dropped_bytes -= tree.bytes();
+        if tree.drop_some(LEAVES_DROPPED_AT_ONCE) {
+            self.dropped_bytes += tree.bytes();
+            self.dropped.push(Dropped::Tree(tree));
+        }
+    }
+
+    fn give_back_last(&mut self, mut list: Vec<Option<Resident>>) {
+        let last = list.pop();
+        if !list.is_empty() {
+            self.dropped.push(Dropped::All(list));
+        }
+        if let Some(resident) = last.flatten() {
+            self.dismantle(resident);
         }
     }
 
@@ -626,5 +633,236 @@ impl Residents {
                 return self.drop_at(index);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::seeded_random;
+    use super::*;
+    use rand::Rng;
+    use rand::rngs::StdRng;
+    use std::collections::BTreeMap;
+
+    type Cells = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    /// What the disk and what is staged have, by owner.
+    type Model = BTreeMap<Vec<u8>, [Cells; 2]>;
+
+    const COLUMNS: [Column; 2] = [Column::Data, Column::Score];
+
+    fn owner(version: u64) -> Vec<u8> {
+        [b"owner ", &version.to_be_bytes()[..]].concat()
+    }
+
+    fn key(random: &mut StdRng, names: u16) -> Vec<u8> {
+        match random.random_range(0..20) {
+            0 => vec![random.random_range(1..3), random.random_range(0..4)],
+            1 => vec![0xff, random.random_range(0..4)],
+            _ => [&[0][..], &random.random_range(0..names).to_be_bytes()].concat(),
+        }
+    }
+
+    fn is_model_node(column: usize, key: &[u8]) -> bool {
+        column == 1 && (key.starts_with(&[1]) || key.starts_with(&[2]))
+    }
+
+    /// Compares all that can be asked of an owner, and returns whether anything was known.
+    fn check(random: &mut StdRng, residents: &mut Residents, model: &Model, version: u64, names: u16) -> bool {
+        let (owner, column) = (owner(version), random.random_range(0..2));
+        let none = Cells::new();
+        let cells = model.get(&owner).map_or(&none, |cells| &cells[column]);
+        let (mut from, mut to) = (key(random, names), key(random, names));
+        if from > to {
+            std::mem::swap(&mut from, &mut to);
+        }
+        let to = random.random_bool(0.8).then_some(to);
+        let direction = match random.random_bool(0.5) {
+            true => Direction::Forward,
+            false => Direction::Backward,
+        };
+        let most = random.random_range(1..20);
+        let mut expected: Vec<(&Vec<u8>, &Vec<u8>)> = match &to {
+            Some(to) => cells.range(from.clone()..to.clone()).collect(),
+            None => cells.range(from.clone()..).collect(),
+        };
+        if direction == Direction::Backward {
+            expected.reverse();
+        }
+        expected.truncate(most);
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            found.push((key.to_vec(), value.to_vec()));
+            match found.len() < most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let range = (&from[..], to.as_deref());
+        let seen = residents.visit(&owner, COLUMNS[column], range, direction, &mut visit);
+        match seen {
+            Some(_) => {
+                let found: Vec<(&Vec<u8>, &Vec<u8>)> = found.iter().map(|(key, value)| (key, value)).collect();
+                assert_eq!(found, expected, "{column} {range:?} {direction:?}");
+            }
+            None => {
+                let end = residents.known_to(&owner, COLUMNS[column], &from);
+                assert!(end.is_none_or(|end| end > from && to.is_none_or(|to| end < to)));
+            }
+        }
+        let member = key(random, names);
+        if residents.knows(&owner, COLUMNS[column], &member) {
+            let (value, _) = residents.get(&owner, COLUMNS[column], &member);
+            assert_eq!(value, cells.get(&member).map(Vec::as_slice));
+        }
+        let order: Vec<&Vec<u8>> = cells.keys().filter(|key| !is_model_node(column, key)).collect();
+        if let Some((rank, _)) = residents.rank(&owner, COLUMNS[column], &[0, 1]) {
+            assert_eq!(rank, order.iter().filter(|key| &key[..] < &[0, 1][..]).count() as u64);
+        }
+        let rank = random.random_range(0..50);
+        if let Some((key, _)) = residents.key_at(&owner, COLUMNS[column], rank) {
+            assert_eq!(&key, order[rank as usize]);
+        }
+        seen.is_some()
+    }
+
+    fn load(random: &mut StdRng, residents: &mut Residents, model: &Model, version: u64, epoch: u64) {
+        let (owner, column) = (owner(version), random.random_range(0..2));
+        let Some(cells) = model.get(&owner).map(|cells| &cells[column]) else {
+            return;
+        };
+        let Some(from) = residents.load_from(&owner, COLUMNS[column], cells.len() as u64) else {
+            return;
+        };
+        let (mut loaded, mut known_to) = (LoadedCells::default(), None);
+        let cells_max = random.random_range(1..100);
+        for (key, value) in cells.range(from..) {
+            if loaded.are_enough(cells_max) {
+                known_to = Some(key.clone());
+                break;
+            }
+            loaded.push(key, value);
+        }
+        residents.extend(&owner, COLUMNS[column], &loaded, known_to, epoch);
+    }
+
+    #[test]
+    fn what_is_known_is_what_a_model_has_whatever_is_written_loaded_and_dropped() {
+        let mut random = seeded_random::printed();
+        for (bytes_max, names) in [
+            (0, 300),
+            (6_000, 300),
+            (300_000, 300),
+            (1 << 24, 300),
+            (1 << 24, 20_000),
+        ] {
+            let (mut residents, mut model, mut known) = (Residents::new(bytes_max), Model::new(), 0);
+            let mut newest = 0;
+            for step in 0..40_000 {
+                let version = random.random_range(0..=newest);
+                match random.random_range(0..1000) {
+                    0..=4 => {
+                        newest += 1;
+                        residents.born(newest);
+                        let column = random.random_range(0..2);
+                        model.entry(owner(newest)).or_default()[column].insert(vec![0], vec![7]);
+                        residents.apply(&owner(newest), COLUMNS[column], &[0], Some(&[7]), step);
+                    }
+                    5..=499 => {
+                        let (column, key) = (random.random_range(0..2), key(&mut random, names));
+                        let cells = &mut model.entry(owner(version)).or_default()[column];
+                        let value = vec![b'v'; random.random_range(0..60)];
+                        let value = random.random_bool(0.7).then_some(value);
+                        residents.apply(&owner(version), COLUMNS[column], &key, value.as_deref(), step);
+                        match value {
+                            Some(value) => cells.insert(key, value),
+                            None => cells.remove(&key),
+                        };
+                    }
+                    500..=899 => known += usize::from(check(&mut random, &mut residents, &model, version, names)),
+                    900..=979 => load(&mut random, &mut residents, &model, version, step),
+                    980..=984 => residents.drop_owner(&owner(version)),
+                    985 => residents.clear(),
+                    986 => residents.evict_next(),
+                    _ => residents.begin_turn(),
+                }
+                let counted: usize = residents.list.iter().flatten().map(Resident::count_bytes).sum();
+                assert_eq!(residents.bytes, counted);
+                assert_eq!(residents.list.iter().flatten().count(), residents.len());
+                assert!(residents.bytes() <= bytes_max + 2 * LOADED_BYTES_MAX);
+            }
+            assert_eq!(known > 500, bytes_max > 0, "{known} reads of {bytes_max} bytes");
+            residents.clear();
+            (0..1000).for_each(|_| residents.begin_turn());
+            assert_eq!((residents.bytes(), residents.len(), residents.dropped.len()), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn a_large_collection_is_given_back_in_parts_and_one_that_grows_too_large_is_not_loaded_again() {
+        let mut residents = Residents::new(64 << 20);
+        residents.born(1);
+        let mut steps_that_gave_back_much = 0;
+        for number in 0..1_000_000_u32 {
+            let before = residents.bytes();
+            residents.apply(&owner(1), Column::Data, &number.to_be_bytes(), Some(&[0; 16]), 1);
+            steps_that_gave_back_much += usize::from(before > residents.bytes() + (1 << 20));
+        }
+        assert!(
+            residents.is_empty() && residents.bytes() > 15 << 20,
+            "{}",
+            residents.bytes()
+        );
+        assert_eq!(steps_that_gave_back_much, 0);
+        for _ in 0..3 {
+            assert_eq!(residents.load_from(&owner(1), Column::Data, 100_000), None);
+        }
+        assert_eq!(residents.load_from(&owner(1), Column::Data, 100), Some(Vec::new()));
+        let mut turns = 0;
+        while residents.bytes() > 0 {
+            residents.begin_turn();
+            turns += 1;
+        }
+        assert!((10..100).contains(&turns), "{turns} turns");
+    }
+
+    #[test]
+    fn what_is_read_stays_and_what_is_only_written_goes() {
+        let mut residents = Residents::new(1 << 20);
+        for version in 1..20_000 {
+            residents.begin_turn();
+            residents.born(version);
+            residents.apply(&owner(version), Column::Data, b"a", Some(&[0; 100]), 1);
+            assert!(residents.knows(&owner(1), Column::Data, b"b"), "{version}");
+            assert!(residents.bytes() <= 1 << 20);
+        }
+        assert!(residents.bytes() > 1 << 19 && residents.len() > 1000);
+    }
+
+    #[test]
+    fn members_come_by_position_if_both_columns_are_known() {
+        let mut residents = Residents::new(1 << 20);
+        residents.born(1);
+        for (position, name) in [b"z", b"a", b"m"].into_iter().enumerate() {
+            let position = (position as u64).to_be_bytes();
+            residents.apply(&owner(1), Column::Score, &position, Some(name), 1);
+            residents.apply(&owner(1), Column::Data, name, Some(&position[7..]), 2);
+        }
+        let (from, to) = (0_u64.to_be_bytes(), 3_u64.to_be_bytes());
+        let mut found = Vec::new();
+        let visited = residents.visit_by_position(&owner(1), (&from, &to), &mut |name, value| {
+            found.push((name.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        });
+        assert_eq!(visited, Some((true, 2)));
+        let expected = [(b"z", 0), (b"a", 1), (b"m", 2)].map(|(name, value)| (name.to_vec(), vec![value]));
+        assert_eq!(found, expected);
+        residents.apply(&owner(1), Column::Data, b"a", None, 3);
+        let visited = residents.visit_by_position(&owner(1), (&from, &to), &mut |_, _| ControlFlow::Continue(()));
+        assert_eq!(visited, Some((false, 3)));
+        assert_eq!(
+            residents.visit_by_position(&owner(2), (&from, &to), &mut |_, _| ControlFlow::Break(())),
+            None
+        );
     }
 }
