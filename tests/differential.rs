@@ -613,7 +613,8 @@ fn known_by(address: SocketAddr) -> BTreeSet<String> {
 
 fn differ(test: &str, shape: Shape) {
     let Some(redis) = RedisOracle::start() else { return };
-    let server = Server::builder().flags(&shape.flags()).start();
+    let server = Server::builder().flags(&shape.flags());
+    let server = server.faults(shape.memory_faults()).start();
     let (ours, theirs) = (known_by(server.address()), known_by(redis.address()));
     let both: BTreeSet<&String> = ours.intersection(&theirs).collect();
     println!("{test}: {} commands are covered: {both:?}", both.len());

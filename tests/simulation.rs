@@ -49,6 +49,13 @@ const RELATIVE_TTL_SLACK_MS: u64 = 60_000;
 /// Above what fits in the server's table of hot records.
 const LARGE_VALUE_BYTES: usize = 70_000;
 
+/// Collections leave memory at any time, and what is read of them there is compared with the disk.
+const MEMORY_FAULTS: [&str; 3] = [
+    ",check-residents=1..",
+    ",check-residents=1..,evict-resident=every:3,load-cells=5",
+    ",check-residents=1..,forget-residents=every:10",
+];
+
 /// Of so many lives one has disks that are full or stall, and in it one command of so many meets that.
 const TROUBLED_LIVES: u32 = 3;
 const TROUBLED_COMMANDS: u32 = 8;
@@ -693,6 +700,7 @@ impl Simulation {
             End::PowerLoss => format!("{point}={nth},record-synced-log=1,delay-sync-ms=1"),
             End::Killed | End::Stopped => String::new(),
         };
+        faults += MEMORY_FAULTS.choose(random).expect("there are faults");
         let is_troubled = cfg!(feature = "fault-injection") && random.random_ratio(1, TROUBLED_LIVES);
         let mut troubles: Vec<Switch> = Vec::new();
         for shard in (0..self.shard_count).filter(|_| is_troubled) {

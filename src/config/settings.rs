@@ -359,7 +359,8 @@ settings! {
 
     // ---- Storage ----
 
-    /// The memory for hot values of all shards together; `auto` is a sixteenth of the machine's memory.
+    /// The memory for hot values of all shards together, and as much again for whole collections; `auto` is a sixteenth
+    /// of the machine's memory.
     value_cache_size: AutoOr<ByteSize> = "auto" {
         name: "value-cache-size", range: Some(0..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }

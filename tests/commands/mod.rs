@@ -137,6 +137,16 @@ impl Shape {
         .map(str::to_string)
         .to_vec()
     }
+
+    /// For CORELANE_FAULTS: collections leave memory at any time, come back little by little, and what is read of them
+    /// there is compared with the disk.
+    pub(crate) fn memory_faults(self) -> &'static str {
+        match self {
+            Shape::OneShard => "check-residents=1..",
+            Shape::FourShardsBothRoles => "check-residents=1..,evict-resident=every:5,load-cells=3",
+            Shape::FourShardsSeparateRoles => "check-residents=1..,forget-residents=every:7,load-cells=40",
+        }
+    }
 }
 
 fn folder() -> PathBuf {
@@ -151,7 +161,8 @@ fn play_on_corelane(name: &str, shape: Shape) {
     let transcript = read(name);
     // DEBUG answers clients of this machine, as in the redis-server beside it.
     let debug = ["--enable-debug-command", "local"];
-    let server = Server::builder().flags(&shape.flags()).flags(&debug).start();
+    let server = Server::builder().flags(&shape.flags()).flags(&debug);
+    let server = server.faults(shape.memory_faults()).start();
     transcript.play(&format!("Corelane ({shape:?})"), server.address(), CORELANE_BEHAVES_AS);
 }
 

@@ -94,7 +94,6 @@ impl Builder {
     }
 
     /// What CORELANE_FAULTS is set to; the server obeys it where it is built with the feature `fault-injection`.
-    #[cfg_attr(not(feature = "fault-injection"), allow(dead_code))]
     pub(crate) fn faults(mut self, faults: &str) -> Builder {
         self.faults = faults.to_owned();
         self

@@ -16,7 +16,7 @@
 //! large cell, or separators of very long keys) ends are 4 bytes each.
 
 use std::cmp::Ordering;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// The most that a block takes, with its `Arc`, unless it has only one cell or no bound.
@@ -29,6 +29,12 @@ const COUNT: Range<usize> = 0..2;
 const SKIP: Range<usize> = 2..4;
 const HEADER_BYTES: usize = 4;
 const HEAD_BYTES: usize = 4;
+
+/// Heads in a line of the processor's cache.
+const LINE_HEADS: usize = 16;
+
+/// A block that becomes smaller keeps a sixteenth free.
+const SHRINK_ROOM: usize = 16;
 
 /// A block of more bytes has wide ends, of 4 bytes and not 2.
 const NARROW_BYTES_MAX: usize = u16::MAX as usize;
@@ -103,12 +109,35 @@ fn head_of(key: &[u8], skip: usize) -> u32 {
     }
 }
 
+/// The key and the value of a cell.
+#[inline]
+fn parts_of(cell: &[u8]) -> (&[u8], &[u8]) {
+    match cell {
+        [LONG_KEY, a, b, c, d, rest @ ..] => rest.split_at(u32::from_ne_bytes([*a, *b, *c, *d]) as usize),
+        [length, rest @ ..] => rest.split_at(usize::from(*length)),
+        [] => unreachable!("a cell begins with its key's length"),
+    }
+}
+
 /// How many bytes two keys have in common at their beginning.
 pub fn common_bytes(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
+/// How a key compares with what all keys of a block have in common, the first `common` bytes of `other`.
+#[inline]
+fn compare_beginning(key: &[u8], other: &[u8], common: usize) -> Ordering {
+    // A loop, since there are mostly few bytes, and a call takes longer.
+    for (one, other) in key.iter().zip(&other[..common]) {
+        if one != other {
+            return one.cmp(other);
+        }
+    }
+    key.len().min(common).cmp(&common)
+}
+
 impl<'a> Cells<'a> {
+    #[inline(always)]
     fn of(bytes: &'a [u8]) -> Cells<'a> {
         let count = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
         let skip = usize::from(u16::from_ne_bytes([bytes[2], bytes[3]]));
@@ -142,13 +171,19 @@ impl<'a> Cells<'a> {
         self.heads.len()
     }
 
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
     #[inline]
     fn head(&self, at: usize) -> u32 {
         u32::from_ne_bytes(self.heads[at])
     }
 
     /// The bytes of the first `count` cells.
-    #[inline]
+    #[inline(always)]
     fn bytes_before(&self, count: usize) -> usize {
         match (count, self.ends) {
             (0, _) => 0,
@@ -158,27 +193,56 @@ impl<'a> Cells<'a> {
     }
 
     /// What the block's cells need, with its header.
+    #[inline]
     fn used_bytes(&self) -> usize {
         let slot = HEAD_BYTES + end_bytes(self.bytes.len());
         HEADER_BYTES + slot * self.len() + self.bytes_before(self.len())
     }
 
+    #[inline(always)]
     fn cell_range(&self, at: usize) -> Range<usize> {
         let end = self.bytes.len();
         end - self.bytes_before(at + 1)..end - self.bytes_before(at)
     }
 
     /// The key and the value of a cell.
-    #[inline]
+    #[inline(always)]
     pub fn cell(&self, at: usize) -> (&'a [u8], &'a [u8]) {
-        let cell = &self.bytes[self.cell_range(at)];
-        match cell[0] {
-            LONG_KEY => {
-                let length = u32::from_ne_bytes([cell[1], cell[2], cell[3], cell[4]]);
-                cell[5..].split_at(length as usize)
-            }
-            length => cell[1..].split_at(usize::from(length)),
+        parts_of(&self.bytes[self.cell_range(at)])
+    }
+
+    /// Calls `visit` with the cells of a range, in order, until it breaks.
+    #[inline]
+    pub fn visit(
+        &self,
+        range: Range<usize>,
+        visit: &mut impl FnMut(&'a [u8], &'a [u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut end = self.bytes.len() - self.bytes_before(range.start);
+        for at in range {
+            let begin = self.bytes.len() - self.bytes_before(at + 1);
+            let (key, value) = parts_of(&self.bytes[begin..end]);
+            visit(key, value)?;
+            end = begin;
         }
+        ControlFlow::Continue(())
+    }
+
+    /// The same from the last cell of the range to the first.
+    #[inline]
+    pub fn visit_backward(
+        &self,
+        range: Range<usize>,
+        visit: &mut impl FnMut(&'a [u8], &'a [u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut begin = self.bytes.len() - self.bytes_before(range.end);
+        for at in range.rev() {
+            let end = self.bytes.len() - self.bytes_before(at);
+            let (key, value) = parts_of(&self.bytes[begin..end]);
+            visit(key, value)?;
+            begin = end;
+        }
+        ControlFlow::Continue(())
     }
 
     /// The key of a cell.
@@ -188,6 +252,7 @@ impl<'a> Cells<'a> {
     }
 
     /// The last key of a block that has one.
+    #[inline]
     pub fn last_key(&self) -> &'a [u8] {
         self.key(self.len() - 1)
     }
@@ -200,20 +265,38 @@ impl<'a> Cells<'a> {
             return Err(0);
         }
         let head = head_of(key, self.skip);
-        let at = self.heads.partition_point(|other| u32::from_ne_bytes(*other) < head);
+        let at = self.heads_below(head);
         let near = at.min(count - 1);
-        let near_key = self.key(near);
-        let order = key.cmp(near_key);
-        if order.is_eq() {
-            return Ok(near);
+        if self.skip > 0 {
+            // Heads say nothing of a key that has not what all keys have in common: it is before or behind them.
+            match compare_beginning(key, self.key(near), self.skip) {
+                Ordering::Less => return Err(0),
+                Ordering::Greater => return Err(count),
+                Ordering::Equal => {}
+            }
         }
-        // Heads say nothing of a key that has not what all keys have in common: such a key is before or behind them.
-        match key[..self.skip.min(key.len())].cmp(&near_key[..self.skip]) {
-            Ordering::Less => Err(0),
-            Ordering::Greater => Err(count),
-            Ordering::Equal if order.is_lt() || self.head(near) != head => Err(at),
-            Ordering::Equal => self.search_same_heads(key, near + 1),
+        if at == count || self.head(at) != head {
+            return Err(at);
         }
+        match key.cmp(self.key(at)) {
+            Ordering::Equal => Ok(at),
+            Ordering::Less => Err(at),
+            Ordering::Greater => self.search_same_heads(key, at + 1),
+        }
+    }
+
+    /// How many heads are less than `head`.
+    #[inline]
+    fn heads_below(&self, head: u32) -> usize {
+        // One head of each line of the cache, whose loads do not wait for one another, and then one line.
+        let (lines, rest) = self.heads.as_chunks::<LINE_HEADS>();
+        let is_below = |other: &[u8; HEAD_BYTES]| u32::from(u32::from_ne_bytes(*other) < head);
+        let full = lines.iter().map(|line| is_below(&line[LINE_HEADS - 1])).sum::<u32>() as usize;
+        let partly: u32 = match lines.get(full) {
+            Some(line) => line.iter().map(is_below).sum(),
+            None => rest.iter().map(is_below).sum(),
+        };
+        full * LINE_HEADS + partly as usize
     }
 
     /// The rest of a search, among the cells from `from` on that have the head of the cell before.
@@ -264,6 +347,12 @@ impl CellBlock {
         let mut block = CellBlock::concat(&[], (1, cell_bytes(key, value)));
         block.insert_in_place(0, key, value);
         block
+    }
+
+    /// A block without cells that has room for as many as a bounded block can have, or for this one if that is larger.
+    pub fn with_most_room(key: &[u8], value: &[u8]) -> CellBlock {
+        let most = BLOCK_BYTES_MAX - ARC_BYTES - HEADER_BYTES - HEAD_BYTES - NARROW_END_BYTES;
+        CellBlock::concat(&[], (1, cell_bytes(key, value).max(most)))
     }
 
     /// A block of the cells of several, in their order, with room for `cells` more of `bytes` bytes.
@@ -326,6 +415,12 @@ impl CellBlock {
         usize::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
     }
 
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What the block takes of the heap.
     #[inline]
     pub fn heap_bytes(&self) -> usize {
@@ -337,12 +432,12 @@ impl CellBlock {
         ARC_BYTES + self.cells().used_bytes()
     }
 
-    /// Adds a cell before that at `at`, unless the block would then take more than `bytes_max`.
+    /// Adds a cell before that at `at`, unless the block would then need more than `bytes_max` and is not empty.
     pub fn insert(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
         let cells = self.cells();
         let size = cell_bytes(key, value);
         let needed = cells.used_bytes() + HEAD_BYTES + end_bytes(self.0.len()) + size;
-        if ARC_BYTES + needed > bytes_max {
+        if ARC_BYTES + needed > bytes_max && !cells.is_empty() {
             return false;
         }
         if needed > self.0.len() {
@@ -439,16 +534,20 @@ impl CellBlock {
         self.shrink()
     }
 
-    /// Gives back memory where more than three eighths are free. Returns whether it did. Since a block that grows is
-    /// full to four fifths at least, one that grows and shrinks in turn is not moved each time.
+    /// Gives back memory if there is enough free. Returns whether it did.
     pub fn shrink(&mut self) -> bool {
-        let cells = self.cells();
-        let used = ARC_BYTES + cells.used_bytes();
-        let is_sparse = used * 8 < self.heap_bytes() * 5 && allocation_bytes(used) < self.heap_bytes();
+        let is_sparse = self.is_sparse();
         if is_sparse {
+            let cells = self.cells();
             *self = CellBlock::concat(&[(cells, 0..cells.len())], (0, 0));
         }
         is_sparse
+    }
+
+    /// Whether what is used would fit a smaller allocation, with some room so that a block that grows and shrinks in turn
+    /// is not moved each time.
+    fn is_sparse(&self) -> bool {
+        allocation_bytes(self.used_bytes() + self.heap_bytes() / SHRINK_ROOM) < self.heap_bytes()
     }
 
     /// The cells before `at`, and the others.
@@ -575,7 +674,6 @@ pub mod checks {
             assert!(at == 0 || cells.key(at - 1) < key, "keys ascend");
             assert_eq!(cells.search(key), Ok(at));
         }
-        let is_sparse = block.used_bytes() * 8 < block.heap_bytes() * 5;
-        assert!(!is_sparse || allocation_bytes(block.used_bytes()) == block.heap_bytes() || cells.len() == 1);
+        assert!(!block.is_sparse());
     }
 }

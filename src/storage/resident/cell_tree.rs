@@ -100,6 +100,15 @@ struct Edges {
     last: bool,
 }
 
+/// A leaf that was found.
+struct Leaf<'a> {
+    cells: Cells<'a>,
+    /// How many entries come before the leaf's.
+    before: usize,
+    /// The node above, unless the leaf is the root, and which of its children the leaf is.
+    parent: Option<(&'a Inner, usize)>,
+}
+
 /// Part of a leaf.
 #[derive(Clone, Copy)]
 struct Stretch<'a> {
@@ -139,6 +148,29 @@ fn separator<'a>(before: &[u8], behind: &'a [u8]) -> &'a [u8] {
     &behind[..common_bytes(before, behind) + 1]
 }
 
+/// The nodes above those of a level, as equal as may be, and the separators between them.
+fn level_above(level: Vec<Node>, separators: Vec<Vec<u8>>) -> (Vec<Node>, Vec<Vec<u8>>) {
+    let (count, parents) = (level.len(), level.len().div_ceil(CHILDREN_MAX));
+    let (mut nodes, mut separators) = (level.into_iter(), separators.into_iter());
+    let (mut above, mut separators_above) = (Vec::new(), Vec::new());
+    for parent in 0..parents {
+        let children_count = (parent + 1) * count / parents - parent * count / parents;
+        let children: Vec<Node> = nodes.by_ref().take(children_count).collect();
+        let mut texts = separators.by_ref().take(children_count - 1);
+        let mut packed = CellBlock::one(&texts.next().expect("a node has two children at least"), b"");
+        for (at, text) in texts.enumerate() {
+            packed.insert(at + 1, &text, b"", UNBOUNDED);
+        }
+        above.push(Node::Inner(Arc::new(Inner {
+            separators: packed,
+            counts: children.iter().map(Node::count).collect(),
+            children,
+        })));
+        separators_above.extend(separators.next());
+    }
+    (above, separators_above)
+}
+
 impl Node {
     /// The entries below.
     fn count(&self) -> usize {
@@ -151,14 +183,14 @@ impl Node {
     /// Whether the node is to be joined with a neighbour.
     fn is_small(&self) -> bool {
         match self {
-            Node::Leaf(leaf) => leaf.heap_bytes() < LEAF_BYTES_MIN || leaf.len() == 0,
+            Node::Leaf(leaf) => leaf.heap_bytes() < LEAF_BYTES_MIN || leaf.is_empty(),
             Node::Inner(inner) => inner.children.len() < CHILDREN_MIN,
         }
     }
 
     fn is_empty(&self) -> bool {
         match self {
-            Node::Leaf(leaf) => leaf.len() == 0,
+            Node::Leaf(leaf) => leaf.is_empty(),
             Node::Inner(inner) => inner.children.is_empty(),
         }
     }
@@ -216,7 +248,7 @@ impl Node {
                 let before = leaf.heap_bytes();
                 let has_shrunk = leaf.remove(at..at + 1);
                 *heap_bytes = *heap_bytes + leaf.heap_bytes() - before;
-                Some((result, (has_shrunk || leaf.len() == 0) && self.is_small()))
+                Some((result, (has_shrunk || leaf.is_empty()) && self.is_small()))
             }
             Node::Inner(inner) => {
                 let inner = Arc::make_mut(inner);
@@ -377,6 +409,27 @@ impl Inner {
         }
     }
 
+    /// The child that has the entry of a rank; `before` is how many entries come before this node, and then before the
+    /// child.
+    #[inline]
+    fn child_at(&self, rank: usize, before: &mut usize) -> usize {
+        let mut at = 0;
+        // Several at once, as long as that is not too far.
+        for counts in self.counts.as_chunks::<8>().0 {
+            let sum = counts.iter().sum::<usize>();
+            if rank < *before + sum {
+                break;
+            }
+            *before += sum;
+            at += counts.len();
+        }
+        while rank >= *before + self.counts[at] {
+            *before += self.counts[at];
+            at += 1;
+        }
+        at
+    }
+
     /// The separator at `at`, on its way to another place.
     fn separator(&self, at: usize) -> Vec<u8> {
         self.separators.cells().key(at).to_vec()
@@ -525,14 +578,38 @@ impl CellTree {
 
     /// The tree of entries whose keys ascend, with full leaves.
     pub fn from_sorted<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> CellTree {
-        let mut tree = CellTree::new();
+        // The leaves, and the separator before each but the first.
+        let (mut level, mut separators) = (Vec::<Node>::new(), Vec::<Vec<u8>>::new());
+        let mut leaf: Option<CellBlock> = None;
         for (key, value) in entries {
-            assert!(
-                tree.last().is_none_or(|(last, _)| last < key),
-                "the keys of a tree that is built ascend"
-            );
-            tree.insert_with(key, value, |_| ());
+            if let Some(last) = &mut leaf {
+                let cells = last.cells();
+                let last_key = cells.last_key();
+                assert!(last_key < key, "the keys of a tree that is built ascend");
+                if last.insert(cells.len(), key, value, BLOCK_BYTES_MAX) {
+                    continue;
+                }
+                separators.push(separator(last.cells().last_key(), key).to_vec());
+                level.extend(leaf.take().map(Node::Leaf));
+            }
+            let mut next = CellBlock::with_most_room(key, value);
+            next.insert(0, key, value, BLOCK_BYTES_MAX);
+            leaf = Some(next);
         }
+        level.extend(leaf.map(Node::Leaf));
+        for node in &mut level {
+            if let Node::Leaf(leaf) = node {
+                leaf.shrink();
+            }
+        }
+        let mut tree = CellTree::new();
+        tree.len = level.iter().map(Node::count).sum();
+        tree.heap_bytes = level.iter().map(Node::heap_bytes).sum();
+        while level.len() > 1 {
+            (level, separators) = level_above(level, separators);
+            tree.heap_bytes += level.iter().map(Node::heap_bytes).sum::<usize>();
+        }
+        tree.root = level.pop();
         tree
     }
 
@@ -674,7 +751,7 @@ impl CellTree {
     fn lower_root(&mut self) {
         while let Some(root) = &mut self.root {
             let below = match root {
-                Node::Leaf(leaf) if leaf.len() > 0 => return,
+                Node::Leaf(leaf) if !leaf.is_empty() => return,
                 Node::Leaf(_) => None,
                 Node::Inner(inner) if inner.children.len() > 1 => return,
                 Node::Inner(inner) => inner.children.first().cloned(),
@@ -701,15 +778,15 @@ impl CellTree {
     /// How many keys are less than `key`, which need not be there.
     pub fn rank(&self, key: &[u8]) -> usize {
         match self.leaf_for(key) {
-            Some((cells, before)) => before + cells.keys_below(key),
+            Some(leaf) => leaf.before + leaf.cells.keys_below(key),
             None => 0,
         }
     }
 
     /// The entry before which there are `rank` others.
     pub fn nth(&self, rank: usize) -> Option<Entry<'_>> {
-        let (cells, at) = self.leaf_at(rank)?;
-        Some(cells.cell(at))
+        let leaf = self.leaf_at(rank)?;
+        Some(leaf.cells.cell(rank - leaf.before))
     }
 
     /// The entry with the least key.
@@ -757,8 +834,9 @@ impl CellTree {
         let mut left = count;
         while left > 0
             && let Some(rank) = next
-            && let Some((cells, at)) = self.leaf_at(rank)
+            && let Some(Leaf { cells, before, .. }) = self.leaf_at(rank)
         {
+            let at = rank - before;
             let (from, to) = match direction {
                 Direction::Forward => (at, cells.len().min(at.saturating_add(left))),
                 Direction::Backward => ((at + 1).saturating_sub(left), at + 1),
@@ -775,38 +853,42 @@ impl CellTree {
         }
     }
 
-    /// The leaf that has a key, if any has it, and how many keys come before that leaf.
+    /// The leaf that has a key, if any has it.
     #[inline]
-    fn leaf_for(&self, key: &[u8]) -> Option<(Cells<'_>, usize)> {
-        let (mut node, mut before) = (self.root.as_ref()?, 0);
+    fn leaf_for(&self, key: &[u8]) -> Option<Leaf<'_>> {
+        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
         loop {
             match node {
-                Node::Leaf(leaf) => return Some((leaf.cells(), before)),
+                Node::Leaf(leaf) => {
+                    let cells = leaf.cells();
+                    return Some(Leaf { cells, before, parent });
+                }
                 Node::Inner(inner) => {
                     let at = inner.child_for(key);
                     before += inner.counts[..at].iter().sum::<usize>();
+                    parent = Some((&**inner, at));
                     node = &inner.children[at];
                 }
             }
         }
     }
 
-    /// The leaf that has the key of a rank, and where that is.
+    /// The leaf that has the entry of a rank.
     #[inline]
-    fn leaf_at(&self, rank: usize) -> Option<(Cells<'_>, usize)> {
+    fn leaf_at(&self, rank: usize) -> Option<Leaf<'_>> {
         if rank >= self.len {
             return None;
         }
-        let (mut node, mut rank) = (self.root.as_ref()?, rank);
+        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
         loop {
             match node {
-                Node::Leaf(leaf) => return Some((leaf.cells(), rank)),
+                Node::Leaf(leaf) => {
+                    let cells = leaf.cells();
+                    return Some(Leaf { cells, before, parent });
+                }
                 Node::Inner(inner) => {
-                    let mut at = 0;
-                    while rank >= inner.counts[at] {
-                        rank -= inner.counts[at];
-                        at += 1;
-                    }
+                    let at = inner.child_at(rank, &mut before);
+                    parent = Some((&**inner, at));
                     node = &inner.children[at];
                 }
             }
@@ -829,18 +911,18 @@ impl CellTree {
         let leaf = match (begin, direction) {
             _ if is_empty => None,
             (Some(key), _) => self.leaf_for(key),
-            (None, Direction::Forward) => self.leaf_at(0).map(|(cells, _)| (cells, 0)),
-            (None, Direction::Backward) => self.leaf_at(self.len - 1).map(|(cells, at)| (cells, self.len - 1 - at)),
+            (None, Direction::Forward) => self.leaf_at(0),
+            (None, Direction::Backward) => self.leaf_at(self.len - 1),
         };
-        let Some((cells, before)) = leaf else {
+        let Some(leaf) = leaf else {
             return (walk, Stretch::empty());
         };
         let at = match (begin, direction) {
-            (Some(key), _) => cells.keys_below(key),
+            (Some(key), _) => leaf.cells.keys_below(key),
             (None, Direction::Forward) => 0,
-            (None, Direction::Backward) => cells.len(),
+            (None, Direction::Backward) => leaf.cells.len(),
         };
-        let stretch = walk.stretch(cells, before, at);
+        let stretch = walk.stretch(&leaf, at);
         (walk, stretch)
     }
 }
@@ -871,13 +953,9 @@ impl<'a> Stretch<'a> {
 
     #[inline]
     fn visit(&self, direction: Direction, visit: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
-        let mut visit_at = |at| {
-            let (key, value) = self.cells.cell(at);
-            visit(key, value)
-        };
         match direction {
-            Direction::Forward => (self.from..self.to).try_for_each(&mut visit_at),
-            Direction::Backward => (self.from..self.to).rev().try_for_each(&mut visit_at),
+            Direction::Forward => self.cells.visit(self.from..self.to, visit),
+            Direction::Backward => self.cells.visit_backward(self.from..self.to, visit),
         }
     }
 
@@ -900,25 +978,25 @@ impl<'a> Stretch<'a> {
 }
 
 impl<'a> Walk<'a, '_> {
-    /// The part of a leaf that is in the range: from `at` on, or to before it. There are `before` keys before the leaf.
+    /// The part of a leaf that is in the range: from `at` on, or to before it.
     #[inline]
-    fn stretch(&mut self, cells: Cells<'a>, before: usize, at: usize) -> Stretch<'a> {
-        let count = cells.len();
+    fn stretch(&mut self, leaf: &Leaf<'a>, at: usize) -> Stretch<'a> {
+        let (cells, count) = (leaf.cells, leaf.cells.len());
         match self.direction {
             Direction::Forward => {
                 let to = match self.bound {
-                    Some(to) if cells.last_key() >= to => cells.keys_below(to),
+                    Some(to) if !leaf.ends_before(to) => cells.keys_below(to),
                     _ => count,
                 };
-                self.next = (to == count).then_some(before + count);
+                self.next = (to == count).then_some(leaf.before + count);
                 Stretch { cells, from: at, to }
             }
             Direction::Backward => {
                 let from = match self.bound {
-                    Some(from) if cells.key(0) < from => cells.keys_below(from),
+                    Some(from) if !leaf.begins_with_or_behind(from) => cells.keys_below(from),
                     _ => 0,
                 };
-                self.next = if from == 0 { before.checked_sub(1) } else { None };
+                self.next = if from == 0 { leaf.before.checked_sub(1) } else { None };
                 Stretch { cells, from, to: at }
             }
         }
@@ -926,13 +1004,31 @@ impl<'a> Walk<'a, '_> {
 
     /// The next leaf's part of the range.
     fn next(&mut self) -> Option<Stretch<'a>> {
-        let rank = self.next?;
-        let (cells, at) = self.tree.leaf_at(rank)?;
+        let leaf = self.tree.leaf_at(self.next?)?;
         let begin = match self.direction {
-            Direction::Forward => at,
-            Direction::Backward => at + 1,
+            Direction::Forward => 0,
+            Direction::Backward => leaf.cells.len(),
         };
-        Some(self.stretch(cells, rank - at, begin))
+        Some(self.stretch(&leaf, begin))
+    }
+}
+
+impl Leaf<'_> {
+    /// Whether all keys are known to be less than `key` by the separator behind the leaf, which is at hand, while the
+    /// last key lies where nothing else was read.
+    #[inline]
+    fn ends_before(&self, key: &[u8]) -> bool {
+        self.parent.is_some_and(|(parent, at)| {
+            let separators = parent.separators.cells();
+            at < separators.len() && separators.key(at) <= key
+        })
+    }
+
+    /// Whether no key is known to be less than `key`, by the separator before the leaf.
+    #[inline]
+    fn begins_with_or_behind(&self, key: &[u8]) -> bool {
+        self.parent
+            .is_some_and(|(parent, at)| at > 0 && parent.separators.cells().key(at - 1) >= key)
     }
 }
 
@@ -957,6 +1053,7 @@ mod tests {
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
     use std::collections::BTreeMap;
+    use std::ops::Bound;
 
     type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -982,7 +1079,7 @@ mod tests {
             Node::Leaf(leaf) => {
                 checks::check(leaf);
                 let cells = leaf.cells();
-                assert!(cells.len() > 0, "no leaf is empty");
+                assert!(!cells.is_empty(), "no leaf is empty");
                 assert!(leaf.used_bytes() <= BLOCK_BYTES_MAX || cells.len() == 1);
                 assert!(from.is_none_or(|from| from <= cells.key(0)) && to.is_none_or(|to| cells.last_key() < to));
                 return (cells.len(), leaf.heap_bytes(), 0);
@@ -1016,9 +1113,9 @@ mod tests {
     }
 
     fn in_model(model: &Model, from: &Option<Vec<u8>>, to: &Option<Vec<u8>>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let low = from.as_ref().map_or(Bound::Unbounded, Bound::Included);
         model
-            .iter()
-            .skip_while(|(key, _)| from.as_ref().is_some_and(|from| *key < from))
+            .range::<Vec<u8>, _>((low, Bound::Unbounded))
             .take_while(|(key, _)| to.as_ref().is_none_or(|to| *key < to))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect()
@@ -1044,7 +1141,7 @@ mod tests {
     }
 
     /// How keys and values are drawn.
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     enum Shape {
         /// Few short keys over two letters: many are prefixes of one another, and one is empty.
         Prefixes,
@@ -1054,6 +1151,8 @@ mod tests {
         Large,
         /// Many keys with the same head, since some share little with the others.
         SameHeads,
+        /// Three entries to a leaf, so that nodes are above nodes.
+        Tall,
     }
 
     impl Shape {
@@ -1073,14 +1172,19 @@ mod tests {
                     .concat()
                 }
                 Shape::Large => {
-                    let length =
-                        [1, 30, 254, 255, 300, 5_000, 70_000][random.random_range(0..700_usize).ilog2() as usize % 7];
+                    let length = match random.random_range(0..100) {
+                        0 => 70_000,
+                        1 => 5_000,
+                        2..10 => random.random_range(250..260),
+                        _ => 30,
+                    };
                     let mut key = vec![b'k'; length];
                     key.extend_from_slice(&random.random_range(0..60_u8).to_be_bytes());
                     key
                 }
+                Shape::Tall => random.random::<u16>().to_be_bytes().to_vec(),
                 Shape::SameHeads => match random.random_range(0..20) {
-                    0 => vec![random.random_range(0..3)],
+                    0 => vec![random.random_range(0..255)],
                     _ => format!("the same beginning {:05}", random.random_range(0..4_000)).into_bytes(),
                 },
             }
@@ -1088,6 +1192,7 @@ mod tests {
 
         fn value(self, random: &mut SmallRng) -> Vec<u8> {
             let length = match self {
+                Shape::Tall => random.random_range(1_200..1_330),
                 Shape::Scores => 0,
                 Shape::Prefixes => random.random_range(0..40),
                 Shape::SameHeads => random.random_range(0..3) * 10,
@@ -1102,11 +1207,17 @@ mod tests {
         }
     }
 
-    /// Random operations on a tree and a model, which must agree after each.
-    fn run(shape: Shape, operations: usize, seed: u64) {
+    /// Random operations on a tree of `entries` entries and a model, which must agree after each; all of both is
+    /// compared after `check_every`.
+    fn run(shape: Shape, entries: usize, (operations, check_every): (usize, usize), seed: u64) {
         println!("{shape:?}, seed {seed}");
         let mut random = SmallRng::seed_from_u64(seed);
         let (mut tree, mut model) = (CellTree::new(), Model::new());
+        for _ in 0..entries {
+            let (key, value) = (shape.key(&mut random), shape.value(&mut random));
+            tree.insert(&key, &value);
+            model.insert(key, value);
+        }
         let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
         let mut grows = true;
         for number in 0..operations {
@@ -1115,6 +1226,11 @@ mod tests {
             }
             let key = shape.key(&mut random);
             let (from, to) = match random.random_range(0..4) {
+                _ if shape == Shape::Tall && random.random_range(0..8) > 0 => {
+                    let width = random.random_range(1..2_000);
+                    let to = u16::from_be_bytes([key[0], key[1]]).saturating_add(width);
+                    (Some(key.clone()), Some(to.to_be_bytes().to_vec()))
+                }
                 0 => (None, Some(key.clone())),
                 1 => (Some(key.clone()), None),
                 _ => (Some(key.clone()), Some(shape.key(&mut random))),
@@ -1224,9 +1340,11 @@ mod tests {
                 }
                 _ => snapshots.truncate(1),
             }
-            check(&tree);
             assert_eq!(tree.len(), model.len());
-            if number % 50 == 0 {
+            if number % (check_every / 50).max(1) == 0 {
+                check(&tree);
+            }
+            if number % check_every == 0 {
                 assert_same(&tree, &model);
                 for (snapshot, was) in &snapshots {
                     assert_same(snapshot, was);
@@ -1237,14 +1355,123 @@ mod tests {
         assert_same(&tree, &model);
     }
 
-    #[test]
-    fn random_operations_do_what_they_do_to_a_map() {
-        let seed = match std::env::var("SEED") {
+    /// A seed from the environment, to run a test that failed once more, or a new one.
+    fn seed() -> u64 {
+        match std::env::var("SEED") {
             Ok(seed) => seed.parse().expect("a number"),
             Err(_) => rand::random(),
-        };
-        for shape in [Shape::Prefixes, Shape::Scores, Shape::Large, Shape::SameHeads] {
-            run(shape, 6_000, seed);
         }
+    }
+
+    #[test]
+    fn random_operations_do_what_they_do_to_a_map() {
+        for shape in [Shape::Prefixes, Shape::Scores, Shape::Large, Shape::SameHeads] {
+            run(shape, 0, (6_000, 50), seed());
+        }
+    }
+
+    #[test]
+    fn random_operations_on_a_tree_of_several_levels_do_what_they_do_to_a_map() {
+        run(Shape::Tall, 20_000, (1_500, 250), seed());
+    }
+
+    #[test]
+    fn keys_that_ascend_or_descend_fill_all_leaves() {
+        let key = |number: u32| [&number.to_be_bytes()[..], b"sixteen bytes, a member"].concat();
+        for descends in [false, true] {
+            let mut tree = CellTree::new();
+            for number in 0..50_000_u32 {
+                let number = if descends { 50_000 - number } else { number };
+                tree.insert(&key(number), b"");
+            }
+            check(&tree);
+            let (mut used, mut most) = (0, 0);
+            each_leaf(tree.root.as_ref().unwrap(), &mut |leaf| {
+                used += leaf.used_bytes();
+                most += BLOCK_BYTES_MAX;
+            });
+            assert!(used * 100 > most * 98, "{used} of {most}");
+        }
+    }
+
+    fn each_leaf(node: &Node, see: &mut impl FnMut(&CellBlock)) {
+        match node {
+            Node::Leaf(leaf) => see(leaf),
+            Node::Inner(inner) => inner.children.iter().for_each(|child| each_leaf(child, see)),
+        }
+    }
+
+    #[test]
+    fn members_of_a_sorted_set_cost_at_most_forty_bytes() {
+        let seed = seed();
+        println!("seed {seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut tree = CellTree::new();
+        for number in 0..50_000 {
+            let score: f64 = random.random();
+            tree.insert(
+                &[
+                    &score.to_bits().to_be_bytes()[..],
+                    format!("member:{number:09}").as_bytes(),
+                ]
+                .concat(),
+                b"",
+            );
+        }
+        assert!(
+            tree.bytes() <= 40 * tree.len(),
+            "{} bytes each",
+            tree.bytes() as f64 / tree.len() as f64
+        );
+    }
+
+    #[test]
+    fn a_write_copies_only_what_a_snapshot_has_too() {
+        let mut tree = CellTree::from_sorted([(&b"a"[..], &b"1"[..]), (b"b", b"2")]);
+        let address = |tree: &CellTree| tree.get(b"a").unwrap().as_ptr();
+        let before = address(&tree);
+        tree.insert(b"a", b"3");
+        assert_eq!(address(&tree), before);
+        let snapshot = tree.snapshot();
+        tree.insert(b"a", b"4");
+        assert_ne!(address(&tree), before);
+        assert_eq!((snapshot.get(b"a"), tree.get(b"a")), (Some(&b"3"[..]), Some(&b"4"[..])));
+        assert_eq!(address(&snapshot), before);
+        let after = address(&tree);
+        tree.insert(b"a", b"5");
+        assert_eq!(address(&tree), after);
+    }
+
+    #[test]
+    fn a_tree_is_dropped_in_steps_and_takes_nothing_then() {
+        let keys: Vec<[u8; 4]> = (0..20_000_u32).map(u32::to_be_bytes).collect();
+        let mut tree = CellTree::from_sorted(keys.iter().map(|key| (&key[..], &b"value"[..])));
+        let (mut steps, mut len) = (1, tree.len());
+        while tree.drop_some(3) {
+            check(&tree);
+            assert!(tree.len() < len, "each step drops something");
+            len = tree.len();
+            steps += 1;
+        }
+        assert!(steps > 20, "{steps} steps");
+        assert_eq!((tree.len(), tree.bytes(), tree.first()), (0, 0, None));
+    }
+
+    #[test]
+    fn a_tree_built_of_sorted_entries_is_sound_at_any_size() {
+        let keys: Vec<[u8; 4]> = (0..30_000_u32).map(u32::to_be_bytes).collect();
+        let value = [7; 600];
+        for len in (0..300).chain([383, 384, 385, 390, 768, 2_000, 24_575, 24_576, 24_577, 24_600]) {
+            let mut tree = CellTree::from_sorted(keys[..len].iter().map(|key| (&key[..], &value[..])));
+            assert_eq!((tree.len(), check(&tree)), (len, tree.bytes()));
+            tree.insert(b"\x00\x00\x00\x07\x01", &value);
+            check(&tree);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "ascend")]
+    fn a_tree_is_not_built_of_keys_that_do_not_ascend() {
+        CellTree::from_sorted([(&b"b"[..], &b""[..]), (b"a", b"")]);
     }
 }

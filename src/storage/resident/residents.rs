@@ -42,8 +42,9 @@ const DROPPED_AT_ONCE_BYTES: usize = 256 * 1024;
 /// What each turn gives back of what was dropped: 1 GiB in a second of a thousand turns.
 const GIVEN_BACK_PER_TURN_BYTES: usize = 1024 * 1024;
 
-/// Steps of the clock, or parts given back, for one cell that comes: a few, so that no write takes long.
+/// Steps of the clock, or parts given back, for one cell that comes, and bytes given back: no write takes long.
 const STEPS_PER_CELL_MAX: usize = 64;
+const GIVEN_BACK_PER_CELL_BYTES: usize = 2 * DROPPED_AT_ONCE_BYTES;
 
 /// Versions of new collections that were given out in a turn and of which nothing was written yet.
 const NEWBORN_MAX: usize = 64;
@@ -53,8 +54,17 @@ const BYTES_PER_REMEMBERED: usize = 2048;
 const REMEMBERED_MIN: usize = 1024;
 const REMEMBERED_MAX: usize = 1 << 18;
 
-/// What is remembered of an owner beside its hash: it was read, or it was too large to stay in memory.
+/// A collection with a larger cell is paged: to copy one costs more than a search on disk.
+pub const CELL_BYTES_MAX: usize = 64 * 1024;
+
+/// What is remembered of an owner beside its hash: it was read...
+const WAS_READ: u32 = 0;
+/// ...or had grown too large for memory, and may have shrunk since...
 const TOO_LARGE: u32 = 1;
+/// ...or has a cell that is too large.
+const HAS_LARGE_CELL: u32 = 2;
+/// The bits of these in what is remembered.
+const STATE: u32 = 3;
 
 /// A collection's cells in one column.
 #[derive(Default)]
@@ -426,6 +436,8 @@ impl Residents {
         let part = &mut resident.parts[part];
         if is_node(column, key) {
             part.has_nodes = true;
+        } else if value.is_some_and(|value| value.len() > CELL_BYTES_MAX) {
+            self.refuse_large_cell(owner);
         } else if part.is_below_end(key) {
             match value {
                 Some(value) => part.tree.insert_with(key, value, |_| ()),
@@ -457,7 +469,14 @@ impl Residents {
 
     fn remember(&mut self, hash: u64, state: u32) {
         let bucket = self.bucket(hash);
-        self.remembered[bucket] = (hash >> 32) as u32 & !TOO_LARGE | state;
+        self.remembered[bucket] = (hash >> 32) as u32 & !STATE | state;
+    }
+
+    /// An owner has a cell of more than [`CELL_BYTES_MAX`]: it is paged.
+    pub fn refuse_large_cell(&mut self, owner: &[u8]) {
+        let hash = self.hasher.hash_one(owner);
+        self.remember(hash, HAS_LARGE_CELL);
+        self.drop_owner(owner);
     }
 
     /// Where a read of an owner that has `members` members is to begin to load cells of a column; `None` if it is not
@@ -472,13 +491,13 @@ impl Residents {
         part_of(column)?;
         let hash = self.hasher.hash_one(owner);
         let remembered = self.remembered[self.bucket(hash)];
-        let tag = (hash >> 32) as u32 & !TOO_LARGE;
-        if remembered & !TOO_LARGE != tag {
-            self.remember(hash, 0);
+        if remembered & !STATE != (hash >> 32) as u32 & !STATE {
+            self.remember(hash, WAS_READ);
             return None;
         }
         let is_small = members <= LOADED_CELLS_MAX as u64;
-        (remembered & TOO_LARGE == 0 || is_small).then(Vec::new)
+        let state = remembered & STATE;
+        (state == WAS_READ || state == TOO_LARGE && is_small).then(Vec::new)
     }
 
     /// A read has found these cells from where [`Residents::load_from`] told on, and no others before `known_to`
@@ -598,8 +617,11 @@ impl Residents {
     /// Gives back what was dropped, and drops what was not used since the clock came by last, until the memory is
     /// within its bound, but no more than a write has time for.
     fn make_room(&mut self) {
+        let enough = self
+            .bytes_max
+            .max(self.bytes().saturating_sub(GIVEN_BACK_PER_CELL_BYTES));
         for _ in 0..STEPS_PER_CELL_MAX {
-            if self.bytes() <= self.bytes_max {
+            if self.bytes() <= enough {
                 return;
             }
             match self.dropped.is_empty() {
@@ -818,6 +840,8 @@ mod tests {
             assert_eq!(residents.load_from(&owner(1), Column::Data, 100_000), None);
         }
         assert_eq!(residents.load_from(&owner(1), Column::Data, 100), Some(Vec::new()));
+        residents.refuse_large_cell(&owner(1));
+        assert_eq!(residents.load_from(&owner(1), Column::Data, 100), None);
         let mut turns = 0;
         while residents.bytes() > 0 {
             residents.begin_turn();

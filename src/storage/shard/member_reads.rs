@@ -9,7 +9,7 @@ use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
 use crate::storage::records::EntryIndex;
-use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents};
+use crate::storage::resident::residents::{CELL_BYTES_MAX, LOADED_CELLS_MAX, LoadedCells, Residents};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -263,23 +263,22 @@ impl Shard {
         };
         let range = (past_gap.as_deref().unwrap_or(&from), None);
         let cells_max = faults::loaded_cells(LOADED_CELLS_MAX);
-        let (mut cells, mut known_to) = (LoadedCells::default(), None);
-        let epoch = self.read_range(
-            (owner, slot),
-            column,
-            range,
-            Direction::Forward,
-            &mut |member, value| {
-                if cells.are_enough(cells_max) {
-                    known_to = Some(member.to_vec());
-                    return ControlFlow::Break(());
-                }
-                cells.push(member, value);
-                ControlFlow::Continue(())
-            },
-        )?;
-        self.residents.extend(&self.key, column, &cells, known_to, epoch);
-        Ok(true)
+        let (mut cells, mut known_to, mut is_large) = (LoadedCells::default(), None, false);
+        let mut load = |member: &[u8], value: &[u8]| {
+            is_large = value.len() > CELL_BYTES_MAX;
+            if is_large || cells.are_enough(cells_max) {
+                known_to = Some(member.to_vec());
+                return ControlFlow::Break(());
+            }
+            cells.push(member, value);
+            ControlFlow::Continue(())
+        };
+        let epoch = self.read_range((owner, slot), column, range, Direction::Forward, &mut load)?;
+        match is_large {
+            true => self.residents.refuse_large_cell(&self.key),
+            false => self.residents.extend(&self.key, column, &cells, known_to, epoch),
+        }
+        Ok(!is_large)
     }
 
     /// Reads a range from the disk and what is staged, passing where it is known that there is nothing.
