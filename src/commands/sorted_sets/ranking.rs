@@ -1,9 +1,10 @@
 //! Ranks: how many members of a sorted set come before one, and which member is at a rank.
 //!
-//! Where a set's order is in memory, that knows its ranks. For where it is not, a set of more than [`BLOCK_MEMBERS_MAX`] members has a [counted tree](super::counted_tree) beside them, in the same
-//! column. A rank costs two small reads per level (a million members make three levels) and then one walk along part of
-//! a block. A member that comes or goes writes the counts of one node per level, some 60 bytes each; every fortieth one
-//! or so also splits a block (a walk along half of it).
+//! A set's order that is in memory knows its ranks. For when it is not, one of more than [`BLOCK_MEMBERS_MAX`] members
+//! has a [counted tree](super::counted_tree) beside them, in the same column. A rank costs two small reads per level (a
+//! million members make three levels) and then one walk along part of a block. A member that comes or goes writes the
+//! counts of one node per level, some 60 bytes each; every fortieth one or so also splits a block (a walk along half of
+//! it).
 
 use super::counted_tree::{Block, CountedTree, Limits, Store};
 use super::{Outcome, Stretch, damaged};

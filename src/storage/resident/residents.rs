@@ -99,6 +99,14 @@ impl Part {
         }
     }
 
+    /// What the part will take when all its `members` cells are in memory, judged by those that are.
+    fn expected_bytes(&self, members: u64) -> u64 {
+        match self.tree.len() as u64 {
+            0 => 0,
+            cells => (self.tree.bytes() as u64 / cells).saturating_mul(members),
+        }
+    }
+
     fn knows_range(&self, from: &[u8], to: Option<&[u8]>) -> bool {
         match (self.end_from(from), to) {
             (None, _) => true,
@@ -474,8 +482,12 @@ impl Residents {
 
     /// An owner has a cell of more than [`CELL_BYTES_MAX`]: it is paged.
     pub fn refuse_large_cell(&mut self, owner: &[u8]) {
+        self.refuse(owner, HAS_LARGE_CELL);
+    }
+
+    fn refuse(&mut self, owner: &[u8], state: u32) {
         let hash = self.hasher.hash_one(owner);
-        self.remember(hash, HAS_LARGE_CELL);
+        self.remember(hash, state);
         self.drop_owner(owner);
     }
 
@@ -485,8 +497,14 @@ impl Residents {
         if members.saturating_mul(CELL_BYTES_MIN as u64) > (self.bytes_max / SHARE_OF_ONE) as u64 {
             return None;
         }
+        let bytes_max = self.bytes_max / SHARE_OF_ONE;
         if let Some((part, _)) = self.part(owner, column) {
-            return part.known_to.as_ref().map(|end| end.to_vec());
+            let from = part.known_to.as_ref().map(|end| end.to_vec());
+            if from.is_some() && part.expected_bytes(members) > bytes_max as u64 {
+                self.refuse(owner, TOO_LARGE);
+                return None;
+            }
+            return from;
         }
         part_of(column)?;
         let hash = self.hasher.hash_one(owner);
@@ -842,6 +860,14 @@ mod tests {
         assert_eq!(residents.load_from(&owner(1), Column::Data, 100), Some(Vec::new()));
         residents.refuse_large_cell(&owner(1));
         assert_eq!(residents.load_from(&owner(1), Column::Data, 100), None);
+        // One that would be too large is not loaded to its end.
+        assert_eq!(residents.load_from(&owner(2), Column::Data, 100_000), None);
+        assert_eq!(residents.load_from(&owner(2), Column::Data, 100_000), Some(Vec::new()));
+        let mut cells = LoadedCells::default();
+        (0..100_u8).for_each(|name| cells.push(&[name], &[0; 400]));
+        residents.extend(&owner(2), Column::Data, &cells, Some(vec![100]), 1);
+        assert_eq!(residents.load_from(&owner(2), Column::Data, 100_000), None);
+        assert!(residents.is_empty());
         let mut turns = 0;
         while residents.bytes() > 0 {
             residents.begin_turn();
