@@ -20,10 +20,10 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// The most that a block takes, with its `Arc`, unless it has only one cell or no bound.
-pub const BLOCK_BYTES_MAX: usize = 4096;
+pub(super) const BLOCK_BYTES_MAX: usize = 4096;
 
 /// What `Arc` puts before what is shared: two counts.
-pub const ARC_BYTES: usize = 2 * size_of::<usize>();
+pub(super) const ARC_BYTES: usize = 2 * size_of::<usize>();
 
 const COUNT: Range<usize> = 0..2;
 const SKIP: Range<usize> = 2..4;
@@ -32,6 +32,9 @@ const HEAD_BYTES: usize = 4;
 
 /// Heads in a line of the processor's cache.
 const LINE_HEADS: usize = 16;
+
+/// So many bytes are compared in a loop as quickly as by a call.
+const FEW_BYTES: usize = 8;
 
 /// A block that becomes smaller keeps a sixteenth free.
 const SHRINK_ROOM: usize = 16;
@@ -53,11 +56,11 @@ const _: () = assert!(BLOCK_BYTES_MAX <= NARROW_BYTES_MAX);
 
 /// A packed block: see the file's head.
 #[derive(Clone)]
-pub struct CellBlock(Arc<[u8]>);
+pub(super) struct CellBlock(Arc<[u8]>);
 
 /// A block taken apart for reading.
 #[derive(Clone, Copy)]
-pub struct Cells<'a> {
+pub(super) struct Cells<'a> {
     bytes: &'a [u8],
     heads: &'a [[u8; HEAD_BYTES]],
     ends: Ends<'a>,
@@ -70,11 +73,13 @@ enum Ends<'a> {
     Wide(&'a [[u8; WIDE_END_BYTES]]),
 }
 
-/// The bytes of an allocation that is asked for `bytes`: a quarter of a power of two, as allocators have them, so that a
+/// The bytes of an allocation that is asked for `bytes`: a quarter of a power of two, as allocators have them, so that
+/// a
 /// block that grows is not moved for each cell; and no more than asked for where a block has few cells.
 fn allocation_bytes(bytes: usize) -> usize {
     let step = match bytes {
-        65..=BLOCK_BYTES_MAX => (1 << (bytes - 1).ilog2()) / 4,
+        65..=512 => (1 << (bytes - 1).ilog2()) / 2,
+        513..=BLOCK_BYTES_MAX => (1 << (bytes - 1).ilog2()) / 4,
         _ => 16,
     };
     bytes.next_multiple_of(step)
@@ -120,20 +125,23 @@ fn parts_of(cell: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// How many bytes two keys have in common at their beginning.
-pub fn common_bytes(one: &[u8], other: &[u8]) -> usize {
+pub(super) fn common_bytes(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// How a key compares with what all keys of a block have in common, the first `common` bytes of `other`.
 #[inline]
 fn compare_beginning(key: &[u8], other: &[u8], common: usize) -> Ordering {
-    // A loop, since there are mostly few bytes, and a call takes longer.
-    for (one, other) in key.iter().zip(&other[..common]) {
+    let (key_bytes, other) = (&key[..common.min(key.len())], &other[..common]);
+    if common > FEW_BYTES {
+        return key_bytes.cmp(other);
+    }
+    for (one, other) in key_bytes.iter().zip(other) {
         if one != other {
             return one.cmp(other);
         }
     }
-    key.len().min(common).cmp(&common)
+    key_bytes.len().cmp(&common)
 }
 
 impl<'a> Cells<'a> {
@@ -156,7 +164,7 @@ impl<'a> Cells<'a> {
     }
 
     /// Those of no block.
-    pub fn empty() -> Cells<'a> {
+    pub(super) fn empty() -> Cells<'a> {
         Cells {
             bytes: &[],
             heads: &[],
@@ -167,13 +175,13 @@ impl<'a> Cells<'a> {
 
     /// How many cells there are.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.heads.len()
     }
 
     /// Whether there are none.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.heads.is_empty()
     }
 
@@ -207,13 +215,13 @@ impl<'a> Cells<'a> {
 
     /// The key and the value of a cell.
     #[inline(always)]
-    pub fn cell(&self, at: usize) -> (&'a [u8], &'a [u8]) {
+    pub(super) fn cell(&self, at: usize) -> (&'a [u8], &'a [u8]) {
         parts_of(&self.bytes[self.cell_range(at)])
     }
 
     /// Calls `visit` with the cells of a range, in order, until it breaks.
     #[inline]
-    pub fn visit(
+    pub(super) fn visit(
         &self,
         range: Range<usize>,
         visit: &mut impl FnMut(&'a [u8], &'a [u8]) -> ControlFlow<()>,
@@ -230,7 +238,7 @@ impl<'a> Cells<'a> {
 
     /// The same from the last cell of the range to the first.
     #[inline]
-    pub fn visit_backward(
+    pub(super) fn visit_backward(
         &self,
         range: Range<usize>,
         visit: &mut impl FnMut(&'a [u8], &'a [u8]) -> ControlFlow<()>,
@@ -247,42 +255,42 @@ impl<'a> Cells<'a> {
 
     /// The key of a cell.
     #[inline]
-    pub fn key(&self, at: usize) -> &'a [u8] {
+    pub(super) fn key(&self, at: usize) -> &'a [u8] {
         self.cell(at).0
     }
 
     /// The last key of a block that has one.
     #[inline]
-    pub fn last_key(&self) -> &'a [u8] {
+    pub(super) fn last_key(&self) -> &'a [u8] {
         self.key(self.len() - 1)
     }
 
     /// Where a key is, or where it would have to be.
     #[inline]
-    pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
+    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
         let count = self.len();
         if count == 0 {
             return Err(0);
         }
         let head = head_of(key, self.skip);
         let at = self.heads_below(head);
-        let near = at.min(count - 1);
+        let has_head = at < count && self.head(at) == head;
+        // Mostly what is looked for is there.
+        if has_head && self.key(at) == key {
+            return Ok(at);
+        }
         if self.skip > 0 {
             // Heads say nothing of a key that has not what all keys have in common: it is before or behind them.
-            match compare_beginning(key, self.key(near), self.skip) {
+            match compare_beginning(key, self.key(at.min(count - 1)), self.skip) {
                 Ordering::Less => return Err(0),
                 Ordering::Greater => return Err(count),
                 Ordering::Equal => {}
             }
         }
-        if at == count || self.head(at) != head {
-            return Err(at);
+        if has_head && key > self.key(at) {
+            return self.search_same_heads(key, at + 1);
         }
-        match key.cmp(self.key(at)) {
-            Ordering::Equal => Ok(at),
-            Ordering::Less => Err(at),
-            Ordering::Greater => self.search_same_heads(key, at + 1),
-        }
+        Err(at)
     }
 
     /// How many heads are less than `head`.
@@ -321,12 +329,12 @@ impl<'a> Cells<'a> {
 
     /// How many keys are less than `key`.
     #[inline]
-    pub fn keys_below(&self, key: &[u8]) -> usize {
+    pub(super) fn keys_below(&self, key: &[u8]) -> usize {
         self.search(key).unwrap_or_else(|at| at)
     }
 
     /// Where to part the block's cells (there are two at least) into halves of about the same bytes.
-    pub fn middle(&self) -> usize {
+    pub(super) fn middle(&self) -> usize {
         let (count, half) = (self.len(), self.bytes_before(self.len()) / 2);
         let (mut low, mut high) = (1, count - 1);
         while low < high {
@@ -343,14 +351,14 @@ impl<'a> Cells<'a> {
 
 impl CellBlock {
     /// A block of one cell.
-    pub fn one(key: &[u8], value: &[u8]) -> CellBlock {
+    pub(super) fn one(key: &[u8], value: &[u8]) -> CellBlock {
         let mut block = CellBlock::concat(&[], (1, cell_bytes(key, value)));
         block.insert_in_place(0, key, value);
         block
     }
 
     /// A block without cells that has room for as many as a bounded block can have, or for this one if that is larger.
-    pub fn with_most_room(key: &[u8], value: &[u8]) -> CellBlock {
+    pub(super) fn with_most_room(key: &[u8], value: &[u8]) -> CellBlock {
         let most = BLOCK_BYTES_MAX - ARC_BYTES - HEADER_BYTES - HEAD_BYTES - NARROW_END_BYTES;
         CellBlock::concat(&[], (1, cell_bytes(key, value).max(most)))
     }
@@ -370,6 +378,7 @@ impl CellBlock {
             // Not so few that its ends would be taken for narrow ones.
             _ => size(WIDE_END_BYTES).max(NARROW_BYTES_MAX + 1),
         };
+        assert!(size <= u32::MAX as usize, "a block's ends have four bytes at the most");
         let mut shared = match ZEROS.get(..size) {
             Some(zeros) => Arc::from(zeros),
             None => Arc::from(vec![0; size]),
@@ -388,16 +397,17 @@ impl CellBlock {
             let from = part.bytes.len() - part.bytes_before(range.end);
             let target = to.bytes.len() - before - bytes;
             to.bytes[target..][..bytes].copy_from_slice(&part.bytes[from..][..bytes]);
-            let dropped = part.bytes_before(range.start);
-            for cell in range.clone() {
-                let head = match part.skip == skip {
-                    true => part.head(cell),
-                    false => head_of(part.key(cell), skip),
-                };
-                to.set_head(at, head);
-                to.set_end(count, at, before + part.bytes_before(cell + 1) - dropped);
-                at += 1;
+            if part.skip == skip {
+                let heads = part.heads[range.clone()].as_flattened();
+                to.bytes[HEADER_BYTES + HEAD_BYTES * at..][..heads.len()].copy_from_slice(heads);
+            } else {
+                for (to_at, cell) in range.clone().enumerate() {
+                    to.set_head(at + to_at, head_of(part.key(cell), skip));
+                }
             }
+            to.copy_ends(count, at, part.ends, range.clone());
+            to.move_ends((at, at + range.len()), count, before, part.bytes_before(range.start));
+            at += range.len();
             before += bytes;
         }
         CellBlock(shared)
@@ -405,35 +415,35 @@ impl CellBlock {
 
     /// The block, to be read.
     #[inline]
-    pub fn cells(&self) -> Cells<'_> {
+    pub(super) fn cells(&self) -> Cells<'_> {
         Cells::of(&self.0)
     }
 
     /// How many cells there are.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         usize::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
     }
 
     /// Whether there are none.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// What the block takes of the heap.
     #[inline]
-    pub fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         ARC_BYTES + self.0.len()
     }
 
     /// What the block's cells need of the heap.
-    pub fn used_bytes(&self) -> usize {
+    pub(super) fn used_bytes(&self) -> usize {
         ARC_BYTES + self.cells().used_bytes()
     }
 
     /// Adds a cell before that at `at`, unless the block would then need more than `bytes_max` and is not empty.
-    pub fn insert(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
+    pub(super) fn insert(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
         let cells = self.cells();
         let size = cell_bytes(key, value);
         let needed = cells.used_bytes() + HEAD_BYTES + end_bytes(self.0.len()) + size;
@@ -476,7 +486,7 @@ impl CellBlock {
         block.bytes.copy_within(heads..ends, heads + HEAD_BYTES);
         block.set_count(count + 1);
         block.set_end(count + 1, at, before + size);
-        block.move_ends(count + 1, at + 1, size, 0);
+        block.move_ends((at + 1, count + 1), count + 1, size, 0);
         block.set_head(at, head_of(key, skip));
         if has_new_skip {
             self.set_skip(skip);
@@ -495,7 +505,7 @@ impl CellBlock {
     }
 
     /// Gives a cell another value. A smaller one may leave the block so sparse that it is to be shrunk.
-    pub fn replace(&mut self, at: usize, value: &[u8]) {
+    pub(super) fn replace(&mut self, at: usize, value: &[u8]) {
         let cells = self.cells();
         let (count, before, all) = (cells.len(), cells.bytes_before(at), cells.bytes_before(cells.len()));
         let old = cells.cell(at).1.len();
@@ -506,14 +516,14 @@ impl CellBlock {
         if value.len() != old {
             // The cell's key lies before its value, and moves with the cells that follow.
             block.move_cells(before + old..all, value.len(), old);
-            block.move_ends(count, at, value.len(), old);
+            block.move_ends((at, count), count, value.len(), old);
         }
         let end = block.bytes.len() - before;
         block.bytes[end - value.len()..end].copy_from_slice(value);
     }
 
     /// Removes cells, and gives back memory where much is free. Returns whether it did.
-    pub fn remove(&mut self, range: Range<usize>) -> bool {
+    pub(super) fn remove(&mut self, range: Range<usize>) -> bool {
         let cells = self.cells();
         let count = cells.len();
         let (before, all) = (cells.bytes_before(range.start), cells.bytes_before(count));
@@ -530,12 +540,12 @@ impl CellBlock {
             new_ends + width * range.start,
         );
         block.set_count(rest);
-        block.move_ends(rest, range.start, 0, through - before);
+        block.move_ends((range.start, rest), rest, 0, through - before);
         self.shrink()
     }
 
     /// Gives back memory if there is enough free. Returns whether it did.
-    pub fn shrink(&mut self) -> bool {
+    pub(super) fn shrink(&mut self) -> bool {
         let is_sparse = self.is_sparse();
         if is_sparse {
             let cells = self.cells();
@@ -544,14 +554,15 @@ impl CellBlock {
         is_sparse
     }
 
-    /// Whether what is used would fit a smaller allocation, with some room so that a block that grows and shrinks in turn
+    /// Whether what is used would fit a smaller allocation, with some room so that a block that grows and shrinks in
+    /// turn
     /// is not moved each time.
     fn is_sparse(&self) -> bool {
         allocation_bytes(self.used_bytes() + self.heap_bytes() / SHRINK_ROOM) < self.heap_bytes()
     }
 
     /// The cells before `at`, and the others.
-    pub fn split(&self, at: usize) -> (CellBlock, CellBlock) {
+    pub(super) fn split(&self, at: usize) -> (CellBlock, CellBlock) {
         let cells = self.cells();
         (
             CellBlock::concat(&[(cells, 0..at)], (0, 0)),
@@ -560,7 +571,7 @@ impl CellBlock {
     }
 
     /// The cells of both blocks, of which all of the other's are behind this one's.
-    pub fn joined(&self, other: &CellBlock) -> CellBlock {
+    pub(super) fn joined(&self, other: &CellBlock) -> CellBlock {
         let (cells, others) = (self.cells(), other.cells());
         CellBlock::concat(&[(cells, 0..cells.len()), (others, 0..others.len())], (0, 0))
     }
@@ -605,10 +616,31 @@ impl Writer<'_> {
         }
     }
 
-    /// Adds `more` and takes away `less` from all ends from the one at `from` on.
-    fn move_ends(&mut self, count: usize, from: usize, more: usize, less: usize) {
-        let ends = &mut self.bytes[HEADER_BYTES + HEAD_BYTES * count..][..self.end_bytes * count];
-        let ends = &mut ends[self.end_bytes * from..];
+    /// Takes over the ends of a range of another block, to `at` and behind it.
+    fn copy_ends(&mut self, count: usize, at: usize, ends: Ends<'_>, range: Range<usize>) {
+        let place = self.ends_at(count) + self.end_bytes * at;
+        let place = &mut self.bytes[place..][..self.end_bytes * range.len()];
+        match (ends, self.end_bytes) {
+            (Ends::Narrow(ends), NARROW_END_BYTES) => place.copy_from_slice(ends[range].as_flattened()),
+            (Ends::Wide(ends), WIDE_END_BYTES) => place.copy_from_slice(ends[range].as_flattened()),
+            (Ends::Narrow(ends), _) => {
+                for (to, end) in place.as_chunks_mut().0.iter_mut().zip(&ends[range]) {
+                    *to = u32::from(u16::from_ne_bytes(*end)).to_ne_bytes();
+                }
+            }
+            // What does not fit is made to when what lies before is taken away: only the difference counts.
+            (Ends::Wide(ends), _) => {
+                for (to, end) in place.as_chunks_mut().0.iter_mut().zip(&ends[range]) {
+                    *to = (u32::from_ne_bytes(*end) as u16).to_ne_bytes();
+                }
+            }
+        }
+    }
+
+    /// Adds `more` and takes away `less` from the ends from one to before another.
+    fn move_ends(&mut self, (from, to): (usize, usize), count: usize, more: usize, less: usize) {
+        let ends = self.ends_at(count);
+        let ends = &mut self.bytes[ends + self.end_bytes * from..ends + self.end_bytes * to];
         match self.end_bytes {
             NARROW_END_BYTES => {
                 let change = (more as u16).wrapping_sub(less as u16);
@@ -652,12 +684,12 @@ impl Writer<'_> {
 }
 
 #[cfg(test)]
-pub mod checks {
+pub(super) mod checks {
     //! What must hold of a block at any time.
     use super::*;
 
     /// Panics unless the block is sound.
-    pub fn check(block: &CellBlock) {
+    pub(in crate::storage::resident) fn check(block: &CellBlock) {
         let cells = block.cells();
         assert!(cells.used_bytes() <= block.0.len());
         let mut before = 0;

@@ -8,34 +8,20 @@
 //! random has no more memory free than one whose leaves are kept full by moving entries to their neighbours, and a
 //! small tree is small.
 //!
+//! What nodes hold, and how they part and join, is in [`super::cell_node`]; reading ranges is in [`super::cell_walk`].
+//!
 //! All nodes are shared until they are changed: a [`Snapshot`] costs nothing to take, and the tree copies what it
-//! changes while one is there, one leaf and what lies above it at a time. Without one nothing is copied. A tree and
-//! its snapshots are of one thread (`Arc`); a tree that has no snapshots could be sent to another one as a whole, since
-//! nothing else shares its nodes.
+//! changes while one is there, one leaf and what lies above it at a time. Without one nothing is copied. The
+//! counts of who shares a node are atomic (`Arc`), because a shard is opened on another thread than it runs on.
 
-use super::cell_block::{ARC_BYTES, BLOCK_BYTES_MAX, CellBlock, Cells, common_bytes};
-use crate::storage::database::Direction;
-use std::ops::{ControlFlow, Deref};
+use super::cell_block::CellBlock;
+use super::cell_node::{Edges, Inner, Node, Put, full_leaves, level_above};
+use std::ops::Deref;
 use std::sync::Arc;
 
-/// The most children of a node: searching it and adding up its counts then costs about what searching a leaf does.
-const CHILDREN_MAX: usize = 64;
-
-/// A node with fewer children than this is joined with a neighbour, or takes some of the neighbour's: far from half of
-/// the most, so that nodes do not split and join in turn.
-const CHILDREN_MIN: usize = 16;
-
-/// Two leaves are joined if they fit in this: so that what they become has room.
-const JOINED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 4 * 3;
-
-/// A leaf that uses less than this tries to join a neighbour, whenever it has given back memory.
-const LEAF_BYTES_MIN: usize = BLOCK_BYTES_MAX / 2;
-
-/// Larger entries stand where a leaf is parted for them, since halves of the leaf may have no room either.
-const SMALL_ENTRY_BYTES_MAX: usize = BLOCK_BYTES_MAX / 8;
-
-/// Separators have no bound: there are few, but each is as long as what its neighbours have in common.
-const UNBOUNDED: usize = usize::MAX;
+/// The most bytes of a key and its value: twice what Redis allows for a string, and few enough that the ends of a block
+/// fit four bytes.
+const ENTRY_BYTES_MAX: usize = 1 << 30;
 
 /// The keys from the first to before the second; `None` is the end of the tree.
 pub type KeyRange<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
@@ -46,529 +32,13 @@ pub type Entry<'a> = (&'a [u8], &'a [u8]);
 /// An ordered map from byte strings to byte strings.
 #[derive(Default)]
 pub struct CellTree {
-    root: Option<Node>,
-    len: usize,
+    pub(super) root: Option<Node>,
+    pub(super) len: usize,
     heap_bytes: usize,
 }
 
 /// A tree as it was: it does not change while the tree does.
 pub struct Snapshot(CellTree);
-
-/// A range of a tree, entry by entry.
-pub struct Entries<'a, 'b> {
-    walk: Walk<'a, 'b>,
-    stretch: Stretch<'a>,
-}
-
-#[derive(Clone)]
-enum Node {
-    Leaf(CellBlock),
-    Inner(Arc<Inner>),
-}
-
-// A node is what an inner node has for each child.
-const _: () = assert!(size_of::<Node>() == 16);
-
-/// A node above others.
-struct Inner {
-    /// One less than there are children. A child's keys are not less than the separator before it, and less than the
-    /// one behind it.
-    separators: CellBlock,
-    /// The entries below each child.
-    counts: Vec<usize>,
-    children: Vec<Node>,
-}
-
-/// What became of an entry that was to be put somewhere below a node.
-enum Put<R> {
-    /// It is there, and was not before.
-    Added,
-    /// It is there, with another value than before; whether its leaf has become small.
-    Replaced(R, bool),
-    /// Its key is there, but its leaf has no room for its value.
-    NoRoom,
-    /// The node is now two: the separator, the second one, and whether the entry is in one of them.
-    Split(Vec<u8>, Node, bool),
-    /// Something was split, and the entry is not yet there.
-    Again,
-}
-
-/// Whether a node is the first or the last of its level in the whole tree.
-#[derive(Clone, Copy)]
-struct Edges {
-    first: bool,
-    last: bool,
-}
-
-/// A leaf that was found.
-struct Leaf<'a> {
-    cells: Cells<'a>,
-    /// How many entries come before the leaf's.
-    before: usize,
-    /// The node above, unless the leaf is the root, and which of its children the leaf is.
-    parent: Option<(&'a Inner, usize)>,
-}
-
-/// Part of a leaf.
-#[derive(Clone, Copy)]
-struct Stretch<'a> {
-    cells: Cells<'a>,
-    from: usize,
-    to: usize,
-}
-
-/// The leaves of a range, one after the other.
-struct Walk<'a, 'b> {
-    tree: &'a CellTree,
-    direction: Direction,
-    /// Where the range ends, in this direction.
-    bound: Option<&'b [u8]>,
-    /// The rank of the entry that the next leaf is to be found by: the leaf's first, or last if the walk goes
-    /// backward. `None` behind the last leaf.
-    next: Option<usize>,
-}
-
-impl Clone for Inner {
-    /// With the same room for more, so that a copy takes the same memory.
-    fn clone(&self) -> Inner {
-        let mut counts = Vec::with_capacity(self.counts.capacity());
-        counts.extend_from_slice(&self.counts);
-        let mut children = Vec::with_capacity(self.children.capacity());
-        children.extend_from_slice(&self.children);
-        Inner {
-            separators: self.separators.clone(),
-            counts,
-            children,
-        }
-    }
-}
-
-/// The shortest separator between two neighbouring keys.
-fn separator<'a>(before: &[u8], behind: &'a [u8]) -> &'a [u8] {
-    &behind[..common_bytes(before, behind) + 1]
-}
-
-/// The nodes above those of a level, as equal as may be, and the separators between them.
-fn level_above(level: Vec<Node>, separators: Vec<Vec<u8>>) -> (Vec<Node>, Vec<Vec<u8>>) {
-    let (count, parents) = (level.len(), level.len().div_ceil(CHILDREN_MAX));
-    let (mut nodes, mut separators) = (level.into_iter(), separators.into_iter());
-    let (mut above, mut separators_above) = (Vec::new(), Vec::new());
-    for parent in 0..parents {
-        let children_count = (parent + 1) * count / parents - parent * count / parents;
-        let children: Vec<Node> = nodes.by_ref().take(children_count).collect();
-        let mut texts = separators.by_ref().take(children_count - 1);
-        let mut packed = CellBlock::one(&texts.next().expect("a node has two children at least"), b"");
-        for (at, text) in texts.enumerate() {
-            packed.insert(at + 1, &text, b"", UNBOUNDED);
-        }
-        above.push(Node::Inner(Arc::new(Inner {
-            separators: packed,
-            counts: children.iter().map(Node::count).collect(),
-            children,
-        })));
-        separators_above.extend(separators.next());
-    }
-    (above, separators_above)
-}
-
-impl Node {
-    /// The entries below.
-    fn count(&self) -> usize {
-        match self {
-            Node::Leaf(leaf) => leaf.len(),
-            Node::Inner(inner) => inner.counts.iter().sum(),
-        }
-    }
-
-    /// Whether the node is to be joined with a neighbour.
-    fn is_small(&self) -> bool {
-        match self {
-            Node::Leaf(leaf) => leaf.heap_bytes() < LEAF_BYTES_MIN || leaf.is_empty(),
-            Node::Inner(inner) => inner.children.len() < CHILDREN_MIN,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Node::Leaf(leaf) => leaf.is_empty(),
-            Node::Inner(inner) => inner.children.is_empty(),
-        }
-    }
-
-    /// What this node alone takes of the heap.
-    fn heap_bytes(&self) -> usize {
-        match self {
-            Node::Leaf(leaf) => leaf.heap_bytes(),
-            Node::Inner(inner) => inner.heap_bytes(),
-        }
-    }
-
-    /// Puts an entry below this node; `replaced` sees the value that it had. Keeps `heap_bytes` right.
-    fn put<R>(
-        &mut self,
-        (key, value): Entry<'_>,
-        edges: Edges,
-        heap_bytes: &mut usize,
-        replaced: &mut Option<impl FnOnce(&[u8]) -> R>,
-    ) -> Put<R> {
-        match self {
-            Node::Leaf(leaf) => put_in_leaf(leaf, (key, value), edges, heap_bytes, replaced),
-            Node::Inner(inner) => {
-                let inner = Arc::make_mut(inner);
-                let at = inner.child_for(key);
-                let edges_below = Edges {
-                    first: edges.first && at == 0,
-                    last: edges.last && at + 1 == inner.children.len(),
-                };
-                let put = inner.children[at].put((key, value), edges_below, heap_bytes, replaced);
-                match put {
-                    Put::Added => inner.counts[at] += 1,
-                    Put::Replaced(result, true) => {
-                        inner.mend(at, heap_bytes);
-                        return Put::Replaced(result, self.is_small());
-                    }
-                    Put::Split(separator, node, added) => {
-                        return inner.child_was_split(at, (&separator, node), added, edges, heap_bytes);
-                    }
-                    Put::Replaced(_, false) | Put::NoRoom | Put::Again => {}
-                }
-                put
-            }
-        }
-    }
-
-    /// Removes a key below this node; `removed` sees its value. Returns what that returned, and whether this node has
-    /// become small.
-    fn take<R>(&mut self, key: &[u8], heap_bytes: &mut usize, removed: impl FnOnce(&[u8]) -> R) -> Option<(R, bool)> {
-        match self {
-            Node::Leaf(leaf) => {
-                let cells = leaf.cells();
-                let at = cells.search(key).ok()?;
-                let result = removed(cells.cell(at).1);
-                let before = leaf.heap_bytes();
-                let has_shrunk = leaf.remove(at..at + 1);
-                *heap_bytes = *heap_bytes + leaf.heap_bytes() - before;
-                Some((result, (has_shrunk || leaf.is_empty()) && self.is_small()))
-            }
-            Node::Inner(inner) => {
-                let inner = Arc::make_mut(inner);
-                let at = inner.child_for(key);
-                let (result, is_small) = inner.children[at].take(key, heap_bytes, removed)?;
-                inner.counts[at] -= 1;
-                if is_small {
-                    inner.mend(at, heap_bytes);
-                }
-                Some((result, is_small && self.is_small()))
-            }
-        }
-    }
-
-    /// Removes up to `entries_max` entries of a range, in order. Returns how many there were.
-    fn take_range(
-        &mut self,
-        (from, to): KeyRange<'_>,
-        entries_max: usize,
-        heap_bytes: &mut usize,
-        removed: &mut impl FnMut(&[u8], &[u8]),
-    ) -> usize {
-        match self {
-            Node::Leaf(leaf) => {
-                let cells = leaf.cells();
-                let begin = from.map_or(0, |from| cells.keys_below(from));
-                let end = to.map_or(cells.len(), |to| cells.keys_below(to));
-                let end = end.min(begin.saturating_add(entries_max));
-                if begin >= end {
-                    return 0;
-                }
-                for at in begin..end {
-                    let (key, value) = cells.cell(at);
-                    removed(key, value);
-                }
-                let before = leaf.heap_bytes();
-                leaf.remove(begin..end);
-                *heap_bytes = *heap_bytes + leaf.heap_bytes() - before;
-                end - begin
-            }
-            Node::Inner(inner) => {
-                let inner = Arc::make_mut(inner);
-                let begin = from.map_or(0, |from| inner.child_for(from));
-                let end = to.map_or(inner.children.len() - 1, |to| inner.child_for(to));
-                let mut count = 0;
-                for at in begin..=end {
-                    if count == entries_max {
-                        break;
-                    }
-                    let taken = inner.children[at].take_range((from, to), entries_max - count, heap_bytes, removed);
-                    inner.counts[at] -= taken;
-                    count += taken;
-                }
-                for at in (begin..=end).rev() {
-                    if inner.children[at].is_empty() {
-                        inner.remove_child(at, heap_bytes);
-                    }
-                }
-                inner.mend_around(begin, heap_bytes);
-                count
-            }
-        }
-    }
-
-    /// Drops the last leaves below this node, but no more than `leaves_max`. Returns how many, and with how many
-    /// entries.
-    fn drop_last(&mut self, leaves_max: usize, heap_bytes: &mut usize) -> (usize, usize) {
-        let Node::Inner(inner) = self else {
-            return (0, 0);
-        };
-        let inner = Arc::make_mut(inner);
-        let (mut leaves, mut entries) = (0, 0);
-        while leaves < leaves_max
-            && let Some(last) = inner.children.last_mut()
-        {
-            let at = inner.counts.len() - 1;
-            let (below, below_entries) = match last {
-                Node::Leaf(leaf) => (1, leaf.len()),
-                Node::Inner(_) => last.drop_last(leaves_max - leaves, heap_bytes),
-            };
-            leaves += below;
-            entries += below_entries;
-            inner.counts[at] -= below_entries;
-            if inner.counts[at] == 0 {
-                inner.remove_child(at, heap_bytes);
-            }
-        }
-        inner.mend_around(inner.children.len().saturating_sub(1), heap_bytes);
-        (leaves, entries)
-    }
-}
-
-/// [`Node::put`] for a leaf.
-fn put_in_leaf<R>(
-    leaf: &mut CellBlock,
-    (key, value): Entry<'_>,
-    edges: Edges,
-    heap_bytes: &mut usize,
-    replaced: &mut Option<impl FnOnce(&[u8]) -> R>,
-) -> Put<R> {
-    let before = leaf.heap_bytes();
-    let cells = leaf.cells();
-    let count = cells.len();
-    let at = match cells.search(key) {
-        Ok(at) => {
-            let old = cells.cell(at).1;
-            let fits = count == 1
-                || value.len() <= old.len()
-                || leaf.used_bytes() + value.len() - old.len() <= BLOCK_BYTES_MAX;
-            if !fits {
-                return Put::NoRoom;
-            }
-            let result = replaced.take().expect("an entry is put once")(old);
-            let is_smaller = value.len() < old.len();
-            leaf.replace(at, value);
-            let is_small = is_smaller && leaf.shrink() && leaf.heap_bytes() < LEAF_BYTES_MIN;
-            *heap_bytes = *heap_bytes + leaf.heap_bytes() - before;
-            return Put::Replaced(result, is_small);
-        }
-        Err(at) => at,
-    };
-    if leaf.insert(at, key, value, BLOCK_BYTES_MAX) {
-        *heap_bytes = *heap_bytes + leaf.heap_bytes() - before;
-        return Put::Added;
-    }
-    let cells = leaf.cells();
-    let is_large = key.len() + value.len() > SMALL_ENTRY_BYTES_MAX;
-    // At the tree's ends leaves stay full, for keys that ascend or descend.
-    let (text, node, added) = if at == count && (edges.last || is_large || count == 1) {
-        let text = separator(cells.last_key(), key).to_vec();
-        (text, CellBlock::one(key, value), true)
-    } else if at == 0 && (edges.first || is_large || count == 1) {
-        let text = separator(key, cells.key(0)).to_vec();
-        (text, std::mem::replace(leaf, CellBlock::one(key, value)), true)
-    } else {
-        let middle = if is_large { at } else { cells.middle() };
-        let text = separator(cells.key(middle - 1), cells.key(middle)).to_vec();
-        let (first, second) = leaf.split(middle);
-        *leaf = first;
-        (text, second, false)
-    };
-    *heap_bytes = *heap_bytes + leaf.heap_bytes() + node.heap_bytes() - before;
-    Put::Split(text, Node::Leaf(node), added)
-}
-
-impl Inner {
-    fn heap_bytes(&self) -> usize {
-        let children = self.children.capacity() * size_of::<Node>() + self.counts.capacity() * size_of::<usize>();
-        ARC_BYTES + size_of::<Inner>() + children + self.separators.heap_bytes()
-    }
-
-    /// The child that has a key, if any has it.
-    #[inline]
-    fn child_for(&self, key: &[u8]) -> usize {
-        match self.separators.cells().search(key) {
-            Ok(at) => at + 1,
-            Err(at) => at,
-        }
-    }
-
-    /// The child that has the entry of a rank; `before` is how many entries come before this node, and then before the
-    /// child.
-    #[inline]
-    fn child_at(&self, rank: usize, before: &mut usize) -> usize {
-        let mut at = 0;
-        // Several at once, as long as that is not too far.
-        for counts in self.counts.as_chunks::<8>().0 {
-            let sum = counts.iter().sum::<usize>();
-            if rank < *before + sum {
-                break;
-            }
-            *before += sum;
-            at += counts.len();
-        }
-        while rank >= *before + self.counts[at] {
-            *before += self.counts[at];
-            at += 1;
-        }
-        at
-    }
-
-    /// The separator at `at`, on its way to another place.
-    fn separator(&self, at: usize) -> Vec<u8> {
-        self.separators.cells().key(at).to_vec()
-    }
-
-    /// Adds a child behind that at `at`, of which it was a part.
-    fn insert_child(&mut self, at: usize, separator: &[u8], node: Node, heap_bytes: &mut usize) {
-        let before = self.heap_bytes();
-        if self.children.len() == self.children.capacity() {
-            let more = self.children.len().min(CHILDREN_MAX + 1 - self.children.len()).max(1);
-            self.children.reserve_exact(more);
-            self.counts.reserve_exact(more);
-        }
-        self.counts[at] = self.children[at].count();
-        self.counts.insert(at + 1, node.count());
-        self.children.insert(at + 1, node);
-        self.separators.insert(at, separator, b"", UNBOUNDED);
-        *heap_bytes = *heap_bytes + self.heap_bytes() - before;
-    }
-
-    /// Removes a child, with what lies below it.
-    fn remove_child(&mut self, at: usize, heap_bytes: &mut usize) {
-        let before = self.heap_bytes();
-        self.counts.remove(at);
-        let child = self.children.remove(at);
-        *heap_bytes -= child.heap_bytes();
-        if !self.children.is_empty() {
-            let separator = at.saturating_sub(1);
-            self.separators.remove(separator..separator + 1);
-        }
-        *heap_bytes = *heap_bytes + self.heap_bytes() - before;
-    }
-
-    /// The child at `at` was split, so that there is another one behind it. What that is for this node.
-    fn child_was_split<R>(
-        &mut self,
-        at: usize,
-        (separator, node): (&[u8], Node),
-        added: bool,
-        edges: Edges,
-        heap_bytes: &mut usize,
-    ) -> Put<R> {
-        self.insert_child(at, separator, node, heap_bytes);
-        let count = self.children.len();
-        if count <= CHILDREN_MAX {
-            return if added { Put::Added } else { Put::Again };
-        }
-        // At the tree's ends nodes stay as full as may be, like leaves.
-        let middle = match edges {
-            Edges { last: true, .. } if at + 2 == count => count - CHILDREN_MIN,
-            Edges { first: true, .. } if at == 0 => CHILDREN_MIN,
-            _ => count / 2,
-        };
-        let (separator, node) = self.split_off(middle, heap_bytes);
-        Put::Split(separator, node, added)
-    }
-
-    /// Parts the children from `at` on from the others. Returns what separates them, and them.
-    fn split_off(&mut self, at: usize, heap_bytes: &mut usize) -> (Vec<u8>, Node) {
-        let before = self.heap_bytes();
-        let separator = self.separator(at - 1);
-        let (_, behind) = self.separators.split(at);
-        self.separators.remove(at - 1..self.separators.len());
-        let second = Inner {
-            separators: behind,
-            counts: self.counts.drain(at..).collect(),
-            children: self.children.drain(at..).collect(),
-        };
-        *heap_bytes = *heap_bytes + self.heap_bytes() + second.heap_bytes() - before;
-        (separator, Node::Inner(Arc::new(second)))
-    }
-
-    /// Mends the children at `at` and behind it: the only ones that may be small where a range was removed.
-    fn mend_around(&mut self, at: usize, heap_bytes: &mut usize) {
-        for at in [at + 1, at] {
-            if self.children.get(at).is_some_and(Node::is_small) {
-                self.mend(at, heap_bytes);
-            }
-        }
-    }
-
-    /// The child at `at` is small: joins it with a neighbour, or gives it some of the neighbour's children.
-    fn mend(&mut self, at: usize, heap_bytes: &mut usize) {
-        if self.children[at].is_empty() {
-            self.remove_child(at, heap_bytes);
-            return;
-        }
-        // The neighbour before, or else the one behind.
-        for first in [at.wrapping_sub(1), at] {
-            if first < self.children.len() - 1 && self.join(first, heap_bytes) {
-                return;
-            }
-        }
-    }
-
-    /// Joins the child at `at` with the next one, if they are not too large; whether they were not.
-    fn join(&mut self, at: usize, heap_bytes: &mut usize) -> bool {
-        let [first, second] = &mut self.children[at..at + 2] else {
-            return false;
-        };
-        match (first, second) {
-            (Node::Leaf(first), Node::Leaf(second)) => {
-                if first.used_bytes() + second.used_bytes() > JOINED_BYTES_MAX {
-                    return false;
-                }
-                let joined = first.joined(second);
-                *heap_bytes = *heap_bytes + joined.heap_bytes() - first.heap_bytes();
-                *first = joined;
-                self.counts[at] += self.counts[at + 1];
-                self.remove_child(at + 1, heap_bytes);
-                true
-            }
-            (Node::Inner(first), Node::Inner(second)) => {
-                let separator = self.separators.cells().key(at);
-                let (first, second) = (Arc::make_mut(first), Arc::make_mut(second));
-                let before = first.heap_bytes();
-                let seam = first.children.len();
-                first.separators.insert(seam - 1, separator, b"", UNBOUNDED);
-                first.separators = first.separators.joined(&second.separators);
-                first.counts.append(&mut second.counts);
-                first.children.append(&mut second.children);
-                *heap_bytes = *heap_bytes + first.heap_bytes() - before;
-                // A child that had no neighbour may have one now.
-                first.mend_around(seam - 1, heap_bytes);
-                let parted = match first.children.len() {
-                    ..=CHILDREN_MAX => None,
-                    count => Some(first.split_off(count / 2, heap_bytes)),
-                };
-                self.counts[at] += self.counts[at + 1];
-                self.remove_child(at + 1, heap_bytes);
-                if let Some((separator, node)) = parted {
-                    self.insert_child(at, &separator, node, heap_bytes);
-                }
-                true
-            }
-            _ => unreachable!("neighbours are of one level"),
-        }
-    }
-}
 
 impl CellTree {
     /// A tree without entries, which takes nothing of the heap.
@@ -578,30 +48,7 @@ impl CellTree {
 
     /// The tree of entries whose keys ascend, with full leaves.
     pub fn from_sorted<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> CellTree {
-        // The leaves, and the separator before each but the first.
-        let (mut level, mut separators) = (Vec::<Node>::new(), Vec::<Vec<u8>>::new());
-        let mut leaf: Option<CellBlock> = None;
-        for (key, value) in entries {
-            if let Some(last) = &mut leaf {
-                let cells = last.cells();
-                let last_key = cells.last_key();
-                assert!(last_key < key, "the keys of a tree that is built ascend");
-                if last.insert(cells.len(), key, value, BLOCK_BYTES_MAX) {
-                    continue;
-                }
-                separators.push(separator(last.cells().last_key(), key).to_vec());
-                level.extend(leaf.take().map(Node::Leaf));
-            }
-            let mut next = CellBlock::with_most_room(key, value);
-            next.insert(0, key, value, BLOCK_BYTES_MAX);
-            leaf = Some(next);
-        }
-        level.extend(leaf.map(Node::Leaf));
-        for node in &mut level {
-            if let Node::Leaf(leaf) = node {
-                leaf.shrink();
-            }
-        }
+        let (mut level, mut separators) = full_leaves(entries);
         let mut tree = CellTree::new();
         tree.len = level.iter().map(Node::count).sum();
         tree.heap_bytes = level.iter().map(Node::heap_bytes).sum();
@@ -623,7 +70,8 @@ impl CellTree {
         self.len == 0
     }
 
-    /// What the tree takes of the heap: what it has asked the allocator for. What a snapshot has in common with it counts
+    /// What the tree takes of the heap: what it has asked the allocator for. What a snapshot has in common with it
+    /// counts
     /// for both.
     pub fn bytes(&self) -> usize {
         self.heap_bytes
@@ -644,8 +92,14 @@ impl CellTree {
         self.insert_with(key, value, <[u8]>::to_vec)
     }
 
-    /// The same, but the value that the key had is shown to `replaced` and not copied.
+    /// The same, but the value that the key had is shown to `replaced` and not copied. That must not panic, here and
+    /// where
+    /// something is removed: the counts would be wrong.
     pub fn insert_with<R>(&mut self, key: &[u8], value: &[u8], replaced: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        assert!(
+            key.len() + value.len() <= ENTRY_BYTES_MAX,
+            "an entry is larger than a block can be"
+        );
         let edges = Edges {
             first: true,
             last: true,
@@ -722,8 +176,9 @@ impl CellTree {
     }
 
     /// Drops up to `leaves_max` leaves, the last ones, with their entries, so that a large tree can be dropped in steps
-    /// of some microseconds. Returns whether there are more. What is left is a tree as any other.
+    /// of about a microsecond a leaf. Returns whether there are more. What is left is a tree as any other.
     pub fn drop_some(&mut self, leaves_max: usize) -> bool {
+        assert!(leaves_max > 0, "steps that drop nothing do not end");
         match &mut self.root {
             Some(root @ Node::Inner(_)) => {
                 let (_, entries) = root.drop_last(leaves_max, &mut self.heap_bytes);
@@ -798,133 +253,6 @@ impl CellTree {
     pub fn last(&self) -> Option<Entry<'_>> {
         self.nth(self.len.checked_sub(1)?)
     }
-
-    /// The entries of a range, from the first up or from the last down.
-    pub fn entries<'a, 'b>(&'a self, range: KeyRange<'b>, direction: Direction) -> Entries<'a, 'b> {
-        let (walk, stretch) = self.walk(range, direction);
-        Entries { walk, stretch }
-    }
-
-    /// Calls `visit` with the entries of a range until it breaks.
-    pub fn visit(
-        &self,
-        range: KeyRange<'_>,
-        direction: Direction,
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) {
-        let (mut walk, mut stretch) = self.walk(range, direction);
-        while stretch.visit(direction, &mut visit).is_continue() {
-            match walk.next() {
-                Some(next) => stretch = next,
-                None => return,
-            }
-        }
-    }
-
-    /// Calls `visit` with up to `count` entries until it breaks: with that of `rank`, and those behind it or, backward,
-    /// before it.
-    pub fn visit_from_rank(
-        &self,
-        rank: usize,
-        count: usize,
-        direction: Direction,
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) {
-        let mut next = Some(rank);
-        let mut left = count;
-        while left > 0
-            && let Some(rank) = next
-            && let Some(Leaf { cells, before, .. }) = self.leaf_at(rank)
-        {
-            let at = rank - before;
-            let (from, to) = match direction {
-                Direction::Forward => (at, cells.len().min(at.saturating_add(left))),
-                Direction::Backward => ((at + 1).saturating_sub(left), at + 1),
-            };
-            let stretch = Stretch { cells, from, to };
-            if stretch.visit(direction, &mut visit).is_break() {
-                return;
-            }
-            left -= to - from;
-            next = match direction {
-                Direction::Forward => Some(rank + (to - from)),
-                Direction::Backward => rank.checked_sub(to - from),
-            };
-        }
-    }
-
-    /// The leaf that has a key, if any has it.
-    #[inline]
-    fn leaf_for(&self, key: &[u8]) -> Option<Leaf<'_>> {
-        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
-        loop {
-            match node {
-                Node::Leaf(leaf) => {
-                    let cells = leaf.cells();
-                    return Some(Leaf { cells, before, parent });
-                }
-                Node::Inner(inner) => {
-                    let at = inner.child_for(key);
-                    before += inner.counts[..at].iter().sum::<usize>();
-                    parent = Some((&**inner, at));
-                    node = &inner.children[at];
-                }
-            }
-        }
-    }
-
-    /// The leaf that has the entry of a rank.
-    #[inline]
-    fn leaf_at(&self, rank: usize) -> Option<Leaf<'_>> {
-        if rank >= self.len {
-            return None;
-        }
-        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
-        loop {
-            match node {
-                Node::Leaf(leaf) => {
-                    let cells = leaf.cells();
-                    return Some(Leaf { cells, before, parent });
-                }
-                Node::Inner(inner) => {
-                    let at = inner.child_at(rank, &mut before);
-                    parent = Some((&**inner, at));
-                    node = &inner.children[at];
-                }
-            }
-        }
-    }
-
-    /// Begins to walk along a range: its first leaf's part of it, which may be empty, and the way to the others.
-    fn walk<'a, 'b>(&'a self, (from, to): KeyRange<'b>, direction: Direction) -> (Walk<'a, 'b>, Stretch<'a>) {
-        let is_empty = self.is_empty() || matches!((from, to), (Some(from), Some(to)) if from >= to);
-        let (begin, bound) = match direction {
-            Direction::Forward => (from, to),
-            Direction::Backward => (to, from),
-        };
-        let mut walk = Walk {
-            tree: self,
-            direction,
-            bound,
-            next: None,
-        };
-        let leaf = match (begin, direction) {
-            _ if is_empty => None,
-            (Some(key), _) => self.leaf_for(key),
-            (None, Direction::Forward) => self.leaf_at(0),
-            (None, Direction::Backward) => self.leaf_at(self.len - 1),
-        };
-        let Some(leaf) = leaf else {
-            return (walk, Stretch::empty());
-        };
-        let at = match (begin, direction) {
-            (Some(key), _) => leaf.cells.keys_below(key),
-            (None, Direction::Forward) => 0,
-            (None, Direction::Backward) => leaf.cells.len(),
-        };
-        let stretch = walk.stretch(&leaf, at);
-        (walk, stretch)
-    }
 }
 
 impl Deref for Snapshot {
@@ -942,118 +270,16 @@ impl Snapshot {
     }
 }
 
-impl<'a> Stretch<'a> {
-    fn empty() -> Stretch<'a> {
-        Stretch {
-            cells: Cells::empty(),
-            from: 0,
-            to: 0,
-        }
-    }
-
-    #[inline]
-    fn visit(&self, direction: Direction, visit: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
-        match direction {
-            Direction::Forward => self.cells.visit(self.from..self.to, visit),
-            Direction::Backward => self.cells.visit_backward(self.from..self.to, visit),
-        }
-    }
-
-    #[inline]
-    fn next(&mut self, direction: Direction) -> Option<Entry<'a>> {
-        if self.from >= self.to {
-            return None;
-        }
-        match direction {
-            Direction::Forward => {
-                self.from += 1;
-                Some(self.cells.cell(self.from - 1))
-            }
-            Direction::Backward => {
-                self.to -= 1;
-                Some(self.cells.cell(self.to))
-            }
-        }
-    }
-}
-
-impl<'a> Walk<'a, '_> {
-    /// The part of a leaf that is in the range: from `at` on, or to before it.
-    #[inline]
-    fn stretch(&mut self, leaf: &Leaf<'a>, at: usize) -> Stretch<'a> {
-        let (cells, count) = (leaf.cells, leaf.cells.len());
-        match self.direction {
-            Direction::Forward => {
-                let to = match self.bound {
-                    Some(to) if !leaf.ends_before(to) => cells.keys_below(to),
-                    _ => count,
-                };
-                self.next = (to == count).then_some(leaf.before + count);
-                Stretch { cells, from: at, to }
-            }
-            Direction::Backward => {
-                let from = match self.bound {
-                    Some(from) if !leaf.begins_with_or_behind(from) => cells.keys_below(from),
-                    _ => 0,
-                };
-                self.next = if from == 0 { leaf.before.checked_sub(1) } else { None };
-                Stretch { cells, from, to: at }
-            }
-        }
-    }
-
-    /// The next leaf's part of the range.
-    fn next(&mut self) -> Option<Stretch<'a>> {
-        let leaf = self.tree.leaf_at(self.next?)?;
-        let begin = match self.direction {
-            Direction::Forward => 0,
-            Direction::Backward => leaf.cells.len(),
-        };
-        Some(self.stretch(&leaf, begin))
-    }
-}
-
-impl Leaf<'_> {
-    /// Whether all keys are known to be less than `key` by the separator behind the leaf, which is at hand, while the
-    /// last key lies where nothing else was read.
-    #[inline]
-    fn ends_before(&self, key: &[u8]) -> bool {
-        self.parent.is_some_and(|(parent, at)| {
-            let separators = parent.separators.cells();
-            at < separators.len() && separators.key(at) <= key
-        })
-    }
-
-    /// Whether no key is known to be less than `key`, by the separator before the leaf.
-    #[inline]
-    fn begins_with_or_behind(&self, key: &[u8]) -> bool {
-        self.parent
-            .is_some_and(|(parent, at)| at > 0 && parent.separators.cells().key(at - 1) >= key)
-    }
-}
-
-impl<'a> Iterator for Entries<'a, '_> {
-    type Item = Entry<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Entry<'a>> {
-        loop {
-            if let Some(entry) = self.stretch.next(self.walk.direction) {
-                return Some(entry);
-            }
-            self.stretch = self.walk.next()?;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::cell_block::checks;
+    use super::super::cell_block::{BLOCK_BYTES_MAX, checks};
+    use super::super::cell_node::{CHILDREN_MAX, CHILDREN_MIN};
     use super::*;
+    use crate::storage::database::Direction;
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
     use std::collections::BTreeMap;
-    use std::ops::Bound;
+    use std::ops::{Bound, ControlFlow};
 
     type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -1108,7 +334,7 @@ mod tests {
         (entries, bytes, heights[0] + 1)
     }
 
-    fn bound<'a>(key: &'a Option<Vec<u8>>) -> Option<&'a [u8]> {
+    fn bound(key: &Option<Vec<u8>>) -> Option<&[u8]> {
         key.as_deref()
     }
 
@@ -1329,7 +555,7 @@ mod tests {
                     }
                 }
                 91 if !grows => {
-                    let more = tree.drop_some(random.random_range(0..3));
+                    let more = tree.drop_some(random.random_range(1..3));
                     assert_eq!(more, !tree.is_empty());
                     let keep = tree.len();
                     model = std::mem::take(&mut model).into_iter().take(keep).collect();
@@ -1408,21 +634,49 @@ mod tests {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut tree = CellTree::new();
         for number in 0..50_000 {
-            let score: f64 = random.random();
-            tree.insert(
-                &[
-                    &score.to_bits().to_be_bytes()[..],
-                    format!("member:{number:09}").as_bytes(),
-                ]
-                .concat(),
-                b"",
-            );
+            tree.insert(&member(number, &mut random), b"");
         }
-        assert!(
-            tree.bytes() <= 40 * tree.len(),
-            "{} bytes each",
-            tree.bytes() as f64 / tree.len() as f64
-        );
+        assert_thrifty(&tree, 36, 88);
+        // Others come and go, and then most go.
+        let mut keys: Vec<Vec<u8>> = tree
+            .entries((None, None), Direction::Forward)
+            .map(|(key, _)| key.to_vec())
+            .collect();
+        for number in 0..150_000 {
+            let at = random.random_range(0..keys.len());
+            tree.remove(&keys[at]);
+            keys[at] = member(number + 50_000, &mut random);
+            tree.insert(&keys[at], b"");
+        }
+        assert_eq!(tree.len(), 50_000);
+        assert_thrifty(&tree, 38, 85);
+        for key in &keys[..49_000] {
+            tree.remove(key);
+        }
+        assert_eq!(check(&tree), tree.bytes());
+        assert_thrifty(&tree, 40, 80);
+    }
+
+    /// The key of a sorted set's member: its score, which is drawn, and its name of 16 bytes.
+    fn member(number: u32, random: &mut SmallRng) -> Vec<u8> {
+        let score: f64 = random.random();
+        [
+            &score.to_bits().to_be_bytes()[..],
+            format!("member:{number:09}").as_bytes(),
+        ]
+        .concat()
+    }
+
+    /// Panics unless an entry costs at most so many bytes, and so many hundredths of the leaves are used.
+    fn assert_thrifty(tree: &CellTree, entry_bytes_max: usize, used_percent: usize) {
+        let (mut used, mut taken) = (0, 0);
+        each_leaf(tree.root.as_ref().unwrap(), &mut |leaf| {
+            used += leaf.used_bytes();
+            taken += leaf.heap_bytes();
+        });
+        let each = tree.bytes() as f64 / tree.len() as f64;
+        assert!(tree.bytes() <= entry_bytes_max * tree.len(), "{each} bytes each");
+        assert!(used * 100 >= used_percent * taken, "{used} of {taken}");
     }
 
     #[test]

@@ -1,5 +1,8 @@
-//! Collections in memory: [`residents`] are a shard's, each a [`cell_tree`] or two.
+//! Collections in memory: [`residents`] are a shard's, each a [`cell_tree`] or two, of [`cell_node`]s and
+//! [`cell_block`]s; [`cell_walk`] reads ranges of them.
 
-pub mod cell_block;
+mod cell_block;
+mod cell_node;
 pub mod cell_tree;
+pub mod cell_walk;
 pub mod residents;

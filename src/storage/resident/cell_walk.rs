@@ -1,0 +1,274 @@
+//! Reading ranges of a [`super::cell_tree`], leaf by leaf.
+
+use super::cell_block::Cells;
+use super::cell_node::{Inner, Node};
+use super::cell_tree::{CellTree, Entry, KeyRange};
+use crate::storage::database::Direction;
+use std::ops::ControlFlow;
+
+/// A range of a tree, entry by entry.
+pub struct Entries<'a, 'b> {
+    walk: Walk<'a, 'b>,
+    stretch: Stretch<'a>,
+}
+
+/// A leaf that was found.
+pub(super) struct Leaf<'a> {
+    pub(super) cells: Cells<'a>,
+    /// How many entries come before the leaf's.
+    pub(super) before: usize,
+    /// The node above, unless the leaf is the root, and which of its children the leaf is.
+    parent: Option<(&'a Inner, usize)>,
+}
+
+/// Part of a leaf.
+#[derive(Clone, Copy)]
+struct Stretch<'a> {
+    cells: Cells<'a>,
+    from: usize,
+    to: usize,
+}
+
+/// The leaves of a range, one after the other.
+struct Walk<'a, 'b> {
+    tree: &'a CellTree,
+    direction: Direction,
+    /// Where the range ends, in this direction.
+    bound: Option<&'b [u8]>,
+    /// The rank of the entry that the next leaf is to be found by: the leaf's first, or last if the walk goes
+    /// backward. `None` behind the last leaf.
+    next: Option<usize>,
+}
+
+impl CellTree {
+    /// The entries of a range, from the first up or from the last down.
+    pub fn entries<'a, 'b>(&'a self, range: KeyRange<'b>, direction: Direction) -> Entries<'a, 'b> {
+        let (walk, stretch) = self.walk(range, direction);
+        Entries { walk, stretch }
+    }
+
+    /// Calls `visit` with the entries of a range until it breaks.
+    pub fn visit(
+        &self,
+        range: KeyRange<'_>,
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) {
+        let (mut walk, mut stretch) = self.walk(range, direction);
+        while stretch.visit(direction, &mut visit).is_continue() {
+            match walk.next() {
+                Some(next) => stretch = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Calls `visit` with up to `count` entries until it breaks: with that of `rank`, and those behind it or, backward,
+    /// before it.
+    pub fn visit_from_rank(
+        &self,
+        rank: usize,
+        count: usize,
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) {
+        let mut next = Some(rank);
+        let mut left = count;
+        while left > 0
+            && let Some(rank) = next
+            && let Some(Leaf { cells, before, .. }) = self.leaf_at(rank)
+        {
+            let at = rank - before;
+            let (from, to) = match direction {
+                Direction::Forward => (at, cells.len().min(at.saturating_add(left))),
+                Direction::Backward => ((at + 1).saturating_sub(left), at + 1),
+            };
+            let stretch = Stretch { cells, from, to };
+            if stretch.visit(direction, &mut visit).is_break() {
+                return;
+            }
+            left -= to - from;
+            next = match direction {
+                Direction::Forward => Some(rank + (to - from)),
+                Direction::Backward => rank.checked_sub(to - from),
+            };
+        }
+    }
+
+    /// The leaf that has a key, if any has it.
+    #[inline]
+    pub(super) fn leaf_for(&self, key: &[u8]) -> Option<Leaf<'_>> {
+        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
+        loop {
+            match node {
+                Node::Leaf(leaf) => {
+                    let cells = leaf.cells();
+                    return Some(Leaf { cells, before, parent });
+                }
+                Node::Inner(inner) => {
+                    let at = inner.child_for(key);
+                    before += inner.counts[..at].iter().sum::<usize>();
+                    parent = Some((&**inner, at));
+                    node = &inner.children[at];
+                }
+            }
+        }
+    }
+
+    /// The leaf that has the entry of a rank.
+    #[inline]
+    pub(super) fn leaf_at(&self, rank: usize) -> Option<Leaf<'_>> {
+        if rank >= self.len {
+            return None;
+        }
+        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
+        loop {
+            match node {
+                Node::Leaf(leaf) => {
+                    let cells = leaf.cells();
+                    return Some(Leaf { cells, before, parent });
+                }
+                Node::Inner(inner) => {
+                    let at = inner.child_at(rank, &mut before);
+                    parent = Some((&**inner, at));
+                    node = &inner.children[at];
+                }
+            }
+        }
+    }
+
+    /// Begins to walk along a range: its first leaf's part of it, which may be empty, and the way to the others.
+    fn walk<'a, 'b>(&'a self, (from, to): KeyRange<'b>, direction: Direction) -> (Walk<'a, 'b>, Stretch<'a>) {
+        let is_empty = self.is_empty() || matches!((from, to), (Some(from), Some(to)) if from >= to);
+        let (begin, bound) = match direction {
+            Direction::Forward => (from, to),
+            Direction::Backward => (to, from),
+        };
+        let mut walk = Walk {
+            tree: self,
+            direction,
+            bound,
+            next: None,
+        };
+        let leaf = match (begin, direction) {
+            _ if is_empty => None,
+            (Some(key), _) => self.leaf_for(key),
+            (None, Direction::Forward) => self.leaf_at(0),
+            (None, Direction::Backward) => self.leaf_at(self.len - 1),
+        };
+        let Some(leaf) = leaf else {
+            return (walk, Stretch::empty());
+        };
+        let at = match (begin, direction) {
+            (Some(key), _) => leaf.cells.keys_below(key),
+            (None, Direction::Forward) => 0,
+            (None, Direction::Backward) => leaf.cells.len(),
+        };
+        let stretch = walk.stretch(&leaf, at);
+        (walk, stretch)
+    }
+}
+
+impl<'a> Stretch<'a> {
+    fn empty() -> Stretch<'a> {
+        Stretch {
+            cells: Cells::empty(),
+            from: 0,
+            to: 0,
+        }
+    }
+
+    #[inline]
+    fn visit(&self, direction: Direction, visit: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+        match direction {
+            Direction::Forward => self.cells.visit(self.from..self.to, visit),
+            Direction::Backward => self.cells.visit_backward(self.from..self.to, visit),
+        }
+    }
+
+    #[inline]
+    fn next(&mut self, direction: Direction) -> Option<Entry<'a>> {
+        if self.from >= self.to {
+            return None;
+        }
+        match direction {
+            Direction::Forward => {
+                self.from += 1;
+                Some(self.cells.cell(self.from - 1))
+            }
+            Direction::Backward => {
+                self.to -= 1;
+                Some(self.cells.cell(self.to))
+            }
+        }
+    }
+}
+
+impl<'a> Walk<'a, '_> {
+    /// The part of a leaf that is in the range: from `at` on, or to before it.
+    #[inline]
+    fn stretch(&mut self, leaf: &Leaf<'a>, at: usize) -> Stretch<'a> {
+        let (cells, count) = (leaf.cells, leaf.cells.len());
+        match self.direction {
+            Direction::Forward => {
+                let to = match self.bound {
+                    Some(to) if !leaf.ends_before(to) => cells.keys_below(to),
+                    _ => count,
+                };
+                self.next = (to == count).then_some(leaf.before + count);
+                Stretch { cells, from: at, to }
+            }
+            Direction::Backward => {
+                let from = match self.bound {
+                    Some(from) if !leaf.begins_with_or_behind(from) => cells.keys_below(from),
+                    _ => 0,
+                };
+                self.next = if from == 0 { leaf.before.checked_sub(1) } else { None };
+                Stretch { cells, from, to: at }
+            }
+        }
+    }
+
+    /// The next leaf's part of the range.
+    fn next(&mut self) -> Option<Stretch<'a>> {
+        let leaf = self.tree.leaf_at(self.next?)?;
+        let begin = match self.direction {
+            Direction::Forward => 0,
+            Direction::Backward => leaf.cells.len(),
+        };
+        Some(self.stretch(&leaf, begin))
+    }
+}
+
+impl Leaf<'_> {
+    /// Whether all keys are known to be less than `key` by the separator behind the leaf, which is at hand, while the
+    /// last key lies where nothing else was read.
+    #[inline]
+    fn ends_before(&self, key: &[u8]) -> bool {
+        self.parent.is_some_and(|(parent, at)| {
+            let separators = parent.separators.cells();
+            at < separators.len() && separators.key(at) <= key
+        })
+    }
+
+    /// Whether no key is known to be less than `key`, by the separator before the leaf.
+    #[inline]
+    fn begins_with_or_behind(&self, key: &[u8]) -> bool {
+        self.parent
+            .is_some_and(|(parent, at)| at > 0 && parent.separators.cells().key(at - 1) >= key)
+    }
+}
+
+impl<'a> Iterator for Entries<'a, '_> {
+    type Item = Entry<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Entry<'a>> {
+        loop {
+            if let Some(entry) = self.stretch.next(self.walk.direction) {
+                return Some(entry);
+            }
+            self.stretch = self.walk.next()?;
+        }
+    }
+}
