@@ -118,6 +118,9 @@ impl Test {
         }
         let cells = Default::default();
         self.now[number as usize] = Collection { version, cells };
+        // Who reads the new one sees nothing of what was written to the old one.
+        self.written.retain(|(of, _)| *of != number);
+        self.uncommitted.retain(|(of, _), _| *of != number);
         if is_there {
             let (member, column) = (self.key(), self.random.random_range(0..2));
             self.write(number, column, &member, Some(Vec::new()));
@@ -129,7 +132,6 @@ impl Test {
 
     fn command(&mut self) {
         let before = self.now.clone();
-        self.written.clear();
         for _ in 0..self.random.random_range(1..6) {
             let number = self.random.random_range(0..OWNERS);
             if self.now[number as usize].version == 0 || self.random.random_bool(0.02) {
@@ -156,6 +158,7 @@ impl Test {
         if self.random.random_bool(0.2) {
             self.shard.roll_back_command();
             self.now = before;
+            self.written.clear();
             return;
         }
         self.keep();

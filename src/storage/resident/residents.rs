@@ -494,10 +494,10 @@ impl Residents {
     /// Where a read of an owner that has `members` members is to begin to load cells of a column; `None` if it is not
     /// to load any. Only for reads of what is not known.
     pub fn load_from(&mut self, owner: &[u8], column: Column, members: u64) -> Option<Vec<u8>> {
-        if members.saturating_mul(CELL_BYTES_MIN as u64) > (self.bytes_max / SHARE_OF_ONE) as u64 {
+        let bytes_max = self.bytes_max / SHARE_OF_ONE;
+        if bytes_max == 0 || members.saturating_mul(CELL_BYTES_MIN as u64) > bytes_max as u64 {
             return None;
         }
-        let bytes_max = self.bytes_max / SHARE_OF_ONE;
         if let Some((part, _)) = self.part(owner, column) {
             let from = part.known_to.as_ref().map(|end| end.to_vec());
             if from.is_some() && part.expected_bytes(members) > bytes_max as u64 {
