@@ -223,8 +223,15 @@ pub fn stretch_at(
     take: u64,
     direction: Direction,
 ) -> Result<Stretch, CommandError> {
+    let stretch = Stretch::from_end(direction, take);
+    let at_end = match direction {
+        Direction::Forward => rank == 0,
+        Direction::Backward => rank + 1 == set.count,
+    };
+    if at_end {
+        return Ok(stretch);
+    }
     if let Some(key) = context.view.key_at_rank_in_memory((&set.owner, set.count), rank)? {
-        let stretch = Stretch::from_end(direction, take);
         return Ok(match direction {
             Direction::Forward => Stretch { from: key, ..stretch },
             // The first key behind it.
@@ -241,12 +248,12 @@ pub fn stretch_at(
         Direction::Forward => Stretch {
             from: block.from,
             skip: into,
-            ..Stretch::from_end(direction, take)
+            ..stretch
         },
         Direction::Backward => Stretch {
             to: block.to,
             skip: block.count.saturating_sub(into + 1),
-            ..Stretch::from_end(direction, take)
+            ..stretch
         },
     })
 }
