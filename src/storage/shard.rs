@@ -867,6 +867,7 @@ impl Shard {
 
     /// The running command failed: its writes are rolled back.
     pub fn roll_back_command(&mut self) {
+        self.residents.command_failed();
         self.inner_marks.clear();
         self.roll_back_to(InnerMark {
             changes: 0,

@@ -204,6 +204,8 @@ pub struct Residents {
     /// Of what was dropped and is not given back.
     dropped_bytes: usize,
     bytes_max: usize,
+    /// A change has begun and not ended: true between two calls only if it panicked.
+    is_changing: bool,
 }
 
 fn part_of(column: Column) -> Option<usize> {
@@ -236,6 +238,7 @@ impl Residents {
             bytes: 0,
             dropped_bytes: 0,
             bytes_max,
+            is_changing: false,
         }
     }
 
@@ -430,6 +433,13 @@ impl Residents {
     /// A cell of an owner was written in `epoch`, or deleted (`None`).
     #[inline]
     pub fn apply(&mut self, owner: &[u8], column: Column, key: &[u8], value: Option<&[u8]>, epoch: u64) {
+        self.is_changing = true;
+        self.change(owner, (column, key, value), epoch);
+        self.is_changing = false;
+    }
+
+    #[inline]
+    fn change(&mut self, owner: &[u8], (column, key, value): (Column, &[u8], Option<&[u8]>), epoch: u64) {
         let index = match self.find(owner) {
             Some(index) => index,
             None if self.newborn.is_empty() => return,
@@ -522,6 +532,7 @@ impl Residents {
     /// (`None`: there are no more); `epoch` is the newest whose writes it has seen.
     pub fn extend(&mut self, owner: &[u8], column: Column, cells: &LoadedCells, known_to: Option<Vec<u8>>, epoch: u64) {
         let Some(part) = part_of(column) else { return };
+        self.is_changing = true;
         let index = match self.find(owner) {
             Some(index) => index,
             None => self.insert(owner, Part::unknown),
@@ -541,6 +552,7 @@ impl Residents {
         );
         part.known_to = known_to.map(Vec::into_boxed_slice);
         self.count(index);
+        self.is_changing = false;
     }
 }
 
@@ -550,6 +562,13 @@ impl Residents {
     pub fn drop_owner(&mut self, owner: &[u8]) {
         if let Some(index) = self.find(owner) {
             self.drop_at(index);
+        }
+    }
+
+    /// A command has failed: if that was by a panic in the midst of a change, nothing of what is known is trusted.
+    pub fn command_failed(&mut self) {
+        if self.is_changing {
+            *self = Residents::new(self.bytes_max);
         }
     }
 
