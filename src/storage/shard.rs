@@ -31,6 +31,10 @@ const WRITES_WHILE_STALLED_MAX: usize = 4096;
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
 const CHUNKS_LOOKED_UP_MAX: u32 = 64;
 
+/// Loads of members into memory that one command makes, each of half a millisecond at most: both columns of a small
+/// collection, or one step of each of two.
+const LOADS_PER_COMMAND: usize = 2;
+
 /// What a shard can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardState {
@@ -166,6 +170,8 @@ pub struct Shard {
     database: Arc<Database>,
     pub(super) records: Records,
     residents: Residents,
+    /// How often the running command may still load members into memory.
+    loads_left: usize,
     gaps: Gaps,
     ranges: RangeReader,
     hasher: foldhash::fast::RandomState,
@@ -300,6 +306,7 @@ impl Shard {
             records,
             // As much again as the hot records have.
             residents: Residents::new(value_cache_bytes),
+            loads_left: LOADS_PER_COMMAND,
             gaps: Gaps::default(),
             ranges: RangeReader::default(),
             hasher: foldhash::fast::RandomState::default(),
@@ -384,6 +391,7 @@ impl Shard {
         assert!(epoch > self.epoch, "epochs only grow");
         self.epoch = epoch;
         self.residents.begin_turn();
+        self.loads_left = LOADS_PER_COMMAND;
         if self.joined.capacity() > RECORD_BYTES_KEPT_MAX {
             self.joined = Vec::new();
         }
@@ -857,6 +865,7 @@ impl Shard {
         self.whole_undo.clear();
         self.expiry_changes_kept = self.expiry_changes.len();
         self.modified_kept = self.modified.len();
+        self.loads_left = LOADS_PER_COMMAND;
         if faults::forgets_residents() {
             self.residents.clear();
         }
@@ -868,6 +877,7 @@ impl Shard {
     /// The running command failed: its writes are rolled back.
     pub fn roll_back_command(&mut self) {
         self.residents.command_failed();
+        self.loads_left = LOADS_PER_COMMAND;
         self.inner_marks.clear();
         self.roll_back_to(InnerMark {
             changes: 0,

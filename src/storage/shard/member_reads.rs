@@ -254,9 +254,13 @@ impl Shard {
 
     /// Loads the next cells of an owner, if this read is to do so; whether it did.
     fn load_step(&mut self, (owner, slot): (&Owner, Slot), members: u64, column: Column) -> Result<bool, CommandError> {
+        if self.loads_left == 0 {
+            return Ok(false);
+        }
         let Some(from) = self.residents.load_from(&self.key, column, members) else {
             return Ok(false);
         };
+        self.loads_left -= 1;
         let past_gap = match column {
             Column::Score => self.gaps.past(&self.key, &from, Direction::Forward),
             _ => None,
