@@ -232,16 +232,26 @@ impl CellTree {
 
     /// How many keys are less than `key`, which need not be there.
     pub fn rank(&self, key: &[u8]) -> usize {
-        match self.leaf_for(key) {
-            Some(leaf) => leaf.before + leaf.cells.keys_below(key),
-            None => 0,
+        let Some(mut node) = self.root.as_ref() else {
+            return 0;
+        };
+        let mut before = 0;
+        loop {
+            match node {
+                Node::Leaf(leaf) => return before + leaf.cells().keys_below(key),
+                Node::Inner(inner) => {
+                    let at = inner.child_for(key);
+                    before += inner.counts[..at].iter().sum::<usize>();
+                    node = &inner.children[at];
+                }
+            }
         }
     }
 
     /// The entry before which there are `rank` others.
     pub fn nth(&self, rank: usize) -> Option<Entry<'_>> {
-        let leaf = self.leaf_at(rank)?;
-        Some(leaf.cells.cell(rank - leaf.before))
+        let (cells, before) = self.leaf_at(rank)?;
+        Some(cells.cell(rank - before))
     }
 
     /// The entry with the least key.

@@ -12,13 +12,14 @@ pub struct Entries<'a, 'b> {
     stretch: Stretch<'a>,
 }
 
+/// A separator: a node and a place in it.
+type Fence<'a> = Option<(&'a Inner, usize)>;
+
 /// A leaf that was found.
-pub(super) struct Leaf<'a> {
-    pub(super) cells: Cells<'a>,
-    /// How many entries come before the leaf's.
-    pub(super) before: usize,
-    /// The node above, unless the leaf is the root, and which of its children the leaf is.
-    parent: Option<(&'a Inner, usize)>,
+struct Leaf<'a> {
+    cells: Cells<'a>,
+    /// The separators before the leaf and behind it, where there are other leaves.
+    fences: (Fence<'a>, Fence<'a>),
 }
 
 /// Part of a leaf.
@@ -35,9 +36,10 @@ struct Walk<'a, 'b> {
     direction: Direction,
     /// Where the range ends, in this direction.
     bound: Option<&'b [u8]>,
-    /// The rank of the entry that the next leaf is to be found by: the leaf's first, or last if the walk goes
-    /// backward. `None` behind the last leaf.
-    next: Option<usize>,
+    /// The separator behind which the next leaf is, or before which if the walk goes backward. Not a rank, since to
+    /// know
+    /// one takes all counts on the way to the first leaf. `None` behind the last leaf.
+    next: Fence<'a>,
 }
 
 impl CellTree {
@@ -76,7 +78,7 @@ impl CellTree {
         let mut left = count;
         while left > 0
             && let Some(rank) = next
-            && let Some(Leaf { cells, before, .. }) = self.leaf_at(rank)
+            && let Some((cells, before)) = self.leaf_at(rank)
         {
             let at = rank - before;
             let (from, to) = match direction {
@@ -95,44 +97,51 @@ impl CellTree {
         }
     }
 
-    /// The leaf that has a key, if any has it.
+    /// The leaf that has a key, if any has it. With `is_before`, not one that begins with that key's place, but the one
+    /// before, which has the lesser keys.
     #[inline]
-    pub(super) fn leaf_for(&self, key: &[u8]) -> Option<Leaf<'_>> {
-        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
+    fn leaf_for(&self, key: &[u8], is_before: bool) -> Option<Leaf<'_>> {
+        self.descend(|inner| match inner.separators.cells().search(key) {
+            Ok(at) if !is_before => at + 1,
+            Ok(at) | Err(at) => at,
+        })
+    }
+
+    /// The leaf that `choose` leads to, which says with which child of a node to go on.
+    #[inline]
+    fn descend(&self, choose: impl Fn(&Inner) -> usize) -> Option<Leaf<'_>> {
+        let (mut node, mut fences) = (self.root.as_ref()?, (None, None));
         loop {
             match node {
                 Node::Leaf(leaf) => {
                     let cells = leaf.cells();
-                    return Some(Leaf { cells, before, parent });
+                    return Some(Leaf { cells, fences });
                 }
                 Node::Inner(inner) => {
-                    let at = inner.child_for(key);
-                    before += inner.counts[..at].iter().sum::<usize>();
-                    parent = Some((&**inner, at));
+                    let at = choose(inner);
+                    if at > 0 {
+                        fences.0 = Some((&**inner, at - 1));
+                    }
+                    if at + 1 < inner.children.len() {
+                        fences.1 = Some((&**inner, at));
+                    }
                     node = &inner.children[at];
                 }
             }
         }
     }
 
-    /// The leaf that has the entry of a rank.
+    /// The leaf that has the entry of a rank, and how many entries come before that leaf.
     #[inline]
-    pub(super) fn leaf_at(&self, rank: usize) -> Option<Leaf<'_>> {
+    pub(super) fn leaf_at(&self, rank: usize) -> Option<(Cells<'_>, usize)> {
         if rank >= self.len {
             return None;
         }
-        let (mut node, mut before, mut parent) = (self.root.as_ref()?, 0, None);
+        let (mut node, mut before) = (self.root.as_ref()?, 0);
         loop {
             match node {
-                Node::Leaf(leaf) => {
-                    let cells = leaf.cells();
-                    return Some(Leaf { cells, before, parent });
-                }
-                Node::Inner(inner) => {
-                    let at = inner.child_at(rank, &mut before);
-                    parent = Some((&**inner, at));
-                    node = &inner.children[at];
-                }
+                Node::Leaf(leaf) => return Some((leaf.cells(), before)),
+                Node::Inner(inner) => node = &inner.children[inner.child_at(rank, &mut before)],
             }
         }
     }
@@ -152,9 +161,9 @@ impl CellTree {
         };
         let leaf = match (begin, direction) {
             _ if is_empty => None,
-            (Some(key), _) => self.leaf_for(key),
-            (None, Direction::Forward) => self.leaf_at(0),
-            (None, Direction::Backward) => self.leaf_at(self.len - 1),
+            (Some(key), _) => self.leaf_for(key, direction == Direction::Backward),
+            (None, Direction::Forward) => self.descend(|_| 0),
+            (None, Direction::Backward) => self.descend(|inner| inner.children.len() - 1),
         };
         let Some(leaf) = leaf else {
             return (walk, Stretch::empty());
@@ -215,7 +224,7 @@ impl<'a> Walk<'a, '_> {
                     Some(to) if !leaf.ends_before(to) => cells.keys_below(to),
                     _ => count,
                 };
-                self.next = (to == count).then_some(leaf.before + count);
+                self.next = if to == count { leaf.fences.1 } else { None };
                 Stretch { cells, from: at, to }
             }
             Direction::Backward => {
@@ -223,7 +232,7 @@ impl<'a> Walk<'a, '_> {
                     Some(from) if !leaf.begins_with_or_behind(from) => cells.keys_below(from),
                     _ => 0,
                 };
-                self.next = if from == 0 { leaf.before.checked_sub(1) } else { None };
+                self.next = if from == 0 { leaf.fences.0 } else { None };
                 Stretch { cells, from, to: at }
             }
         }
@@ -231,7 +240,9 @@ impl<'a> Walk<'a, '_> {
 
     /// The next leaf's part of the range.
     fn next(&mut self) -> Option<Stretch<'a>> {
-        let leaf = self.tree.leaf_at(self.next?)?;
+        let (inner, at) = self.next?;
+        let separator = inner.separators.cells().key(at);
+        let leaf = self.tree.leaf_for(separator, self.direction == Direction::Backward)?;
         let begin = match self.direction {
             Direction::Forward => 0,
             Direction::Backward => leaf.cells.len(),
@@ -245,17 +256,17 @@ impl Leaf<'_> {
     /// last key lies where nothing else was read.
     #[inline]
     fn ends_before(&self, key: &[u8]) -> bool {
-        self.parent.is_some_and(|(parent, at)| {
-            let separators = parent.separators.cells();
-            at < separators.len() && separators.key(at) <= key
-        })
+        self.fences
+            .1
+            .is_some_and(|(inner, at)| inner.separators.cells().key(at) <= key)
     }
 
     /// Whether no key is known to be less than `key`, by the separator before the leaf.
     #[inline]
     fn begins_with_or_behind(&self, key: &[u8]) -> bool {
-        self.parent
-            .is_some_and(|(parent, at)| at > 0 && parent.separators.cells().key(at - 1) >= key)
+        self.fences
+            .0
+            .is_some_and(|(inner, at)| inner.separators.cells().key(at) >= key)
     }
 }
 
