@@ -447,148 +447,189 @@ mod tests {
     /// compared after `check_every`.
     fn run(shape: Shape, entries: usize, (operations, check_every): (usize, usize), seed: u64) {
         println!("{shape:?}, seed {seed}");
-        let mut random = SmallRng::seed_from_u64(seed);
-        let (mut tree, mut model) = (CellTree::new(), Model::new());
+        let mut run = Run {
+            shape,
+            random: SmallRng::seed_from_u64(seed),
+            tree: CellTree::new(),
+            model: Model::new(),
+            snapshots: Vec::new(),
+            grows: true,
+        };
         for _ in 0..entries {
-            let (key, value) = (shape.key(&mut random), shape.value(&mut random));
-            tree.insert(&key, &value);
-            model.insert(key, value);
+            let (key, value) = (shape.key(&mut run.random), shape.value(&mut run.random));
+            run.tree.insert(&key, &value);
+            run.model.insert(key, value);
         }
-        let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
-        let mut grows = true;
         for number in 0..operations {
-            if random.random_range(0..operations / 6) == 0 {
-                grows = !grows;
+            if run.random.random_range(0..operations / 6) == 0 {
+                run.grows = !run.grows;
             }
-            let key = shape.key(&mut random);
-            let (from, to) = match random.random_range(0..4) {
-                _ if shape == Shape::Tall && random.random_range(0..8) > 0 => {
-                    let width = random.random_range(1..2_000);
-                    let to = u16::from_be_bytes([key[0], key[1]]).saturating_add(width);
-                    (Some(key.clone()), Some(to.to_be_bytes().to_vec()))
-                }
-                0 => (None, Some(key.clone())),
-                1 => (Some(key.clone()), None),
-                _ => (Some(key.clone()), Some(shape.key(&mut random))),
-            };
-            let range = (bound(&from), bound(&to));
-            match random.random_range(0..100) {
-                0..45 => {
-                    if grows || random.random_range(0..4) == 0 {
-                        let value = shape.value(&mut random);
-                        assert_eq!(tree.insert(&key, &value), model.insert(key, value));
-                    } else {
-                        assert_eq!(tree.remove(&key), model.remove(&key));
-                    }
-                }
-                45..60 => {
-                    // One that is there goes, or gets another value.
-                    if model.is_empty() {
-                        continue;
-                    }
-                    let rank = random.random_range(0..model.len());
-                    let (key, value) = tree
-                        .nth(rank)
-                        .map(|(key, value)| (key.to_vec(), value.to_vec()))
-                        .unwrap();
-                    assert_eq!(tree.rank(&key), rank);
-                    if grows {
-                        let new = shape.value(&mut random);
-                        assert_eq!(tree.insert(&key, &new).as_ref(), Some(&value));
-                        assert_eq!(model.insert(key, new), Some(value));
-                    } else {
-                        assert_eq!(tree.remove(&key).as_ref(), Some(&value));
-                        assert_eq!(model.remove(&key), Some(value));
-                    }
-                }
-                60..70 => {
-                    assert_eq!(tree.get(&key), model.get(&key).map(|value| &value[..]));
-                    assert_eq!(tree.rank(&key), model.range(..key.clone()).count());
-                    let first = model.first_key_value().map(|(key, value)| (&key[..], &value[..]));
-                    let last = model.last_key_value().map(|(key, value)| (&key[..], &value[..]));
-                    assert_eq!((tree.first(), tree.last()), (first, last));
-                    assert_eq!(tree.nth(model.len()), None);
-                }
-                70..85 => {
-                    let limit = [1, 10, usize::MAX][random.random_range(0..3)];
-                    let mut expected = in_model(&model, &from, &to);
-                    let direction = [Direction::Forward, Direction::Backward][random.random_range(0..2)];
-                    if direction == Direction::Backward {
-                        expected.reverse();
-                    }
-                    let entries = tree
-                        .entries(range, direction)
-                        .map(|(key, value)| (key.to_vec(), value.to_vec()));
-                    assert!(entries.take(limit).eq(expected.iter().take(limit).cloned()));
-                    expected.truncate(limit);
-                    assert!(visited(&tree, range, direction, limit) == expected);
-                    // The same by rank.
-                    let rank = match (direction, &from, &to) {
-                        (Direction::Forward, Some(from), _) => Some(tree.rank(from)),
-                        (Direction::Forward, None, _) => Some(0),
-                        (Direction::Backward, _, Some(to)) => tree.rank(to).checked_sub(1),
-                        (Direction::Backward, _, None) => tree.len().checked_sub(1),
-                    };
-                    let (mut found, count) = (Vec::new(), expected.len());
-                    if let Some(rank) = rank {
-                        tree.visit_from_rank(rank, count, direction, |key, value| {
-                            found.push((key.to_vec(), value.to_vec()));
-                            ControlFlow::Continue(())
-                        });
-                    }
-                    assert!(found == expected);
-                }
-                85..88 => {
-                    let max = if grows {
-                        random.random_range(0..5)
-                    } else {
-                        random.random_range(0..300)
-                    };
-                    let mut expected = in_model(&model, &from, &to);
-                    expected.truncate(max);
-                    let mut removed = Vec::new();
-                    let count =
-                        tree.remove_up_to(range, max, |key, value| removed.push((key.to_vec(), value.to_vec())));
-                    assert_eq!(count, removed.len());
-                    assert!(removed == expected);
-                    for (key, _) in expected {
-                        model.remove(&key);
-                    }
-                }
-                88..91 => {
-                    snapshots.push((tree.snapshot(), model.clone()));
-                    if snapshots.len() > 3 {
-                        let (mut snapshot, _) = snapshots.remove(random.random_range(0..3));
-                        while random.random_range(0..4) > 0 && snapshot.drop_some(2) {
-                            check(&snapshot);
-                        }
-                    }
-                }
-                91 if !grows => {
-                    let more = tree.drop_some(random.random_range(1..3));
-                    assert_eq!(more, !tree.is_empty());
-                    let keep = tree.len();
-                    model = std::mem::take(&mut model).into_iter().take(keep).collect();
-                }
-                92 if random.random_range(0..20) == 0 => {
-                    tree = CellTree::from_sorted(model.iter().map(|(key, value)| (&key[..], &value[..])));
-                    assert_same(&tree, &model);
-                }
-                _ => snapshots.truncate(1),
-            }
-            assert_eq!(tree.len(), model.len());
+            run.step();
+            assert_eq!(run.tree.len(), run.model.len());
             if number % (check_every / 50).max(1) == 0 {
-                check(&tree);
+                check(&run.tree);
             }
             if number % check_every == 0 {
-                assert_same(&tree, &model);
-                for (snapshot, was) in &snapshots {
+                assert_same(&run.tree, &run.model);
+                for (snapshot, was) in &run.snapshots {
                     assert_same(snapshot, was);
                     check(snapshot);
                 }
             }
         }
-        assert_same(&tree, &model);
+        assert_same(&run.tree, &run.model);
+    }
+
+    /// The ends of a range, if it has any.
+    type Ends = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+    /// A tree and its model.
+    struct Run {
+        shape: Shape,
+        random: SmallRng,
+        tree: CellTree,
+        model: Model,
+        snapshots: Vec<(Snapshot, Model)>,
+        /// Whether more comes than goes.
+        grows: bool,
+    }
+
+    impl Run {
+        fn step(&mut self) {
+            let key = self.shape.key(&mut self.random);
+            let ends = self.ends(&key);
+            match self.random.random_range(0..100) {
+                0..45 => self.write(key),
+                45..60 => self.change_one(),
+                60..70 => self.look_up(&key),
+                70..85 => self.walk(&ends),
+                85..88 => self.remove_range(&ends),
+                88..91 => self.take_snapshot(),
+                91 if !self.grows => self.drop_leaves(),
+                92 if self.random.random_range(0..20) == 0 => {
+                    let entries = self.model.iter().map(|(key, value)| (&key[..], &value[..]));
+                    self.tree = CellTree::from_sorted(entries);
+                    assert_same(&self.tree, &self.model);
+                }
+                _ => self.snapshots.truncate(1),
+            }
+        }
+
+        fn ends(&mut self, key: &[u8]) -> Ends {
+            let key = key.to_vec();
+            match self.random.random_range(0..4) {
+                _ if self.shape == Shape::Tall && self.random.random_range(0..8) > 0 => {
+                    let width = self.random.random_range(1..2_000);
+                    let to = u16::from_be_bytes([key[0], key[1]]).saturating_add(width);
+                    (Some(key), Some(to.to_be_bytes().to_vec()))
+                }
+                0 => (None, Some(key)),
+                1 => (Some(key), None),
+                _ => (Some(key), Some(self.shape.key(&mut self.random))),
+            }
+        }
+
+        fn write(&mut self, key: Vec<u8>) {
+            if self.grows || self.random.random_range(0..4) == 0 {
+                let value = self.shape.value(&mut self.random);
+                assert_eq!(self.tree.insert(&key, &value), self.model.insert(key, value));
+            } else {
+                assert_eq!(self.tree.remove(&key), self.model.remove(&key));
+            }
+        }
+
+        /// One that is there goes, or gets another value.
+        fn change_one(&mut self) {
+            if self.model.is_empty() {
+                return;
+            }
+            let rank = self.random.random_range(0..self.model.len());
+            let (key, value) = self.tree.nth(rank).expect("there are more");
+            let (key, value) = (key.to_vec(), value.to_vec());
+            assert_eq!(self.tree.rank(&key), rank);
+            if self.grows {
+                let new = self.shape.value(&mut self.random);
+                assert_eq!(self.tree.insert(&key, &new).as_ref(), Some(&value));
+                assert_eq!(self.model.insert(key, new), Some(value));
+            } else {
+                assert_eq!(self.tree.remove(&key).as_ref(), Some(&value));
+                assert_eq!(self.model.remove(&key), Some(value));
+            }
+        }
+
+        fn look_up(&self, key: &[u8]) {
+            let Run { tree, model, .. } = self;
+            assert_eq!(tree.get(key), model.get(key).map(|value| &value[..]));
+            assert_eq!(tree.rank(key), model.range(..key.to_vec()).count());
+            let first = model.first_key_value().map(|(key, value)| (&key[..], &value[..]));
+            let last = model.last_key_value().map(|(key, value)| (&key[..], &value[..]));
+            assert_eq!((tree.first(), tree.last()), (first, last));
+            assert_eq!(tree.nth(model.len()), None);
+        }
+
+        fn walk(&mut self, (from, to): &Ends) {
+            let limit = [1, 10, usize::MAX][self.random.random_range(0..3)];
+            let Run { tree, model, .. } = self;
+            let range = (bound(from), bound(to));
+            let mut expected = in_model(model, from, to);
+            let direction = [Direction::Forward, Direction::Backward][self.random.random_range(0..2)];
+            if direction == Direction::Backward {
+                expected.reverse();
+            }
+            let entries = tree
+                .entries(range, direction)
+                .map(|(key, value)| (key.to_vec(), value.to_vec()));
+            assert!(entries.take(limit).eq(expected.iter().take(limit).cloned()));
+            expected.truncate(limit);
+            assert!(visited(tree, range, direction, limit) == expected);
+            // The same by rank.
+            let rank = match (direction, from, to) {
+                (Direction::Forward, Some(from), _) => Some(tree.rank(from)),
+                (Direction::Forward, None, _) => Some(0),
+                (Direction::Backward, _, Some(to)) => tree.rank(to).checked_sub(1),
+                (Direction::Backward, _, None) => tree.len().checked_sub(1),
+            };
+            let (mut found, count) = (Vec::new(), expected.len());
+            if let Some(rank) = rank {
+                tree.visit_from_rank(rank, count, direction, |key, value| {
+                    found.push((key.to_vec(), value.to_vec()));
+                    ControlFlow::Continue(())
+                });
+            }
+            assert!(found == expected);
+        }
+
+        fn remove_range(&mut self, (from, to): &Ends) {
+            let max = if self.grows { 5 } else { 300 };
+            let max = self.random.random_range(0..max);
+            let mut expected = in_model(&self.model, from, to);
+            expected.truncate(max);
+            let mut removed = Vec::new();
+            let remove = |key: &[u8], value: &[u8]| removed.push((key.to_vec(), value.to_vec()));
+            let count = self.tree.remove_up_to((bound(from), bound(to)), max, remove);
+            assert_eq!(count, removed.len());
+            assert!(removed == expected);
+            for (key, _) in expected {
+                self.model.remove(&key);
+            }
+        }
+
+        fn take_snapshot(&mut self) {
+            self.snapshots.push((self.tree.snapshot(), self.model.clone()));
+            if self.snapshots.len() > 3 {
+                let (mut snapshot, _) = self.snapshots.remove(self.random.random_range(0..3));
+                while self.random.random_range(0..4) > 0 && snapshot.drop_some(2) {
+                    check(&snapshot);
+                }
+            }
+        }
+
+        fn drop_leaves(&mut self) {
+            let more = self.tree.drop_some(self.random.random_range(1..3));
+            assert_eq!(more, !self.tree.is_empty());
+            let keep = self.tree.len();
+            self.model = std::mem::take(&mut self.model).into_iter().take(keep).collect();
+        }
     }
 
     /// A seed from the environment, to run a test that failed once more, or a new one.
