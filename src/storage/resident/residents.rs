@@ -30,7 +30,7 @@ pub const LOADED_BYTES_MAX: usize = 64 * 1024;
 const SHARE_OF_ONE: usize = 4;
 
 /// What a collection takes beside its cells: the entry, its share of the table.
-const RESIDENT_BYTES: usize = size_of::<Option<Resident>>() + 16;
+const RESIDENT_BYTES: usize = size_of::<Resident>() + 2 * size_of::<Indexed>() + 16;
 
 /// What a cell takes at least, to tell a collection by its count that is too large to be loaded.
 const CELL_BYTES_MIN: usize = 16;
@@ -151,7 +151,7 @@ impl Resident {
 /// What was dropped, and is given back little by little.
 enum Dropped {
     Tree(CellTree),
-    All(Vec<Option<Resident>>),
+    All(Vec<Option<Box<Resident>>>),
 }
 
 /// What a read has loaded of a collection.
@@ -184,10 +184,17 @@ impl LoadedCells {
     }
 }
 
+/// Where a collection is in the list. Its hash is here too, so that the table can grow without a look at each.
+struct Indexed {
+    hash: u64,
+    index: u32,
+}
+
 /// See the file's head.
 pub struct Residents {
-    by_owner: HashTable<u32>,
-    list: Vec<Option<Resident>>,
+    by_owner: HashTable<Indexed>,
+    /// In boxes, so that the list can grow, and be given back, at once.
+    list: Vec<Option<Box<Resident>>>,
     /// Indexes in the list where none is.
     free: Vec<u32>,
     /// The index of the collection that was asked for last: the next is most often the same.
@@ -270,8 +277,11 @@ impl Residents {
         }
         let hash = self.hasher.hash_one(owner);
         let list = &self.list;
-        let is_it = |index: &u32| matches!(&list[*index as usize], Some(resident) if *resident.owner == *owner);
-        let index = self.by_owner.find(hash, is_it).map(|index| *index as usize)?;
+        let is_it = |indexed: &Indexed| {
+            let found = list[indexed.index as usize].as_ref();
+            indexed.hash == hash && found.is_some_and(|resident| *resident.owner == *owner)
+        };
+        let index = self.by_owner.find(hash, is_it)?.index as usize;
         self.last = index;
         Some(index)
     }
@@ -410,7 +420,7 @@ impl Residents {
 
     fn insert(&mut self, owner: &[u8], part: impl Fn() -> Part) -> usize {
         let hash = self.hasher.hash_one(owner);
-        let mut resident = Resident::new(owner, hash, part);
+        let mut resident = Box::new(Resident::new(owner, hash, part));
         resident.bytes = resident.count_bytes();
         self.bytes += resident.bytes;
         let index = match self.free.pop() {
@@ -423,9 +433,8 @@ impl Residents {
                 u32::try_from(self.list.len() - 1).expect("each takes far more than a byte of memory")
             }
         };
-        let list = &self.list;
-        let hash_of = |index: &u32| list[*index as usize].as_ref().map_or(0, |resident| resident.hash);
-        self.by_owner.insert_unique(hash, index, hash_of);
+        let indexed = Indexed { hash, index };
+        self.by_owner.insert_unique(hash, indexed, |indexed| indexed.hash);
         self.last = index as usize;
         index as usize
     }
@@ -589,7 +598,7 @@ impl Residents {
         let resident = self.list[index].take().expect("an index is of one that is there");
         if let Ok(entry) = self
             .by_owner
-            .find_entry(resident.hash, |other| *other as usize == index)
+            .find_entry(resident.hash, |other| other.index as usize == index)
         {
             entry.remove();
         }
@@ -601,7 +610,7 @@ impl Residents {
     }
 
     /// Gives back a collection that is small, and the rest of one that is not but its trees.
-    fn dismantle(&mut self, resident: Resident) {
+    fn dismantle(&mut self, resident: Box<Resident>) {
         assert!(self.dropped_bytes >= resident.bytes, "what was dropped is counted");
         self.dropped_bytes -= resident.bytes;
         if resident.bytes <= DROPPED_AT_ONCE_BYTES {
@@ -641,7 +650,7 @@ impl Residents {
         }
     }
 
-    fn give_back_last(&mut self, mut list: Vec<Option<Resident>>) {
+    fn give_back_last(&mut self, mut list: Vec<Option<Box<Resident>>>) {
         let last = list.pop();
         if !list.is_empty() {
             self.dropped.push(Dropped::All(list));
@@ -845,7 +854,7 @@ mod tests {
                     986 => residents.evict_next(),
                     _ => residents.begin_turn(),
                 }
-                let counted: usize = residents.list.iter().flatten().map(Resident::count_bytes).sum();
+                let counted: usize = residents.list.iter().flatten().map(|one| one.count_bytes()).sum();
                 assert_eq!(residents.bytes, counted);
                 assert_eq!(residents.list.iter().flatten().count(), residents.len());
                 assert!(residents.bytes() <= bytes_max + 2 * LOADED_BYTES_MAX);
