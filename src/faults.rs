@@ -311,7 +311,7 @@ mod hooks {
             let count = count.fetch_add(1, Ordering::Relaxed) + 1;
             match self {
                 When::Times(from, to) => (*from..=*to).contains(&count),
-                When::Every(times) => count % times == 0,
+                When::Every(times) => count.is_multiple_of(*times),
                 When::While(path) => path.exists(),
                 When::TimeWhile(time, _) => count == *time,
             }

@@ -47,6 +47,9 @@ pub enum Direction {
     Backward,
 }
 
+/// What is called with each key and value of a range.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 impl Direction {
     /// The other one.
     pub fn reversed(self) -> Direction {

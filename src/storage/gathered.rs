@@ -8,12 +8,12 @@
 //! A handler that gets to a key which is not locked goes on with what is under it: this run only finds out what else it
 //! needs (a reconnaissance), is undone, and the handler runs again when all that is locked.
 
-use super::database::{Column, Direction};
+use super::database::{Column, Direction, Visit};
 use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
 use super::fields::FieldReader;
 use super::keyspace::{Keyspace, Touched, VisitKey};
 use super::redo::Write;
-use super::shard::{Owner, Visit, damaged_record};
+use super::shard::{Owner, damaged_record};
 use super::undeclared::Undeclared;
 use crate::error::CommandError;
 use crate::slots::Slot;

@@ -1,10 +1,10 @@
 //! What a handler can do with keys, wherever they are: the primitives on which [`View`](super::view::View) builds, and
 //! what is counted of them.
 
-use super::database::{Column, Direction};
+use super::database::{Column, Direction, Visit};
 use super::encoding::{self, Record, STRING_CHUNK_LEN, Type};
 use super::sampling::Sample;
-use super::shard::{Owner, Visit, damaged_record};
+use super::shard::{Owner, damaged_record};
 use super::transaction_scope::{DatabaseKey, Mode};
 use super::undeclared::Undeclared;
 use crate::error::CommandError;

@@ -271,9 +271,6 @@ struct InnerMark {
     lifecycle: usize,
 }
 
-/// What is called with each key and value of a range.
-pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
-
 /// Where a record was found.
 enum Found {
     Entry(EntryIndex),

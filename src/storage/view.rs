@@ -3,14 +3,14 @@
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys
 //! is written once. What both can do is a [`Keyspace`]; all else is written here, once.
 
-use super::database::{Column, Direction};
+use super::database::{Column, Direction, Visit};
 use super::encoding::{self, Record, Type};
 use super::gathered::Gathered;
 use super::keyspace::{Keyspace, Touched, VisitBytes, VisitKey};
 use super::lifecycle::KeyOutcome;
 use super::pieces::{Extent, Pieces, WriteEntry};
 use super::scan_positions::Walked;
-use super::shard::{Owner, Shard, Visit};
+use super::shard::{Owner, Shard};
 use super::shards::{Presence, Shards};
 use super::transaction_scope::{DatabaseKey, Mode};
 use super::undeclared::Undeclared;

@@ -39,8 +39,8 @@ fn replies_come_in_the_order_of_the_commands() {
 }
 
 /// A transaction that begins behind a command of low priority sends all its steps at that priority: its client's next
-/// commands, which are not of low priority any more, must not overtake the last step. Under `always` a command on several
-/// shards of one executor is a transaction of several steps.
+/// commands, which are not of low priority any more, must not overtake the last step. Under `always` a command on
+/// several shards of one executor is a transaction of several steps.
 #[test]
 fn what_follows_a_transaction_does_not_overtake_its_steps() {
     let server = Server::builder()
@@ -63,7 +63,8 @@ fn what_follows_a_transaction_does_not_overtake_its_steps() {
 }
 
 /// Under `always` what a script writes to several shards of an executor is committed as one when the shards' earlier
-/// commits are on disk; one of these may be of the same turn, which a command that reads what is committed has cut in two.
+/// commits are on disk; one of these may be of the same turn, which a command that reads what is committed has cut in
+/// two.
 #[test]
 fn a_commit_of_several_shards_follows_one_of_the_same_turn() {
     let server = Server::builder()

@@ -15,7 +15,7 @@
 //! What is dropped is given back in bounded parts, since that takes a hundred milliseconds for a few million cells.
 
 use super::cell_tree::CellTree;
-use crate::storage::database::{Column, Direction};
+use crate::storage::database::{Column, Direction, Visit};
 use crate::storage::encoding;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
@@ -314,7 +314,7 @@ impl Residents {
         column: Column,
         (from, to): (&[u8], Option<&[u8]>),
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Option<u64> {
         let (part, epoch) = self.part(owner, column)?;
         if !part.knows_range(from, to) {
@@ -368,7 +368,7 @@ impl Residents {
         &mut self,
         owner: &[u8],
         (from, to): (&[u8], &[u8]),
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Option<(bool, u64)> {
         let index = self.find(owner)?;
         let resident = self.at(index);
@@ -606,11 +606,11 @@ impl Residents {
         assert!(self.bytes >= resident.bytes, "the bytes of all are those of each");
         self.bytes -= resident.bytes;
         self.dropped_bytes += resident.bytes;
-        self.dismantle(resident);
+        self.dismantle(*resident);
     }
 
     /// Gives back a collection that is small, and the rest of one that is not but its trees.
-    fn dismantle(&mut self, resident: Box<Resident>) {
+    fn dismantle(&mut self, resident: Resident) {
         assert!(self.dropped_bytes >= resident.bytes, "what was dropped is counted");
         self.dropped_bytes -= resident.bytes;
         if resident.bytes <= DROPPED_AT_ONCE_BYTES {
@@ -656,7 +656,7 @@ impl Residents {
             self.dropped.push(Dropped::All(list));
         }
         if let Some(resident) = last.flatten() {
-            self.dismantle(resident);
+            self.dismantle(*resident);
         }
     }
 
@@ -785,7 +785,7 @@ mod tests {
         }
         let order: Vec<&Vec<u8>> = cells.keys().filter(|key| !is_model_node(column, key)).collect();
         if let Some((rank, _)) = residents.rank(&owner, COLUMNS[column], &[0, 1]) {
-            assert_eq!(rank, order.iter().filter(|key| &key[..] < &[0, 1][..]).count() as u64);
+            assert_eq!(rank, order.iter().filter(|key| key[..] < [0, 1][..]).count() as u64);
         }
         let rank = random.random_range(0..50);
         if let Some((key, _)) = residents.key_at(&owner, COLUMNS[column], rank) {

@@ -1,11 +1,11 @@
 //! How a shard's members are read: in memory where they are [resident](crate::storage::resident), or else from the disk
 //! with what is staged; and without looking again and again at what was deleted there ([`crate::storage::gaps`]).
 
-use super::{Found, Owner, Shard, Visit, hash_of};
+use super::{Found, Owner, Shard, hash_of};
 use crate::error::CommandError;
 use crate::faults;
 use crate::slots::Slot;
-use crate::storage::database::{Column, Direction};
+use crate::storage::database::{Column, Direction, Visit};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
 use crate::storage::records::EntryIndex;
@@ -435,7 +435,8 @@ impl Shard {
     }
 }
 
-/// A write to a key of the column `data` or `score` was taken back: what is known of its owner may not be true any more.
+/// A write to a key of the column `data` or `score` was taken back: what is known of its owner may not be true any
+/// more.
 pub(super) fn forget_owner_of(residents: &mut Residents, gaps: &mut Gaps, key: &[u8]) {
     if let Some(owner) = encoding::before_member(key) {
         residents.drop_owner(owner);
