@@ -30,39 +30,56 @@ pub struct Session {
     pub shard_error: Option<CommandError>,
 }
 
-/// Runs a command that a script calls, as a part of the command that `context` is of; returns its reply.
-pub fn run(context: &mut Context<'_>, session: &mut Session, call: &Call) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let outcome = find(call.arguments()).and_then(|row| {
-        check(row, session)?;
-        let began = Instant::now();
-        let touched = context.view.touched();
-        let outcome = dispatch(context, session, (row, call), &mut bytes);
-        if !row.counts_look_ups() {
-            context.view.uncount_look_ups(touched);
+/// Runs a command that a script calls, as a part of the command that `context` is of; its reply goes to `call`. Returns
+/// the time.
+pub fn run(context: &mut Context<'_>, session: &mut Session, call: &mut Call) -> Instant {
+    let version = call.version;
+    let (arguments, bytes) = call.parts();
+    let found = find(arguments).and_then(|row| check(row, session).map(|()| row));
+    let (outcome, now) = match found {
+        Ok(row) => {
+            let began = Instant::now();
+            let outcome = run_counted(context, session, (row, arguments), Reply::new(bytes, version));
+            let now = Instant::now();
+            let took_ns = now.saturating_duration_since(began).as_nanos() as u64;
+            context.effects.count_run(row.index(), took_ns, outcome.is_err());
+            (outcome, now)
         }
-        if context.effects.is_monitored && monitor_line::is_shown(row) {
-            // With what it changed: SELECT is shown with the database that it selected.
-            let (now_us, database) = (crate::clock::unix_us(), session.database);
-            let line = monitor_line::line(now_us, database, monitor_line::SCRIPT, row, call.arguments());
-            context.effects.shown.extend_from_slice(&line);
-        }
-        let took_ns = began.elapsed().as_nanos() as u64;
-        context.effects.count_run(row.index(), took_ns, outcome.is_err());
-        if let Err(error @ (CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_))) = &outcome {
-            session.shard_error = Some(error.clone());
-        }
-        outcome
-    });
+        Err(error) => (Err(error), Instant::now()),
+    };
     let outcome = match bytes.len() <= REPLY_BYTES_MAX {
         true => outcome,
         false => Err(CommandError::text("ERR the reply is too long for a script")),
     };
     if let Err(error) = outcome {
         bytes.clear();
-        Reply::new(&mut bytes, call.version).error(error.to_string());
+        Reply::new(bytes, version).error(error.to_string());
     }
-    bytes
+    now
+}
+
+/// Runs a command that the script may run.
+fn run_counted(
+    context: &mut Context<'_>,
+    session: &mut Session,
+    (row, arguments): (&'static Command, Arguments<'_>),
+    reply: Reply<'_>,
+) -> Result<(), CommandError> {
+    let touched = context.view.touched();
+    let outcome = dispatch(context, session, (row, arguments), reply);
+    if !row.counts_look_ups() {
+        context.view.uncount_look_ups(touched);
+    }
+    if context.effects.is_monitored && monitor_line::is_shown(row) {
+        // With what it changed: SELECT is shown with the database that it selected.
+        let (now_us, database) = (crate::clock::unix_us(), session.database);
+        let line = monitor_line::line(now_us, database, monitor_line::SCRIPT, row, arguments);
+        context.effects.shown.extend_from_slice(&line);
+    }
+    if let Err(error @ (CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_))) = &outcome {
+        session.shard_error = Some(error.clone());
+    }
+    outcome
 }
 
 fn find(arguments: Arguments<'_>) -> Result<&'static Command, CommandError> {
@@ -94,11 +111,9 @@ fn check(row: &Command, session: &Session) -> Result<(), CommandError> {
 fn dispatch(
     context: &mut Context<'_>,
     session: &mut Session,
-    (row, call): (&'static Command, &Call),
-    bytes: &mut Vec<u8>,
+    (row, arguments): (&'static Command, Arguments<'_>),
+    reply: Reply<'_>,
 ) -> Result<(), CommandError> {
-    let arguments = call.arguments();
-    let reply = Reply::new(bytes, call.version);
     match row.runs {
         Runs::Shard | Runs::Transaction => need_keys(context, session, row, arguments)?,
         Runs::All(_) | Runs::Each(_) | Runs::Whole | Runs::Cursor => need_everything(context, session, row)?,
@@ -137,14 +152,20 @@ fn need_keys(
     row: &Command,
     arguments: Arguments<'_>,
 ) -> Result<(), CommandError> {
-    let keys = command::database_keys_of(row, arguments, session.database);
     if let Some(declared) = &session.declared
-        && keys.iter().any(|(_, key)| !declared.contains(key))
+        && row
+            .keys
+            .of(arguments)
+            .any(|key| !declared.iter().any(|declared| declared == key))
     {
         return Err(CommandError::text(
             "ERR Script attempted to access a key that it has not declared, which script-undeclared-keys forbids",
         ));
     }
+    if context.view.may_use(row.keys.of(arguments), mode_of(row)) {
+        return Ok(());
+    }
+    let keys = command::database_keys_of(row, arguments, session.database);
     let needed = context.view.need_keys(&keys, mode_of(row));
     needed.inspect_err(|error| record_reach(session, error, Reach::Keys))
 }

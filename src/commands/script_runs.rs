@@ -6,10 +6,10 @@ use crate::commands::arguments::integer;
 use crate::commands::effects::EffectsMark;
 use crate::error::CommandError;
 use crate::protocol::Arguments;
-use crate::scripts::interpreter::{self, Interpreter};
+use crate::scripts::interpreter::{self, Compiled, Interpreter};
+use crate::scripts::protected_run::Place;
 use crate::scripts::registry::{Digest, RunningFunction, Scripts};
 use crate::scripts::script::{Input, Outcome, Program, SLICE, Script, Start, Step, Stop};
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,41 +75,55 @@ fn count_keys(arguments: Arguments<'_>, named: Named) -> Result<usize, CommandEr
     }
 }
 
-/// Makes sure that the interpreter has what is to be run; returns the program, and whether it says that it writes
-/// nothing.
+/// What an interpreter is to run.
+struct Prepared {
+    program: Program,
+    place: Place,
+    /// Whether it says that it writes nothing.
+    writes_nothing: bool,
+}
+
+/// Makes sure that the interpreter has what is to be run.
 fn prepare(
     interpreter: &mut Interpreter,
     scripts: &Scripts,
     named: Named,
     script: &[u8],
     is_read_only: bool,
-) -> Result<(Program, bool), CommandError> {
+) -> Result<Prepared, CommandError> {
     let no_script = || CommandError::text("NOSCRIPT No matching script. Please use EVAL.");
-    let (program, writes_nothing, may_be_read_only) = match named {
+    let of_script = |compiled: Compiled| {
+        let header = compiled.header;
+        let prepared = Prepared {
+            program: Program::Script(compiled.digest),
+            place: compiled.place,
+            writes_nothing: header.no_writes,
+        };
+        (prepared, !header.is_present || header.no_writes)
+    };
+    let (prepared, may_be_read_only) = match named {
         Named::ByFunction => {
             let function = interpreter.prepare_function(script)?;
-            let (program, writes_nothing) = function.ok_or_else(|| CommandError::text("ERR Function not found"))?;
-            (program, writes_nothing, writes_nothing)
+            let function = function.ok_or_else(|| CommandError::text("ERR Function not found"))?;
+            let (program, place, writes_nothing) = function;
+            let prepared = Prepared {
+                program,
+                place,
+                writes_nothing,
+            };
+            (prepared, writes_nothing)
         }
-        Named::ByText | Named::ByDigest => {
-            let digest = match named {
-                Named::ByText => Digest::of(script),
-                _ => Digest::parse(script).ok_or_else(no_script)?,
-            };
-            let text = || match named {
-                Named::ByText => Some(Cow::Borrowed(script)),
-                _ => scripts.text(&digest).map(|text| Cow::Owned(text.to_vec())),
-            };
-            let header = interpreter.prepare(scripts, &digest, text)?.ok_or_else(no_script)?;
-            let may_be_read_only = !header.is_present || header.no_writes;
-            (Program::Script(digest), header.no_writes, may_be_read_only)
+        Named::ByText => of_script(interpreter.prepare(scripts, script)?),
+        Named::ByDigest => {
+            let digest = Digest::parse(script).ok_or_else(no_script)?;
+            of_script(interpreter.prepare_known(scripts, &digest)?.ok_or_else(no_script)?)
         }
     };
     match is_read_only && !may_be_read_only {
         true => Err(CommandError::text(
             "ERR Can not execute a script with write flag using *_ro command.",
         )),
-        false => Ok((program, writes_nothing)),
+        false => Ok(prepared),
     }
 }
 
@@ -126,54 +140,58 @@ impl Running {
     /// If the arguments are wrong, there is no such script, or it does not compile.
     pub fn begin(context: &mut Context<'_>, named: Named, is_read_only: bool) -> Result<Running, CommandError> {
         let arguments = context.arguments;
-        if named != Named::ByFunction {
-            count_keys(arguments, named)?;
-        }
         let seat = context.script_seat.ok_or(CommandError::Internal)?;
         let (scripts, seat) = (Arc::clone(&seat.scripts), seat.number);
+        let key_count = match named {
+            Named::ByFunction => None,
+            Named::ByText | Named::ByDigest => Some(count_keys(arguments, named)?),
+        };
         let mut interpreter = interpreter::take(&scripts)?;
-        let prepared = prepare(&mut interpreter, &scripts, named, arguments.get(1), is_read_only)
-            .and_then(|prepared| Ok((prepared, count_keys(arguments, named)?)));
-        let ((program, writes_nothing), keys_count) = match prepared {
+        let prepared = prepare(&mut interpreter, &scripts, named, arguments.get(1), is_read_only);
+        // A function that is not there is told before a wrong number of keys.
+        let prepared =
+            prepared.and_then(|prepared| Ok((prepared, key_count.map_or_else(|| count_keys(arguments, named), Ok)?)));
+        let (prepared, key_count) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 interpreter::give_back(interpreter);
                 return Err(error);
             }
         };
-        let settings = scripts.settings();
-        let word = |position: usize| arguments.get(position).to_vec();
-        let keys: Vec<Vec<u8>> = (3..3 + keys_count).map(word).collect();
-        let declared = (!settings.script_undeclared_keys).then(|| keys.clone());
-        let start = Start {
-            program: program.clone(),
-            keys,
-            arguments: (3 + keys_count..arguments.len()).map(word).collect(),
-            version: context.reply.version(),
+        let settings = interpreter.settings();
+        let limits = Limits {
+            time: limit(settings.script_time_limit_ms),
+            busy_after: limit(settings.busy_reply_threshold),
+            rolls_back: settings.script_rollback_on_error,
         };
+        let keys = arguments.range(3, 3 + key_count);
+        let declared = (!settings.script_undeclared_keys).then(|| keys.iter().map(<[u8]>::to_vec).collect());
         let now = Instant::now();
+        let start = Start {
+            program: prepared.program.clone(),
+            place: prepared.place,
+            key_count,
+            version: context.reply.version(),
+            at: now,
+        };
         Ok(Running {
-            script: Script::start(interpreter, start),
+            script: Script::start(interpreter, start, arguments.from(3)),
             input: Some(Input::Go),
             session: Session {
-                is_read_only: is_read_only || writes_nothing,
+                is_read_only: is_read_only || prepared.writes_nothing,
                 database: context.database,
                 declared,
                 reach: None,
                 shard_error: None,
             },
-            program,
+            program: prepared.program,
             scripts,
             seat,
             began: now,
             looked_at: now,
             effects: context.effects.mark(),
             run: None,
-            limits: Limits {
-                time: limit(settings.script_time_limit_ms),
-                busy_after: limit(settings.busy_reply_threshold),
-                rolls_back: settings.script_rollback_on_error,
-            },
+            limits,
         })
     }
 
@@ -185,7 +203,10 @@ impl Running {
     pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
         let mut calls = 0;
         let mut input = self.input.take().unwrap_or(Input::Go);
-        self.looked_at = Instant::now();
+        if self.run.is_some() {
+            // The script goes on after a pause.
+            self.looked_at = Instant::now();
+        }
         loop {
             let is_due = match self.script.resume(input) {
                 Step::Done(outcome) => {
@@ -193,11 +214,11 @@ impl Running {
                         context.effects.forget_after(self.effects);
                     });
                 }
-                Step::Call(call) => {
-                    let reply = lua_calls::run(context, &mut self.session, &call);
+                Step::Call(mut call) => {
+                    let answered_at = lua_calls::run(context, &mut self.session, &mut call);
                     input = match context.view.must_run_again() || self.session.shard_error.is_some() {
                         true => Input::Stop(Stop::Dropped),
-                        false => Input::Reply(reply),
+                        false => Input::Reply(call, answered_at),
                     };
                     calls += 1;
                     calls % CALLS_PER_LOOK == 0 && self.looked_at.elapsed() >= SLICE
@@ -247,8 +268,8 @@ impl Running {
         let run = *self.run.get_or_insert_with(|| {
             let function = match &self.program {
                 Program::Script(_) => None,
-                Program::Function { name, .. } => Some(RunningFunction {
-                    name: name.clone(),
+                Program::Function(..) => Some(RunningFunction {
+                    name: self.program.name().to_owned(),
                     command: command.iter().map(<[u8]>::to_vec).collect(),
                     began: self.began,
                 }),
@@ -290,8 +311,8 @@ impl Running {
             return Err(error);
         }
         match outcome {
-            Outcome::Reply(reply) => {
-                context.reply.raw(&reply);
+            Outcome::Replied => {
+                context.reply.raw(self.script.reply());
                 Ok(())
             }
             // What the script wrote before the error stands, as in Redis, unless the operator wants it otherwise.

@@ -1,16 +1,17 @@
 //! Lua interpreters: what they are made of, and those that wait for the next script of their thread.
 
-use super::convert;
 use super::header::{self, Header};
 use super::library;
+use super::protected_run::{Job, Place, Ran, Runner};
 use super::raise;
 use super::registry::{Digest, Scripts};
 use super::script::{Outcome, Program, Shared, Start, Stop};
+use crate::config::Settings;
 use crate::error::CommandError;
-use crate::protocol::Reply;
 use crate::scripts::function_libraries::{self, Libraries, Library};
 use corosensei::stack::DefaultStack;
-use mlua::{Function, HookTriggers, Lua, MultiValue, Table, Value, VmState};
+use foldhash::fast::RandomState;
+use mlua::{Function, HookTriggers, Lua, Table, Value, VmState};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -55,40 +56,95 @@ pub enum LoadLimit {
 
 thread_local! {
     /// Interpreters that run nothing.
-    static IDLE: RefCell<Vec<Interpreter>> = const { RefCell::new(Vec::new()) };
+    // In boxes, since an interpreter moves to its script and back.
+    #[allow(clippy::vec_box)]
+    static IDLE: RefCell<Vec<Box<Interpreter>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A script that is compiled.
-struct Compiled {
-    function: Function,
-    header: Header,
+#[derive(Clone, Copy)]
+pub struct Compiled {
+    /// The digest of its text.
+    pub digest: Digest,
+    /// Where its code is.
+    pub place: Place,
+    /// What it says of itself.
+    pub header: Header,
+}
+
+/// The scripts that an interpreter has compiled.
+#[derive(Default)]
+struct CompiledScripts {
+    by_digest: HashMap<Digest, Compiled, RandomState>,
+    /// The same of those that were called by their text, so that no digest is computed again.
+    by_text: HashMap<Box<[u8]>, Compiled, RandomState>,
 }
 
 /// A library whose code has run here.
 struct Loaded {
     library: Arc<Library>,
-    callbacks: HashMap<String, Function>,
+    /// Where the code of its functions is, by their index; `None` of those that the code has not registered again.
+    places: Vec<Option<Place>>,
+}
+
+/// The functions that an interpreter may be told to run, by their place.
+struct Places {
+    /// What Lua has of them.
+    functions: Table,
+    /// Those that were given back.
+    free: Vec<Place>,
+    last: Place,
+}
+
+impl Places {
+    fn new(lua: &Lua) -> mlua::Result<Places> {
+        Ok(Places {
+            functions: lua.create_table()?,
+            free: Vec::new(),
+            last: 0,
+        })
+    }
+
+    fn add(&mut self, function: &Function) -> mlua::Result<Place> {
+        let place = self.free.last().copied().unwrap_or(self.last + 1);
+        self.functions.raw_set(place, function)?;
+        if self.free.pop().is_none() {
+            self.last = place;
+        }
+        Ok(place)
+    }
+
+    fn remove(&mut self, place: Place) {
+        assert!(
+            (1..=self.last).contains(&place),
+            "only a place that was given is given back"
+        );
+        // To set what is there takes no memory, so it does not fail.
+        if self.functions.raw_set(place, Value::Nil).is_ok() {
+            self.free.push(place);
+        }
+    }
 }
 
 /// See the module's documentation.
 pub struct Interpreter {
     lua: Lua,
     shared: Rc<Shared>,
-    /// Runs a function and explains its error.
-    run: Function,
-    /// The table of global variables that scripts read and cannot write.
-    globals: Table,
-    compiled: HashMap<Digest, Compiled>,
+    runner: Runner,
+    places: Places,
+    /// What is known of the last error.
+    explained: Table,
+    scripts: CompiledScripts,
     generation: u64,
-    /// Runs a function of a library and explains its error.
-    call: Function,
     /// Runs the code of a library.
     load: Function,
     /// By a library's name.
-    loaded: HashMap<String, Loaded>,
+    loaded: HashMap<String, Loaded, RandomState>,
     /// The libraries that there are, and the number of that set.
     libraries: (u64, Arc<Libraries>),
     memory_limit: usize,
+    /// The settings as they were last read, and their version.
+    settings: (u64, Arc<Settings>),
     /// The stack of the last script, for the next one.
     pub stack: Option<DefaultStack>,
 }
@@ -97,11 +153,11 @@ pub struct Interpreter {
 ///
 /// # Errors
 /// If there is no memory for one.
-pub fn take(scripts: &Scripts) -> Result<Interpreter, CommandError> {
+pub fn take(scripts: &Scripts) -> Result<Box<Interpreter>, CommandError> {
     let idle = IDLE.with_borrow_mut(Vec::pop);
     let mut interpreter = match idle {
         Some(interpreter) => interpreter,
-        None => Interpreter::new().map_err(|error| no_interpreter(&error))?,
+        None => Box::new(Interpreter::new().map_err(|error| no_interpreter(&error))?),
     };
     if interpreter.stack.is_none() {
         let stack = DefaultStack::new(STACK_BYTES);
@@ -116,7 +172,7 @@ fn no_interpreter(error: &dyn std::fmt::Display) -> CommandError {
 }
 
 /// Puts an interpreter back that [`take`] gave, if it is good for another script.
-pub fn give_back(interpreter: Interpreter) {
+pub fn give_back(interpreter: Box<Interpreter>) {
     // An interpreter that ran out of memory is not, and what it holds is freed with it.
     if interpreter.shared.stopped() == Some(Stop::MemoryLimit) {
         return;
@@ -142,84 +198,129 @@ impl Interpreter {
         let base = raise::base_functions(&lua, &protected)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=corelane");
         let patterns = raise::pattern_functions(&lua)?;
-        let (run, globals, call, load): (Function, Table, Function, Function) =
+        let (explain, globals, explained, load): (Function, Table, Table, Function) =
             prelude.call((host, base, patterns, protected))?;
+        let places = Places::new(&lua)?;
+        let runner = Runner::new(&lua, &places.functions, &globals, &explain)?;
         watch(&lua, &shared, HOOK_INSTRUCTIONS)?;
         Ok(Interpreter {
             lua,
             shared,
-            run,
-            globals,
-            compiled: HashMap::new(),
+            runner,
+            places,
+            explained,
+            scripts: CompiledScripts::default(),
             generation: 0,
-            call,
             load,
-            loaded: HashMap::new(),
+            loaded: HashMap::default(),
             libraries: (u64::MAX, Arc::default()),
             memory_limit: 0,
+            settings: (0, Arc::default()),
             stack: None,
         })
     }
 
     /// What the functions that Lua calls share with the driver.
-    pub fn shared(&self) -> Rc<Shared> {
-        Rc::clone(&self.shared)
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The settings as they were when the interpreter was taken.
+    pub fn settings(&self) -> &Settings {
+        &self.settings.1
     }
 
     /// Follows what has changed: the settings, and which scripts there are.
     fn follow(&mut self, scripts: &Scripts) -> mlua::Result<()> {
-        let generation = scripts.generation();
-        if generation != self.generation {
-            self.generation = generation;
-            self.compiled.clear();
-        }
-        let number = scripts.functions.number();
-        if number != self.libraries.0 {
-            let libraries = scripts.functions.current();
-            let is_there = |loaded: &Loaded| {
-                let current = libraries.get(&loaded.library.name);
-                current.is_some_and(|current| Arc::ptr_eq(current, &loaded.library))
-            };
-            self.loaded.retain(|_, loaded| is_there(loaded));
-            self.libraries = (number, libraries);
-        }
-        let limit = scripts.settings().script_memory_limit.as_usize();
-        if limit != self.memory_limit {
+        let (generation, version) = (scripts.generation(), scripts.settings_version());
+        if generation != self.generation || version != self.settings.0 {
+            self.settings = (version, scripts.settings());
+            let limit = self.settings.1.script_memory_limit.as_usize();
             self.memory_limit = limit;
             self.lua.set_memory_limit(limit)?;
             self.shared.memory_max.set(limit / MEMORY_SHARE.1 * MEMORY_SHARE.0);
         }
+        if generation != self.generation {
+            self.forget_scripts();
+            self.generation = generation;
+        }
+        let number = scripts.functions.number();
+        if number != self.libraries.0 {
+            self.follow_libraries(scripts.functions.current());
+            self.libraries.0 = number;
+        }
         // What earlier scripts have left must not be held against this one.
-        if self.lua.used_memory() > limit / 2 {
-            self.compiled.clear();
+        if self.lua.used_memory() > self.memory_limit / 2 {
+            self.forget_scripts();
             self.lua.gc_collect()?;
         }
         Ok(())
     }
 
-    /// The script with this digest, compiled if it is not yet; `text` is asked for then. `None` if there is no such
-    /// text.
+    /// Forgets what was loaded of libraries that are there no more.
+    fn follow_libraries(&mut self, libraries: Arc<Libraries>) {
+        let places = &mut self.places;
+        self.loaded.retain(|name, loaded| {
+            let is_there = libraries
+                .get(name)
+                .is_some_and(|current| Arc::ptr_eq(current, &loaded.library));
+            if !is_there {
+                loaded.places.drain(..).flatten().for_each(|place| places.remove(place));
+            }
+            is_there
+        });
+        self.libraries.1 = libraries;
+    }
+
+    fn forget_scripts(&mut self) {
+        self.scripts.by_text.clear();
+        for (_, compiled) in self.scripts.by_digest.drain() {
+            self.places.remove(compiled.place);
+        }
+    }
+
+    /// The script with this text, compiled if it is not yet.
     ///
     /// # Errors
     /// If it does not compile, as Redis words it.
-    pub fn prepare<'a>(
-        &mut self,
-        scripts: &Scripts,
-        digest: &Digest,
-        text: impl FnOnce() -> Option<std::borrow::Cow<'a, [u8]>>,
-    ) -> Result<Option<Header>, CommandError> {
-        if let Some(compiled) = self.compiled.get(digest) {
-            return Ok(Some(compiled.header));
+    pub fn prepare(&mut self, scripts: &Scripts, text: &[u8]) -> Result<Compiled, CommandError> {
+        if let Some(compiled) = self.scripts.by_text.get(text) {
+            return Ok(*compiled);
         }
-        let Some(text) = text() else { return Ok(None) };
-        let (header, body) = header::split(&text)?;
+        let digest = Digest::of(text);
+        let compiled = match self.scripts.by_digest.get(&digest) {
+            Some(compiled) => *compiled,
+            None => self.compile_script(scripts, digest, text)?,
+        };
+        self.scripts.by_text.insert(text.into(), compiled);
+        Ok(compiled)
+    }
+
+    /// The script with this digest, compiled if it is not yet; `None` if its text is not known.
+    ///
+    /// # Errors
+    /// If it does not compile, as Redis words it.
+    pub fn prepare_known(&mut self, scripts: &Scripts, digest: &Digest) -> Result<Option<Compiled>, CommandError> {
+        if let Some(compiled) = self.scripts.by_digest.get(digest) {
+            return Ok(Some(*compiled));
+        }
+        match scripts.text(digest) {
+            Some(text) => self.compile_script(scripts, *digest, &text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn compile_script(&mut self, scripts: &Scripts, digest: Digest, text: &[u8]) -> Result<Compiled, CommandError> {
+        let (header, body) = header::split(text)?;
         let function = self.compile(body)?;
-        scripts.keep(*digest, &text, false);
-        if self.compiled.len() >= scripts.cached().0 + COMPILED_EXTRA_MAX {
-            self.compiled.clear();
+        scripts.keep(digest, text, false);
+        if self.scripts.by_digest.len() >= scripts.cached().0 + COMPILED_EXTRA_MAX {
+            self.forget_scripts();
         }
-        self.compiled.insert(*digest, Compiled { function, header });
-        Ok(Some(header))
+        let place = self.places.add(&function).map_err(|error| no_interpreter(&error))?;
+        let compiled = Compiled { digest, place, header };
+        self.scripts.by_digest.insert(digest, compiled);
+        Ok(compiled)
     }
 
     /// Whether a text compiles.
@@ -246,30 +347,39 @@ impl Interpreter {
         })
     }
 
-    /// The function with this name and whether it says that it writes nothing; its library's code is run if it was not
-    /// yet. `None` if there is no such function.
+    /// The function with this name, where its code is, and whether it says that it writes nothing. The code of its
+    /// library is run if it was not yet. `None` if there is no such function.
     ///
     /// # Errors
     /// If that code fails, although it did not when it was brought.
-    pub fn prepare_function(&mut self, name: &[u8]) -> Result<Option<(Program, bool)>, CommandError> {
-        let libraries = Arc::clone(&self.libraries.1);
-        let Some((library, function)) = libraries.function(name) else {
+    pub fn prepare_function(&mut self, name: &[u8]) -> Result<Option<(Program, Place, bool)>, CommandError> {
+        let Some((library, index)) = self.libraries.1.function(name) else {
             return Ok(None);
         };
+        let library = Arc::clone(library);
         if !self.loaded.contains_key(&library.name) {
-            let found = self.load(function_libraries::body(&library.code)?, LoadLimit::Known)?;
-            let callbacks = found.into_iter().map(|(function, callback)| (function.name, callback));
-            let loaded = Loaded {
-                library: Arc::clone(library),
-                callbacks: callbacks.collect(),
-            };
-            self.loaded.insert(library.name.clone(), loaded);
+            self.load_library(&library)?;
         }
-        let program = Program::Function {
-            library: library.name.clone(),
-            name: function.name.clone(),
-        };
-        Ok(Some((program, function.is_read_only())))
+        let loaded = self.loaded.get(&library.name);
+        let place = loaded.and_then(|loaded| loaded.places[index]);
+        let place = place.ok_or(CommandError::Internal)?;
+        let is_read_only = library.functions[index].is_read_only();
+        Ok(Some((Program::Function(library, index), place, is_read_only)))
+    }
+
+    fn load_library(&mut self, library: &Arc<Library>) -> Result<(), CommandError> {
+        let found = self.load(function_libraries::body(&library.code)?, LoadLimit::Known)?;
+        let mut places = vec![None; library.functions.len()];
+        for (function, callback) in found {
+            // Each time the code runs it may register its functions in another order.
+            let of_name = |known: &function_libraries::Function| known.name == function.name;
+            if let Some(index) = library.functions.iter().position(of_name) {
+                places[index] = Some(self.places.add(&callback).map_err(|error| no_interpreter(&error))?);
+            }
+        }
+        let library = Arc::clone(library);
+        self.loaded.insert(library.name.clone(), Loaded { library, places });
+        Ok(())
     }
 
     /// Runs the code of a library, without its first line; returns the functions that it registers.
@@ -312,7 +422,14 @@ impl Interpreter {
     pub fn run(&self, start: &Start) -> Outcome {
         self.shared.version.set(crate::protocol::reply::Version::Resp2);
         *self.shared.stopped_at.borrow_mut() = None;
-        let outcome = self.run_compiled(start);
+        let mut job = Job {
+            place: start.place,
+            are_arguments: matches!(start.program, Program::Function(..)),
+            key_count: start.key_count,
+            version: start.version,
+            shared: &self.shared,
+        };
+        let ran = self.runner.run(&mut job);
         if let Some(stop) = self.shared.stopped() {
             // From now on at the usual pace; the interpreter of a script that could not even be watched is not used
             // again.
@@ -321,8 +438,13 @@ impl Interpreter {
             }
             return Outcome::Stopped(stop, self.shared.stopped_at.take());
         }
-        match outcome {
-            Ok(outcome) => outcome,
+        let failure = match ran {
+            Ran::Replied => return Outcome::Replied,
+            Ran::Failed => self.failure(start),
+            Ran::OutOfMemory => Err(mlua::Error::MemoryError(String::new())),
+        };
+        match failure {
+            Ok(text) => Outcome::Failed(text),
             Err(mlua::Error::MemoryError(_)) => {
                 self.shared.stop(Stop::MemoryLimit);
                 Outcome::Stopped(Stop::MemoryLimit, None)
@@ -331,55 +453,12 @@ impl Interpreter {
         }
     }
 
-    fn run_compiled(&self, start: &Start) -> mlua::Result<Outcome> {
-        let keys = self.texts(&start.keys)?;
-        let arguments = self.texts(&start.arguments)?;
-        let mut results: MultiValue = match &start.program {
-            Program::Script(digest) => {
-                let Some(Compiled { function, .. }) = self.compiled.get(digest) else {
-                    return Ok(Outcome::Failed(b"ERR internal error".to_vec()));
-                };
-                self.globals.raw_set("KEYS", keys)?;
-                self.globals.raw_set("ARGV", arguments)?;
-                self.run.call(function)?
-            }
-            Program::Function { library, name } => {
-                let loaded = self.loaded.get(library);
-                let Some(callback) = loaded.and_then(|loaded| loaded.callbacks.get(name)) else {
-                    return Ok(Outcome::Failed(b"ERR internal error".to_vec()));
-                };
-                // A function gets them as arguments only.
-                self.globals.raw_remove("KEYS")?;
-                self.globals.raw_remove("ARGV")?;
-                self.call.call((callback, keys, arguments))?
-            }
-        };
-        let succeeded = matches!(results.pop_front(), Some(Value::Boolean(true)));
-        let result = results.pop_front().unwrap_or(Value::Nil);
-        if !succeeded {
-            return self.failure(start, &result);
-        }
-        let mut bytes = Vec::new();
-        let mut reply = Reply::new(&mut bytes, start.version);
-        convert::to_reply(&mut reply, &result, self.shared.version.get())?;
-        Ok(Outcome::Reply(bytes))
-    }
-
-    fn texts(&self, values: &[Vec<u8>]) -> mlua::Result<Table> {
-        let table = self.lua.create_table_with_capacity(values.len(), 0)?;
-        for (index, value) in values.iter().enumerate() {
-            table.raw_set(index + 1, self.lua.create_string(value)?)?;
-        }
-        Ok(table)
-    }
-
     /// The error that the prelude has explained, in Redis's words.
-    fn failure(&self, start: &Start, explained: &Value) -> mlua::Result<Outcome> {
-        let Value::Table(explained) = explained else {
-            // There was no memory to explain it.
-            self.shared.stop(Stop::MemoryLimit);
-            return Ok(Outcome::Stopped(Stop::MemoryLimit, None));
-        };
+    fn failure(&self, start: &Start) -> mlua::Result<Vec<u8>> {
+        let explained = &self.explained;
+        // A panic of one of our functions goes on here.
+        drop(explained.raw_get::<Value>("object")?);
+        explained.raw_set("object", Value::Nil)?;
         let text: Option<mlua::LuaString> = explained.raw_get("text")?;
         let mut line = match &text {
             Some(text) => text.as_bytes().to_vec(),
@@ -392,7 +471,7 @@ impl Interpreter {
             line.extend_from_slice(&source.as_bytes());
             line.extend_from_slice(format!(":{number}.").as_bytes());
         }
-        Ok(Outcome::Failed(line))
+        Ok(line)
     }
 }
 
@@ -417,11 +496,6 @@ fn registered(found: &Table) -> mlua::Result<Vec<(function_libraries::Function, 
         registered.push((function, row.raw_get("callback")?));
     }
     Ok(registered)
-}
-
-/// The script that calls this was stopped: its next instruction fails.
-pub fn watch_closely(lua: &Lua, shared: &Rc<Shared>) -> mlua::Result<()> {
-    watch(lua, shared, 1)
 }
 
 /// Looks at a script every so many instructions: whether it must end, and whether it should pause.

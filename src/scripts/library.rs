@@ -1,13 +1,13 @@
 //! What the server gives to scripts: the table `redis`, and functions that take the place of Lua's own.
 
-use super::convert::{error_table, one_field, to_lua};
 use super::libraries;
 use super::raise::{self, Outcome};
+use super::redis_call;
 use super::registry::Digest;
-use super::script::{Call, Input, Shared, Step};
+use super::script::Shared;
 use crate::command;
 use crate::command::REDIS_VERSION;
-use crate::protocol::reply::{Version, format_double};
+use crate::protocol::reply::Version;
 use crate::scripts::function_libraries;
 use mlua::{IntoLua, Lua, MultiValue, Result, Table, Value};
 use std::rc::Rc;
@@ -125,11 +125,8 @@ fn random(lua: &Lua, shared: &Shared, arguments: MultiValue) -> Result<Outcome> 
 /// The table `redis`.
 fn redis(lua: &Lua, shared: &Rc<Shared>) -> Result<Table> {
     let redis = lua.create_table()?;
-    for raises in [true, false] {
-        let own = Rc::clone(shared);
-        let call = move |lua: &Lua, arguments: MultiValue| call(lua, &own, &arguments, raises);
-        redis.raw_set(if raises { "call" } else { "pcall" }, raise::function(lua, call)?)?;
-    }
+    redis.raw_set("call", redis_call::function(lua, shared, true)?)?;
+    redis.raw_set("pcall", redis_call::function(lua, shared, false)?)?;
     redis.raw_set("error_reply", raise::function(lua, error_reply)?)?;
     redis.raw_set("status_reply", raise::function(lua, status_reply)?)?;
     redis.raw_set("sha1hex", raise::function(lua, sha1hex)?)?;
@@ -174,48 +171,19 @@ fn fails(lua: &Lua, text: &str) -> Result<Outcome> {
     Ok(Outcome::RaisesValue(error_table(lua, text.as_bytes())?))
 }
 
-fn call(lua: &Lua, shared: &Rc<Shared>, arguments: &MultiValue, raises: bool) -> Result<Outcome> {
-    let failed = |error: Value| match raises {
-        true => Ok(Outcome::RaisesValue(error)),
-        false => Outcome::returns(lua, error),
-    };
-    if arguments.is_empty() {
-        let text = b"ERR Please specify at least one argument for this redis lib call";
-        return failed(error_table(lua, text)?);
-    }
-    let mut call = Call::new(shared.version.get());
-    for argument in arguments {
-        let fits = match argument {
-            Value::String(text) => call.push(&text.as_bytes()),
-            Value::Integer(number) => call.push(itoa::Buffer::new().format(*number).as_bytes()),
-            Value::Number(number) => call.push(format_double(*number).as_bytes()),
-            _ => {
-                let text = b"ERR Lua redis lib command arguments must be strings or integers";
-                return failed(error_table(lua, text)?);
-            }
-        };
-        if !fits {
-            return failed(error_table(lua, b"ERR the command's arguments take more than 4 GiB")?);
-        }
-    }
-    match shared.suspend(Step::Call(call)) {
-        Some(Input::Reply(reply)) => {
-            let value = to_lua(lua, &mut &reply[..])?.unwrap_or(Value::Nil);
-            match reply.first() {
-                Some(b'-') => failed(value),
-                _ => Outcome::returns(lua, value),
-            }
-        }
-        // The script is stopped: the next instruction fails.
-        Some(_) => {
-            super::interpreter::watch_closely(lua, shared)?;
-            Outcome::returns(lua, ())
-        }
-        None => fails(
-            lua,
-            "ERR redis.call/pcall can only be called inside a script invocation",
-        ),
-    }
+/// The table that an error is to a script.
+fn error_table(lua: &Lua, text: &[u8]) -> Result<Value> {
+    let table = lua.create_table_with_capacity(0, 2)?;
+    table.raw_set("err", lua.create_string(text)?)?;
+    table.raw_set("ignore_error_stats_update", true)?;
+    Ok(Value::Table(table))
+}
+
+/// A table with one field.
+fn one_field(lua: &Lua, name: &str, value: Value) -> Result<Value> {
+    let table = lua.create_table_with_capacity(0, 1)?;
+    table.raw_set(name, value)?;
+    Ok(Value::Table(table))
 }
 
 /// The one argument of a function that takes a text.

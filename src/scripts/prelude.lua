@@ -60,7 +60,10 @@ setmetatable(allowed, { __index = host.missing })
 local globals = protect(allowed, protect({}))
 allowed._G = globals
 
--- Where an error was raised: the innermost function that is the script's own.
+-- The last error of a script, and where it was raised: the innermost function that is the script's own. In one table, which the
+-- server reads: there may be no memory for another.
+local explained = {}
+
 local function explain(value)
     local level, info = 2, nil
     repeat
@@ -76,18 +79,9 @@ local function explain(value)
     else
         text = "ERR " .. tostring(value)
     end
-    return { text = text, source = info and info.source, line = info and info.currentline }
-end
-
-local function run(script)
-    return xpcall(script, explain)
-end
-
--- Runs a function of a library.
-local function call(callback, keys, arguments)
-    return xpcall(function()
-        return callback(keys, arguments)
-    end, explain)
+    explained.text, explained.source, explained.line = text, info and info.source, info and info.currentline
+    explained.object = type(value) == "userdata" and value or nil
+    return explained
 end
 
 -- Libraries of functions. While one is loaded it sees little of the server and nothing of Lua's libraries; its functions
@@ -220,4 +214,4 @@ end
 
 -- What is compiled from here on, by the server or by a script, has these globals.
 setfenv(0, globals)
-return run, allowed, call, load_library
+return explain, allowed, explained, load_library

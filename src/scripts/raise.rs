@@ -47,7 +47,7 @@ pub fn function(lua: &Lua, function: impl Fn(&Lua, MultiValue) -> Result<Outcome
 }
 
 /// A function with values that it keeps.
-fn with_upvalues(lua: &Lua, function: ffi::lua_CFunction, values: &[Value]) -> Result<Function> {
+pub(super) fn with_upvalues(lua: &Lua, function: ffi::lua_CFunction, values: &[Value]) -> Result<Function> {
     let count = values.len() as c_int;
     // SAFETY: `make_closure` is a C function of no other needs than its arguments.
     let make = unsafe { lua.create_c_function(make_closure)? };

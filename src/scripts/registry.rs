@@ -174,6 +174,11 @@ impl Scripts {
         self.settings.snapshot()
     }
 
+    /// A number that grows with every change of the settings.
+    pub fn settings_version(&self) -> u64 {
+        self.settings.version()
+    }
+
     /// Which set of texts there is.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

@@ -330,6 +330,15 @@ impl View<'_> {
         of_keyspace!(self, need_keys(keys, mode))
     }
 
+    /// Whether the running command may use these keys, as can be told at a glance: they are here, and no key is locked.
+    /// If not, [`View::need_keys`] decides.
+    #[inline]
+    pub fn may_use<'k>(&self, mut keys: impl Iterator<Item = &'k [u8]>, mode: Mode) -> bool {
+        let View::Local(local) = self else { return false };
+        let is_here = |key| local.shards.are_all() || local.shards.index_of(Slot::of(key)).is_ok();
+        !local.watches_and_locks.is_any_locked(mode) && keys.all(is_here)
+    }
+
     /// The running command is about to do something that concerns all keys.
     ///
     /// # Errors
