@@ -528,3 +528,83 @@ fn watch(lua: &Lua, shared: &Rc<Shared>, instructions: u32) -> mlua::Result<()> 
         Err(mlua::Error::runtime("the script was stopped"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Arguments, OwnedArguments, Version};
+    use crate::scripts::script::{Input, Script, Step};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn start(program: Program, place: Place, key_count: usize) -> Start {
+        Start {
+            program,
+            place,
+            key_count,
+            version: Version::Resp2,
+            at: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_script_asks_for_its_commands_and_replies_and_its_interpreter_is_used_again() {
+        let scripts = Scripts::default();
+        let text = b"return {redis.call('get', KEYS[1], ARGV[1], 7, 0.5), #KEYS, ARGV[2]}";
+        for round in 0..2 {
+            let mut interpreter = take(&scripts).expect("there is memory");
+            assert_eq!(
+                interpreter.scripts.by_text.len(),
+                round,
+                "the interpreter of the last round"
+            );
+            let compiled = interpreter.prepare(&scripts, text).expect("the text compiles");
+            assert_eq!(compiled.digest, Digest::of(text));
+            let known = interpreter.prepare_known(&scripts, &compiled.digest);
+            assert_eq!(
+                known.map(|known| known.map(|known| known.place)),
+                Ok(Some(compiled.place))
+            );
+            let arguments = OwnedArguments::of([b"key".as_slice(), b"first", b"second"]);
+            let start = start(Program::Script(compiled.digest), compiled.place, 1);
+            let mut script = Script::start(interpreter, start, arguments.get());
+            let Step::Call(mut call) = script.resume(Input::Go) else {
+                panic!("the script calls a command first");
+            };
+            let expected: [&[u8]; 5] = [b"get", b"key", b"first", b"7", b"0.5"];
+            assert_eq!(call.arguments().iter().collect::<Vec<_>>(), expected);
+            call.reply.extend_from_slice(b"*2\r\n:1\r\n$-1\r\n");
+            let step = script.resume(Input::Reply(call, Instant::now()));
+            assert!(matches!(step, Step::Done(Outcome::Replied)), "{step:?}");
+            assert_eq!(script.reply(), b"*3\r\n*2\r\n:1\r\n$-1\r\n:1\r\n$6\r\nsecond\r\n");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_a_function_that_a_script_calls_is_no_error_that_the_script_gets() {
+        let scripts = Scripts::default();
+        let mut interpreter = take(&scripts).expect("there is memory");
+        let bug = interpreter
+            .lua
+            .create_function(|_, ()| -> mlua::Result<()> { panic!("bug") });
+        let place = bug
+            .and_then(|bug| interpreter.places.add(&bug))
+            .expect("there is memory");
+        let start = start(Program::Script(Digest::of(b"")), place, 0);
+        let mut script = Script::start(interpreter, start, Arguments::new(&[], &[]));
+        let caught = catch_unwind(AssertUnwindSafe(|| script.resume(Input::Go)));
+        let panic = caught.expect_err("the panic goes on to whoever runs the script");
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"bug"));
+    }
+
+    #[test]
+    fn a_place_that_was_given_back_is_given_again() {
+        let lua = Lua::new();
+        let mut places = Places::new(&lua).expect("there is memory");
+        let function = lua.load("return 1").into_function().expect("a chunk");
+        let add = |places: &mut Places| places.add(&function).expect("there is memory");
+        assert_eq!((add(&mut places), add(&mut places), add(&mut places)), (1, 2, 3));
+        places.remove(2);
+        assert!(places.functions.raw_get::<Value>(2).is_ok_and(|value| value.is_nil()));
+        assert_eq!((add(&mut places), add(&mut places)), (2, 4));
+    }
+}
