@@ -587,7 +587,7 @@ pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],
 }
 
-/// How a range was read by an iterator that is kept.
+/// How a range was read by an iterator that passes over a bounded number of deleted entries.
 enum Walked {
     /// To its end, or until `visit` broke.
     All,
@@ -605,6 +605,56 @@ impl RangeReader {
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), DatabaseError> {
+        match (
+            self.walk_kept(database, column, (from, to), direction, &mut visit)?,
+            direction,
+        ) {
+            (Walked::All, _) => Ok(()),
+            (Walked::UpTo(None), _) => database.scan_in(column, (from, to), direction, visit),
+            (Walked::UpTo(Some(last)), Direction::Forward) => {
+                database.scan_in(column, (&encoding::first_behind(last), to), direction, visit)
+            }
+            (Walked::UpTo(Some(last)), Direction::Backward) => {
+                database.scan_in(column, (from, &last), direction, visit)
+            }
+        }
+    }
+
+    /// The same forwards, but gives up where more than `deleted_max` deleted entries lie side by side. Returns the key
+    /// before which `visit` was called with all entries, if it gave up.
+    pub fn scan_bounded(
+        &mut self,
+        database: &Arc<Database>,
+        column: Column,
+        (from, to): (&[u8], &[u8]),
+        deleted_max: u64,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<u8>>, DatabaseError> {
+        let walked = self.walk_kept(database, column, (from, to), Direction::Forward, &mut visit)?;
+        let Walked::UpTo(last) = walked else {
+            return Ok(None);
+        };
+        // The kept iterator gives up early, and also for what is deleted behind the range.
+        let begin = last.map_or_else(|| from.to_vec(), encoding::first_behind);
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(to);
+        options.set_max_skippable_internal_keys(deleted_max);
+        let mut entries = database.db.raw_iterator_cf_opt(database.family(column), options);
+        match walk(&mut entries, (&begin, to), Direction::Forward, &mut visit)? {
+            Walked::All => Ok(None),
+            Walked::UpTo(last) => Ok(Some(last.map_or(begin, encoding::first_behind))),
+        }
+    }
+
+    /// Reads a range by the iterator that is kept, as far as it comes.
+    fn walk_kept(
+        &mut self,
+        database: &Arc<Database>,
+        column: Column,
+        range: (&[u8], &[u8]),
+        direction: Direction,
+        visit: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<Walked, DatabaseError> {
         let kept = &mut self.kept[column as usize];
         let is_current = kept
             .as_mut()
@@ -619,19 +669,7 @@ impl RangeReader {
                 database.db.raw_iterator_cf_opt(database.family(column), options)
             })
         });
-        let walked = kept.with_dependent_mut(|_, entries| walk(entries, (from, to), direction, &mut visit))?;
-        match (walked, direction) {
-            (Walked::All, _) => Ok(()),
-            (Walked::UpTo(None), _) => database.scan_in(column, (from, to), direction, visit),
-            (Walked::UpTo(Some(mut last)), Direction::Forward) => {
-                // The first key behind it.
-                last.push(0);
-                database.scan_in(column, (&last, to), direction, visit)
-            }
-            (Walked::UpTo(Some(last)), Direction::Backward) => {
-                database.scan_in(column, (from, &last), direction, visit)
-            }
-        }
+        kept.with_dependent_mut(|_, entries| walk(entries, range, direction, visit))
     }
 
     /// Lets go of the iterators that are kept.
@@ -640,7 +678,7 @@ impl RangeReader {
     }
 }
 
-/// Reads a range by an iterator that knows nothing of its bounds.
+/// Reads a range by an iterator that may know nothing of its bounds.
 fn walk(
     entries: &mut Entries<'_>,
     (from, to): (&[u8], &[u8]),
@@ -947,6 +985,56 @@ mod tests {
                 assert_eq!(found, expected, "{range:?} {direction:?}");
             }
         }
+        reader.release();
+        database.stop_background_work();
+    }
+
+    #[test]
+    fn a_bounded_read_gives_up_where_much_is_deleted_and_has_read_all_before() {
+        const DELETED_MAX: u64 = 1000;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
+        let database = Database::open(folder.path(), &resources, CREATES).expect("a new database");
+        let key_of = |number: u32| number.to_be_bytes();
+        // Between the first part and the second, much is deleted; between those of a part, less than is passed over.
+        let is_there = |number: u32| !(10_000..60_000).contains(&number) && number.is_multiple_of(100);
+        for deletes in [false, true] {
+            let mut writes = database.writes(0);
+            for number in (0..70_000).filter(|number| !deletes || !is_there(*number)) {
+                match deletes {
+                    true => writes.delete(Column::Meta, &key_of(number)),
+                    false => writes.put(Column::Meta, &key_of(number), b""),
+                }
+            }
+            database.write(writes.finish()).expect("a write");
+        }
+        rocksdb::perf::set_perf_stats(rocksdb::perf::PerfStatsLevel::EnableCount);
+        let mut reader = RangeReader::default();
+        let mut read = |from: u32, to: u32| {
+            let mut counters = rocksdb::perf::PerfContext::default();
+            counters.reset();
+            let (mut found, range) = (Vec::new(), (&key_of(from)[..], &key_of(to)[..]));
+            let end = reader.scan_bounded(&database, Column::Meta, range, DELETED_MAX, |key, _| {
+                found.push(u32::from_be_bytes(key.try_into().expect("a number")));
+                ControlFlow::Continue(())
+            });
+            let looked_at = counters.metric(rocksdb::perf::PerfMetric::InternalDeleteSkippedCount);
+            let end = end.expect("a range can be read");
+            let before = end.as_ref().map_or(to, |_| 10_000);
+            let expected: Vec<u32> = (from..before).filter(|number| is_there(*number)).collect();
+            assert_eq!(found, expected, "from {from} to {to}");
+            (end, looked_at)
+        };
+        let last = [&key_of(9900)[..], &[0]].concat();
+        let (end, looked_at) = read(0, 70_000);
+        assert_eq!(end, Some(last));
+        assert!(looked_at < 10_000 + 2 * DELETED_MAX, "{looked_at} deleted entries");
+        let (end, looked_at) = read(10_000, 70_000);
+        assert_eq!(end, Some(key_of(10_000).to_vec()));
+        assert!(looked_at < 2 * DELETED_MAX, "{looked_at} deleted entries");
+        // What is deleted behind a range does not matter.
+        assert_eq!(read(0, 9950).0, None);
+        assert_eq!(read(60_000, 70_000).0, None);
         reader.release();
         database.stop_background_work();
     }

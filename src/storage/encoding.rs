@@ -457,6 +457,12 @@ pub fn before_member(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..PREFIX_LEN + 4 + len + 8)
 }
 
+/// The first key that is greater than another.
+pub fn first_behind(mut key: Vec<u8>) -> Vec<u8> {
+    key.push(0);
+    key
+}
+
 /// The first key after all that begin with `prefix`, which begins with a database's number and so is never all `0xff`.
 pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
     while let Some(last) = prefix.pop() {

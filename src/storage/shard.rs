@@ -164,6 +164,32 @@ pub struct RolledBack {
     pub in_part: bool,
 }
 
+/// How many keys that are staged as deleted a read still passes over.
+struct Patience {
+    left: u64,
+    /// Before this key everything was visited when the read gave up.
+    ended_at: Option<Vec<u8>>,
+}
+
+impl Patience {
+    /// `None` never ends.
+    fn new(deleted_max: Option<u64>) -> Patience {
+        Patience {
+            left: deleted_max.unwrap_or(u64::MAX),
+            ended_at: None,
+        }
+    }
+
+    fn pass(&mut self, key: &[u8]) -> ControlFlow<()> {
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 {
+            return ControlFlow::Continue(());
+        }
+        self.ended_at = Some(encoding::first_behind(key.to_vec()));
+        ControlFlow::Break(())
+    }
+}
+
 /// A range of slots and its keys.
 pub struct Shard {
     id: ShardId,
@@ -757,16 +783,32 @@ impl Shard {
         column: Column,
         (from, to): (&[u8], &[u8]),
         direction: Direction,
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<u64, CommandError> {
+        let (epoch, _) = self.scan_past_deleted(None, column, (from, to), direction, visit)?;
+        Ok(epoch)
+    }
+
+    /// The same, but gives up behind so many deleted keys in what is staged, or side by side on the disk, if
+    /// `deleted_max` says how many: forwards only. Returns also the key before which all was visited, if it gave up.
+    pub(super) fn scan_past_deleted(
+        &mut self,
+        deleted_max: Option<u64>,
+        column: Column,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
+        assert!(deleted_max.is_none() || direction == Direction::Forward);
         let mut epoch = self
             .committed_epoch
             .max(self.records.forgotten_epoch())
             .max(self.whole_epoch);
         if from >= to {
-            return Ok(epoch);
+            return Ok((epoch, None));
         }
         let is_emptied = is_emptied(self.emptied(), from);
+        let mut patience = Patience::new(deleted_max);
         let mut uncommitted = self.records.uncommitted(column, (from, to), direction).peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {
@@ -784,8 +826,9 @@ impl Shard {
                 Direction::Backward => newer.key >= key,
             }) {
                 epoch = epoch.max(newer.epoch);
-                if let Some(value) = newer.value {
-                    give(newer.key, value)?;
+                match newer.value {
+                    Some(value) => give(newer.key, value)?,
+                    None => patience.pass(newer.key)?,
                 }
                 if newer.key == key {
                     return ControlFlow::Continue(());
@@ -793,21 +836,30 @@ impl Shard {
             }
             give(key, value)
         };
-        if !is_emptied {
-            self.ranges
-                .scan(&self.database, column, (from, to), direction, &mut merge)?;
-        }
-        if !ended {
+        let (database, range) = (&self.database, (from, to));
+        let ends_at = match deleted_max {
+            _ if is_emptied => None,
+            Some(deleted_max) => self
+                .ranges
+                .scan_bounded(database, column, range, deleted_max, &mut merge)?,
+            None => {
+                self.ranges.scan(database, column, range, direction, &mut merge)?;
+                None
+            }
+        };
+        if !ended && ends_at.is_none() && patience.ended_at.is_none() {
             for newer in uncommitted {
                 epoch = epoch.max(newer.epoch);
-                if let Some(value) = newer.value
-                    && visit(newer.key, value).is_break()
-                {
+                let flow = match newer.value {
+                    Some(value) => visit(newer.key, value),
+                    None => patience.pass(newer.key),
+                };
+                if flow.is_break() {
                     break;
                 }
             }
         }
-        Ok(epoch)
+        Ok((epoch, ends_at.or(patience.ended_at)))
     }
 
     /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest epoch whose
