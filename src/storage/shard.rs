@@ -763,7 +763,9 @@ impl Shard {
             self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
         self.cell_changes(column, member, value.as_deref());
-        Ok(self.stage_here(column, value))
+        let epoch = self.stage_here(column, value);
+        self.residents.staged();
+        Ok(epoch)
     }
 
     /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be committed in.
@@ -925,7 +927,7 @@ impl Shard {
 
     /// The running command failed: its writes are rolled back.
     pub fn roll_back_command(&mut self) {
-        self.residents.command_failed();
+        self.distrust_half_changed();
         self.loads_left = LOADS_PER_COMMAND;
         self.inner_marks.clear();
         self.roll_back_to(InnerMark {

@@ -20,6 +20,9 @@ const CHURNED: u32 = 4_000;
 /// Members that are added at once, more than one read loads.
 const ADDED: u32 = 700;
 
+/// Cells of which most are deleted, more than a load passes over.
+const MANY: u64 = 60_000;
+
 const CACHE_BYTES: usize = 16 << 20;
 
 type Cells = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -348,6 +351,131 @@ impl Test {
             }
         }
     }
+}
+
+/// A key with cells in `data` whose names are numbers, as those of a list are, of which most were deleted again.
+struct Shrunk {
+    shard: Shard,
+    owner: (Owner, Slot),
+    members: u64,
+    _folder: tempfile::TempDir,
+}
+
+impl Shrunk {
+    /// `left` of `MANY` cells are there, and none is in memory.
+    fn new(left: std::ops::Range<u64>) -> Shrunk {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
+        let opening = Opening {
+            creates: true,
+            ..Opening::default()
+        };
+        let database = Database::open(folder.path(), &resources, opening).expect("the database opens");
+        let mut shard = Shard::open(ShardId(0), database, 64 << 20).expect("the shard opens");
+        shard.begin_turn(1);
+        let (key, slot) = key_of(1);
+        let version = shard.new_version(Type::Hash, 1);
+        // Without a record the cells would be dead.
+        let record = Record {
+            kind: Type::Hash,
+            version,
+            payload: &[0; 8],
+            ..Record::string(b"", 0)
+        };
+        let record = record.encode();
+        shard
+            .write(0, slot, &key, Some(record))
+            .expect("the shard takes writes");
+        let owner = Owner {
+            database: 0,
+            key,
+            version,
+        };
+        for deletes in [false, true] {
+            for number in (0..MANY).filter(|number| !deletes || !left.contains(number)) {
+                let value = (!deletes).then(|| b"value".to_vec());
+                shard
+                    .write_member((&owner, slot), Column::Data, &number.to_be_bytes(), value)
+                    .expect("the shard takes writes");
+            }
+            shard.keep_command();
+            shard.commit().expect("the disk takes writes");
+        }
+        // Another database is emptied: nothing that is in memory stays.
+        shard.flush(Some(1)).expect("the disk takes writes");
+        shard.keep_command();
+        shard.commit().expect("the disk takes writes");
+        assert!(shard.residents().is_empty());
+        let members = left.end - left.start;
+        let owner = (owner, slot);
+        Shrunk {
+            shard,
+            owner,
+            members,
+            _folder: folder,
+        }
+    }
+
+    /// Reads the cells from one number to before another, and then says whether all of these are in memory.
+    fn is_in_memory_after_read(&mut self, (from, to): (u64, u64)) -> bool {
+        let Shrunk {
+            shard,
+            owner: (owner, slot),
+            members,
+            ..
+        } = self;
+        let (from_key, to_key) = (from.to_be_bytes(), to.to_be_bytes());
+        let range = (&from_key[..], Some(&to_key[..]));
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], _: &[u8]| {
+            found.push(u64::from_be_bytes(key.try_into().expect("a number")));
+            ControlFlow::Continue(())
+        };
+        shard
+            .scan_members(
+                (owner, *slot),
+                *members,
+                Column::Data,
+                range,
+                Direction::Forward,
+                &mut visit,
+            )
+            .expect("the shard is readable");
+        shard.keep_command();
+        assert!(found.into_iter().eq(from..to));
+        let seen = shard.scan_in_memory(
+            (owner, *slot),
+            *members,
+            Column::Data,
+            range,
+            Direction::Forward,
+            &mut |_, _| ControlFlow::Continue(()),
+        );
+        shard.keep_command();
+        seen.expect("the shard is readable").is_some()
+    }
+}
+
+#[test]
+fn a_load_does_not_walk_through_all_that_was_deleted_before_the_first_cell() {
+    let left = (MANY - 100, MANY);
+    let mut list = Shrunk::new(left.0..left.1);
+    for _ in 0..3 {
+        assert!(!list.is_in_memory_after_read(left));
+    }
+    // When it is gone for good, the rest is loaded, some time.
+    list.shard.database().compact(Column::Data);
+    let reads = (0..1000).take_while(|_| !list.is_in_memory_after_read(left)).count();
+    assert!(reads < 1000, "nothing was loaded");
+    list.shard.database().stop_background_work();
+}
+
+#[test]
+fn what_was_deleted_behind_the_last_cell_keeps_none_from_being_loaded() {
+    let mut list = Shrunk::new(0..100);
+    let reads = (0..10).take_while(|_| !list.is_in_memory_after_read((0, 100))).count();
+    assert!(reads < 10, "nothing was loaded");
+    list.shard.database().stop_background_work();
 }
 
 #[test]

@@ -11,6 +11,8 @@
 //!   one: its collections are dropped. So are those whose version is dead.
 //! - Those that were not read for longest are dropped for others, and one that takes more than a quarter of the memory
 //!   is read from the disk from then on (it is *paged*).
+//! - One whose loading came to no end is seldom begun again, so that what loads cost in vain is bounded: it was dropped
+//!   for others before, or so much was deleted on disk that a load found nothing in its time.
 //!
 //! What is dropped is given back in bounded parts, since that takes a hundred milliseconds for a few million cells.
 
@@ -18,6 +20,7 @@ use super::cell_tree::CellTree;
 use crate::storage::database::{Column, Direction, Visit};
 use crate::storage::encoding;
 use hashbrown::HashTable;
+use hashbrown::hash_table::OccupiedEntry;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 
@@ -28,6 +31,11 @@ pub const LOADED_BYTES_MAX: usize = 64 * 1024;
 
 /// One collection must not displace all others: this part of the memory it may have.
 const SHARE_OF_ONE: usize = 4;
+
+/// What the memory may have above its bound when the clock finds nothing to drop in its time: this part of the bound,
+/// and no more than a load brings. Whoever grows then is dropped.
+const SLACK_PART: usize = 16;
+const SLACK_BYTES_MAX: usize = LOADED_BYTES_MAX;
 
 /// What a collection takes beside its cells: the entry, its share of the table.
 const RESIDENT_BYTES: usize = size_of::<Resident>() + 2 * size_of::<Indexed>() + 16;
@@ -54,17 +62,46 @@ const BYTES_PER_REMEMBERED: usize = 2048;
 const REMEMBERED_MIN: usize = 1024;
 const REMEMBERED_MAX: usize = 1 << 18;
 
-/// A collection with a larger cell is paged: to copy one costs more than a search on disk.
-pub const CELL_BYTES_MAX: usize = 64 * 1024;
+/// A collection with a cell of a longer key and value is paged: to copy one costs more than a search on disk.
+const CELL_BYTES_MAX: usize = 64 * 1024;
 
 /// What is remembered of an owner beside its hash: it was read...
 const WAS_READ: u32 = 0;
 /// ...or had grown too large for memory, and may have shrunk since...
 const TOO_LARGE: u32 = 1;
-/// ...or has a cell that is too large.
+/// ...or has a cell that is too large...
 const HAS_LARGE_CELL: u32 = 2;
+/// ...or its loading came to no end.
+const UNFINISHED: u32 = 3;
 /// The bits of these in what is remembered.
 const STATE: u32 = 3;
+
+/// Of so many reads that find a loading that came to no end, one tries again: a load that brings nothing takes half a
+/// millisecond, and so adds some microseconds to each read of 15.
+const READS_PER_RETRY: u32 = 256;
+
+/// Whether a cell is so large that its collection is paged.
+pub fn is_large_cell(key: &[u8], value: &[u8]) -> bool {
+    key.len() + value.len() > CELL_BYTES_MAX
+}
+
+/// What of a part no load is to try, since one has found nothing there before it gave up.
+#[derive(Default)]
+enum Stuck {
+    /// Nothing.
+    #[default]
+    No,
+    /// What ends at this key or behind it.
+    At(Box<[u8]>),
+    /// What goes to the last cell.
+    AtEnd,
+}
+
+/// Longer ends of reads are not loaded to, so that what is remembered of them is small.
+const LOADED_TO_LEN_MAX: usize = 128;
+
+/// From where to before where a read is to load cells; `None`: to the last.
+pub type LoadRange = (Vec<u8>, Option<Vec<u8>>);
 
 /// A collection's cells in one column.
 #[derive(Default)]
@@ -74,6 +111,7 @@ struct Part {
     known_to: Option<Box<[u8]>>,
     /// The collection has nodes of a stored counted tree, which are left out: who needs them reads them one by one.
     has_nodes: bool,
+    stuck: Stuck,
 }
 
 impl Part {
@@ -83,6 +121,11 @@ impl Part {
             known_to: Some(Box::default()),
             ..Part::default()
         }
+    }
+
+    /// Some cells are known and others are not.
+    fn is_begun(&self) -> bool {
+        self.known_to.as_ref().is_some_and(|end| !end.is_empty())
     }
 
     fn is_below_end(&self, key: &[u8]) -> bool {
@@ -97,6 +140,18 @@ impl Part {
             true => Some(end.map_or(&NODES.0[..], |end| end.min(&NODES.0[..]))),
             false => end,
         }
+    }
+
+    /// What is to be loaded for a read that ends at `to`: all, or only what that read asks for, or nothing.
+    fn load_range(&self, to: Option<&[u8]>) -> Option<LoadRange> {
+        let from = self.known_to.as_deref()?;
+        let is_tried = match (&self.stuck, to) {
+            (Stuck::No, _) => return Some((from.to_vec(), None)),
+            (Stuck::AtEnd, to) => to.is_some(),
+            (Stuck::At(end), to) => to.is_some_and(|to| *to < **end),
+        };
+        let to = to.filter(|to| is_tried && *to > from && to.len() <= LOADED_TO_LEN_MAX)?;
+        Some((from.to_vec(), Some(to.to_vec())))
     }
 
     /// What the part will take when all its `members` cells are in memory, judged by those that are.
@@ -142,16 +197,30 @@ impl Resident {
         }
     }
 
+    /// It has few cells: if their bytes are too many nevertheless, its count does not tell when it has shrunk.
+    fn has_few_cells(&self) -> bool {
+        self.parts.iter().all(|part| part.tree.len() <= LOADED_CELLS_MAX)
+    }
+
     fn count_bytes(&self) -> usize {
-        let of_part = |part: &Part| part.tree.bytes() + part.known_to.as_ref().map_or(0, |end| end.len());
+        let of_part = |part: &Part| {
+            let stuck = match &part.stuck {
+                Stuck::At(end) => end.len(),
+                Stuck::No | Stuck::AtEnd => 0,
+            };
+            part.tree.bytes() + part.known_to.as_ref().map_or(0, |end| end.len()) + stuck
+        };
         RESIDENT_BYTES + self.owner.len() + self.parts.iter().map(of_part).sum::<usize>()
     }
 }
 
+/// In boxes, so that the list can grow, and be given back, at once.
+type ResidentList = Vec<Box<Resident>>;
+
 /// What was dropped, and is given back little by little.
 enum Dropped {
     Tree(CellTree),
-    All(Vec<Option<Box<Resident>>>),
+    All(ResidentList),
 }
 
 /// What a read has loaded of a collection.
@@ -171,6 +240,11 @@ impl LoadedCells {
         self.ends.push((key_end, self.bytes.len()));
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     /// Whether there are `cells` cells, or about as many bytes as a read loads at most.
     pub fn are_enough(&self, cells: usize) -> bool {
         self.ends.len() >= cells || self.bytes.len() >= LOADED_BYTES_MAX
@@ -184,35 +258,46 @@ impl LoadedCells {
     }
 }
 
-/// Where a collection is in the list. Its hash is here too, so that the table can grow without a look at each.
+/// Where a collection is in the list. Its hash is here too, so that the table can grow without a look at each: that is
+/// still one step, which moves 16 bytes a collection, and happens only when there are twice as many as ever before.
 struct Indexed {
     hash: u64,
     index: u32,
 }
 
+/// How far a change has come. It is seen between two calls only if a command has panicked in the midst of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Change {
+    /// There is none.
+    None,
+    /// It is being made in memory: the collection that was asked for last may be unsound.
+    Begun,
+    /// It was made in memory and cannot be taken back yet, because it is not staged.
+    Unstaged,
+}
+
 /// See the file's head.
 pub struct Residents {
     by_owner: HashTable<Indexed>,
-    /// In boxes, so that the list can grow, and be given back, at once.
-    list: Vec<Option<Box<Resident>>>,
-    /// Indexes in the list where none is.
-    free: Vec<u32>,
+    /// Without holes, so that no step of the clock is in vain.
+    list: ResidentList,
     /// The index of the collection that was asked for last: the next is most often the same.
     last: usize,
     /// The next index that the clock looks at.
     hand: usize,
     newborn: Vec<u64>,
     /// Of owners that were read: the upper bits of their hashes, each in the bucket that the lower ones name, and in
-    /// the lowest bit [`TOO_LARGE`].
+    /// the lowest two what became of it ([`STATE`]).
     remembered: Vec<u32>,
+    /// Reads that found a loading that came to no end.
+    retries_asked: u32,
     dropped: Vec<Dropped>,
     hasher: foldhash::fast::RandomState,
     bytes: usize,
     /// Of what was dropped and is not given back.
     dropped_bytes: usize,
     bytes_max: usize,
-    /// A change has begun and not ended: true between two calls only if it panicked.
-    is_changing: bool,
+    change: Change,
 }
 
 fn part_of(column: Column) -> Option<usize> {
@@ -235,17 +320,17 @@ impl Residents {
         Residents {
             by_owner: HashTable::new(),
             list: Vec::new(),
-            free: Vec::new(),
             last: 0,
             hand: 0,
             newborn: Vec::new(),
             remembered: vec![0; remembered.next_power_of_two()],
+            retries_asked: 0,
             dropped: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
             bytes: 0,
             dropped_bytes: 0,
             bytes_max,
-            is_changing: false,
+            change: Change::None,
         }
     }
 
@@ -270,32 +355,24 @@ impl Residents {
         if self.by_owner.is_empty() {
             return None;
         }
-        if let Some(Some(resident)) = self.list.get(self.last)
+        if let Some(resident) = self.list.get(self.last)
             && *resident.owner == *owner
         {
             return Some(self.last);
         }
         let hash = self.hasher.hash_one(owner);
         let list = &self.list;
-        let is_it = |indexed: &Indexed| {
-            let found = list[indexed.index as usize].as_ref();
-            indexed.hash == hash && found.is_some_and(|resident| *resident.owner == *owner)
-        };
+        let is_it = |indexed: &Indexed| indexed.hash == hash && *list[indexed.index as usize].owner == *owner;
         let index = self.by_owner.find(hash, is_it)?.index as usize;
         self.last = index;
         Some(index)
-    }
-
-    #[inline]
-    fn at(&mut self, index: usize) -> &mut Resident {
-        self.list[index].as_mut().expect("an index is of one that is there")
     }
 
     /// The part of an owner that is in memory; it counts as used.
     #[inline]
     fn part(&mut self, owner: &[u8], column: Column) -> Option<(&Part, u64)> {
         let (index, part) = (self.find(owner)?, part_of(column)?);
-        let resident = self.at(index);
+        let resident = &mut self.list[index];
         resident.is_used = true;
         Some((&resident.parts[part], resident.epoch))
     }
@@ -371,7 +448,7 @@ impl Residents {
         visit: &mut Visit<'_>,
     ) -> Option<(bool, u64)> {
         let index = self.find(owner)?;
-        let resident = self.at(index);
+        let resident = &mut self.list[index];
         resident.is_used = true;
         let [data, score] = &resident.parts;
         if !score.knows_range(from, Some(to)) || data.known_to.is_some() {
@@ -423,32 +500,31 @@ impl Residents {
         let mut resident = Box::new(Resident::new(owner, hash, part));
         resident.bytes = resident.count_bytes();
         self.bytes += resident.bytes;
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.list[index as usize] = Some(resident);
-                index
-            }
-            None => {
-                self.list.push(Some(resident));
-                u32::try_from(self.list.len() - 1).expect("each takes far more than a byte of memory")
-            }
-        };
+        let index = u32::try_from(self.list.len()).expect("each takes far more than a byte of memory");
+        self.list.push(resident);
         let indexed = Indexed { hash, index };
         self.by_owner.insert_unique(hash, indexed, |indexed| indexed.hash);
         self.last = index as usize;
         index as usize
     }
 
-    /// A cell of an owner was written in `epoch`, or deleted (`None`).
+    /// A cell of an owner is written in `epoch`, or deleted (`None`). When that can be taken back, by
+    /// [`Residents::drop_owner`], it is to be told to [`Residents::staged`].
     #[inline]
     pub fn apply(&mut self, owner: &[u8], column: Column, key: &[u8], value: Option<&[u8]>, epoch: u64) {
-        self.is_changing = true;
-        self.change(owner, (column, key, value), epoch);
-        self.is_changing = false;
+        self.change = Change::Begun;
+        self.change_cell(owner, (column, key, value), epoch);
+        self.change = Change::Unstaged;
+    }
+
+    /// What was applied is staged, too: if the command fails from now on, it is taken back.
+    #[inline]
+    pub fn staged(&mut self) {
+        self.change = Change::None;
     }
 
     #[inline]
-    fn change(&mut self, owner: &[u8], (column, key, value): (Column, &[u8], Option<&[u8]>), epoch: u64) {
+    fn change_cell(&mut self, owner: &[u8], (column, key, value): (Column, &[u8], Option<&[u8]>), epoch: u64) {
         let index = match self.find(owner) {
             Some(index) => index,
             None if self.newborn.is_empty() => return,
@@ -458,35 +534,47 @@ impl Residents {
             },
         };
         let Some(part) = part_of(column) else { return };
-        let resident = self.at(index);
+        let resident = &mut self.list[index];
         resident.epoch = resident.epoch.max(epoch);
         let part = &mut resident.parts[part];
         if is_node(column, key) {
             part.has_nodes = true;
-        } else if value.is_some_and(|value| value.len() > CELL_BYTES_MAX) {
-            self.refuse_large_cell(owner);
+        } else if value.is_some_and(|value| is_large_cell(key, value)) {
+            return self.refuse_large_cell(owner);
         } else if part.is_below_end(key) {
             match value {
                 Some(value) => part.tree.insert_with(key, value, |_| ()),
                 None => part.tree.remove_with(key, |_| ()),
             };
-            self.count(index);
         }
+        self.count(owner, index);
     }
 
-    /// An owner's cells have changed: counts their bytes again, and makes room.
-    fn count(&mut self, index: usize) {
-        let resident = self.at(index);
+    /// The cells of an owner, which is at `index`, have changed: counts their bytes again, and makes room.
+    fn count(&mut self, owner: &[u8], index: usize) {
+        let resident = &mut self.list[index];
         let (before, now) = (resident.bytes, resident.count_bytes());
         resident.bytes = now;
         self.bytes = self.bytes - before + now;
         if now > self.bytes_max / SHARE_OF_ONE {
-            let hash = self.at(index).hash;
-            self.remember(hash, TOO_LARGE);
+            let resident = &self.list[index];
+            let state = if resident.has_few_cells() {
+                UNFINISHED
+            } else {
+                TOO_LARGE
+            };
+            self.remember(resident.hash, state);
             self.drop_at(index);
         }
-        if self.bytes() > self.bytes_max {
-            self.make_room();
+        if self.bytes() <= self.bytes_max {
+            return;
+        }
+        self.make_room();
+        let slack = (self.bytes_max / SLACK_PART).min(SLACK_BYTES_MAX);
+        if self.bytes() > self.bytes_max + slack
+            && let Some(index) = self.find(owner)
+        {
+            self.evict(index);
         }
     }
 
@@ -510,20 +598,35 @@ impl Residents {
         self.drop_owner(owner);
     }
 
-    /// Where a read of an owner that has `members` members is to begin to load cells of a column; `None` if it is not
-    /// to load any. Only for reads of what is not known.
-    pub fn load_from(&mut self, owner: &[u8], column: Column, members: u64) -> Option<Vec<u8>> {
+    /// Whether a read that finds a loading that came to no end is to try again.
+    fn is_time_to_retry(&mut self) -> bool {
+        self.retries_asked = self.retries_asked.wrapping_add(1);
+        self.retries_asked.is_multiple_of(READS_PER_RETRY)
+    }
+
+    /// From where to where a read, to before `to` (`None`: to the last), of an owner that has `members` members is to
+    /// load cells of a column; `None` if it is not to load any. Only for reads of what is not known.
+    pub fn load_range(&mut self, owner: &[u8], column: Column, members: u64, to: Option<&[u8]>) -> Option<LoadRange> {
         let bytes_max = self.bytes_max / SHARE_OF_ONE;
         if bytes_max == 0 || members.saturating_mul(CELL_BYTES_MIN as u64) > bytes_max as u64 {
             return None;
         }
+        let is_small = members <= LOADED_CELLS_MAX as u64;
         if let Some((part, _)) = self.part(owner, column) {
-            let from = part.known_to.as_ref().map(|end| end.to_vec());
-            if from.is_some() && part.expected_bytes(members) > bytes_max as u64 {
-                self.refuse(owner, TOO_LARGE);
+            if part.known_to.is_some() && part.expected_bytes(members) > bytes_max as u64 {
+                self.refuse(owner, if is_small { UNFINISHED } else { TOO_LARGE });
                 return None;
             }
-            return from;
+            let range = part.load_range(to);
+            if range.is_some() || part.known_to.is_none() || !self.is_time_to_retry() {
+                return range;
+            }
+            let index = self.find(owner)?;
+            let part = &mut self.list[index].parts[part_of(column)?];
+            part.stuck = Stuck::No;
+            let range = part.load_range(None);
+            self.count(owner, index);
+            return range;
         }
         part_of(column)?;
         let hash = self.hasher.hash_one(owner);
@@ -532,21 +635,48 @@ impl Residents {
             self.remember(hash, WAS_READ);
             return None;
         }
-        let is_small = members <= LOADED_CELLS_MAX as u64;
-        let state = remembered & STATE;
-        (state == WAS_READ || state == TOO_LARGE && is_small).then(Vec::new)
+        let loads = match remembered & STATE {
+            WAS_READ => true,
+            TOO_LARGE => is_small,
+            UNFINISHED => self.is_time_to_retry(),
+            _ => false,
+        };
+        if loads {
+            // What hindered it may be gone.
+            self.remember(hash, WAS_READ);
+        }
+        loads.then(LoadRange::default)
     }
 
-    /// A read has found these cells from where [`Residents::load_from`] told on, and no others before `known_to`
+    /// A read has found nothing from where [`Residents::load_range`] began to where it gave up, because too much was
+    /// deleted there, and `to` is where the range would have ended. Compactions take that away some time.
+    pub fn give_up_load(&mut self, owner: &[u8], column: Column, to: Option<Vec<u8>>) {
+        let Some(part) = part_of(column) else { return };
+        match self.find(owner) {
+            Some(index) => {
+                self.list[index].parts[part].stuck = match to {
+                    Some(to) => Stuck::At(to.into()),
+                    None => Stuck::AtEnd,
+                };
+                self.count(owner, index);
+            }
+            None => {
+                let hash = self.hasher.hash_one(owner);
+                self.remember(hash, UNFINISHED);
+            }
+        }
+    }
+
+    /// A read has found these cells from where [`Residents::load_range`] began on, and no others before `known_to`
     /// (`None`: there are no more); `epoch` is the newest whose writes it has seen.
     pub fn extend(&mut self, owner: &[u8], column: Column, cells: &LoadedCells, known_to: Option<Vec<u8>>, epoch: u64) {
         let Some(part) = part_of(column) else { return };
-        self.is_changing = true;
+        self.change = Change::Begun;
         let index = match self.find(owner) {
             Some(index) => index,
             None => self.insert(owner, Part::unknown),
         };
-        let resident = self.at(index);
+        let resident = &mut self.list[index];
         resident.epoch = resident.epoch.max(epoch);
         let part = &mut resident.parts[part];
         for (key, value) in cells.iter() {
@@ -560,8 +690,8 @@ impl Residents {
             "what is known only grows"
         );
         part.known_to = known_to.map(Vec::into_boxed_slice);
-        self.count(index);
-        self.is_changing = false;
+        self.count(owner, index);
+        self.change = Change::None;
     }
 }
 
@@ -574,39 +704,66 @@ impl Residents {
         }
     }
 
-    /// A command has failed: if that was by a panic in the midst of a change, nothing of what is known is trusted.
-    pub fn command_failed(&mut self) {
-        if self.is_changing {
-            *self = Residents::new(self.bytes_max);
+    /// A command has failed. If that was by a panic in the midst of a change, nothing of what is known is trusted any
+    /// more, and this returns true: what else followed the writes is not to be trusted either.
+    pub fn command_failed(&mut self) -> bool {
+        let change = std::mem::replace(&mut self.change, Change::None);
+        if change == Change::Begun && self.last < self.list.len() {
+            // Its tree may be unsound: it is given back at once, though it may be large, by what needs no counts.
+            let unsound = self.list.swap_remove(self.last);
+            self.bytes = self.bytes.saturating_sub(unsound.bytes);
         }
+        if change != Change::None {
+            self.clear();
+        }
+        change != Change::None
     }
 
     /// Nothing that is known may be true any more.
     pub fn clear(&mut self) {
         self.newborn.clear();
-        if self.is_empty() {
-            return;
-        }
         self.by_owner = HashTable::new();
-        self.free = Vec::new();
         (self.last, self.hand) = (0, 0);
-        self.dropped.push(Dropped::All(std::mem::take(&mut self.list)));
         self.dropped_bytes += std::mem::take(&mut self.bytes);
+        if !self.list.is_empty() {
+            self.dropped.push(Dropped::All(std::mem::take(&mut self.list)));
+        }
+    }
+
+    /// Drops a collection for others. If it was being loaded, that is not to begin anew with the next read: where more
+    /// is read than fits, no loading would come to its end.
+    fn evict(&mut self, index: usize) {
+        let resident = &self.list[index];
+        if resident.parts.iter().any(Part::is_begun) {
+            self.remember(resident.hash, UNFINISHED);
+        }
+        self.drop_at(index);
     }
 
     fn drop_at(&mut self, index: usize) {
-        let resident = self.list[index].take().expect("an index is of one that is there");
-        if let Ok(entry) = self
-            .by_owner
-            .find_entry(resident.hash, |other| other.index as usize == index)
-        {
-            entry.remove();
+        let resident = self.list.swap_remove(index);
+        self.position(resident.hash, index)
+            .expect("a collection in the list is in the table")
+            .remove();
+        // The last one has moved into the gap.
+        if let Some(moved) = self.list.get(index) {
+            let (hash, end) = (moved.hash, self.list.len());
+            self.position(hash, end)
+                .expect("a collection in the list is in the table")
+                .get_mut()
+                .index = index as u32;
         }
-        self.free.push(index as u32);
         assert!(self.bytes >= resident.bytes, "the bytes of all are those of each");
         self.bytes -= resident.bytes;
         self.dropped_bytes += resident.bytes;
         self.dismantle(*resident);
+    }
+
+    /// The table's entry of the collection at `index`.
+    fn position(&mut self, hash: u64, index: usize) -> Option<OccupiedEntry<'_, Indexed>> {
+        self.by_owner
+            .find_entry(hash, |other| other.index as usize == index)
+            .ok()
     }
 
     /// Gives back a collection that is small, and the rest of one that is not but its trees.
@@ -633,7 +790,6 @@ impl Residents {
                 Dropped::Tree(tree) => self.give_back_leaves(tree),
                 Dropped::All(list) => self.give_back_last(list),
             }
-            // To look at an entry where none is takes time, too.
             left = left.saturating_sub((before - self.dropped_bytes).max(size_of::<Resident>()));
         }
         assert!(
@@ -650,12 +806,12 @@ impl Residents {
         }
     }
 
-    fn give_back_last(&mut self, mut list: Vec<Option<Box<Resident>>>) {
+    fn give_back_last(&mut self, mut list: ResidentList) {
         let last = list.pop();
         if !list.is_empty() {
             self.dropped.push(Dropped::All(list));
         }
-        if let Some(resident) = last.flatten() {
+        if let Some(resident) = last {
             self.dismantle(*resident);
         }
     }
@@ -679,27 +835,26 @@ impl Residents {
 
     /// One step of the clock.
     fn move_hand(&mut self) {
-        let Some(looked_at) = self.list.get_mut(self.hand) else {
+        if self.hand >= self.list.len() {
             self.hand = 0;
+        }
+        let Some(looked_at) = self.list.get_mut(self.hand) else {
             return;
         };
-        let index = self.hand;
-        self.hand += 1;
-        if let Some(resident) = looked_at
-            && !std::mem::take(&mut resident.is_used)
-        {
-            self.drop_at(index);
+        match std::mem::take(&mut looked_at.is_used) {
+            true => self.hand += 1,
+            // Another one comes to its place, which is looked at next.
+            false => self.evict(self.hand),
         }
     }
 
     /// Drops the next collection that the clock comes to, whether it was used or not: for tests.
     pub fn evict_next(&mut self) {
-        for _ in 0..=self.list.len() {
-            let index = self.hand;
-            self.hand = (self.hand + 1) % self.list.len().max(1);
-            if matches!(self.list.get(index), Some(Some(_))) {
-                return self.drop_at(index);
-            }
+        if self.hand >= self.list.len() {
+            self.hand = 0;
+        }
+        if self.hand < self.list.len() {
+            self.drop_at(self.hand);
         }
     }
 }
@@ -794,24 +949,55 @@ mod tests {
         seen.is_some()
     }
 
-    fn load(random: &mut StdRng, residents: &mut Residents, model: &Model, version: u64, epoch: u64) {
+    fn load(random: &mut StdRng, residents: &mut Residents, model: &Model, version: u64, epoch: u64, names: u16) {
         let (owner, column) = (owner(version), random.random_range(0..2));
         let Some(cells) = model.get(&owner).map(|cells| &cells[column]) else {
             return;
         };
-        let Some(from) = residents.load_from(&owner, COLUMNS[column], cells.len() as u64) else {
+        let to = random.random_bool(0.5).then(|| key(random, names));
+        let Some((from, end)) = residents.load_range(&owner, COLUMNS[column], cells.len() as u64, to.as_deref()) else {
             return;
         };
-        let (mut loaded, mut known_to) = (LoadedCells::default(), None);
+        let (mut loaded, mut known_to) = (LoadedCells::default(), end.clone());
         let cells_max = random.random_range(1..100);
+        let given_up_after = random.random_bool(0.2).then(|| random.random_range(0..20));
+        let mut last = from.clone();
         for (key, value) in cells.range(from..) {
+            if end.as_ref().is_some_and(|end| key >= end) {
+                break;
+            }
+            if Some(loaded.ends.len()) == given_up_after {
+                known_to = Some(encoding::first_behind(last));
+                break;
+            }
             if loaded.are_enough(cells_max) {
                 known_to = Some(key.clone());
                 break;
             }
             loaded.push(key, value);
+            last = key.clone();
         }
-        residents.extend(&owner, COLUMNS[column], &loaded, known_to, epoch);
+        match given_up_after {
+            Some(0) => residents.give_up_load(&owner, COLUMNS[column], end),
+            _ => residents.extend(&owner, COLUMNS[column], &loaded, known_to, epoch),
+        }
+    }
+
+    /// A cell is written, and the command succeeds.
+    fn write(residents: &mut Residents, version: u64, key: &[u8], value: &[u8]) {
+        residents.apply(&owner(version), Column::Data, key, Some(value), 1);
+        residents.staged();
+    }
+
+    /// A load of a collection's `data` has found these cells, and that there are others from `known_to` on.
+    fn extend(residents: &mut Residents, version: u64, (cells, value_bytes): (u8, usize), known_to: Option<Vec<u8>>) {
+        let mut loaded = LoadedCells::default();
+        (0..cells).for_each(|name| loaded.push(&[name], &vec![0; value_bytes]));
+        residents.extend(&owner(version), Column::Data, &loaded, known_to, 1);
+    }
+
+    fn load_range(residents: &mut Residents, version: u64, members: u64) -> Option<LoadRange> {
+        residents.load_range(&owner(version), Column::Data, members, None)
     }
 
     #[test]
@@ -848,16 +1034,27 @@ mod tests {
                         };
                     }
                     500..=899 => known += usize::from(check(&mut random, &mut residents, &model, version, names)),
-                    900..=979 => load(&mut random, &mut residents, &model, version, step),
+                    900..=979 => load(&mut random, &mut residents, &model, version, step, names),
                     980..=984 => residents.drop_owner(&owner(version)),
                     985 => residents.clear(),
+                    986 if random.random_bool(0.5) => {
+                        // A panic before what was applied is staged.
+                        residents.apply(
+                            &owner(version),
+                            Column::Data,
+                            &key(&mut random, names),
+                            Some(b"phantom"),
+                            step,
+                        );
+                        assert!(residents.command_failed());
+                    }
                     986 => residents.evict_next(),
                     _ => residents.begin_turn(),
                 }
-                let counted: usize = residents.list.iter().flatten().map(|one| one.count_bytes()).sum();
+                let counted: usize = residents.list.iter().map(|one| one.count_bytes()).sum();
                 assert_eq!(residents.bytes, counted);
-                assert_eq!(residents.list.iter().flatten().count(), residents.len());
-                assert!(residents.bytes() <= bytes_max + 2 * LOADED_BYTES_MAX);
+                assert_eq!(residents.list.len(), residents.len());
+                assert!(residents.bytes() <= bytes_max + bytes_max / SLACK_PART + LOADED_BYTES_MAX);
             }
             assert_eq!(known > 500, bytes_max > 0, "{known} reads of {bytes_max} bytes");
             residents.clear();
@@ -882,19 +1079,18 @@ mod tests {
             residents.bytes()
         );
         assert_eq!(steps_that_gave_back_much, 0);
+        let all = Some(LoadRange::default());
         for _ in 0..3 {
-            assert_eq!(residents.load_from(&owner(1), Column::Data, 100_000), None);
+            assert_eq!(load_range(&mut residents, 1, 100_000), None);
         }
-        assert_eq!(residents.load_from(&owner(1), Column::Data, 100), Some(Vec::new()));
+        assert_eq!(load_range(&mut residents, 1, 100), all);
         residents.refuse_large_cell(&owner(1));
-        assert_eq!(residents.load_from(&owner(1), Column::Data, 100), None);
+        assert_eq!(load_range(&mut residents, 1, 100), None);
         // One that would be too large is not loaded to its end.
-        assert_eq!(residents.load_from(&owner(2), Column::Data, 100_000), None);
-        assert_eq!(residents.load_from(&owner(2), Column::Data, 100_000), Some(Vec::new()));
-        let mut cells = LoadedCells::default();
-        (0..100_u8).for_each(|name| cells.push(&[name], &[0; 400]));
-        residents.extend(&owner(2), Column::Data, &cells, Some(vec![100]), 1);
-        assert_eq!(residents.load_from(&owner(2), Column::Data, 100_000), None);
+        assert_eq!(load_range(&mut residents, 2, 100_000), None);
+        assert_eq!(load_range(&mut residents, 2, 100_000), all);
+        extend(&mut residents, 2, (100, 400), Some(vec![100]));
+        assert_eq!(load_range(&mut residents, 2, 100_000), None);
         assert!(residents.is_empty());
         let mut turns = 0;
         while residents.bytes() > 0 {
@@ -902,6 +1098,144 @@ mod tests {
             turns += 1;
         }
         assert!((10..100).contains(&turns), "{turns} turns");
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound_when_all_collections_are_in_use() {
+        const BYTES_MAX: usize = 4 << 20;
+        let mut residents = Residents::new(BYTES_MAX);
+        let mut newest = 0;
+        let mut bear = |residents: &mut Residents, value: &[u8]| {
+            newest += 1;
+            residents.begin_turn();
+            residents.born(newest);
+            write(residents, newest, b"a", value);
+            newest
+        };
+        while residents.bytes() < BYTES_MAX - 1024 {
+            bear(&mut residents, &[0; 200]);
+        }
+        for _ in 0..100 {
+            residents.list.iter_mut().for_each(|resident| resident.is_used = true);
+            bear(&mut residents, &[0; 60_000]);
+            let bytes = residents.bytes();
+            assert!(bytes <= BYTES_MAX + SLACK_BYTES_MAX, "{bytes} bytes");
+        }
+        // No step of the clock is in vain when most have gone.
+        (0..residents.len() - 10).for_each(|_| residents.evict_next());
+        assert_eq!((residents.list.len(), residents.len()), (10, 10));
+    }
+
+    #[test]
+    fn a_loading_that_came_to_no_end_is_seldom_begun_again() {
+        let mut residents = Residents::new(64 << 20);
+        let all = Some(LoadRange::default());
+        // The clock has dropped it.
+        load_range(&mut residents, 1, 5000);
+        assert_eq!(load_range(&mut residents, 1, 5000), all);
+        extend(&mut residents, 1, (100, 100), Some(vec![100]));
+        let again = Some((vec![100], None));
+        assert_eq!(load_range(&mut residents, 1, 5000), again);
+        (0..2).for_each(|_| residents.move_hand());
+        assert!(residents.is_empty());
+        assert_eq!(load_range(&mut residents, 1, 5000), None);
+        // One that was loaded to its end may come again.
+        load_range(&mut residents, 2, 100);
+        extend(&mut residents, 2, (100, 100), None);
+        (0..2).for_each(|_| residents.move_hand());
+        assert!(residents.is_empty());
+        assert_eq!(load_range(&mut residents, 2, 100), all);
+        // It has few members, and they are so large that it does not fit.
+        load_range(&mut residents, 3, 500);
+        assert_eq!(load_range(&mut residents, 3, 500), all);
+        extend(&mut residents, 3, (2, 50_000), Some(vec![2]));
+        assert_eq!(load_range(&mut residents, 3, 500), None);
+        assert!(residents.is_empty());
+        residents.retries_asked = 0;
+        assert_eq!(load_range(&mut residents, 3, 500), None);
+        // Nothing was found but what is deleted.
+        load_range(&mut residents, 4, 500);
+        residents.give_up_load(&owner(4), Column::Data, None);
+        residents.retries_asked = 0;
+        let mut loads = 0;
+        for _ in 0..10 * READS_PER_RETRY {
+            if load_range(&mut residents, 4, 500).is_some() {
+                residents.give_up_load(&owner(4), Column::Data, None);
+                loads += 1;
+            }
+        }
+        assert_eq!(loads, 10);
+    }
+
+    #[test]
+    fn behind_what_is_known_a_load_goes_as_far_as_a_read_asks_when_it_gave_up_to_go_further() {
+        let mut residents = Residents::new(64 << 20);
+        extend(&mut residents, 1, (100, 10), Some(vec![99, 0]));
+        let range_to =
+            |residents: &mut Residents, to: Option<&[u8]>| residents.load_range(&owner(1), Column::Data, 100, to);
+        let (all, to_100) = (Some((vec![99, 0], None)), Some((vec![99, 0], Some(vec![100]))));
+        assert_eq!(range_to(&mut residents, Some(&[100])), all);
+        residents.give_up_load(&owner(1), Column::Data, None);
+        assert_eq!(range_to(&mut residents, None), None);
+        assert_eq!(range_to(&mut residents, Some(&[100; 500])), None);
+        assert_eq!(
+            range_to(&mut residents, Some(&[200])),
+            Some((vec![99, 0], Some(vec![200])))
+        );
+        residents.give_up_load(&owner(1), Column::Data, Some(vec![200]));
+        assert_eq!(range_to(&mut residents, Some(&[200])), None);
+        assert_eq!(range_to(&mut residents, Some(&[100])), to_100);
+        residents.extend(&owner(1), Column::Data, &LoadedCells::default(), Some(vec![100]), 1);
+        let read = residents.visit(
+            &owner(1),
+            Column::Data,
+            (&[], Some(&[100])),
+            Direction::Forward,
+            &mut |_, _| ControlFlow::Continue(()),
+        );
+        assert_eq!(read, Some(1));
+        assert_eq!(range_to(&mut residents, Some(&[100])), None);
+        residents.retries_asked = READS_PER_RETRY - 1;
+        assert_eq!(range_to(&mut residents, None), Some((vec![100], None)));
+    }
+
+    #[test]
+    fn a_cell_with_a_long_key_is_not_kept() {
+        let mut residents = Residents::new(64 << 20);
+        residents.born(1);
+        write(&mut residents, 1, b"a", b"");
+        assert!(residents.has(&owner(1)));
+        write(&mut residents, 1, &[b'b'; CELL_BYTES_MAX], b"v");
+        assert!(!residents.has(&owner(1)));
+        assert_eq!(load_range(&mut residents, 1, 2), None);
+        assert_eq!(load_range(&mut residents, 1, 2), None);
+    }
+
+    #[test]
+    fn a_command_that_panics_leaves_no_cell_that_was_not_staged_and_all_is_given_back_in_parts() {
+        for change in [Change::Begun, Change::Unstaged] {
+            let mut residents = Residents::new(256 << 20);
+            for version in 1..=4 {
+                residents.begin_turn();
+                residents.born(version);
+                for number in 0..300_000_u32 {
+                    write(&mut residents, version, &number.to_be_bytes(), &[0; 30]);
+                }
+            }
+            assert!(!residents.command_failed());
+            let before = residents.bytes();
+            residents.apply(&owner(4), Column::Data, b"phantom", Some(b""), 2);
+            residents.change = change;
+            assert!(residents.command_failed());
+            assert!(residents.is_empty() && !residents.knows(&owner(4), Column::Data, b"phantom"));
+            assert!(residents.bytes() > before / 2, "{} of {before}", residents.bytes());
+            let mut turns = 0;
+            while residents.bytes() > 0 {
+                residents.begin_turn();
+                turns += 1;
+            }
+            assert!(turns > 10, "{turns} turns");
+        }
     }
 
     #[test]

@@ -9,13 +9,20 @@ use crate::storage::database::{Column, Direction, Visit};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
 use crate::storage::records::EntryIndex;
-use crate::storage::resident::residents::{CELL_BYTES_MAX, LOADED_CELLS_MAX, LoadedCells, Residents};
+use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, is_large_cell};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// A walk from the disk that has found nothing for longer than this has looked through much that was deleted: without
 /// it takes 15 µs.
 const WALK_MAX: Duration = Duration::from_micros(300);
+
+/// A load that takes longer ends with the cell that it is at: between cells many others may be deleted.
+const LOAD_MAX: Duration = Duration::from_millis(1);
+
+/// Deleted cells that a load passes over between one cell and the next: half a millisecond. A list that was popped has
+/// them before its first cell, one that was trimmed behind its last, as many as there ever were.
+const DELETED_PASSED_MAX: u64 = 4096;
 
 /// Cells that a check of what is in memory compares.
 const CHECKED_MAX: usize = 2048;
@@ -95,7 +102,7 @@ impl Shard {
         self.check_readable()?;
         self.set_member_key(owner, slot, b"");
         let seen = self.visit_resident(column, range, direction, visit);
-        if seen.is_some() || !self.load_step((owner, slot), members, column)? {
+        if seen.is_some() || !self.load_step((owner, slot), members, column, range.1)? {
             return Ok(seen);
         }
         Ok(self.visit_resident(column, range, direction, visit))
@@ -117,9 +124,9 @@ impl Shard {
         if seen.is_some() {
             return Ok(seen);
         }
-        let has_loaded = self.load_step((owner, slot), members, Column::Score)?;
+        let has_loaded = self.load_step((owner, slot), members, Column::Score, Some(&to))?;
         if has_loaded || self.residents.has(&self.key) {
-            self.load_step((owner, slot), members, Column::Data)?;
+            self.load_step((owner, slot), members, Column::Data, None)?;
         }
         Ok(self.residents.visit_by_position(&self.key, (&from, &to), visit))
     }
@@ -135,7 +142,7 @@ impl Shard {
         self.check_readable()?;
         self.set_member_key(owner, slot, b"");
         let rank = self.residents.rank(&self.key, Column::Score, key);
-        if rank.is_some() || !self.load_step((owner, slot), members, Column::Score)? {
+        if rank.is_some() || !self.load_step((owner, slot), members, Column::Score, Some(key))? {
             return Ok(rank);
         }
         Ok(self.residents.rank(&self.key, Column::Score, key))
@@ -152,7 +159,7 @@ impl Shard {
         self.check_readable()?;
         self.set_member_key(owner, slot, b"");
         let key = self.residents.key_at(&self.key, Column::Score, rank);
-        if key.is_some() || !self.load_step((owner, slot), members, Column::Score)? {
+        if key.is_some() || !self.load_step((owner, slot), members, Column::Score, None)? {
             return Ok(key);
         }
         Ok(self.residents.key_at(&self.key, Column::Score, rank))
@@ -190,7 +197,7 @@ impl Shard {
         let (mut at, mut newest) = (from.to_vec(), 0);
         for loads in [false, true] {
             if loads {
-                if !self.load_step((owner, slot), members, column)? {
+                if !self.load_step((owner, slot), members, column, to)? {
                     break;
                 }
                 if let Some(epoch) = self.visit_resident(column, (&at, to), Direction::Forward, visit) {
@@ -225,7 +232,7 @@ impl Shard {
         (from, to): MemberRange<'_>,
         visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
-        if self.load_step((owner, slot), members, column)?
+        if self.load_step((owner, slot), members, column, to)?
             && let Some(epoch) = self.visit_resident(column, (from, to), Direction::Backward, visit)
         {
             return Ok(epoch);
@@ -252,37 +259,59 @@ impl Shard {
         Ok(epoch.max(below.expect("what is below the end is known")))
     }
 
-    /// Loads the next cells of an owner, if this read is to do so; whether it did.
-    fn load_step(&mut self, (owner, slot): (&Owner, Slot), members: u64, column: Column) -> Result<bool, CommandError> {
+    /// Loads the next cells of an owner, if this read, which ends at `to`, is to do so; whether it did.
+    fn load_step(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        column: Column,
+        to: Option<&[u8]>,
+    ) -> Result<bool, CommandError> {
         if self.loads_left == 0 {
             return Ok(false);
         }
-        let Some(from) = self.residents.load_from(&self.key, column, members) else {
+        let Some((from, end)) = self.residents.load_range(&self.key, column, members, to) else {
             return Ok(false);
         };
         self.loads_left -= 1;
         let past_gap = match column {
-            Column::Score => self.gaps.past(&self.key, &from, Direction::Forward),
+            // No key of any type lies before those of which gaps are known.
+            Column::Score => {
+                let from = from.as_slice().max(&SCORE_MEMBERS.0);
+                self.gaps.past(&self.key, from, Direction::Forward)
+            }
             _ => None,
         };
-        let range = (past_gap.as_deref().unwrap_or(&from), None);
+        let range = (past_gap.as_deref().unwrap_or(&from), end.as_deref());
+        let (from, to, prefix_len) = self.member_range((owner, slot), range);
         let cells_max = faults::loaded_cells(LOADED_CELLS_MAX);
         let (mut cells, mut known_to, mut is_large) = (LoadedCells::default(), None, false);
-        let mut load = |member: &[u8], value: &[u8]| {
-            is_large = value.len() > CELL_BYTES_MAX;
-            if is_large || cells.are_enough(cells_max) {
+        let began = Instant::now();
+        let load = |key: &[u8], value: &[u8]| {
+            let member = &key[prefix_len..];
+            is_large = is_large_cell(member, value);
+            if is_large || cells.are_enough(cells_max) || !cells.is_empty() && began.elapsed() > LOAD_MAX {
                 known_to = Some(member.to_vec());
                 return ControlFlow::Break(());
             }
             cells.push(member, value);
             ControlFlow::Continue(())
         };
-        let epoch = self.read_range((owner, slot), column, range, Direction::Forward, &mut load)?;
-        match is_large {
-            true => self.residents.refuse_large_cell(&self.key),
-            false => self.residents.extend(&self.key, column, &cells, known_to, epoch),
+        let deleted_max = Some(DELETED_PASSED_MAX);
+        let (epoch, gave_up_at) =
+            self.scan_past_deleted(deleted_max, column, (&from, &to), Direction::Forward, load)?;
+        if is_large {
+            self.residents.refuse_large_cell(&self.key);
+            return Ok(false);
         }
-        Ok(!is_large)
+        if gave_up_at.as_ref().is_some_and(|gave_up_at| *gave_up_at == from) {
+            self.residents.give_up_load(&self.key, column, end);
+            return Ok(false);
+        }
+        let gave_up_at = gave_up_at.map(|key| key[prefix_len..].to_vec());
+        let known_to = known_to.or(gave_up_at).or(end);
+        self.residents.extend(&self.key, column, &cells, known_to, epoch);
+        Ok(true)
     }
 
     /// Reads a range from the disk and what is staged, passing where it is known that there is nothing.
@@ -425,6 +454,14 @@ impl Shard {
             && let Some(owner) = encoding::members_of_version(&self.key, version)
         {
             self.residents.drop_owner(&owner);
+        }
+    }
+
+    /// A command has failed: if that was by a panic between a change in memory and its staging, nothing that is known
+    /// of any members is trusted any more.
+    pub(super) fn distrust_half_changed(&mut self) {
+        if self.residents.command_failed() {
+            self.gaps.clear();
         }
     }
 
