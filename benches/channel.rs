@@ -295,7 +295,6 @@ fn answer_batch(mut batch: Box<Batch>) {
             took_ns: 0,
             failed: false,
             commit_epoch: 0,
-            shard: 0,
             more: 0,
         });
     }

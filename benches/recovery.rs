@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench recovery` kills each server with SIGKILL
 //!
-//! - when it has just been given so many MiB of writes that a log holds and nothing has been flushed of;
-//! - when it has so many keys, all flushed, and nothing to do;
+//! - when it has just been given so many MiB of writes, of which some are only in its log;
+//! - when it has so many keys, none of which is only in the log, and nothing to do;
 //!
 //! and starts it again on the same files. All that was acknowledged must be there: the values of a thousand keys from
 //! the first to the last are asked for. The CPU is the server's from its start until it was idle.
@@ -27,9 +27,6 @@ use tempfile::TempDir;
 
 const OPTIONS: &[&str] = &["log", "keys", "rounds", "durability"];
 
-/// The settings that keep a log from being flushed: memtables that are larger than it.
-const UNFLUSHED_FLAGS: [(&str, &str); 1] = [("--write-buffer-size", "4gb")];
-
 const VALUE_BYTES: usize = 108;
 
 /// A key, a value, and what a command adds.
@@ -45,7 +42,8 @@ const FILL_PIPELINE: u64 = 64;
 struct Content {
     name: String,
     keys: u64,
-    flushed: bool,
+    /// Whether a recovery has brought all of the log into the files.
+    is_recovered: bool,
 }
 
 /// A server and its files, which are removed when it is gone.
@@ -82,23 +80,18 @@ fn main() {
     println!("|---|---|---|---|---|---|");
     let contents = [
         Content {
-            name: format!("{log_mib} MiB of unflushed log"),
+            name: format!("{log_mib} MiB just written"),
             keys: log_mib * MIB / COMMAND_BYTES,
-            flushed: false,
+            is_recovered: false,
         },
         Content {
-            name: format!("{keys} keys, flushed"),
+            name: format!("{keys} keys, nothing in the log"),
             keys,
-            flushed: true,
+            is_recovered: true,
         },
     ];
     for content in &contents {
         for kind in kinds {
-            let mut setup = setup.clone();
-            if !content.flushed {
-                let flags = UNFLUSHED_FLAGS.iter();
-                flags.for_each(|(name, value)| setup.flag(name, value));
-            }
             content.measure(*kind, &setup, &options, rounds);
         }
     }
@@ -108,18 +101,18 @@ impl Content {
     /// Prints a row.
     fn measure(&self, kind: Kind, setup: &Setup, options: &Options, rounds: usize) {
         let mut recoveries = Vec::new();
-        let mut flushed = None;
+        let mut recovered = None;
         let mut bytes = 0;
         for _ in 0..rounds {
-            // A log that was recovered is flushed by that, so that each round needs one of its own.
-            let life = match flushed.take() {
-                Some(life) if self.flushed => life,
+            // A log that was recovered is empty after that, so that each round needs one of its own.
+            let life = match recovered.take() {
+                Some(life) if self.is_recovered => life,
                 _ => self.first_life(kind, setup, options),
             };
             bytes = bytes_below(life.files.path());
             let (life, recovery) = self.recover(life, setup, options.is_test);
             recoveries.push(recovery);
-            flushed = Some(life);
+            recovered = Some(life);
         }
         let middle = |figure: fn(&Recovery) -> f64| median(recoveries.iter().map(figure));
         println!(
@@ -142,10 +135,10 @@ impl Content {
         }
         self.fill(&server);
         let life = Life { server, files };
-        if !self.flushed {
+        if !self.is_recovered {
             return life;
         }
-        // A recovery flushes what the first life left in the log.
+        // A recovery finishes what the first life left in the log.
         self.recover(life, setup, options.is_test).0
     }
 

@@ -80,7 +80,7 @@ impl CommandError {
 /// Why RocksDB did not do something.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// Writes are stalled (too many level-0 files, memtables or pending compaction bytes); nothing was written.
+    /// Writes are stalled: too many files wait for a compaction, or too much of the log for a checkpoint.
     #[error("writes are stalled")]
     Stalled,
     /// No room on the disk.

@@ -6,22 +6,29 @@
 //! shard is opened, and a name that is not in this list keeps the server from starting:
 //!
 //! ```text
-//! fail-sync=WHEN           a sync of a log fails
-//! delay-sync-ms=N          each sync of a log takes that much longer
-//! fail-write=WHEN          a write fails, and nothing of it is written
-//! delay-write-ms=N         each write takes that much longer, from its beginning on
-//! hold-writes=WHEN         a write waits, a millisecond at each time, before anything else becomes of it
-//! disk-full=WHEN           the same with "No space left on device"
-//! stall-writes=WHEN        the same with RocksDB's "Incomplete": write again later
+//! fail-sync=WHEN           a sync of a file of a log fails
+//! delay-sync-ms=N          each of them takes that much longer
+//! fail-write=WHEN          a turn's frame cannot be written, and nothing of it is
+//! delay-write-ms=N         each frame takes that much longer
+//! disk-full=WHEN           a frame cannot be written for "No space left on device"
+//! stall-writes=WHEN        a log is full, as if checkpoints were behind
 //! low-disk=WHEN            a look at the disk's free space finds none
-//! kill-before-commit=WHEN  the process dies before a write
-//! kill-after-commit=WHEN   the process dies when a write is in the kernel, and not synced
-//! kill-before-replies=WHEN the process dies when a log was synced, before anybody is told
+//! kill-before-commit=WHEN  the process dies before a turn's frame is written
+//! kill-after-commit=WHEN   the process dies when a frame is in the kernel, and not synced
+//! kill-before-replies=WHEN the process dies when a file of a log was synced, before anybody is told
 //! kill-after-redo-staged=WHEN   the process dies when a transaction's redo record is staged, and not committed
 //! kill-before-apply=WHEN        ...when a shard is about to follow a transaction whose record another shard has
 //! kill-after-apply=WHEN         ...when it has staged its part
 //! kill-before-forget=WHEN       ...when all have followed, before the record's deletion is staged
 //! kill-after-forget=WHEN        ...when that is staged
+//! kill-before-ingest=WHEN       ...before a file becomes part of a shard's RocksDB
+//! kill-before-checkpoint=WHEN   ...when a checkpoint's files are, and the log does not say so yet
+//! kill-after-checkpoint=WHEN    ...when it does, and the segments are still there
+//! kill-after-recycling=WHEN     ...when they were recycled
+//! kill-in-recovery=WHEN         ...at a start, when some of an old log is in RocksDB
+//! fail-ingest=WHEN         a file does not become part of a shard's RocksDB
+//! full-ingest=WHEN         the same with "No space left on device"
+//! hold-ingest=WHEN         a checkpoint waits before a file, a millisecond at each time
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
 //! delay-send-ms=N          each hand-over of a batch takes that much longer
 //! ignore-locks=WHEN        a transaction gets its locks although others have them, or a command does not wait for them
@@ -29,7 +36,7 @@
 //! panic-in-network=WHEN    ...where a network executor takes in responses
 //! panic-in-turn=WHEN       ...where a storage executor commits what a turn has written
 //! panic-in-sync=WHEN       ...in the thread that syncs logs
-//! panic-in-commit=WHEN     ...in the thread that writes large batches
+//! panic-in-checkpoint=WHEN ...in the thread that brings the log into RocksDB
 //! panic-in-reclaim=WHEN    ...in the thread that gives space back
 //! hold-storage=WHEN        a storage executor does nothing for a millisecond, again and again (with while:PATH: as
 //!                          long as the file exists); if the file has a number in it, only the executor of that number
@@ -37,9 +44,11 @@
 //! evict-resident=WHEN      one of them is
 //! check-residents=WHEN     what is read of one in memory is compared with the disk and what is staged, and a
 //!                          difference is a bug (a panic)
+//! seal-log=WHEN            a frame is the last of its segment, which RocksDB gets then
+//! split-frames=WHEN        a turn's writes come in a frame for each shard, and not in one
 //! load-cells=N             a read loads no more than so many cells into memory
-//! skip-redo=WHEN           what is written on several shards is committed without the redo record
-//! record-synced-log=1      the test double of a power loss, see `SYNCED_FILE`
+//! skip-redo=WHEN           a transaction over several executors is committed without its redo record
+//! record-unsynced-log=1    what `lose_power` needs is written down
 //!
 //! WHEN  3            the third time (of all shards and channels of the process together)
 //!       3..5         from the third to the fifth time
@@ -48,15 +57,14 @@
 //!       every:3      each third time
 //!       3:while:PATH the third time that it could happen while that file exists
 //!
-//! NAME@SHARD=WHEN  a fault of a disk (fail-…, hold-writes, disk-full, stall-writes, low-disk) of that shard
-//!                  alone, whose times are counted by themselves
+//! NAME@SHARD=WHEN  a fault of a disk (fail-…, hold-ingest, disk-full, full-ingest, stall-writes, low-disk) of that
+//!                  shard alone, or of the log that it shares with others, whose times are counted by themselves
 //! ```
-//!
-//! The first write of a process is the one by which the first shard records the start.
 
 pub use hooks::*;
 
-/// Where a transaction over several shards may be killed, from its first record to the removal of that.
+/// Where a transaction over several shards may be killed, from its first record to the removal of that; and where a
+/// checkpoint may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     /// The redo record is staged.
@@ -69,6 +77,14 @@ pub enum Point {
     BeforeForget,
     /// The deletion of the record is staged.
     AfterForget,
+    /// A window of the log is in RocksDB, and `CHECKPOINT` does not say so yet.
+    BeforeCheckpoint,
+    /// `CHECKPOINT` says so, and the segments are still there.
+    AfterCheckpoint,
+    /// The segments were recycled.
+    AfterRecycling,
+    /// Some of an old log is in RocksDB, at a start.
+    Recovering,
 }
 
 /// Where there may be a bug.
@@ -82,8 +98,8 @@ pub enum Bug {
     Turn,
     /// In a syncer.
     Sync,
-    /// In a committer.
-    Commit,
+    /// In a checkpointer.
+    Checkpoint,
     /// In a reclaimer.
     Reclaim,
 }
@@ -91,11 +107,22 @@ pub enum Bug {
 #[cfg(not(feature = "fault-injection"))]
 mod hooks {
     use crate::error::DatabaseError;
+    use crate::slots::ShardId;
+    use std::fs::File;
+    use std::io;
     use std::path::Path;
 
-    /// What a sync is about to make durable: nothing is recorded in this build.
-    #[derive(Debug)]
-    pub struct LogSizes;
+    /// Whether the segment is to end that has got a frame.
+    #[inline(always)]
+    pub fn seals_log() -> bool {
+        false
+    }
+
+    /// Whether each shard's writes of a turn get a frame of their own.
+    #[inline(always)]
+    pub fn splits_frames() -> bool {
+        false
+    }
 
     /// Whether `CORELANE_FAULTS` can be obeyed; this build does not read it.
     #[inline(always)]
@@ -103,25 +130,43 @@ mod hooks {
         Ok(())
     }
 
-    /// Before a write to the database of the shard in a folder.
+    /// Before a frame is written to the log of some shards.
     #[inline(always)]
-    pub fn before_write(_shard_path: &Path) -> Result<(), DatabaseError> {
+    pub fn before_append(_shards: &[ShardId]) -> io::Result<()> {
         Ok(())
     }
 
-    /// When a write is in the kernel.
+    /// When a frame is in the kernel.
     #[inline(always)]
-    pub fn after_write() {}
+    pub fn after_append() {}
 
-    /// Before the log of the shard in a folder is synced.
+    /// Whether the log of some shards is to be full.
     #[inline(always)]
-    pub fn before_sync(_shard_path: &Path) -> Result<LogSizes, DatabaseError> {
-        Ok(LogSizes)
+    pub fn stalls_writes(_shards: &[ShardId]) -> bool {
+        false
     }
 
-    /// When that log is synced, before anybody is told.
+    /// Around a write to a file of a log.
     #[inline(always)]
-    pub fn after_sync(_shard_path: &Path, _sizes: &LogSizes) -> Result<(), DatabaseError> {
+    pub fn record_write<T>(_file: (&Path, &File), _range: (u64, usize), write: impl FnOnce() -> T) -> T {
+        write()
+    }
+
+    /// Before a file in the folder of a log is synced.
+    #[inline(always)]
+    pub fn before_sync(_shards: &[ShardId], _file: (&Path, &File)) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// When that file is synced, before anybody is told.
+    #[inline(always)]
+    pub fn after_sync(_file: (&Path, &File)) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Before a file becomes part of the database of the shard in a folder.
+    #[inline(always)]
+    pub fn before_ingest(_shard_path: &Path) -> Result<(), DatabaseError> {
         Ok(())
     }
 
@@ -190,19 +235,16 @@ mod hooks {
 mod hooks {
     use super::{Bug, Point};
     use crate::error::DatabaseError;
+    use crate::slots::ShardId;
+    use std::collections::{HashMap, HashSet};
+    use std::fs::File;
+    use std::io::{self, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::{FileExt, MetadataExt};
     use std::path::{Path, PathBuf};
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, OnceLock, PoisonError};
     use std::time::Duration;
-
-    /// The file in a shard's folder that says what of its log is surely on disk: a line `NAME BYTES` for each log file,
-    /// as long as it was before the last successful sync began. It is written before the sync's result is told to
-    /// anybody, so cutting every log file to that length (to nothing if it is not listed) is the worst that a loss of
-    /// power may do.
-    ///
-    /// RocksDB also syncs by itself the logs of memtables that it flushes to files, which is not recorded: keep a
-    /// test's data below `write-buffer-size`.
-    pub const SYNCED_FILE: &str = "SYNCED";
 
     const VARIABLE: &str = "CORELANE_FAULTS";
 
@@ -211,7 +253,6 @@ mod hooks {
     enum Fault {
         FailSync,
         FailWrite,
-        HoldWrites,
         DiskFull,
         StallWrites,
         LowDisk,
@@ -223,6 +264,14 @@ mod hooks {
         KillAfterApply,
         KillBeforeForget,
         KillAfterForget,
+        KillBeforeIngest,
+        KillBeforeCheckpoint,
+        KillAfterCheckpoint,
+        KillAfterRecycling,
+        KillInRecovery,
+        FailIngest,
+        FullIngest,
+        HoldIngest,
         RefuseSend,
         IgnoreLocks,
         SkipRedo,
@@ -230,18 +279,19 @@ mod hooks {
         PanicInNetwork,
         PanicInTurn,
         PanicInSync,
-        PanicInCommit,
+        PanicInCheckpoint,
         PanicInReclaim,
         HoldStorage,
         ForgetResidents,
         EvictResident,
         CheckResidents,
+        SealLog,
+        SplitFrames,
     }
 
-    const NAMES: [&str; 27] = [
+    const NAMES: [&str; 36] = [
         "fail-sync",
         "fail-write",
-        "hold-writes",
         "disk-full",
         "stall-writes",
         "low-disk",
@@ -253,6 +303,14 @@ mod hooks {
         "kill-after-apply",
         "kill-before-forget",
         "kill-after-forget",
+        "kill-before-ingest",
+        "kill-before-checkpoint",
+        "kill-after-checkpoint",
+        "kill-after-recycling",
+        "kill-in-recovery",
+        "fail-ingest",
+        "full-ingest",
+        "hold-ingest",
         "refuse-send",
         "ignore-locks",
         "skip-redo",
@@ -260,22 +318,26 @@ mod hooks {
         "panic-in-network",
         "panic-in-turn",
         "panic-in-sync",
-        "panic-in-commit",
+        "panic-in-checkpoint",
         "panic-in-reclaim",
         "hold-storage",
         "forget-residents",
         "evict-resident",
         "check-residents",
+        "seal-log",
+        "split-frames",
     ];
 
     /// The faults that may be asked for of one shard alone.
-    const OF_ONE_SHARD: [Fault; 6] = [
+    const OF_ONE_SHARD: [Fault; 8] = [
         Fault::FailSync,
         Fault::FailWrite,
-        Fault::HoldWrites,
         Fault::DiskFull,
         Fault::StallWrites,
         Fault::LowDisk,
+        Fault::FailIngest,
+        Fault::FullIngest,
+        Fault::HoldIngest,
     ];
 
     /// When it happens.
@@ -339,7 +401,7 @@ mod hooks {
     }
 
     /// What `CORELANE_FAULTS` asks for.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     struct Plan {
         /// By [`Fault`].
         whens: [Option<When>; NAMES.len()],
@@ -350,7 +412,22 @@ mod hooks {
         write_delay_ms: u64,
         send_delay_ms: u64,
         loaded_cells: Option<usize>,
-        records_synced_log: bool,
+        records_unsynced_log: bool,
+    }
+
+    impl Default for Plan {
+        fn default() -> Plan {
+            Plan {
+                whens: [const { None }; NAMES.len()],
+                counts: [const { AtomicU64::new(0) }; NAMES.len()],
+                on_shards: Vec::new(),
+                sync_delay_ms: 0,
+                write_delay_ms: 0,
+                send_delay_ms: 0,
+                loaded_cells: None,
+                records_unsynced_log: false,
+            }
+        }
     }
 
     impl Plan {
@@ -365,7 +442,7 @@ mod hooks {
                     "delay-write-ms" => plan.write_delay_ms = number()?,
                     "delay-send-ms" => plan.send_delay_ms = number()?,
                     "load-cells" => plan.loaded_cells = Some(number()?.max(1) as usize),
-                    "record-synced-log" => plan.records_synced_log = number()? > 0,
+                    "record-unsynced-log" => plan.records_unsynced_log = number()? > 0,
                     _ => plan.add(name, When::parse(value).ok_or_else(wrong)?)?,
                 }
             }
@@ -397,7 +474,16 @@ mod hooks {
 
         /// Whether a fault happens to the shard in a folder.
         fn happens_in(&self, fault: Fault, shard_path: &Path) -> bool {
-            let is_it = |one: &&OnShard| one.fault == fault && Some(one.shard) == shard_of(shard_path);
+            self.happens_to(fault, |shard| Some(shard) == shard_of(shard_path))
+        }
+
+        /// Whether a fault happens to the log of some shards.
+        fn happens_on(&self, fault: Fault, shards: &[ShardId]) -> bool {
+            self.happens_to(fault, |shard| shards.contains(&ShardId(shard)))
+        }
+
+        fn happens_to(&self, fault: Fault, is_meant: impl Fn(u16) -> bool) -> bool {
+            let is_it = |one: &&OnShard| one.fault == fault && is_meant(one.shard);
             let of_one = self.on_shards.iter().find(is_it);
             of_one.is_some_and(|one| one.when.comes(&one.count)) || self.happens(fault)
         }
@@ -447,39 +533,67 @@ mod hooks {
         }
     }
 
-    /// Before a write to the database of the shard in a folder.
+    /// Before a frame is written to the log of some shards.
     ///
     /// # Errors
-    /// What `fail-write`, `disk-full` or `stall-writes` ask for.
-    pub fn before_write(shard_path: &Path) -> Result<(), DatabaseError> {
+    /// What `fail-write` or `disk-full` ask for.
+    pub fn before_append(shards: &[ShardId]) -> io::Result<()> {
         let Some(plan) = plan() else { return Ok(()) };
         std::thread::sleep(Duration::from_millis(plan.write_delay_ms));
-        while plan.happens_in(Fault::HoldWrites, shard_path) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
         plan.kills(Fault::KillBeforeCommit);
-        if plan.happens_in(Fault::StallWrites, shard_path) {
-            return Err(DatabaseError::Stalled);
+        if plan.happens_on(Fault::DiskFull, shards) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
-        if plan.happens_in(Fault::DiskFull, shard_path) {
-            return Err(DatabaseError::DiskFull(
-                "IO error: No space left on device: on request".to_owned(),
-            ));
-        }
-        match plan.happens_in(Fault::FailWrite, shard_path) {
-            true => Err(DatabaseError::Failed("IO error: a write failed on request".to_owned())),
+        match plan.happens_on(Fault::FailWrite, shards) {
+            true => Err(io::Error::other("a write failed on request")),
             false => Ok(()),
         }
     }
 
-    /// When a write is in the kernel.
-    pub fn after_write() {
+    /// When a frame is in the kernel.
+    pub fn after_append() {
         if let Some(plan) = plan() {
             plan.kills(Fault::KillAfterCommit);
         }
     }
 
-    /// A transaction has come to a point.
+    /// Whether the segment is to end that has got a frame.
+    pub fn seals_log() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::SealLog))
+    }
+
+    /// Whether each shard's writes of a turn get a frame of their own.
+    pub fn splits_frames() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::SplitFrames))
+    }
+
+    /// Whether the log of some shards is to be full.
+    pub fn stalls_writes(shards: &[ShardId]) -> bool {
+        plan().is_some_and(|plan| plan.happens_on(Fault::StallWrites, shards))
+    }
+
+    /// Before a file becomes part of the database of the shard in a folder.
+    ///
+    /// # Errors
+    /// What `fail-ingest` or `full-ingest` ask for.
+    pub fn before_ingest(shard_path: &Path) -> Result<(), DatabaseError> {
+        let Some(plan) = plan() else { return Ok(()) };
+        while plan.happens_in(Fault::HoldIngest, shard_path) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        plan.kills(Fault::KillBeforeIngest);
+        if plan.happens_in(Fault::FullIngest, shard_path) {
+            return Err(DatabaseError::DiskFull(
+                "IO error: No space left on device: on request".to_owned(),
+            ));
+        }
+        match plan.happens_in(Fault::FailIngest, shard_path) {
+            true => Err(DatabaseError::Failed("IO error: a file failed on request".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// A transaction or a checkpoint has come to a point.
     pub fn reached(point: Point) {
         if let Some(plan) = plan() {
             plan.kills(match point {
@@ -488,67 +602,186 @@ mod hooks {
                 Point::AfterApply => Fault::KillAfterApply,
                 Point::BeforeForget => Fault::KillBeforeForget,
                 Point::AfterForget => Fault::KillAfterForget,
+                Point::BeforeCheckpoint => Fault::KillBeforeCheckpoint,
+                Point::AfterCheckpoint => Fault::KillAfterCheckpoint,
+                Point::AfterRecycling => Fault::KillAfterRecycling,
+                Point::Recovering => Fault::KillInRecovery,
             });
         }
     }
 
-    /// The names and lengths in bytes of a shard's log files.
-    #[derive(Debug)]
-    pub struct LogSizes(Vec<(String, u64)>);
+    /// What the kernel writes as a whole.
+    const PAGE_LEN: usize = 4096;
 
-    /// Before the log of the shard in a folder is synced; returns what the sync will surely cover.
-    ///
-    /// # Errors
-    /// What `fail-sync` asks for, or the folder could not be read.
-    pub fn before_sync(shard_path: &Path) -> Result<LogSizes, DatabaseError> {
-        let mut sizes = LogSizes(Vec::new());
-        let Some(plan) = plan() else { return Ok(sizes) };
-        if plan.records_synced_log {
-            let read = read_log_sizes(shard_path).map_err(|error| DatabaseError::Failed(error.to_string()));
-            sizes.0 = read?;
-        }
-        std::thread::sleep(Duration::from_millis(plan.sync_delay_ms));
-        match plan.happens_in(Fault::FailSync, shard_path) {
-            true => Err(DatabaseError::Failed("IO error: a sync failed on request".to_owned())),
-            false => Ok(sizes),
-        }
+    /// What the names of journals begin with: see [`record_write`].
+    const JOURNAL: &str = "UNSYNCED-";
+
+    /// The pages of a file of a log that were written since a sync of it began.
+    struct Journal {
+        /// How many syncs of the file began.
+        number: u64,
+        pages: HashSet<u64>,
+        /// An inode, a page and its bytes before the first of these writes, again and again.
+        file: File,
     }
 
-    fn read_log_sizes(shard_path: &Path) -> std::io::Result<Vec<(String, u64)>> {
-        let mut sizes = Vec::new();
-        for entry in std::fs::read_dir(shard_path)? {
-            let entry = entry?;
-            if let Ok(name) = entry.file_name().into_string()
-                && name.ends_with(".log")
-            {
-                // RocksDB may have deleted it since the folder was read.
-                if let Ok(metadata) = entry.metadata() {
-                    sizes.push((name, metadata.len()));
-                }
+    static JOURNALS: Mutex<Option<HashMap<PathBuf, Journal>>> = Mutex::new(None);
+
+    /// Around a write to a file of a log in a folder: with `record-unsynced-log` what is on disk for sure, whatever
+    /// becomes of the write, is kept in a journal beside the log, until a sync that begins later has ended.
+    pub fn record_write<T>((folder, file): (&Path, &File), range: (u64, usize), write: impl FnOnce() -> T) -> T {
+        if !plan().is_some_and(|plan| plan.records_unsynced_log) {
+            return write();
+        }
+        let mut journals = JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        let journals = journals.get_or_insert_default();
+        let recorded = record_pages(journals, folder, file, range);
+        recorded.expect("the test double of a power loss can write its journal");
+        // Within the lock: a write belongs to one journal, whenever a sync begins.
+        write()
+    }
+
+    fn record_pages(
+        journals: &mut HashMap<PathBuf, Journal>,
+        folder: &Path,
+        file: &File,
+        (offset, len): (u64, usize),
+    ) -> io::Result<()> {
+        let inode = file.metadata()?.ino();
+        let path = folder.join(format!("{JOURNAL}{inode}"));
+        if !journals.contains_key(&path) {
+            begin_journal(journals, &path, 0)?;
+        }
+        let journal = journals.get_mut(&path).expect("it was begun");
+        // The log's own descriptor is for writing.
+        let readable = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let page_len = PAGE_LEN as u64;
+        for page in offset / page_len..(offset + len as u64).div_ceil(page_len) {
+            if journal.pages.contains(&page) {
+                continue;
+            }
+            let mut bytes = [0; PAGE_LEN];
+            readable.read_exact_at(&mut bytes, page * page_len)?;
+            journal.pages.insert(page);
+            let entry = [&inode.to_le_bytes()[..], &page.to_le_bytes(), &bytes].concat();
+            journal.file.write_all(&entry)?;
+        }
+        Ok(())
+    }
+
+    fn begin_journal(journals: &mut HashMap<PathBuf, Journal>, path: &Path, number: u64) -> io::Result<()> {
+        let journal = Journal {
+            number,
+            pages: HashSet::new(),
+            file: File::create(path.with_extension(number.to_string()))?,
+        };
+        journals.insert(path.to_owned(), journal);
+        Ok(())
+    }
+
+    /// Before a file in the folder of a log is synced.
+    ///
+    /// # Errors
+    /// What `fail-sync` asks for.
+    pub fn before_sync(shards: &[ShardId], (folder, file): (&Path, &File)) -> io::Result<()> {
+        let Some(plan) = plan() else { return Ok(()) };
+        if plan.records_unsynced_log {
+            let path = folder.join(format!("{JOURNAL}{}", file.metadata()?.ino()));
+            let mut journals = JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
+            let journals = journals.get_or_insert_default();
+            if let Some(number) = journals.get(&path).map(|journal| journal.number) {
+                begin_journal(journals, &path, number + 1)?;
             }
         }
-        Ok(sizes)
+        std::thread::sleep(Duration::from_millis(plan.sync_delay_ms));
+        match plan.happens_on(Fault::FailSync, shards) {
+            true => Err(io::Error::other("a sync failed on request")),
+            false => Ok(()),
+        }
     }
 
-    /// When that log is synced, before anybody is told.
+    /// When that file is synced, before anybody is told.
     ///
     /// # Errors
-    /// What was synced could not be recorded.
-    pub fn after_sync(shard_path: &Path, sizes: &LogSizes) -> Result<(), DatabaseError> {
+    /// A journal could not be removed.
+    pub fn after_sync((folder, file): (&Path, &File)) -> io::Result<()> {
         let Some(plan) = plan() else { return Ok(()) };
-        if plan.records_synced_log {
-            let lines: String = sizes
-                .0
-                .iter()
-                .map(|(name, bytes)| format!("{name} {bytes}\n"))
-                .collect();
-            let temporary = shard_path.join(format!("{SYNCED_FILE}.new"));
-            let written = std::fs::write(&temporary, lines);
-            let renamed = written.and_then(|()| std::fs::rename(&temporary, shard_path.join(SYNCED_FILE)));
-            renamed.map_err(|error| DatabaseError::Failed(error.to_string()))?;
+        if plan.records_unsynced_log {
+            let path = folder.join(format!("{JOURNAL}{}", file.metadata()?.ino()));
+            let journals = JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
+            let newest = journals.as_ref().and_then(|journals| journals.get(&path));
+            if let Some(newest) = newest {
+                std::fs::remove_file(path.with_extension((newest.number - 1).to_string()))?;
+            }
         }
         plan.kills(Fault::KillBeforeReplies);
         Ok(())
+    }
+
+    /// Does to the logs in a folder, which nobody has open, what a loss of power may do: of the pages that were written
+    /// and not synced some are lost. `choose` picks, for a log of the executor of a number, one of so many possible
+    /// contents of a page; the last is what was written. The files of RocksDB stay as they are. Returns how many pages
+    /// have lost something.
+    ///
+    /// # Errors
+    /// A file could not be read or written.
+    pub fn lose_power(logs: &Path, mut choose: impl FnMut(u32, usize) -> usize) -> io::Result<u64> {
+        let folders = match std::fs::read_dir(logs) {
+            Ok(folders) => folders,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let mut lost = 0;
+        for folder in folders {
+            let folder = folder?.path();
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            let executor = name.rsplit('-').next().and_then(|number| number.parse().ok());
+            let executor = executor.unwrap_or(0);
+            let mut files = HashMap::new();
+            let mut journals = Vec::new();
+            for entry in std::fs::read_dir(&folder)? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                match name.starts_with(JOURNAL) {
+                    true => journals.push(path),
+                    false => drop(files.insert(path.metadata()?.ino(), path)),
+                }
+            }
+            let number_of = |path: &PathBuf| path.extension()?.to_str()?.parse::<u64>().ok();
+            journals.sort_by_key(number_of);
+            lost += lose_pages(&journals, &files, |contents| choose(executor, contents))?;
+            journals.iter().try_for_each(std::fs::remove_file)?;
+        }
+        Ok(lost)
+    }
+
+    fn lose_pages(
+        journals: &[PathBuf],
+        files: &HashMap<u64, PathBuf>,
+        mut choose: impl FnMut(usize) -> usize,
+    ) -> io::Result<u64> {
+        let mut lost = 0;
+        let mut contents: HashMap<(u64, u64), Vec<Vec<u8>>> = HashMap::new();
+        for journal in journals {
+            for entry in std::fs::read(journal)?.chunks_exact(16 + PAGE_LEN) {
+                let number = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
+                contents
+                    .entry((number(0), number(8)))
+                    .or_default()
+                    .push(entry[16..].to_vec());
+            }
+        }
+        let mut pages: Vec<_> = contents.into_iter().collect();
+        pages.sort_by_key(|(page, _)| *page);
+        for ((inode, page), before) in pages {
+            let chosen = choose(before.len() + 1);
+            if let (Some(path), Some(bytes)) = (files.get(&inode), before.get(chosen)) {
+                let file = File::options().write(true).open(path)?;
+                file.write_all_at(bytes, page * PAGE_LEN as u64)?;
+                lost += 1;
+            }
+        }
+        Ok(lost)
     }
 
     /// What a look at the free space of a shard's disk says, in bytes.
@@ -588,7 +821,7 @@ mod hooks {
             Bug::Network => Fault::PanicInNetwork,
             Bug::Turn => Fault::PanicInTurn,
             Bug::Sync => Fault::PanicInSync,
-            Bug::Commit => Fault::PanicInCommit,
+            Bug::Checkpoint => Fault::PanicInCheckpoint,
             Bug::Reclaim => Fault::PanicInReclaim,
         };
         let panics = plan().is_some_and(|plan| plan.happens(fault));
@@ -640,7 +873,7 @@ mod hooks {
             assert_eq!(happen(Fault::StallWrites, 5), [false, true, true, true, false]);
             assert_eq!(happen(Fault::LowDisk, 1), [false]);
             assert_eq!(happen(Fault::FailWrite, 2), [false, false]);
-            assert_eq!((plan.sync_delay_ms, plan.records_synced_log), (7, false));
+            assert_eq!((plan.sync_delay_ms, plan.records_unsynced_log), (7, false));
             let plan = Plan::parse("disk-full@3=2").unwrap();
             let on = |shard: &str| plan.happens_in(Fault::DiskFull, &Path::new("data").join(shard));
             let shards = ["shard-0003", "shard-0002", "shard-0002", "shard-0003", "shard-0003"];

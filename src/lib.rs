@@ -7,14 +7,14 @@
 //!   │ network executor × N   │  one pinned glommio executor per network core: sockets, parsing, order of replies
 //!   └─────┬────────────▲─────┘
 //!  batches│            │the same batches, with responses    (flume channels, bounded by credits)
-//!   ┌─────▼────────────┴─────┐        epochs       ┌──────────────┐
+//!   ┌─────▼────────────┴─────┐       appended      ┌──────────────┐
 //!   │ storage executor × M   │ ──────────────────► │ syncer × M   │  waits for the disk, so that no executor does
-//!   │ owns shards: RocksDB   │ ◄────────────────── │              │
+//!   │ owns shards and a log  │ ◄────────────────── │              │
 //!   │                        │   durable up to     └──────────────┘
-//!   │                        │    large writes     ┌──────────────┐
-//!   │                        │ ──────────────────► │ committer × M│  commits them, where it has a core that the
-//!   │                        │ ◄────────────────── └──────────────┘  executor has not
-//!   │                        │      committed      ┌──────────────┐
+//!   │                        │   sealed segments   ┌────────────────┐
+//!   │                        │ ──────────────────► │ checkpointer×M │  gives RocksDB what was logged, sorted
+//!   │                        │ ◄────────────────── └────────────────┘
+//!   │                        │     watermark       ┌──────────────┐
 //!   │                        │ ──────────────────► │ reclaimer × M│  gives the space of large deleted collections back
 //!   └────────────────────────┘ ◄────────────────── └──────────────┘
 //!                                   reclaimed
@@ -35,7 +35,7 @@
 //! - [`scripts`]: Lua: interpreters, what scripts may do, and how they are suspended and ended.
 //! - [`channel`]: the only way from one executor to another: batches, destinations with credits, the router from key to
 //!   executor.
-//! - [`storage`]: a shard's data: staging, commit, expiry, every byte on disk.
+//! - [`storage`]: a shard's data: staging, the log, expiry, every byte on disk.
 //! - [`protocol`]: bytes to commands, replies to bytes; no sockets, no storage.
 //! - [`config`]: every setting once. [`preflight`]: what must be true before the server starts. [`topology`]: which
 //!   executor goes on which core. [`panics`]: what becomes of a bug: the command, or the process, ends.
@@ -52,14 +52,15 @@
 //!   sender with the responses.
 //! - *destination*: a sender's end of the channel to one storage executor; its *credits* bound the requests that may be
 //!   out.
-//! - *turn*: one pass of a storage executor: run what has arrived, commit once. Its number is the *epoch* of its
-//!   writes.
+//! - *turn*: one pass of a storage executor: run what has arrived, log what it wrote as one *frame*. Its number is the
+//!   *epoch* of its writes.
+//! - *watermark*: the newest segment of an executor's log that RocksDB has, with all before. What was last written
+//!   there is *clean*: it may leave the memory.
 //! - *pending reply*: the reply of a command that was read and not answered, in its connection's order.
 //! - *handed back*: said of a command that needs keys of other storage executors: it is undone and sent back, to run
 //!   again as a transaction.
 //! - *primary* of a transaction: the shard that has its redo record; *part*: what the transaction writes on one shard;
 //!   *applied marker*: the record by which another shard knows that its part is committed.
-//! - *linked commit*: what a turn wrote to several shards of one executor, committed as one with a redo record.
 //! - *pieces*: what a large reply is sent in, each made as the client takes it; the executor keeps the reply's
 //!   *remainder*.
 

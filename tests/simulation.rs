@@ -56,6 +56,19 @@ const MEMORY_FAULTS: [&str; 3] = [
     ",check-residents=1..,forget-residents=every:10",
 ];
 
+/// RocksDB gets what was logged every few seconds, or now and then, or at once.
+const LOG_FAULTS: [&str; 3] = ["", ",seal-log=every:9", SEALED_AT_ONCE];
+const SEALED_AT_ONCE: &str = ",seal-log=1..";
+
+/// Where a server dies: at a turn's frame, or at the work of its checkpointer if that has some all the time.
+const POINTS: [&str; 2] = ["kill-before-commit", "kill-after-commit"];
+const POINTS_OF_CHECKPOINTS: [&str; 4] = [
+    "kill-before-ingest",
+    "kill-before-checkpoint",
+    "kill-after-checkpoint",
+    "kill-after-recycling",
+];
+
 /// Of so many lives one has disks that are full or stall, and in it one command of so many meets that.
 const TROUBLED_LIVES: u32 = 3;
 const TROUBLED_COMMANDS: u32 = 8;
@@ -688,19 +701,22 @@ impl Simulation {
         };
         let cache = ["auto", "0", "20kb"].choose(random).expect("there are sizes");
         let batch_size = ["1", "7", "512"].choose(random).expect("there are sizes");
-        let background = ["0", "1", "8", "auto"].choose(random).expect("there are numbers");
-        let point = ["kill-before-commit", "kill-after-commit"]
-            .choose(random)
-            .expect("there are points");
+        let log_faults = *LOG_FAULTS.choose(random).expect("there are faults");
+        let points = match log_faults == SEALED_AT_ONCE && random.random() {
+            true => &POINTS_OF_CHECKPOINTS[..],
+            false => &POINTS[..],
+        };
+        let point = points.choose(random).expect("there are points");
         // Above what the start and the first sweep write.
         let nth = random.random_range(20..150);
         let pipelines = random.random_range(1..40);
         let mut faults = match end {
             End::AtWrite => format!("{point}={nth}"),
-            End::PowerLoss => format!("{point}={nth},record-synced-log=1,delay-sync-ms=1"),
+            End::PowerLoss => format!("{point}={nth},record-unsynced-log=1,delay-sync-ms=1"),
             End::Killed | End::Stopped => String::new(),
         };
         faults += MEMORY_FAULTS.choose(random).expect("there are faults");
+        faults += log_faults;
         let is_troubled = cfg!(feature = "fault-injection") && random.random_ratio(1, TROUBLED_LIVES);
         let mut troubles: Vec<Switch> = Vec::new();
         for shard in (0..self.shard_count).filter(|_| is_troubled) {
@@ -714,7 +730,7 @@ impl Simulation {
         // One executor has all shards, so that the commands of a pipeline run in their order.
         let flags = format!(
             "--shards {} --network-cores {cpu} --storage-cores {cpu} --durability {durability} --value-cache-size \
-             {cache} --batch-size {batch_size} --background-commit-writes {background}",
+             {cache} --batch-size {batch_size}",
             self.shard_count
         );
         self.start = format!("{end:?}: {flags} {faults}");
@@ -735,26 +751,27 @@ impl Simulation {
         }
         match end {
             End::Killed => {}
-            End::Stopped => {
-                // While a disk is full its log cannot be synced, and a server that stops then says so.
-                for shard in (0..self.shard_count).filter(|_| is_troubled) {
-                    self.node.wait_for_state(shard, "healthy");
-                }
-                let (status, output) = self.node.terminate();
-                if status.code() != Some(0) {
-                    self.fail(&format!("the server stopped with {status}:\n{output}"));
-                }
-            }
+            End::Stopped => self.stop(is_troubled),
             End::AtWrite | End::PowerLoss => self.node.wait_for_exit(),
         }
         #[cfg(feature = "fault-injection")]
         if end == End::PowerLoss {
             let random = &mut self.choices.random;
-            self.node
-                .cut_unsynced(|synced, bytes| random.random_range(synced..=bytes));
+            self.node.lose_power(|_, contents| random.random_range(0..contents));
         }
         if self.choices.chance(4) {
             contents::check(&self.node.data_directory());
+        }
+    }
+
+    fn stop(&mut self, is_troubled: bool) {
+        // While a disk is full its log cannot be synced, and a server that stops then says so.
+        for shard in (0..self.shard_count).filter(|_| is_troubled) {
+            self.node.wait_for_state(shard, "healthy");
+        }
+        let (status, output) = self.node.terminate();
+        if status.code() != Some(0) {
+            self.fail(&format!("the server stopped with {status}:\n{output}"));
         }
     }
 

@@ -106,11 +106,8 @@ pub struct Response {
     /// Whether the reply is an error (for INFO commandstats).
     pub failed: bool,
     /// The epoch of the newest writes that the request made or saw; 0 for none. The reply leaves once what was written
-    /// to `shard` in that epoch is as safe as the durability setting asks for.
+    /// in that epoch is as safe as the durability setting asks for.
     pub commit_epoch: u64,
-    /// The index of that shard among its executor's, or
-    /// [`SEVERAL_SHARDS`](crate::storage::keyspace::SEVERAL_SHARDS).
-    pub shard: u16,
     /// The number by which the executor keeps the remainder of the reply; 0 if there is none.
     pub more: u64,
 }
@@ -363,7 +360,6 @@ impl Batch {
             took_ns: 0,
             failed: true,
             commit_epoch: 0,
-            shard: 0,
             more: 0,
         });
     }

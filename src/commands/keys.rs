@@ -623,7 +623,7 @@ pub fn swapdb(context: &mut Context<'_>) -> Outcome {
 /// KEYS pattern, on the shards of one executor: in pieces, counted first, since the number of keys comes before the
 /// keys.
 pub fn keys(context: &mut Context<'_>) -> Outcome {
-    if context.is_inner || context.view.shards()?.cursors_must_wait() {
+    if context.is_inner {
         return keys_at_once(context);
     }
     let (pattern, database, now_ms) = (context.arguments.get(1).to_vec(), context.database, context.now_ms);
@@ -647,8 +647,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-/// KEYS as a part of another command, or where what is staged cannot be committed now: cursors read what is committed,
-/// and would commit a part of that command.
+/// KEYS as a part of another command, whose reply cannot come in pieces.
 fn keys_at_once(context: &mut Context<'_>) -> Outcome {
     let pattern = context.arguments.get(1);
     let mut found: Vec<Vec<u8>> = Vec::new();

@@ -141,7 +141,7 @@ impl Context<'_> {
         };
         let outcome = run(&mut inner)?;
         if let Some(pieces) = inner.pieces.take() {
-            pieces.write_whole(&mut inner.reply)?;
+            pieces.write_whole(inner.view.shards()?, &mut inner.reply)?;
         }
         Ok(outcome)
     }

@@ -203,6 +203,10 @@ impl Running {
     pub fn drive(&mut self, context: &mut Context<'_>, may_pause: bool) -> Result<Driven, CommandError> {
         let mut calls = 0;
         let mut input = self.input.take().unwrap_or(Input::Go);
+        if let Input::Reply(_, answered_at) = &mut input {
+            // The script has not run while others had their turn.
+            *answered_at = Instant::now();
+        }
         if self.run.is_some() {
             // The script goes on after a pause.
             self.looked_at = Instant::now();

@@ -184,7 +184,7 @@ settings! {
         name: "sync-interval-ms", range: Some(10..=60_000), unit: "ms", changes: Changes::Live,
     }
 
-    /// Whether the server starts although the log of a shard is damaged before its end, so that what comes after the
+    /// Whether the server starts although a log is damaged before its end, so that what comes after the
     /// damage is lost; a log that merely ends early, as after a kill, needs no such permission.
     load_damaged_log: bool = "no" {
         name: "load-damaged-log", range: None, unit: "", changes: Changes::AtStart,
@@ -202,7 +202,7 @@ settings! {
         name: "storage-cores", range: None, unit: "", changes: Changes::AtStart,
     }
 
-    /// The cores of everything that may wait: syncs, flushes, compactions, log and administration.
+    /// The cores of everything that may wait: syncs, checkpoints, compactions, log and administration.
     background_cores: AutoOr<CoreList> = "auto" {
         name: "background-cores", range: None, unit: "", changes: Changes::AtStart,
     }
@@ -370,19 +370,13 @@ settings! {
         name: "block-cache-size", range: Some(0..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }
 
-    /// The size of a memtable; six full ones are flushed to disk together, and small ones stay in the CPU cache.
-    write_buffer_size: ByteSize = "8mb" {
-        name: "write-buffer-size", range: Some(MIB..=4 * GIB), unit: "bytes", changes: Changes::AtStart,
+    /// How long the log of a storage executor may get before writes have to wait until more of it is in RocksDB, which
+    /// is also what a start after a crash reads; `auto` is 512mb.
+    log_size_max: AutoOr<ByteSize> = "auto" {
+        name: "log-size-max", range: Some(8 * MIB..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }
 
-    /// How many staged writes make a batch that a background thread commits while the executor goes on; smaller ones
-    /// the executor commits itself; 0 is never, and `auto` is 64 where an executor with both roles has another core
-    /// behind it, else 0.
-    background_commit_writes: AutoOr<u16> = "auto" {
-        name: "background-commit-writes", range: Some(0..=4096), unit: "writes", changes: Changes::AtStart,
-    }
-
-    /// The most RocksDB flushes and compactions at a time; `auto` is one for each background core, and at least 2.
+    /// The most RocksDB compactions at a time; `auto` is one for each background core, and at least 2.
     max_background_jobs: AutoOr<u16> = "auto" {
         name: "max-background-jobs", range: Some(1..=64), unit: "jobs", changes: Changes::AtStart,
     }

@@ -153,7 +153,6 @@ impl StorageExecutor {
             took_ns: 0,
             failed: false,
             commit_epoch: 0,
-            shard: 0,
             more: 0,
         });
         self.woken.push(answer);
@@ -205,8 +204,8 @@ impl StorageExecutor {
 /// A client that waits until what was written is on disk (WAITAOF).
 pub(super) struct DurableWait {
     claim: Claim,
-    /// By shard index: the epoch up to which its log must be on disk.
-    epochs: Vec<u64>,
+    /// The epoch up to which the log must be on disk.
+    epoch: u64,
     answer: Box<Batch>,
 }
 
@@ -221,8 +220,9 @@ impl StorageExecutor {
             ticket: Ticket::of(request.id.sequence),
         };
         let holds = batch.arguments(request).get(1) == [1];
-        let epochs: Vec<u64> = self.shards.list().iter().map(Shard::newest_epoch).collect();
-        let is_durable = self.are_durable(&epochs);
+        let epochs = self.shards.list().iter().map(Shard::newest_epoch);
+        let epoch = epochs.max().unwrap_or(0);
+        let is_durable = self.is_durable(epoch);
         if is_durable || !holds {
             return append_integer(batch, request, i64::from(is_durable));
         }
@@ -233,19 +233,17 @@ impl StorageExecutor {
         answer.destination = batch.destination;
         append_integer(&mut answer, request, 1);
         batch.responses.push(waiting_response(request));
-        self.durable_waits.push(DurableWait { claim, epochs, answer });
+        self.durable_waits.push(DurableWait { claim, epoch, answer });
     }
 
-    fn are_durable(&self, epochs: &[u64]) -> bool {
-        let shards = self.shards.list().iter().enumerate();
-        let durable = shards.map(|(index, shard)| shard.released_epoch(Some(self.threads.syncer.durable_epoch(index))));
-        durable.zip(epochs).all(|(durable, epoch)| durable >= *epoch)
+    fn is_durable(&self, epoch: u64) -> bool {
+        self.shards.released_epoch(Some(self.threads.syncer.durable_epoch())) >= epoch
     }
 
     /// A sync has ended: answers the clients whose writes are on disk.
     pub(super) fn tell_durable(&mut self) {
         for wait in std::mem::take(&mut self.durable_waits) {
-            match self.are_durable(&wait.epochs) {
+            match self.is_durable(wait.epoch) {
                 true => wait.answer.send_back(),
                 false => self.durable_waits.push(wait),
             }
@@ -275,7 +273,6 @@ pub(super) fn waiting_response(request: &Request) -> Response {
         took_ns: 0,
         failed: false,
         commit_epoch: 0,
-        shard: 0,
         more: WAITS,
     }
 }

@@ -1,4 +1,4 @@
-//! The parts of decided transactions: each is staged until it is committed, however often a full disk or a stall takes
+//! The parts of decided transactions: each is staged until it is logged, however often a full disk takes
 //! it back, and its locks are held until then. Only a shard that has stopped leaves its part to the restart.
 
 use super::storage_executor::StorageExecutor;
@@ -7,7 +7,6 @@ use crate::channel::message::Batch;
 use crate::channel::step_answers::StepAnswer;
 use crate::error::CommandError;
 use crate::storage::database::DatabaseError;
-use crate::storage::keyspace::SEVERAL_SHARDS;
 use crate::storage::redo::Part;
 use crate::storage::transaction_scope::TransactionId;
 use std::time::Instant;
@@ -60,18 +59,16 @@ impl StorageExecutor {
             match applied {
                 Ok(epoch) => {
                     *staged = Some(epoch);
-                    self.shards.keep_step();
+                    self.shards.keep_command();
                     self.command_stands(writer);
                 }
                 Err(error) => {
                     self.roll_back_command();
                     if !matches!(error, CommandError::DiskFull | CommandError::Stalled) {
-                        // The shard cannot be read, and must not go on without what is decided.
+                        // The shard cannot be read, and must not go on without what is decided; nor do the others,
+                        // which share its log.
                         let error = DatabaseError::Failed(error.to_string());
-                        let shard = self.shards.shard_mut(part.shard);
-                        // The committer must not be left with a write batch that the shard does not know any more.
-                        let _ = shard.settle();
-                        shard.stop(&error);
+                        self.shards.stop_at(self.threads.syncer.durable_epoch(), &error);
                     }
                 }
             }
@@ -101,13 +98,14 @@ impl StorageExecutor {
     /// that its part is left to the restart.
     fn is_committed(&mut self, decided: &mut Decided) -> Option<bool> {
         let Decided { id, parts, staged, .. } = decided;
+        let logged_epoch = self.shards.released_epoch(None);
         let (mut is_over, mut is_lost) = (true, false);
         for (part, staged) in parts.iter().zip(staged) {
             let shard = self.shards.shard_mut(part.shard);
             if shard.check_readable().is_err() {
                 is_lost = true;
             } else if let Some(epoch) = staged.filter(|_| shard.has_applied(*id).is_ok_and(|has_applied| has_applied)) {
-                is_over &= shard.settled_epoch() >= epoch;
+                is_over &= epoch <= logged_epoch;
             } else {
                 *staged = None;
                 is_over = false;
@@ -118,12 +116,7 @@ impl StorageExecutor {
 
     /// The apply step's answer, which leaves when the parts are as safe as the durability setting asks for.
     fn answer_decided(&self, decided: Decided, is_lost: bool) -> Box<Batch> {
-        let Decided {
-            mut step,
-            parts,
-            staged,
-            ..
-        } = decided;
+        let Decided { mut step, staged, .. } = decided;
         let request = step.requests[0];
         // Of a part that is left to the restart neither OK nor an error would be true.
         let answer = match is_lost {
@@ -134,10 +127,6 @@ impl StorageExecutor {
         if let Some(response) = step.responses.last_mut() {
             response.failed = is_lost;
             response.commit_epoch = staged.into_iter().flatten().max().unwrap_or(0);
-            response.shard = match parts[..] {
-                [ref part] => self.shards.index_of_shard(part.shard),
-                _ => SEVERAL_SHARDS,
-            };
         }
         step
     }

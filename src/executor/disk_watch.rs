@@ -103,9 +103,6 @@ impl Watched {
             .file_bytes
             .set(database.property_sum(c"rocksdb.total-sst-files-size"));
         metrics
-            .memtable_bytes
-            .set(database.property_sum(c"rocksdb.cur-size-all-mem-tables"));
-        metrics
             .pending_compaction_bytes
             .set(database.property_sum(c"rocksdb.estimate-pending-compaction-bytes"));
         match preflight::free_bytes(database.path()).map(|free| faults::free_bytes(database.path(), free)) {

@@ -56,7 +56,6 @@ impl StorageExecutor {
             took_ns: 0,
             failed: false,
             commit_epoch: 0,
-            shard: 0,
             more: HANDED_BACK,
         });
         if client != 0 {

@@ -9,25 +9,35 @@ use crate::error::CommandError;
 use crate::faults;
 use crate::protocol::Arguments;
 use crate::scripts::interpreter;
+use crate::storage::executor_log::ExecutorLog;
 use crate::storage::expiry;
-use crate::storage::keyspace::SEVERAL_SHARDS;
 use crate::storage::transaction_scope::Mode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long what was logged waits at most before RocksDB gets it, also where a segment fills slowly: so much of the log
+/// need not be read at a start, and space comes back soon.
+const SEAL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often segments are sealed at most because memory is short.
+const SEAL_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// What a segment has at least that is sealed for that: files of less are not worth their compactions.
+const SEALED_BYTES_MIN: u64 = 4 << 20;
+
+/// Records that are worked off in one go while nobody waits, and at the beginning of a turn: a millisecond, and a
+/// tenth. A turn after one that has written more works off twice as many as were written, so that what waits for it
+/// grows shorter under any load.
+const RECORDS_WORKED_OFF_IDLE: usize = 2048;
+pub(super) const RECORDS_WORKED_OFF_PER_TURN: usize = 256;
 
 impl StorageExecutor {
-    /// Deletes keys whose deadline has passed, in a turn of its own. The sweep looks at the disk, so it leaves out a
-    /// shard whose writes are with the committer, and is called again when they are written.
+    /// Deletes keys whose deadline has passed, in a turn of its own.
     pub(super) fn sweep(&mut self) {
         let now_ms = self.begin_turn();
-        self.sweep_waits = false;
         let budget = self.settings.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
         let locks = &self.interests.locks;
         for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
-            if shard.is_committing() {
-                self.sweep_waits = true;
-                continue;
-            }
             let is_locked = |hash: &expiry::DueHash| locks.holds(hash, Mode::Exclusive);
             match expiry::sweep(shard, now_ms, budget, &mut hashes, is_locked) {
                 Ok(expired) => metrics.expired_keys.add(expired as u64),
@@ -39,13 +49,11 @@ impl StorageExecutor {
         for shard_index in 0..self.shards.list().len() {
             let outcomes = self.shards.list_mut()[shard_index].lifecycle.take();
             self.effects.add_key_outcomes(&outcomes);
-            self.outbox
-                .take_in(shard_index as u16, self.epoch, &mut self.effects, Vec::new());
+            self.outbox.take_in(self.epoch, &mut self.effects, Vec::new());
         }
         self.interests.after_command(&mut self.shards, 0);
         let outdated = self.interests.tracked.take_outdated();
-        self.outbox
-            .take_in(SEVERAL_SHARDS, self.epoch, &mut self.effects, outdated);
+        self.outbox.take_in(self.epoch, &mut self.effects, outdated);
         self.expire_fields(&hashes, budget);
     }
 
@@ -54,12 +62,6 @@ impl StorageExecutor {
         self.sweep();
         self.serve_waiters(Instant::now());
         self.delete_markers();
-        // What was acknowledged as durable needs its redo record until the parts are durable.
-        let syncer = (self.settings.current.durability == Durability::Always).then_some(&self.threads.syncer);
-        self.shards.finish_linked_commits(|shard_index, shard| {
-            let durable_epoch = syncer.map_or(u64::MAX, |syncer| syncer.durable_epoch(shard_index));
-            shard.settled_epoch().min(durable_epoch)
-        });
         let mut done = Vec::new();
         if self.has_parked() {
             self.look_at_parked(&mut done);
@@ -83,12 +85,53 @@ impl StorageExecutor {
             self.look_after_shards();
         }
         if !self.held.is_empty() && self.settings.current.durability == Durability::Always {
-            // The replies may wait for turns that were committed before this setting, or by the start of the server.
+            // The replies may wait for turns that were logged before this setting, or by the start of the server.
             self.threads.syncer.sync_soon();
         }
         self.release_held();
+        if !self.durable_waits.is_empty() {
+            // The checkpointer syncs the log, too, and says nothing of it.
+            self.tell_durable();
+        }
+        self.look_after_log();
         self.interests.tracked.forget_gone();
         self.update_metrics();
+    }
+
+    /// Gives the checkpointer what it is to have before a segment is full, and works off what RocksDB has got.
+    fn look_after_log(&mut self) {
+        let mut must_seal = self.log_care.last_seal.elapsed() >= SEAL_INTERVAL;
+        let records_max: usize = self.shards.list().iter().map(|shard| shard.records().bytes_max()).sum();
+        // Records that RocksDB lacks leave less room for hot ones.
+        must_seal |= self.shards.unclean_bytes() > records_max / 2
+            && self.log_care.last_seal.elapsed() >= SEAL_PAUSE_MIN
+            && self
+                .shards
+                .log()
+                .is_some_and(|log| log.has_to_be_sealed(SEALED_BYTES_MIN));
+        if must_seal && let Some(log) = self.shards.log_mut() {
+            log.seal();
+            self.log_care.last_seal = Instant::now();
+        }
+        self.follow_watermark(RECORDS_WORKED_OFF_IDLE);
+    }
+
+    /// RocksDB may have got more of the log: tells the reclaimer of new markers, and works off up to `records_max`
+    /// records that need not stay in memory for that any more.
+    pub(super) fn follow_watermark(&mut self, records_max: usize) {
+        let watermark = self.shards.log().map_or(0, ExecutorLog::watermark);
+        if watermark != self.log_care.watermark {
+            self.log_care.watermark = watermark;
+            self.log_care.has_work = true;
+            for (shard_index, shard) in self.shards.list_mut().iter_mut().enumerate() {
+                if shard.take_ingested_markers(watermark) {
+                    self.threads.reclaimer.look_for_markers(shard_index);
+                }
+            }
+        }
+        if self.log_care.has_work {
+            self.log_care.has_work = self.shards.work_off(records_max);
+        }
     }
 
     /// Removes at most `budget` expired fields of the hashes that a sweep has named.
@@ -111,7 +154,7 @@ impl StorageExecutor {
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
                     // A hash lies on one shard.
-                    self.shards.keep_step();
+                    self.shards.keep_command();
                     self.command_stands(0);
                     budget -= expired.min(budget);
                 }
@@ -154,6 +197,21 @@ impl StorageExecutor {
         }
     }
 
+    fn update_log_metrics(&self) {
+        let metrics = &self.metrics.log;
+        if let Some(log) = self.shards.log() {
+            metrics.unclean_bytes.set(log.unclean_bytes());
+            let newest_sealed = log.open_segment() - 1;
+            metrics.segments_behind.set(u64::from(newest_sealed - log.watermark()));
+        }
+        let totals = self.threads.checkpointer.totals();
+        metrics.checkpoints.set(totals.checkpoints);
+        metrics.checkpoint_ns.set(totals.checkpoint_ns);
+        metrics.checkpointed_bytes.set(totals.log_bytes);
+        metrics.file_bytes.set(totals.file_bytes);
+        metrics.checkpoint_retries.set(totals.retries);
+    }
+
     pub(super) fn update_metrics(&mut self) {
         let (keys, keys_without) = self.interests.waiters.key_counts();
         self.metrics.blocking_keys.set(keys as u64);
@@ -165,7 +223,9 @@ impl StorageExecutor {
         let (syncs, sync_ns) = self.threads.syncer.totals();
         self.metrics.syncs.set(syncs);
         self.metrics.sync_ns.set(sync_ns);
+        self.update_log_metrics();
         let are_full = self.threads.disk_watch.take_new();
+        let (logged_epoch, durable_epoch) = (self.shards.logged_epoch(), self.threads.syncer.durable_epoch());
         for (shard_index, (shard, metrics)) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics).enumerate() {
             metrics.state.set(shard.state().code());
             let counters = shard.records().counters();
@@ -176,22 +236,22 @@ impl StorageExecutor {
             metrics.cache_records.set(shard.records().len() as u64);
             metrics.resident_bytes.set(shard.residents().bytes() as u64);
             metrics.resident_collections.set(shard.residents().len() as u64);
-            metrics.committed_epoch.set(shard.committed_epoch());
-            metrics
-                .durable_epoch
-                .set(self.threads.syncer.durable_epoch(shard_index));
+            metrics.committed_epoch.set(logged_epoch);
+            metrics.durable_epoch.set(durable_epoch);
             metrics
                 .reclaims_pending
                 .set(self.threads.reclaimer.pending(shard_index));
-            if let Some(are_full) = &are_full {
+            if are_full.is_some() {
                 // What is in use is made again: once for each look at the disk.
                 shard.release_readers();
-                if let Some(is_full) = are_full[shard_index] {
-                    shard.set_disk_full(is_full);
-                }
             }
         }
-        if are_full.is_some() {
+        if let Some(are_full) = are_full {
+            for (shard_index, is_full) in are_full.into_iter().enumerate() {
+                if let Some(is_full) = is_full {
+                    self.shards.set_disk_full(shard_index, is_full);
+                }
+            }
             self.script_seat.scripts.record_memory(interpreter::idle_memory());
         }
     }

@@ -133,7 +133,7 @@ impl KeyInterests {
             match write {
                 Write::Databases { map } => self.tell_swapped(shards, map),
                 Write::Empty { database } => self.before_flush(shards, *database),
-                Write::Record { .. } | Write::Member { .. } | Write::Redo { .. } => {}
+                Write::Record { .. } | Write::Member { .. } => {}
             }
         }
     }

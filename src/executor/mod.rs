@@ -1,22 +1,22 @@
 //! The storage executors: each is the sole owner of its shards.
 //!
 //! The common way of a request: [`turn`] takes its batch from the [`queue`], [`request`] runs its handler on a
-//! [`shard`](crate::storage::shard), and [`turn`] commits what was written (much of it by way of the [`committer`]) and
+//! [`shard`](crate::storage::shard), and [`turn`] logs what was written and
 //! sends the batch back, at once or when [`release`] lets it go, because the [`syncer`] says how far the disk has
 //! followed. [`storage_executor`] is what all of that belongs to, and its start and end.
 //!
 //! - Scripts that take long: [`open_turn`].
 //! - Commands that wait for a key: [`blocked_commands`], and the lines of [`waiters`].
 //! - Transactions over several executors: [`participant`] does their steps, the [`locks`] say which goes first,
-//!   [`parked_requests`] wait for them, [`decided_parts`] are theirs until they are committed, and [`handed_back`] are
+//!   [`parked_requests`] wait for them, [`decided_parts`] are theirs until they are logged, and [`handed_back`] are
 //!   commands that become such transactions because they need more than their keys here.
 //! - Who is told of written keys: [`key_interests`], with [`watches`] and [`key_readers`]; the [`outbox`] keeps what is
-//!   to be published until the commit.
-//! - Every few milliseconds: [`housekeeping`]. The [`reclaimer`] gives the space of large deleted collections back, and
-//!   the [`disk_watch`] looks how much there is.
+//!   to be published until its writes are logged.
+//! - Every few milliseconds: [`housekeeping`]. The [`checkpointer`] gives RocksDB what was logged, the [`reclaimer`]
+//!   gives the space of large deleted collections back, and the [`disk_watch`] looks how much there is.
 
 mod blocked_commands;
-pub mod committer;
+pub mod checkpointer;
 mod decided_parts;
 pub mod disk_watch;
 pub mod handed_back;

@@ -7,7 +7,6 @@ use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Request};
 use crate::command::{INTERNAL, Runs, Step};
 use crate::error::CommandError;
-use crate::storage::shard::Shard;
 use std::time::Instant;
 
 /// A turn that was left in the middle of a script, which is the last command it runs.
@@ -26,7 +25,7 @@ pub(super) fn run_open_turn(
     mut turn: OpenTurn,
     requests: &flume::Receiver<Box<Batch>>,
 ) -> Option<OpenTurn> {
-    if requests.is_disconnected() || !executor.long_script.reports.is_empty() {
+    if requests.is_disconnected() || executor.long_script.failure.is_some() {
         executor.stop_script(turn);
         return None;
     }
@@ -49,15 +48,11 @@ impl StorageExecutor {
         self.long_script.is_next = true;
     }
 
-    /// Whether a script that gets a turn of its own must wait for writes that are with the committer: nobody asks what
-    /// became of those while the script runs.
-    pub(super) fn must_wait_for_commits(&mut self) -> bool {
-        let is_next = self.long_script.is_next || !self.parked.long.is_empty();
-        if is_next {
-            self.take_up_commits();
+    /// A script that gets a turn of its own is next: what a stall holds back is logged before, if it can be.
+    pub(super) fn before_long_script(&mut self) {
+        if self.long_script.is_next || !self.parked.long.is_empty() {
             self.commit(&mut []);
         }
-        is_next && self.shards.list().iter().any(Shard::is_committing)
     }
 
     /// Runs on the script of an open turn. Returns the turn if it is still open.
@@ -90,7 +85,7 @@ impl StorageExecutor {
         self.resume(&mut done);
         self.take_answered(batch, &mut done);
         self.end_turn(done, 1, began);
-        self.take_up_reports();
+        self.take_up_failure();
         None
     }
 

@@ -6,7 +6,6 @@ use crate::commands::effects::{Effects, KeyEvent, Message};
 use crate::config::EventClasses;
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::{Invalidation, Tracking};
-use crate::storage::keyspace::SEVERAL_SHARDS;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -14,14 +13,13 @@ use std::sync::Arc;
 pub struct Outbox {
     pubsub: Arc<PubSub>,
     tracking: Arc<Tracking>,
-    /// Bounded by what may be written before a commit: see `WRITES_WHILE_STALLED_MAX`, and the credits of the links.
+    /// Bounded by what may be written before it is logged: see `WRITES_WHILE_STALLED_MAX`, and the credits of the
+    /// links.
     held: VecDeque<Held>,
 }
 
 /// Effects of one command.
 struct Held {
-    /// The index of the shard that the command touched, or [`SEVERAL_SHARDS`].
-    shard: u16,
     /// The newest epoch whose writes the command made or saw.
     epoch: u64,
     classes: EventClasses,
@@ -61,12 +59,11 @@ impl Outbox {
         }
     }
 
-    /// Takes the effects of a command that was bound to `epoch` of a shard (its index, or [`SEVERAL_SHARDS`]).
+    /// Takes the effects of a command that was bound to `epoch`.
     #[inline]
-    pub fn take_in(&mut self, shard: u16, epoch: u64, effects: &mut Effects, outdated: Vec<Invalidation>) {
+    pub fn take_in(&mut self, epoch: u64, effects: &mut Effects, outdated: Vec<Invalidation>) {
         if !effects.is_empty() || !outdated.is_empty() {
             self.held.push_back(Held {
-                shard,
                 epoch,
                 classes: effects.classes,
                 events: std::mem::take(&mut effects.events),
@@ -76,11 +73,11 @@ impl Outbox {
         }
     }
 
-    /// Publishes the effects that `may_leave` (given the shard's index and the epoch), oldest first.
-    pub fn give_out(&mut self, may_leave: impl Fn(u16, u64) -> bool) {
+    /// Publishes the effects that are bound to epochs up to `released`, oldest first.
+    pub fn give_out(&mut self, released: u64) {
         let Outbox { pubsub, tracking, held } = self;
         held.retain_mut(|held| {
-            let leaves = may_leave(held.shard, held.epoch);
+            let leaves = held.epoch <= released;
             if leaves {
                 publish(pubsub, held.classes, &held.events, &held.messages);
                 tracking.send(std::mem::take(&mut held.outdated));
@@ -89,12 +86,11 @@ impl Outbox {
         });
     }
 
-    /// The writes of the shard at `shard_index` were rolled back from `from_epoch` on: drops their effects.
-    pub fn forget(&mut self, shard_index: usize, from_epoch: u64) {
+    /// The writes were taken back from `from_epoch` on: drops their effects.
+    pub fn forget(&mut self, from_epoch: u64) {
         let Outbox { tracking, held, .. } = self;
         held.retain_mut(|held| {
-            let is_here = held.shard == SEVERAL_SHARDS || usize::from(held.shard) == shard_index;
-            let stays = !is_here || held.epoch < from_epoch.max(1);
+            let stays = held.epoch < from_epoch.max(1);
             if !stays {
                 tracking.send(std::mem::take(&mut held.outdated));
             }

@@ -22,7 +22,6 @@ use crate::storage::gathered::KeyRange;
 use crate::storage::redo::{self, Part};
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
 use crate::storage::view::{LocalShards, View};
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 /// Keys that are looked at for one answer.
@@ -139,36 +138,23 @@ impl StorageExecutor {
                 }
             }
         }
-        let told = self.tell(&scope, watcher, replies);
-        let told = told.and_then(|()| match mode {
-            Mode::Exclusive if self.settings.current.durability == Durability::Always => self.follow_all_writes(&scope),
-            _ => Ok(()),
-        });
-        if told.is_err() {
+        if let Err(error) = self.tell(&scope, watcher, replies) {
             self.release_locks(id);
+            return Err(error);
         }
-        told.map(|()| StepOutcome::Answered)
+        if mode == Mode::Exclusive && self.settings.current.durability == Durability::Always {
+            self.follow_all_writes();
+        }
+        Ok(StepOutcome::Answered)
     }
 
-    /// The answer waits until all that was written before on the shards of the scope is on disk. The redo record gets
-    /// there with the log of another shard: a loss of power that spared the record, and so this shard's part of the
-    /// transaction, would otherwise take an earlier write of this shard.
-    fn follow_all_writes(&mut self, scope: &Scope) -> Result<(), CommandError> {
-        let indexes: BTreeSet<usize> = match scope {
-            Scope::Everything => (0..self.shards.list().len()).collect(),
-            Scope::Keys(keys) => {
-                let shard_of = |(_, key): &DatabaseKey| self.shards.index_of(Slot::of(key));
-                keys.iter().map(shard_of).collect::<Result<_, _>>()?
-            }
-        };
-        for index in indexes {
-            let shard = &self.shards.list()[index];
-            // An answer that waits for several shards waits for all of the executor: not for what is on disk already.
-            if shard.has_staged() || shard.commits() > self.threads.syncer.durable_commits(index) {
-                self.shards.follow_all_writes(index);
-            }
+    /// The answer waits until all that was written before is on disk. The redo record gets there with the log of
+    /// another executor: a loss of power that spared the record, and so this executor's part of the transaction, would
+    /// otherwise take an earlier write.
+    fn follow_all_writes(&mut self) {
+        if self.shards.has_staged() || self.shards.logged_epoch() > self.threads.syncer.durable_epoch() {
+            self.shards.follow_all_writes();
         }
-        Ok(())
     }
 
     fn check_writable(&self, scope: &Scope) -> Result<(), CommandError> {

@@ -6,10 +6,9 @@
 //! nothing else and compacts what is left of the range. Then the executor deletes the marker. The markers are the
 //! queue: it needs no memory, and a crash loses nothing of it.
 //!
-//! **A file is deleted only when the log with the record of `meta` is on disk**, whatever `durability` says: a machine
-//! that fails must not bring back a collection whose members are gone. Therefore the thread syncs the log between
-//! reading a marker, which is in the same batch as the record, and deleting anything; the filter of compactions has the
-//! same rule.
+//! **A file is deleted only when the record of `meta` is durable**, whatever `durability` says: a machine that fails
+//! must not bring back a collection whose members are gone. It is, since RocksDB shows a marker only when it has,
+//! durably, the whole segment of the log that has the marker and the record.
 
 use crate::faults::{self, Bug};
 use crate::storage::database::{Column, Database, DatabaseError};
@@ -83,7 +82,7 @@ impl Reclaimer {
         })
     }
 
-    /// A marker was committed on the shard at `shard_index`.
+    /// RocksDB has got a marker on the shard at `shard_index`.
     pub fn look_for_markers(&self, shard_index: usize) {
         // At least one marker; how many there are the thread finds out.
         self.shared.pending[shard_index].fetch_max(1, Ordering::Relaxed);
@@ -150,11 +149,9 @@ impl Shared {
     }
 
     /// Reclaims the dead versions with a marker on the shard at `shard_index`; returns whether all of that succeeded.
-    /// The logs are as large as the members in them; a log goes when all columns are flushed of which it has something,
-    /// which the small columns seldom are.
     fn reclaim_all(&self, shard_index: usize) -> bool {
         let (mut from, to) = encoding::dead_version_range();
-        let (mut failed, mut any) = (0, false);
+        let mut failed = 0;
         loop {
             let markers = match self.markers(shard_index, (&from, &to)) {
                 Ok((markers, count)) => {
@@ -175,15 +172,7 @@ impl Shared {
                 }
                 let reclaimed = self.reclaim_one(shard_index, marker);
                 failed += u64::from(!reclaimed);
-                any |= reclaimed;
             }
-        }
-        // At a shutdown the flush is refused.
-        if any
-            && let Err(error) = self.databases[shard_index].flush()
-            && !self.lock().stop
-        {
-            tracing::warn!(shard_index, %error, "logs stay that only hold what is in files");
         }
         failed == 0
     }
@@ -251,10 +240,6 @@ fn reclaim_marked(database: &Database, marker: &[u8]) -> Result<bool, DatabaseEr
         if !database.has_none(column, prefix)? {
             left.push(column);
         }
-    }
-    // The marker was read before this, so what is synced includes the record that made the version dead.
-    if !left.is_empty() && !database.sync_log()? {
-        return Ok(false);
     }
     let mut all = true;
     for column in left {

@@ -294,7 +294,7 @@ impl StorageExecutor {
     /// stands.
     pub(super) fn keep_what_waits(&mut self, client_id: u64) {
         // Such a write is on the shard of one key.
-        self.shards.keep_step();
+        self.shards.keep_command();
         self.command_stands(client_id);
     }
 
@@ -419,10 +419,10 @@ impl StorageExecutor {
         assert!(start <= batch.replies.len(), "replies are only appended");
         let Handled { result, pieces, .. } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
-        let outcome = outcome.and_then(|remainder| self.shards.check_linked_len().map(|()| remainder));
+        let outcome = outcome.and_then(|remainder| self.shards.check_frame_len().map(|()| remainder));
         let outcome = match (outcome, command.runs) {
             (Ok(remainder), Runs::Step(step)) if step != Step::Run => {
-                self.shards.keep_step();
+                self.shards.keep_command();
                 Ok(remainder)
             }
             (Ok(remainder), _) => {
@@ -471,7 +471,6 @@ impl StorageExecutor {
                 .min(u128::from(u32::MAX)) as u32,
             failed,
             commit_epoch: if is_of_state { 0 } else { touched.epoch },
-            shard: touched.shard.unwrap_or(0),
             more,
         });
         ended
@@ -547,8 +546,7 @@ impl StorageExecutor {
         }
         let outdated = self.interests.tracked.take_outdated();
         let touched = self.shards.touched();
-        self.outbox
-            .take_in(touched.shard.unwrap_or(0), touched.epoch, &mut self.effects, outdated);
+        self.outbox.take_in(touched.epoch, &mut self.effects, outdated);
     }
 
     /// Writes the next piece of a reply, or all that are left if too many replies have begun.
@@ -566,7 +564,7 @@ impl StorageExecutor {
             return Ok(Remainder::None);
         };
         loop {
-            let written = pieces.write_next(replies, version);
+            let written = pieces.write_next(&mut self.shards, replies, version);
             check_len(replies)?;
             match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {

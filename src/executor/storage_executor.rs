@@ -1,9 +1,9 @@
 //! A storage executor: what it owns, its start and its end.
 //!
 //! Its turns are in [`turn`](super::turn): take what has arrived in the order of its priorities
-//! ([`queue`](super::queue)); run each request's handler on its shard ([`request`](super::request)); commit what every
-//! shard staged as one write batch (a large one by way of the committer); send back each batch whose replies may leave,
-//! and hold the others until the committer and the syncer have caught up with them ([`release`](super::release)).
+//! ([`queue`](super::queue)); run each request's handler on its shard ([`request`](super::request)); log what the
+//! shards staged as one frame; send back each batch whose replies may leave,
+//! and hold the others until the syncer has caught up with them ([`release`](super::release)).
 
 use super::blocked_commands::DurableWait;
 use super::key_interests::KeyInterests;
@@ -13,7 +13,7 @@ use crate::channel::message::Batch;
 use crate::commands::StorageHandlers;
 use crate::commands::effects::Effects;
 use crate::config::{Settings, SharedSettings};
-use crate::executor::committer::Committer;
+use crate::executor::checkpointer::{CheckpointReport, Checkpointer};
 use crate::executor::disk_watch::DiskWatch;
 use crate::executor::outbox::Outbox;
 use crate::executor::parked_requests::Parked;
@@ -25,13 +25,13 @@ use crate::registry::server_state::HOUSEKEEPING_INTERVAL;
 use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::Tracking;
 use crate::scripts::registry::ScriptSeat;
+use crate::storage::database::DatabaseError;
 use crate::storage::shard::Shard;
 use crate::storage::shards::Shards;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Lets the executor's other tasks run and its reactor look at sockets, timers and wakes. A plain yield would only do
@@ -62,18 +62,14 @@ pub struct StorageExecutor {
     pub(super) parked: Parked,
     /// The number of the turn, and of what it writes.
     pub(super) epoch: u64,
-    /// By shard index: the last epoch of which the syncer and the metrics know that all of it is committed, and how
-    /// many write batches.
-    pub(super) published: Vec<(u64, u64)>,
-    /// A sweep has left out a shard whose writes were with the committer.
-    pub(super) sweep_waits: bool,
+    pub(super) log_care: LogCare,
     /// Answers to commands that waited, of the turn.
     pub(super) woken: Batches,
     /// Clients that wait until what was written is on disk.
     pub(super) durable_waits: Vec<DurableWait>,
     /// What the running command does beside writing and replying.
     pub(super) effects: Effects,
-    /// What commands did that is not committed yet.
+    /// What commands did that is not logged yet.
     pub(super) outbox: Outbox,
     pub(super) random: u64,
     pub(super) long_script: LongScript,
@@ -84,12 +80,22 @@ pub struct StorageExecutor {
 /// Whether a script keeps its turn open, or is to have a turn of its own.
 #[derive(Default)]
 pub(super) struct LongScript {
-    /// A script has begun and waits to go on: its writes are staged, so nothing else may stage or commit.
+    /// A script has begun and waits to go on: its writes are staged, so nothing else may stage or be logged.
     pub(super) is_open: bool,
     /// The script that comes next is known to be long and gets a turn of its own.
     pub(super) is_next: bool,
-    /// What the syncer has reported while a script was open, and cannot be dealt with before the script is over.
-    pub(super) reports: Vec<SyncReport>,
+    /// Why the log has ended while a script was open, which cannot be dealt with before the script is over.
+    pub(super) failure: Option<DatabaseError>,
+}
+
+/// How far the executor has followed its log.
+pub(super) struct LogCare {
+    /// When the segment that is written was sealed last.
+    pub(super) last_seal: Instant,
+    /// The watermark that the reclaimer knows of.
+    pub(super) watermark: u32,
+    /// There are records to be worked off.
+    pub(super) has_work: bool,
 }
 
 /// The settings, and what the executor has last read of them.
@@ -122,10 +128,10 @@ impl FollowedSettings {
 
 /// The executor's ends of the threads that work for it.
 pub struct Threads {
-    /// Writes large batches.
-    pub committer: CommitThread,
     /// Waits for the disk.
     pub syncer: Syncer,
+    /// Gives RocksDB what was logged.
+    pub checkpointer: Checkpointer,
     /// Gives the space of dead collections back.
     pub reclaimer: Reclaimer,
     /// Looks at the disk.
@@ -158,16 +164,6 @@ pub struct ExecutorParts {
     pub shard_metrics: Vec<Arc<ShardMetrics>>,
 }
 
-/// The committer of an executor's shards, and which batches go there.
-pub struct CommitThread {
-    /// The executor's end.
-    pub committer: Arc<Committer>,
-    /// The thread, to be joined at the end.
-    pub thread: JoinHandle<()>,
-    /// Staged writes from which on a batch goes there.
-    pub writes_min: usize,
-}
-
 impl StorageExecutor {
     /// Puts an executor together.
     pub fn new(parts: ExecutorParts) -> StorageExecutor {
@@ -188,13 +184,11 @@ impl StorageExecutor {
         let settings = FollowedSettings::new(settings);
         // Half of a destination's credits, if all shards are stalled at once.
         let writes_while_stalled_max = settings.current.request_credits / 2 / shards.list().len().max(1);
-        for (shard_index, shard) in shards.list_mut().iter_mut().enumerate() {
-            shard.set_committer(threads.committer.committer.clone(), shard_index);
+        for shard in shards.list_mut() {
             shard.set_writes_while_stalled_max(writes_while_stalled_max);
         }
         // The start has had some turns, to make the shards agree.
         let epoch = shards.list().iter().map(Shard::epoch).max().unwrap_or(0);
-        let published = vec![(0, 0); shards.list().len()];
         StorageExecutor {
             handlers,
             interests: KeyInterests::new(Arc::clone(&tracking), clients, Arc::clone(&metrics)),
@@ -207,8 +201,11 @@ impl StorageExecutor {
             held: VecDeque::new(),
             parked: Parked::default(),
             epoch,
-            published,
-            sweep_waits: false,
+            log_care: LogCare {
+                last_seal: Instant::now(),
+                watermark: 0,
+                has_work: false,
+            },
             effects: Effects {
                 classes: settings.current.notify_keyspace_events,
                 ..Effects::default()
@@ -224,11 +221,11 @@ impl StorageExecutor {
     }
 
     /// Serves `requests` until every sender is gone, then syncs and closes the shards. Returns whether all that was
-    /// committed is on disk. `commits` has a message when the committer has done something, `reports` are the syncer's.
+    /// written is on disk. `checkpoints` are the checkpointer's reports, `reports` the syncer's.
     pub async fn run(
         self,
         requests: flume::Receiver<Box<Batch>>,
-        commits: flume::Receiver<()>,
+        checkpoints: flume::Receiver<CheckpointReport>,
         reports: flume::Receiver<SyncReport>,
     ) -> bool {
         let executor = Rc::new(RefCell::new(self));
@@ -239,10 +236,10 @@ impl StorageExecutor {
                 on_report.borrow_mut().on_sync(report);
             }
         });
-        let on_commit = Rc::clone(&executor);
-        let commit_task = glommio::spawn_local(async move {
-            while let Ok(()) = commits.recv_async().await {
-                on_commit.borrow_mut().on_commit();
+        let on_checkpoint = Rc::clone(&executor);
+        let checkpoint_task = glommio::spawn_local(async move {
+            while let Ok(report) = checkpoints.recv_async().await {
+                on_checkpoint.borrow_mut().on_checkpoint(report);
             }
         });
         let on_tick = Rc::clone(&executor);
@@ -255,12 +252,12 @@ impl StorageExecutor {
         let deadline_task = glommio::spawn_local(super::blocked_commands::answer_late(Rc::clone(&executor)));
         serve(&executor, &requests).await;
         let give_up = Instant::now() + STALLED_AT_SHUTDOWN_MAX;
-        while executor.borrow().any_staged() && Instant::now() < give_up {
+        while executor.borrow().shards.has_staged() && Instant::now() < give_up {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
         }
         deadline_task.cancel().await;
         tick_task.cancel().await;
-        commit_task.cancel().await;
+        checkpoint_task.cancel().await;
         sync_task.cancel().await;
         match Rc::try_unwrap(executor) {
             Ok(executor) => executor.into_inner().close(),
@@ -273,10 +270,6 @@ impl StorageExecutor {
         self.shard_metrics.first().map_or(0, |metrics| metrics.executor)
     }
 
-    pub(super) fn any_staged(&self) -> bool {
-        self.shards.list().iter().any(Shard::has_staged)
-    }
-
     pub(super) fn settings_are_current(&mut self) {
         if self.settings.follow() {
             self.effects.classes = self.settings.current.notify_keyspace_events;
@@ -287,25 +280,24 @@ impl StorageExecutor {
 
     /// Syncs what is left, lets the last replies go and closes the databases.
     pub(super) fn close(mut self) -> bool {
-        for shard in self.shards.list_mut() {
-            // What fails shows as staged or as an epoch that was never committed.
-            let _ = shard.commit();
-        }
         self.commit(&mut []);
-        let all_committed = !self.any_staged();
-        self.threads.committer.committer.stop();
-        // The thread ends when it has written what is queued, which is nothing.
-        let _ = self.threads.committer.thread.join();
+        let all_logged =
+            !self.shards.has_staged() && self.shards.list().iter().all(|shard| shard.check_readable().is_ok());
+        if let Some(log) = self.shards.log_mut() {
+            log.seal();
+        }
         let synced = self.threads.syncer.stop();
-        if synced && all_committed {
+        if synced && all_logged {
             std::mem::take(&mut self.held).into_iter().for_each(Batch::send_back);
         }
+        // What RocksDB does not get now the next start reads from the log.
+        self.threads.checkpointer.stop();
         self.threads.disk_watch.stop();
         self.threads.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();
         }
         self.threads.reclaimer.join();
-        synced && all_committed
+        synced && all_logged
     }
 }

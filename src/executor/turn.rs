@@ -1,20 +1,18 @@
-//! A turn: what is queued is run, up to `batch-size` requests; what that staged is committed once; and each batch whose
+//! A turn: what is queued is run, up to `batch-size` requests; what that staged is logged once; and each batch whose
 //! replies may leave goes back to its sender. This is the common way, from the queue to the sender.
 //!
 //! Aside of it: scripts that need a turn of their own ([`open_turn`](super::open_turn)), and replies that wait for the
-//! committer or the syncer ([`release`](super::release)).
+//! syncer ([`release`](super::release)).
 
+use super::housekeeping::RECORDS_WORKED_OFF_PER_TURN;
 use super::open_turn::{OpenTurn, run_open_turn};
-use super::release::Released;
 use super::request::{Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
-use crate::channel::message::{Batch, REPLY_BYTES_FULL};
+use crate::channel::message::{Batch, REPLY_BYTES_FULL, Response};
 use crate::config::Durability;
 use crate::faults::{self, Bug};
-use crate::storage::database::BatchWriter;
-use crate::storage::shard::{Shard, ShardState};
+use crate::storage::shards::Logged;
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Batches that are to leave at the end of the turn, or that wait.
@@ -27,13 +25,13 @@ struct Turn {
     began: Instant,
     /// When the last request had ended.
     now: Instant,
-    /// Batches with responses, which may leave when the turn is committed.
+    /// Batches with responses, which may leave when the turn is logged.
     done: Batches,
     requests_run: usize,
     /// Staged bytes of all shards at which the turn ends.
     staged_bytes_max: usize,
     has_staged_much: bool,
-    /// Whether nothing of earlier turns was left to be committed when it began.
+    /// Whether nothing of earlier turns was left to be logged when it began.
     began_clean: bool,
 }
 
@@ -44,8 +42,7 @@ pub(super) const BUSY_SPAN_MAX: Duration = Duration::from_micros(500);
 /// it takes to copy a few full batches.
 const SET_ASIDE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Bytes of writes after which a turn ends, and what it has staged is committed: bounds the memory of a batch of
-/// writes, and the redo record of what several shards have to commit as one.
+/// Bytes of writes after which a turn ends, and what it has staged is logged: bounds the memory of a frame.
 const STAGED_BYTES_PER_TURN_MAX: usize = 64 << 20;
 
 /// Takes batches from the channel and runs them, turn by turn, until every sender is gone.
@@ -61,9 +58,7 @@ pub(super) async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume:
         }
         let mut busy_since = Instant::now();
         while executor.borrow_mut().take_up(requests) {
-            while executor.borrow_mut().must_wait_for_commits() {
-                reactor_turn().await;
-            }
+            executor.borrow_mut().before_long_script();
             let mut open = executor.borrow_mut().run_turn();
             while let Some(turn) = open {
                 reactor_turn().await;
@@ -111,7 +106,7 @@ impl StorageExecutor {
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
         self.shards.begin_turn(self.epoch, now_ms);
-        self.tell_durable_commits();
+        self.follow_watermark(RECORDS_WORKED_OFF_PER_TURN.max(2 * self.shards.logged_records()));
         self.shards.track_key_fates(!self.effects.classes.is_empty());
         now_ms
     }
@@ -148,11 +143,8 @@ impl StorageExecutor {
     fn begin_turn_of_requests(&mut self) -> Turn {
         faults::hold_storage(self.number());
         self.settings_are_current();
-        self.take_up_commits();
         let began = Instant::now();
         self.begin_turn();
-        let shards = self.shards.list();
-        let is_clean = |shard: &Shard| !shard.has_staged() && !shard.is_committing();
         Turn {
             began,
             now: began,
@@ -161,7 +153,7 @@ impl StorageExecutor {
             // What a stalled shard keeps from earlier turns is not of this one.
             staged_bytes_max: self.shards.staged_bytes() + STAGED_BYTES_PER_TURN_MAX,
             has_staged_much: false,
-            began_clean: shards.iter().all(is_clean),
+            began_clean: !self.shards.has_staged(),
         }
     }
 
@@ -245,7 +237,7 @@ impl StorageExecutor {
         is_whole
     }
 
-    /// Commits what a turn has staged and sends back the replies that may leave then.
+    /// Logs what a turn has staged and sends back the replies that may leave then.
     pub(super) fn end_turn(&mut self, mut done: Batches, requests_run: usize, began: Instant) {
         self.metrics.requests.add(requests_run as u64);
         done.append(&mut self.woken);
@@ -254,7 +246,7 @@ impl StorageExecutor {
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
 
-    /// Commits what is staged, and lets go of what waits for that: replies, and the locks of decided transactions.
+    /// Logs what is staged, and lets go of what waits for that: replies, and the locks of decided transactions.
     /// Requests that wait for those locks are run at once.
     pub(super) fn commit_and_release(&mut self, mut done: Batches) {
         self.commit(&mut done);
@@ -268,74 +260,39 @@ impl StorageExecutor {
             }
         }
         self.release_held();
-        let released = self.released_epochs();
+        let released = self.released_epoch();
         for batch in done {
-            self.send_back_or_hold(batch, &released);
+            self.send_back_or_hold(batch, released);
         }
     }
 
-    /// Commits what each shard staged in this turn (or in earlier ones, if it was stalled or its batch is with the
-    /// committer).
+    /// Logs what the shards staged in this turn, or in earlier ones if the log was full.
     pub(super) fn commit(&mut self, done: &mut [Box<Batch>]) {
-        assert!(
-            !self.long_script.is_open,
-            "the writes of an open script are not committed"
-        );
+        assert!(!self.long_script.is_open, "the writes of an open script are not logged");
         if !done.is_empty() {
             faults::may_panic(Bug::Turn);
         }
-        if self.shards.is_linked() {
-            self.tell_durable_commits();
-            self.shards.commit_linked();
-        }
-        let may_commit = !self.shards.is_linked();
-        let mut any = false;
-        for shard_index in 0..self.shards.list().len() {
-            let shard = &mut self.shards.list_mut()[shard_index];
-            if shard.is_committing() || !may_commit {
-                // What is staged rides the next batch.
-            } else if shard.staged_len() >= self.threads.committer.writes_min && *shard.state() == ShardState::Healthy {
-                let database = Arc::clone(shard.database());
-                if let Some(writes) = shard.begin_commit() {
-                    self.threads.committer.committer.submit(shard_index, database, writes);
-                }
-            } else {
-                // Flushes and scans commit by themselves, so the shard's epoch tells what was committed, and what was
-                // rolled back tells what failed; after a stall what is staged waits for the next call.
-                let _ = shard.commit();
-            }
-            self.answer_rolled_back(shard_index, done);
-            let settled_epoch = self.shards.list()[shard_index].settled_epoch();
-            let commits = self.shards.list()[shard_index].commits();
-            let (published_epoch, published_commits) = self.published[shard_index];
-            if (settled_epoch, commits) != (published_epoch, published_commits) {
-                assert!(
-                    settled_epoch >= published_epoch
-                        || matches!(self.shards.list()[shard_index].state(), ShardState::Unavailable(_)),
-                    "the epochs that a shard has committed only grow"
-                );
-                any = true;
-                self.published[shard_index] = (settled_epoch, commits);
+        match self.shards.log_turn(self.epoch) {
+            Logged::Frame(_) => {
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
-                self.publish_counts(shard_index);
-                self.threads.syncer.committed(shard_index, settled_epoch, commits);
+                (0..self.shards.list().len()).for_each(|shard_index| self.publish_counts(shard_index));
+                if self.settings.current.durability == Durability::Always {
+                    self.threads.syncer.sync_soon();
+                }
             }
-            if self.shards.list_mut()[shard_index].take_committed_markers() {
-                self.threads.reclaimer.look_for_markers(shard_index);
-            }
-        }
-        if any && self.settings.current.durability == Durability::Always {
-            self.threads.syncer.sync_soon();
+            Logged::TakenBack(taken_back) => self.answer_taken_back(&taken_back, done),
+            Logged::Nothing | Logged::Stalled => {}
         }
     }
 
-    /// Sends back a batch, or those of its responses that may leave; the others are held until a commit or a sync lets
+    /// Sends back a batch, or those of its responses that may leave; the others are held until a frame or a sync lets
     /// them go.
-    pub(super) fn send_back_or_hold(&mut self, mut batch: Box<Batch>, released: &Released) {
-        if released.includes_all(&batch) {
+    pub(super) fn send_back_or_hold(&mut self, mut batch: Box<Batch>, released: u64) {
+        let may_leave = |response: &Response| response.commit_epoch <= released;
+        if batch.responses.iter().all(may_leave) {
             return batch.send_back();
         }
-        if let Some(ready) = batch.split_off(|response| released.includes_response(response)) {
+        if let Some(ready) = batch.split_off(may_leave) {
             ready.send_back();
         }
         assert!(!batch.responses.is_empty(), "what is held has something to wait for");

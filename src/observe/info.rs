@@ -6,7 +6,7 @@
 use crate::command;
 use crate::command::REDIS_VERSION;
 use crate::config::Durability;
-use crate::registry::metrics::{Histogram, ShardMetrics, StorageMetrics, merged_histogram};
+use crate::registry::metrics::{Counter, Histogram, LogMetrics, ShardMetrics, StorageMetrics, merged_histogram};
 use crate::registry::server_state::ServerState;
 use crate::registry::subscribers::Kind;
 use crate::registry::totals::CommandCounts;
@@ -239,7 +239,6 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add("number_of_functions", libraries.function_count());
     lines.add("number_of_libraries", libraries.iter().len());
     lines.add("running_scripts", server.scripts.running());
-    lines.add_bytes("write_buffers", server.resources.write_buffer_bytes() as u64);
 }
 
 /// The append-only file of Redis is RocksDB's write-ahead log here: always on, and in good order while every shard
@@ -267,6 +266,19 @@ fn write_persistence(server: &ServerState, lines: &mut Lines) {
     lines.add("aof_last_write_status", if all_write { "ok" } else { "err" });
     lines.add("log_syncs", syncs);
     lines.add("log_sync_mean_us", sync_ns / 1000 / syncs.max(1));
+    let sum = |figure: fn(&LogMetrics) -> &Counter| {
+        let figures = server.storage.iter().map(|storage| figure(&storage.log).get());
+        figures.sum::<u64>()
+    };
+    let checkpoints = sum(|log| &log.checkpoints);
+    lines.add("log_unclean_bytes", sum(|log| &log.unclean_bytes));
+    lines.add("log_segments_behind", sum(|log| &log.segments_behind));
+    lines.add("log_checkpoints", checkpoints);
+    let checkpoint_us = sum(|log| &log.checkpoint_ns) / 1000;
+    lines.add("log_checkpoint_mean_us", checkpoint_us / checkpoints.max(1));
+    lines.add("log_checkpointed_bytes", sum(|log| &log.checkpointed_bytes));
+    lines.add("log_checkpoint_file_bytes", sum(|log| &log.file_bytes));
+    lines.add("log_checkpoint_retries", sum(|log| &log.checkpoint_retries));
     lines.add(
         "file_bytes",
         server.shards.iter().map(|shard| shard.file_bytes.get()).sum::<u64>(),
@@ -474,7 +486,8 @@ fn write_shards(server: &ServerState, lines: &mut Lines) {
             format_args!("shard{number}"),
             format_args!(
                 "executor={},state={state},keys={keys},hits={},misses={},cache_bytes={},cache_records={},evictions={},\
-                 resident_bytes={},resident_collections={},file_bytes={},memtable_bytes={},pending_compaction_bytes={},committed_epoch={},durable_epoch={},\
+                 resident_bytes={},resident_collections={},file_bytes={},pending_compaction_bytes={},\
+                 committed_epoch={},durable_epoch={},\
                  expired_keys={},reclaims_pending={},reclaimed_collections={}",
                 shard.executor,
                 shard.hits.get(),
@@ -485,7 +498,6 @@ fn write_shards(server: &ServerState, lines: &mut Lines) {
                 shard.resident_bytes.get(),
                 shard.resident_collections.get(),
                 shard.file_bytes.get(),
-                shard.memtable_bytes.get(),
                 shard.pending_compaction_bytes.get(),
                 shard.committed_epoch.get(),
                 shard.durable_epoch.get(),

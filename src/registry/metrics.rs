@@ -225,6 +225,25 @@ impl NetworkMetrics {
     }
 }
 
+/// Figures of a storage executor's log.
+#[derive(Debug, Default)]
+pub struct LogMetrics {
+    /// Bytes of it that RocksDB does not have yet.
+    pub unclean_bytes: Counter,
+    /// Segments that are sealed and that RocksDB does not have yet.
+    pub segments_behind: Counter,
+    /// Checkpoints.
+    pub checkpoints: Counter,
+    /// Time spent in checkpoints, nanoseconds.
+    pub checkpoint_ns: Counter,
+    /// Bytes of the log that they took in.
+    pub checkpointed_bytes: Counter,
+    /// Bytes of the files that they made of them.
+    pub file_bytes: Counter,
+    /// How often one was tried again, for want of room on the disk or because compactions were behind.
+    pub checkpoint_retries: Counter,
+}
+
 /// What one storage executor counts.
 #[derive(Debug, Default)]
 pub struct StorageMetrics {
@@ -272,6 +291,8 @@ pub struct StorageMetrics {
     pub syncs: Counter,
     /// Time spent in syncs of logs, nanoseconds.
     pub sync_ns: Counter,
+    /// The log and its checkpoints.
+    pub log: LogMetrics,
     /// Time from the hand-over of a batch to its being taken up.
     pub queue_ns: Histogram,
     /// Time of a turn: all handlers and the commits.
@@ -309,8 +330,6 @@ pub struct ShardMetrics {
     pub durable_epoch: Counter,
     /// Bytes of files on disk.
     pub file_bytes: Counter,
-    /// Bytes in memtables.
-    pub memtable_bytes: Counter,
     /// Bytes that compaction still has to move.
     pub pending_compaction_bytes: Counter,
     /// Large dead versions of collections whose space is still to be given back.

@@ -258,7 +258,8 @@ unsafe fn write(state: *mut lua_State, reply: &mut Reply<'_>, script_version: Ve
 
 /// What C makes of a double that is cast to a long long: a number that does not fit becomes the lowest.
 fn truncated(number: f64) -> i64 {
-    match number.abs() < 9.223_372_036_854_775e18 {
+    // 2^63: the next number below it fits.
+    match number.abs() < 9_223_372_036_854_775_808.0 {
         true => number as i64,
         false => i64::MIN,
     }
@@ -435,6 +436,18 @@ mod tests {
         assert!(outcome.is_ok());
         assert_eq!(values, [c_int::from(is_reply); 2], "one value is pushed and stays");
         (is_reply.then_some(bytes), left.len())
+    }
+
+    #[test]
+    fn numbers_up_to_two_to_the_63_are_cut_and_others_are_the_lowest() {
+        let highest = 9_223_372_036_854_774_784_i64;
+        for number in [highest, -highest, 0, -1] {
+            assert_eq!(truncated(number as f64), number);
+        }
+        for number in [2_f64.powi(63), -(2_f64.powi(63)), f64::INFINITY, f64::NAN] {
+            assert_eq!(truncated(number), i64::MIN, "{number}");
+        }
+        assert_eq!((truncated(3.99), truncated(-3.99)), (3, -3));
     }
 
     #[test]

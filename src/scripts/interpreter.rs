@@ -28,6 +28,9 @@ const STACK_BYTES: usize = 4 << 20;
 /// when there are more.
 const COMPILED_EXTRA_MAX: usize = 500;
 
+/// Longer scripts are found by their digests, and not by their texts.
+const TEXT_KEPT_MAX: usize = 16 * 1024;
+
 /// Interpreters that a thread keeps for the next scripts; more run at a time only where scripts wait for other
 /// executors.
 const IDLE_MAX: usize = 4;
@@ -252,6 +255,8 @@ impl Interpreter {
         // What earlier scripts have left must not be held against this one.
         if self.lua.used_memory() > self.memory_limit / 2 {
             self.forget_scripts();
+            // The text of an error that nobody has taken.
+            self.explained.clear()?;
             self.lua.gc_collect()?;
         }
         Ok(())
@@ -292,7 +297,10 @@ impl Interpreter {
             Some(compiled) => *compiled,
             None => self.compile_script(scripts, digest, text)?,
         };
-        self.scripts.by_text.insert(text.into(), compiled);
+        // Beside a long text its digest costs little, and what is kept here is in no figure of memory.
+        if text.len() <= TEXT_KEPT_MAX {
+            self.scripts.by_text.insert(text.into(), compiled);
+        }
         Ok(compiled)
     }
 
@@ -460,6 +468,8 @@ impl Interpreter {
         drop(explained.raw_get::<Value>("object")?);
         explained.raw_set("object", Value::Nil)?;
         let text: Option<mlua::LuaString> = explained.raw_get("text")?;
+        // It may be as long as the script's values.
+        explained.raw_set("text", Value::Nil)?;
         let mut line = match &text {
             Some(text) => text.as_bytes().to_vec(),
             None => b"ERR unknown error".to_vec(),

@@ -118,7 +118,8 @@ unsafe extern "C-unwind" fn run_job(state: *mut lua_State) -> c_int {
         ffi::lua_rawgeti(state, upvalue(1), job.place.into());
         let count = match job.are_arguments {
             true => {
-                for name in [3, 4] {
+                // By reference: an array's own iterator is dropped, which a long jump would leave out.
+                for &name in &[3, 4] {
                     ffi::lua_pushvalue(state, upvalue(name));
                     ffi::lua_pushnil(state);
                     ffi::lua_rawset(state, upvalue(2));
@@ -128,7 +129,7 @@ unsafe extern "C-unwind" fn run_job(state: *mut lua_State) -> c_int {
                 2
             }
             false => {
-                for (name, texts) in [(3, keys), (4, others)] {
+                for &(name, texts) in &[(3, keys), (4, others)] {
                     ffi::lua_pushvalue(state, upvalue(name));
                     convert::push_texts(state, texts);
                     ffi::lua_rawset(state, upvalue(2));

@@ -28,8 +28,9 @@ use crate::registry::metrics::NetworkMetrics;
 use crate::registry::server_state::{Pause, ServerState, Shutdown, Totals};
 use crate::rows;
 use crate::storage::database::DatabaseError;
-use crate::storage::log_check::Loss;
+use crate::storage::log::LogCreateError;
 use crate::storage::manifest::ManifestError;
+use crate::storage::recovery::RecoveryError;
 use crate::topology::TopologyError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -53,11 +54,10 @@ pub enum ServerError {
     Manifest(#[from] ManifestError),
     #[error("{path} cannot be opened ({error}); check the disk, or restore the directory from a backup")]
     Shard { path: PathBuf, error: DatabaseError },
-    #[error(
-        "the log of a shard is damaged: {loss}; restore the data directory from a backup, or copy it and start once \
-         with --load-damaged-log yes to go on without what comes after the damage"
-    )]
-    DamagedLog { loss: Loss },
+    #[error("{0}")]
+    Recovery(#[from] RecoveryError),
+    #[error("{0}")]
+    Log(#[from] LogCreateError),
     #[error("RocksDB cannot start ({0}); this is a fault of the build or of the machine")]
     Resources(DatabaseError),
     #[error("{0}")]

@@ -1,4 +1,5 @@
-//! The shards are opened, several at once, and what a crash has left half done over several of them is finished.
+//! The shards' databases are opened, several at once, the logs of earlier starts are brought into them, and what a
+//! crash has left half done over several shards is finished.
 
 use super::ServerError;
 use crate::error::CommandError;
@@ -6,8 +7,10 @@ use crate::scripts::function_libraries::{self, Libraries};
 use crate::scripts::interpreter::{self, LoadLimit};
 use crate::scripts::registry::Scripts;
 use crate::slots::ShardId;
-use crate::storage::database::{Database, DatabaseError, OpenError, Opening, Resources};
-use crate::storage::manifest::{Manifest, shard_path};
+use crate::storage::checkpointing::Databases;
+use crate::storage::database::{Database, DatabaseError, Resources};
+use crate::storage::manifest::{Manifest, logs_path, shard_path};
+use crate::storage::recovery::{self, RecoveredLog};
 use crate::storage::redo;
 use crate::storage::shard::Shard;
 use std::path::Path;
@@ -20,16 +23,16 @@ const AGREEMENT_EPOCH: u64 = 2;
 
 const _: () = assert!(RECOVERY_EPOCH < AGREEMENT_EPOCH, "epochs only grow");
 
-/// Shards that are opened at once: each replays its log into memtables of its own.
+/// Shards that are opened at once: each waits for the disk much of the time.
 const SHARDS_OPENED_AT_ONCE_MAX: u16 = 16;
 
-/// Opens all shards, several at once, since each waits for the disk much of the time.
-pub(super) fn open_shards(
+/// Opens the databases of all shards, several at once; `creates` says that there are none yet.
+pub(super) fn open_databases(
     data_dir: &Path,
-    (manifest, opening): (&Manifest, Opening),
+    manifest: &Manifest,
+    creates: bool,
     resources: &Resources,
-    value_cache_bytes: usize,
-) -> Result<Vec<Shard>, ServerError> {
+) -> Result<Databases, ServerError> {
     let next = AtomicU16::new(0);
     let open_some = || {
         let mut opened = Vec::new();
@@ -38,10 +41,10 @@ pub(super) fn open_shards(
             if id.0 >= manifest.shards {
                 return opened;
             }
-            opened.push((id, open_shard(data_dir, id, opening, resources, value_cache_bytes)));
+            opened.push(open_database(data_dir, id, creates, resources).map(|database| (id, database)));
         }
     };
-    let mut opened = std::thread::scope(|scope| {
+    let opened = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..manifest.shards.min(SHARDS_OPENED_AT_ONCE_MAX))
             .map(|_| scope.spawn(open_some))
             .collect();
@@ -51,32 +54,57 @@ pub(super) fn open_shards(
         });
         opened.collect::<Vec<_>>()
     });
-    opened.sort_by_key(|(id, _)| *id);
-    let shards = opened.into_iter().map(|(_, shard)| shard);
-    shards.collect()
+    opened.into_iter().collect()
 }
 
-fn open_shard(
+fn open_database(
     data_dir: &Path,
     id: ShardId,
-    opening: Opening,
+    creates: bool,
     resources: &Resources,
-    value_cache_bytes: usize,
-) -> Result<Shard, ServerError> {
+) -> Result<Arc<Database>, ServerError> {
     let path = shard_path(data_dir, id.0);
-    let failed = |error| ServerError::Shard {
-        path: path.clone(),
-        error,
-    };
-    let database = Database::open(&path, resources, opening).map_err(|error| match error {
-        OpenError::DamagedLog(loss) => ServerError::DamagedLog { loss },
-        OpenError::UnreadableLog(error) => failed(DatabaseError::Failed(format!("its log cannot be read: {error}"))),
-        OpenError::Database(error) => failed(error),
-    })?;
-    if id.0 == 0 {
-        database.start_background_threads().map_err(failed)?;
-    }
-    Shard::open(id, database, value_cache_bytes).map_err(failed)
+    let opened = Database::open(&path, resources, creates).and_then(|database| {
+        if id.0 == 0 {
+            database.start_background_threads()?;
+        }
+        Ok(database)
+    });
+    opened.map_err(|error| ServerError::Shard { path, error })
+}
+
+/// Brings what the logs of earlier starts still hold into the databases; returns those logs.
+pub(super) fn recover_logs(
+    data_dir: &Path,
+    manifest: &Manifest,
+    databases: &Databases,
+    loads_damaged_log: bool,
+) -> Result<Vec<RecoveredLog>, ServerError> {
+    let logs = logs_path(data_dir);
+    let recovered = recovery::recover(&logs, manifest.log_identity(0), databases, loads_damaged_log)?;
+    tracing::info!(
+        logs = recovered.logs.len(),
+        frames = recovered.frames,
+        bytes = recovered.bytes,
+        took_ms = recovered.took.as_millis(),
+        "the logs of the last run are in the shards"
+    );
+    Ok(recovered.logs)
+}
+
+/// Makes the shards of their databases, in their order.
+pub(super) fn open_shards(
+    data_dir: &Path,
+    databases: Databases,
+    value_cache_bytes: usize,
+) -> Result<Vec<Shard>, ServerError> {
+    let opened = databases.into_iter().map(|(id, database)| {
+        Shard::open(id, database, value_cache_bytes).map_err(|error| ServerError::Shard {
+            path: shard_path(data_dir, id.0),
+            error,
+        })
+    });
+    opened.collect()
 }
 
 /// After a crash in the middle of a SWAPDB the shard with the most swaps is right, and the others follow.
@@ -92,7 +120,7 @@ pub(super) fn agree_on_database_map(shards: &mut [Shard], data_dir: &Path) -> Re
             error: DatabaseError::Failed(error.to_string()),
         };
         shard.set_database_map(newest).map_err(&failed)?;
-        shard.commit().map_err(|error| failed(error.into()))?;
+        shard.write_through().map_err(|error| failed(error.into()))?;
     }
     Ok(())
 }
@@ -113,8 +141,9 @@ pub(super) fn finish_transactions(shards: &mut [Shard], data_dir: &Path) -> Resu
 }
 
 /// Runs the code of the function libraries, which the first shard has, so that their functions are known.
-pub(super) fn load_functions(shard: &Shard, scripts: &Scripts) -> Result<(), DatabaseError> {
-    let codes = shard.libraries()?;
+pub(super) fn load_functions(shard: &mut Shard, scripts: &Scripts) -> Result<(), DatabaseError> {
+    let codes = shard.libraries();
+    let codes = codes.map_err(|error| DatabaseError::Failed(error.to_string()))?;
     if codes.is_empty() {
         return Ok(());
     }

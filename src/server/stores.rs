@@ -3,15 +3,17 @@
 
 use super::ServerError;
 use super::executor_threads::{RING_DEPTH, SpinPolicy, StorageSeat, repin_rocksdb_threads};
-use super::shard_opening::{agree_on_database_map, finish_transactions, load_functions, open_shards};
+use super::shard_opening::{
+    agree_on_database_map, finish_transactions, load_functions, open_databases, open_shards, recover_logs,
+};
 use crate::channel::message::Batch;
 use crate::channel::router::{Router, StorageId};
 use crate::command;
 use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
-use crate::executor::committer::Committer;
+use crate::executor::checkpointer::{CheckpointReport, Checkpointer};
 use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::reclaimer::Reclaimer;
-use crate::executor::storage_executor::{CommitThread, ExecutorParts, StorageExecutor, Threads};
+use crate::executor::storage_executor::{ExecutorParts, StorageExecutor, Threads};
 use crate::executor::syncer::{SyncReport, Syncer};
 use crate::network::TRANSACTION_THREADS_MAX;
 use crate::preflight::{Cleared, DataDirLock, Preflight};
@@ -22,8 +24,11 @@ use crate::registry::subscribers::PubSub;
 use crate::registry::tracked_keys::Tracking;
 use crate::rows;
 use crate::scripts::registry::{ScriptSeat, Scripts};
-use crate::storage::database::{Opening, Resources};
-use crate::storage::manifest::{Manifest, shard_path};
+use crate::slots::ShardId;
+use crate::storage::database::{Database, Resources};
+use crate::storage::executor_log::ExecutorLog;
+use crate::storage::manifest::{Manifest, logs_path, shard_path};
+use crate::storage::recovery::RecoveredLog;
 use crate::storage::shard::Shard;
 use crate::storage::shards::Shards;
 use crate::topology::{self, CoreMap, CoreMapOverrides, Role, Topology, TopologyError};
@@ -35,11 +40,11 @@ use std::time::Instant;
 const DESCRIPTORS_PER_SHARD: usize = 1100;
 const DESCRIPTORS_RESERVED: usize = 256;
 
-/// Staged writes that are worth handing to the committer: they take RocksDB some 100 µs, the two wakes about 10.
-const BACKGROUND_COMMIT_WRITES: usize = 64;
+/// Reports of a syncer or a checkpointer that its executor has not read; the thread waits when it is full.
+const REPORTS_MAX: usize = 1024;
 
-/// Reports of a syncer that its executor has not read; the syncer waits when it is full.
-const SYNC_REPORTS_MAX: usize = 1024;
+/// What `log-size-max` is by itself: some seconds of writing, and of reading it back at a start.
+const LOG_SIZE_MAX: u64 = 512 << 20;
 
 /// The storage executors and all that they need, ready to be started.
 pub(crate) struct Stores {
@@ -63,6 +68,16 @@ pub(crate) struct Stores {
     pub(super) seats: Vec<StorageSeat>,
     pub(super) spin: SpinPolicy,
     pub(super) lock: DataDirLock,
+    manifest: Manifest,
+    /// Of earlier starts, until a log takes their files.
+    old_logs: Vec<RecoveredLog>,
+}
+
+/// The threads beside a storage executor, and where they tell it what they have done.
+struct Beside {
+    threads: Threads,
+    checkpoints: flume::Receiver<CheckpointReport>,
+    reports: flume::Receiver<SyncReport>,
 }
 
 /// What the preflight has found.
@@ -105,7 +120,8 @@ impl Plan {
             descriptors_reserved: DESCRIPTORS_RESERVED + shard_count_guess * DESCRIPTORS_PER_SHARD,
         }
         .run()?;
-        let (manifest, is_new) = Manifest::open(data_dir, shards_asked, shards_default)?;
+        let (mut manifest, is_new) = Manifest::open(data_dir, shards_asked, shards_default)?;
+        manifest.begin_generation(data_dir)?;
         let core_map = if usize::from(manifest.shards) == shard_count_guess {
             core_map
         } else {
@@ -148,14 +164,12 @@ impl Stores {
         }
         let router = router_of(&core_map, &manifest);
         let shard_count = usize::from(manifest.shards);
-        let resources = open_resources(&current, &core_map, shard_count)?;
+        let resources = open_resources(&current, &core_map)?;
         let value_cache_bytes = auto_bytes(current.value_cache_size, 16) / shard_count;
-        let opening = Opening {
-            creates: new,
-            loads_damaged_log: current.load_damaged_log,
-        };
         let began = Instant::now();
-        let mut shards = open_shards(data_dir, (&manifest, opening), &resources, value_cache_bytes)?;
+        let databases = open_databases(data_dir, &manifest, new, &resources)?;
+        let old_logs = recover_logs(data_dir, &manifest, &databases, current.load_damaged_log)?;
+        let mut shards = open_shards(data_dir, databases, value_cache_bytes)?;
         tracing::info!(
             shards = shards.len(),
             took_ms = began.elapsed().as_millis(),
@@ -175,7 +189,7 @@ impl Stores {
         // Scripts run on the storage executors, and on the threads of transactions over several of them.
         let script_seats = router.executor_count() + core_map.network.len() * TRANSACTION_THREADS_MAX;
         let scripts = Arc::new(Scripts::new(settings.clone(), script_seats));
-        load_functions(&shards[0], &scripts).map_err(|error| ServerError::Shard {
+        load_functions(&mut shards[0], &scripts).map_err(|error| ServerError::Shard {
             path: shard_path(data_dir, 0),
             error,
         })?;
@@ -195,6 +209,8 @@ impl Stores {
             spin,
             lock: cleared.lock,
             core_map,
+            manifest,
+            old_logs,
         };
         let allowed = Allowed {
             clients_max: cleared.clients_max,
@@ -235,8 +251,18 @@ impl Stores {
             database: Arc::clone(shard.database()),
             metrics: Arc::clone(metrics),
         });
-        let (threads, commits, reports) = self.start_threads(settings, number, watched.collect())?;
-        let own = Shards::new(own, self.router.shard_count());
+        let databases = own.iter().map(|shard| (shard.id(), Arc::clone(shard.database())));
+        let databases: Vec<_> = databases.collect();
+        let shards = own.iter().map(Shard::id).collect();
+        let log = self.create_log(&settings.snapshot(), number, shards)?;
+        let beside = self.start_threads(settings, number, &log, databases, watched.collect())?;
+        let Beside {
+            threads,
+            checkpoints,
+            reports,
+        } = beside;
+        let mut own = Shards::new(own, self.router.shard_count());
+        own.set_log(log);
         // Unbounded: senders stay within their credits, which bound what is queued.
         let (sender, requests) = flume::unbounded();
         let executor = StorageExecutor::new(ExecutorParts {
@@ -260,70 +286,74 @@ impl Stores {
         self.seats.push(StorageSeat {
             executor,
             requests,
-            commits,
+            checkpoints,
             reports,
         });
         Ok(())
     }
 
-    /// Starts the threads beside a storage executor; also returns how its committer and its syncer tell it what they
-    /// have done.
+    /// Begins the log of a storage executor; the first one takes the files of earlier starts' logs.
+    fn create_log(
+        &mut self,
+        settings: &Settings,
+        number: usize,
+        shards: Vec<ShardId>,
+    ) -> Result<ExecutorLog, ServerError> {
+        let size_max = match settings.log_size_max {
+            AutoOr::Auto => LOG_SIZE_MAX,
+            AutoOr::Is(size) => size.bytes(),
+        };
+        let identity = self.manifest.log_identity(number as u32);
+        let log = ExecutorLog::create(&logs_path(&settings.data_dir), identity, size_max, shards)?;
+        self.old_logs.drain(..).for_each(|old| log.adopt(&old));
+        Ok(log)
+    }
+
+    /// Starts the threads beside a storage executor.
     fn start_threads(
         &self,
         settings: &SharedSettings,
         number: usize,
+        log: &ExecutorLog,
+        databases: Vec<(ShardId, Arc<Database>)>,
         watched: Vec<Watched>,
-    ) -> Result<(Threads, flume::Receiver<()>, flume::Receiver<SyncReport>), ServerError> {
-        let databases: Vec<_> = watched.iter().map(|shard| Arc::clone(&shard.database)).collect();
+    ) -> Result<Beside, ServerError> {
         let background = self.core_map.background.clone();
         let pin_to_background = move || {
             if let Err(error) = topology::pin_current_thread(&background) {
                 tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
             }
         };
-        let (reports_sender, reports) = flume::bounded(SYNC_REPORTS_MAX);
+        let (reports_sender, reports) = flume::bounded(REPORTS_MAX);
         let syncer = Syncer::start(
             format!("syncer-{number}"),
-            databases.clone(),
+            log.progress(),
             settings.clone(),
             reports_sender,
             pin_to_background.clone(),
         );
-        // One message tells of all commits that have ended.
-        let (commits_sender, commits) = flume::bounded(1);
-        let committer = Committer::start(format!("committer-{number}"), commits_sender, pin_to_background.clone());
-        let (committer, thread) = committer.map_err(ServerError::Thread)?;
-        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), databases, pin_to_background.clone());
+        let (checkpoints_sender, checkpoints) = flume::bounded(REPORTS_MAX);
+        let reclaimed = databases.iter().map(|(_, database)| Arc::clone(database)).collect();
+        let checkpointer = Checkpointer::start(
+            format!("checkpointer-{number}"),
+            log.progress(),
+            databases,
+            checkpoints_sender,
+            pin_to_background.clone(),
+        );
+        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), reclaimed, pin_to_background.clone());
         let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched, pin_to_background);
         let threads = Threads {
-            committer: CommitThread {
-                committer,
-                thread,
-                writes_min: self.background_commit_writes(&settings.snapshot(), number),
-            },
             syncer: syncer.map_err(ServerError::Thread)?,
+            checkpointer: checkpointer.map_err(ServerError::Thread)?,
             reclaimer: reclaimer.map_err(ServerError::Thread)?,
             disk_watch: disk_watch.map_err(ServerError::Thread)?,
         };
-        Ok((threads, commits, reports))
-    }
-
-    /// From how many staged writes on a storage executor leaves a batch to its committer: where the executor also has
-    /// sockets to serve and the committer has another core, half of a write's cost is better spent there.
-    fn background_commit_writes(&self, settings: &Settings, number: usize) -> usize {
-        let cpu = self.core_map.storage[number];
-        let executors = self.core_map.executors();
-        let has_both_roles = executors
-            .iter()
-            .any(|placement| placement.cpu == cpu && placement.network);
-        let has_help = (self.core_map.background.iter())
-            .any(|background| executors.iter().all(|placement| placement.cpu != *background));
-        match settings.background_commit_writes {
-            AutoOr::Is(0) => usize::MAX,
-            AutoOr::Is(writes) => usize::from(writes),
-            AutoOr::Auto if has_both_roles && has_help => BACKGROUND_COMMIT_WRITES,
-            AutoOr::Auto => usize::MAX,
-        }
+        Ok(Beside {
+            threads,
+            checkpoints,
+            reports,
+        })
     }
 }
 
@@ -344,17 +374,12 @@ fn auto_bytes(size: AutoOr<ByteSize>, share: u64) -> usize {
 }
 
 /// What the shards' databases share.
-fn open_resources(current: &Settings, core_map: &CoreMap, shard_count: usize) -> Result<Arc<Resources>, ServerError> {
+fn open_resources(current: &Settings, core_map: &CoreMap) -> Result<Arc<Resources>, ServerError> {
     let background_jobs = match current.max_background_jobs {
         AutoOr::Auto => core_map.background.len().max(2),
         AutoOr::Is(jobs) => usize::from(jobs),
     };
-    let resources = Resources::new(
-        auto_bytes(current.block_cache_size, 8),
-        current.write_buffer_size.as_usize(),
-        shard_count,
-        background_jobs,
-    );
+    let resources = Resources::new(auto_bytes(current.block_cache_size, 8), background_jobs);
     Ok(Arc::new(resources.map_err(ServerError::Resources)?))
 }
 

@@ -1,10 +1,9 @@
 //! Which members of collections compaction may drop: those that no live version owns.
 //!
 //! Deleting or overwriting a collection writes one record of `meta`; its members stay behind under the old version
-//! until a compaction meets them here. A version is never used twice, so what is dead stays dead: unless the machine
-//! fails before the log with that record is on disk. The old record would be back, and what compaction has deleted
-//! would not. So a compaction looks at `meta` as it was at its beginning, and syncs the log before it drops the first
-//! member.
+//! until a compaction meets them here. A version is never used twice, so what is dead stays dead: all that RocksDB
+//! shows is durable. A compaction looks at `meta` as it was at its beginning; the members that it meets then were
+//! ingested after their owners' records.
 
 use super::encoding::{Record, owner_of_member, version_prefix};
 
@@ -12,9 +11,6 @@ use super::encoding::{Record, owner_of_member, version_prefix};
 pub trait Past {
     /// Calls `read` with a key's stored record (`None`: no such key); `None` if it cannot be read.
     fn record<T>(&self, meta_key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Option<T>;
-
-    /// Makes sure that no failure brings back anything older; whether that succeeded.
-    fn make_durable(&self) -> bool;
 }
 
 /// Tells for one compaction, which meets the members of a version one after the other, which are dead.
@@ -24,8 +20,6 @@ pub struct Judge<P> {
     /// What the members of the version begin with that was met last, and whether it is dead.
     version: Vec<u8>,
     is_dead: bool,
-    /// Whether the past is known to be durable, once that was asked for.
-    is_durable: Option<bool>,
 }
 
 impl<P: Past> Judge<P> {
@@ -35,7 +29,6 @@ impl<P: Past> Judge<P> {
             past,
             version: Vec::new(),
             is_dead: false,
-            is_durable: None,
         }
     }
 
@@ -59,7 +52,7 @@ impl<P: Past> Judge<P> {
             None => true,
             Some(bytes) => Record::decode(bytes).is_some_and(|record| record.version != version),
         });
-        dead.unwrap_or(false) && *self.is_durable.get_or_insert_with(|| past.make_durable())
+        dead.unwrap_or(false)
     }
 }
 
@@ -67,7 +60,8 @@ impl<P: Past> Judge<P> {
 mod tests {
     use super::*;
     use crate::slots::Slot;
-    use crate::storage::database::{Column, Database, Opening, Resources};
+    use crate::storage::cell_writes::CellWrites;
+    use crate::storage::database::{Column, Database, Resources};
     use crate::storage::encoding::{Type, member_key, meta_key};
     use std::cell::Cell;
     use std::ops::ControlFlow;
@@ -85,8 +79,6 @@ mod tests {
     #[derive(Clone, Default)]
     struct OneKey {
         looked_up: Rc<Cell<u32>>,
-        synced: Rc<Cell<u32>>,
-        sync_fails: bool,
     }
 
     impl Past for OneKey {
@@ -95,11 +87,6 @@ mod tests {
             let mut key = Vec::new();
             meta_key(&mut key, 0, Slot(5), b"alive");
             Some(read((wanted == key).then_some(&ALIVE.encode()[..])))
-        }
-
-        fn make_durable(&self) -> bool {
-            self.synced.set(self.synced.get() + 1);
-            !self.sync_fails
         }
     }
 
@@ -115,19 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn a_version_costs_one_look_up_and_a_compaction_one_sync() {
+    fn a_version_costs_one_look_up() {
         let past = OneKey::default();
         assert_eq!(judge_all(&mut Judge::new(Some(past.clone()))), [true, false, true]);
-        assert_eq!((past.looked_up.get(), past.synced.get()), (3, 1));
+        assert_eq!(past.looked_up.get(), 3);
     }
 
     #[test]
-    fn nothing_is_dead_that_a_failure_could_bring_back_or_that_cannot_be_told() {
-        let past = OneKey {
-            sync_fails: true,
-            ..OneKey::default()
-        };
-        assert_eq!(judge_all(&mut Judge::new(Some(past))), [false]);
+    fn nothing_is_dead_that_cannot_be_told() {
         assert_eq!(judge_all(&mut Judge::new(None)), [false]);
         let mut judge = Judge::new(Some(OneKey::default()));
         assert!(!judge.is_dead(b"no key of a member"));
@@ -138,13 +120,9 @@ mod tests {
     #[test]
     fn compaction_drops_the_members_of_dead_versions_only() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
-        let opening = Opening {
-            creates: true,
-            ..Opening::default()
-        };
-        let database = Database::open(folder.path(), &resources, opening).expect("a new database");
-        let mut writes = database.writes(0);
+        let resources = Resources::new(1 << 20, 2).expect("RocksDB's environment");
+        let database = Database::open(folder.path(), &resources, true).expect("a new database");
+        let mut writes = CellWrites::default();
         let mut key = Vec::new();
         meta_key(&mut key, 0, Slot(5), b"alive");
         writes.put(Column::Meta, &key, &ALIVE.encode());
@@ -157,8 +135,7 @@ mod tests {
                 );
             }
         }
-        database.write(writes.finish()).expect("a write");
-        database.flush().expect("a flush");
+        database.ingest(writes).expect("a write");
         database.compact(Column::Data);
         let mut left = Vec::new();
         let all = [0xff; 4];

@@ -1,27 +1,25 @@
 //! One shard's RocksDB: the only file that names the crate.
 //!
-//! Options follow from how a shard is used: one writer, large write batches, point reads of `meta`, ranges of the
-//! others.
+//! Nothing is written through RocksDB's log and memtables: a shard's cells come as sorted files, which are on disk when
+//! they are part of the database. So whatever it shows is durable. Options follow from how a shard is used: point reads
+//! of `meta`, ranges of the others.
 
+use super::cell_writes::CellWrites;
 use super::compaction::{Judge, Past};
 use super::encoding;
-use super::log_check::{self, LogState, Loss};
 pub use crate::error::DatabaseError;
 use crate::faults;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, CompactionDecision,
-    DB, DBCompressionType, Env, ErrorKind, FlushOptions, Options, ReadOptions, WriteBatch, WriteBufferManager,
-    WriteOptions,
+    DB, DBCompressionType, Env, ErrorKind, IngestExternalFileOptions, Options, ReadOptions, SstFileWriter,
 };
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A column family; see [`super::encoding`] for what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +62,20 @@ impl Column {
     /// How many there are.
     pub const COUNT: usize = Column::ALL.len();
 
-    const ALL: [Column; 5] = [
+    /// All of them, in the order in which files are ingested: a member never comes before its owner's record, whose
+    /// absence would make it a dead one for the filter of compactions; what says that something is done comes last.
+    pub const ALL: [Column; 5] = [
         Column::Meta,
         Column::Data,
         Column::Score,
         Column::Expiry,
         Column::System,
     ];
+
+    /// The column that `column as u8` is the index of.
+    pub fn of_index(index: u8) -> Option<Column> {
+        Column::ALL.get(usize::from(index)).copied()
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -84,18 +89,11 @@ impl Column {
     }
 }
 
-/// Memtables that one flush merges. A small memtable is cheap to write to, since its upper levels stay in the CPU's
-/// cache; merging several keeps the files of level 0 large and few (tuning/README.md has the figures).
-const MEMTABLES_PER_FLUSH: i32 = 6;
-/// Memtables of one column; when all are full and none is flushed, writes stall. Room for two flushes and the one that
-/// is written to.
-const MEMTABLES_MAX: i32 = 2 * MEMTABLES_PER_FLUSH + 2;
 /// Files of level 0 that start its compaction, which rewrites the level below too: few compactions of many files cost
 /// less. A read that misses the table of hot records asks each file's Bloom filter.
 const LEVEL_0_FILES_COMPACTED: i32 = 8;
-/// Files of level 0 from which on writes are refused (no write ever waits), and all are.
-const LEVEL_0_FILES_SLOW: i32 = 36;
-const LEVEL_0_FILES_STOP: i32 = 48;
+/// Files of level 0 from which on no more should come ([`Database::is_stalled`]): each costs every read that misses.
+const LEVEL_0_FILES_MAX: i32 = 36;
 
 /// Deleted entries that an iterator without bounds passes over at a time: behind the range there may be millions of
 /// them, which one with bounds never looks at.
@@ -103,12 +101,6 @@ const SKIPPED_MAX: u64 = 64;
 
 /// Deleted entries that [`Database::has_keys`] passes over: milliseconds.
 const SKIPPED_TO_TELL_MAX: u64 = 10_000;
-
-/// An opening that takes longer is worth a line in the log.
-const SLOW_OPENING_MIN: Duration = Duration::from_millis(100);
-
-/// How long a flush may take before it is asked for again.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 impl From<rocksdb::Error> for DatabaseError {
     fn from(error: rocksdb::Error) -> Self {
@@ -121,48 +113,28 @@ impl From<rocksdb::Error> for DatabaseError {
     }
 }
 
-/// Another thread that writes batches of shards, each of which has an index there.
-pub trait BatchWriter: Send + Sync {
-    /// Hands over the batch of the shard at `index`, which has no batch there.
-    fn submit(&self, index: usize, database: Arc<Database>, writes: Writes);
-
-    /// Waits for the batch of the shard at `index`, which must be there: blocks for as long as it takes to write what
-    /// is queued, so only for commands on a whole shard (and at the end).
-    fn wait_for(&self, index: usize) -> Result<(), DatabaseError>;
-}
-
-/// What all shards of the process share: caches, memory budget, background threads.
+/// What all shards of the process share: cache and background threads.
 pub struct Resources {
     env: Env,
     block_cache: Cache,
-    write_buffers: WriteBufferManager,
-    write_buffer_bytes: usize,
     background_jobs: i32,
 }
 
 impl Resources {
-    /// `block_cache_bytes` and `write_buffer_bytes` (per shard) size the memory, `background_jobs` the pool. The pool's
-    /// threads inherit the affinity of the calling thread, so pin it to the background cores before (PITFALLS 20).
-    pub fn new(
-        block_cache_bytes: usize,
-        write_buffer_bytes: usize,
-        shard_count: usize,
-        background_jobs: usize,
-    ) -> Result<Resources, DatabaseError> {
+    /// `block_cache_bytes` sizes the memory, `background_jobs` the pool. The pool's threads inherit the affinity of the
+    /// calling thread, so pin it to the background cores before (PITFALLS 20).
+    pub fn new(block_cache_bytes: usize, background_jobs: usize) -> Result<Resources, DatabaseError> {
         let background_jobs = i32::try_from(background_jobs).unwrap_or(i32::MAX);
         let mut env = Env::new()?;
         env.set_low_priority_background_threads(background_jobs);
-        env.set_high_priority_background_threads((background_jobs / 2).max(1));
+        // Flushes, of which there are none.
+        env.set_high_priority_background_threads(1);
         // The pool keeps its CPU priority: a compaction that is starved while it holds the database's mutex starves the
-        // executor that wants to write (measured: requests waited over 10 s beside two busy loops on two cores).
-        let memtable_bytes = write_buffer_bytes * shard_count * MEMTABLES_MAX as usize;
-        let write_buffers = WriteBufferManager::new_write_buffer_manager(memtable_bytes, false);
+        // executor that wants to read.
         let block_cache = Cache::new_hyper_clock_cache(block_cache_bytes, 0);
         Ok(Resources {
             env,
             block_cache,
-            write_buffers,
-            write_buffer_bytes,
             background_jobs,
         })
     }
@@ -171,90 +143,38 @@ impl Resources {
     pub fn block_cache_bytes(&self) -> usize {
         self.block_cache.get_usage()
     }
-
-    /// Bytes in memtables of all shards.
-    pub fn write_buffer_bytes(&self) -> usize {
-        self.write_buffers.get_usage()
-    }
 }
-
-/// Writes that are applied as one.
-#[derive(Default)]
-pub struct Writes(WriteBatch);
 
 /// One shard's RocksDB.
 pub struct Database {
     db: DB,
     path: PathBuf,
-    write_options: WriteOptions,
     read_options: ReadOptions,
-    /// The last write found the disk full. Until one succeeds the log must not be synced: RocksDB would take the broken
-    /// log for a failure that it cannot recover from.
-    ran_full: AtomicBool,
-    /// Held during a sync of the log; why one has failed, if one has.
-    sync: Mutex<Option<DatabaseError>>,
-    /// The last operation that is known to be in the log on disk; every batch says it.
-    synced_sequence: AtomicU64,
-}
-
-/// Why a database was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The shard's log is damaged, and nothing was changed.
-    #[error("{0}")]
-    DamagedLog(Loss),
-    /// The shard's log could not be read.
-    #[error("its log cannot be read: {0}")]
-    UnreadableLog(#[from] std::io::Error),
-    /// Anything else.
-    #[error("{0}")]
-    Database(#[from] DatabaseError),
-}
-
-impl From<rocksdb::Error> for OpenError {
-    fn from(error: rocksdb::Error) -> Self {
-        OpenError::Database(error.into())
-    }
-}
-
-/// How a database is opened.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Opening {
-    /// A database that is not there is created.
-    pub creates: bool,
-    /// A log that is damaged before its end is replayed up to the damage, and not refused.
-    pub loads_damaged_log: bool,
+    /// By column: how files are written that are to be ingested.
+    file_options: [Options; Column::COUNT],
+    /// How many of those files were begun.
+    files_begun: AtomicU64,
 }
 
 impl Database {
-    /// Opens the database in `path`; recovery replays its log.
+    /// Opens the database in `path`, or creates it there.
     ///
     /// # Errors
-    /// Among others, the log is damaged ([`log_check`]) and `opening` does not allow that.
-    pub fn open(path: &Path, resources: &Resources, opening: Opening) -> Result<Arc<Database>, OpenError> {
+    /// There is none and `creates` is false, or it cannot be read.
+    pub fn open(path: &Path, resources: &Resources, creates: bool) -> Result<Arc<Database>, DatabaseError> {
         faults::check().map_err(DatabaseError::Failed)?;
-        let began = Instant::now();
-        let log_bytes = check_log(path, opening)?;
-        let checked = began.elapsed();
         let mut options = Options::default();
-        options.create_if_missing(opening.creates);
-        options.create_missing_column_families(opening.creates);
+        options.create_if_missing(creates);
+        options.create_missing_column_families(creates);
         options.set_env(&resources.env);
-        options.set_write_buffer_manager(&resources.write_buffers);
         options.set_max_background_jobs(resources.background_jobs);
         options.set_max_open_files(1024);
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
         options.set_stats_dump_period_sec(0);
-        // One writer: neither pipelining nor concurrent memtable writes can help (PITFALLS 21).
-        options.set_allow_concurrent_memtable_write(false);
-        options.set_enable_pipelined_write(false);
         // Deleting files must not hold up the thread that drops the last reference, often an executor.
         options.set_avoid_unnecessary_blocking_io(true);
-        // Up to the first record that cannot be read; `check_log` has told whether that is a tear.
-        options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
-        options.set_max_total_wal_size(resources.write_buffer_bytes as u64 * MEMTABLES_MAX as u64);
-        // Spread write-back over time, so that a log sync finds little else to wait for.
+        // Spread write-back over time, so that a sync of the log finds little else to wait for.
         options.set_bytes_per_sync(1 << 20);
 
         let opened = Arc::new(OnceLock::new());
@@ -262,26 +182,14 @@ impl Database {
             ColumnFamilyDescriptor::new(column.name(), column_options(column, resources, Arc::clone(&opened)))
         });
         let db = DB::open_cf_descriptors(&options, path, columns)?;
-        if began.elapsed() >= SLOW_OPENING_MIN {
-            tracing::info!(
-                path = %path.display(),
-                log_bytes,
-                check_ms = checked.as_millis(),
-                replay_ms = (began.elapsed() - checked).as_millis(),
-                "a shard's log was checked and replayed"
-            );
-        }
-        let mut write_options = WriteOptions::default();
-        write_options.set_no_slowdown(true);
+        remove_left_files(path)?;
         let read_options = ReadOptions::default();
         let database = Arc::new(Database {
             db,
             path: path.to_owned(),
-            write_options,
             read_options,
-            ran_full: AtomicBool::new(false),
-            sync: Mutex::new(None),
-            synced_sequence: AtomicU64::new(0),
+            file_options: Column::ALL.map(|column| file_options(column, resources)),
+            files_begun: AtomicU64::new(0),
         });
         let _ = opened.set(Arc::downgrade(&database));
         Ok(database)
@@ -306,72 +214,81 @@ impl Database {
         Ok(value.map(|bytes| read(&bytes)))
     }
 
-    /// Applies writes as one: in the log (and so in the kernel) when this returns. Never sleeps in a stall.
-    pub fn write(&self, writes: Writes) -> Result<(), DatabaseError> {
-        let written =
-            faults::before_write(&self.path).and_then(|()| Ok(self.db.write_opt(writes.0, &self.write_options)?));
-        match &written {
-            Ok(()) => {
-                faults::after_write();
-                if self.ran_full.load(Ordering::Relaxed) {
-                    self.ran_full.store(false, Ordering::Release);
-                }
-            }
-            Err(DatabaseError::DiskFull(_)) => self.ran_full.store(true, Ordering::Release),
-            Err(_) => {}
-        }
-        written
-    }
-
-    /// An empty set of writes with room for `capacity` bytes.
-    pub fn writes(&self, capacity: usize) -> Staging<'_> {
-        let families = Column::ALL.map(|column| self.family(column));
-        let mut writes = WriteBatch::with_capacity_bytes(capacity);
-        writes.put_log_data(log_check::sync_mark(self.synced_sequence.load(Ordering::Acquire)));
-        Staging { families, writes }
-    }
-
-    /// Makes everything durable that was written before the call (fdatasync of the log). Blocks: for the syncer's
-    /// thread, and for those that delete files or members.
-    ///
-    /// Returns false, and nothing is durable, while the log is broken because the disk was full.
+    /// Applies writes, durably when this returns: what [`Database::write_files`] and [`Database::ingest_files`] do.
     ///
     /// # Errors
-    /// A sync failed, this one or one before; what the disk has is unknown.
-    pub fn sync_log(&self) -> Result<bool, DatabaseError> {
-        // One sync at a time, and none after a failed one: the kernel tells of a failure once, and the next sync would
-        // succeed without what was lost. Every caller must hear of it, whichever call's sync it was.
-        let mut failed = self.sync.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(error) = &*failed {
-            return Err(error.clone());
-        }
-        if self.ran_full.load(Ordering::Acquire) {
-            return Ok(false);
-        }
-        let synced = self.sync_log_now();
-        *failed = synced.as_ref().err().cloned();
-        synced.map(|()| true)
+    /// Some of the writes may have been applied. To apply all of them again is harmless, and mends it.
+    pub fn ingest(&self, mut writes: CellWrites) -> Result<(), DatabaseError> {
+        let files = self.write_files(&mut writes)?;
+        self.ingest_files(files)
     }
 
-    fn sync_log_now(&self) -> Result<(), DatabaseError> {
-        let sizes = faults::before_sync(&self.path)?;
-        // What is written during the sync may not be covered.
-        let sequence = self.db.latest_sequence_number();
-        self.db.flush_wal(true)?;
-        self.synced_sequence.fetch_max(sequence, Ordering::AcqRel);
-        faults::after_sync(&self.path, &sizes)
+    /// Writes what is to become of the cells into sorted files, one for each column that has something. Nobody reads
+    /// them before they are ingested. Holds no lock of RocksDB.
+    ///
+    /// # Errors
+    /// Nothing was changed, and no file is left.
+    pub fn write_files(&self, writes: &mut CellWrites) -> Result<SortedFiles, DatabaseError> {
+        let mut files = SortedFiles::default();
+        for column in Column::ALL {
+            writes.sort(column);
+            let mut cells = writes.cells(column).peekable();
+            let ranges = writes.emptied_ranges(column);
+            if cells.peek().is_none() && ranges.is_empty() {
+                continue;
+            }
+            let number = self.files_begun.fetch_add(1, Ordering::Relaxed);
+            let path = ingest_folder(&self.path).join(format!("{number}-{}.sst", column.name()));
+            files.files.push(SortedFile {
+                column,
+                path: path.clone(),
+                ranges: ranges.clone(),
+            });
+            let mut file = SstFileWriter::create(&self.file_options[column as usize]);
+            file.open(&path)?;
+            // Those that follow do not count as deleted: a range covers older cells than itself.
+            for (from, to) in &ranges {
+                file.delete_range(from, to)?;
+            }
+            for (key, value) in cells {
+                match value {
+                    Some(value) => file.put(key, value)?,
+                    None => file.delete(key)?,
+                }
+            }
+            file.finish()?;
+            files.bytes += file.file_size();
+        }
+        Ok(files)
     }
 
-    /// Whether a write can succeed: always, unless the disk was full when the last one was tried. Then it tries one:
-    /// RocksDB begins another log, and flushes what the old one has, some seconds after there is room.
-    pub fn takes_writes(&self) -> bool {
-        if !self.ran_full.load(Ordering::Acquire) {
-            return true;
+    /// Makes files part of the database, durably, column by column in the order of [`Column::ALL`].
+    ///
+    /// # Errors
+    /// The first columns may have their file and the others not. To write and ingest all of it again is harmless, and
+    /// mends it.
+    pub fn ingest_files(&self, files: SortedFiles) -> Result<(), DatabaseError> {
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        for file in files.files {
+            faults::before_ingest(&self.path)?;
+            let family = self.family(file.column);
+            for (from, to) in &file.ranges {
+                self.delete_files(file.column, (from, to))?;
+            }
+            self.db
+                .ingest_external_file_cf_opts(family, &options, vec![&file.path])?;
         }
-        let mut staging = self.writes(64);
-        // There is no such key: to delete it changes nothing, but needs room in the log.
-        staging.delete(Column::System, b"room");
-        self.write(staging.finish()).is_ok()
+        Ok(())
+    }
+
+    /// Deletes the files that have nothing but what lies in a range. What is in others stays.
+    fn delete_files(&self, column: Column, (from, to): (&[u8], &[u8])) -> Result<(), DatabaseError> {
+        // RocksDB also deletes the file that ends with the end of the range, which does not belong to it.
+        match self.last_key(column, (from, to))? {
+            Some(last) => Ok(self.db.delete_file_in_range_cf(self.family(column), from, &last)?),
+            None => Ok(()),
+        }
     }
 
     /// Calls `visit` for each entry from `from` (inclusive) to `to` (exclusive) in order, until it breaks.
@@ -465,6 +382,11 @@ impl Database {
             .unwrap_or(0)
     }
 
+    /// Whether so many files wait for a compaction that no more should come: reads get slow.
+    pub fn is_stalled(&self) -> bool {
+        self.property(c"rocksdb.is-write-stopped") > 0
+    }
+
     /// Compacts a column. Blocks for as long as that takes.
     pub fn compact(&self, column: Column) {
         self.db
@@ -476,22 +398,14 @@ impl Database {
     /// whether nothing is left. Cursors go on seeing what they saw: RocksDB keeps their files until they are dropped.
     pub fn reclaim(&self, column: Column, prefix: &[u8]) -> Result<bool, DatabaseError> {
         let to = encoding::after_prefix(prefix.to_vec());
-        // RocksDB also deletes the file that ends with the end of the range, so that must not be `to`: another
-        // version's key may be just that.
-        let Some(last) = self.last_key(column, (prefix, &to))? else {
-            return Ok(true);
-        };
+        self.delete_files(column, (prefix, &to))?;
         let family = self.family(column);
-        self.db.delete_file_in_range_cf(family, prefix, &last)?;
         let mut options = CompactOptions::default();
         // Other compactions go on meanwhile.
         options.set_exclusive_manual_compaction(false);
         // A compaction that began when these members were alive may have written some to the last level since.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        self.until_flushed(column, || {
-            // A manual compaction begins with a flush.
-            self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
-        });
+        self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
         Ok(self.last_key(column, (prefix, &to))?.is_none())
     }
 
@@ -510,51 +424,17 @@ impl Database {
         Ok(last)
     }
 
-    /// Writes the memtables to files. Blocks.
-    pub fn flush(&self) -> Result<(), DatabaseError> {
-        for column in Column::ALL {
-            self.until_flushed(column, || self.db.flush_cf(self.family(column)))?;
-        }
-        Ok(())
-    }
-
-    /// Does what waits for a flush of a column.
-    ///
-    /// RocksDB forgets one that is asked for while an earlier flush is about to begin, if fewer memtables are full than
-    /// it merges: that flush takes the request back (`MemTableList::PickMemtablesToFlush`) without having the newest
-    /// memtable, and the caller waits until others have written enough. So another thread asks again, from time to
-    /// time.
-    fn until_flushed<T>(&self, column: Column, work: impl FnOnce() -> T) -> T {
-        let (working, is_working) = std::sync::mpsc::channel::<()>();
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let mut options = FlushOptions::default();
-                options.set_wait(false);
-                let mut pause = FLUSH_PATIENCE;
-                while is_working.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    // The caller that waits for the flush gets the error, too.
-                    let _ = self.db.flush_cf_opt(self.family(column), &options);
-                    pause *= 2;
-                }
-            });
-            let result = work();
-            drop(working);
-            result
-        })
-    }
-
-    /// Makes RocksDB start its threads now, by the calling thread, whose CPUs they inherit: a flush and a compaction of
-    /// one small record.
+    /// Makes RocksDB start its threads now, by the calling thread, whose CPUs they inherit: a compaction of one small
+    /// record.
     pub fn start_background_threads(&self) -> Result<(), DatabaseError> {
-        let mut staging = self.writes(64);
-        staging.put(Column::System, b"opened", &crate::clock::unix_ms().to_be_bytes());
-        self.write(staging.finish())?;
-        self.db.flush_cf(self.family(Column::System))?;
+        let mut writes = CellWrites::default();
+        writes.put(Column::System, b"opened", &crate::clock::unix_ms().to_be_bytes());
+        self.ingest(writes)?;
         self.compact(Column::System);
         Ok(())
     }
 
-    /// Stops flushes and compactions, [`Database::reclaim`]'s too, and waits for those that run; must precede the drop
+    /// Stops compactions, [`Database::reclaim`]'s too, and waits for those that run; must precede the drop
     /// of the last reference, because a compaction holds one while it asks which versions are alive.
     pub fn stop_background_work(&self) {
         self.db.cancel_all_background_work(true);
@@ -755,92 +635,80 @@ impl Cursor {
     }
 }
 
-/// Collects [`Writes`] for one database.
-pub struct Staging<'a> {
-    families: [&'a rocksdb::ColumnFamily; Column::ALL.len()],
-    writes: WriteBatch,
+/// Where the files of a shard lie before they are ingested.
+fn ingest_folder(path: &Path) -> PathBuf {
+    path.join("ingest")
 }
 
-impl Staging<'_> {
-    /// Sets a key.
-    pub fn put(&mut self, column: Column, key: &[u8], value: &[u8]) {
-        self.writes.put_cf(self.families[column as usize], key, value);
-    }
-
-    /// Deletes a key.
-    pub fn delete(&mut self, column: Column, key: &[u8]) {
-        self.writes.delete_cf(self.families[column as usize], key);
-    }
-
-    /// Deletes all keys from `from` (inclusive) to `to` (exclusive): for ranges of the size of a slot or a database
-    /// only, since every read then looks through the range tombstones.
-    pub fn delete_range(&mut self, column: Column, from: &[u8], to: &[u8]) {
-        self.writes.delete_range_cf(self.families[column as usize], from, to);
-    }
-
-    /// Ready for [`Database::write`].
-    pub fn finish(self) -> Writes {
-        Writes(self.writes)
-    }
-}
-
-/// Looks for damage in the log of the database in `path`, if there is one, before it is replayed. Returns its bytes.
-fn check_log(path: &Path, opening: Opening) -> Result<u64, OpenError> {
-    if !path.exists() {
-        return Ok(0);
-    }
-    let (state, bytes) = log_check::examine(path)?;
-    match state {
-        LogState::Whole => {}
-        LogState::Torn(loss) => {
-            tracing::warn!(
-                "a log ends early, as after a kill or a loss of power, and what was not synced is dropped: {loss}"
-            );
+/// Removes the files that an earlier run of the server has written and not ingested, and makes their folder.
+fn remove_left_files(path: &Path) -> Result<(), DatabaseError> {
+    let folder = ingest_folder(path);
+    let make = || {
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
         }
-        LogState::Damaged(loss) if opening.loads_damaged_log => {
-            tracing::error!("a damaged log is loaded up to the damage, and the rest is dropped: {loss}");
-        }
-        LogState::Damaged(loss) => return Err(OpenError::DamagedLog(loss)),
-    }
-    Ok(bytes)
+        std::fs::create_dir(&folder)
+    };
+    make().map_err(|error| DatabaseError::Failed(format!("cannot make {}: {error}", folder.display())))
 }
 
-fn column_options(column: Column, resources: &Resources, database: Arc<OnceLock<Weak<Database>>>) -> Options {
+/// Files that were written to be ingested, and their bytes. Those that are not are removed.
+#[derive(Default)]
+pub struct SortedFiles {
+    files: Vec<SortedFile>,
+    bytes: u64,
+}
+
+struct SortedFile {
+    column: Column,
+    path: PathBuf,
+    /// What is deleted in the database before the file's cells come.
+    ranges: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl SortedFiles {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for SortedFile {
+    fn drop(&mut self) {
+        // One that was ingested is not there any more; one that stays is removed by the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn file_options(column: Column, resources: &Resources) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&resources.block_cache);
     table.set_format_version(6);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut options = Options::default();
-    options.set_write_buffer_size(resources.write_buffer_bytes);
-    options.set_max_write_buffer_number(MEMTABLES_MAX);
-    options.set_min_write_buffer_number_to_merge(MEMTABLES_PER_FLUSH);
     options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES_COMPACTED);
-    options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_SLOW);
-    options.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_STOP);
+    options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_MAX);
+    options.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_MAX);
     options.set_level_compaction_dynamic_level_bytes(true);
     // Level 0 is read whole by its compaction within minutes and holds what is read most: not worth the CPU.
     let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
     options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
-    match column {
-        Column::Meta => filter_whole_keys(&mut options, &mut table),
-        Column::Data | Column::Score => {
-            filter_whole_keys(&mut options, &mut table);
-            options.set_compaction_filter_factory(FilterFactory { database });
-        }
-        Column::Expiry | Column::System => options.set_write_buffer_size(resources.write_buffer_bytes.min(16 << 20)),
+    if matches!(column, Column::Meta | Column::Data | Column::Score) {
+        // Most look-ups that miss the table of records are for keys or members that do not exist yet.
+        table.set_bloom_filter(10.0, false);
+        table.set_optimize_filters_for_memory(true);
     }
     options.set_block_based_table_factory(&table);
     options
 }
 
-/// Bloom filters in files and memtables: most look-ups that miss the table of records are for keys or members that do
-/// not exist yet.
-fn filter_whole_keys(options: &mut Options, table: &mut BlockBasedOptions) {
-    table.set_bloom_filter(10.0, false);
-    table.set_optimize_filters_for_memory(true);
-    options.set_memtable_whole_key_filtering(true);
-    options.set_memtable_prefix_bloom_ratio(0.02);
+fn column_options(column: Column, resources: &Resources, database: Arc<OnceLock<Weak<Database>>>) -> Options {
+    let mut options = file_options(column, resources);
+    if matches!(column, Column::Data | Column::Score) {
+        options.set_compaction_filter_factory(FilterFactory { database });
+    }
+    options
 }
 
 const FILTER_NAME: &CStr = c"corelane.dead_versions";
@@ -903,16 +771,6 @@ impl Past for MetaSnapshot {
             .ok()?;
         Some(read(record.as_deref()))
     }
-
-    fn make_durable(&self) -> bool {
-        match self.borrow_owner().sync_log() {
-            Ok(synced) => synced,
-            Err(error) => {
-                tracing::error!(%error, "a compaction keeps dead members, since the log could not be synced");
-                false
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -920,11 +778,6 @@ mod tests {
     use super::super::seeded_random;
     use super::*;
     use rand::Rng;
-
-    const CREATES: Opening = Opening {
-        creates: true,
-        loads_damaged_log: false,
-    };
 
     /// What a range has, or its first `count` entries.
     fn read(
@@ -947,13 +800,13 @@ mod tests {
     #[test]
     fn a_kept_iterator_reads_what_a_new_one_does() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
-        let database = Arc::new(Database::open(folder.path(), &resources, CREATES).expect("a new database"));
+        let resources = Resources::new(1 << 20, 2).expect("RocksDB's environment");
+        let database = Arc::new(Database::open(folder.path(), &resources, true).expect("a new database"));
         let mut random = seeded_random::printed();
         let mut reader = RangeReader::default();
         let key_of = |number: u32| number.to_be_bytes();
         for round in 0..60_u32 {
-            let mut writes = database.writes(0);
+            let mut writes = CellWrites::default();
             let first = random.random_range(0..1500);
             for number in first..first + 10 * SKIPPED_MAX as u32 {
                 match random.random_bool(0.1) {
@@ -961,10 +814,7 @@ mod tests {
                     false => writes.delete(Column::Meta, &key_of(number)),
                 }
             }
-            database.write(writes.finish()).expect("a write");
-            if random.random_bool(0.1) {
-                database.flush().expect("a flush");
-            }
+            database.ingest(writes).expect("a write");
             if random.random_bool(0.1) {
                 reader.release();
             }
@@ -993,20 +843,20 @@ mod tests {
     fn a_bounded_read_gives_up_where_much_is_deleted_and_has_read_all_before() {
         const DELETED_MAX: u64 = 1000;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let resources = Resources::new(1 << 20, 1 << 20, 1, 2).expect("RocksDB's environment");
-        let database = Database::open(folder.path(), &resources, CREATES).expect("a new database");
+        let resources = Resources::new(1 << 20, 2).expect("RocksDB's environment");
+        let database = Database::open(folder.path(), &resources, true).expect("a new database");
         let key_of = |number: u32| number.to_be_bytes();
         // Between the first part and the second, much is deleted; between those of a part, less than is passed over.
         let is_there = |number: u32| !(10_000..60_000).contains(&number) && number.is_multiple_of(100);
         for deletes in [false, true] {
-            let mut writes = database.writes(0);
+            let mut writes = CellWrites::default();
             for number in (0..70_000).filter(|number| !deletes || !is_there(*number)) {
                 match deletes {
                     true => writes.delete(Column::Meta, &key_of(number)),
                     false => writes.put(Column::Meta, &key_of(number), b""),
                 }
             }
-            database.write(writes.finish()).expect("a write");
+            database.ingest(writes).expect("a write");
         }
         rocksdb::perf::set_perf_stats(rocksdb::perf::PerfStatsLevel::EnableCount);
         let mut reader = RangeReader::default();

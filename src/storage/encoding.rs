@@ -98,8 +98,9 @@ use crate::slots::Slot;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The version of this layout, written to the manifest; another one is refused at start.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of this layout and of the directory around it, written to the manifest; another one is refused at start.
+/// In version 1 each shard had a log of RocksDB's.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The number of databases that SELECT can name, as Redis's default.
 pub const DATABASE_COUNT: usize = 16;

@@ -3,7 +3,7 @@
 //! An expired key is never visible, swept or not; the sweep gives its space back and lets DBSIZE shrink. Hashes of
 //! which some fields have expired are named to the caller, since it takes a command to remove fields.
 
-use super::database::Column;
+use super::database::{Column, Direction};
 use super::encoding::{self, Record, due_of};
 use super::shard::Shard;
 use crate::error::CommandError;
@@ -26,17 +26,12 @@ pub fn sweep(
     if shard.next_deadline_ms() >= now_ms {
         return Ok(0);
     }
-    // What is staged is not in the index yet.
-    shard.commit()?;
     let mut due = Vec::new();
     let mut next_deadline_ms = u64::MAX;
     let from = shard.next_deadline_ms().to_be_bytes();
     let all = [0xff; encoding::DEADLINE_LEN + 1];
-    shard.database().scan(
-        Column::Expiry,
-        &from,
-        &all,
-        |key, _version| match encoding::split_expiry_key(key) {
+    shard.scan_range(Column::Expiry, (&from, &all), Direction::Forward, |key, _version| {
+        match encoding::split_expiry_key(key) {
             Some((deadline_ms, meta_key)) if deadline_ms < now_ms && due.len() < budget => {
                 due.push((key.to_vec(), meta_key.to_vec(), deadline_ms));
                 ControlFlow::Continue(())
@@ -46,12 +41,12 @@ pub fn sweep(
                 ControlFlow::Break(())
             }
             None => ControlFlow::Continue(()),
-        },
-    )?;
+        }
+    })?;
     let mut expired = 0;
     let mut stale = Vec::new();
     for (index_key, meta_key, deadline_ms) in due {
-        let current = shard.database().get(Column::Meta, &meta_key, |record| {
+        let current = shard.peek_record(&meta_key, |record| {
             let is_alive = Record::decode(record).is_some_and(|record| record.is_alive(now_ms));
             (due_of(record), is_alive)
         })?;

@@ -11,14 +11,9 @@ use crate::error::CommandError;
 use crate::slots::Slot;
 use std::ops::{ControlFlow, Range};
 
-/// In [`Touched::shard`]: the command touched more than one.
-pub const SEVERAL_SHARDS: u16 = u16::MAX;
-
 /// What the running command has read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// The index of the only shard in its executor's list, or [`SEVERAL_SHARDS`]; `None` if the command touched none.
-    pub shard: Option<u16>,
     /// The newest epoch whose writes the command made or saw.
     pub epoch: u64,
     /// Look-ups that found a key that is alive.
@@ -28,15 +23,9 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// The command has used a shard of its executor, and made or seen writes of `epoch` there.
+    /// The command has made or seen writes of `epoch`.
     #[inline]
-    pub(super) fn add(&mut self, shard_index: usize, epoch: u64) {
-        let shard_index = shard_index as u16;
-        self.shard = match self.shard {
-            None => Some(shard_index),
-            Some(same) if same == shard_index => Some(shard_index),
-            Some(_) => Some(SEVERAL_SHARDS),
-        };
+    pub(super) fn add(&mut self, epoch: u64) {
         self.epoch = self.epoch.max(epoch);
     }
 

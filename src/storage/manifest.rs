@@ -1,20 +1,25 @@
 //! The data directory's manifest: what the directory is, so that a wrong one is never opened.
 //!
 //! ```text
-//! <data-dir>/MANIFEST.toml   format, id, shards
+//! <data-dir>/MANIFEST.toml   format, id, shards, generation
 //! <data-dir>/shard-0000/     one RocksDB per shard
+//! <data-dir>/log/            what is not in them yet: see [`super::log`]
 //! ```
 
 use super::encoding::FORMAT_VERSION;
+use super::log::LogIdentity;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// The most shards a directory can be created with: beyond that, memtables and files cost more than cores give.
+/// The most shards a directory can be created with: beyond that, files cost more than cores give.
 pub const SHARD_COUNT_MAX: u16 = 1024;
 
 const FILE_NAME: &str = "MANIFEST.toml";
+
+/// Hexadecimal digits of a directory's id.
+const ID_DIGITS: usize = 32;
 
 /// What the manifest says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,8 @@ pub struct Manifest {
     pub id: String,
     /// The number of shards, each a range of slots ([`crate::slots::slots_of`]).
     pub shards: u16,
+    /// How often a server has started with this directory: each start's log has its own number.
+    pub generation: u64,
 }
 
 /// Why a data directory cannot be used.
@@ -87,6 +94,9 @@ impl Manifest {
         let manifest: Manifest = table
             .try_into()
             .map_err(|error: toml::de::Error| foreign(error.message()))?;
+        if manifest.id.len() != ID_DIGITS || u128::from_str_radix(&manifest.id, 16).is_err() {
+            return Err(foreign("its id is not 32 hexadecimal digits"));
+        }
         if !(1..=SHARD_COUNT_MAX).contains(&manifest.shards) {
             return Err(foreign("its number of shards is out of range"));
         }
@@ -108,6 +118,30 @@ impl Manifest {
         }
         let new = !data_dir.join("CREATED").exists();
         Ok((manifest, new))
+    }
+
+    /// Counts a start, durably: its log's generation was never used before, whatever becomes of this start.
+    ///
+    /// # Errors
+    /// The manifest cannot be written.
+    pub fn begin_generation(&mut self, data_dir: &Path) -> Result<(), ManifestError> {
+        self.generation += 1;
+        self.write(data_dir, &data_dir.join(FILE_NAME))
+    }
+
+    /// The log of a storage executor in this generation.
+    pub fn log_identity(&self, executor: u32) -> LogIdentity {
+        let id = u128::from_str_radix(&self.id, 16).expect("an id of hexadecimal digits was accepted");
+        LogIdentity {
+            directory: id as u64,
+            generation: self.generation,
+            executor,
+        }
+    }
+
+    fn write(&self, data_dir: &Path, path: &Path) -> Result<(), ManifestError> {
+        let text = toml::to_string(self).expect("a manifest of plain fields can be written as TOML");
+        write_durably(data_dir, path, text.as_bytes())
     }
 
     /// Notes that every shard exists: from now on a missing one is an error and not a first start that was cut short.
@@ -133,11 +167,16 @@ impl Manifest {
             format: FORMAT_VERSION,
             id,
             shards,
+            generation: 0,
         };
-        let text = toml::to_string(&manifest).expect("a manifest of plain fields can be written as TOML");
-        write_durably(data_dir, path, text.as_bytes())?;
+        manifest.write(data_dir, path)?;
         Ok(manifest)
     }
+}
+
+/// Where the logs of all executors lie.
+pub fn logs_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("log")
 }
 
 /// Where a shard's RocksDB lives.

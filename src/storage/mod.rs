@@ -1,28 +1,43 @@
 //! A shard's data: staging, commit, expiry, every byte on disk.
 //!
-//! A [`shard`] commits once per turn through [`database`]. [`records`] is its table of hot and staged records, of which
-//! [`uncommitted`] keeps what waits for a commit, [`resident`] has the collections in memory; [`encoding`] has every
-//! byte on disk, [`gaps`] where sorted sets are empty that are not in memory, [`pieces`] the remainders of large
+//! What a turn's commands have staged on the executor's [`shards`] goes as one frame into the [`executor_log`], as
+//! [`operations`]; RocksDB ([`database`]) gets it from there later. A [`shard`]'s table of [`records`] has what is
+//! staged, what RocksDB lacks and what is hot; the [`overlay`] has what RocksDB lacks in order. [`range_cursor`] reads
+//! a range little by little as it was ([`open_ranges`]). [`resident`] has the collections in memory; [`encoding`] has
+//! every byte on disk, [`gaps`] where sorted sets are empty that are not in memory, [`pieces`] the remainders of large
 //! replies, [`scan_positions`] where walks have stopped. [`lifecycle`] tracks keys that come and expire. [`redo`]
-//! records keep transactions over several shards whole; [`gathered`] is what one sees. [`shards`] are those of an executor. A handler sees a [`view`],
+//! records keep transactions over several executors whole; [`gathered`] is what one sees. A handler sees a [`view`],
 //! and through it a [`keyspace`]: the one or the other; [`undeclared`] is what a command needs beyond the keys that it
 //! named.
+//!
+//! What becomes of a frame later: [`checkpointing`] expands segments of the [`log`] to [`cell_writes`], which RocksDB
+//! gets as sorted files; [`recovery`] does so at a start with what was left.
 
+pub mod cell_writes;
+pub mod checkpointing;
 pub mod compaction;
 pub mod database;
 pub mod dead_versions;
 pub mod encoding;
+pub mod executor_log;
 pub mod expiry;
 pub mod fields;
 pub mod gaps;
 pub mod gathered;
 pub mod keyspace;
 pub mod lifecycle;
-mod linked_commits;
-pub mod log_check;
+pub mod log;
+mod log_files;
 pub mod manifest;
+pub mod open_ranges;
+pub mod operations;
+pub mod overlay;
 pub mod pieces;
+pub mod range_cursor;
 pub mod records;
+pub mod recovery;
+#[cfg(all(test, feature = "fault-injection"))]
+mod recovery_model;
 pub mod redo;
 pub mod resident;
 mod sampling;
@@ -32,6 +47,5 @@ pub(crate) mod seeded_random;
 pub mod shard;
 pub mod shards;
 pub mod transaction_scope;
-pub mod uncommitted;
 pub mod undeclared;
 pub mod view;

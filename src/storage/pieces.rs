@@ -1,13 +1,15 @@
 //! Large replies in pieces: a reply of millions of members or keys is written some thousand at a time, each piece when
 //! the client has taken most of the one before, and the shard serves others in between. Where nothing else tells how
 //! many there will be, the entries are counted first, piece by piece too. All pieces see the collection as it was when
-//! the command ran, since they come from one RocksDB iterator.
+//! the command ran, since they come from cursors that keep it ([`super::range_cursor`]).
 
-use super::database::Cursor;
+use super::range_cursor::{CursorRead, RangeCursor};
+use super::shards::Shards;
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use crate::protocol::reply::Version;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// Entries that one piece looks at: about what keeps a shard busy for 300 µs.
 pub const PIECE_MEMBERS_MAX: u64 = 1024;
@@ -40,7 +42,7 @@ pub enum Extent {
 /// The remainder of a reply.
 pub struct Pieces {
     /// What the remainder is read from, in order.
-    cursors: Vec<Cursor>,
+    cursors: Vec<RangeCursor>,
     /// The cursor that is being read.
     cursor_index: usize,
     /// Bytes of each key that `write` is not shown.
@@ -71,7 +73,7 @@ pub enum Written {
 
 impl Pieces {
     /// What `write` says of the entries of all `cursors`.
-    pub fn new(cursors: Vec<Cursor>, extent: Extent, write: WriteEntry) -> Pieces {
+    pub fn new(cursors: Vec<RangeCursor>, extent: Extent, write: WriteEntry) -> Pieces {
         let (Extent::Known(most) | Extent::AtMost(most)) = extent;
         Pieces {
             cursors,
@@ -100,10 +102,10 @@ impl Pieces {
     ///
     /// # Errors
     /// If it cannot be read to its end.
-    pub fn write_whole(mut self, reply: &mut Reply<'_>) -> Result<(), CommandError> {
+    pub fn write_whole(mut self, shards: &mut Shards, reply: &mut Reply<'_>) -> Result<(), CommandError> {
         let mut bytes = Vec::new();
         loop {
-            match self.write_next(&mut bytes, reply.version()) {
+            match self.write_next(shards, &mut bytes, reply.version()) {
                 Written::Piece => {}
                 Written::All => break,
                 Written::Broken => return Err(CommandError::Internal),
@@ -113,34 +115,41 @@ impl Pieces {
         Ok(())
     }
 
-    /// Appends the next piece to `replies`; it may be empty.
-    pub fn write_next(&mut self, replies: &mut Vec<u8>, version: Version) -> Written {
+    /// Appends the next piece to `replies`; it may be empty. `shards` are those of the cursors.
+    pub fn write_next(&mut self, shards: &mut Shards, replies: &mut Vec<u8>, version: Version) -> Written {
         let start = replies.len();
-        for _ in 0..PIECE_MEMBERS_MAX {
-            if !self.leave_ended_cursors() {
+        let mut entries_left = PIECE_MEMBERS_MAX;
+        while entries_left > 0 && replies.len() - start < PIECE_BYTES_FULL {
+            if self.counting && (self.left == 0 || self.cursor_index == self.cursors.len()) {
+                let found = self.most - self.left;
+                Reply::new(replies, version).array(found as usize);
+                self.begin_again(found);
+            }
+            if self.left == 0 {
+                return Written::All;
+            }
+            let Some(cursor) = self.cursors.get_mut(self.cursor_index) else {
                 return Written::Broken;
-            }
-            let mut reply = Reply::new(replies, version);
-            match self.cursors.get(self.cursor_index).and_then(Cursor::item) {
-                Some((key, value)) if self.left > 0 => {
-                    if self.skipped < self.skip {
-                        self.skipped += 1;
-                    } else {
-                        let reply = (!self.counting).then_some(&mut reply);
-                        self.left -= u64::from((self.write)(reply, &key[self.prefix_len..], value));
-                    }
-                    self.cursors[self.cursor_index].advance();
+            };
+            let records = shards.shard_mut(cursor.shard()).records();
+            let read = cursor.read(records, |key, value| {
+                entries_left -= 1;
+                if self.skipped < self.skip {
+                    self.skipped += 1;
+                } else {
+                    let mut reply = Reply::new(replies, version);
+                    let reply = (!self.counting).then_some(&mut reply);
+                    self.left -= u64::from((self.write)(reply, &key[self.prefix_len..], value));
                 }
-                _ if self.counting => {
-                    let found = self.most - self.left;
-                    reply.array(found as usize);
-                    self.begin_again(found);
+                match self.left == 0 || entries_left == 0 || replies.len() - start >= PIECE_BYTES_FULL {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
                 }
-                _ if self.left == 0 => return Written::All,
-                _ => return Written::Broken,
-            }
-            if replies.len() - start >= PIECE_BYTES_FULL {
-                break;
+            });
+            match read {
+                CursorRead::UpToHere => {}
+                CursorRead::All => self.cursor_index += 1,
+                CursorRead::Broken => return Written::Broken,
             }
         }
         match self.left == 0 && !self.counting {
@@ -149,25 +158,9 @@ impl Pieces {
         }
     }
 
-    /// Goes to the next cursor that has an entry, if there is one. Returns whether all that were left were read to
-    /// their ends.
-    fn leave_ended_cursors(&mut self) -> bool {
-        while let Some(cursor) = self
-            .cursors
-            .get(self.cursor_index)
-            .filter(|cursor| cursor.item().is_none())
-        {
-            if !cursor.has_ended() {
-                return false;
-            }
-            self.cursor_index += 1;
-        }
-        true
-    }
-
     /// All entries were counted: the cursors go back to their beginnings, and see the same.
     fn begin_again(&mut self, found: u64) {
-        self.cursors.iter_mut().for_each(Cursor::rewind);
+        self.cursors.iter_mut().for_each(RangeCursor::rewind);
         (self.cursor_index, self.skipped) = (0, 0);
         (self.counting, self.most, self.left) = (false, found, found);
     }

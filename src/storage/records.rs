@@ -1,19 +1,21 @@
-//! A shard's table of records in memory: what is staged for the next commit, and the hot part of what is committed. The
-//! records are those of `meta` and the members of collections.
+//! A shard's table of records in memory: what is staged for the next frame of the log, what was logged and is not in
+//! RocksDB yet, and the hot part of what is there. The records are cells of all columns.
 //!
 //! The shard has one writer, so the table is never stale and needs no lock; one probe answers whether a key was written
-//! in this turn, is hot, or must be read from disk. Staged records stay until they are committed, which may be in
-//! flight on another thread while the next ones are staged. Of the others, those
+//! lately, is hot, or must be read from disk. RocksDB gets whole segments of the log, long after they were written: a
+//! record stays in the table, deleted ones too, until the segment of its last write is there (the *watermark*). It is
+//! *clean* then, and may go at any time. Of the clean ones, those
 //! that fit in `bytes_max` stay by the S3-FIFO policy (Yang et al., "FIFO queues are all you need for cache eviction",
 //! SOSP 2023): a record enters a small queue and only moves to the main one if it was used again, so that a scan
 //! does not wash out what is hot.
 
 use super::database::{Column, Direction};
-use super::uncommitted::{UncommittedInRange, UncommittedList};
+use super::open_ranges::{OpenRanges, Saved, SavedRange};
+use super::overlay::Overlay;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 
-/// A larger record is dropped once it is committed and not kept when it is read: one such would displace thousands of
+/// A larger record is dropped once it is clean and not kept when it is read: one such would displace thousands of
 /// hot ones, and what is gained by not copying it from the block cache is small beside sending it.
 pub const RECORD_BYTES_KEPT_MAX: usize = 64 * 1024;
 
@@ -27,8 +29,8 @@ const USES_MAX: u8 = 3;
 const SMALL_QUEUE_PERCENT: usize = 10;
 
 /// Steps that one record which comes in may take to make room: enough to take the uses of a few and to evict more than
-/// one. Those that are staged cannot go and are only passed by; a command that stages more than the table may hold must
-/// not pass by all of them for each of its keys.
+/// one. Those that are not clean cannot go and are only passed by; where more is written than the table may hold, not
+/// all of it is passed by for each key.
 const STEPS_PER_RECORD: usize = 16;
 
 /// The index of an entry, valid until the next call that inserts or evicts.
@@ -44,25 +46,25 @@ enum Queue {
 struct Entry {
     column: Column,
     key: Box<[u8]>,
-    /// The stored form of the record; `None` for a key that was deleted in this turn.
+    /// The stored form of the record; `None` for a key that was deleted and that RocksDB may have.
     value: Option<Vec<u8>>,
     hash: u64,
     epoch: u64,
+    /// The segment of the log that has the last write which was logged; 0 once that is in RocksDB and was worked off.
+    segment: u32,
     uses: u8,
-    /// The entry is in the list of what the next commit writes.
+    /// The entry was changed since the last frame, and is in the list of what the next one has.
     staged: bool,
-    /// The entry is in the list of what the commit in flight writes (an earlier value perhaps).
-    in_flight: bool,
     queue: Queue,
     older: EntryIndex,
     newer: EntryIndex,
 }
 
-/// The most entries: committed ones leave when there are more, and what is staged is bounded far below the numbers that
-/// are left.
+/// The most entries: clean ones leave when there are more, and the others are bounded by the log far below the numbers
+/// that are left.
 const ENTRIES_MAX: usize = 1 << 31;
 
-/// What a staged record takes up, with what a redo record has beside key and value.
+/// What a staged record takes up in a frame, at most.
 fn staged_size(key: &[u8], value: Option<&[u8]>) -> usize {
     32 + key.len() + value.map_or(0, <[u8]>::len)
 }
@@ -122,12 +124,17 @@ impl Entry {
         self.column == Column::Meta && self.value.is_some()
     }
 
+    /// Whether RocksDB has what the entry says, so that it may go.
+    fn is_clean(&self) -> bool {
+        !self.staged && self.segment == 0
+    }
+
     fn size(&self) -> usize {
         ENTRY_BYTES + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
 }
 
-/// How to take back one change of the running command.
+/// How to take back one change since the last frame.
 struct Undo {
     entry: EntryIndex,
     value: Option<Vec<u8>>,
@@ -135,27 +142,33 @@ struct Undo {
     newly_staged: bool,
 }
 
-/// What [`Records::roll_back_command`] hands back for each change, newest first: the key, what it undid, what is there
+/// What a roll back hands out for each change, newest first: the key, what it undid, what is there
 /// again.
 pub struct Undone<'a> {
     /// The key's column.
     pub column: Column,
     /// The key.
     pub key: &'a [u8],
-    /// What the command had staged.
+    /// What was staged.
     pub staged: Option<&'a [u8]>,
     /// What is there again.
     pub restored: Option<&'a [u8]>,
 }
 
-/// A record that the disk does not have yet.
-pub struct Uncommitted<'a> {
+/// A record that RocksDB does not have yet.
+pub struct Unclean<'a> {
     /// The record's key.
     pub key: &'a [u8],
     /// The record's stored form; `None` for a deletion.
     pub value: Option<&'a [u8]>,
     /// The epoch that wrote the record.
     pub epoch: u64,
+}
+
+/// Records whose last write lay in a segment when they were written there, each once.
+struct SegmentList {
+    segment: u32,
+    entries: Vec<EntryIndex>,
 }
 
 /// Hits and misses since the start.
@@ -187,18 +200,26 @@ pub struct Records {
     ghost_set: hashbrown::HashSet<u64, foldhash::fast::RandomState>,
     bytes: usize,
     bytes_max: usize,
-    staged: UncommittedList,
+    /// The changed records, in the order of first writing.
+    staged: Vec<EntryIndex>,
     /// Never less than the bytes of what is staged.
     staged_bytes: usize,
-    in_flight: UncommittedList,
+    /// What was logged and not worked off, by segment, in their order.
+    logged: VecDeque<SegmentList>,
+    /// All that are not clean, in the order of their keys.
+    overlay: Overlay,
+    /// The bytes of those.
+    unclean_bytes: usize,
+    open_ranges: OpenRanges,
+    /// How to take back what is staged: of commands that are over the first change of each record only.
     undo: Vec<Undo>,
-    /// The newest epoch whose writes the table no longer knows key by key: a look-up that misses may have seen them.
-    forgotten_epoch: u64,
+    /// Where the changes of the running command begin.
+    command_undo: usize,
     counters: Counters,
 }
 
 impl Records {
-    /// An empty table that keeps at most about `bytes_max` of committed records, and no more than [`ENTRIES_MAX`] of
+    /// An empty table that keeps at most about `bytes_max` of clean records, and no more than [`ENTRIES_MAX`] of
     /// them.
     pub fn new(bytes_max: usize) -> Records {
         let bytes_max = bytes_max.min(ENTRIES_MAX * ENTRY_BYTES);
@@ -215,11 +236,14 @@ impl Records {
             ghost_set: hashbrown::HashSet::default(),
             bytes: 0,
             bytes_max,
-            staged: UncommittedList::default(),
+            staged: Vec::new(),
             staged_bytes: 0,
-            in_flight: UncommittedList::default(),
+            logged: VecDeque::new(),
+            overlay: Overlay::default(),
+            unclean_bytes: 0,
+            open_ranges: OpenRanges::default(),
             undo: Vec::new(),
-            forgotten_epoch: 0,
+            command_undo: 0,
             counters: Counters::default(),
         }
     }
@@ -244,22 +268,16 @@ impl Records {
         found
     }
 
-    /// The stored form of an entry's record; `None` if the key was deleted in this turn.
+    /// The stored form of an entry's record; `None` if the key was deleted.
     #[inline]
     pub fn value(&self, index: EntryIndex) -> Option<&[u8]> {
         self.entries[index as usize].value.as_deref()
     }
 
-    /// The epoch that wrote an entry; of one that was read from disk, the newest epoch that may have.
+    /// The epoch that wrote an entry; 0 for one that was read from disk, which has nothing that is not durable.
     #[inline]
     pub fn epoch(&self, index: EntryIndex) -> u64 {
         self.entries[index as usize].epoch
-    }
-
-    /// The newest epoch that wrote keys which the table has let go.
-    #[inline]
-    pub fn forgotten_epoch(&self) -> u64 {
-        self.forgotten_epoch
     }
 
     /// Keeps a record that was read from disk (`value`, its stored form). Records above [`RECORD_BYTES_KEPT_MAX`] are
@@ -267,8 +285,6 @@ impl Records {
     pub fn keep(&mut self, hash: u64, column: Column, key: &[u8], value: Vec<u8>) -> EntryIndex {
         self.make_room(STEPS_PER_RECORD);
         let index = self.insert((hash, column), key, Some(value));
-        // The table may have held this very record before, and forgotten when it was written.
-        self.entries[index as usize].epoch = self.forgotten_epoch;
         self.admit(index);
         index
     }
@@ -284,54 +300,79 @@ impl Records {
         epoch: u64,
     ) {
         self.staged_bytes += staged_size(key, value.as_deref());
-        let Some(index) = index else {
-            let index = self.insert(hash_and_column, key, value);
-            let entry = &mut self.entries[index as usize];
-            (entry.epoch, entry.staged) = (epoch, true);
-            self.staged.push(index);
-            self.undo.push(Undo {
-                entry: index,
-                value: None,
-                epoch: 0,
-                newly_staged: true,
+        let index = index.unwrap_or_else(|| self.insert(hash_and_column, key, None));
+        let entry = &self.entries[index as usize];
+        let (column, is_clean, newly_staged) = (hash_and_column.1, entry.is_clean(), !entry.staged);
+        if !self.open_ranges.is_empty() {
+            self.open_ranges.save(column, key, || match is_clean {
+                true => Saved::OnDisk,
+                false => Saved::InTable(entry.value.clone()),
             });
-            return;
-        };
-        let old = self.replace(index, value);
-        let entry = &mut self.entries[index as usize];
-        let newly_staged = !entry.staged;
-        self.undo.push(Undo {
-            entry: index,
-            value: old,
-            epoch: entry.epoch,
-            newly_staged,
-        });
-        (entry.epoch, entry.staged) = (epoch, true);
+        }
+        if is_clean {
+            let entries = &self.entries;
+            self.overlay
+                .insert(column, key, index, |index| &entries[index as usize].key);
+            self.unclean_bytes += entry.size();
+        }
         if newly_staged {
             self.staged.push(index);
         }
+        let entry = &mut self.entries[index as usize];
+        entry.staged = true;
+        let epoch_before = std::mem::replace(&mut entry.epoch, epoch);
+        let old = self.replace(index, value);
+        self.undo.push(Undo {
+            entry: index,
+            value: old,
+            epoch: epoch_before,
+            newly_staged,
+        });
     }
 
-    /// The running command is over and its writes stand.
+    /// The running command is over and its writes stand, until the frame that they are for is written or not.
     #[inline]
     pub fn keep_command(&mut self) {
-        self.undo.clear();
+        if self.undo.len() == self.command_undo {
+            return;
+        }
+        // Whoever takes back more than this command takes back all that is staged.
+        let mut kept = self.command_undo;
+        for index in self.command_undo..self.undo.len() {
+            if self.undo[index].newly_staged {
+                self.undo.swap(kept, index);
+                kept += 1;
+            }
+        }
+        self.undo.truncate(kept);
+        self.command_undo = kept;
     }
 
     /// Whether the running command has staged anything.
     pub fn command_staged(&self) -> bool {
-        !self.undo.is_empty()
+        self.changes() > 0
     }
 
     /// How many changes the running command has made.
     #[inline]
     pub fn changes(&self) -> usize {
-        self.undo.len()
+        self.undo.len() - self.command_undo
     }
 
     /// The running command failed, or a part of it: takes back all its writes but the first `kept`. `undone` is told of
     /// each.
-    pub fn roll_back_command(&mut self, kept: usize, mut undone: impl FnMut(Undone<'_>)) {
+    pub fn roll_back_command(&mut self, kept: usize, undone: impl FnMut(Undone<'_>)) {
+        self.roll_back_to(self.command_undo + kept, undone);
+    }
+
+    /// Nothing that is staged will be logged: takes all of it back. `undone` is told of each record.
+    pub fn roll_back_staged(&mut self, undone: impl FnMut(Undone<'_>)) {
+        self.roll_back_to(0, undone);
+        assert!(self.staged.is_empty(), "what is staged can be taken back");
+        (self.command_undo, self.staged_bytes) = (0, 0);
+    }
+
+    fn roll_back_to(&mut self, kept: usize, mut undone: impl FnMut(Undone<'_>)) {
         while self.undo.len() > kept {
             let Some(undo) = self.undo.pop() else { return };
             let staged = self.replace(undo.entry, undo.value);
@@ -343,55 +384,69 @@ impl Records {
                 staged: staged.as_deref(),
                 restored: entry.value.as_deref(),
             });
-            if undo.newly_staged {
-                let last = self.staged.pop(entry.column, &entry.key);
-                assert_eq!(last, Some(undo.entry), "a command's writes are undone newest first");
-                entry.staged = false;
-                if entry.value.is_none() && !entry.in_flight {
-                    self.remove(undo.entry);
+            if !undo.newly_staged {
+                continue;
+            }
+            let last = self.staged.pop();
+            assert_eq!(last, Some(undo.entry), "writes are undone newest first");
+            entry.staged = false;
+            if entry.segment == 0 {
+                self.leave_overlay(undo.entry);
+                // RocksDB may have got the entry meanwhile.
+                match self.entries[undo.entry as usize].value {
+                    None => self.remove(undo.entry),
+                    Some(_) => self.keep_or_forget(undo.entry),
                 }
             }
         }
     }
 
+    fn leave_overlay(&mut self, index: EntryIndex) {
+        let entry = &self.entries[index as usize];
+        self.unclean_bytes -= entry.size();
+        self.overlay.remove(entry.column, &entry.key, index);
+    }
+
     /// What is staged: keys with their records, `None` for a deletion, in the order of first writing.
     pub fn staged(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
-        self.staged.list().iter().map(|index| {
+        self.staged.iter().map(|index| {
             let entry = &self.entries[*index as usize];
             (entry.column, &*entry.key, entry.value.as_deref())
         })
     }
 
-    /// What is staged or being committed from the key `from` to before `to`, which must not be below it: what a read of
-    /// the disk does not see, in the order of the keys or backwards.
-    pub fn uncommitted(
-        &mut self,
+    /// What RocksDB does not have yet from the key `from` to before `to`, in the order of the keys or backwards.
+    pub fn unclean<'a, 'b>(
+        &'a self,
         column: Column,
-        range: (&[u8], &[u8]),
+        range: (&'b [u8], &'b [u8]),
         direction: Direction,
-    ) -> impl Iterator<Item = Uncommitted<'_>> {
-        let Records {
-            staged,
-            in_flight,
-            entries,
-            ..
-        } = self;
-        let entries: &[Entry] = entries;
-        let key_of = |index: EntryIndex| {
+    ) -> impl Iterator<Item = Unclean<'a>> + use<'a, 'b> {
+        let entries: &'a [Entry] = &self.entries;
+        let key_of = move |index| &*entries[index as usize].key;
+        self.overlay.range(column, range, direction, key_of).map(move |index| {
             let entry = &entries[index as usize];
-            (entry.column, &*entry.key)
-        };
-        staged.before_read(key_of);
-        in_flight.before_read(key_of);
-        let found = UncommittedInRange::new([staged, in_flight], column, range, direction, key_of);
-        found.map(|index| {
-            let entry = &entries[index as usize];
-            Uncommitted {
+            Unclean {
                 key: &entry.key,
                 value: entry.value.as_deref(),
                 epoch: entry.epoch,
             }
         })
+    }
+
+    /// Opens a range, so that what is in it now can be read while others write there.
+    pub fn open_range(&mut self, column: Column, range: (&[u8], &[u8])) -> SavedRange {
+        self.open_ranges.open(column, range)
+    }
+
+    /// The bytes of what RocksDB does not have yet.
+    pub fn unclean_bytes(&self) -> usize {
+        self.unclean_bytes
+    }
+
+    /// How many records RocksDB does not have yet.
+    pub fn unclean_len(&self) -> usize {
+        self.overlay.len()
     }
 
     /// Whether anything is staged.
@@ -400,7 +455,7 @@ impl Records {
         !self.staged.is_empty()
     }
 
-    /// At least as many bytes as are staged: what was staged twice, or taken back, counts until the commit.
+    /// At least as many bytes as are staged: what was staged twice, or taken back, counts until the frame.
     #[inline]
     pub fn staged_bytes(&self) -> usize {
         self.staged_bytes
@@ -413,101 +468,118 @@ impl Records {
 
     /// How many records are staged.
     pub fn staged_len(&self) -> usize {
-        self.staged.list().len()
+        self.staged.len()
     }
 
-    /// What is staged is being committed: what is staged from now on belongs to the next commit.
-    ///
-    /// # Panics
-    /// If a commit is in flight.
-    pub fn begin_commit(&mut self) {
-        assert!(self.in_flight.is_empty(), "a shard has one commit at a time");
+    /// What is staged was logged in `segment`.
+    pub fn logged(&mut self, segment: u32) {
+        assert!(segment > 0, "the segments of a log are counted from one");
+        let has_list = self.logged.back().is_some_and(|last| last.segment == segment);
+        if !has_list {
+            assert!(
+                self.logged.back().is_none_or(|last| last.segment < segment),
+                "segments are written one after the other"
+            );
+            self.logged.push_back(SegmentList {
+                segment,
+                entries: Vec::new(),
+            });
+        }
+        let list = &mut self.logged.back_mut().expect("there is a list of the segment").entries;
+        for index in self.staged.drain(..) {
+            let entry = &mut self.entries[index as usize];
+            assert!(entry.staged, "what is staged is staged once");
+            entry.staged = false;
+            if entry.segment != segment {
+                entry.segment = segment;
+                list.push(index);
+            }
+        }
         self.undo.clear();
-        self.staged_bytes = 0;
-        std::mem::swap(&mut self.staged, &mut self.in_flight);
-        for index in self.in_flight.list() {
-            let entry = &mut self.entries[*index as usize];
-            assert!(entry.staged && !entry.in_flight, "what is staged is staged once");
-            (entry.staged, entry.in_flight) = (false, true);
+        (self.command_undo, self.staged_bytes) = (0, 0);
+    }
+
+    /// What is staged was written to RocksDB at once, without a log: all of it is clean.
+    pub fn written_through(&mut self) {
+        self.undo.clear();
+        (self.command_undo, self.staged_bytes) = (0, 0);
+        for index in std::mem::take(&mut self.staged) {
+            self.entries[index as usize].staged = false;
+            if self.entries[index as usize].segment == 0 {
+                self.become_clean(index);
+            }
         }
     }
 
-    /// The commit succeeded: what it wrote is now part of the hot records.
-    pub fn committed(&mut self) {
-        let mut committed = self.in_flight.take();
-        for index in committed.drain(..) {
+    /// RocksDB has all that was logged in segments up to `watermark`: works off up to `records_max` records that may be
+    /// clean now. Returns how many were looked at: fewer, if nothing is left to do.
+    pub fn work_off(&mut self, watermark: u32, records_max: usize) -> usize {
+        self.open_ranges.forget_closed();
+        let mut looked_at = 0;
+        while looked_at < records_max
+            && let Some(list) = self.logged.front_mut()
+            && list.segment <= watermark
+        {
+            let segment = list.segment;
+            let Some(index) = list.entries.pop() else {
+                self.logged.pop_front();
+                continue;
+            };
+            looked_at += 1;
             let entry = &mut self.entries[index as usize];
-            assert!(entry.in_flight, "an entry stays until it is committed");
-            entry.in_flight = false;
-            if entry.staged {
-                // The record was written again meanwhile and waits for the next commit.
+            if entry.segment != segment {
+                // It was written again in a later segment.
                 continue;
             }
-            let keep = entry
+            entry.segment = 0;
+            if !entry.staged {
+                self.become_clean(index);
+            }
+        }
+        looked_at
+    }
+
+    /// An entry may leave from now on, and leaves at once if it is of no use.
+    fn become_clean(&mut self, index: EntryIndex) {
+        let entry = &self.entries[index as usize];
+        self.open_ranges
+            .save(entry.column, &entry.key, || Saved::InTable(entry.value.clone()));
+        self.leave_overlay(index);
+        self.keep_or_forget(index);
+        self.make_room(STEPS_PER_RECORD);
+    }
+
+    /// An entry is clean: it enters a queue, or goes at once if it is of no use.
+    fn keep_or_forget(&mut self, index: EntryIndex) {
+        let entry = &self.entries[index as usize];
+        let is_member_or_key = matches!(entry.column, Column::Meta | Column::Data | Column::Score);
+        let is_kept = is_member_or_key
+            && entry
                 .value
                 .as_ref()
                 .is_some_and(|value| value.len() <= RECORD_BYTES_KEPT_MAX);
-            let queued = entry.queue != Queue::None;
-            if !keep {
-                self.forget(index);
-            } else if !queued {
-                self.admit(index);
-            }
-        }
-        self.in_flight.put(committed);
-        // Every step frees an entry or takes a use from one, and a staged one is only moved: four rounds see all.
-        self.make_room(self.table.len() * (usize::from(USES_MAX) + 1));
-    }
-
-    /// The commit did not take place: what it would have written belongs to the next one, with what was staged
-    /// meanwhile.
-    pub fn commit_again(&mut self) {
-        let later = self.staged.take();
-        for index in self.in_flight.take() {
-            let entry = &mut self.entries[index as usize];
-            assert!(entry.in_flight, "an entry stays until it is committed");
-            entry.in_flight = false;
-            // A record that was written again meanwhile is in the list already.
-            if !entry.staged {
-                entry.staged = true;
-                self.staged.push(index);
-            }
-        }
-        later.into_iter().for_each(|index| self.staged.push(index));
-        self.count_staged_bytes();
-    }
-
-    /// The commit failed for good: forgets what was to be written, so that the disk's state is seen again.
-    pub fn roll_back_all(&mut self) {
-        self.undo.clear();
-        self.staged_bytes = 0;
-        let mut lost = self.in_flight.take();
-        for index in &lost {
-            self.entries[*index as usize].in_flight = false;
-        }
-        // A record that is in both lists is forgotten once.
-        lost.retain(|index| !self.entries[*index as usize].staged);
-        lost.append(&mut self.staged.take());
-        for index in lost {
-            self.entries[index as usize].staged = false;
-            // The disk may have one whose deletion is taken back.
-            self.keys_left += u64::from(self.entries[index as usize].column == Column::Meta);
+        if !is_kept {
             self.forget(index);
+        } else if entry.queue == Queue::None {
+            self.admit(index);
         }
     }
 
-    /// Deletes, in `epoch`, all records whose keys `is_chosen` selects: their range on disk is about to be
-    /// deleted. Those that are committed are forgotten; of the others a deletion is staged, which can be taken back.
-    pub fn delete_all(&mut self, epoch: u64, is_chosen: impl Fn(&[u8]) -> bool) {
+    /// Deletes, in `epoch`, all records that `is_chosen` selects by column and key: their range on disk is about to be
+    /// deleted. Those that are clean are forgotten; of the others a deletion is staged, which can be taken back.
+    pub fn delete_all(&mut self, epoch: u64, is_chosen: impl Fn(Column, &[u8]) -> bool) {
         let chosen: Vec<EntryIndex> = self
             .table
             .iter()
             .copied()
-            .filter(|index| is_chosen(&self.entries[*index as usize].key))
+            .filter(|index| {
+                let entry = &self.entries[*index as usize];
+                is_chosen(entry.column, &entry.key)
+            })
             .collect();
         for index in chosen {
             let entry = &self.entries[index as usize];
-            if !entry.staged && !entry.in_flight {
+            if entry.is_clean() {
                 // The deletion of the range can be taken back.
                 self.keys_left += u64::from(entry.is_key());
                 self.remove(index);
@@ -516,6 +588,11 @@ impl Records {
                 self.stage(Some(index), (hash, column), &key, None, epoch);
             }
         }
+    }
+
+    /// The most bytes of clean records.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     /// Bytes of keys, values and entries.
@@ -573,8 +650,8 @@ impl Records {
             hash,
             epoch: 0,
             uses: 0,
+            segment: 0,
             staged: false,
-            in_flight: false,
             queue: Queue::None,
             older: NO_ENTRY,
             newer: NO_ENTRY,
@@ -609,6 +686,9 @@ impl Records {
             self.present = self.present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
         }
         self.bytes = self.bytes + new_len - old_len;
+        if !entry.is_clean() {
+            self.unclean_bytes = self.unclean_bytes + new_len - old_len;
+        }
         match entry.queue {
             Queue::None => {}
             Queue::Small => self.small.bytes = self.small.bytes + new_len - old_len,
@@ -634,23 +714,22 @@ impl Records {
         }
     }
 
-    /// Gives a committed entry that is in no queue its first place.
+    /// Gives a clean entry that is in no queue its first place.
     fn admit(&mut self, index: EntryIndex) {
         let returns = self.ghost_set.remove(&self.entries[index as usize].hash);
         self.enqueue(index, if returns { Queue::Main } else { Queue::Small });
     }
 
-    /// Removes an entry of which other commands may see the write as the key's absence or as its value on disk.
+    /// Removes a clean entry: whoever looks for its key from now on asks the disk.
     fn forget(&mut self, index: EntryIndex) {
-        let entry = &self.entries[index as usize];
-        self.forgotten_epoch = self.forgotten_epoch.max(entry.epoch);
-        self.keys_left += u64::from(entry.is_key());
+        self.keys_left += u64::from(self.entries[index as usize].is_key());
         self.remove(index);
     }
 
     fn remove(&mut self, index: EntryIndex) {
         self.unlink(index);
         let entry = &mut self.entries[index as usize];
+        assert!(entry.is_clean(), "an entry stays until RocksDB has it");
         let (size, key) = (entry.size(), usize::from(entry.is_key()));
         assert!(
             self.bytes >= size && self.present >= key,
@@ -679,7 +758,7 @@ impl Records {
                 return;
             }
             let entry = &mut self.entries[index as usize];
-            if entry.staged || entry.in_flight || entry.uses > 0 {
+            if !entry.is_clean() || entry.uses > 0 {
                 entry.uses = if from_small { 0 } else { entry.uses.saturating_sub(1) };
                 self.unlink(index);
                 self.enqueue(index, Queue::Main);
@@ -711,7 +790,7 @@ mod tests {
     use super::super::seeded_random;
     use super::*;
     use rand::Rng;
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     fn hash(key: &[u8]) -> u64 {
         key.iter()
@@ -755,9 +834,9 @@ mod tests {
             records.staged().collect::<Vec<_>>(),
             [(Column::Meta, &b"000a"[..], Some(&b"1"[..]))]
         );
-        records.roll_back_all();
+        records.roll_back_staged(|_| {});
         assert!(records.is_empty() && !records.has_staged());
-        assert_eq!(records.bytes(), 0);
+        assert_eq!((records.bytes(), records.unclean_bytes), (0, 0));
     }
 
     #[test]
@@ -792,19 +871,20 @@ mod tests {
         }
         // Minutes, if each key looks at all that are staged; far less than a second if not.
         assert!(began.elapsed().as_secs() < 20, "it took {:?}", began.elapsed());
-        records.begin_commit();
-        records.committed();
-        assert_eq!((records.len(), records.bytes()), (0, 0));
+        records.logged(1);
+        assert_eq!(records.len(), 100_000, "what RocksDB has not stays");
+        while records.work_off(1, 1000) == 1000 {}
+        assert_eq!((records.len(), records.bytes(), records.unclean_len()), (0, 0, 0));
     }
 
     #[test]
-    fn a_record_may_be_written_again_while_it_is_being_committed() {
+    fn a_record_stays_until_the_segment_of_its_last_write_is_in_rocksdb() {
         let mut records = Records::new(1 << 20);
         stage(&mut records, b"000a", Some(b"1"), 1);
         stage(&mut records, b"000b", None, 1);
         records.keep_command();
-        records.begin_commit();
-        // A command that fails meanwhile leaves the values that are being written.
+        records.logged(1);
+        // A command that fails leaves the values that were logged, deletions too.
         stage(&mut records, b"000a", Some(b"x"), 2);
         stage(&mut records, b"000b", Some(b"x"), 2);
         records.roll_back_command(0, |_| {});
@@ -813,96 +893,143 @@ mod tests {
         assert_eq!(deleted.map(|index| records.value(index)), Some(None));
         stage(&mut records, b"000a", Some(b"2"), 2);
         records.keep_command();
-        // The first try is refused: both go into the next, once, with their newest values.
-        records.commit_again();
-        assert_eq!(
-            records.staged().collect::<Vec<_>>(),
-            [
-                (Column::Meta, &b"000b"[..], None),
-                (Column::Meta, &b"000a"[..], Some(&b"2"[..]))
-            ]
-        );
-        records.begin_commit();
-        stage(&mut records, b"000a", Some(b"3"), 3);
+        stage(&mut records, b"000a", Some(b"3"), 2);
         records.keep_command();
-        records.committed();
-        assert_eq!(
-            records.staged().collect::<Vec<_>>(),
-            [(Column::Meta, &b"000a"[..], Some(&b"3"[..]))]
-        );
-        assert_eq!(records.len(), 1, "the deleted key is gone");
-        records.begin_commit();
-        stage(&mut records, b"000a", Some(b"4"), 4);
-        records.roll_back_all();
-        assert!(records.is_empty() && !records.has_staged());
-        assert_eq!(records.bytes(), 0);
+        // While it waits for the next frame, the one before goes to RocksDB.
+        assert_eq!(records.work_off(1, 10), 2);
+        assert_eq!(records.unclean_len(), 1, "the deleted key is gone");
+        // The frame is not written: back to what RocksDB has.
+        records.roll_back_staged(|_| {});
+        assert_eq!(value(&mut records, b"000a"), Some(&b"1"[..]));
+        assert_eq!((records.len(), records.unclean_len(), records.unclean_bytes), (1, 0, 0));
+        stage(&mut records, b"000a", Some(b"4"), 3);
+        records.logged(2);
+        stage(&mut records, b"000a", Some(b"5"), 4);
+        records.logged(3);
+        assert_eq!((records.work_off(2, 10), records.unclean_len()), (1, 1));
+        assert_eq!((records.work_off(3, 10), records.unclean_len()), (1, 0));
+        assert_eq!(value(&mut records, b"000a"), Some(&b"5"[..]));
     }
 
-    fn uncommitted_keys(records: &mut Records, from: &[u8], to: &[u8], direction: Direction) -> Vec<Vec<u8>> {
-        let found = records.uncommitted(Column::Meta, (from, to), direction);
+    fn unclean_keys(records: &Records, from: &[u8], to: &[u8], direction: Direction) -> Vec<Vec<u8>> {
+        let found = records.unclean(Column::Meta, (from, to), direction);
         found.map(|record| record.key.to_vec()).collect()
     }
 
     #[test]
-    fn ranges_of_what_waits_are_those_of_a_model_whatever_fails_and_is_committed() {
+    fn ranges_of_what_rocksdb_lacks_are_those_of_a_model_whatever_fails_and_is_ingested() {
         let mut random = seeded_random::printed();
         let mut below = |bound: u64| random.random_range(0..bound);
         let mut records = Records::new(1 << 20);
-        let (mut staged, mut in_flight) = (BTreeSet::new(), BTreeSet::new());
+        // By key, the segment of the last logged write (0: none) and whether it is staged.
+        let mut model: BTreeMap<Vec<u8>, (u32, bool)> = BTreeMap::new();
+        let (mut segment, mut watermark) = (1, 0);
         for epoch in 1..400_u64 {
             for _ in 0..below(30) {
                 let writes: Vec<Vec<u8>> = (0..below(80))
-                    .map(|_| format!("000{:03}", below(900)).into_bytes())
+                    .map(|_| {
+                        // Most in one slot, the others in slots of their own.
+                        let number = below(900);
+                        let slot = if number < 600 { 0 } else { number % 300 };
+                        [
+                            &b"0"[..],
+                            &(slot as u16).to_be_bytes(),
+                            format!("{number:03}").as_bytes(),
+                        ]
+                        .concat()
+                    })
                     .collect();
                 for key in &writes {
-                    stage(
-                        &mut records,
-                        key,
-                        Some(b"v").filter(|_| below(4) > 0).map(|v| &v[..]),
-                        epoch,
-                    );
-                }
-                if below(3) == 0 {
-                    // The command itself reads, so that what it takes back is in the order of keys already.
-                    uncommitted_keys(&mut records, b"000", b"001", Direction::Forward);
+                    let value = Some(b"v").filter(|_| below(4) > 0).map(|v| &v[..]);
+                    stage(&mut records, key, value, epoch);
                 }
                 match below(5) {
                     0 => records.roll_back_command(0, |_| {}),
                     _ => {
                         records.keep_command();
-                        staged.extend(writes);
+                        writes
+                            .into_iter()
+                            .for_each(|key| model.entry(key).or_default().1 = true);
                     }
                 }
-                let (from, to) = (format!("000{:03}", below(450)), format!("000{:03}", 450 + below(450)));
-                let expected: BTreeSet<&Vec<u8>> = staged.union(&in_flight).collect();
-                let range = from.as_bytes().to_vec()..to.as_bytes().to_vec();
-                let expected: Vec<Vec<u8>> = expected
-                    .into_iter()
-                    .filter(|key| range.contains(*key))
-                    .cloned()
-                    .collect();
-                let (from, to) = (from.as_bytes(), to.as_bytes());
-                assert_eq!(uncommitted_keys(&mut records, from, to, Direction::Forward), expected);
-                let mut backwards = uncommitted_keys(&mut records, from, to, Direction::Backward);
+                let mut end = || {
+                    let slot = if below(2) == 0 { 0 } else { below(300) };
+                    [
+                        &b"0"[..],
+                        &(slot as u16).to_be_bytes(),
+                        format!("{:03}", below(600)).as_bytes(),
+                    ]
+                    .concat()
+                };
+                let (one, other) = (end(), end());
+                let (from, to) = (one.clone().min(other.clone()), one.max(other));
+                let range = from.clone()..to.clone();
+                let expected: Vec<Vec<u8>> = model.range(range).map(|(key, _)| key.clone()).collect();
+                let (from, to) = (&from[..], &to[..]);
+                assert_eq!(unclean_keys(&records, from, to, Direction::Forward), expected);
+                let mut backwards = unclean_keys(&records, from, to, Direction::Backward);
                 backwards.reverse();
                 assert_eq!(backwards, expected);
             }
-            match below(4) {
-                0 if in_flight.is_empty() => {
-                    records.begin_commit();
-                    in_flight = std::mem::take(&mut staged);
-                }
-                1 => {
-                    records.committed();
-                    in_flight.clear();
+            match below(5) {
+                0 | 1 => {
+                    segment += below(2) as u32;
+                    records.logged(segment);
+                    let staged = model.values_mut().filter(|(_, staged)| *staged);
+                    staged.for_each(|state| *state = (segment, false));
                 }
                 2 => {
-                    records.commit_again();
-                    staged.append(&mut in_flight);
+                    records.roll_back_staged(|_| {});
+                    model.values_mut().for_each(|(_, staged)| *staged = false);
+                    model.retain(|_, (segment, _)| *segment != 0);
+                }
+                3 => {
+                    watermark += below(u64::from(segment - watermark) + 1) as u32;
+                    while records.work_off(watermark, 7) == 7 {}
+                    for (segment, _) in model.values_mut().filter(|(segment, _)| *segment <= watermark) {
+                        *segment = 0;
+                    }
+                    model.retain(|_, state| *state != (0, false));
                 }
                 _ => {}
             }
         }
+    }
+
+    #[test]
+    fn an_open_range_keeps_what_was_there_when_it_was_opened() {
+        let mut records = Records::new(1 << 20);
+        for key in [&b"000a"[..], b"000b", b"000c"] {
+            stage(&mut records, key, Some(b"1"), 1);
+        }
+        records.logged(1);
+        records.keep(hash(b"000d"), Column::Meta, b"000d", b"disk".to_vec());
+        let range = records.open_range(Column::Meta, (b"000a", b"000z"));
+        stage(&mut records, b"000a", Some(b"2"), 2);
+        stage(&mut records, b"000a", Some(b"3"), 2);
+        stage(&mut records, b"000d", None, 2);
+        stage(&mut records, b"000e", Some(b"new"), 2);
+        stage(&mut records, b"000zz", Some(b"outside"), 2);
+        records.work_off(1, 2);
+        let in_table = |value: &[u8]| Saved::InTable(Some(value.to_vec()));
+        let saved: Vec<(Vec<u8>, Saved)> = range
+            .lock()
+            .iter()
+            .map(|(key, saved)| (key.to_vec(), saved.clone()))
+            .collect();
+        assert_eq!(
+            saved,
+            [
+                (b"000a".to_vec(), in_table(b"1")),
+                (b"000b".to_vec(), in_table(b"1")),
+                (b"000c".to_vec(), in_table(b"1")),
+                (b"000d".to_vec(), Saved::OnDisk),
+                (b"000e".to_vec(), Saved::OnDisk)
+            ]
+        );
+        drop(range);
+        records.work_off(1, 1);
+        assert!(records.open_ranges.is_empty());
     }
 
     #[test]
@@ -911,11 +1038,11 @@ mod tests {
         let began = std::time::Instant::now();
         for number in 0..200_000_u32 {
             // In an order that has nothing to do with that of the keys.
-            let key = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+            let key = [&[0, 1, 2], &number.wrapping_mul(0x9e37_79b1).to_be_bytes()[..]].concat();
             stage(&mut records, &key, Some(b"v"), 1);
             records.keep_command();
             let first = records
-                .uncommitted(Column::Meta, (&[0], &[0xff]), Direction::Forward)
+                .unclean(Column::Meta, (&[0, 1, 2], &[0, 1, 3]), Direction::Forward)
                 .next();
             assert!(first.is_some());
         }
@@ -924,17 +1051,15 @@ mod tests {
     }
 
     #[test]
-    fn deleted_keys_leave_nothing_behind_but_their_epoch() {
+    fn deleted_keys_leave_nothing_behind() {
         let mut records = Records::new(1 << 20);
-        for epoch in 1..5_000_u64 {
-            stage(&mut records, b"000k", Some(b"v"), epoch);
-            records.begin_commit();
-            records.committed();
-            stage(&mut records, b"000k", None, epoch);
-            records.begin_commit();
-            records.committed();
+        for segment in 1..5_000_u32 {
+            stage(&mut records, b"000k", Some(b"v"), u64::from(segment));
+            records.logged(segment);
+            stage(&mut records, b"000k", None, u64::from(segment));
+            records.logged(segment);
+            records.work_off(segment, usize::MAX);
         }
         assert_eq!((records.len(), records.bytes(), records.entries.len()), (0, 0, 1));
-        assert_eq!(records.forgotten_epoch(), 4_999);
     }
 }

@@ -48,14 +48,6 @@ pub enum Write {
         /// Its value.
         value: Option<Vec<u8>>,
     },
-    /// The redo record of another transaction that the shard has staged with its part of that. Where this is written
-    /// after a crash, that transaction is found, as if the shard had its record.
-    Redo {
-        /// The transaction.
-        id: TransactionId,
-        /// The transaction's parts in their stored form.
-        parts: Vec<u8>,
-    },
 }
 
 /// What stands for a column where all keys are deleted, and for a database where all databases are.
@@ -65,11 +57,8 @@ const ALL_DATABASES: u8 = 0xff;
 /// What stands for a column where databases were swapped.
 const DATABASES: u8 = 0xfe;
 
-/// What stands for a column where there is the redo record of another transaction.
-const REDO: u8 = 0xfd;
-
 const _: () = assert!(
-    Column::COUNT <= REDO as usize && DATABASE_COUNT <= ALL_DATABASES as usize,
+    Column::COUNT <= DATABASES as usize && DATABASE_COUNT <= ALL_DATABASES as usize,
     "what stands for a column or a database is none"
 );
 
@@ -77,7 +66,7 @@ impl Write {
     /// The key that is written; none if it is all of them.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Write::Databases { .. } | Write::Empty { .. } | Write::Redo { .. } => None,
+            Write::Databases { .. } | Write::Empty { .. } => None,
             Write::Record { key, .. } => Some(key),
             Write::Member { owner, .. } => Some(&owner.key),
         }
@@ -88,7 +77,6 @@ impl Write {
         match self {
             Write::Databases { map } => 1 + LEN_BYTES + map.encode().len(),
             Write::Empty { .. } => 2,
-            Write::Redo { parts, .. } => 1 + 8 + LEN_BYTES + parts.len(),
             Write::Record { key, value, .. } => 2 + LEN_BYTES + key.len() + value_len(value),
             Write::Member {
                 owner, member, value, ..
@@ -101,11 +89,6 @@ impl Write {
             Write::Databases { map } => {
                 fields.byte(DATABASES);
                 fields.bytes(&map.encode());
-            }
-            Write::Redo { id, parts } => {
-                fields.byte(REDO);
-                fields.number(*id);
-                fields.bytes(parts);
             }
             Write::Empty { database } => {
                 fields.byte(EMPTY);
@@ -138,10 +121,6 @@ impl Write {
         if column == DATABASES {
             let map = DatabaseMap::decode(fields.bytes()?)?;
             return Some(Write::Databases { map });
-        }
-        if column == REDO {
-            let (id, parts) = (fields.number()?, fields.bytes()?.to_vec());
-            return Some(Write::Redo { id, parts });
         }
         let database = fields.byte()?;
         let is_one = usize::from(database) < encoding::DATABASE_COUNT;
@@ -180,15 +159,15 @@ pub struct Part {
     pub writes: Vec<Write>,
 }
 
-/// The most that may be written as one on several shards, in bytes of its redo record: half of what the lengths in it
-/// can tell, and of what RocksDB takes as one value.
-pub const RECORD_BYTES_MAX: usize = 2 << 30;
+/// The most that may be written as one on several executors, in bytes of its redo record: with the part of the shard
+/// that has it, the record fits a frame of the log.
+pub const RECORD_BYTES_MAX: usize = (1 << 30) - (1 << 20);
 
 const _: () = assert!(RECORD_BYTES_MAX < u32::MAX as usize, "lengths in a record have 32 bits");
 
 /// The error of a command that would write more than [`RECORD_BYTES_MAX`].
 pub fn record_too_long() -> CommandError {
-    CommandError::text("ERR the command writes more than 2 GiB on several shards")
+    CommandError::text("ERR the command writes more than 1 GiB on several storage executors")
 }
 
 /// The length of the stored form of parts.
@@ -261,8 +240,8 @@ pub fn parts_of(writes: Vec<Write>, shard_count: u16, bytes_max: usize) -> Resul
 
 /// A transaction that a crash has left half done.
 struct Unfinished {
-    /// The shards that have its record, and with it their parts.
-    primaries: Vec<ShardId>,
+    /// The shard that has its record, and with it its part.
+    primary: ShardId,
     parts: Vec<Part>,
 }
 
@@ -277,18 +256,12 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
     for shard in shards.iter_mut() {
         shard.begin_turn(epoch);
         for (id, stored) in shard.redo_records()? {
-            if let Some(known) = found.get_mut(&id) {
-                known.primaries.push(shard.id());
-                continue;
-            }
-            let primaries = vec![shard.id()];
-            let parts = parts_of_record(&stored)?;
-            found.insert(id, Unfinished { primaries, parts });
+            let (primary, parts) = (shard.id(), parts_of_record(&stored)?);
+            found.insert(id, Unfinished { primary, parts });
         }
     }
-    find_carried(&mut found, shards)?;
-    for (id, Unfinished { primaries, parts }) in &found {
-        for part in parts.iter().filter(|part| !primaries.contains(&part.shard)) {
+    for (id, Unfinished { primary, parts }) in &found {
+        for part in parts.iter().filter(|part| part.shard != *primary) {
             let shard = shard_of_part(shards, part)?;
             if !shard.has_applied(*id)? {
                 shard.apply(&part.writes)?;
@@ -297,47 +270,19 @@ pub fn recover(shards: &mut [Shard], epoch: u64) -> Result<usize, CommandError> 
             }
         }
     }
-    // In this order, on the disk, too, where each shard's log comes for itself: while there is a record, what it
+    // In this order, and durable one after the other: while there is a record, what it
     // protects is not safe without it; and while one may come back, so must the markers of the shards that have applied
     // it.
-    commit(shards)?;
+    write(shards)?;
     if found.is_empty() {
         return forget_all(shards).map(|()| 0);
     }
-    sync(shards)?;
-    for (id, Unfinished { primaries, .. }) in &found {
-        for primary in primaries {
-            shards[usize::from(primary.0)].delete_redo(*id)?;
-        }
+    for (id, Unfinished { primary, .. }) in &found {
+        shards[usize::from(primary.0)].delete_redo(*id)?;
     }
-    commit(shards)?;
-    sync(shards)?;
+    write(shards)?;
     forget_all(shards)?;
     Ok(found.len())
-}
-
-/// Adds the transactions whose redo records were staged on a shard together with its part of one that was found, and
-/// are lost with it: with that part the shard gets what the record came with.
-fn find_carried(found: &mut BTreeMap<TransactionId, Unfinished>, shards: &mut [Shard]) -> Result<(), CommandError> {
-    let mut carried = Vec::new();
-    for (id, Unfinished { primaries, parts }) in found.iter() {
-        for part in parts.iter().filter(|part| !primaries.contains(&part.shard)) {
-            if shard_of_part(shards, part)?.has_applied(*id)? {
-                continue;
-            }
-            for write in &part.writes {
-                if let Write::Redo { id, parts } = write {
-                    carried.push((*id, part.shard, parts_of_record(parts)?));
-                }
-            }
-        }
-    }
-    for (id, primary, parts) in carried {
-        let primaries = Vec::new();
-        let unfinished = found.entry(id).or_insert(Unfinished { primaries, parts });
-        unfinished.primaries.push(primary);
-    }
-    Ok(())
 }
 
 fn parts_of_record(stored: &[u8]) -> Result<Vec<Part>, CommandError> {
@@ -350,24 +295,16 @@ fn shard_of_part<'a>(shards: &'a mut [Shard], part: &Part) -> Result<&'a mut Sha
     shards.get_mut(usize::from(part.shard.0)).ok_or_else(unknown)
 }
 
-fn commit(shards: &mut [Shard]) -> Result<(), CommandError> {
+fn write(shards: &mut [Shard]) -> Result<(), CommandError> {
     shards.iter_mut().try_for_each(|shard| {
         shard.keep_command();
-        shard.commit().map_err(CommandError::from)
-    })
-}
-
-/// Waits until all that was committed is on the disk: a start may.
-fn sync(shards: &[Shard]) -> Result<(), CommandError> {
-    shards.iter().try_for_each(|shard| match shard.database().sync_log()? {
-        true => Ok(()),
-        false => Err(CommandError::DiskFull),
+        shard.write_through().map_err(CommandError::from)
     })
 }
 
 fn forget_all(shards: &mut [Shard]) -> Result<(), CommandError> {
     shards.iter_mut().try_for_each(Shard::forget_all_applied)?;
-    commit(shards)
+    write(shards)
 }
 
 #[cfg(test)]
@@ -418,10 +355,6 @@ mod tests {
                     },
                     Write::Empty { database: Some(3) },
                     Write::Empty { database: None },
-                    Write::Redo {
-                        id: 8,
-                        parts: b"p".to_vec(),
-                    },
                 ],
             },
         ]
@@ -440,10 +373,9 @@ mod tests {
             &[
                 2, 3, 0, 0, 0, 1, b'k', 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, b'm', 1, 0, 0, 0, 0,
             ],
-            &[0, 4, 0, 0, 0, 47, 0xfe, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 5],
+            &[0, 4, 0, 0, 0, 33, 0xfe, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 5],
             &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             &[0xff, 3, 0xff, 0xff],
-            &[0xfd, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, b'p'],
         ]
         .concat();
         assert_eq!(bytes, expected);

@@ -1,18 +1,22 @@
 //! One shard: a range of slots, its RocksDB, and what is staged for it.
 //!
 //! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where
-//! later commands see them at once; [`Shard::begin_commit`] makes one batch of them, which is written here or by the
-//! committer, and [`Shard::finish_commit`] learns what became of it. Every committed
-//! batch of a shard passes through these two.
+//! later commands see them at once. At the end of the turn [`Shard::append_to`] puts them into the executor's next
+//! frame of the log, and the shard learns whether that was written: [`Shard::logged`] or [`Shard::take_back`]. RocksDB
+//! gets them later, from the log; [`Shard::work_off`] learns how far it has come.
 
 mod member_reads;
 mod redo_parts;
 
-use super::database::{BatchWriter, Column, Cursor, Database, DatabaseError, Direction, RangeReader, Staging, Writes};
+use super::cell_writes::CellWrites;
+use super::database::{Column, Database, DatabaseError, Direction, RangeReader};
 use super::dead_versions;
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of};
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
+use super::log::FrameBuffer;
+use super::operations;
+use super::range_cursor::RangeCursor;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use super::resident::residents::Residents;
 use super::scan_positions::ScanPositions;
@@ -20,7 +24,7 @@ use crate::error::CommandError;
 use crate::faults;
 use crate::slots::{ShardId, Slot};
 use crate::storage::transaction_scope::{DatabaseKey, TransactionId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -68,15 +72,6 @@ impl ShardState {
     }
 }
 
-/// A change of the expiry index that goes with the staged records.
-#[derive(Clone)]
-struct ExpiryChange {
-    meta_key: Box<[u8]>,
-    deadline_ms: u64,
-    version: u64,
-    insert: bool,
-}
-
 /// How many keys each physical database holds.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct CountsByDatabase([Counts; DATABASE_COUNT]);
@@ -107,26 +102,26 @@ impl CountsByDatabase {
     }
 }
 
-/// Changes of a whole shard that wait for the next commit beside its records.
+/// Changes of a whole shard that wait for the next frame beside its records.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct WholeChanges {
     /// The physical databases that were emptied, one bit each: what the disk has of them is not seen any more, and the
-    /// next batch begins by deleting it.
+    /// next frame begins by deleting it.
     emptied: u16,
     /// The database map differs from the stored one.
     has_new_map: bool,
-    /// With databases emptied, if the table of records will have every key of the shard when that is committed: how
+    /// With databases emptied, if the table of records will have every key of the shard when that is logged: how
     /// many keys had left the table then.
     complete_at: Option<u64>,
 }
 
-/// What concerns the whole shard, beside its records: kept, taken back and committed as one, so that nothing of it can
+/// What concerns the whole shard, beside its records: kept, taken back and logged as one, so that nothing of it can
 /// be forgotten.
 #[derive(Clone, Copy)]
 struct Wide {
     counts: CountsByDatabase,
     databases: DatabaseMap,
-    /// Nothing of these is left when they are committed.
+    /// Nothing of these is left when they are logged.
     changes: WholeChanges,
 }
 
@@ -142,29 +137,7 @@ const _: () = assert!(
     "emptied databases are told by one bit each"
 );
 
-/// A batch that is being written.
-struct InFlight {
-    /// What is staged is in the batch up to this epoch.
-    epoch: u64,
-    /// The first epoch of which something is in the batch.
-    first_epoch: u64,
-    expiry_changes: Vec<ExpiryChange>,
-    wide: Wide,
-    last_version: u64,
-}
-
-/// What a failed write took back, for the executor to answer.
-#[derive(Debug)]
-pub struct RolledBack {
-    /// The first epoch of which something was staged.
-    pub from_epoch: u64,
-    /// The answer to the clients whose commands staged or saw what was taken back.
-    pub error: CommandError,
-    /// Earlier writes of the first epoch were committed, and cannot be told from those that were not.
-    pub in_part: bool,
-}
-
-/// How many keys that are staged as deleted a read still passes over.
+/// How many keys that are deleted, and of which the disk does not know yet, a read still passes over.
 struct Patience {
     left: u64,
     /// Before this key everything was visited when the read gave up.
@@ -201,19 +174,11 @@ pub struct Shard {
     gaps: Gaps,
     ranges: RangeReader,
     hasher: foldhash::fast::RandomState,
-    expiry_changes: Vec<ExpiryChange>,
-    expiry_changes_kept: usize,
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
     modified: Vec<Modified>,
     modified_kept: usize,
     /// Transactions of which it need not be remembered any more that this shard has applied its part.
     forgotten: BTreeSet<TransactionId>,
-    /// What is staged is part of a linked commit that is decided: it is never rolled back for lack of room.
-    is_decided: bool,
-    /// What is staged is one with what other shards have staged (a linked commit), and must not be committed by itself.
-    is_linked: bool,
-    /// Why the shard has forgotten its part of the linked commit.
-    linked_failure: Option<CommandError>,
     /// Whether anybody has to be told which keys are written.
     tracks_modified: bool,
     /// See [`Shard::set_quiet`].
@@ -222,11 +187,13 @@ pub struct Shard {
     pub lifecycle: Lifecycle,
     /// What was staged when the parts of the running command began that are being run, the innermost last.
     inner_marks: Vec<InnerMark>,
-    /// What concerns the whole shard as it is staged, and as the last commit has left it.
+    /// What concerns the whole shard as it is staged, and as the last frame has left it.
     wide: Wide,
-    wide_committed: Wide,
-    /// The counts as they are stored, which a start may have found wrong.
-    counts_on_disk: CountsByDatabase,
+    wide_logged: Wide,
+    /// The counts as they were logged last, or stored, which a start may have found wrong.
+    counts_logged: CountsByDatabase,
+    /// Databases that were emptied, one bit each, by the segment of the log that says so, until RocksDB has that.
+    emptied_logged: VecDeque<(u32, u16)>,
     /// A count was found wrong in this run: none is stored any more, so that the next start counts.
     counts_are_wrong: bool,
     /// How to take back what the running command has changed of `wide`.
@@ -238,23 +205,18 @@ pub struct Shard {
     denied: Option<CommandError>,
     /// The epoch of the turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
-    committed_epoch: u64,
-    /// Write batches that were committed. An epoch may have several: what a command commits in the middle of a turn,
-    /// and what is staged after it.
-    commits: u64,
+    /// The newest epoch in which anything was staged.
+    newest_epoch: u64,
     /// The earliest epoch of which something is staged.
     staged_epoch: u64,
-    in_flight: Option<InFlight>,
-    committer: Option<(Arc<dyn BatchWriter>, usize)>,
-    rolled_back: Option<RolledBack>,
     writes_while_stalled: usize,
     writes_while_stalled_max: usize,
     /// No key expires before this (Unix ms).
     next_deadline_ms: u64,
-    /// The newest version that was given to a collection, and that of the last batch: a clock that is set back must not
+    /// The newest version that was given to a collection, and that of the last frame: a clock that is set back must not
     /// make one be given twice.
     last_version: u64,
-    last_version_stored: u64,
+    last_version_logged: u64,
     /// The stored key that is being read or written.
     pub(super) key: Vec<u8>,
     expiry_key: Vec<u8>,
@@ -264,8 +226,11 @@ pub struct Shard {
     joined: Vec<u8>,
     /// The names at which walks have stopped.
     pub scan_positions: ScanPositions,
-    /// The last epoch with a marker of a dead version for the reclaimer, until the reclaimer is told.
-    marker_epoch: Option<u64>,
+    /// A marker of a dead version was staged for the reclaimer.
+    has_new_marker: bool,
+    /// The first and the last segment with such a marker of which the reclaimer was not told: it is when RocksDB has
+    /// them.
+    marker_segments: Option<(u32, u32)>,
 }
 
 /// Whose members are read and written: a collection by its key and version.
@@ -292,7 +257,6 @@ pub struct Modified {
 struct InnerMark {
     changes: usize,
     whole_changes: usize,
-    expiry_changes: usize,
     modified: usize,
     lifecycle: usize,
 }
@@ -333,50 +297,38 @@ impl Shard {
             gaps: Gaps::default(),
             ranges: RangeReader::default(),
             hasher: foldhash::fast::RandomState::default(),
-            expiry_changes: Vec::new(),
-            expiry_changes_kept: 0,
             modified: Vec::new(),
             modified_kept: 0,
             forgotten: BTreeSet::new(),
-            is_decided: false,
-            is_linked: false,
-            linked_failure: None,
             tracks_modified: false,
             is_quiet: false,
             lifecycle: Lifecycle::default(),
             inner_marks: Vec::new(),
             wide,
-            wide_committed: wide,
-            counts_on_disk: counts_stored,
+            wide_logged: wide,
+            counts_logged: counts_stored,
+            emptied_logged: VecDeque::new(),
             counts_are_wrong: false,
             whole_undo: Vec::new(),
             whole_epoch: 0,
             state: ShardState::Healthy,
             denied: None,
             epoch: 0,
-            committed_epoch: 0,
-            commits: 0,
+            newest_epoch: 0,
             staged_epoch: 0,
-            in_flight: None,
-            committer: None,
-            rolled_back: None,
             writes_while_stalled: 0,
             writes_while_stalled_max: WRITES_WHILE_STALLED_MAX,
             next_deadline_ms: 0,
             last_version,
-            last_version_stored: last_version,
+            last_version_logged: last_version,
             key: Vec::new(),
             expiry_key: Vec::new(),
             large: Vec::new(),
             joined: Vec::new(),
             scan_positions: ScanPositions::default(),
-            marker_epoch: None,
+            has_new_marker: false,
+            marker_segments: None,
         })
-    }
-
-    /// Batches of this shard may be written by `committer`, which knows the shard by `index`.
-    pub fn set_committer(&mut self, committer: Arc<dyn BatchWriter>, index: usize) {
-        self.committer = Some((committer, index));
     }
 
     /// The shard's number.
@@ -389,7 +341,7 @@ impl Shard {
         &self.state
     }
 
-    /// The shard's RocksDB, for the syncer and the metrics.
+    /// The shard's RocksDB, for the metrics and the threads beside the executor.
     pub fn database(&self) -> &Arc<Database> {
         &self.database
     }
@@ -409,7 +361,7 @@ impl Shard {
         self.wide.databases
     }
 
-    /// Begins a turn: what is staged from now on is committed under `epoch`.
+    /// Begins a turn: what is staged from now on is logged under `epoch`.
     pub fn begin_turn(&mut self, epoch: u64) {
         assert!(epoch > self.epoch, "epochs only grow");
         self.epoch = epoch;
@@ -425,49 +377,14 @@ impl Shard {
         self.epoch
     }
 
-    /// The last epoch whose writes here are committed and, as far as is asked by `durable_epoch`, on disk.
-    /// `u64::MAX` when nothing is outstanding.
-    pub fn released_epoch(&self, durable_epoch: Option<u64>) -> u64 {
-        match durable_epoch {
-            Some(durable) if durable < self.committed_epoch => durable,
-            _ => match (&self.in_flight, self.has_changes()) {
-                (Some(in_flight), _) => in_flight.first_epoch - 1,
-                (None, true) => self.staged_epoch - 1,
-                (None, false) => u64::MAX,
-            },
-        }
+    /// The first epoch of which something is staged, if anything is.
+    pub fn staged_epoch(&self) -> Option<u64> {
+        self.has_staged().then_some(self.staged_epoch)
     }
 
-    /// The last epoch of which everything is committed. A command that looks at the disk commits the first part of its
-    /// turn, so [`Shard::committed_epoch`] may be an epoch whose second part is in flight: a sync of that epoch must
-    /// come later.
-    pub fn settled_epoch(&self) -> u64 {
-        self.committed_epoch.min(self.released_epoch(None))
-    }
-
-    /// The epoch that the newest writes will be committed in, for a command that has seen all of them; the last
-    /// committed one if there are none.
+    /// The epoch of the newest writes, for a command that has seen all of them.
     pub fn newest_epoch(&self) -> u64 {
-        match self.has_staged() {
-            true => self.epoch,
-            false => self.committed_epoch,
-        }
-    }
-
-    /// What failed writes took back since the last call, whichever command caused them: a command that looks at the
-    /// disk commits what others have staged before.
-    pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
-        self.rolled_back.take()
-    }
-
-    /// The last epoch that was committed.
-    pub fn committed_epoch(&self) -> u64 {
-        self.committed_epoch
-    }
-
-    /// How many write batches were committed since the shard was opened.
-    pub fn commits(&self) -> u64 {
-        self.commits
+        self.newest_epoch
     }
 
     /// The record of a key, dead or alive, and the newest epoch whose writes were seen in finding it. A string that
@@ -536,7 +453,7 @@ impl Shard {
     fn decoded(&self, found: &Found) -> Result<(Option<Record<'_>>, u64), CommandError> {
         let epoch = match found {
             Found::Entry(index) => self.records.epoch(*index),
-            Found::Large | Found::Absent => self.records.forgotten_epoch(),
+            Found::Large | Found::Absent => 0,
         };
         let epoch = epoch.max(self.whole_epoch);
         match self.stored(found).map(Record::decode) {
@@ -629,7 +546,7 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// Stages a record (its stored form; `None` deletes). Returns the epoch it will be committed in.
+    /// Stages a record (its stored form; `None` deletes). Returns the epoch it will be logged in.
     pub fn write(&mut self, database: u8, slot: Slot, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         let physical = self.physical(database);
         encoding::meta_key(&mut self.key, physical, slot, key);
@@ -648,7 +565,7 @@ impl Shard {
         let index = match self.find()? {
             Found::Entry(index) => Some(index),
             Found::Absent => None,
-            // Kept all the same until the commit: it is what a failed command goes back to.
+            // Kept all the same: it is what a failed command goes back to.
             Found::Large => {
                 let record = std::mem::take(&mut self.large);
                 let hash = hash_of(&self.hasher, Column::Meta, &self.key);
@@ -657,24 +574,18 @@ impl Shard {
         };
         let old = index.and_then(|index| self.records.value(index));
         if old.is_none() && value.is_none() {
-            let epoch = index.map_or(self.records.forgotten_epoch(), |index| self.records.epoch(index));
+            let epoch = index.map_or(0, |index| self.records.epoch(index));
             return Ok(epoch.max(self.whole_epoch));
         }
         let new = value.as_deref();
         let (old_deadline, new_deadline) = (old.map_or(0, due_of), new.map_or(0, due_of));
+        let mut index_changes = [None, None];
         if old_deadline != new_deadline {
-            for (deadline_ms, insert, record) in [(old_deadline, false, old), (new_deadline, true, new)] {
-                if deadline_ms != 0 {
-                    let version = record.and_then(Record::decode).map_or(0, |record| record.version);
-                    let meta_key = self.key.as_slice().into();
-                    self.expiry_changes.push(ExpiryChange {
-                        meta_key,
-                        deadline_ms,
-                        version,
-                        insert,
-                    });
-                }
-            }
+            let version = new.and_then(Record::decode).map_or(0, |record| record.version);
+            index_changes = [
+                (old_deadline != 0).then_some((old_deadline, None)),
+                (new_deadline != 0).then_some((new_deadline, Some(version.to_be_bytes().to_vec()))),
+            ];
             if new_deadline != 0 {
                 self.next_deadline_ms = self.next_deadline_ms.min(new_deadline);
             }
@@ -702,28 +613,39 @@ impl Shard {
         self.begin_staging();
         let hash_and_column = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
         self.records.stage(index, hash_and_column, &self.key, value, self.epoch);
+        let mut index_key = std::mem::take(&mut self.expiry_key);
+        for (deadline_ms, version) in index_changes.into_iter().flatten() {
+            encoding::expiry_key(&mut index_key, deadline_ms, &self.key);
+            self.stage_cell(Column::Expiry, &index_key, version);
+        }
+        self.expiry_key = index_key;
         if let Some(marker) = marker {
-            self.stage_marker(&marker, Some(Vec::new()));
-            self.marker_epoch = Some(self.epoch);
+            self.stage_cell(Column::System, &marker, Some(Vec::new()));
+            self.has_new_marker = true;
         }
         Ok(self.epoch)
     }
 
-    /// Stages the marker of a dead version, or its deletion, in `system`.
-    fn stage_marker(&mut self, marker: &[u8], value: Option<Vec<u8>>) {
-        let hash_and_column = (hash_of(&self.hasher, Column::System, marker), Column::System);
-        let index = self.records.find(hash_and_column.0, Column::System, marker);
-        self.records.stage(index, hash_and_column, marker, value, self.epoch);
+    /// Stages what the shard keeps beside keys and members, or its deletion.
+    fn stage_cell(&mut self, column: Column, key: &[u8], value: Option<Vec<u8>>) {
+        let hash_and_column = (hash_of(&self.hasher, column, key), column);
+        let index = self.records.find(hash_and_column.0, column, key);
+        self.records.stage(index, hash_and_column, key, value, self.epoch);
     }
 
-    /// Whether markers of dead versions were committed (or taken back) since the last call that said so.
-    pub fn take_committed_markers(&mut self) -> bool {
-        let settled_epoch = self.settled_epoch();
-        self.marker_epoch.take_if(|epoch| *epoch <= settled_epoch).is_some()
+    /// Whether RocksDB, which has all segments up to `watermark`, has got markers of dead versions since the last call
+    /// that said so.
+    pub fn take_ingested_markers(&mut self, watermark: u32) -> bool {
+        let Some((_, last)) = self.marker_segments.take_if(|(first, _)| *first <= watermark) else {
+            return false;
+        };
+        // Under steady deletions there is always a later one.
+        self.marker_segments = (last > watermark).then_some((watermark + 1, last));
+        true
     }
 
     /// Stages the deletion of the marker of a dead version, which was reclaimed. Returns whether there was a marker:
-    /// the reclaimer finds one again, and nothing to reclaim, whose deletion is not committed yet.
+    /// the reclaimer finds one again, and nothing to reclaim, whose deletion RocksDB does not have yet.
     pub fn delete_marker(&mut self, marker: &[u8]) -> Result<bool, CommandError> {
         self.check_writable()?;
         self.key.clear();
@@ -733,7 +655,7 @@ impl Shard {
             return Ok(false);
         }
         self.begin_staging();
-        self.stage_marker(marker, None);
+        self.stage_cell(Column::System, marker, None);
         self.keep_command();
         Ok(true)
     }
@@ -749,7 +671,7 @@ impl Shard {
         self.last_version
     }
 
-    /// Stages a member of a collection (`None` deletes), whatever there is. Returns the epoch it will be committed in.
+    /// Stages a member of a collection (`None` deletes), whatever there is. Returns the epoch it will be logged in.
     pub fn write_member(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -768,7 +690,7 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be committed in.
+    /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be logged in.
     #[inline]
     fn stage_here(&mut self, column: Column, value: Option<Vec<u8>>) -> u64 {
         let hash_and_column = (hash_of(&self.hasher, column, &self.key), column);
@@ -779,7 +701,7 @@ impl Shard {
     }
 
     /// Calls `visit` with the keys and values of a column from `from` (inclusive) to `to` (exclusive), which belong to
-    /// one database: those on the disk with what is staged. Returns the newest epoch whose writes were seen.
+    /// one database: those on the disk with what it does not have yet. Returns the newest epoch whose writes were seen.
     pub(super) fn scan_range(
         &mut self,
         column: Column,
@@ -791,8 +713,9 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// The same, but gives up behind so many deleted keys in what is staged, or side by side on the disk, if
-    /// `deleted_max` says how many: forwards only. Returns also the key before which all was visited, if it gave up.
+    /// The same, but gives up behind so many deleted keys of which the disk does not know yet, or side by side on the
+    /// disk, if `deleted_max` says how many: forwards only. Returns also the key before which all was visited, if it
+    /// gave up.
     pub(super) fn scan_past_deleted(
         &mut self,
         deleted_max: Option<u64>,
@@ -802,16 +725,13 @@ impl Shard {
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
         assert!(deleted_max.is_none() || direction == Direction::Forward);
-        let mut epoch = self
-            .committed_epoch
-            .max(self.records.forgotten_epoch())
-            .max(self.whole_epoch);
+        let mut epoch = self.whole_epoch;
         if from >= to {
             return Ok((epoch, None));
         }
-        let is_emptied = is_emptied(self.emptied(), from);
+        let is_emptied = is_emptied(self.emptied(), column, from);
         let mut patience = Patience::new(deleted_max);
-        let mut uncommitted = self.records.uncommitted(column, (from, to), direction).peekable();
+        let mut unclean = self.records.unclean(column, (from, to), direction).peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {
             ended = visit(key, value).is_break();
@@ -822,8 +742,8 @@ impl Shard {
             }
         };
         let mut merge = |key: &[u8], value: &[u8]| {
-            // Uncommitted keys that come before the disk's next key, and the newer value of that key itself.
-            while let Some(newer) = uncommitted.next_if(|newer| match direction {
+            // Keys that the disk lacks and that come before its next key, and the newer value of that key itself.
+            while let Some(newer) = unclean.next_if(|newer| match direction {
                 Direction::Forward => newer.key <= key,
                 Direction::Backward => newer.key >= key,
             }) {
@@ -850,7 +770,7 @@ impl Shard {
             }
         };
         if !ended && ends_at.is_none() && patience.ended_at.is_none() {
-            for newer in uncommitted {
+            for newer in unclean {
                 epoch = epoch.max(newer.epoch);
                 let flow = match newer.value {
                     Some(value) => visit(newer.key, value),
@@ -864,30 +784,34 @@ impl Shard {
         Ok((epoch, ends_at.or(patience.ended_at)))
     }
 
-    /// The members that [`Shard::scan_members`] would visit, to be read little by little; and the newest epoch whose
-    /// writes are among them. Commits first, so that the disk has everything.
+    /// The members that [`Shard::scan_members`] would visit, to be read little by little, how many bytes of each key
+    /// come before the member, and the newest epoch whose writes may be among them.
     pub fn member_cursor(
         &mut self,
         (owner, slot): (&Owner, Slot),
         column: Column,
         range: (&[u8], Option<&[u8]>),
         direction: Direction,
-    ) -> Result<(Cursor, usize, u64), CommandError> {
+    ) -> Result<(RangeCursor, usize, u64), CommandError> {
         self.check_readable()?;
-        self.commit()?;
         let (from, to, prefix_len) = self.member_range((owner, slot), range);
-        let cursor = self.database.cursor(column, (&from, &to), direction);
-        Ok((cursor, prefix_len, self.committed_epoch))
+        let cursor = self.cursor(column, (from, to), direction);
+        Ok((cursor, prefix_len, self.newest_epoch))
     }
 
-    /// All records of a database (as SELECT numbers it), to be read little by little; and the newest epoch whose writes
-    /// are among them. Commits first, so that the disk has everything.
-    pub fn key_cursor(&mut self, database: u8) -> Result<(Cursor, u64), CommandError> {
+    /// All records of a database (as SELECT numbers it), to be read little by little, and the newest epoch whose writes
+    /// may be among them.
+    pub fn key_cursor(&mut self, database: u8) -> Result<(RangeCursor, u64), CommandError> {
         self.check_readable()?;
-        self.commit()?;
         let (from, to) = encoding::database_range(self.physical(database));
-        let cursor = self.database.cursor(Column::Meta, (&from, &to), Direction::Forward);
-        Ok((cursor, self.committed_epoch))
+        let cursor = self.cursor(Column::Meta, (from.to_vec(), to.to_vec()), Direction::Forward);
+        Ok((cursor, self.newest_epoch))
+    }
+
+    fn cursor(&mut self, column: Column, (from, to): (Vec<u8>, Vec<u8>), direction: Direction) -> RangeCursor {
+        let disk =
+            (!is_emptied(self.emptied(), column, &from)).then(|| self.database.cursor(column, (&from, &to), direction));
+        RangeCursor::new(self.id, &mut self.records, column, (from, to), direction, disk)
     }
 
     /// The keys of a range of members, and how many of their bytes come before the member.
@@ -914,7 +838,6 @@ impl Shard {
     pub fn keep_command(&mut self) {
         self.records.keep_command();
         self.whole_undo.clear();
-        self.expiry_changes_kept = self.expiry_changes.len();
         self.modified_kept = self.modified.len();
         self.loads_left = LOADS_PER_COMMAND;
         if faults::forgets_residents() {
@@ -933,7 +856,6 @@ impl Shard {
         self.roll_back_to(InnerMark {
             changes: 0,
             whole_changes: 0,
-            expiry_changes: self.expiry_changes_kept,
             modified: self.modified_kept,
             lifecycle: 0,
         });
@@ -944,7 +866,6 @@ impl Shard {
         self.inner_marks.push(InnerMark {
             changes: self.records.changes(),
             whole_changes: self.whole_undo.len(),
-            expiry_changes: self.expiry_changes.len(),
             modified: self.modified.len(),
             lifecycle: self.lifecycle.len(),
         });
@@ -968,7 +889,6 @@ impl Shard {
             self.wide = undo.wide;
         }
         self.roll_back_records(mark.changes);
-        self.expiry_changes.truncate(mark.expiry_changes);
         self.modified.truncate(mark.modified);
         self.lifecycle.truncate(mark.lifecycle);
     }
@@ -1046,39 +966,26 @@ impl Shard {
         self.is_quiet = is_quiet;
     }
 
-    /// Whether anything was staged that is not committed.
+    /// Whether there is anything for the next frame.
     #[inline]
     pub fn has_staged(&self) -> bool {
-        self.has_changes() || self.in_flight.is_some()
-    }
-
-    /// Whether there is anything for the next batch.
-    #[inline]
-    fn has_changes(&self) -> bool {
         self.records.has_staged() || self.wide.changes != WholeChanges::default()
     }
 
     /// Something is about to be staged.
     #[inline]
     fn begin_staging(&mut self) {
-        if !self.has_changes() {
+        if !self.has_staged() {
             self.staged_epoch = self.epoch;
         }
+        self.newest_epoch = self.epoch;
     }
 
     /// The physical databases, one bit each, of which the disk has what is not to be seen any more.
     #[inline]
     fn emptied(&self) -> u16 {
-        self.wide.changes.emptied
-            | self
-                .in_flight
-                .as_ref()
-                .map_or(0, |in_flight| in_flight.wide.changes.emptied)
-    }
-
-    /// How many records wait for the next commit.
-    pub fn staged_len(&self) -> usize {
-        self.records.staged_len()
+        let logged = self.emptied_logged.iter();
+        logged.fold(self.wide.changes.emptied, |all, (_, emptied)| all | emptied)
     }
 
     /// Counts how many bytes are staged: until then the table of records may say more.
@@ -1086,180 +993,121 @@ impl Shard {
         self.records.count_staged_bytes();
     }
 
-    /// Whether a batch is with the committer.
-    pub fn is_committing(&self) -> bool {
-        self.in_flight.is_some()
-    }
-
-    /// Commits what is staged as one write batch: in the kernel when this returns, so that a killed process loses
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`DatabaseError::Stalled`] keeps what is staged for the next call. After any other error what was staged is
-    /// rolled back; the shard is read-only if the disk is full, or else stops for good.
-    pub fn commit(&mut self) -> Result<(), DatabaseError> {
-        self.settle()?;
-        if self.is_linked && self.has_changes() {
-            // Not now: as if the shard were stalled, but not for long.
-            return Err(DatabaseError::Stalled);
+    /// Appends what is staged to the operations of the executor's next frame, if anything is. What becomes of the frame
+    /// the shard is to be told.
+    pub fn append_to(&mut self, frame: &mut FrameBuffer) {
+        if !self.has_staged() {
+            return;
         }
-        match self.begin_commit() {
-            Some(writes) => {
-                let written = self.database.write(writes);
-                self.finish_commit(written)
-            }
-            None => Ok(()),
+        operations::begin_shard(frame, self.id);
+        let emptied = self.wide.changes.emptied;
+        if emptied != 0 {
+            operations::empty_databases(frame, emptied);
         }
+        self.each_staged(|column, key, value| match value {
+            Some(value) => operations::put(frame, column, key, value),
+            None => operations::delete(frame, column, key),
+        });
     }
 
-    /// Waits for the batch that is with the committer: until it is written, which never includes a stall or a sync.
-    pub fn settle(&mut self) -> Result<(), DatabaseError> {
-        match (&self.in_flight, &self.committer) {
-            (Some(_), Some((committer, index))) => {
-                let written = committer.wait_for(*index);
-                self.finish_commit(written)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Sets whether what is staged is one with what other shards have staged (a linked commit).
-    pub fn set_linked(&mut self, is_linked: bool) {
-        self.is_linked = is_linked;
-        self.linked_failure = None;
-    }
-
-    /// Why the shard has forgotten what it had staged as a part of a linked commit, if it has.
-    pub fn linked_failure(&self) -> Option<&CommandError> {
-        self.linked_failure.as_ref()
-    }
-
-    /// What is staged was decided together with other shards, which have committed their parts: it waits for room if
-    /// the disk is full, and nothing but the shard's end takes it back.
-    pub fn set_decided(&mut self) {
-        self.is_decided = true;
-    }
-
-    /// Another shard of the linked commit has failed: forgets what is staged.
-    pub fn abandon(&mut self, error: CommandError) {
-        if self.is_decided {
-            // What an earlier commit has decided cannot be told from the rest any more: the restart can.
-            return self.stop(&DatabaseError::Failed(error.to_string()));
-        }
-        if self.has_changes() {
-            self.rolled_back = Some(RolledBack {
-                from_epoch: self.staged_epoch,
-                error,
-                in_part: self.committed_epoch >= self.staged_epoch,
-            });
-        }
-        self.forget_staged();
-    }
-
-    /// Makes one batch of what is staged; `None` if there is nothing. [`Shard::finish_commit`] must follow, and until
-    /// then what is staged belongs to the next batch.
-    pub fn begin_commit(&mut self) -> Option<Writes> {
-        assert!(self.in_flight.is_none(), "a shard has one batch in flight at a time");
-        if !self.has_changes() {
-            return None;
-        }
-        let mut staging = self.database.writes(self.records.staged_len() * 128);
-        // What was staged for an emptied database before is a deletion by now, so this comes first.
-        stage_emptied(&mut staging, self.wide.changes.emptied);
+    /// Calls `write` with each cell that is to be written, after the databases were emptied that are.
+    fn each_staged(&self, mut write: impl FnMut(Column, &[u8], Option<&[u8]>)) {
+        let emptied = self.wide.changes.emptied;
         if self.wide.changes.has_new_map {
-            staging.put(Column::System, DatabaseMap::KEY, &self.wide.databases.encode());
-        }
-        for (column, key, value) in self.records.staged() {
-            match value {
-                Some(value) => staging.put(column, key, value),
-                None => staging.delete(column, key),
-            }
-        }
-        for change in &self.expiry_changes {
-            encoding::expiry_key(&mut self.expiry_key, change.deadline_ms, &change.meta_key);
-            match change.insert {
-                true => staging.put(Column::Expiry, &self.expiry_key, &change.version.to_be_bytes()),
-                false => staging.delete(Column::Expiry, &self.expiry_key),
-            }
-        }
-        match self.counts_are_wrong {
-            true => (0..DATABASE_COUNT as u8).for_each(|number| staging.delete(Column::System, &Counts::key(number))),
-            false => stage_counts(&mut staging, &self.wide.counts, &self.counts_on_disk),
-        }
-        if self.last_version != self.last_version_stored {
-            staging.put(
+            write(
                 Column::System,
-                encoding::LAST_VERSION_KEY,
-                &self.last_version.to_be_bytes(),
+                DatabaseMap::KEY,
+                Some(&self.wide.databases.encode()[..]),
             );
         }
-        self.records.begin_commit();
-        assert!(self.staged_epoch <= self.epoch, "nothing is staged in a later epoch");
-        self.whole_undo.clear();
-        self.in_flight = Some(InFlight {
-            epoch: self.epoch,
-            first_epoch: self.staged_epoch,
-            expiry_changes: std::mem::take(&mut self.expiry_changes),
-            wide: self.wide,
-            last_version: self.last_version,
-        });
-        self.wide.changes = WholeChanges::default();
-        self.expiry_changes_kept = 0;
-        Some(staging.finish())
+        for (column, key, value) in self.records.staged() {
+            // A deletion that goes with a database's.
+            if value.is_some() || !is_emptied(emptied, column, key) {
+                write(column, key, value);
+            }
+        }
+        for number in 0..DATABASE_COUNT {
+            let (counts, logged) = (self.wide.counts.0[number], self.counts_logged.0[number]);
+            match self.counts_are_wrong {
+                true => write(Column::System, &Counts::key(number as u8), None),
+                false if counts != logged => {
+                    write(Column::System, &Counts::key(number as u8), Some(&counts.encode()[..]));
+                }
+                false => {}
+            }
+        }
+        if self.last_version != self.last_version_logged {
+            let last_version = self.last_version.to_be_bytes();
+            write(Column::System, encoding::LAST_VERSION_KEY, Some(&last_version[..]));
+        }
     }
 
-    /// The batch of [`Shard::begin_commit`] was written, or was not.
+    /// What is staged was logged in `segment`, and survives the end of the process.
+    pub fn logged(&mut self, segment: u32) {
+        if self.has_staged() {
+            if self.wide.changes.emptied != 0 {
+                self.emptied_logged.push_back((segment, self.wide.changes.emptied));
+            }
+            self.records.logged(segment);
+            self.was_written();
+        }
+        if std::mem::take(&mut self.has_new_marker) {
+            let first = self.marker_segments.map_or(segment, |(first, _)| first);
+            self.marker_segments = Some((first, segment));
+        }
+    }
+
+    /// Writes what is staged to RocksDB at once, without a log, durably: for the start of a server, and for shards
+    /// without an executor.
     ///
     /// # Errors
-    /// As [`Shard::commit`].
-    pub fn finish_commit(&mut self, written: Result<(), DatabaseError>) -> Result<(), DatabaseError> {
-        match &written {
-            Ok(()) => {
-                let Some(in_flight) = self.in_flight.take() else {
-                    unreachable!("a batch is begun before it is finished");
-                };
-                self.records.committed();
-                if let Some(keys_left) = in_flight.wide.changes.complete_at {
-                    self.records.set_complete_since(keys_left);
-                }
-                self.check_counts();
-                self.counts_on_disk = in_flight.wide.counts;
-                self.wide_committed = Wide {
-                    changes: WholeChanges::default(),
-                    ..in_flight.wide
-                };
-                self.last_version_stored = in_flight.last_version;
-                assert!(in_flight.epoch >= self.committed_epoch, "epochs are committed in order");
-                self.committed_epoch = in_flight.epoch;
-                self.commits += 1;
-                self.is_decided = false;
-                self.took_writes();
-                // The capacity is used again, unless something was staged meanwhile.
-                if self.expiry_changes.is_empty() {
-                    self.expiry_changes = in_flight.expiry_changes;
-                    self.expiry_changes.clear();
-                }
-            }
-            Err(DatabaseError::Stalled) => {
-                self.commit_again();
-                self.state = ShardState::Stalled;
-            }
-            Err(error) => self.stop(error),
+    /// What is staged is taken back, and the shard takes no more writes.
+    pub fn write_through(&mut self) -> Result<(), DatabaseError> {
+        if !self.has_staged() {
+            return Ok(());
         }
-        written
+        let mut writes = CellWrites::default();
+        if self.wide.changes.emptied != 0 {
+            writes.empty_databases(self.wide.changes.emptied);
+        }
+        self.each_staged(|column, key, value| match value {
+            Some(value) => writes.put(column, key, value),
+            None => writes.delete(column, key),
+        });
+        if let Err(error) = self.database.ingest(writes) {
+            self.stop(&error);
+            return Err(error);
+        }
+        self.records.written_through();
+        self.was_written();
+        if std::mem::take(&mut self.has_new_marker) {
+            // RocksDB has it.
+            self.marker_segments = Some((0, 0));
+        }
+        Ok(())
     }
 
-    /// The batch in flight was not written: it belongs to the next one.
-    fn commit_again(&mut self) {
-        let Some(in_flight) = self.in_flight.take() else { return };
-        self.records.commit_again();
-        self.staged_epoch = in_flight.first_epoch;
-        let (changes, taken_back) = (&mut self.wide.changes, in_flight.wide.changes);
-        changes.emptied |= taken_back.emptied;
-        changes.has_new_map |= taken_back.has_new_map;
-        changes.complete_at = changes.complete_at.or(taken_back.complete_at);
-        self.expiry_changes.splice(..0, in_flight.expiry_changes);
-        self.expiry_changes_kept = self.expiry_changes.len();
+    fn was_written(&mut self) {
+        assert!(self.staged_epoch <= self.epoch, "nothing is staged in a later epoch");
+        if let Some(keys_left) = self.wide.changes.complete_at {
+            self.records.set_complete_since(keys_left);
+        }
+        self.check_counts();
+        self.wide.changes = WholeChanges::default();
+        self.wide_logged = self.wide;
+        self.counts_logged = self.wide.counts;
+        self.last_version_logged = self.last_version;
+        self.whole_undo.clear();
+    }
+
+    /// RocksDB has all segments up to `watermark`: works off up to `records_max` records that need not stay for that
+    /// any more. Returns how many were looked at: fewer, if nothing is left to do.
+    pub fn work_off(&mut self, watermark: u32, records_max: usize) -> usize {
+        let is_ingested = |(segment, _): &(u32, u16)| *segment <= watermark;
+        while self.emptied_logged.front().is_some_and(is_ingested) {
+            self.emptied_logged.pop_front();
+        }
+        self.records.work_off(watermark, records_max)
     }
 
     /// Where every key is in the table, the counts must say how many there are.
@@ -1269,32 +1117,25 @@ impl Shard {
         }
     }
 
-    fn took_writes(&mut self) {
+    /// The log takes nothing for now: what is staged waits.
+    pub fn stall(&mut self) {
+        if self.state == ShardState::Healthy {
+            self.state = ShardState::Stalled;
+        }
+    }
+
+    /// The log takes something again.
+    pub fn end_stall(&mut self) {
         self.writes_while_stalled = 0;
         if self.state == ShardState::Stalled {
             self.state = ShardState::Healthy;
         }
     }
 
-    /// Forgets what is staged and takes no more writes.
+    /// What is staged was not logged: takes all of it back and takes no more writes.
     pub fn stop(&mut self, error: &DatabaseError) {
-        // As if it had never been begun.
-        self.commit_again();
-        if self.is_decided && matches!(error, DatabaseError::DiskFull(_)) {
-            return self.wait_for_room(error);
-        }
-        if self.has_changes() {
-            self.rolled_back = Some(RolledBack {
-                from_epoch: self.staged_epoch,
-                error: error.clone().into(),
-                in_part: self.committed_epoch >= self.staged_epoch,
-            });
-            if self.is_linked {
-                self.linked_failure = Some(error.clone().into());
-            }
-        }
+        self.take_back();
         self.writes_while_stalled = 0;
-        self.forget_staged();
         self.state = match error {
             DatabaseError::DiskFull(_) => ShardState::ReadOnly,
             DatabaseError::Stalled => ShardState::Stalled,
@@ -1303,40 +1144,36 @@ impl Shard {
         tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a shard stopped taking writes");
     }
 
-    /// The disk is full, and what is staged must be committed nevertheless: it stays staged until there is room.
-    fn wait_for_room(&mut self, error: &DatabaseError) {
-        if self.state != ShardState::ReadOnly {
-            self.state = ShardState::ReadOnly;
-            tracing::error!(shard = self.id.0, state = self.state.name(), %error, "a decided commit waits for room");
-        }
-    }
-
-    fn forget_staged(&mut self) {
-        self.is_decided = false;
+    /// Takes back all that is staged, whichever commands have staged it.
+    fn take_back(&mut self) {
         // What a sweep had staged is due again.
         self.next_deadline_ms = 0;
-        self.records.roll_back_all();
-        self.forget_members();
-        self.wide = self.wide_committed;
+        self.distrust_half_changed();
+        self.inner_marks.clear();
+        if !self.whole_undo.is_empty() || self.wide.changes != WholeChanges::default() {
+            self.forget_members();
+        }
+        let Shard {
+            residents,
+            gaps,
+            records,
+            ..
+        } = self;
+        records.roll_back_staged(|undone| {
+            if matches!(undone.column, Column::Data | Column::Score) {
+                member_reads::forget_owner_of(residents, gaps, undone.key);
+            }
+        });
+        self.wide = self.wide_logged;
         self.whole_undo.clear();
-        self.expiry_changes.clear();
-        self.expiry_changes_kept = 0;
-    }
-
-    /// A sync failed: stops for good. What was committed after `durable_epoch` may be lost, and no reply waits for it
-    /// any more.
-    pub fn stop_at(&mut self, durable_epoch: u64, error: &DatabaseError) {
-        // The committer must not be left with a batch; what becomes of it makes no difference any more.
-        let _ = self.settle();
-        self.stop(error);
-        self.committed_epoch = self.committed_epoch.min(durable_epoch);
+        self.has_new_marker = false;
     }
 
     /// There is little room left on the disk (`true`) or enough again.
     pub fn set_disk_full(&mut self, full: bool) {
         match (&self.state, full) {
             (ShardState::Healthy, true) => self.state = ShardState::ReadOnly,
-            (ShardState::ReadOnly, false) if self.database.takes_writes() => self.state = ShardState::Healthy,
+            (ShardState::ReadOnly, false) => self.state = ShardState::Healthy,
             _ => return,
         }
         tracing::warn!(
@@ -1347,20 +1184,21 @@ impl Shard {
     }
 
     /// Stages the deletion of all keys of a database (as SELECT numbers it), or of all. Returns the epoch it will be
-    /// committed in.
+    /// logged in.
     pub fn flush(&mut self, database: Option<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
         let emptied = database.map_or(u16::MAX, |database| 1 << self.physical(database));
         self.begin_whole_change();
         self.wide.changes.emptied |= emptied;
-        // Every key is in the table before, or none is outside when this is committed.
+        // Every key is in the table before, or none is outside when this is logged.
         let was_complete =
             self.records.is_complete() || self.wide.changes.complete_at == Some(self.records.keys_left());
-        self.records.delete_all(self.epoch, |key| is_emptied(emptied, key));
+        self.records
+            .delete_all(self.epoch, |column, key| is_emptied(emptied, column, key));
         let will_be_complete = was_complete || self.wide.changes.emptied == u16::MAX;
         self.wide.changes.complete_at = will_be_complete.then_some(self.records.keys_left());
         for (number, counts) in self.wide.counts.0.iter_mut().enumerate() {
-            if is_emptied(emptied, &[number as u8]) {
+            if is_emptied(emptied, Column::Meta, &[number as u8]) {
                 *counts = Counts::default();
             }
         }
@@ -1368,7 +1206,7 @@ impl Shard {
         Ok(self.epoch)
     }
 
-    /// Stages another database map. Returns the epoch it will be committed in.
+    /// Stages another database map. Returns the epoch it will be logged in.
     pub fn set_database_map(&mut self, map: DatabaseMap) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.begin_whole_change();
@@ -1387,7 +1225,7 @@ impl Shard {
     }
 
     /// Stages function libraries, each given by its name and its code (`None` deletes it). Returns the epoch they will
-    /// be committed in.
+    /// be logged in.
     pub fn write_libraries(&mut self, changes: &[(&str, Option<&[u8]>)]) -> Result<u64, CommandError> {
         for (name, code) in changes {
             self.write_system(&encoding::library_key(name), code.map(<[u8]>::to_vec))?;
@@ -1396,22 +1234,30 @@ impl Shard {
     }
 
     /// The codes of all function libraries.
-    pub fn libraries(&self) -> Result<Vec<Vec<u8>>, DatabaseError> {
-        let (from, to) = encoding::LIBRARIES_RANGE;
+    pub fn libraries(&mut self) -> Result<Vec<Vec<u8>>, CommandError> {
         let mut codes = Vec::new();
-        self.database.scan(Column::System, from, to, |_, code| {
+        let range = encoding::LIBRARIES_RANGE;
+        self.scan_range(Column::System, range, Direction::Forward, |_, code| {
             codes.push(code.to_vec());
             ControlFlow::Continue(())
         })?;
         Ok(codes)
     }
 
-    fn write_at_once(&mut self, writes: Writes) -> Result<(), CommandError> {
-        let written = self.database.write(writes);
-        if let Err(error @ (DatabaseError::Failed(_) | DatabaseError::DiskFull(_))) = &written {
-            self.stop(error);
+    /// What the shard keeps of a key of `meta`, dead or alive, without keeping it in the table.
+    pub(super) fn peek_record<T>(
+        &mut self,
+        meta_key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, CommandError> {
+        let hash = hash_of(&self.hasher, Column::Meta, meta_key);
+        if let Some(entry) = self.records.find(hash, Column::Meta, meta_key) {
+            return Ok(self.records.value(entry).map(read));
         }
-        Ok(written?)
+        if is_emptied(self.emptied(), Column::Meta, meta_key) {
+            return Ok(None);
+        }
+        Ok(self.database.get(Column::Meta, meta_key, read)?)
     }
 
     /// Calls `visit` with the slot, user key and record of each key of a database that lies in `slots`, from the first
@@ -1455,14 +1301,13 @@ impl Shard {
         if index_keys.is_empty() {
             return Ok(());
         }
-        // An entry that is being written now must not be missed.
-        self.settle()?;
-        let mut staging = self.database.writes(index_keys.len() * 64);
+        self.check_writable()?;
+        self.begin_staging();
         for key in index_keys {
-            staging.delete(Column::Expiry, key);
+            self.stage_cell(Column::Expiry, key, None);
         }
-        let writes = staging.finish();
-        self.write_at_once(writes)
+        self.keep_command();
+        Ok(())
     }
 
     /// When the next key of this shard may expire (Unix ms).
@@ -1552,7 +1397,7 @@ impl Shard {
         if column == Column::Meta && self.records.is_complete() {
             return Ok(Found::Absent);
         }
-        if is_emptied(self.emptied(), &self.key) {
+        if is_emptied(self.emptied(), column, &self.key) {
             return Ok(Found::Absent);
         }
         let stored = self.database.get(column, &self.key, |record| {
@@ -1638,27 +1483,21 @@ fn checked_counts(
     Ok((counted, is_empty))
 }
 
-/// Whether a key (of any column but `expiry` and `system`) belongs to one of the physical databases `emptied`.
+/// Whether a key of a column belongs to what goes with the physical databases `emptied`.
 #[inline]
-fn is_emptied(emptied: u16, key: &[u8]) -> bool {
+fn is_emptied(emptied: u16, column: Column, key: &[u8]) -> bool {
     let is_chosen = |physical: &u8| {
         emptied
             .checked_shr(u32::from(*physical))
             .is_some_and(|bits| bits & 1 == 1)
     };
-    emptied != 0 && key.first().is_some_and(is_chosen)
-}
-
-fn stage_emptied(staging: &mut Staging<'_>, emptied: u16) {
-    for number in (0..DATABASE_COUNT as u8).filter(|number| is_emptied(emptied, &[*number])) {
-        let (from, to) = encoding::database_range(number);
-        for column in [Column::Meta, Column::Data, Column::Score] {
-            staging.delete_range(column, &from, &to);
+    emptied != 0
+        && match column {
+            Column::Meta | Column::Data | Column::Score => key.first().is_some_and(is_chosen),
+            // Entries of other databases lie between; those of one that was emptied are found to be stale.
+            Column::Expiry => emptied == u16::MAX,
+            Column::System => false,
         }
-    }
-    if emptied == u16::MAX {
-        staging.delete_range(Column::Expiry, &[], &[0xff; encoding::DEADLINE_LEN + 1]);
-    }
 }
 
 fn number_of(databases: &DatabaseMap, physical: u8) -> Option<u8> {
@@ -1674,12 +1513,4 @@ pub(super) fn damaged_record() -> CommandError {
 fn hash_of(hasher: &foldhash::fast::RandomState, column: Column, key: &[u8]) -> u64 {
     // The same key in two columns has two entries in the table.
     hasher.hash_one(key).wrapping_add(column as u64)
-}
-
-fn stage_counts(staging: &mut Staging<'_>, counts: &CountsByDatabase, committed: &CountsByDatabase) {
-    for (number, (counts, committed)) in counts.0.iter().zip(&committed.0).enumerate() {
-        if counts != committed {
-            staging.put(Column::System, &Counts::key(number as u8), &counts.encode());
-        }
-    }
 }

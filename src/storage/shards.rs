@@ -1,17 +1,28 @@
 //! The shards of one storage executor, and what the running command has done to them.
 
-use super::keyspace::{SEVERAL_SHARDS, Touched};
+use super::executor_log::{ExecutorLog, TURN_BYTES_MAX};
+use super::keyspace::Touched;
 use super::lifecycle::{KeyFate, KeyOutcome};
-use super::linked_commits::LinkedCommits;
+use super::operations;
 use super::pieces::RepliesBegun;
+use super::range_cursor::RangeCursor;
 use super::redo;
 use super::scan_positions::Walked;
-use super::shard::Shard;
+use super::shard::{Shard, ShardState};
 use super::undeclared::Undeclared;
-use crate::error::CommandError;
+use crate::error::{CommandError, DatabaseError};
+use crate::faults;
 use crate::slots::{ShardId, Slot, shard_of};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::transaction_scope::DatabaseKey;
+
+/// What may be staged before a command is refused that stages more: with what a frame has beside, it fits one.
+const STAGED_BYTES_MAX: usize = TURN_BYTES_MAX - (1 << 20);
+
+const _: () = assert!(
+    2 * redo::RECORD_BYTES_MAX <= STAGED_BYTES_MAX,
+    "a redo record and one of its parts fit a frame"
+);
 
 /// See the module's documentation.
 pub struct Shards {
@@ -25,7 +36,14 @@ pub struct Shards {
     pub(super) undeclared: Option<Undeclared>,
     /// Large replies that wait for their clients.
     pub replies_begun: RepliesBegun,
-    pub(super) linked: LinkedCommits,
+    /// Where what the shards have staged goes; none at a start and in tests.
+    log: Option<ExecutorLog>,
+    /// The epoch of the newest frame.
+    logged_epoch: u64,
+    /// How many records that frame has.
+    logged_records: usize,
+    /// The shards have stopped for good, and nobody was told yet who waits for their writes.
+    stopped: Option<TakenBack>,
     /// Whether the shards remember which keys are written.
     tracks_modified: bool,
     is_quiet: bool,
@@ -62,10 +80,6 @@ pub enum Presence {
 impl Shards {
     /// `shard_count` is the server's, `list` the executor's own.
     pub fn new(list: Vec<Shard>, shard_count: u16) -> Shards {
-        assert!(
-            list.len() < usize::from(SEVERAL_SHARDS),
-            "no shard's index may be taken for several shards"
-        );
         let mut indexes = vec![None; usize::from(shard_count)];
         for (index, shard) in list.iter().enumerate() {
             let before = indexes[usize::from(shard.id().0)].replace(index as u16);
@@ -79,7 +93,10 @@ impl Shards {
             missed: MissedKeys::default(),
             undeclared: None,
             replies_begun: RepliesBegun::default(),
-            linked: LinkedCommits::default(),
+            log: None,
+            logged_epoch: 0,
+            logged_records: 0,
+            stopped: None,
             tracks_modified: false,
             is_quiet: false,
         }
@@ -164,7 +181,7 @@ impl Shards {
         let index = index.ok_or_else(|| CommandError::text("ERR that shard lives on another executor"))?;
         self.list[index].check_readable()?;
         let (result, epoch) = work(&mut self.list[index])?;
-        self.touched.add(index, epoch);
+        self.touched.add(epoch);
         Ok(result)
     }
 
@@ -179,7 +196,7 @@ impl Shards {
         let index = self.index_of(slot)?;
         let Shards { list, touched, .. } = self;
         let (result, epoch) = work(&mut list[index])?;
-        touched.add(index, epoch);
+        touched.add(epoch);
         Ok(result)
     }
 
@@ -215,30 +232,15 @@ impl Shards {
         self.touched
     }
 
-    /// The running command follows everything that was written before on the shard at `shard_index`, as if it had seen
-    /// it.
-    pub fn follow_all_writes(&mut self, shard_index: usize) {
-        let epoch = self.list[shard_index].newest_epoch();
-        self.touched.add(shard_index, epoch);
+    /// The running command follows everything that was written before, as if it had seen it.
+    pub fn follow_all_writes(&mut self) {
+        let epochs = self.list.iter().map(Shard::newest_epoch);
+        self.touched.add(epochs.max().unwrap_or(0));
     }
 
     /// The command's writes stand.
     #[inline]
     pub fn keep_command(&mut self) {
-        match self.touched.shard {
-            Some(SEVERAL_SHARDS) => {
-                if self.list.iter().any(Shard::command_staged) {
-                    self.link();
-                }
-                self.list.iter_mut().for_each(Shard::keep_command);
-            }
-            Some(index) => self.list[usize::from(index)].keep_command(),
-            None => {}
-        }
-    }
-
-    /// The step of a transaction is done, and its writes stand: its redo record is the coordinator's affair.
-    pub fn keep_step(&mut self) {
         self.list.iter_mut().for_each(Shard::keep_command);
     }
 
@@ -247,24 +249,17 @@ impl Shards {
         self.list.iter_mut().for_each(Shard::roll_back_command);
     }
 
-    /// Refuses what the running command has staged, if it and what is staged already get too long to be one.
+    /// Refuses what the running command has staged, if it and what is staged already get too long for one frame.
     #[inline]
-    pub fn check_linked_len(&mut self) -> Result<(), CommandError> {
-        match self.touched.shard {
-            Some(SEVERAL_SHARDS) => self.check_len_of_all(redo::RECORD_BYTES_MAX),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_len_of_all(&mut self, bytes_max: usize) -> Result<(), CommandError> {
-        if self.staged_bytes() <= bytes_max || !self.list.iter().any(Shard::command_staged) {
+    pub fn check_frame_len(&mut self) -> Result<(), CommandError> {
+        if self.staged_bytes() <= STAGED_BYTES_MAX || !self.list.iter().any(Shard::command_staged) {
             return Ok(());
         }
         // The running figures may be too high.
         self.list.iter_mut().for_each(Shard::count_staged_bytes);
-        match self.staged_bytes() <= bytes_max {
+        match self.staged_bytes() <= STAGED_BYTES_MAX {
             true => Ok(()),
-            false => Err(redo::record_too_long()),
+            false => Err(CommandError::text("ERR the command writes more than 2 GiB")),
         }
     }
 
@@ -277,7 +272,7 @@ impl Shards {
     pub fn key_count(&mut self, database: u8) -> Result<u64, CommandError> {
         let mut keys = 0;
         for id in self.ids() {
-            // What is not committed yet counts, too.
+            // What is not logged yet counts, too.
             keys += self.with_shard(id, |shard| Ok((shard.counts(database).keys, shard.newest_epoch())))?;
         }
         Ok(keys)
@@ -414,5 +409,186 @@ impl Shards {
         for shard in &mut self.list {
             shard.set_denied(denied.clone());
         }
+    }
+}
+
+/// What failed writes took back, for the executor to answer.
+#[derive(Debug)]
+pub struct TakenBack {
+    /// The first epoch of which something was staged.
+    pub from_epoch: u64,
+    /// The answer to the clients whose commands staged or saw what was taken back.
+    pub error: CommandError,
+    /// Nobody knows whether a restart will find what was taken back.
+    pub may_stand: bool,
+}
+
+/// What became of a turn's writes.
+#[derive(Debug)]
+pub enum Logged {
+    /// Nothing was staged.
+    Nothing,
+    /// They are in the log, in a frame of this epoch.
+    Frame(u64),
+    /// The log is full: they wait for the next turn.
+    Stalled,
+    /// They were taken back, and the shards have stopped taking writes.
+    TakenBack(TakenBack),
+}
+
+/// The log of the shards' executor.
+impl Shards {
+    /// Sets where what the shards stage goes.
+    pub fn set_log(&mut self, log: ExecutorLog) {
+        self.log = Some(log);
+    }
+
+    /// The log.
+    pub fn log(&self) -> Option<&ExecutorLog> {
+        self.log.as_ref()
+    }
+
+    /// The log.
+    pub fn log_mut(&mut self) -> Option<&mut ExecutorLog> {
+        self.log.as_mut()
+    }
+
+    /// Whether anything was staged that is not logged.
+    pub fn has_staged(&self) -> bool {
+        self.list.iter().any(Shard::has_staged)
+    }
+
+    /// The epoch of the newest frame.
+    pub fn logged_epoch(&self) -> u64 {
+        self.logged_epoch
+    }
+
+    /// The first epoch of which something is staged, if anything is.
+    fn staged_epoch(&self) -> Option<u64> {
+        self.list.iter().filter_map(Shard::staged_epoch).min()
+    }
+
+    /// The last epoch whose writes are logged and, as far as is asked by `durable_epoch`, on disk. `u64::MAX` when
+    /// nothing is outstanding.
+    pub fn released_epoch(&self, durable_epoch: Option<u64>) -> u64 {
+        match durable_epoch {
+            Some(durable) if durable < self.logged_epoch => durable,
+            _ => self.staged_epoch().map_or(u64::MAX, |staged| staged - 1),
+        }
+    }
+
+    /// Logs what the shards have staged as one frame of `epoch`: what a command has written to several of them is
+    /// whole on disk, or is not there.
+    pub fn log_turn(&mut self, epoch: u64) -> Logged {
+        if let Some(stopped) = self.stopped.take() {
+            return Logged::TakenBack(stopped);
+        }
+        let Some(from_epoch) = self.staged_epoch() else {
+            return Logged::Nothing;
+        };
+        let Some(log) = &mut self.log else {
+            unreachable!("an executor has a log");
+        };
+        let unclean_bytes: usize = self.list.iter().map(|shard| shard.records().unclean_bytes()).sum();
+        if log.is_full() || unclean_bytes > log.unclean_records_max() {
+            // The checkpointer must get all there is.
+            log.seal();
+            self.list.iter_mut().for_each(Shard::stall);
+            return Logged::Stalled;
+        }
+        assert!(log.buffer().is_empty(), "a frame is of one turn");
+        for shard in &mut self.list {
+            if faults::splits_frames() && !log.buffer().is_empty() {
+                // What fails here fails for all of them below, too.
+                let _ = log.append(epoch);
+            }
+            shard.append_to(log.buffer());
+        }
+        let appended = match log.buffer().len() <= TURN_BYTES_MAX {
+            true => log.append(epoch),
+            // Parts of transactions, or of many turns during a stall: they must come in smaller pieces.
+            false => Err(DatabaseError::DiskFull("a frame cannot have so much".to_owned())),
+        };
+        match appended {
+            Ok(segment) => {
+                self.logged_records = self.list.iter().map(|shard| shard.records().staged_len()).sum();
+                for shard in &mut self.list {
+                    shard.logged(segment);
+                    shard.end_stall();
+                }
+                assert!(epoch > self.logged_epoch, "a turn has one frame");
+                self.logged_epoch = epoch;
+                if faults::seals_log() {
+                    log.seal();
+                }
+                Logged::Frame(epoch)
+            }
+            Err(error) => {
+                log.buffer().clear();
+                self.list.iter_mut().for_each(|shard| shard.stop(&error));
+                Logged::TakenBack(TakenBack {
+                    from_epoch,
+                    may_stand: matches!(error, DatabaseError::Failed(_)),
+                    error: error.into(),
+                })
+            }
+        }
+    }
+
+    /// The log has failed, or RocksDB has: the shards stop for good. What was logged after `durable_epoch` may be lost,
+    /// and no reply waits for it any more: the next [`Shards::log_turn`] says so.
+    pub fn stop_at(&mut self, durable_epoch: u64, error: &DatabaseError) {
+        self.list.iter_mut().for_each(|shard| shard.stop(error));
+        self.logged_epoch = self.logged_epoch.min(durable_epoch);
+        self.stopped = Some(TakenBack {
+            from_epoch: durable_epoch + 1,
+            error: error.clone().into(),
+            may_stand: true,
+        });
+    }
+
+    /// How many records the newest frame has.
+    pub fn logged_records(&self) -> usize {
+        self.logged_records
+    }
+
+    /// RocksDB has all segments of the log up to the watermark: works off up to `records_max` records that need not
+    /// stay in memory for that any more. Returns whether more are left.
+    pub fn work_off(&mut self, mut records_max: usize) -> bool {
+        let Some(log) = &self.log else { return false };
+        let watermark = log.watermark();
+        for shard in &mut self.list {
+            records_max -= shard.work_off(watermark, records_max);
+        }
+        records_max == 0
+    }
+
+    /// Bytes in memory that RocksDB does not have yet.
+    pub fn unclean_bytes(&self) -> usize {
+        self.list.iter().map(|shard| shard.records().unclean_bytes()).sum()
+    }
+
+    /// There is little room left on the disk of the shard at `shard_index` (`true`) or enough again.
+    pub fn set_disk_full(&mut self, shard_index: usize, is_full: bool) {
+        let is_over = !is_full && *self.list[shard_index].state() == ShardState::ReadOnly;
+        if is_over && !self.has_room(shard_index) {
+            return;
+        }
+        self.list[shard_index].set_disk_full(is_full);
+    }
+
+    /// Whether the log takes a frame, which says nothing.
+    fn has_room(&mut self, shard_index: usize) -> bool {
+        let (id, epoch) = (self.list[shard_index].id(), self.logged_epoch);
+        let Some(log) = &mut self.log else { return true };
+        operations::begin_shard(log.buffer(), id);
+        let has_room = log.append(epoch).is_ok();
+        log.buffer().clear();
+        has_room
+    }
+
+    /// All records of a database on a shard, to be read little by little: [`Shard::key_cursor`].
+    pub fn key_cursor(&mut self, id: ShardId, database: u8) -> Result<RangeCursor, CommandError> {
+        self.with_shard(id, |shard| shard.key_cursor(database))
     }
 }

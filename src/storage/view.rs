@@ -206,7 +206,7 @@ impl View<'_> {
     }
 
     /// The remainder of a reply that says something of the members of a range, but for the first `skip`; `None` if the
-    /// reply must be written whole, because the shard is stalled and what is staged cannot be written first.
+    /// reply must be written whole, because the collection is not all on this executor.
     pub fn pieces(
         &mut self,
         owner: &Owner,
@@ -217,20 +217,14 @@ impl View<'_> {
         write: WriteEntry,
     ) -> Result<Option<Pieces>, CommandError> {
         let Some(local) = self.local() else { return Ok(None) };
-        local.shards.commit_linked_before_cursor();
         let slot = Slot::of(&owner.key);
         let opened = local.shards.with_slot(slot, |shard| {
             let (cursor, prefix_len, epoch) = shard.member_cursor((owner, slot), column, range, direction)?;
             Ok(((cursor, prefix_len), epoch))
         });
-        match opened {
-            Ok((cursor, prefix_len)) => {
-                let pieces = Pieces::new(vec![cursor], extent, write);
-                Ok(Some(pieces.of_members(prefix_len, skip)))
-            }
-            Err(CommandError::Stalled) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let (cursor, prefix_len) = opened?;
+        let pieces = Pieces::new(vec![cursor], extent, write);
+        Ok(Some(pieces.of_members(prefix_len, skip)))
     }
 }
 
@@ -443,7 +437,7 @@ impl LocalShards<'_> {
             list, touched, missed, ..
         } = &mut *self.shards;
         let (record, epoch) = read(&mut list[index], slot)?;
-        touched.add(index, epoch);
+        touched.add(epoch);
         let record = record.filter(|record| record.is_alive(now_ms));
         touched.count_look_up(record.is_some());
         if record.is_none() {

@@ -106,7 +106,7 @@ impl Bench {
     }
 
     fn commit(&mut self) {
-        self.shards.list_mut()[0].commit().expect("a commit");
+        self.shards.list_mut()[0].write_through().expect("a commit");
         self.begin_turn();
     }
 

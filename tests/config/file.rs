@@ -85,8 +85,8 @@ fn errors_are_one_sentence_with_file_line_setting_value_and_what_is_allowed() {
             "corelane.toml:1: setting 'coop-taskrun' cannot be '1': it must be yes or no.",
         ),
         (
-            "write-buffer-size = '1kb'",
-            "corelane.toml:1: setting 'write-buffer-size' cannot be '1kb': it must be a size from 1mb to 4gb.",
+            "log-size-max = '1kb'",
+            "corelane.toml:1: setting 'log-size-max' cannot be '1kb': it must be auto, or a size from 8mb to 65536gb.",
         ),
         (
             "data-dir = ''",

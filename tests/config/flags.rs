@@ -77,7 +77,7 @@ fn flags_set_what_they_say() {
         "0-1",
         "--log-level",
         "notice",
-        "--write-buffer-size",
+        "--client-query-buffer-limit",
         "64mb",
     ])
     .unwrap();
@@ -86,7 +86,10 @@ fn flags_set_what_they_say() {
         (vec!["-::1".to_owned()], 0, Durability::None)
     );
     assert_eq!(
-        (settings.network_cores.to_string(), settings.write_buffer_size.bytes()),
+        (
+            settings.network_cores.to_string(),
+            settings.client_query_buffer_limit.bytes()
+        ),
         ("0-1".to_owned(), 64 << 20)
     );
 }

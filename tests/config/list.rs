@@ -131,7 +131,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("request-timeout-ms", "10000"),
         ("batch-size", "512"),
         ("request-credits", "16384"),
-        ("write-buffer-size", "8388608"),
+        ("log-size-max", "auto"),
         ("coop-taskrun", "yes"),
         ("spin-before-park-us", "auto"),
     ] {

@@ -78,17 +78,6 @@ pub(crate) fn threads(pid: u32) -> Vec<Thread> {
     folder.filter_map(|entry| read(entry.ok()?.path())).collect()
 }
 
-/// Whether a storage executor of a server waits for another thread (futex(2)). An idle one waits for its ring.
-pub(crate) fn waits_for_a_thread(pid: u32) -> bool {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
-    let waits = |task: PathBuf| -> Option<bool> {
-        let name = fs::read_to_string(task.join("comm")).ok()?;
-        let is_storage = name.starts_with("executor-") || name.starts_with("storage-");
-        Some(is_storage && fs::read_to_string(task.join("wchan")).ok()?.starts_with("futex"))
-    };
-    tasks.filter_map(|task| waits(task.ok()?.path())).any(|waits| waits)
-}
-
 /// The soft limit of open files of this process, which its children inherit.
 pub(crate) fn open_files_max() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").expect("/proc is mounted");

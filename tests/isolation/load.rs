@@ -319,12 +319,16 @@ impl<'a, W: Workload> Load<'a, W> {
             End::AtWrite => ("interval", format!("kill-after-commit={nth}")),
             End::PowerLoss => (
                 "always",
-                format!("kill-after-commit={nth},record-synced-log=1,delay-sync-ms=1"),
+                format!("kill-after-commit={nth},record-unsynced-log=1,delay-sync-ms=1"),
             ),
         };
         let shape = self.shapes.choose(&mut self.random).expect("there are shapes");
         let flags = format!("{shape} --durability {durability}");
-        self.node.start(&flags, &format!("{faults},{}", self.faults));
+        // RocksDB gets what was logged every few seconds, or all the time.
+        let seals = ["", "seal-log=every:3"]
+            .choose(&mut self.random)
+            .expect("there are faults");
+        self.node.start(&flags, &format!("{faults},{seals},{}", self.faults));
         self.lives += 1;
         let mut first = self.session(0);
         // A server that dies at once is noticed by the clients, too.
@@ -333,8 +337,7 @@ impl<'a, W: Workload> Load<'a, W> {
         #[cfg(feature = "fault-injection")]
         if end == End::PowerLoss {
             let random = &mut self.random;
-            self.node
-                .cut_unsynced(|synced, written| random.random_range(synced..=written));
+            self.node.lose_power(|_, contents| random.random_range(0..contents));
         }
         let died = self.clock.now();
         for session in sessions.into_iter().chain([first]) {

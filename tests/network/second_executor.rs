@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::has_two_cpus;
 use crate::harness::client::Client;
+use crate::harness::observe::info_number;
 use crate::harness::process::wait_for;
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
@@ -436,7 +437,7 @@ fn a_stopped_shard_of_the_second_executor_refuses_its_own_clients_only() {
         let fail = folder.path().join("fail");
         let (node, mut clients) = start(
             &flags,
-            &format!("record-synced-log=1,fail-sync@2=while:{}", fail.display()),
+            &format!("record-unsynced-log=1,fail-sync@2=while:{}", fail.display()),
             4,
         );
         let [one, asking, writing, waiting] = &mut clients[..] else {
@@ -451,11 +452,7 @@ fn a_stopped_shard_of_the_second_executor_refuses_its_own_clients_only() {
         waiting
             .send(&["BLPOP", other_list, list, "0"])
             .expect("the server reads");
-        assert!(wait_for(|| crate::harness::observe::info_number(
-            asking,
-            "clients",
-            "blocked_clients"
-        ) == 1));
+        assert!(wait_for(|| info_number(asking, "clients", "blocked_clients") == 1));
         std::fs::write(&fail, "").expect("a file can be made");
         writing.send(&["SET", second, "2"]).expect("the server reads");
         assert!(writing.is_closed(), "a write was answered that may be lost");
@@ -478,9 +475,11 @@ fn a_stopped_shard_of_the_second_executor_refuses_its_own_clients_only() {
         }
         assert_error(&asking.command(&["EXEC"]), "SHARDDOWN ");
         assert_eq!(asking.command(&["GET", first]).render(), "\"1\"", "nothing was done");
-        // The executor's other shard goes on, alone and with the first one's.
-        assert_eq!(asking.command(&["MSET", first, "4", other, "4"]).render(), "OK");
-        // A client that waits is told of it, or served by the shard that goes on.
+        // The executor's other shard has the same log, and stops with it.
+        for words in [&["GET", other][..], &["MSET", first, "4", other, "4"]] {
+            assert_error(&asking.command(words), "SHARDDOWN ");
+        }
+        // A client that waits is told of it, or served by the executor that goes on.
         let pushed = asking.command(&["RPUSH", list, "element"]).render();
         assert_eq!(pushed, "(integer) 1");
         match waiting.read().expect("it is not left waiting") {
@@ -494,11 +493,11 @@ fn a_stopped_shard_of_the_second_executor_refuses_its_own_clients_only() {
         assert_nothing_is_out(one);
         let mut node = node;
         node.kill_9();
-        node.cut_unsynced(|synced, _| synced);
+        node.lose_all_unsynced();
         node.start(&flags, "");
         let found = node.connect().command(&["MGET", first, second, other]).render();
         assert_eq!(
-            found, "1) \"4\"\n2) \"1\"\n3) \"4\"",
+            found, "1) \"1\"\n2) \"1\"\n3) \"1\"",
             "what was acknowledged, and nothing else"
         );
     }

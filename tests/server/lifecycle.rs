@@ -376,8 +376,8 @@ fn executors_are_pinned_and_everything_else_is_kept_off_their_cores() {
             "--background-cores",
             &background,
         ])
-        // Small memtables, so that flushes and compactions start their threads too.
-        .flags(&["--write-buffer-size", "1mb"])
+        // A small log, so that compactions start their threads too.
+        .flags(&["--log-size-max", "8mb"])
         .start();
     let mut client = server.connect();
     let value = vec![b'x'; 100_000];

@@ -122,23 +122,23 @@ fn compare(node: &Node, known: &Known) -> (Vec<String>, u64) {
 }
 
 /// Crashes the server `rounds` times; `cut` says how much of what is not synced the power loss leaves.
-/// Returns the keys that lost something acknowledged, and the bytes cut.
+/// Returns the keys that lost something acknowledged, and the pages cut.
 fn crash_rounds(
     (flags, faults): (&str, &str),
     rounds: u64,
     seed: u64,
-    cut: Option<fn(&mut StdRng, u64, u64) -> u64>,
+    cut: Option<fn(&mut StdRng, usize) -> usize>,
 ) -> (Vec<String>, u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut node = Node::new();
-    let (mut wrong, mut bytes_cut, mut highest) = (Vec::new(), 0, 0);
+    let (mut wrong, mut pages_cut, mut highest) = (Vec::new(), 0, 0);
     let mut acknowledged = 0;
     for round in 0..rounds {
         node.start(flags, faults);
         let known = crash_under_load(&mut node, highest + 1, &mut random);
         acknowledged += known.values().filter(|bounds| bounds.least > highest).count();
         if let Some(cut) = cut {
-            bytes_cut += node.cut_unsynced(|synced, bytes| cut(&mut random, synced, bytes));
+            pages_cut += node.lose_power(|_, contents| cut(&mut random, contents));
         }
         node.start(flags, "");
         let (found, now_highest) = compare(&node, &known);
@@ -154,23 +154,22 @@ fn crash_rounds(
         node.kill_9();
     }
     assert!(acknowledged > 0, "no client was served before the crash");
-    (wrong, bytes_cut)
+    (wrong, pages_cut)
 }
 
-fn keep_only_what_is_synced(_: &mut StdRng, synced: u64, _: u64) -> u64 {
-    synced
+fn keep_only_what_is_synced(_: &mut StdRng, _: usize) -> usize {
+    0
 }
 
-fn keep_some_of_what_is_not_synced(random: &mut StdRng, synced: u64, bytes: u64) -> u64 {
-    random.random_range(synced..=bytes)
+fn keep_some_of_what_is_not_synced(random: &mut StdRng, contents: usize) -> usize {
+    random.random_range(0..contents)
 }
 
 #[test]
 fn a_killed_process_loses_nothing_acknowledged() {
     let seed = seed("a_killed_process_loses_nothing_acknowledged");
     for (shape, durability) in [
-        ("--shards 1 --background-commit-writes 0".to_owned(), "interval"),
-        ("--shards 1 --background-commit-writes 1".to_owned(), "interval"),
+        ("--shards 1".to_owned(), "interval"),
         (four_shards_on_two_executors(), "none"),
     ] {
         let flags = format!("{shape} --durability {durability}");
@@ -182,18 +181,17 @@ fn a_killed_process_loses_nothing_acknowledged() {
 #[test]
 fn a_power_loss_takes_nothing_acknowledged_under_always() {
     let seed = seed("a_power_loss_takes_nothing_acknowledged_under_always");
-    let in_background = "--shards 1 --background-commit-writes 1".to_owned();
-    for shape in [in_background, four_shards_on_two_executors()] {
+    for shape in ["--shards 1".to_owned(), four_shards_on_two_executors()] {
         // Without a table of hot records every GET goes to RocksDB, which does not know what is synced.
         for cache in ["auto", "0"] {
             let flags = format!("{shape} --durability always --value-cache-size {cache}");
             // A slow disk, so that there is always something that is not synced.
-            let faults = "record-synced-log=1,delay-sync-ms=4";
+            let faults = "record-unsynced-log=1,delay-sync-ms=4";
             let mut cut = 0;
             for how in [keep_only_what_is_synced, keep_some_of_what_is_not_synced] {
-                let (wrong, bytes) = crash_rounds((&flags, faults), 2, seed, Some(how));
+                let (wrong, pages) = crash_rounds((&flags, faults), 2, seed, Some(how));
                 assert!(wrong.is_empty(), "{flags}: {}", wrong.join("\n"));
-                cut += bytes;
+                cut += pages;
             }
             assert!(
                 cut > 0,
@@ -207,10 +205,15 @@ fn a_power_loss_takes_nothing_acknowledged_under_always() {
 fn a_power_loss_takes_acknowledged_writes_under_none_so_that_the_double_works() {
     let seed = seed("a_power_loss_takes_acknowledged_writes_under_none");
     let flags = "--shards 1 --durability none";
-    let (wrong, cut) = crash_rounds((flags, "record-synced-log=1"), 1, seed, Some(keep_only_what_is_synced));
+    let (wrong, cut) = crash_rounds(
+        (flags, "record-unsynced-log=1"),
+        1,
+        seed,
+        Some(keep_only_what_is_synced),
+    );
     assert!(
         cut > 0 && !wrong.is_empty(),
-        "{cut} bytes were cut and nothing was lost"
+        "{cut} pages were cut and nothing was lost"
     );
 }
 
@@ -224,7 +227,7 @@ fn a_process_that_dies_between_commit_sync_and_replies_keeps_its_word() {
     ] {
         let mut node = Node::new();
         let switch = node.switch("kill");
-        let faults = format!("record-synced-log=1,{point}={}", switch.when());
+        let faults = format!("record-unsynced-log=1,{point}={}", switch.when());
         node.start("--shards 1 --durability always", &faults);
         let mut client = node.connect();
         assert_eq!(client.command(&["SET", "key", "old"]).render(), "OK");
@@ -232,14 +235,14 @@ fn a_process_that_dies_between_commit_sync_and_replies_keeps_its_word() {
         client.send(&["SET", "key", "new"]).expect("the server reads");
         assert!(client.is_closed(), "{point}: nothing is acknowledged");
         node.wait_for_exit();
-        let cut = node.cut_unsynced(|synced, _| synced);
+        let cut = node.lose_all_unsynced();
         node.start("--shards 1", "");
         let expected = if may_be_there { "\"new\"" } else { "\"old\"" };
         assert_eq!(node.connect().command(&["GET", "key"]).render(), expected, "{point}");
         assert_eq!(
             cut > 0,
             point == "kill-after-commit",
-            "{point} left {cut} unsynced bytes"
+            "{point} left {cut} unsynced pages"
         );
     }
 }

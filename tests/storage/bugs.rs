@@ -88,11 +88,6 @@ fn a_bug_in_a_syncer_ends_the_process() {
 }
 
 #[test]
-fn a_bug_in_a_committer_ends_the_process() {
-    a_bug_ends_the_process("panic-in-commit", "committer-0", "--background-commit-writes 1");
-}
-
-#[test]
 fn a_bug_in_a_reclaimer_ends_the_process() {
     a_bug_ends_the_process("panic-in-reclaim", "reclaimer-0", "");
 }

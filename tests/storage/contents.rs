@@ -5,14 +5,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use corelane::slots::{Slot, shard_of};
-use corelane::storage::database::{Column, Database, Opening, Resources};
+use corelane::slots::{ShardId, Slot, shard_of};
+use corelane::storage::checkpointing::Databases;
+use corelane::storage::database::{Column, Database, Resources};
 use corelane::storage::encoding::{self, Counts, DATABASE_COUNT, Record};
+use corelane::storage::log::LogIdentity;
+use corelane::storage::manifest::{Manifest, logs_path};
+use corelane::storage::recovery;
 
 use super::shard_folders;
 
-/// Block cache and memtables for small shards, in bytes: a test's writes all fit in memtables, or RocksDB would stall
-/// some.
+/// Block cache for small shards, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
 
 /// One shard's records.
@@ -85,21 +88,39 @@ impl Contents {
     }
 }
 
+fn open(folder: &Path, resources: &Resources, create: bool) -> Arc<Database> {
+    Database::open(folder, resources, create).expect("the shard's database can be opened")
+}
+
 /// Opens a shard's database in `folder`, runs `work` and closes it.
 pub(crate) fn with_database<T>(folder: &Path, create: bool, work: impl FnOnce(&Arc<Database>) -> T) -> T {
-    let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB can start");
-    let opening = Opening {
-        creates: create,
-        ..Opening::default()
-    };
-    let database = Database::open(folder, &resources, opening).expect("the shard's database can be opened");
+    let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB can start");
+    let database = open(folder, &resources, create);
     let result = work(&database);
     database.stop_background_work();
     result
 }
 
+/// Brings what the logs of a stopped server still hold into its shards, as its next start would.
+pub(crate) fn finish_checkpoints(data_directory: &Path) {
+    let (manifest, _) = Manifest::open(data_directory, None, 1).expect("the manifest can be read");
+    let next = LogIdentity {
+        generation: manifest.generation + 1,
+        ..manifest.log_identity(0)
+    };
+    let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB can start");
+    let folders = shard_folders(data_directory);
+    let databases: Databases = (0..)
+        .map(ShardId)
+        .zip(folders.iter().map(|folder| open(folder, &resources, false)))
+        .collect();
+    recovery::recover(&logs_path(data_directory), next, &databases, false).expect("the logs are whole");
+    databases.values().for_each(|database| database.stop_background_work());
+}
+
 /// Checks every shard of a stopped server, see [`Contents::check`]; returns how many stale entries the indexes have.
 pub(crate) fn check(data_directory: &Path) -> usize {
+    finish_checkpoints(data_directory);
     let folders = shard_folders(data_directory);
     let mut stale = 0;
     for (number, folder) in folders.iter().enumerate() {

@@ -3,23 +3,23 @@
 
 use std::path::PathBuf;
 
-use super::{Node, shard_folders};
+use super::Node;
 
-/// The log file of a node's only shard.
-fn log_of(node: &Node) -> PathBuf {
-    let folder = shard_folders(&node.data_directory()).remove(0);
-    let files = std::fs::read_dir(folder).expect("the shard's folder can be read");
-    let paths = files.map(|file| file.expect("the shard's folder can be read").path());
-    let mut logs: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == "log"))
-        .collect();
-    logs.sort();
-    logs.pop().expect("the shard has a log")
+/// The segment that a node's only executor has written since the last start.
+fn segment_of(node: &Node) -> PathBuf {
+    let logs = std::fs::read_dir(node.data_directory().join("log")).expect("the folder of logs can be read");
+    let generation = |folder: &PathBuf| {
+        let name = folder.file_name()?.to_str()?;
+        name.strip_suffix("-0")?.parse::<u64>().ok()
+    };
+    let folders = logs.map(|folder| folder.expect("the folder of logs can be read").path());
+    let newest = folders.max_by_key(generation).expect("there is a log");
+    newest.join("0000000001.log")
 }
 
-/// A server on one shard that has set `key:0` to `key:99` and was killed.
+/// A server on one shard that has set `key:0` to `key:99`, all of which is on disk, and was killed.
 fn killed() -> Node {
-    let mut node = Node::started("--shards 1");
+    let mut node = Node::started("--shards 1 --durability always");
     let mut client = node.connect();
     for number in 0..100 {
         assert_eq!(
@@ -31,7 +31,7 @@ fn killed() -> Node {
     node
 }
 
-/// Where the batch of a key's SET says its name in the log.
+/// Where the frame of a key's SET says its name in the log.
 fn place_of(log: &[u8], key: &str) -> usize {
     let found = log.windows(key.len()).position(|window| window == key.as_bytes());
     found.expect("the key is in the log")
@@ -48,7 +48,7 @@ fn keys(node: &Node) -> usize {
 #[test]
 fn a_log_with_a_flipped_bit_in_its_middle_is_refused_and_can_be_loaded_up_to_there() {
     let mut node = killed();
-    let log = log_of(&node);
+    let log = segment_of(&node);
     let mut bytes = std::fs::read(&log).expect("the log can be read");
     let place = place_of(&bytes, "key:50");
     bytes[place] ^= 0x10;
@@ -57,9 +57,8 @@ fn a_log_with_a_flipped_bit_in_its_middle_is_refused_and_can_be_loaded_up_to_the
         let (status, output) = node.start_refused("--shards 1", "");
         assert_eq!(status.code(), Some(1), "{output}");
         for said in [
-            "the log of a shard is damaged",
             log.to_str().expect("a path in UTF-8"),
-            "49 readable ones come after it",
+            "the payload of a frame is wrong; 49 readable frames come behind, and the log was on disk up to segment 1",
             "restore the data directory from a backup",
             "--load-damaged-log",
         ] {
@@ -84,9 +83,9 @@ fn a_log_with_a_flipped_bit_in_its_middle_is_refused_and_can_be_loaded_up_to_the
 }
 
 #[test]
-fn a_log_that_ends_in_the_middle_of_a_batch_is_loaded_without_asking() {
+fn a_log_that_ends_in_the_middle_of_a_frame_is_loaded_without_asking() {
     let mut node = killed();
-    let log = log_of(&node);
+    let log = segment_of(&node);
     let bytes = std::fs::read(&log).expect("the log can be read");
     let place = place_of(&bytes, "key:70");
     std::fs::write(&log, &bytes[..place + 3]).expect("the log can be cut");

@@ -83,12 +83,12 @@ fn interval_syncs_once_per_interval_and_none_never() {
 fn interval_syncs_the_last_write_although_no_other_follows() {
     let mut node = Node::new();
     let flags = "--shards 1 --durability interval --sync-interval-ms 50";
-    node.start(flags, "record-synced-log=1");
+    node.start(flags, "record-unsynced-log=1");
     let before = node.syncs();
     set(&mut node.connect(), "key", 1);
     assert!(wait_for(|| node.syncs() > before));
     node.kill_9();
-    node.cut_unsynced(|synced, _| synced);
+    node.lose_all_unsynced();
     node.start(flags, "");
     assert_eq!(node.connect().command(&["GET", "key"]).render(), "\"1\"");
 }
@@ -102,7 +102,7 @@ fn reads_after_a_switch_to_always_wait_for_what_they_saw() {
             let mut node = Node::new();
             // No sync comes by itself within the test.
             let flags = format!("--shards 1 --durability {setting} --sync-interval-ms 60000");
-            node.start(&flags, "record-synced-log=1,delay-sync-ms=30");
+            node.start(&flags, "record-unsynced-log=1,delay-sync-ms=30");
             let mut client = node.connect();
             set(&mut client, "key", 1);
             assert_eq!(client.command(&["CONFIG", "SET", always[0], always[1]]).render(), "OK");
@@ -114,7 +114,7 @@ fn reads_after_a_switch_to_always_wait_for_what_they_saw() {
                 began.elapsed()
             );
             node.kill_9();
-            node.cut_unsynced(|synced, _| synced);
+            node.lose_all_unsynced();
             node.start(&flags, "");
             assert_eq!(
                 node.connect().command(&["GET", "key"]).render(),
@@ -144,7 +144,7 @@ fn a_shorter_interval_is_obeyed_at_once() {
 fn durability_switches_under_load_in_both_directions() {
     let mut node = Node::new();
     let flags = four_shards_on_two_executors();
-    node.start(&flags, "record-synced-log=1,delay-sync-ms=2");
+    node.start(&flags, "record-unsynced-log=1,delay-sync-ms=2");
     let (stop, progress) = (Arc::new(AtomicBool::new(false)), Progress::default());
     let address = node.address();
     let writers: Vec<_> = (0..4)
@@ -192,7 +192,7 @@ fn durability_switches_under_load_in_both_directions() {
         );
     }
     node.kill_9();
-    node.cut_unsynced(|synced, _| synced);
+    node.lose_all_unsynced();
     node.start(&flags, "");
     assert_eq!(node.connect().command(&["GET", "last"]).render(), "\"1\"");
 }
@@ -202,7 +202,7 @@ fn an_orderly_stop_syncs_everything_whatever_the_durability() {
     for durability in ["interval", "none"] {
         let mut node = Node::new();
         let flags = format!("--shards 1 --durability {durability} --sync-interval-ms 60000");
-        node.start(&flags, "record-synced-log=1");
+        node.start(&flags, "record-unsynced-log=1");
         set(&mut node.connect(), "key", 1);
         let began = Instant::now();
         let (status, output) = node.terminate();
@@ -212,7 +212,7 @@ fn an_orderly_stop_syncs_everything_whatever_the_durability() {
             "it took {:?}",
             began.elapsed()
         );
-        node.cut_unsynced(|synced, _| synced);
+        node.lose_all_unsynced();
         node.start(&flags, "");
         assert_eq!(
             node.connect().command(&["GET", "key"]).render(),
@@ -227,13 +227,13 @@ fn save_waits_until_what_was_answered_is_on_disk() {
     let mut node = Node::new();
     node.start(
         "--shards 1 --durability interval --sync-interval-ms 300",
-        "record-synced-log=1",
+        "record-unsynced-log=1",
     );
     let mut client = node.connect();
     assert_eq!(client.command(&["SET", "key", "value"]).render(), "OK");
     assert_eq!(client.command(&["SAVE"]).render(), "OK");
     node.kill_9();
-    node.cut_unsynced(|synced, _| synced);
+    node.lose_all_unsynced();
     node.start("--shards 1 --durability none", "");
     let mut client = node.connect();
     assert_eq!(client.command(&["GET", "key"]).render(), "\"value\"");

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use corelane::slots::{ShardId, Slot};
+use corelane::storage::cell_writes::CellWrites;
 use corelane::storage::encoding::{self, Record};
 use corelane::storage::expiry::sweep;
 use corelane::storage::shard::Shard;
@@ -71,12 +72,12 @@ fn index_and_counts_are_exact_after_any_commands_failed_ones_too() {
                     false => shard.keep_command(),
                 }
                 if random.random_ratio(1, 6) {
-                    shard.commit().expect("a commit");
+                    shard.write_through().expect("a commit");
                     turn += 1;
                     shard.begin_turn(turn);
                 }
             }
-            shard.commit().expect("a commit");
+            shard.write_through().expect("a commit");
             let contents = Contents::of(shard.database());
             assert!(contents.records.len() > 20, "{} records", contents.records.len());
             assert_eq!(contents.check(), [], "an entry of the index that no key has");
@@ -107,12 +108,12 @@ fn a_sweep_deletes_what_is_due_in_the_order_of_deadlines_within_its_budget() {
         write(shard, 0, "later", string("v", 5000));
         write(shard, 0, "never", string("v", 0));
         shard.keep_command();
-        shard.commit().expect("a commit");
+        shard.write_through().expect("a commit");
         let mut left = Vec::new();
         for turn in 2..6 {
             shard.begin_turn(turn);
             let expired = sweep(shard, 2000, 10, &mut Vec::new(), |_| false).expect("a sweep");
-            shard.commit().expect("a commit");
+            shard.write_through().expect("a commit");
             let contents = Contents::of(shard.database());
             assert_eq!(contents.check(), []);
             let earliest = contents.deadlines().first().map(|(deadline_ms, _)| *deadline_ms);
@@ -135,7 +136,7 @@ fn a_sweep_deletes_what_is_due_in_the_order_of_deadlines_within_its_budget() {
         shard.begin_turn(6);
         write(shard, 0, "earlier", string("v", 3000));
         shard.keep_command();
-        shard.commit().expect("a commit");
+        shard.write_through().expect("a commit");
         shard.begin_turn(7);
         assert_eq!(
             sweep(shard, 4000, 10, &mut Vec::new(), |_| false).expect("a sweep"),
@@ -152,7 +153,7 @@ fn a_key_lives_through_the_millisecond_of_its_deadline() {
         shard.begin_turn(1);
         write(shard, 0, "key", string("v", 1000));
         shard.keep_command();
-        shard.commit().expect("a commit");
+        shard.write_through().expect("a commit");
         shard.begin_turn(2);
         assert_eq!(sweep(shard, 1000, 10, &mut Vec::new(), |_| false).expect("a sweep"), 0);
         assert_eq!(sweep(shard, 1001, 10, &mut Vec::new(), |_| false).expect("a sweep"), 1);
@@ -270,7 +271,7 @@ fn flushing_leaves_nothing_in_the_index_once_the_sweep_has_passed() {
 #[test]
 fn an_entry_of_the_index_without_its_key_is_removed_and_harms_no_other() {
     with_shard(1 << 20, |shard| {
-        let mut writes = shard.database().writes(64);
+        let mut writes = CellWrites::default();
         let (mut meta_key, mut index_key) = (Vec::new(), Vec::new());
         encoding::meta_key(&mut meta_key, 0, Slot::of(b"key"), b"key");
         encoding::expiry_key(&mut index_key, 500, &meta_key);
@@ -279,14 +280,14 @@ fn an_entry_of_the_index_without_its_key_is_removed_and_harms_no_other() {
             &index_key,
             &0_u64.to_be_bytes(),
         );
-        shard.database().write(writes.finish()).expect("a write");
+        shard.database().ingest(writes).expect("a write");
         shard.begin_turn(1);
         write(shard, 0, "key", string("v", 5000));
         shard.keep_command();
-        shard.commit().expect("a commit");
+        shard.write_through().expect("a commit");
         shard.begin_turn(2);
         assert_eq!(sweep(shard, 2000, 10, &mut Vec::new(), |_| false).expect("a sweep"), 0);
-        shard.commit().expect("a commit");
+        shard.write_through().expect("a commit");
         let contents = Contents::of(shard.database());
         assert_eq!(contents.check(), []);
         assert_eq!(shard.counts(0).keys, 1);

@@ -1,16 +1,14 @@
 //! What the disk keeps: durability, crashes, failing disks, the expiry index, the counts and the data directory.
 //!
 //! Most tests run the real binary, kill it and look at what is left. A loss of power is simulated by a test double
-//! (`record-synced-log` in src/storage/faults.rs): what no finished sync had covered is cut off the logs before the
-//! restart.
+//! (`record-unsynced-log` in src/faults.rs): pages of the logs that no finished sync had covered are as they were
+//! before, when the server starts again.
 //!
 //! Tests that need faults exist only with the cargo feature `fault-injection`, as CI runs them.
 #![cfg_attr(not(feature = "fault-injection"), allow(dead_code))] // What they are made with is idle without it.
 
 #[cfg(feature = "fault-injection")]
 mod acknowledged;
-#[cfg(feature = "fault-injection")]
-mod background;
 #[cfg(feature = "fault-injection")]
 mod bugs;
 pub(crate) mod contents;
@@ -22,6 +20,8 @@ mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
 mod resident_members;
+#[cfg(feature = "fault-injection")]
+mod several_shards;
 mod shard;
 mod space;
 #[cfg(feature = "fault-injection")]
@@ -193,39 +193,6 @@ impl Node {
         syncs.parse().expect("log_syncs is a number")
     }
 
-    /// Waits until the storage executors have served commands, and have done their housekeeping after each, some times
-    /// since the call: whatever may be answered has been, and whoever has no reply then is kept waiting.
-    pub(crate) fn wait_until_it_has_gone_on(&self) {
-        const ROUNDS: usize = 5;
-        let mut client = self.connect();
-        // Housekeeping shows the looks at records that commands have made before it.
-        let looks = || -> Vec<u64> {
-            let section = self.info_section("shards");
-            let figure = |line: &str, name: &str| -> u64 {
-                let value = line
-                    .split(',')
-                    .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-                value
-                    .and_then(|value| value.parse().ok())
-                    .unwrap_or_else(|| panic!("no {name}: {line}"))
-            };
-            let shards = section.lines().filter(|line| line.starts_with("shard"));
-            shards
-                .map(|line| figure(line, "hits") + figure(line, "misses"))
-                .collect()
-        };
-        let shard_count = looks().len() as u16;
-        for _ in 0..ROUNDS {
-            let before = looks();
-            for shard in 0..shard_count {
-                let absent = key_on(shard, shard_count, "nobody's");
-                assert_eq!(client.command(&["EXISTS", &absent]).render(), "(integer) 0");
-            }
-            let has_gone_on = wait_for(|| looks().iter().zip(&before).all(|(now, before)| now > before));
-            assert!(has_gone_on, "an executor stands still");
-        }
-    }
-
     /// Waits until a shard is in a state of INFO shards.
     pub(crate) fn wait_for_state(&self, shard: u16, state: &str) {
         let line = format!("shard{shard}");
@@ -237,47 +204,20 @@ impl Node {
         );
     }
 
-    /// The power failed after [`Node::kill_9`]: cuts every log file between what `record-synced-log` says is on disk
-    /// and its end, where `keep` says (it gets both lengths). Returns the number of bytes cut.
+    /// The power failed after [`Node::kill_9`]: of the pages of the logs that were written and not synced, as
+    /// `record-unsynced-log` has noted them, `choose` picks one of so many possible contents; the last is what was
+    /// written. It gets the number of the executor first. Returns how many pages have lost something.
     #[cfg(feature = "fault-injection")]
-    pub(crate) fn cut_unsynced(&self, mut keep: impl FnMut(u64, u64) -> u64) -> u64 {
-        self.cut_unsynced_of_shards(|_, synced, bytes| keep(synced, bytes))
+    pub(crate) fn lose_power(&self, choose: impl FnMut(u32, usize) -> usize) -> u64 {
+        assert!(self.process.is_none(), "kill the server first");
+        let logs = self.data_directory().join("log");
+        corelane::faults::lose_power(&logs, choose).expect("the logs can be changed")
     }
 
-    /// The same; `keep` gets the number of the shard first.
+    /// The same; all that was not synced is lost.
     #[cfg(feature = "fault-injection")]
-    pub(crate) fn cut_unsynced_of_shards(&self, mut keep: impl FnMut(u16, u64, u64) -> u64) -> u64 {
-        assert!(self.process.is_none(), "kill the server first");
-        let mut cut = 0;
-        for (number, shard) in (0..).zip(shard_folders(&self.data_directory())) {
-            let recorded = std::fs::read_to_string(shard.join(corelane::faults::SYNCED_FILE));
-            let recorded = recorded.unwrap_or_default();
-            let synced: std::collections::BTreeMap<&str, u64> = recorded
-                .lines()
-                .filter_map(|line| {
-                    let (name, bytes) = line.split_once(' ')?;
-                    Some((name, bytes.parse().ok()?))
-                })
-                .collect();
-            for entry in std::fs::read_dir(&shard).expect("the shard's folder can be read") {
-                let path = entry.expect("the shard's folder can be read").path();
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if !name.ends_with(".log") {
-                    continue;
-                }
-                let file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .expect("a log file can be opened");
-                let bytes = file.metadata().expect("an open file has a length").len();
-                let synced = synced.get(name).copied().unwrap_or(0).min(bytes);
-                let kept = keep(number, synced, bytes);
-                assert!((synced..=bytes).contains(&kept));
-                file.set_len(kept).expect("a log file can be cut");
-                cut += bytes - kept;
-            }
-        }
-        cut
+    pub(crate) fn lose_all_unsynced(&self) -> u64 {
+        self.lose_power(|_, _| 0)
     }
 }
 
@@ -348,7 +288,10 @@ pub(crate) fn shard_folders(data_directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(data_directory).expect("the data directory can be read");
     let mut folders: Vec<PathBuf> = entries
         .map(|entry| entry.expect("the data directory can be read").path())
-        .filter(|path| path.is_dir())
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("shard-"))
+        })
         .collect();
     folders.sort();
     folders

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use corelane::slots::{ShardId, Slot};
-use corelane::storage::database::{Column, Database, DatabaseError, Direction, Opening, Resources};
+use corelane::storage::database::{Column, Database, DatabaseError, Direction, Resources};
 use corelane::storage::encoding::{Record, Type, is_node_key};
 use corelane::storage::shard::{Owner, Shard};
 use rand::rngs::StdRng;
@@ -322,7 +322,7 @@ impl Test {
     }
 
     fn commit(&mut self) {
-        self.shard.commit().expect("the disk takes writes");
+        self.shard.write_through().expect("the disk takes writes");
         self.committed = self.now.clone();
         self.uncommitted.clear();
     }
@@ -365,12 +365,8 @@ impl Shrunk {
     /// `left` of `MANY` cells are there, and none is in memory.
     fn new(left: std::ops::Range<u64>) -> Shrunk {
         let folder = tempfile::tempdir().expect("a temporary directory can be made");
-        let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
-        let opening = Opening {
-            creates: true,
-            ..Opening::default()
-        };
-        let database = Database::open(folder.path(), &resources, opening).expect("the database opens");
+        let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB starts");
+        let database = Database::open(folder.path(), &resources, true).expect("the database opens");
         let mut shard = Shard::open(ShardId(0), database, 64 << 20).expect("the shard opens");
         shard.begin_turn(1);
         let (key, slot) = key_of(1);
@@ -399,12 +395,12 @@ impl Shrunk {
                     .expect("the shard takes writes");
             }
             shard.keep_command();
-            shard.commit().expect("the disk takes writes");
+            shard.write_through().expect("the disk takes writes");
         }
         // Another database is emptied: nothing that is in memory stays.
         shard.flush(Some(1)).expect("the disk takes writes");
         shard.keep_command();
-        shard.commit().expect("the disk takes writes");
+        shard.write_through().expect("the disk takes writes");
         assert!(shard.residents().is_empty());
         let members = left.end - left.start;
         let owner = (owner, slot);
@@ -484,12 +480,8 @@ fn members_in_memory_are_those_on_disk_whatever_becomes_of_the_writes() {
     let large = Some(1_000_000);
     for (cache_bytes, members) in [(0, None), (20_000, None), (1 << 20, None), (1 << 20, large), (0, large)] {
         let folder = tempfile::tempdir().expect("a temporary directory can be made");
-        let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
-        let opening = Opening {
-            creates: true,
-            ..Opening::default()
-        };
-        let database = Database::open(folder.path(), &resources, opening).expect("the database opens");
+        let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB starts");
+        let database = Database::open(folder.path(), &resources, true).expect("the database opens");
         let mut test = Test {
             random: StdRng::seed_from_u64(seed),
             shard: Shard::open(ShardId(0), database, cache_bytes).expect("the shard opens"),

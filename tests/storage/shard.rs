@@ -1,21 +1,24 @@
-//! One shard against a model, without a server: whatever becomes of its batches, and in whatever order, every key holds
+//! One shard against a model, without a server: whatever becomes of its frames, every key holds
 //! what was last written and not taken back, the counts are those of the keys, and no read leaves before what it saw.
 //!
-//! Commands that succeed and fail, batches written at once, by the committer or by hand (then the disk may be full, or
-//! RocksDB stalled), parts of commands that fail alone, FLUSHDB, SWAPDB, scans and restarts; with a table of hot
+//! Commands that succeed and fail, frames that are logged or find the disk full, RocksDB that gets the log in windows
+//! of any size while the records are worked off in small steps or not at all,
+//! parts of commands that fail alone, FLUSHDB, SWAPDB, scans, cursors that are read little by little, and restarts that
+//! read the rest of the log; with a table of hot
 //! records that holds everything, little or nothing. A look-up trusts the table
 //! to know when it holds every key, so one that is wrong about that loses keys here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use corelane::executor::committer::Committer;
 use corelane::slots::{ShardId, Slot};
-use corelane::storage::database::{BatchWriter, Column, Database, DatabaseError, Opening, Resources, Writes};
+use corelane::storage::cell_writes::CellWrites;
+use corelane::storage::database::{Column, Database, DatabaseError, Resources};
 use corelane::storage::encoding::{Counts, DATABASE_COUNT, Record};
+use corelane::storage::log::FrameBuffer;
+use corelane::storage::operations;
+use corelane::storage::range_cursor::{CursorRead, RangeCursor};
 use corelane::storage::shard::{Shard, ShardState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -35,7 +38,10 @@ const LARGE_BYTES: usize = 70_000;
 
 const STEPS: usize = 6_000;
 
-/// Block cache and memtables, in bytes.
+/// Cursors that are open at once.
+const CURSORS_MAX: usize = 4;
+
+/// Block cache, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
 
 /// What a key holds, and the turn that wrote it.
@@ -48,40 +54,37 @@ struct Stored {
 #[derive(Clone, Debug, Default)]
 struct Model {
     keys: BTreeMap<(u8, u8), Stored>,
-    /// The turn of the last write to a key, deletions too, that is not committed.
-    uncommitted: BTreeMap<(u8, u8), u64>,
+    /// The turn of the last write to a key, deletions too, that is not logged.
+    unlogged: BTreeMap<(u8, u8), u64>,
 }
 
-/// A batch that was begun.
-enum UnderWay {
-    ByHand(Writes),
-    Submitted,
+/// What RocksDB does not have of the log: by segment, the payloads of its frames.
+type Log = VecDeque<(u32, Vec<Vec<u8>>)>;
+
+/// A cursor, what it must still find, and what was known when it was opened.
+struct Open {
+    cursor: RangeCursor,
+    left: VecDeque<Vec<u8>>,
 }
 
 struct Test {
     random: StdRng,
     resources: Resources,
-    committer: Arc<Committer>,
-    committer_thread: JoinHandle<()>,
     shard: Shard,
     cache_bytes: usize,
     turn: u64,
     now: Model,
-    /// What is on disk.
-    committed: Model,
-    /// What will be when the batch under way is written.
-    under_way: Option<(UnderWay, Model)>,
+    /// What is in the log.
+    logged: Model,
+    log: Log,
+    segment: u32,
+    watermark: u32,
+    cursors: Vec<Open>,
 }
 
-fn open(path: &Path, resources: &Resources, committer: &Arc<Committer>, cache_bytes: usize, create: bool) -> Shard {
-    let opening = Opening {
-        creates: create,
-        ..Opening::default()
-    };
-    let database = Database::open(path, resources, opening).expect("the database opens");
-    let mut shard = Shard::open(ShardId(0), database, cache_bytes).expect("the shard opens");
-    shard.set_committer(committer.clone(), 0);
-    shard
+fn open(path: &Path, resources: &Resources, cache_bytes: usize, create: bool) -> Shard {
+    let database = Database::open(path, resources, create).expect("the database opens");
+    Shard::open(ShardId(0), database, cache_bytes).expect("the shard opens")
 }
 
 fn name(key: u8) -> Vec<u8> {
@@ -90,22 +93,20 @@ fn name(key: u8) -> Vec<u8> {
 
 impl Test {
     fn new(path: &Path, cache_bytes: usize, seed: u64) -> Test {
-        let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
-        let (wake, _) = flume::bounded(1);
-        let (committer, committer_thread) =
-            Committer::start("committer-test".to_owned(), wake, || {}).expect("a thread starts");
-        let shard = open(path, &resources, &committer, cache_bytes, true);
+        let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB starts");
+        let shard = open(path, &resources, cache_bytes, true);
         let mut test = Test {
             random: StdRng::seed_from_u64(seed),
             resources,
-            committer,
-            committer_thread,
             shard,
             cache_bytes,
             turn: 0,
             now: Model::default(),
-            committed: Model::default(),
-            under_way: None,
+            logged: Model::default(),
+            log: Log::new(),
+            segment: 1,
+            watermark: 0,
+            cursors: Vec::new(),
         };
         test.next_turn();
         test
@@ -118,7 +119,7 @@ impl Test {
 
     fn read(&mut self, database: u8, key: u8) {
         let expected = self.now.keys.get(&(database, key)).map(|stored| stored.record.clone());
-        let released = self.shard.released_epoch(None);
+        let released = self.shard.staged_epoch().map_or(u64::MAX, |staged| staged - 1);
         let name = name(key);
         let (record, epoch) = self
             .shard
@@ -128,7 +129,7 @@ impl Test {
             record.map(|record| record.encode()) == expected,
             "key {key} of database {database} is not what was written last"
         );
-        if let Some(written) = self.now.uncommitted.get(&(database, key)) {
+        if let Some(written) = self.now.unlogged.get(&(database, key)) {
             assert!(
                 epoch >= *written && epoch > released,
                 "key {key} was written in turn {written}, read as of turn {epoch}, and {released} is released"
@@ -163,7 +164,7 @@ impl Test {
         written.expect("the shard takes writes");
         let place = (database, key);
         if stored.is_some() || self.now.keys.contains_key(&place) {
-            self.now.uncommitted.insert(place, self.turn);
+            self.now.unlogged.insert(place, self.turn);
         }
         match stored {
             Some(stored) => self.now.keys.insert(place, stored),
@@ -213,80 +214,96 @@ impl Test {
         }
     }
 
-    /// Begins a batch, for the committer or to be decided on by hand.
-    fn begin(&mut self) {
-        let Some(writes) = self.shard.begin_commit() else {
+    /// The end of a turn: the frame is logged, or the disk is full.
+    fn log_turn(&mut self) {
+        let mut frame = FrameBuffer::new();
+        self.shard.append_to(&mut frame);
+        assert_eq!(frame.is_empty(), !self.shard.has_staged());
+        if frame.is_empty() {
             return;
-        };
-        let model = self.now.clone();
-        let under_way = if self.random.random_bool(0.3) {
-            self.committer.submit(0, Arc::clone(self.shard.database()), writes);
-            UnderWay::Submitted
-        } else {
-            UnderWay::ByHand(writes)
-        };
-        self.under_way = Some((under_way, model));
+        }
+        if self.random.random_bool(0.2) {
+            self.shard.stop(&DatabaseError::DiskFull("on request".to_owned()));
+            assert_eq!(*self.shard.state(), ShardState::ReadOnly);
+            assert!(!self.shard.has_staged());
+            self.now = self.logged.clone();
+            self.shard.set_disk_full(false);
+            assert_eq!(*self.shard.state(), ShardState::Healthy);
+            // What they saw will not be answered.
+            self.cursors.clear();
+            return;
+        }
+        self.segment += u32::from(self.random.random_bool(0.3));
+        self.shard.logged(self.segment);
+        match self.log.back_mut().filter(|(segment, _)| *segment == self.segment) {
+            Some((_, frames)) => frames.push(frame.payload().to_vec()),
+            None => self.log.push_back((self.segment, vec![frame.payload().to_vec()])),
+        }
+        self.now.unlogged.clear();
+        self.logged = self.now.clone();
     }
 
-    fn wrote(&mut self, model: Model) {
-        // What was written again meanwhile is still to be committed.
-        self.now
-            .uncommitted
-            .retain(|place, turn| model.uncommitted.get(place).is_none_or(|committed| *turn > *committed));
-        self.committed = Model {
-            uncommitted: BTreeMap::new(),
-            ..model
-        };
-    }
-
-    fn finish(&mut self) {
-        let Some((under_way, model)) = self.under_way.take() else {
-            return;
-        };
-        let writes = match under_way {
-            UnderWay::ByHand(writes) => writes,
-            UnderWay::Submitted => {
-                let written = self.committer.wait_for(0);
-                self.shard.finish_commit(written).expect("the disk takes writes");
-                return self.wrote(model);
+    /// RocksDB gets some segments, and the shard learns of that at once or later.
+    fn ingest(&mut self) {
+        // The one that is written is sealed.
+        let segments = self.random.random_range(0..=self.log.len());
+        let mut writes = CellWrites::default();
+        for (segment, frames) in self.log.drain(..segments) {
+            self.watermark = segment;
+            for frame in &frames {
+                apply(&mut writes, frame);
             }
-        };
-        match self.random.random_range(0..10) {
-            0..=1 => {
-                let _ = self.shard.finish_commit(Err(DatabaseError::Stalled));
-                assert_eq!(*self.shard.state(), ShardState::Stalled);
-                assert!(self.shard.has_staged(), "what was refused is still to be committed");
-            }
-            2..=3 => {
-                let full = DatabaseError::DiskFull("on request".to_owned());
-                let _ = self.shard.finish_commit(Err(full));
-                assert_eq!(*self.shard.state(), ShardState::ReadOnly);
-                let first = self.now.uncommitted.values().min().copied().unwrap_or(u64::MAX);
-                let rolled_back = self.shard.take_rolled_back().expect("something was staged");
-                assert!(rolled_back.from_epoch <= first, "the first turn must be answered too");
-                assert!(!self.shard.has_staged());
-                self.now = self.committed.clone();
-                self.shard.set_disk_full(false);
-                assert_eq!(*self.shard.state(), ShardState::Healthy);
-            }
-            _ => {
-                let written = self.shard.database().write(writes);
-                self.shard.finish_commit(written).expect("the disk takes writes");
-                self.wrote(model);
-            }
+        }
+        self.segment = self.segment.max(self.watermark + 1);
+        if !writes.is_empty() {
+            self.shard.database().ingest(writes).expect("the disk takes writes");
         }
     }
 
-    /// What the shard itself commits first (by way of the committer's batch, if it has one).
-    fn committed_by_itself(&mut self) {
-        self.under_way = None;
-        self.now.uncommitted.clear();
-        self.committed = self.now.clone();
+    fn work_off(&mut self) {
+        let records_max = self.random.random_range(1..20);
+        self.shard.work_off(self.watermark, records_max);
     }
 
-    fn settle_by_hand(&mut self) {
-        if matches!(self.under_way, Some((UnderWay::ByHand(_), _))) {
-            self.finish();
+    /// Opens a cursor, or reads on with one.
+    fn cursor(&mut self) {
+        if self.cursors.len() < CURSORS_MAX && self.random.random_bool(0.3) {
+            let database = self.random.random_range(0..DATABASES);
+            let (cursor, _) = self.shard.key_cursor(database).expect("the shard is readable");
+            let mut names: Vec<(u16, Vec<u8>)> = (0..KEYS)
+                .filter(|key| self.now.keys.contains_key(&(database, *key)))
+                .map(|key| (Slot::of(&name(key)).0, self.now.keys[&(database, key)].record.clone()))
+                .collect();
+            names.sort();
+            let left = names.into_iter().map(|(_, record)| record).collect();
+            self.cursors.push(Open { cursor, left });
+            return;
+        }
+        if self.cursors.is_empty() {
+            return;
+        }
+        let index = self.random.random_range(0..self.cursors.len());
+        let mut entries = self.random.random_range(1..4);
+        let Open { cursor, left } = &mut self.cursors[index];
+        let read = cursor.read(self.shard.records(), |_, record| {
+            assert_eq!(
+                Some(record),
+                left.pop_front().as_deref(),
+                "as it was when the cursor was opened"
+            );
+            entries -= 1;
+            match entries {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        match read {
+            CursorRead::UpToHere => {}
+            CursorRead::All => {
+                assert!(self.cursors[index].left.is_empty(), "a cursor has left out keys");
+                self.cursors.swap_remove(index);
+            }
+            CursorRead::Broken => panic!("the disk can be read"),
         }
     }
 
@@ -298,7 +315,7 @@ impl Test {
         self.shard.flush(database).expect("the shard takes writes");
         let emptied = |number: u8| database.is_none_or(|database| database == number);
         for place in self.now.keys.keys().filter(|(number, _)| emptied(*number)) {
-            self.now.uncommitted.insert(*place, self.turn);
+            self.now.unlogged.insert(*place, self.turn);
         }
         self.now.keys.retain(|(number, _), _| !emptied(*number));
     }
@@ -324,7 +341,7 @@ impl Test {
             .collect();
         for key in 0..KEYS {
             for number in [first, second] {
-                self.now.uncommitted.insert((number, key), self.turn);
+                self.now.unlogged.insert((number, key), self.turn);
             }
         }
     }
@@ -337,11 +354,7 @@ impl Test {
             ControlFlow::Continue(())
         });
         let epoch = scanned.expect("the shard is readable");
-        let written = self
-            .now
-            .uncommitted
-            .iter()
-            .filter(|((number, _), _)| *number == database);
+        let written = self.now.unlogged.iter().filter(|((number, _), _)| *number == database);
         let newest = written.map(|(_, turn)| *turn).max().unwrap_or(0);
         assert!(epoch >= newest, "a scan saw turn {newest} and says {epoch}");
         found.sort();
@@ -352,30 +365,34 @@ impl Test {
         assert_eq!(found, expected, "a scan finds the keys of database {database}");
     }
 
-    /// The process is killed, or has stopped if nothing is staged; looks at what is on disk and goes on from there.
+    /// The process is killed; the next one reads the rest of the log, and goes on from there.
     fn restart(mut self, path: &Path) -> Test {
-        if matches!(self.under_way, Some((UnderWay::Submitted, _))) {
-            self.finish();
+        let mut writes = CellWrites::default();
+        for (_, frames) in self.log.drain(..) {
+            frames.iter().for_each(|frame| apply(&mut writes, frame));
         }
-        self.under_way = None;
-        self.now = self.committed.clone();
+        if !writes.is_empty() {
+            self.shard.database().ingest(writes).expect("the disk takes writes");
+        }
+        self.now = self.logged.clone();
+        self.cursors.clear();
         Contents::of(self.shard.database()).check();
         self.shard.database().stop_background_work();
         let Test {
             shard,
             resources,
-            committer,
             cache_bytes,
             turn,
             ..
         } = self;
         drop(shard);
-        let mut shard = open(path, &resources, &committer, cache_bytes, false);
+        let mut shard = open(path, &resources, cache_bytes, false);
         shard.begin_turn(turn);
         Test {
             shard,
             resources,
-            committer,
+            segment: 1,
+            watermark: 0,
             ..self
         }
     }
@@ -395,16 +412,23 @@ impl Test {
         assert!(self.shard.records().present() <= all, "the table has keys that are not");
     }
 
-    fn end(self) {
-        self.committer.stop();
-        self.committer_thread.join().expect("the committer does not panic");
+    fn end(mut self) {
+        self.cursors.clear();
         self.shard.database().stop_background_work();
     }
 }
 
+fn apply(writes: &mut CellWrites, payload: &[u8]) {
+    for operation in operations::read(payload) {
+        let operation = operation.expect("a frame says what the shard has said");
+        assert_eq!(operation.shard, ShardId(0));
+        writes.apply(operation.change);
+    }
+}
+
 #[test]
-fn a_shard_holds_what_the_model_says_whatever_becomes_of_its_batches() {
-    let seed = seed("a_shard_holds_what_the_model_says_whatever_becomes_of_its_batches");
+fn a_shard_holds_what_the_model_says_whatever_becomes_of_its_frames() {
+    let seed = seed("a_shard_holds_what_the_model_says_whatever_becomes_of_its_frames");
     for cache_bytes in [0, 2_000, 1 << 20] {
         let folder = tempfile::tempdir().expect("a temporary directory can be made");
         let path = folder.path().join("shard");
@@ -413,15 +437,12 @@ fn a_shard_holds_what_the_model_says_whatever_becomes_of_its_batches() {
             match test.random.random_range(0..200) {
                 0..=99 => test.command(),
                 100..=129 => test.next_turn(),
-                130..=154 if test.under_way.is_none() => test.begin(),
-                130..=184 => test.finish(),
+                130..=154 => test.log_turn(),
+                155..=160 => test.ingest(),
+                161..=175 => test.work_off(),
+                176..=184 => test.cursor(),
                 185..=191 => test.scan(),
-                192..=197 => test.command(),
-                198 => {
-                    test.settle_by_hand();
-                    test.shard.commit().expect("the disk takes writes");
-                    test.committed_by_itself();
-                }
+                192..=198 => test.command(),
                 _ if test.random.random_bool(0.3) => test = test.restart(&path),
                 _ => {}
             }
@@ -437,32 +458,29 @@ fn a_shard_holds_what_the_model_says_whatever_becomes_of_its_batches() {
 fn a_wrong_count_of_keys_hides_none_and_is_put_right_by_the_next_start() {
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
     let path = folder.path().join("shard");
-    let resources = Resources::new(CACHE_BYTES, CACHE_BYTES, 1, 2).expect("RocksDB starts");
-    let (wake, _) = flume::bounded(1);
-    let (committer, committer_thread) =
-        Committer::start("committer".to_owned(), wake, || {}).expect("a thread can be started");
+    let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB starts");
     let record = Record::string(b"value", 0).encode();
     let is_there = |shard: &mut Shard, key: u8| {
         let name = name(key);
         let (record, _) = shard.read(0, Slot::of(&name), &name).expect("the shard can be read");
         record.is_some()
     };
-    let mut shard = open(&path, &resources, &committer, 1 << 20, true);
+    let mut shard = open(&path, &resources, 1 << 20, true);
     shard.begin_turn(1);
     for key in 0..3 {
         let name = name(key);
         let written = shard.write(0, Slot::of(&name), &name, Some(record.clone()));
         written.expect("the shard takes writes");
     }
-    shard.commit().expect("the disk takes writes");
-    let mut writes = shard.database().writes(64);
+    shard.write_through().expect("the disk takes writes");
+    let mut writes = CellWrites::default();
     let wrong = Counts { keys: 1, expires: 0 };
     writes.put(Column::System, &Counts::key(0), &wrong.encode());
-    shard.database().write(writes.finish()).expect("the disk takes writes");
+    shard.database().ingest(writes).expect("the disk takes writes");
     shard.database().stop_background_work();
     drop(shard);
 
-    let mut shard = open(&path, &resources, &committer, 1 << 20, false);
+    let mut shard = open(&path, &resources, 1 << 20, false);
     shard.begin_turn(1);
     assert_eq!(shard.counts(0), wrong, "nothing shows yet that it is wrong");
     for key in 0..3 {
@@ -474,17 +492,15 @@ fn a_wrong_count_of_keys_hides_none_and_is_put_right_by_the_next_start() {
             .write(0, Slot::of(&name), &name, None)
             .expect("the shard takes writes");
     }
-    shard.commit().expect("the disk takes writes");
+    shard.write_through().expect("the disk takes writes");
     assert!(is_there(&mut shard, 2));
     shard.database().stop_background_work();
     drop(shard);
 
-    let mut shard = open(&path, &resources, &committer, 1 << 20, false);
+    let mut shard = open(&path, &resources, 1 << 20, false);
     assert_eq!(shard.counts(0), Counts { keys: 1, expires: 0 });
     shard.begin_turn(1);
     assert!(is_there(&mut shard, 2) && !is_there(&mut shard, 0));
     shard.database().stop_background_work();
     drop(shard);
-    committer.stop();
-    committer_thread.join().expect("the committer does not panic");
 }

@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use corelane::slots::{ShardId, Slot};
+use corelane::storage::cell_writes::CellWrites;
 use corelane::storage::database::{Column, Database, Direction};
 use corelane::storage::encoding::{self, Record, Type, member_key, meta_key};
 use corelane::storage::shard::Shard;
 
-use super::contents::with_database;
+use super::contents::{self, with_database};
 use super::{Node, shard_folders};
 use crate::harness::client::Client;
 use crate::harness::process::wait_for;
@@ -24,8 +25,8 @@ const FILL_MEMBERS: u64 = 2_000;
 /// How many times the usual limit of a wait it may take until all is reclaimed.
 const PATIENCE: usize = 4;
 
-/// Small memtables, so that there are files on several levels.
-const FLAGS: &str = "--shards 1 --write-buffer-size 1mb";
+/// A small log, so that there are files on several levels.
+const FLAGS: &str = "--shards 1 --log-size-max 8mb";
 
 fn fill_hash(client: &mut Client, key: &str, members: u64) {
     for first in (0..members).step_by(FILL_MEMBERS as usize) {
@@ -144,6 +145,7 @@ fn the_space_of_large_collections_comes_back_however_they_go_and_nothing_else_go
     assert!(wait_for(|| node.info("shards", "shard0", "reclaims_pending") == "0"));
     let (status, output) = node.terminate();
     assert!(status.success(), "{output}");
+    contents::finish_checkpoints(&node.data_directory());
     let folder = &shard_folders(&node.data_directory())[0];
     let (data, notes) = with_database(folder, false, |database| {
         (versions_on_disk(database, Column::Data), notes_on_disk(database))
@@ -174,6 +176,7 @@ fn a_delete_that_fails_reclaims_nothing() {
     // By now the note would be there, had it outlived the batch.
     assert_eq!(client.command(&["SET", "other", "1"]).render(), "OK");
     node.kill_9();
+    contents::finish_checkpoints(&node.data_directory());
     let folder = &shard_folders(&node.data_directory())[0];
     assert_eq!(with_database(folder, false, notes_on_disk), 0);
     node.start(FLAGS, "");
@@ -205,8 +208,8 @@ fn a_note_goes_with_its_command_and_is_deleted_once() {
             }
         };
         let commit = |shard: &mut Shard| {
-            shard.commit().expect("a commit");
-            (notes_on_disk(database), shard.take_committed_markers())
+            shard.write_through().expect("a commit");
+            (notes_on_disk(database), shard.take_ingested_markers(0))
         };
         shard.begin_turn(1);
         write(&mut shard, record(7, MEMBERS), true);
@@ -215,14 +218,14 @@ fn a_note_goes_with_its_command_and_is_deleted_once() {
         write(&mut shard, None, false);
         write(&mut shard, record(7, 10), true);
         assert_eq!(notes_on_disk(database), 0);
-        shard.commit().expect("a commit");
+        shard.write_through().expect("a commit");
         assert_eq!(notes_on_disk(database), 0);
         shard.begin_turn(2);
         // A small one is left to ordinary compactions, a large one is not.
         write(&mut shard, record(8, MEMBERS), true);
         assert_eq!(commit(&mut shard).0, 0);
         write(&mut shard, Some(Record::string(b"a string", 0).encode()), true);
-        assert!(!shard.take_committed_markers(), "nothing is committed");
+        assert!(!shard.take_ingested_markers(0), "nothing is committed");
         assert_eq!(commit(&mut shard), (1, true));
         let mut meta = Vec::new();
         meta_key(&mut meta, 0, Slot::of(b"set"), b"set");
@@ -286,17 +289,14 @@ fn a_loss_of_power_does_not_bring_back_a_collection_whose_members_are_gone() {
     fill_hash(&mut node.connect(), "hash", MEMBERS);
     node.terminate();
     // The start writes what the log has to files.
-    node.start(&flags, "record-synced-log=1");
+    node.start(&flags, "record-unsynced-log=1");
     let mut client = node.connect();
     assert_eq!(client.command(&["SET", "before", "1"]).render(), "OK");
     assert_eq!(client.command(&["DEL", "hash"]), Value::Integer(1));
     wait_for_reclaimed(&node, 1);
     assert_eq!(client.command(&["SET", "after", "1"]).render(), "OK");
     node.kill_9();
-    assert!(
-        node.cut_unsynced(|synced, _| synced) > 0,
-        "nothing synced the last write"
-    );
+    assert!(node.lose_all_unsynced() > 0, "nothing synced the last write");
     node.start(&flags, "");
     let mut client = node.connect();
     let exists = ["before", "hash", "after"].map(|key| client.command(&["EXISTS", key]).render());
@@ -312,7 +312,7 @@ fn with_a_dead_version(shares_file: bool, work: impl FnOnce(&Arc<Database>, &dyn
         let key = |version: u64, member: &[u8]| member_key(0, slot, name, version, member);
         let mut meta = Vec::new();
         meta_key(&mut meta, 0, slot, name);
-        let mut writes = database.writes(0);
+        let mut writes = CellWrites::default();
         for member in 0..1000_u32 {
             writes.put(Column::Data, &key(7, &member.to_be_bytes()), b"old");
         }
@@ -321,8 +321,7 @@ fn with_a_dead_version(shares_file: bool, work: impl FnOnce(&Arc<Database>, &dyn
         }
         // Of this record nothing can be told, so the compaction keeps both versions.
         writes.put(Column::Meta, &meta, b"damaged");
-        database.write(writes.finish()).expect("a write");
-        database.flush().expect("a flush");
+        database.ingest(writes).expect("a write");
         database.compact(Column::Data);
         let record = Record {
             kind: Type::Hash,
@@ -331,9 +330,9 @@ fn with_a_dead_version(shares_file: bool, work: impl FnOnce(&Arc<Database>, &dyn
             edited: false,
             payload: b"",
         };
-        let mut writes = database.writes(0);
+        let mut writes = CellWrites::default();
         writes.put(Column::Meta, &meta, &record.encode());
-        database.write(writes.finish()).expect("a write");
+        database.ingest(writes).expect("a write");
         work(database, &key);
     });
 }

@@ -130,9 +130,6 @@ fn crash(flags: &str, between: &str, seed: u64) {
 fn a_killed_process_leaves_all_of_a_transaction_or_nothing() {
     let seed = seed("a_killed_process_leaves_all_of_a_transaction_or_nothing");
     let whole_databases = "RANDOMKEY\r\nKEYS {1}*\r\nDBSIZE\r\nSCAN 0\r\n";
-    for background in [0, 1] {
-        let flags = format!("--shards 1 --background-commit-writes {background}");
-        crash(&flags, whole_databases, seed);
-    }
+    crash("--shards 1", whole_databases, seed);
     crash(&four_shards_on_two_executors(), "", seed);
 }

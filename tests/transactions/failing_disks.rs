@@ -3,12 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use super::{SHARDS, key_per_shard, mget, mset, one_executor, run};
 use crate::harness::client::Client;
 use crate::harness::process::wait_for;
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
-use crate::storage::{Node, four_shards_on_two_executors, key_on};
+use crate::storage::{Node, four_shards_on_two_executors, key_on, seed};
 
 /// How long an answer may take that must not wait for anything.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -20,8 +23,8 @@ const WRITES_PER_FILLER: usize = 2_000;
 /// So many looks, some milliseconds apart, are longer than an executor rests between two looks at its shards.
 const LOOKS: usize = 20;
 
-/// More writes than a start makes.
-const WRITES_OF_A_START_MAX: u64 = 30;
+/// More files than a start ingests.
+const FILES_OF_A_START_MAX: u64 = 100;
 
 fn prompt(client: &mut Client, line: &str) -> String {
     let began = Instant::now();
@@ -132,24 +135,36 @@ fn a_part_waits_for_room(flags: &str, full_shard: u16) {
 
 #[test]
 fn a_part_that_meets_a_full_disk_waits_for_room_and_never_comes_back() {
+    if !has_two_executors() {
+        return;
+    }
     for durability in ["interval", "always"] {
-        for background in [0, 1] {
-            let shards = four_shards_on_two_executors();
-            let flags = format!("{shards} --durability {durability} --background-commit-writes {background}");
-            for full_shard in [1, 3] {
-                a_part_waits_for_room(&flags, full_shard);
-            }
-        }
+        let shards = four_shards_on_two_executors();
+        // The first executor has the decision, and needs room for it.
+        a_part_waits_for_room(&format!("{shards} --durability {durability}"), 3);
     }
 }
 
+/// Shards of one executor share a log: what finds no room there is done on none of them.
 #[test]
-fn a_part_on_the_same_executor_that_meets_a_full_disk_waits_for_room_and_never_comes_back() {
+fn a_write_to_several_shards_of_a_full_log_is_refused_as_a_whole() {
     for durability in ["interval", "always"] {
         let flags = format!("{} --durability {durability}", one_executor());
-        for full_shard in [1, 3] {
-            a_part_waits_for_room(&flags, full_shard);
-        }
+        let mut node = Node::new();
+        let full = node.switch("full");
+        node.start(&flags, &format!("disk-full@3={}", full.when()));
+        let keys = key_per_shard("k");
+        let mut client = node.connect();
+        assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
+        full.on();
+        let reply = client.command(&mset(&keys, "new")).render();
+        assert!(reply.starts_with("(error) MISCONF "), "{reply}");
+        assert_eq!(client.command(&mget(&keys)).render(), values(["old"; 4]));
+        full.off();
+        assert!(wait_for(|| client.command(&mset(&keys, "newer")).render() == "OK"));
+        node.kill_9();
+        node.start(&flags, "");
+        assert_eq!(node.connect().command(&mget(&keys)).render(), values(["newer"; 4]));
     }
 }
 
@@ -168,9 +183,9 @@ fn others_go_on_while_a_part_waits_for_room() {
     node.wait_for_state(3, "read-only");
     if has_two_executors() {
         let on = |shard: u16| key_on(shard, SHARDS, "other");
-        assert_eq!(prompt(&mut other, &format!("MSET {} 1 {} 1", on(0), on(2))), "OK");
+        assert_eq!(prompt(&mut other, &format!("MSET {} 1 {} 1", on(0), on(1))), "OK");
         assert_eq!(
-            prompt(&mut other, &format!("EXISTS {} {}", on(2), on(3))),
+            prompt(&mut other, &format!("EXISTS {} {}", on(1), on(3))),
             "(integer) 1"
         );
         assert_eq!(node.info("executors", "executor1", "decided"), "1");
@@ -215,68 +230,68 @@ fn an_exec_or_a_script_that_meets_a_full_disk_does_nothing() {
     }
 }
 
-/// The power fails, and it fails again while the start finishes what the first failure has left half done. Each log
-/// gets to the disk for itself, so that one of them may have all of the start's writes and the others none.
+/// The power fails, and the start that finishes what it has left half done dies before each of the files that it brings
+/// into the shards.
 #[test]
-fn two_power_losses_in_a_row_tear_nothing() {
+fn a_start_that_dies_after_a_power_loss_tears_nothing() {
     let flags = format!("{} --durability always", four_shards_on_two_executors());
     let keys = key_per_shard("k");
-    for write in 1.. {
-        assert!(write < WRITES_OF_A_START_MAX, "the start does not end");
+    for file in 1.. {
+        assert!(file < FILES_OF_A_START_MAX, "the start does not end");
         let mut node = Node::new();
         let switch = node.switch("dying");
-        let fault = format!("record-synced-log=1,kill-before-apply=1:{}", switch.when());
+        let fault = format!("record-unsynced-log=1,kill-before-apply=1:{}", switch.when());
         node.start(&flags, &fault);
         let mut client = node.connect();
         assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
         switch.on();
         client.send(&mset(&keys, "new")).expect("the server reads");
         node.wait_for_exit();
-        node.cut_unsynced(|synced, _| synced);
-        let is_up = node.start_or_die(&flags, &format!("record-synced-log=1,kill-after-commit={write}"));
+        node.lose_all_unsynced();
+        let is_up = node.start_or_die(&flags, &format!("record-unsynced-log=1,kill-before-ingest={file}"));
         if is_up {
             node.kill_9();
         }
-        // The first shard has the record, or its deletion.
-        node.cut_unsynced_of_shards(|shard, synced, bytes| if shard == 0 { bytes } else { synced });
+        node.lose_all_unsynced();
         node.start(&flags, "");
         let found = node.connect().command(&mget(&keys)).render();
-        assert_eq!(
-            found,
-            values(["new"; 4]),
-            "the second death was at write {write} of the start"
-        );
+        assert_eq!(found, values(["new"; 4]), "the start has died before file {file}");
         if is_up {
             return;
         }
     }
 }
 
-/// The power fails when one shard's log has got to the disk with a commit of several shards, and the log of another has
-/// not: what came before that commit on the other shard must be there all the same.
+/// The power fails after a write to several shards of one executor: it is there as a whole or not at all, and not
+/// without what came before it on another shard.
 #[test]
-fn a_commit_of_several_shards_is_not_on_disk_before_what_came_before_it() {
-    let flags = format!("{} --durability always --batch-size 1", one_executor());
+fn a_write_to_several_shards_of_one_log_is_not_on_disk_before_what_came_before_it() {
+    let mut random = StdRng::seed_from_u64(seed(
+        "a_write_to_several_shards_of_one_log_is_not_on_disk_before_what_came_before_it",
+    ));
+    let flags = format!("{} --durability interval --batch-size 1", one_executor());
     let keys = key_per_shard("k");
     let earlier = key_on(2, SHARDS, "earlier");
-    let mut node = Node::new();
-    let dying = node.switch("dying");
-    // The second write is the first of the shards' that belong together.
-    let fault = format!(
-        "record-synced-log=1,delay-sync-ms=300,kill-after-commit=2:{}",
-        dying.when()
-    );
-    node.start(&flags, &fault);
-    let mut client = node.connect();
-    dying.on();
-    client.send(&["SET", &earlier, "there"]).expect("the server reads");
-    client.send(&mset(&keys, "new")).expect("the server reads");
-    node.wait_for_exit();
-    node.cut_unsynced_of_shards(|shard, synced, bytes| if shard == 0 { bytes } else { synced });
-    node.start(&flags, "");
-    let mut client = node.connect();
-    assert_eq!(client.command(&mget(&keys)).render(), values(["new"; 4]));
-    assert_eq!(client.command(&["GET", &earlier]).render(), "\"there\"");
+    // More than a page: parts of it may get lost.
+    let large = "x".repeat(10_000);
+    for _ in 0..6 {
+        let mut node = Node::new();
+        let dying = node.switch("dying");
+        let fault = format!("record-unsynced-log=1,kill-after-commit=2:{}", dying.when());
+        node.start(&flags, &fault);
+        let mut client = node.connect();
+        dying.on();
+        client.send(&["SET", &earlier, "there"]).expect("the server reads");
+        client.send(&mset(&keys, &large)).expect("the server reads");
+        node.wait_for_exit();
+        node.lose_power(|_, contents| random.random_range(0..contents));
+        node.start(&flags, "");
+        let mut client = node.connect();
+        let exists = |client: &mut Client, key: &str| client.command(&["EXISTS", key]) == Value::Integer(1);
+        let found: Vec<bool> = keys.iter().map(|key| exists(&mut client, key)).collect();
+        assert!(found.iter().all(|is_there| *is_there == found[0]), "{found:?}");
+        assert!(!found[0] || exists(&mut client, &earlier), "the earlier write is lost");
+    }
 }
 
 /// The primary of a redo record stops, and nobody can tell whether its log has the record. The keys of the other shards
@@ -289,7 +304,7 @@ fn keys_in_doubt_are_read_and_not_written_and_the_operator_is_told() {
     let mut node = Node::new();
     let fail = node.switch("fail");
     let flags = format!("{} --durability always", four_shards_on_two_executors());
-    node.start(&flags, &format!("record-synced-log=1,fail-sync@0={}", fail.when()));
+    node.start(&flags, &format!("record-unsynced-log=1,fail-sync@0={}", fail.when()));
     let keys = key_per_shard("k");
     let mut client = node.connect();
     assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");

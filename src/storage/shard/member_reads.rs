@@ -56,7 +56,7 @@ impl Shard {
         let found = self.find_on_disk(hash, column)?;
         let epoch = match &found {
             Found::Entry(entry) => self.records.epoch(*entry),
-            Found::Large | Found::Absent => self.records.forgotten_epoch(),
+            Found::Large | Found::Absent => 0,
         };
         Ok((self.stored(&found), epoch.max(self.whole_epoch)))
     }

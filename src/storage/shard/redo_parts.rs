@@ -32,7 +32,7 @@ impl Shard {
         self.last_version
     }
 
-    /// Stages writes that were decided elsewhere; returns the epoch they will be committed in. Staging them again
+    /// Stages writes that were decided elsewhere; returns the epoch they will be logged in. Staging them again
     /// changes nothing.
     pub fn apply(&mut self, writes: &[Write]) -> Result<u64, CommandError> {
         let mut epoch = 0;
@@ -52,8 +52,6 @@ impl Shard {
             let (written, version) = match write {
                 Write::Databases { map } if map.generation <= self.wide.databases.generation => continue,
                 Write::Databases { map } => (self.set_database_map(*map)?, 0),
-                // The parts of a redo record come by themselves.
-                Write::Redo { .. } => continue,
                 Write::Empty { database } => (self.flush(*database)?, 0),
                 Write::Record { database, key, value } => {
                     let version = value
@@ -78,51 +76,6 @@ impl Shard {
         Ok(epoch)
     }
 
-    /// All that is staged, as a start would have to write it.
-    pub fn staged_writes(&self) -> Vec<Write> {
-        let emptied = (0..encoding::DATABASE_COUNT as u8).filter(|number| self.wide.changes.emptied >> number & 1 == 1);
-        let emptied = emptied.filter_map(|physical| self.number_of(physical));
-        let emptied = emptied.map(|number| Write::Empty { database: Some(number) });
-        let map = self.wide.changes.has_new_map.then_some(Write::Databases {
-            map: self.wide.databases,
-        });
-        map.into_iter()
-            .chain(emptied)
-            .chain(self.records.staged().filter_map(|staged| self.as_write(staged)))
-            .collect()
-    }
-
-    /// A staged record as a write; `None` if it is one of the shard's own that need not be told.
-    fn as_write(&self, (column, key, value): (Column, &[u8], Option<&[u8]>)) -> Option<Write> {
-        let value = value.map(<[u8]>::to_vec);
-        let (meta_key, version, member) = match column {
-            Column::Meta => (key.to_vec(), 0, None),
-            Column::Data | Column::Score => {
-                let (meta_key, version) = encoding::owner_of_member(key)?;
-                // The key's length(4) and the version(8) are there, too.
-                let member = key.get(meta_key.len() + 12..)?.to_vec();
-                (meta_key, version, Some(member))
-            }
-            Column::System => {
-                let (id, parts) = (encoding::id_of_redo_key(key)?, value?);
-                return Some(Write::Redo { id, parts });
-            }
-            Column::Expiry => return None,
-        };
-        let (physical, _, key) = encoding::split_meta_key(&meta_key)?;
-        let database = self.number_of(physical)?;
-        let key = key.to_vec();
-        Some(match member {
-            None => Write::Record { database, key, value },
-            Some(member) => Write::Member {
-                owner: Owner { database, key, version },
-                column,
-                member,
-                value,
-            },
-        })
-    }
-
     /// Whether the running command has staged anything here.
     pub fn command_staged(&self) -> bool {
         self.records.command_staged() || !self.whole_undo.is_empty()
@@ -131,14 +84,9 @@ impl Shard {
     /// Stages the redo record of a transaction of which this shard is the primary.
     pub fn stage_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
-        Ok(self.stage_linked_redo(id, parts))
-    }
-
-    /// Stages the redo record of a linked commit: of what is staged already.
-    pub fn stage_linked_redo(&mut self, id: TransactionId, parts: Vec<u8>) -> u64 {
         self.set_system_key(&encoding::redo_key(id));
         // Without one there is nothing to delete either.
-        self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts))
+        Ok(self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts)))
     }
 
     /// All other shards have applied their parts: stages the deletion of the redo record.
@@ -146,25 +94,25 @@ impl Shard {
         self.write_system(&encoding::redo_key(id), None)
     }
 
-    /// The redo records on disk, by transaction.
-    pub fn redo_records(&self) -> Result<Vec<(TransactionId, Vec<u8>)>, CommandError> {
+    /// The redo records, by transaction.
+    pub fn redo_records(&mut self) -> Result<Vec<(TransactionId, Vec<u8>)>, CommandError> {
         let mut found = Vec::new();
         let (from, to) = (encoding::redo_key(0), encoding::redo_key(u64::MAX));
-        self.database.scan(Column::System, &from, &to, |key, parts| {
+        self.scan_range(Column::System, (&from, &to), Direction::Forward, |key, parts| {
             found.extend(encoding::id_of_redo_key(key).map(|id| (id, parts.to_vec())));
             ControlFlow::Continue(())
         })?;
         Ok(found)
     }
 
-    /// Whether this shard has the redo record of a transaction, committed or still to be, and the epoch in which the
-    /// record is.
+    /// Whether this shard has the redo record of a transaction, and the epoch in which the record is.
     pub fn has_redo(&mut self, id: TransactionId) -> Result<(bool, u64), CommandError> {
         self.set_system_key(&encoding::redo_key(id));
         let found = self.find_in(Column::System)?;
         let epoch = match found {
             Found::Entry(index) => self.records.epoch(index),
-            Found::Large | Found::Absent => self.committed_epoch.max(self.records.forgotten_epoch()),
+            // It may have been deleted, or taken back, in any.
+            Found::Large | Found::Absent => self.newest_epoch,
         };
         Ok((self.stored(&found).is_some(), epoch))
     }
@@ -186,14 +134,9 @@ impl Shard {
     /// Stages that it does so with what the running command stages.
     pub fn mark_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         self.check_writable()?;
-        self.mark_linked_applied(id)
-    }
-
-    /// Stages the marker of a linked commit: of what is staged already.
-    pub fn mark_linked_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
         let applied = self.applied()?;
         let marked = encoding::with_applied(&applied, id, &self.forgotten);
-        // What is not in the list any more is left out for good when that is committed, and until then again and again.
+        // What is not in the list any more is left out for good when that is logged, and until then again and again.
         self.forgotten.retain(|id| encoding::is_applied(&applied, *id));
         self.set_system_key(encoding::APPLIED_KEY);
         Ok(self.stage_here(Column::System, Some(marked)))

@@ -1,0 +1,110 @@
+//! A checkpoint: what sealed segments of a log say of the shards' cells is brought into RocksDB, sorted.
+//!
+//! ```text
+//! sync the log ─► read, expand, sort ─► files ─► ingest them ─► CHECKPOINT ─► watermark ─► recycle the segments
+//! ```
+//!
+//! The log comes first, so that RocksDB is never ahead of what is durable there. Each step may be the last one before a
+//! crash: up to CHECKPOINT everything is done again, by the next start too, which is harmless, since operations read
+//! nothing and the last mention of a cell counts. For that reason nothing is left out because something else is known
+//! to be on disk.
+
+use super::cell_writes::CellWrites;
+use super::database::{Database, DatabaseError, SortedFiles};
+use super::executor_log::{LogProgress, Window};
+use super::log::{Next, ReadError};
+use super::operations;
+use crate::faults::{self, Point};
+use crate::slots::ShardId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The databases of an executor's shards.
+pub type Databases = BTreeMap<ShardId, Arc<Database>>;
+
+/// What is to become of the cells of several shards.
+pub(super) type WritesByShard = BTreeMap<ShardId, CellWrites>;
+
+/// A window of a log as sorted files, which are not ingested yet.
+pub struct Prepared {
+    window: Window,
+    files: BTreeMap<ShardId, SortedFiles>,
+}
+
+impl Prepared {
+    /// Bytes of the files.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.values().map(SortedFiles::bytes).sum()
+    }
+}
+
+/// Syncs the log and writes what a window of it says into sorted files: most of a checkpoint's work, without any lock
+/// of RocksDB.
+///
+/// # Errors
+/// [`DatabaseError::DiskFull`]: it may succeed later. No file is left.
+pub fn prepare(progress: &LogProgress, databases: &Databases, window: &Window) -> Result<Prepared, DatabaseError> {
+    progress.sync()?;
+    let failed = |error: ReadError| DatabaseError::Failed(error.to_string());
+    let mut reader = progress.read_window(window).map_err(failed)?;
+    let mut writes = WritesByShard::new();
+    while let Next::Frame(frame) = reader.next_frame().map_err(failed)? {
+        expand(frame.payload, &mut writes)?;
+    }
+    let files = write_files(databases, writes)?;
+    Ok(Prepared { window: *window, files })
+}
+
+/// Brings what was prepared into the databases, says so in the log, and moves the watermark.
+///
+/// # Errors
+/// [`DatabaseError::DiskFull`] and [`DatabaseError::Stalled`]: the same window may be prepared and finished later. Some
+/// of its cells may be in the databases.
+pub fn finish(progress: &LogProgress, databases: &Databases, prepared: Prepared) -> Result<(), DatabaseError> {
+    let Prepared { window, files } = prepared;
+    ingest_files(databases, files)?;
+    faults::reached(Point::BeforeCheckpoint);
+    let checkpoint = progress.set_ingested(&window)?;
+    faults::reached(Point::AfterCheckpoint);
+    progress.recycle(&checkpoint, &window);
+    faults::reached(Point::AfterRecycling);
+    Ok(())
+}
+
+/// Does to the cells what a frame says.
+pub(super) fn expand(payload: &[u8], writes: &mut WritesByShard) -> Result<(), DatabaseError> {
+    let mut operations = operations::read(payload).peekable();
+    while let Some(operation) = operations.next() {
+        let operation = operation.map_err(|error| DatabaseError::Failed(error.to_string()))?;
+        let shard = operation.shard;
+        let of_shard = writes.entry(shard).or_default();
+        of_shard.apply(operation.change);
+        // Many operations of one shard come one after the other.
+        while let Some(Ok(next)) = operations.next_if(|next| next.as_ref().is_ok_and(|next| next.shard == shard)) {
+            of_shard.apply(next.change);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files of several shards.
+pub(super) fn write_files(
+    databases: &Databases,
+    writes: WritesByShard,
+) -> Result<BTreeMap<ShardId, SortedFiles>, DatabaseError> {
+    let mut files = BTreeMap::new();
+    for (shard, mut writes) in writes {
+        let database = databases.get(&shard);
+        let database = database.ok_or_else(|| DatabaseError::Failed(format!("the log names shard {}", shard.0)))?;
+        files.insert(shard, database.write_files(&mut writes)?);
+    }
+    Ok(files)
+}
+
+/// Ingests the files of several shards.
+pub(super) fn ingest_files(databases: &Databases, files: BTreeMap<ShardId, SortedFiles>) -> Result<(), DatabaseError> {
+    for (shard, files) in files {
+        databases[&shard].ingest_files(files)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,384 @@
+//! The log of one storage executor, as its three threads use it: the executor appends a frame at the end of a turn, the
+//! syncer makes the log durable, the checkpointer takes sealed segments and says when RocksDB has them.
+//!
+//! A segment that is wholly in RocksDB is *ingested*; the newest one before which all are is the *watermark*. What was
+//! last written at or below it is on disk in RocksDB, and durably so.
+
+use super::log::{
+    AppendError, Checkpoint, CheckpointError, FRAME_LEN_MAX, FrameBuffer, FrameFields, LogCreateError, LogFailure,
+    LogIdentity, LogOptions, LogReader, LogWriter, ReadError, SealedSegment, SharedLog,
+};
+use super::log_files::LogFiles;
+use super::recovery::RecoveredLog;
+use crate::error::DatabaseError;
+use crate::slots::ShardId;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most bytes of operations that a turn may append: a frame with some room for its header.
+pub const TURN_BYTES_MAX: usize = FRAME_LEN_MAX - 4096;
+
+/// Segments that a log has room for: so much of it can be ingested while the rest grows.
+const SEGMENTS_MIN: u64 = 8;
+
+/// What a small record takes in memory for each byte that it takes in the log.
+const RECORD_BYTES_PER_LOG_BYTE: u64 = 4;
+
+/// The most bytes of log that are ingested at once: the thread that does it has them in memory, and as much again of
+/// what it knows of them.
+const WINDOW_BYTES_MAX: u64 = 256 << 20;
+
+/// Lengths of segment files are multiples of this.
+const SEGMENT_LEN_STEP: u32 = 1 << 20;
+
+/// The executor's end of its log.
+pub struct ExecutorLog {
+    writer: LogWriter<LogFiles>,
+    files: LogFiles,
+    buffer: FrameBuffer,
+    shared: Arc<LogProgress>,
+    /// Bytes of frames in the segment that is open.
+    open_bytes: u64,
+}
+
+impl ExecutorLog {
+    /// Begins the log of a new generation in its own folder below `logs`, for these shards. It is full when `size_max`
+    /// bytes of it are not ingested.
+    ///
+    /// # Errors
+    /// The folder cannot be created, or has segments.
+    pub fn create(
+        logs: &Path,
+        identity: LogIdentity,
+        size_max: u64,
+        shards: Vec<ShardId>,
+    ) -> Result<ExecutorLog, LogCreateError> {
+        let options = LogOptions::default();
+        let longest = u64::from(options.segment_len_max).min(size_max / SEGMENTS_MIN) as u32;
+        let options = LogOptions {
+            segment_len_max: (longest / SEGMENT_LEN_STEP * SEGMENT_LEN_STEP).max(options.segment_len_first),
+            ..options
+        };
+        let files = LogFiles::of_shards(shards);
+        let writer = LogWriter::create_on(files.clone(), logs, identity, options)?;
+        let shared = Arc::new(LogProgress {
+            log: writer.shared(),
+            size_max,
+            segment_len_max: options.segment_len_max,
+            appended_epoch: AtomicU64::new(0),
+            durable_epoch: AtomicU64::new(0),
+            watermark: AtomicU32::new(0),
+            sealed_bytes: AtomicU64::new(0),
+            backlog: Mutex::default(),
+            has_work: Condvar::new(),
+        });
+        Ok(ExecutorLog {
+            writer,
+            files,
+            buffer: FrameBuffer::new(),
+            shared,
+            open_bytes: 0,
+        })
+    }
+
+    /// Takes the files of an earlier start's log, which is in the databases as a whole.
+    pub fn adopt(&self, old: &RecoveredLog) {
+        if let Err(error) = self.shared.log.adopt(&old.folder, &old.checkpoint) {
+            tracing::warn!(folder = %old.folder.display(), %error, "an old log stays, which is not needed any more");
+        }
+    }
+
+    /// What other threads use of this log.
+    pub fn progress(&self) -> Arc<LogProgress> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Where the turn's operations go.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut FrameBuffer {
+        &mut self.buffer
+    }
+
+    /// Appends what is in the buffer, which is empty then, as one frame of the turn `epoch`; returns the segment it
+    /// lies in. It survives the end of the process from now on, and a loss of power when [`LogProgress::durable_epoch`]
+    /// is not before `epoch`.
+    ///
+    /// # Errors
+    /// [`DatabaseError::DiskFull`]: nothing was appended, the buffer is as it was; a later call may find room.
+    /// [`DatabaseError::Failed`]: the log has ended.
+    pub fn append(&mut self, epoch: u64) -> Result<u32, DatabaseError> {
+        assert!(!self.buffer.is_empty(), "a frame says something");
+        assert!(
+            self.buffer.len() <= TURN_BYTES_MAX,
+            "a turn may not append {} bytes",
+            self.buffer.len()
+        );
+        let fields = FrameFields {
+            epoch,
+            ..FrameFields::default()
+        };
+        let appended = self.writer.append(&mut self.buffer, fields)?;
+        self.buffer.clear();
+        self.hand_over_sealed();
+        self.open_bytes = u64::from(appended.end.offset);
+        // The frame was published before: a sync that takes this epoch covers it.
+        self.shared.appended_epoch.store(epoch, Ordering::Release);
+        Ok(appended.start.segment)
+    }
+
+    /// The segment to which the next frame goes, or a later one.
+    #[inline]
+    pub fn open_segment(&self) -> u32 {
+        self.writer.next_segment()
+    }
+
+    /// Hands what was appended to the checkpointer, which gets full segments anyway; the next frame begins a new
+    /// segment.
+    pub fn seal(&mut self) {
+        self.writer.seal();
+        self.hand_over_sealed();
+    }
+
+    /// Whether the open segment has so many bytes, and the checkpointer has nothing else to do.
+    pub fn has_to_be_sealed(&self, bytes_min: u64) -> bool {
+        self.open_bytes >= bytes_min && self.shared.sealed_bytes() == 0
+    }
+
+    /// The most bytes of records that wait in memory for the checkpointer: much more than their operations in the log,
+    /// and bounded by that bound.
+    pub fn unclean_records_max(&self) -> usize {
+        usize::try_from(self.shared.size_max.saturating_mul(RECORD_BYTES_PER_LOG_BYTE)).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of the log that are not ingested: what a start after a crash would have to read.
+    #[inline]
+    pub fn unclean_bytes(&self) -> u64 {
+        self.open_bytes + self.shared.sealed_bytes()
+    }
+
+    /// Whether the log has reached its bound: nothing should be written before more of it is ingested.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.unclean_bytes() >= self.shared.size_max || self.files.are_full_on_request()
+    }
+
+    /// The newest segment that is ingested with all before it; 0 if none is.
+    #[inline]
+    pub fn watermark(&self) -> u32 {
+        self.shared.watermark()
+    }
+
+    fn hand_over_sealed(&mut self) {
+        while let Some(segment) = self.writer.next_sealed() {
+            self.open_bytes = 0;
+            self.shared.push_sealed(segment);
+        }
+    }
+}
+
+impl From<AppendError> for DatabaseError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::DiskFull(text) => DatabaseError::DiskFull(text),
+            AppendError::FrameTooLong { .. } | AppendError::Failed(_) => DatabaseError::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<CheckpointError> for DatabaseError {
+    fn from(error: CheckpointError) -> Self {
+        match error.is_disk_full() {
+            true => DatabaseError::DiskFull(error.to_string()),
+            false => DatabaseError::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<LogFailure> for DatabaseError {
+    fn from(failure: LogFailure) -> Self {
+        DatabaseError::Failed(failure.to_string())
+    }
+}
+
+/// How far a log is appended, durable and ingested: what its threads share.
+pub struct LogProgress {
+    log: Arc<SharedLog<LogFiles>>,
+    size_max: u64,
+    segment_len_max: u32,
+    appended_epoch: AtomicU64,
+    durable_epoch: AtomicU64,
+    watermark: AtomicU32,
+    /// Bytes of segments that are sealed and not ingested.
+    sealed_bytes: AtomicU64,
+    backlog: Mutex<Backlog>,
+    has_work: Condvar,
+}
+
+/// What waits for the checkpointer.
+#[derive(Default)]
+struct Backlog {
+    /// As many as the bound of the log's size allows, the oldest first.
+    sealed: VecDeque<SealedSegment>,
+    is_stopping: bool,
+}
+
+/// Sealed segments that are ingested together: one neighbour of the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    first: u32,
+    last: SealedSegment,
+    bytes: u64,
+}
+
+impl Window {
+    /// The newest segment.
+    pub fn last_segment(&self) -> u32 {
+        self.last.end.segment
+    }
+
+    /// Bytes of its frames.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl LogProgress {
+    /// The newest epoch that has a frame.
+    #[inline]
+    pub fn appended_epoch(&self) -> u64 {
+        self.appended_epoch.load(Ordering::Acquire)
+    }
+
+    /// All frames of epochs up to this one are on disk.
+    #[inline]
+    pub fn durable_epoch(&self) -> u64 {
+        self.durable_epoch.load(Ordering::Acquire)
+    }
+
+    /// The newest segment that is ingested with all before it; 0 if none is.
+    #[inline]
+    pub fn watermark(&self) -> u32 {
+        self.watermark.load(Ordering::Acquire)
+    }
+
+    /// Bytes of segments that are sealed and not ingested.
+    #[inline]
+    pub fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether what is sealed fills half of the log's bound: then the checkpointer must not come last any more.
+    pub fn is_half_full(&self) -> bool {
+        self.sealed_bytes() >= self.size_max / 2
+    }
+
+    /// Makes everything durable that was appended before the call; returns the newest epoch that it covers. Blocks for
+    /// as long as the disk takes.
+    ///
+    /// # Errors
+    /// A sync or a write has failed, now or before: what the disk has is unknown, and the log has ended.
+    pub fn sync(&self) -> Result<u64, DatabaseError> {
+        // Before the sync: what is appended meanwhile may not be covered.
+        let epoch = self.appended_epoch();
+        self.log.sync()?;
+        self.durable_epoch.fetch_max(epoch, Ordering::AcqRel);
+        Ok(epoch)
+    }
+
+    /// Waits until segments are sealed, and takes the oldest of them; none when the log is being stopped and all was
+    /// taken.
+    pub fn wait_for_window(&self) -> Option<Window> {
+        let mut backlog = self.lock();
+        loop {
+            if let Some(window) = self.take_window(&mut backlog) {
+                return Some(window);
+            }
+            if backlog.is_stopping {
+                return None;
+            }
+            backlog = self.has_work.wait(backlog).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for so long; returns early, and false, when the log is being stopped.
+    pub fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut backlog = self.lock();
+        while !backlog.is_stopping {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.has_work.wait_timeout(backlog, left);
+            (backlog, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        false
+    }
+
+    /// Lets the checkpointer end when it has ingested what is sealed.
+    pub fn stop(&self) {
+        self.lock().is_stopping = true;
+        self.has_work.notify_all();
+    }
+
+    /// Reads a window; the log must have been synced since it was sealed.
+    pub(super) fn read_window(&self, window: &Window) -> Result<LogReader, ReadError> {
+        LogReader::open_sealed(self.log.folder(), self.log.identity(), window.first, &window.last)
+    }
+
+    /// A window is in RocksDB, durably: notes that durably, and moves the watermark.
+    pub(super) fn set_ingested(&self, window: &Window) -> Result<Checkpoint, DatabaseError> {
+        let last = window.last_segment();
+        let checkpoint = self.log.write_checkpoint(window.last.end)?;
+        let before = self.watermark.swap(last, Ordering::AcqRel);
+        assert_eq!(before + 1, window.first, "windows are ingested one after the other");
+        self.sealed_bytes.fetch_sub(window.bytes, Ordering::AcqRel);
+        Ok(checkpoint)
+    }
+
+    /// Makes files of segments before a checkpoint into files for later ones. What does not succeed is tried again with
+    /// the next checkpoint.
+    pub(super) fn recycle(&self, checkpoint: &Checkpoint, window: &Window) {
+        let recycled = self.log.recycle(checkpoint);
+        // A log that has come to its longest segments will need another one soon.
+        let prepared = match window.last.file_len >= self.segment_len_max {
+            true => self.log.prepare_spares(1),
+            false => Ok(()),
+        };
+        if let Err(error) = recycled.and(prepared) {
+            tracing::warn!(folder = %self.log.folder().display(), %error, "files of the log cannot be recycled");
+        }
+    }
+
+    fn push_sealed(&self, segment: SealedSegment) {
+        self.sealed_bytes
+            .fetch_add(u64::from(segment.end.offset), Ordering::AcqRel);
+        self.lock().sealed.push_back(segment);
+        self.has_work.notify_all();
+    }
+
+    fn take_window(&self, backlog: &mut Backlog) -> Option<Window> {
+        let first = backlog.sealed.pop_front()?;
+        let mut window = Window {
+            first: first.end.segment,
+            last: first,
+            bytes: u64::from(first.end.offset),
+        };
+        let bytes_max = WINDOW_BYTES_MAX.min(self.size_max / SEGMENTS_MIN);
+        while let Some(next) = backlog.sealed.front()
+            && window.bytes + u64::from(next.end.offset) <= bytes_max
+        {
+            window.last = *next;
+            window.bytes += u64::from(next.end.offset);
+            backlog.sealed.pop_front();
+        }
+        Some(window)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,335 @@
+//! What a turn has done to the cells of an executor's shards: the payload of a frame of the log.
+//!
+//! ```text
+//! payload     (0x00 ‖ shard(v) ‖ operation × n) × m
+//! operation   0x01 ‖ databases(2)                                all cells of these physical databases go, bit by bit
+//!             0x10 + column ‖ length(v) ‖ key ‖ length(v) ‖ value  a cell is set
+//!             0x20 + column ‖ length(v) ‖ key                    a cell is deleted
+//! ```
+//!
+//! (v): seven bits a byte, the lowest first, bit 7 set in all but the last; the databases are little endian. Applying
+//! the operations reads nothing, and applying them twice in their order is harmless, as only the last one of a cell
+//! counts.
+
+use super::database::Column;
+use super::encoding::DATABASE_COUNT;
+use super::log::FrameBuffer;
+use crate::slots::ShardId;
+
+const SHARD: u8 = 0x00;
+const EMPTY: u8 = 0x01;
+const PUT: u8 = 0x10;
+const DELETE: u8 = 0x20;
+
+/// The bits of an operation's byte that name the column.
+const COLUMN_MASK: u8 = 0x0f;
+
+/// All physical databases, as the bits of [`Change::EmptyDatabases`].
+pub const ALL_DATABASES: u16 = u16::MAX;
+
+const _: () = assert!(DATABASE_COUNT == u16::BITS as usize && Column::COUNT <= COLUMN_MASK as usize);
+
+/// What follows is about a shard, until the next one is named.
+pub fn begin_shard(out: &mut FrameBuffer, shard: ShardId) {
+    out.push(SHARD);
+    push_number(out, usize::from(shard.0));
+}
+
+/// A cell of the shard is set.
+pub fn put(out: &mut FrameBuffer, column: Column, key: &[u8], value: &[u8]) {
+    out.push(PUT | column as u8);
+    push_bytes(out, key);
+    push_bytes(out, value);
+}
+
+/// A cell of the shard is deleted.
+pub fn delete(out: &mut FrameBuffer, column: Column, key: &[u8]) {
+    out.push(DELETE | column as u8);
+    push_bytes(out, key);
+}
+
+/// All cells of the shard in these physical databases, one bit each, are deleted: in `meta`, `data` and `score`, and
+/// with [`ALL_DATABASES`] in `expiry` too (the entries of that index are not in the order of the databases: those that
+/// stay behind mean nothing).
+pub fn empty_databases(out: &mut FrameBuffer, physical: u16) {
+    out.push(EMPTY);
+    out.extend(&physical.to_le_bytes());
+}
+
+fn push_number(out: &mut FrameBuffer, mut number: usize) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn push_bytes(out: &mut FrameBuffer, bytes: &[u8]) {
+    push_number(out, bytes.len());
+    out.extend(bytes);
+}
+
+/// What becomes of a cell, or of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The functions that write them say it.
+pub enum Change<'a> {
+    Put {
+        column: Column,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        column: Column,
+        key: &'a [u8],
+    },
+    EmptyDatabases(u16),
+}
+
+/// A change on a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation<'a> {
+    /// The shard.
+    pub shard: ShardId,
+    /// The change.
+    pub change: Change<'a>,
+}
+
+/// Bytes that are no operations: of a frame whose checksum is right, so another version has written them, or there is a
+/// bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what a frame says cannot be understood from byte {at} of its {len} bytes on")]
+pub struct Unintelligible {
+    /// Where in the payload.
+    pub at: usize,
+    /// Bytes of the payload.
+    pub len: usize,
+}
+
+/// The operations of a payload, in their order; behind an error comes nothing.
+#[derive(Clone, Debug)]
+pub struct Operations<'a> {
+    payload: &'a [u8],
+    rest: &'a [u8],
+    shard: Option<ShardId>,
+}
+
+/// Reads a payload.
+pub fn read(payload: &[u8]) -> Operations<'_> {
+    Operations {
+        payload,
+        rest: payload,
+        shard: None,
+    }
+}
+
+impl<'a> Iterator for Operations<'a> {
+    type Item = Result<Operation<'a>, Unintelligible>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (at, len) = (self.payload.len() - self.rest.len(), self.payload.len());
+        let operation = self.take_shards().and_then(|()| match self.rest.is_empty() {
+            true => Some(None),
+            false => self.take_operation().map(Some),
+        });
+        if operation.is_none() {
+            self.rest = &[];
+        }
+        operation.ok_or(Unintelligible { at, len }).transpose()
+    }
+}
+
+impl<'a> Operations<'a> {
+    fn take_shards(&mut self) -> Option<()> {
+        while self.rest.first() == Some(&SHARD) {
+            self.take_byte()?;
+            self.shard = Some(ShardId(u16::try_from(self.take_number()?).ok()?));
+        }
+        Some(())
+    }
+
+    fn take_operation(&mut self) -> Option<Operation<'a>> {
+        let shard = self.shard?;
+        let code = self.take_byte()?;
+        let change = match code & !COLUMN_MASK {
+            0 if code == EMPTY => Change::EmptyDatabases(u16::from_le_bytes(*self.take_array()?)),
+            PUT => Change::Put {
+                column: Column::of_index(code & COLUMN_MASK)?,
+                key: self.take_bytes()?,
+                value: self.take_bytes()?,
+            },
+            DELETE => Change::Delete {
+                column: Column::of_index(code & COLUMN_MASK)?,
+                key: self.take_bytes()?,
+            },
+            _ => return None,
+        };
+        Some(Operation { shard, change })
+    }
+
+    fn take_byte(&mut self) -> Option<u8> {
+        self.take_array::<1>().map(|[byte]| *byte)
+    }
+
+    fn take_array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn take_number(&mut self) -> Option<usize> {
+        let mut number = 0;
+        for shift in (0..usize::BITS).step_by(7) {
+            let byte = self.take_byte()?;
+            let bits = usize::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return None;
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn take_bytes(&mut self) -> Option<&'a [u8]> {
+        let len = self.take_number()?;
+        let (taken, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seeded_random;
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, RngCore};
+
+    /// An operation that owns its bytes.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Owned {
+        Put(ShardId, Column, Vec<u8>, Vec<u8>),
+        Delete(ShardId, Column, Vec<u8>),
+        Empty(ShardId, u16),
+    }
+
+    impl Owned {
+        fn of(operation: Operation<'_>) -> Owned {
+            let shard = operation.shard;
+            match operation.change {
+                Change::Put { column, key, value } => Owned::Put(shard, column, key.to_vec(), value.to_vec()),
+                Change::Delete { column, key } => Owned::Delete(shard, column, key.to_vec()),
+                Change::EmptyDatabases(physical) => Owned::Empty(shard, physical),
+            }
+        }
+    }
+
+    fn random_bytes(random: &mut StdRng) -> Vec<u8> {
+        let len_max = [1, 127, 129, 300, 20_000][random.random_range(0..5)];
+        let mut bytes = vec![0; random.random_range(0..len_max)];
+        random.fill_bytes(&mut bytes);
+        bytes
+    }
+
+    fn random_operation(random: &mut StdRng, shard: ShardId) -> Owned {
+        let column = Column::of_index(random.random_range(0..Column::COUNT as u8)).expect("a column");
+        match random.random_range(0..5) {
+            0 => Owned::Empty(shard, random.random()),
+            1 => Owned::Delete(shard, column, random_bytes(random)),
+            _ => Owned::Put(shard, column, random_bytes(random), random_bytes(random)),
+        }
+    }
+
+    fn write(out: &mut FrameBuffer, operation: &Owned) {
+        match operation {
+            Owned::Put(_, column, key, value) => put(out, *column, key, value),
+            Owned::Delete(_, column, key) => delete(out, *column, key),
+            Owned::Empty(_, physical) => empty_databases(out, *physical),
+        }
+    }
+
+    fn read_all(payload: &[u8]) -> Result<Vec<Owned>, Unintelligible> {
+        read(payload).map(|operation| operation.map(Owned::of)).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut random = seeded_random::printed();
+        for _ in 0..200 {
+            let mut out = FrameBuffer::new();
+            let mut expected = Vec::new();
+            for _ in 0..random.random_range(0..4) {
+                let shard = ShardId([0, 1, 127, 128, 1023, u16::MAX][random.random_range(0..6)]);
+                begin_shard(&mut out, shard);
+                for _ in 0..random.random_range(0..10) {
+                    expected.push(random_operation(&mut random, shard));
+                    write(&mut out, expected.last().expect("it was pushed"));
+                }
+            }
+            assert_eq!(read_all(out.payload()), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn a_set_of_a_small_string_takes_a_few_bytes_more_than_its_cell() {
+        let mut out = FrameBuffer::new();
+        begin_shard(&mut out, ShardId(3));
+        assert_eq!(out.len(), 2);
+        put(&mut out, Column::Meta, &[b'k'; 19], &[b'v'; 65]);
+        assert_eq!(out.len(), 2 + 3 + 19 + 65);
+        delete(&mut out, Column::Expiry, &[b'k'; 27]);
+        assert_eq!(out.len(), 2 + 3 + 19 + 65 + 2 + 27);
+    }
+
+    #[test]
+    fn a_payload_that_is_cut_gives_what_is_whole_and_says_where_it_ends() {
+        let mut out = FrameBuffer::new();
+        begin_shard(&mut out, ShardId(300));
+        let mut ends = vec![out.len()];
+        put(&mut out, Column::Data, &[1; 200], &[2; 130]);
+        ends.push(out.len());
+        delete(&mut out, Column::Score, b"key");
+        ends.push(out.len());
+        empty_databases(&mut out, 0x8001);
+        ends.push(out.len());
+        for len in 0..out.len() {
+            let found: Vec<_> = read(&out.payload()[..len]).collect();
+            let whole = ends[1..].iter().filter(|end| **end <= len).count();
+            assert_eq!(
+                found.iter().filter(|operation| operation.is_ok()).count(),
+                whole,
+                "{len} bytes"
+            );
+            let is_cut = len > 0 && !ends.contains(&len);
+            let at = ends[1..].iter().copied().rfind(|end| *end <= len).unwrap_or(0);
+            assert_eq!(found.len(), whole + usize::from(is_cut), "{len} bytes");
+            if is_cut {
+                assert_eq!(found.last(), Some(&Err(Unintelligible { at, len })));
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_to_an_end() {
+        let mut random = seeded_random::printed();
+        for _ in 0..20_000 {
+            let mut bytes = vec![0; random.random_range(0..60)];
+            random.fill_bytes(&mut bytes);
+            // Few codes mean something.
+            for byte in &mut bytes {
+                if random.random_bool(0.5) {
+                    *byte &= 0x27;
+                }
+            }
+            let found: Vec<_> = read(&bytes).collect();
+            assert!(found.len() <= bytes.len());
+            assert!(found.iter().rev().skip(1).all(Result::is_ok), "{bytes:?}");
+        }
+        let too_large = [&[SHARD][..], &[0xff; 9], &[0x7f, DELETE]].concat();
+        assert_eq!(read_all(&too_large), Err(Unintelligible { at: 0, len: 12 }));
+        let no_shard = [DELETE, 0];
+        assert_eq!(read_all(&no_shard), Err(Unintelligible { at: 0, len: 2 }));
+    }
+}

@@ -1,0 +1,133 @@
+//! A position in a range of a shard's cells that is read as it was when the cursor was made, however long that takes.
+
+use super::database::{Column, Cursor, Direction};
+use super::open_ranges::{Saved, SavedRange};
+use super::records::Records;
+use crate::slots::ShardId;
+use std::ops::{Bound, ControlFlow};
+
+/// See the module's documentation. What RocksDB has still to give is not deleted before the cursor is dropped.
+pub struct RangeCursor {
+    shard: ShardId,
+    column: Column,
+    /// From the first (inclusive) to the second (exclusive).
+    range: (Vec<u8>, Vec<u8>),
+    direction: Direction,
+    /// What RocksDB had, at its next entry; `None` if nothing of that counts.
+    disk: Option<Cursor>,
+    saved: SavedRange,
+    /// The key that was read last.
+    position: Option<Vec<u8>>,
+}
+
+/// How far a read has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CursorRead {
+    /// `visit` broke off; there may be more.
+    UpToHere,
+    /// All entries were read.
+    All,
+    /// The disk cannot be read.
+    Broken,
+}
+
+impl RangeCursor {
+    /// Of the range of `disk`, and of what the shard's `records` have over that.
+    pub fn new(
+        shard: ShardId,
+        records: &mut Records,
+        column: Column,
+        range: (Vec<u8>, Vec<u8>),
+        direction: Direction,
+        disk: Option<Cursor>,
+    ) -> RangeCursor {
+        RangeCursor {
+            shard,
+            column,
+            saved: records.open_range(column, (&range.0, &range.1)),
+            range,
+            direction,
+            disk,
+            position: None,
+        }
+    }
+
+    /// The shard that is read.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Goes back to the first entry; all are as they were.
+    pub fn rewind(&mut self) {
+        self.position = None;
+        if let Some(disk) = &mut self.disk {
+            disk.rewind();
+        }
+    }
+
+    /// Calls `visit` with the next entries until it breaks. `records` are those of the shard.
+    pub fn read(&mut self, records: &Records, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> CursorRead {
+        let (mut from, mut to) = self.range.clone();
+        match (&self.position, self.direction) {
+            (Some(last), Direction::Forward) => from = [last, &[0][..]].concat(),
+            (Some(last), Direction::Backward) => to.clone_from(last),
+            (None, _) => {}
+        }
+        if from >= to {
+            return CursorRead::All;
+        }
+        let direction = self.direction;
+        let saved = self.saved.lock();
+        let bounds = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
+        let mut saved_range = saved.range::<[u8], _>(bounds);
+        let mut next_saved = || match direction {
+            Direction::Forward => saved_range.next(),
+            Direction::Backward => saved_range.next_back(),
+        };
+        let mut table = records.unclean(self.column, (&from, &to), direction).peekable();
+        let mut save = next_saved();
+        loop {
+            let on_disk = match &self.disk {
+                Some(disk) if disk.item().is_none() && !disk.has_ended() => return CursorRead::Broken,
+                Some(disk) => disk.item(),
+                None => None,
+            };
+            let heads = [
+                on_disk.map(|(key, _)| key),
+                table.peek().map(|cell| cell.key),
+                save.map(|(key, _)| &**key),
+            ];
+            let heads = heads.into_iter().flatten();
+            let Some(key) = (match direction {
+                Direction::Forward => heads.min(),
+                Direction::Backward => heads.max(),
+            }) else {
+                return CursorRead::All;
+            };
+            let on_disk = on_disk.filter(|(disk_key, _)| *disk_key == key);
+            let in_table = table.next_if(|cell| cell.key == key);
+            let was_saved = save.filter(|(saved_key, _)| ***saved_key == *key);
+            let from_disk = on_disk.map(|(_, value)| value);
+            let value = match (was_saved, &in_table) {
+                (Some((_, Saved::InTable(value))), _) => value.as_deref(),
+                (Some((_, Saved::OnDisk)), _) | (None, None) => from_disk,
+                (None, Some(cell)) => cell.value,
+            };
+            let flow = value.map_or(ControlFlow::Continue(()), |value| visit(key, value));
+            let position = self.position.get_or_insert_default();
+            position.clear();
+            position.extend_from_slice(key);
+            if was_saved.is_some() {
+                save = next_saved();
+            }
+            if on_disk.is_some()
+                && let Some(disk) = &mut self.disk
+            {
+                disk.advance();
+            }
+            if flow.is_break() {
+                return CursorRead::UpToHere;
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! A model of logs, checkpoints, crashes and recovery, compared with the real ones on real RocksDBs.
+//!
+//! Each round runs this test's program once more as a *writer*, which appends random frames to the logs of one or two
+//! executors, seals, syncs and checkpoints at random, and is killed at a random point. Power may fail then, and the
+//! next start may be killed in its recovery. After a recovery the shards of an executor must hold what a prefix of its
+//! frames says, all of the same one, with every frame that was in the kernel (or, after a loss of power, on disk).
+
+use super::cell_writes::CellWrites;
+use super::checkpointing::{self, Databases};
+use super::database::{Column, Database, Resources};
+use super::executor_log::ExecutorLog;
+use super::log::LogIdentity;
+use super::operations::{self, ALL_DATABASES, Change};
+use super::recovery::{Recovered, recover};
+use super::{log::FrameBuffer, seeded_random};
+use crate::faults;
+use crate::slots::ShardId;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::Command;
+
+const SHARDS: u16 = 3;
+
+/// The shortest segments and windows that there are.
+const SIZE_MAX: u64 = 8 << 20;
+
+/// Frames of each executor in a round, if nothing kills the writer.
+const FRAMES: u64 = 60;
+
+const ROUNDS: u64 = 12;
+
+/// What the writer is told, and where it says how far it came.
+const WRITER: &str = "CORELANE_MODEL_WRITER";
+
+type Cells = BTreeMap<(ShardId, u8, Vec<u8>), Vec<u8>>;
+
+/// The executors of a start, each by its shards.
+fn executors(generation: u64) -> Vec<Vec<ShardId>> {
+    match generation % 3 {
+        0 => vec![vec![ShardId(0), ShardId(1), ShardId(2)]],
+        1 => vec![vec![ShardId(0), ShardId(2)], vec![ShardId(1)]],
+        _ => vec![vec![ShardId(2)], vec![ShardId(0), ShardId(1)]],
+    }
+}
+
+fn identity(generation: u64, executor: usize) -> LogIdentity {
+    LogIdentity {
+        directory: 0xc0de,
+        generation,
+        executor: executor as u32,
+    }
+}
+
+/// A key that the filter of compactions cannot take for that of a dead collection's member.
+fn random_key(random: &mut StdRng, column: Column) -> Vec<u8> {
+    let number = random.random_range(0..24_u8);
+    match column {
+        Column::Meta | Column::Data | Column::Score => {
+            vec![random.random_range(0..3), 0, number % 2, 0xff, 0xff, 0xff, 0xff, number]
+        }
+        Column::Expiry => [&[0; 7][..], &[number, 1, 0, 0, number]].concat(),
+        Column::System => vec![b's', number],
+    }
+}
+
+/// A cell's column, key and value, `None` for a deletion, on a shard.
+type CellOfShard = (ShardId, Column, Vec<u8>, Option<Vec<u8>>);
+
+/// The operations of a frame: the same each time.
+fn frame(seed: u64, number: u64, shards: &[ShardId]) -> Vec<CellOfShard> {
+    let mut random = StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(number));
+    let mut operations = Vec::new();
+    for shard in shards {
+        for _ in 0..random.random_range(0..6) {
+            let column = Column::ALL[random.random_range(0..Column::COUNT)];
+            let key = random_key(&mut random, column);
+            let len = match random.random_range(0..20) {
+                0 => random.random_range(0..300_000),
+                _ => random.random_range(0..60),
+            };
+            let value = random.random_bool(0.7).then(|| vec![random.random(); len]);
+            operations.push((*shard, column, key, value));
+        }
+    }
+    operations
+}
+
+/// The physical databases that a frame empties before all else, on its executor's first shard.
+fn emptied(seed: u64, number: u64) -> u16 {
+    let mut random = StdRng::seed_from_u64(seed.wrapping_mul(37).wrapping_add(number));
+    match random.random_range(0..60) {
+        0 => ALL_DATABASES,
+        1..4 => random.random_range(1..8),
+        _ => 0,
+    }
+}
+
+fn write_frame(out: &mut FrameBuffer, seed: u64, number: u64, shards: &[ShardId]) {
+    operations::begin_shard(out, shards[0]);
+    let physical = emptied(seed, number);
+    if physical != 0 {
+        operations::empty_databases(out, physical);
+    }
+    for (shard, column, key, value) in frame(seed, number, shards) {
+        operations::begin_shard(out, shard);
+        match value {
+            Some(value) => operations::put(out, column, &key, &value),
+            None => operations::delete(out, column, &key),
+        }
+    }
+}
+
+fn apply_frame(cells: &mut Cells, seed: u64, number: u64, shards: &[ShardId]) {
+    let physical = emptied(seed, number);
+    cells.retain(|(shard, column, key), _| {
+        let is_emptied = match Column::ALL[usize::from(*column)] {
+            Column::Meta | Column::Data | Column::Score => physical >> key[0] & 1 == 1,
+            Column::Expiry => physical == ALL_DATABASES,
+            Column::System => false,
+        };
+        *shard != shards[0] || !is_emptied
+    });
+    for (shard, column, key, value) in frame(seed, number, shards) {
+        match value {
+            Some(value) => drop(cells.insert((shard, column as u8, key), value)),
+            None => drop(cells.remove(&(shard, column as u8, key))),
+        }
+    }
+}
+
+fn open(folder: &Path) -> (Resources, Databases) {
+    let resources = Resources::new(1 << 20, 2).expect("RocksDB's environment");
+    let open = |shard: ShardId| {
+        let path = folder.join(format!("shard-{:04}", shard.0));
+        (shard, Database::open(&path, &resources, true).expect("a database"))
+    };
+    let databases = (0..SHARDS).map(|number| open(ShardId(number))).collect();
+    (resources, databases)
+}
+
+fn close(databases: &Databases) {
+    databases.values().for_each(|database| database.stop_background_work());
+}
+
+/// A start: finishes what the last one has left.
+fn start(folder: &Path, generation: u64, databases: &Databases) -> Recovered {
+    let logs = folder.join("log");
+    recover(&logs, identity(generation, 0), databases, false).expect("the logs are not damaged")
+}
+
+fn cells_of(databases: &Databases, shards: &[ShardId]) -> Cells {
+    let mut cells = Cells::new();
+    for shard in shards {
+        for column in Column::ALL {
+            let visit = |key: &[u8], value: &[u8]| {
+                cells.insert((*shard, column as u8, key.to_vec()), value.to_vec());
+                ControlFlow::Continue(())
+            };
+            let scanned = databases[shard].scan(column, &[0], &[0xff; 20], visit);
+            scanned.expect("a scan");
+        }
+    }
+    cells
+}
+
+/// How far the writer came with the frames of one executor.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    /// This frame may have been appended, but need not.
+    tried: u64,
+    /// This frame was.
+    appended: u64,
+    /// This frame was on disk.
+    durable: u64,
+}
+
+/// The other process: see [`checkpoints_crashes_and_recoveries_leave_a_prefix_of_each_log`]. Its frames have the
+/// numbers from `first` on.
+#[test]
+#[ignore = "is run by the test of the model"]
+fn writer() {
+    let told = std::env::var(WRITER).expect("the test of the model says what to do");
+    let told: Vec<&str> = told.split('|').collect();
+    let (folder, seed) = (Path::new(told[0]), told[1].parse::<u64>().expect("a seed"));
+    let (generation, first) = (
+        told[2].parse().expect("a number"),
+        told[3].parse::<u64>().expect("a number"),
+    );
+    let mut random = StdRng::seed_from_u64(seed ^ generation);
+    let (_resources, databases) = open(folder);
+    let recovered = start(folder, generation, &databases);
+    let mut logs = Vec::new();
+    for (number, shards) in executors(generation).into_iter().enumerate() {
+        let log = ExecutorLog::create(
+            &folder.join("log"),
+            identity(generation, number),
+            SIZE_MAX,
+            shards.clone(),
+        );
+        logs.push((log.expect("a log"), shards));
+    }
+    recovered.logs.iter().for_each(|old| logs[0].0.adopt(old));
+    let mut notes = std::fs::File::create(folder.join("reached")).expect("a file");
+    let mut note = |line: String| notes.write_all(line.as_bytes()).expect("a note");
+    for frame in first..first + FRAMES {
+        for (number, (log, shards)) in logs.iter_mut().enumerate() {
+            write_frame(log.buffer(), seed, frame, shards);
+            note(format!("{number} tried {frame}\n"));
+            log.append(frame).expect("there is room");
+            note(format!("{number} appended {frame}\n"));
+            let progress = log.progress();
+            if random.random_bool(0.1) {
+                let epoch = progress.sync().expect("a sync");
+                note(format!("{number} durable {epoch}\n"));
+            }
+            if random.random_bool(0.15) {
+                log.seal();
+            }
+            if random.random_bool(0.2) {
+                // In a thread of its own it would be another one each time.
+                progress.stop();
+                while let Some(window) = progress.wait_for_window() {
+                    let prepared = checkpointing::prepare(&progress, &databases, &window).expect("files");
+                    note(format!("{number} durable {}\n", progress.durable_epoch()));
+                    checkpointing::finish(&progress, &databases, prepared).expect("they are ingested");
+                }
+            }
+        }
+    }
+    // Whatever is open now stays as it is.
+    std::process::abort();
+}
+
+/// Runs the writer; returns how far it came with each executor's frames.
+fn write_until_killed(folder: &Path, seed: u64, generation: u64, first: u64, faults: &str) -> Vec<Reached> {
+    let reached_path = folder.join("reached");
+    let _ = std::fs::remove_file(&reached_path);
+    let program = std::env::current_exe().expect("this test's program");
+    let output = Command::new(program)
+        .args(["--exact", "storage::recovery_model::writer", "--ignored", "--nocapture"])
+        .env(WRITER, format!("{}|{seed}|{generation}|{first}", folder.display()))
+        .env("CORELANE_FAULTS", faults)
+        .output()
+        .expect("the writer runs");
+    assert_eq!(
+        output.status.code(),
+        None,
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut reached = vec![Reached::default(); executors(generation).len()];
+    for line in std::fs::read_to_string(&reached_path).unwrap_or_default().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let of_executor = &mut reached[words[0].parse::<usize>().expect("a number")];
+        let frame = words[2].parse().expect("a number");
+        match words[1] {
+            "tried" => of_executor.tried = frame,
+            "appended" => of_executor.appended = frame,
+            _ => of_executor.durable = frame,
+        }
+    }
+    reached
+}
+
+/// Where the writer is killed, and after how many times at most that it comes there.
+const KILLS: [(&str, u32); 7] = [
+    ("kill-before-commit", 80),
+    ("kill-after-commit", 80),
+    ("kill-before-replies", 25),
+    ("kill-before-ingest", 60),
+    ("kill-before-checkpoint", 15),
+    ("kill-after-checkpoint", 15),
+    ("kill-after-recycling", 15),
+];
+
+/// Where a start is killed.
+const KILLS_OF_RECOVERY: [(&str, u32); 2] = [("kill-in-recovery", 2), ("kill-before-ingest", 10)];
+
+#[test]
+fn checkpoints_crashes_and_recoveries_leave_a_prefix_of_each_log() {
+    let mut random = seeded_random::printed();
+    let rounds = std::env::var("CORELANE_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let mut cells = Cells::new();
+    let (mut generation, mut frames) = (0, 1);
+    for round in 0..rounds {
+        let seed = random.random();
+        generation += 1;
+        let (point, times_max) = KILLS[random.random_range(0..KILLS.len())];
+        let fault = format!("{point}={},record-unsynced-log=1", random.random_range(1..=times_max));
+        let reached = write_until_killed(folder, seed, generation, frames, &fault);
+        let groups = executors(generation);
+        let power_fails = random.random();
+        let lost = match power_fails {
+            true => faults::lose_power(&folder.join("log"), |_, contents| random.random_range(0..contents)),
+            false => faults::lose_power(&folder.join("log"), |_, contents| contents - 1),
+        };
+        let lost = lost.expect("the logs can be changed");
+        if random.random_bool(0.4) {
+            generation += 1;
+            let (point, times_max) = KILLS_OF_RECOVERY[random.random_range(0..KILLS_OF_RECOVERY.len())];
+            let fault = format!("{point}={}", random.random_range(1..=times_max));
+            // If there is so little to recover, it goes on to write: nothing that this would not find below.
+            let died_early = write_until_killed(
+                folder,
+                seed,
+                generation,
+                frames,
+                &format!("{fault},kill-before-commit=1"),
+            );
+            assert!(died_early.iter().all(|reached| reached.appended == 0));
+        }
+        generation += 1;
+        let (_resources, databases) = open(folder);
+        start(folder, generation, &databases);
+        for (number, (shards, reached)) in groups.iter().zip(&reached).enumerate() {
+            let found = cells_of(&databases, shards);
+            let mut expected: Cells = cells.clone();
+            expected.retain(|(shard, _, _), _| shards.contains(shard));
+            let least = if power_fails { reached.durable } else { reached.appended };
+            let mut prefix = None;
+            for frame in frames - 1..=reached.tried.max(frames - 1) {
+                if frame >= frames {
+                    apply_frame(&mut expected, seed, frame, shards);
+                }
+                if frame >= least && expected == found {
+                    prefix = Some(frame);
+                    break;
+                }
+            }
+            let what =
+                format!("round {round}, seed {seed}, generation {generation}, {fault}, power fails: {power_fails}");
+            println!("{what}: executor {number} {reached:?}, {lost} pages lost, has frames to {prefix:?}");
+            assert!(prefix.is_some(), "no prefix of the log gives what is there ({what})");
+            cells.retain(|(shard, _, _), _| !shards.contains(shard));
+            cells.extend(found);
+        }
+        close(&databases);
+        frames += FRAMES;
+    }
+}
+
+#[test]
+fn a_database_that_is_emptied_has_what_came_later_only() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_resources, databases) = open(folder.path());
+    let database = &databases[&ShardId(0)];
+    let key = |number: u16| [&[1, 0, 0, 0xff, 0xff, 0xff, 0xff][..], &number.to_be_bytes()].concat();
+    let found = || cells_of(&databases, &[ShardId(0)]);
+    for round in 0..12_u16 {
+        let mut writes = CellWrites::default();
+        (0..1000).for_each(|number| writes.put(Column::Meta, &key(number), &[7; 100]));
+        database.ingest(writes).expect("a write");
+        if round % 3 == 0 {
+            database.compact(Column::Meta);
+        }
+        assert_eq!(found().len(), 1000);
+        let mut writes = CellWrites::default();
+        writes.put(Column::Meta, &key(3), b"before");
+        writes.apply(Change::EmptyDatabases(1 << 1));
+        writes.put(Column::Meta, &key(round), b"after");
+        database.ingest(writes).expect("a write");
+        assert_eq!(found().into_values().collect::<Vec<_>>(), [b"after".to_vec()]);
+        if round % 2 == 0 {
+            database.compact(Column::Meta);
+            assert_eq!(found().into_values().collect::<Vec<_>>(), [b"after".to_vec()]);
+        }
+    }
+    close(&databases);
+}
