@@ -56,9 +56,10 @@ const MEMORY_FAULTS: [&str; 3] = [
     ",check-residents=1..,forget-residents=every:10",
 ];
 
-/// RocksDB gets what was logged every few seconds, or now and then, or at once.
-const LOG_FAULTS: [&str; 3] = ["", ",seal-log=every:9", SEALED_AT_ONCE];
-const SEALED_AT_ONCE: &str = ",seal-log=1..";
+/// RocksDB gets what was logged every few seconds, or now and then, or all the time.
+const LOG_FAULTS: [&str; 3] = ["", ",seal-log=every:400", SEALED_SOON];
+// A segment takes a mebibyte of disk, however little it has: those that wait must not fill the disk.
+const SEALED_SOON: &str = ",seal-log=every:40";
 
 /// Where a server dies: at a turn's frame, or at the work of its checkpointer if that has some all the time.
 const POINTS: [&str; 2] = ["kill-before-commit", "kill-after-commit"];
@@ -702,7 +703,7 @@ impl Simulation {
         let cache = ["auto", "0", "20kb"].choose(random).expect("there are sizes");
         let batch_size = ["1", "7", "512"].choose(random).expect("there are sizes");
         let log_faults = *LOG_FAULTS.choose(random).expect("there are faults");
-        let points = match log_faults == SEALED_AT_ONCE && random.random() {
+        let points = match log_faults == SEALED_SOON && random.random() {
             true => &POINTS_OF_CHECKPOINTS[..],
             false => &POINTS[..],
         };

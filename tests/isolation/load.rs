@@ -325,7 +325,7 @@ impl<'a, W: Workload> Load<'a, W> {
         let shape = self.shapes.choose(&mut self.random).expect("there are shapes");
         let flags = format!("{shape} --durability {durability}");
         // RocksDB gets what was logged every few seconds, or all the time.
-        let seals = ["", "seal-log=every:3"]
+        let seals = ["", "seal-log=every:30"]
             .choose(&mut self.random)
             .expect("there are faults");
         self.node.start(&flags, &format!("{faults},{seals},{}", self.faults));
