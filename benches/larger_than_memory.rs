@@ -24,7 +24,7 @@ use measured::options::{Durability, Options};
 use measured::replies::Expected;
 use measured::servers::{self, Kind, Server, Setup};
 use measured::template::{Template, random_word};
-use measured::{MIB, machine};
+use measured::{MIB, machine, shown_latencies};
 use std::thread;
 use std::time::Duration;
 
@@ -285,7 +285,7 @@ impl Bench<'_> {
             println!(
                 "| {name} | {:.1} | {} | {read:.0} | {}, {} |",
                 outcome.rate() / 1000.0,
-                shown_latencies(&outcome),
+                shown_latencies(&outcome.latencies),
                 self.server.memory_max() / MIB,
                 self.group.memory_max() / MIB
             );
@@ -321,7 +321,7 @@ impl Bench<'_> {
             println!(
                 "| {name} | {:.1} | {} |",
                 outcome.rate() / 1000.0,
-                shown_latencies(outcome)
+                shown_latencies(&outcome.latencies)
             );
         }
         println!("A cold read took {read:.0} bytes from the device.\n");
@@ -341,7 +341,7 @@ impl Bench<'_> {
             println!(
                 "| {readers} | {:.0} | {} | {:.1} | {} |",
                 outcome.rate(),
-                shown_latencies(&outcome),
+                shown_latencies(&outcome.latencies),
                 outcome.rate() * read / MIB as f64,
                 own.map_or("unknown".to_owned(), |own| format!("{own:.0}"))
             );
@@ -364,14 +364,9 @@ impl Bench<'_> {
                 "{:.1}",
                 commands as f64 / 1000.0
             )),
-            shown_latencies(&outcome),
+            shown_latencies(&outcome.latencies),
             self.server.memory_max() / MIB,
             self.group.memory_max() / MIB
         );
     }
-}
-
-fn shown_latencies(outcome: &Outcome) -> String {
-    let quantiles = [0.5, 0.99, 0.999].map(|share| format!("{:.0}", outcome.latencies.quantile_us(share)));
-    quantiles.join(", ")
 }

@@ -9,7 +9,6 @@
 //! fail-sync=WHEN           a sync of a file of a log fails
 //! delay-sync-ms=N          each of them takes that much longer
 //! fail-write=WHEN          a turn's frame cannot be written, and nothing of it is
-//! delay-write-ms=N         each frame takes that much longer
 //! disk-full=WHEN           a frame cannot be written for "No space left on device"
 //! stall-writes=WHEN        a log is full, as if checkpoints were behind
 //! low-disk=WHEN            a look at the disk's free space finds none
@@ -28,7 +27,6 @@
 //! kill-in-recovery=WHEN         ...at a start, when some of an old log is in RocksDB
 //! fail-ingest=WHEN         a file does not become part of a shard's RocksDB
 //! full-ingest=WHEN         the same with "No space left on device"
-//! hold-ingest=WHEN         a checkpoint waits before a file, a millisecond at each time
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
 //! delay-send-ms=N          each hand-over of a batch takes that much longer
 //! ignore-locks=WHEN        a transaction gets its locks although others have them, or a command does not wait for them
@@ -57,7 +55,7 @@
 //!       every:3      each third time
 //!       3:while:PATH the third time that it could happen while that file exists
 //!
-//! NAME@SHARD=WHEN  a fault of a disk (fail-…, hold-ingest, disk-full, full-ingest, stall-writes, low-disk) of that
+//! NAME@SHARD=WHEN  a fault of a disk (fail-…, disk-full, full-ingest, stall-writes, low-disk) of that
 //!                  shard alone, or of the log that it shares with others, whose times are counted by themselves
 //! ```
 
@@ -271,7 +269,6 @@ mod hooks {
         KillInRecovery,
         FailIngest,
         FullIngest,
-        HoldIngest,
         RefuseSend,
         IgnoreLocks,
         SkipRedo,
@@ -289,7 +286,7 @@ mod hooks {
         SplitFrames,
     }
 
-    const NAMES: [&str; 36] = [
+    const NAMES: [&str; 35] = [
         "fail-sync",
         "fail-write",
         "disk-full",
@@ -310,7 +307,6 @@ mod hooks {
         "kill-in-recovery",
         "fail-ingest",
         "full-ingest",
-        "hold-ingest",
         "refuse-send",
         "ignore-locks",
         "skip-redo",
@@ -329,7 +325,7 @@ mod hooks {
     ];
 
     /// The faults that may be asked for of one shard alone.
-    const OF_ONE_SHARD: [Fault; 8] = [
+    const OF_ONE_SHARD: [Fault; 7] = [
         Fault::FailSync,
         Fault::FailWrite,
         Fault::DiskFull,
@@ -337,7 +333,6 @@ mod hooks {
         Fault::LowDisk,
         Fault::FailIngest,
         Fault::FullIngest,
-        Fault::HoldIngest,
     ];
 
     /// When it happens.
@@ -409,7 +404,6 @@ mod hooks {
         counts: [AtomicU64; NAMES.len()],
         on_shards: Vec<OnShard>,
         sync_delay_ms: u64,
-        write_delay_ms: u64,
         send_delay_ms: u64,
         loaded_cells: Option<usize>,
         records_unsynced_log: bool,
@@ -422,7 +416,6 @@ mod hooks {
                 counts: [const { AtomicU64::new(0) }; NAMES.len()],
                 on_shards: Vec::new(),
                 sync_delay_ms: 0,
-                write_delay_ms: 0,
                 send_delay_ms: 0,
                 loaded_cells: None,
                 records_unsynced_log: false,
@@ -439,7 +432,6 @@ mod hooks {
                 let number = || value.parse().map_err(|_| wrong());
                 match name {
                     "delay-sync-ms" => plan.sync_delay_ms = number()?,
-                    "delay-write-ms" => plan.write_delay_ms = number()?,
                     "delay-send-ms" => plan.send_delay_ms = number()?,
                     "load-cells" => plan.loaded_cells = Some(number()?.max(1) as usize),
                     "record-unsynced-log" => plan.records_unsynced_log = number()? > 0,
@@ -539,7 +531,6 @@ mod hooks {
     /// What `fail-write` or `disk-full` ask for.
     pub fn before_append(shards: &[ShardId]) -> io::Result<()> {
         let Some(plan) = plan() else { return Ok(()) };
-        std::thread::sleep(Duration::from_millis(plan.write_delay_ms));
         plan.kills(Fault::KillBeforeCommit);
         if plan.happens_on(Fault::DiskFull, shards) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -578,9 +569,6 @@ mod hooks {
     /// What `fail-ingest` or `full-ingest` ask for.
     pub fn before_ingest(shard_path: &Path) -> Result<(), DatabaseError> {
         let Some(plan) = plan() else { return Ok(()) };
-        while plan.happens_in(Fault::HoldIngest, shard_path) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
         plan.kills(Fault::KillBeforeIngest);
         if plan.happens_in(Fault::FullIngest, shard_path) {
             return Err(DatabaseError::DiskFull(

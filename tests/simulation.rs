@@ -57,9 +57,11 @@ const MEMORY_FAULTS: [&str; 3] = [
 ];
 
 /// RocksDB gets what was logged every few seconds, or now and then, or all the time.
-const LOG_FAULTS: [&str; 3] = ["", ",seal-log=every:400", SEALED_SOON];
+const LOG_FAULTS: [&str; 4] = ["", ",seal-log=every:400", SEALED_SOON, FULL_LATER];
 // A segment takes a mebibyte of disk, however little it has: those that wait must not fill the disk.
 const SEALED_SOON: &str = ",seal-log=every:40";
+// The disk is full for some checkpoints, and not for the start, which brings each shard a few files at most.
+const FULL_LATER: &str = ",seal-log=every:40,full-ingest=60..70";
 
 /// Where a server dies: at a turn's frame, or at the work of its checkpointer if that has some all the time.
 const POINTS: [&str; 2] = ["kill-before-commit", "kill-after-commit"];

@@ -37,7 +37,7 @@ use cases::Case;
 use measured::load::{Load, Outcome};
 use measured::options::{Durability, Options};
 use measured::servers::{self, Idle, Kind, Server, Setup};
-use measured::{Latencies, machine, median};
+use measured::{Latencies, machine, median, shown_latencies};
 use spaces::{Sizes, Space};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -223,8 +223,8 @@ impl Plan {
             } else {
                 " ~"
             },
-            redis.shown_latencies(),
-            corelane.shown_latencies(),
+            shown_latencies(&redis.latencies),
+            shown_latencies(&corelane.latencies),
             if self.sustained {
                 format!(" {} / {} |", redis.shown_slowest(), corelane.shown_slowest())
             } else {
@@ -324,11 +324,6 @@ impl Figures {
             load_busy: median(all().map(|one| one.outcome.load_busy)),
             became_idle: all().all(|one| one.became_idle),
         }
-    }
-
-    fn shown_latencies(&self) -> String {
-        let quantiles = [0.5, 0.99, 0.999].map(|share| format!("{:.0}", self.latencies.quantile_us(share)));
-        quantiles.join(", ")
     }
 
     fn shown_slowest(&self) -> String {

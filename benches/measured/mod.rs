@@ -24,6 +24,12 @@ pub(crate) use latencies::Latencies;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// The quantiles that a table shows: p50, p99 and p99.9, in whole microseconds.
+pub(crate) fn shown_latencies(latencies: &Latencies) -> String {
+    let quantiles = [0.5, 0.99, 0.999].map(|share| format!("{:.0}", latencies.quantile_us(share)));
+    quantiles.join(", ")
+}
+
 /// The one in the middle; of two, the higher.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();

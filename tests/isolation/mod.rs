@@ -15,8 +15,8 @@
 //! Both check strict serialisability: transactions have one order, and what was answered before something was sent
 //! comes before it. An action whose connection was lost may have happened or not, but not after its server's death.
 //!
-//! And the checkers are shown to see something: with `ignore-locks` or `skip-redo` in CORELANE_FAULTS they
-//! must find an anomaly.
+//! And the checkers are shown to see something: with `ignore-locks`, `skip-redo` or `split-frames` in
+//! CORELANE_FAULTS they must find an anomaly.
 //!
 //! Seeds are printed; `CORELANE_SEED=n` repeats the choices, if not the clients' interleaving.
 //! `CORELANE_SIMULATION_SECONDS=n` runs each load for that long in place of a few seconds.
@@ -200,4 +200,11 @@ fn answers_without_an_order_are_found_when_locks_are_ignored() {
 fn halves_of_appends_are_found_when_redo_records_are_left_out() {
     let test = "halves_of_appends_are_found_when_redo_records_are_left_out";
     must_find::<AppendWorkload>(test, four_shards_on_two_executors(), "skip-redo=1..", End::AtWrite);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn halves_of_writes_on_one_executor_are_found_when_shards_have_frames_of_their_own() {
+    let test = "halves_of_writes_on_one_executor_are_found_when_shards_have_frames_of_their_own";
+    must_find::<StoreWorkload>(test, one_executor(), "split-frames=1..", End::AtWrite);
 }

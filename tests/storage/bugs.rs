@@ -88,6 +88,11 @@ fn a_bug_in_a_syncer_ends_the_process() {
 }
 
 #[test]
+fn a_bug_in_a_checkpointer_ends_the_process() {
+    a_bug_ends_the_process("seal-log=1..,panic-in-checkpoint", "checkpointer-0", "");
+}
+
+#[test]
 fn a_bug_in_a_reclaimer_ends_the_process() {
     a_bug_ends_the_process("panic-in-reclaim", "reclaimer-0", "");
 }
