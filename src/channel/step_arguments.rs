@@ -2,9 +2,9 @@
 //! is written. What executors answer is in [`step_answers`](super::step_answers).
 
 use crate::slots::ShardId;
-use crate::storage::database::{Column, Direction};
+use crate::storage::database::{Column, Direction, MemberRange};
 use crate::storage::fields::{FieldReader, FieldWriter};
-use crate::storage::gathered::{KeyRange, Range};
+use crate::storage::gathered::KeyRange;
 use crate::storage::redo::{Part, decode_parts, encode_parts};
 use crate::storage::shard::Owner;
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
@@ -93,7 +93,7 @@ pub enum Question<'a> {
     /// A member's value.
     Member(Cow<'a, Owner>, Column, &'a [u8]),
     /// The first members of a range, and how many of them.
-    Members(Cow<'a, Owner>, Column, Range<'a>, Direction, u64),
+    Members(Cow<'a, Owner>, Column, MemberRange<'a>, Direction, u64),
     /// Keys.
     Keys(Cow<'a, [DatabaseKey]>),
     /// The number of keys of a database.

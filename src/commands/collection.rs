@@ -8,6 +8,7 @@ use super::Context;
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Reply;
+use crate::storage::database::MemberRange;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::{Extent, PIECE_BYTES_FULL, PIECE_MEMBERS_MAX, WriteEntry, WriteMember};
@@ -156,7 +157,7 @@ impl Context<'_> {
         &mut self,
         collection: &Collection,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
@@ -195,7 +196,7 @@ impl Context<'_> {
         &mut self,
         collection: &Collection,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         (count, write): (u64, WriteMember),
     ) -> Result<(), CommandError> {
@@ -356,7 +357,7 @@ impl Collection {
         &self,
         view: &mut View<'_>,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {

@@ -924,7 +924,7 @@ fn scan_at_once(context: &mut Context<'_>, slot: Slot, options: &ScanOptions<'_>
 
 /// The next piece of a large reply, by its number(8).
 pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
-    context.pieces = take_pieces(context)?.map(Box::new);
+    context.pieces = take_pieces(context)?;
     match context.pieces.is_some() {
         true => Ok(()),
         false => Err(CommandError::Internal),
@@ -938,7 +938,7 @@ pub fn pieces_drop(context: &mut Context<'_>) -> Outcome {
     Ok(())
 }
 
-fn take_pieces(context: &mut Context<'_>) -> Result<Option<Pieces>, CommandError> {
+fn take_pieces(context: &mut Context<'_>) -> Result<Option<Box<Pieces>>, CommandError> {
     let number = context.arguments.get(1).first_chunk().ok_or(CommandError::Internal)?;
     Ok(context.view.shards()?.replies_begun.take(u64::from_be_bytes(*number)))
 }

@@ -10,7 +10,6 @@ use crate::protocol::{Reply, Span};
 use crate::registry::clients::Ticket;
 use crate::storage::encoding::Type;
 use crate::storage::fields::FieldReader;
-use crate::storage::shard::Shard;
 use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::transaction_scope::{Mode, Scope, next_transaction_id};
 use futures_lite::future;
@@ -73,7 +72,7 @@ impl StorageExecutor {
         if handled.waits.is_some() && handled.result.is_ok() {
             // That a group's consumer was seen wakes nobody, or each waiter would wake itself.
             let ready = self.interests.ready.len();
-            self.keep_what_waits(waiter.caller.client_id);
+            self.command_stands(waiter.caller.client_id);
             self.interests.ready.truncate(ready);
             answer.replies.truncate(start);
         } else if waiter.claim.take() {
@@ -220,8 +219,7 @@ impl StorageExecutor {
             ticket: Ticket::of(request.id.sequence),
         };
         let holds = batch.arguments(request).get(1) == [1];
-        let epochs = self.shards.list().iter().map(Shard::newest_epoch);
-        let epoch = epochs.max().unwrap_or(0);
+        let epoch = self.shards.newest_epoch();
         let is_durable = self.is_durable(epoch);
         if is_durable || !holds {
             return append_integer(batch, request, i64::from(is_durable));

@@ -23,8 +23,8 @@ const RETRIES_PER_LINE: u64 = 600;
 /// A checkpoint that has ended.
 #[derive(Debug)]
 pub struct CheckpointReport {
-    /// The watermark of the executor's log, or why there will be no more checkpoints.
-    pub result: Result<u32, DatabaseError>,
+    /// Why there will be no more checkpoints, if so; else the log's watermark has moved.
+    pub result: Result<(), DatabaseError>,
 }
 
 /// What a checkpointer has done.
@@ -142,7 +142,7 @@ impl Worker {
                 );
             }
             let has_failed = result.is_err();
-            let result = result.map(|_| window.last_segment());
+            let result = result.map(|_| ());
             // The executor drains this channel each time it runs; it is gone only when the server stops.
             let _ = self.reports.send(CheckpointReport { result });
             if has_failed {

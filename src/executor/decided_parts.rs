@@ -59,7 +59,6 @@ impl StorageExecutor {
             match applied {
                 Ok(epoch) => {
                     *staged = Some(epoch);
-                    self.shards.keep_command();
                     self.command_stands(writer);
                 }
                 Err(error) => {

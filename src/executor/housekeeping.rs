@@ -88,7 +88,7 @@ impl StorageExecutor {
             // The replies may wait for turns that were logged before this setting, or by the start of the server.
             self.threads.syncer.sync_soon();
         }
-        self.release_held();
+        self.release_held(self.released_epoch());
         if !self.durable_waits.is_empty() {
             // The checkpointer syncs the log, too, and says nothing of it.
             self.tell_durable();
@@ -130,7 +130,7 @@ impl StorageExecutor {
             }
         }
         if self.log_care.has_work {
-            self.log_care.has_work = self.shards.work_off(records_max);
+            self.log_care.has_work = self.shards.work_off(watermark, records_max);
         }
     }
 
@@ -153,8 +153,6 @@ impl StorageExecutor {
             let (mut context, _) = self.context(nobody, Arguments::new(&[], &[]), &mut no_reply);
             match hash::expire_fields(&mut context, key, budget) {
                 Ok(expired) => {
-                    // A hash lies on one shard.
-                    self.shards.keep_command();
                     self.command_stands(0);
                     budget -= expired.min(budget);
                 }

@@ -210,18 +210,11 @@ impl Shared {
     }
 
     /// Leaves the disk to others, after a reclaim for as long as it took: at least half of the background threads' time
-    /// is left to flushes and to the compactions that writes wait for.
+    /// is left to checkpoints and to the compactions that they wait for.
     fn pause_for(&self, pause: Duration) {
-        let until = Instant::now() + pause;
-        let mut state = self.lock();
-        while !state.stop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.wake.wait_timeout(state, left);
-            (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
+        let stops = |state: &mut State| !state.stop;
+        // Where the state is poisoned, it is whole nevertheless, and the wait is over.
+        let _ = self.wake.wait_timeout_while(self.lock(), pause, stops);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -44,11 +44,10 @@ impl StorageExecutor {
     }
 
     /// Lets go of what the log and the syncs have caught up with: what commands did, and held batches.
-    pub(super) fn release_held(&mut self) {
+    pub(super) fn release_held(&mut self, released: u64) {
         if self.held.is_empty() && self.outbox.is_empty() {
             return;
         }
-        let released = self.released_epoch();
         self.outbox.give_out(released);
         for batch in std::mem::take(&mut self.held) {
             self.send_back_or_hold(batch, released);
@@ -101,7 +100,7 @@ impl StorageExecutor {
 
     fn after_sync(&mut self) {
         self.settings_are_current();
-        self.release_held();
+        self.release_held(self.released_epoch());
         self.tell_durable();
     }
 }

@@ -252,7 +252,7 @@ impl StorageExecutor {
         match handled.waits.take() {
             Some(waiting) if handled.result.is_ok() => {
                 // The command does not wake itself by what it wrote: it is not entered yet.
-                self.keep_what_waits(request.caller.client_id);
+                self.command_stands(request.caller.client_id);
                 self.serve_waiters(began);
                 batch.replies.truncate(start);
                 self.interests.waiters.add(batch, request, claim, &waiting, began);
@@ -288,14 +288,6 @@ impl StorageExecutor {
         }
         Reply::new(replies, request.caller.version).ok();
         Ok(())
-    }
-
-    /// A command that has found nothing is to wait: what it wrote all the same (that a group's consumer was seen)
-    /// stands.
-    pub(super) fn keep_what_waits(&mut self, client_id: u64) {
-        // Such a write is on the shard of one key.
-        self.shards.keep_command();
-        self.command_stands(client_id);
     }
 
     /// The claim to answer a command that may wait; `None` for any other command.
@@ -420,17 +412,6 @@ impl StorageExecutor {
         let Handled { result, pieces, .. } = handled;
         let outcome = result.and_then(|()| self.write_pieces(pieces, &mut batch.replies, caller.version));
         let outcome = outcome.and_then(|remainder| self.shards.check_frame_len().map(|()| remainder));
-        let outcome = match (outcome, command.runs) {
-            (Ok(remainder), Runs::Step(step)) if step != Step::Run => {
-                self.shards.keep_command();
-                Ok(remainder)
-            }
-            (Ok(remainder), _) => {
-                self.shards.keep_command();
-                Ok(remainder)
-            }
-            (failed, _) => failed,
-        };
         let failed = outcome.is_err();
         // An error about a shard's state depends on no data: it need not wait until what the command has read is safe.
         let is_of_state = matches!(
@@ -487,9 +468,11 @@ impl StorageExecutor {
         }
     }
 
-    /// Clients and blocked commands are told what a command has written that stands; its effects go to the outbox.
+    /// What a command has written stands, also if it has found nothing and is to wait (that a group's consumer was
+    /// seen): clients and blocked commands are told of it, and its effects go to the outbox.
     #[inline]
     pub(super) fn command_stands(&mut self, client_id: u64) {
+        self.shards.keep_command();
         if !self.effects.watched.is_empty() {
             let watched = self.effects.watched.drain(..);
             self.interests.watch(&mut self.shards, client_id, watched);
@@ -568,7 +551,7 @@ impl StorageExecutor {
             check_len(replies)?;
             match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {
-                    return Ok(Remainder::Begun(self.shards.replies_begun.keep(*pieces)));
+                    return Ok(Remainder::Begun(self.shards.replies_begun.keep(pieces)));
                 }
                 Written::Piece => {}
                 Written::All => return Ok(Remainder::None),

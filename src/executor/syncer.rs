@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// A sync that ended.
 #[derive(Debug)]
 pub struct SyncReport {
-    /// The log is on disk up to this epoch, or why not.
-    pub result: Result<u64, DatabaseError>,
+    /// Why nothing more can be made durable, if so; else the log is on disk up to [`Syncer::durable_epoch`].
+    pub result: Result<(), DatabaseError>,
 }
 
 struct Shared {
@@ -107,6 +107,7 @@ impl Syncer {
 impl Shared {
     fn run(&self, settings: &SharedSettings, reports: &flume::Sender<SyncReport>) {
         let mut last_pass = Instant::now();
+        let mut told_epoch = 0;
         loop {
             // In this order: a wake that comes with `stop` is not taken without it.
             let wanted = self.wanted.swap(false, Ordering::AcqRel);
@@ -120,7 +121,7 @@ impl Shared {
             };
             if due || stopping {
                 last_pass = Instant::now();
-                self.sync(reports);
+                self.sync(reports, &mut told_epoch);
             }
             if stopping {
                 return;
@@ -148,21 +149,22 @@ impl Shared {
         *asleep = false;
     }
 
-    fn sync(&self, reports: &flume::Sender<SyncReport>) {
+    /// `told_epoch` is the durable epoch of the last report.
+    fn sync(&self, reports: &flume::Sender<SyncReport>, told_epoch: &mut u64) {
         faults::may_panic(Bug::Sync);
         if self.has_failed.load(Ordering::Relaxed) {
             return;
         }
         let durable_epoch = self.log.durable_epoch();
         if durable_epoch >= self.log.appended_epoch() {
-            // The checkpointer was faster: whoever waits must hear of it nevertheless.
-            let _ = reports.send(SyncReport {
-                result: Ok(durable_epoch),
-            });
+            // Where the checkpointer was faster, whoever waits must hear of it nevertheless.
+            if std::mem::replace(told_epoch, durable_epoch) != durable_epoch {
+                let _ = reports.send(SyncReport { result: Ok(()) });
+            }
             return;
         }
         let began = Instant::now();
-        let result = self.log.sync();
+        let result = self.log.sync().map(|epoch| *told_epoch = epoch);
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.sync_ns
             .fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);

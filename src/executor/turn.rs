@@ -259,8 +259,8 @@ impl StorageExecutor {
                 self.commit(&mut done);
             }
         }
-        self.release_held();
         let released = self.released_epoch();
+        self.release_held(released);
         for batch in done {
             self.send_back_or_hold(batch, released);
         }
@@ -273,9 +273,13 @@ impl StorageExecutor {
             faults::may_panic(Bug::Turn);
         }
         match self.shards.log_turn(self.epoch) {
-            Logged::Frame(_) => {
+            Logged::Frame { before } => {
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
-                (0..self.shards.list().len()).for_each(|shard_index| self.publish_counts(shard_index));
+                for shard_index in 0..self.shards.list().len() {
+                    if self.shards.list()[shard_index].newest_epoch() > before {
+                        self.publish_counts(shard_index);
+                    }
+                }
                 if self.settings.current.durability == Durability::Always {
                     self.threads.syncer.sync_soon();
                 }

@@ -15,9 +15,9 @@ use crate::network::dispatch::APPLY_DEADLINE;
 use crate::panics;
 use crate::scripts::registry::ScriptSeat;
 use crate::slots::{Slot, slots_of};
-use crate::storage::database::{Column, Direction};
+use crate::storage::database::{Column, Direction, MemberRange};
 use crate::storage::fields::FieldReader;
-use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Range, Remote};
+use crate::storage::gathered::{Gathered, KeyRange, KeysFound, Member, Remote};
 use crate::storage::shard::Owner;
 use crate::storage::transaction_scope::DatabaseKey;
 use std::borrow::Cow;
@@ -216,7 +216,7 @@ impl Remote for Asking {
         &mut self,
         owner: &Owner,
         column: Column,
-        range: Range<'_>,
+        range: MemberRange<'_>,
         direction: Direction,
         count: usize,
     ) -> Result<Vec<Member>, CommandError> {

@@ -124,13 +124,12 @@ impl CellWrites {
 
     /// Whether the cell's database was emptied after the mention.
     fn is_emptied(&self, column: Column, mention: &Mention) -> bool {
-        let emptied = match column {
-            Column::Meta | Column::Data | Column::Score => {
-                let database = mention.key_in(&self.bytes).first().map(|number| usize::from(*number));
-                database.and_then(|number| *self.emptied.get(number)?)
-            }
-            Column::Expiry => self.expiry_emptied,
-            Column::System => None,
+        let emptied = if BY_DATABASE.contains(&column) {
+            // The first byte of the key is the highest of its prefix.
+            let database = (mention.prefix >> (u64::BITS - u8::BITS)) as usize;
+            self.emptied.get(database).copied().flatten()
+        } else {
+            self.expiry_emptied.filter(|_| column == Column::Expiry)
         };
         emptied.is_some_and(|at| mention.at < at)
     }

@@ -45,6 +45,9 @@ pub enum Direction {
     Backward,
 }
 
+/// The members from one (inclusive) to another (exclusive; `None`: to the last).
+pub type MemberRange<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// What is called with each key and value of a range.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
@@ -406,7 +409,7 @@ impl Database {
         // A compaction that began when these members were alive may have written some to the last level since.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         self.db.compact_range_cf_opt(family, Some(prefix), Some(&to), &options);
-        Ok(self.last_key(column, (prefix, &to))?.is_none())
+        self.has_none(column, prefix)
     }
 
     /// Whether nothing in a column begins with `prefix`.
@@ -459,9 +462,8 @@ self_cell::self_cell!(
 
 /// Reads one range after the other, of any column, each as it is then.
 ///
-/// To make an iterator costs as much as to read dozens of entries with it, because it looks into every memtable and
-/// file. So one of each column is kept, and brought up to date for each range. It holds on to memtables and files that
-/// were replaced since; [`RangeReader::release`] lets go of them.
+/// To make an iterator costs as much as to read dozens of entries with it, because it looks into every file.
+/// So one of each column is kept, and brought up to date for each range. It holds on to files that were replaced since; [`RangeReader::release`] lets go of them.
 #[derive(Default)]
 pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],

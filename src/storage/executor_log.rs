@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The most bytes of operations that a turn may append: a frame with some room for its header.
 pub const TURN_BYTES_MAX: usize = FRAME_LEN_MAX - 4096;
@@ -270,11 +270,6 @@ impl LogProgress {
         self.sealed_bytes.load(Ordering::Acquire)
     }
 
-    /// Whether what is sealed fills half of the log's bound: then the checkpointer must not come last any more.
-    pub fn is_half_full(&self) -> bool {
-        self.sealed_bytes() >= self.size_max / 2
-    }
-
     /// Makes everything durable that was appended before the call; returns the newest epoch that it covers. Blocks for
     /// as long as the disk takes.
     ///
@@ -305,17 +300,8 @@ impl LogProgress {
 
     /// Waits for so long; returns early, and false, when the log is being stopped.
     pub fn pause(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        let mut backlog = self.lock();
-        while !backlog.is_stopping {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            let waited = self.has_work.wait_timeout(backlog, left);
-            (backlog, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-        false
+        let waited = (self.has_work).wait_timeout_while(self.lock(), pause, |backlog| !backlog.is_stopping);
+        waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Lets the checkpointer end when it has ingested what is sealed.

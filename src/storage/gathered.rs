@@ -8,7 +8,7 @@
 //! A handler that gets to a key which is not locked goes on with what is under it: this run only finds out what else it
 //! needs (a reconnaissance), is undone, and the handler runs again when all that is locked.
 
-use super::database::{Column, Direction, Visit};
+use super::database::{Column, Direction, MemberRange, Visit};
 use super::encoding::{DATABASE_COUNT, DatabaseMap, Record, Type};
 use super::fields::FieldReader;
 use super::keyspace::{Keyspace, Touched, VisitKey};
@@ -40,9 +40,6 @@ const RECONNAISSANCE_MAX: Duration = Duration::from_millis(100);
 /// A member's name and its value.
 pub type Member = (Vec<u8>, Vec<u8>);
 
-/// A part of a collection: from a name on (inclusive) to another (exclusive; `None`: to the last).
-pub type Range<'a> = (&'a [u8], Option<&'a [u8]>);
-
 /// Asks the storage executors, and waits.
 pub trait Remote {
     /// A member's value.
@@ -53,7 +50,7 @@ pub trait Remote {
         &mut self,
         owner: &Owner,
         column: Column,
-        range: Range<'_>,
+        range: MemberRange<'_>,
         direction: Direction,
         count: usize,
     ) -> Result<Vec<Member>, CommandError>;
@@ -413,7 +410,7 @@ impl Gathered {
         &mut self,
         owner: &Owner,
         column: Column,
-        range: Range<'_>,
+        range: MemberRange<'_>,
         direction: Direction,
     ) -> Result<(Vec<Member>, bool), CommandError> {
         let asked = self.owner_before(owner);
@@ -544,7 +541,7 @@ impl Keyspace for Gathered {
         owner: &Owner,
         _members: u64,
         column: Column,
-        (from, to): Range<'_>,
+        (from, to): MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), CommandError> {
@@ -784,7 +781,7 @@ mod tests {
         (gathered, owner)
     }
 
-    fn names(gathered: &mut Gathered, owner: &Owner, range: Range<'_>, direction: Direction) -> Vec<String> {
+    fn names(gathered: &mut Gathered, owner: &Owner, range: MemberRange<'_>, direction: Direction) -> Vec<String> {
         let mut found = Vec::new();
         let mut visit = |name: &[u8], _: &[u8]| {
             found.push(String::from_utf8_lossy(name).into_owned());
@@ -849,7 +846,7 @@ mod tests {
             &mut self,
             _: &Owner,
             _: Column,
-            (from, to): Range<'_>,
+            (from, to): MemberRange<'_>,
             direction: Direction,
             count: usize,
         ) -> Result<Vec<Member>, CommandError> {

@@ -1,7 +1,7 @@
 //! What a handler can do with keys, wherever they are: the primitives on which [`View`](super::view::View) builds, and
 //! what is counted of them.
 
-use super::database::{Column, Direction, Visit};
+use super::database::{Column, Direction, MemberRange, Visit};
 use super::encoding::{self, Record, STRING_CHUNK_LEN, Type};
 use super::sampling::Sample;
 use super::shard::{Owner, damaged_record};
@@ -79,10 +79,23 @@ pub trait Keyspace {
         owner: &Owner,
         members: u64,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), CommandError>;
+
+    /// The same if all members of the range are in memory; whether they are.
+    fn scan_in_memory(
+        &mut self,
+        _owner: &Owner,
+        _members: u64,
+        _column: Column,
+        _range: MemberRange<'_>,
+        _direction: Direction,
+        _visit: &mut Visit<'_>,
+    ) -> Result<bool, CommandError> {
+        Ok(false)
+    }
 
     /// A part of the running command begins, which may fail and leave what was written before.
     fn begin_inner(&mut self);
@@ -116,19 +129,6 @@ pub trait Keyspace {
 
     /// What the running command has read and written.
     fn touched(&mut self) -> &mut Touched;
-
-    /// The same if all members of the range are in memory; whether they are.
-    fn scan_in_memory(
-        &mut self,
-        _owner: &Owner,
-        _members: u64,
-        _column: Column,
-        _range: (&[u8], Option<&[u8]>),
-        _direction: Direction,
-        _visit: &mut Visit<'_>,
-    ) -> Result<bool, CommandError> {
-        Ok(false)
-    }
 
     /// Calls `visit` with the members of a hash or set that has `members` members and with what `data` has of them, in
     /// the order of their positions, until it breaks, if all are in memory. Whether all were there; `None` if they are

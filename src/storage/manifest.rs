@@ -7,10 +7,10 @@
 //! ```
 
 use super::encoding::FORMAT_VERSION;
-use super::log::LogIdentity;
+use super::log::{LogIdentity, replace_durably};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// The most shards a directory can be created with: beyond that, files cost more than cores give.
@@ -71,7 +71,7 @@ impl Manifest {
                         data_dir: data_dir.to_owned(),
                     });
                 }
-                let manifest = Manifest::create(data_dir, &path, shards.unwrap_or(shards_default))?;
+                let manifest = Manifest::create(&path, shards.unwrap_or(shards_default))?;
                 return Ok((manifest, true));
             }
             Err(error) => return Err(ManifestError::Unreadable { path, error }),
@@ -126,7 +126,7 @@ impl Manifest {
     /// The manifest cannot be written.
     pub fn begin_generation(&mut self, data_dir: &Path) -> Result<(), ManifestError> {
         self.generation += 1;
-        self.write(data_dir, &data_dir.join(FILE_NAME))
+        self.write(&data_dir.join(FILE_NAME))
     }
 
     /// The log of a storage executor in this generation.
@@ -139,21 +139,17 @@ impl Manifest {
         }
     }
 
-    fn write(&self, data_dir: &Path, path: &Path) -> Result<(), ManifestError> {
+    fn write(&self, path: &Path) -> Result<(), ManifestError> {
         let text = toml::to_string(self).expect("a manifest of plain fields can be written as TOML");
-        write_durably(data_dir, path, text.as_bytes())
+        write_durably(path, text.as_bytes())
     }
 
     /// Notes that every shard exists: from now on a missing one is an error and not a first start that was cut short.
     pub fn mark_created(data_dir: &Path) -> Result<(), ManifestError> {
-        write_durably(
-            data_dir,
-            &data_dir.join("CREATED"),
-            b"every shard of MANIFEST.toml was created\n",
-        )
+        write_durably(&data_dir.join("CREATED"), b"every shard of MANIFEST.toml was created\n")
     }
 
-    fn create(data_dir: &Path, path: &Path, shards: u16) -> Result<Manifest, ManifestError> {
+    fn create(path: &Path, shards: u16) -> Result<Manifest, ManifestError> {
         let unreadable = |error| ManifestError::Unreadable {
             path: "/dev/urandom".into(),
             error,
@@ -169,7 +165,7 @@ impl Manifest {
             shards,
             generation: 0,
         };
-        manifest.write(data_dir, path)?;
+        manifest.write(path)?;
         Ok(manifest)
     }
 }
@@ -184,16 +180,8 @@ pub fn shard_path(data_dir: &Path, shard: u16) -> PathBuf {
     data_dir.join(format!("shard-{shard:04}"))
 }
 
-fn write_durably(data_dir: &Path, path: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
-    let write = || {
-        let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(data_dir)?.sync_all()
-    };
-    write().map_err(|error| ManifestError::Unwritable {
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
+    replace_durably(path, bytes).map_err(|error| ManifestError::Unwritable {
         path: path.to_owned(),
         error,
     })

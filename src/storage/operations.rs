@@ -12,7 +12,7 @@
 //! counts.
 
 use super::database::Column;
-use super::encoding::DATABASE_COUNT;
+use super::encoding::{DATABASE_COUNT, take_varint};
 use super::log::FrameBuffer;
 use crate::slots::ShardId;
 
@@ -177,19 +177,7 @@ impl<'a> Operations<'a> {
     }
 
     fn take_number(&mut self) -> Option<usize> {
-        let mut number = 0;
-        for shift in (0..usize::BITS).step_by(7) {
-            let byte = self.take_byte()?;
-            let bits = usize::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                return None;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
+        take_varint(&mut self.rest).and_then(|number| usize::try_from(number).ok())
     }
 
     fn take_bytes(&mut self) -> Option<&'a [u8]> {

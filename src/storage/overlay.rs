@@ -28,7 +28,6 @@ pub struct Overlay {
     by_slot: [Slots; 3],
     /// `expiry` and `system`.
     others: [CellTree; 2],
-    len: usize,
 }
 
 /// The cells of a column by slot.
@@ -89,7 +88,6 @@ impl Overlay {
         index: EntryIndex,
         key_of: impl Fn(EntryIndex) -> &'a [u8],
     ) {
-        self.len += 1;
         match column {
             Column::Meta | Column::Data | Column::Score => {
                 self.by_slot[column as usize]
@@ -102,7 +100,6 @@ impl Overlay {
 
     /// A cell goes that was here.
     pub fn remove(&mut self, column: Column, key: &[u8], index: EntryIndex) {
-        self.len -= 1;
         let was_here = match column {
             Column::Meta | Column::Data | Column::Score => {
                 self.by_slot[column as usize].at_mut(place_of(key)).remove(key, index)
@@ -142,13 +139,14 @@ impl Overlay {
     }
 
     /// How many cells there are.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let slots = self.by_slot.iter().flat_map(|slots| slots.pages.iter().flatten());
+        let by_slot = slots.flat_map(|page| page.iter()).map(|cells| match cells {
+            Cells::Few(few) => few.len(),
+            Cells::Many(tree) => tree.len(),
+        });
+        by_slot.sum::<usize>() + self.others.iter().map(CellTree::len).sum::<usize>()
     }
 }
 

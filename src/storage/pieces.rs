@@ -169,7 +169,7 @@ impl Pieces {
 /// The replies that an executor has begun, by number.
 #[derive(Default)]
 pub struct RepliesBegun {
-    by_number: HashMap<u64, Pieces>,
+    by_number: HashMap<u64, Box<Pieces>>,
     last: u64,
 }
 
@@ -193,7 +193,7 @@ impl RepliesBegun {
     ///
     /// # Panics
     /// If there is no room: see [`RepliesBegun::has_room`].
-    pub fn keep(&mut self, pieces: Pieces) -> u64 {
+    pub fn keep(&mut self, pieces: Box<Pieces>) -> u64 {
         assert!(self.has_room(), "no more replies are begun than may be");
         self.last += 1;
         self.by_number.insert(self.last, pieces);
@@ -201,7 +201,7 @@ impl RepliesBegun {
     }
 
     /// Takes the remainder of a reply out.
-    pub fn take(&mut self, number: u64) -> Option<Pieces> {
+    pub fn take(&mut self, number: u64) -> Option<Box<Pieces>> {
         self.by_number.remove(&number)
     }
 }

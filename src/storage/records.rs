@@ -445,7 +445,8 @@ impl Records {
     }
 
     /// How many records RocksDB does not have yet.
-    pub fn unclean_len(&self) -> usize {
+    #[cfg(test)]
+    fn unclean_len(&self) -> usize {
         self.overlay.len()
     }
 

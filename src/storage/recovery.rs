@@ -164,9 +164,7 @@ impl OldLog {
         databases: &Databases,
         recovered: &mut Recovered,
     ) -> Result<(), RecoveryError> {
-        let Some(mut reader) = self.open(first_segment)? else {
-            return Ok(());
-        };
+        let mut reader = self.open(first_segment)?;
         let mut writes = WritesByShard::new();
         let mut window_bytes = 0;
         while let Some(payload) = self.next_payload(&mut reader)? {
@@ -182,13 +180,13 @@ impl OldLog {
         self.ingest_window(databases, writes)
     }
 
-    fn open(&self, first_segment: u32) -> Result<Option<LogReader>, RecoveryError> {
+    fn open(&self, first_segment: u32) -> Result<LogReader, RecoveryError> {
         match LogReader::open(&self.folder, self.identity, first_segment) {
-            Ok(reader) => Ok(Some(reader)),
+            Ok(reader) => Ok(reader),
             Err(error) => {
                 self.refuse_unless_allowed(error)?;
                 let reader = LogReader::open_before_gap(&self.folder, self.identity, first_segment);
-                reader.map(Some).map_err(RecoveryError::Unreadable)
+                reader.map_err(RecoveryError::Unreadable)
             }
         }
     }

@@ -9,7 +9,7 @@ mod member_reads;
 mod redo_parts;
 
 use super::cell_writes::CellWrites;
-use super::database::{Column, Database, DatabaseError, Direction, RangeReader};
+use super::database::{Column, Database, DatabaseError, Direction, MemberRange, RangeReader};
 use super::dead_versions;
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of};
 use super::gaps::Gaps;
@@ -562,13 +562,13 @@ impl Shard {
 
     fn write_meta_key(&mut self, value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         self.check_writable()?;
-        let index = match self.find()? {
+        let hash = hash_of(&self.hasher, Column::Meta, &self.key);
+        let index = match self.find_by_hash(hash, Column::Meta)? {
             Found::Entry(index) => Some(index),
             Found::Absent => None,
             // Kept all the same: it is what a failed command goes back to.
             Found::Large => {
                 let record = std::mem::take(&mut self.large);
-                let hash = hash_of(&self.hasher, Column::Meta, &self.key);
                 Some(self.records.keep(hash, Column::Meta, &self.key, record))
             }
         };
@@ -611,8 +611,8 @@ impl Shard {
             self.drop_members(dead_version);
         }
         self.begin_staging();
-        let hash_and_column = (hash_of(&self.hasher, Column::Meta, &self.key), Column::Meta);
-        self.records.stage(index, hash_and_column, &self.key, value, self.epoch);
+        self.records
+            .stage(index, (hash, Column::Meta), &self.key, value, self.epoch);
         let mut index_key = std::mem::take(&mut self.expiry_key);
         for (deadline_ms, version) in index_changes.into_iter().flatten() {
             encoding::expiry_key(&mut index_key, deadline_ms, &self.key);
@@ -790,7 +790,7 @@ impl Shard {
         &mut self,
         (owner, slot): (&Owner, Slot),
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
     ) -> Result<(RangeCursor, usize, u64), CommandError> {
         self.check_readable()?;
@@ -815,11 +815,7 @@ impl Shard {
     }
 
     /// The keys of a range of members, and how many of their bytes come before the member.
-    fn member_range(
-        &self,
-        (owner, slot): (&Owner, Slot),
-        (from, to): (&[u8], Option<&[u8]>),
-    ) -> (Vec<u8>, Vec<u8>, usize) {
+    fn member_range(&self, (owner, slot): (&Owner, Slot), (from, to): MemberRange<'_>) -> (Vec<u8>, Vec<u8>, usize) {
         let physical = self.physical(owner.database);
         let member_key = |member| encoding::member_key(physical, slot, &owner.key, owner.version, member);
         let all = member_key(b"");
@@ -1369,12 +1365,6 @@ impl Shard {
             ShardState::ReadOnly => Err(CommandError::DiskFull),
             ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),
         }
-    }
-
-    /// Looks `self.key` of `meta` up, in the table and then on disk.
-    #[inline]
-    fn find(&mut self) -> Result<Found, CommandError> {
-        self.find_in(Column::Meta)
     }
 
     /// Looks `self.key` up, in the table and then on disk.

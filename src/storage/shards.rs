@@ -232,10 +232,14 @@ impl Shards {
         self.touched
     }
 
+    /// The epoch of the newest writes.
+    pub fn newest_epoch(&self) -> u64 {
+        self.list.iter().map(Shard::newest_epoch).max().unwrap_or(0)
+    }
+
     /// The running command follows everything that was written before, as if it had seen it.
     pub fn follow_all_writes(&mut self) {
-        let epochs = self.list.iter().map(Shard::newest_epoch);
-        self.touched.add(epochs.max().unwrap_or(0));
+        self.touched.add(self.newest_epoch());
     }
 
     /// The command's writes stand.
@@ -428,8 +432,11 @@ pub struct TakenBack {
 pub enum Logged {
     /// Nothing was staged.
     Nothing,
-    /// They are in the log, in a frame of this epoch.
-    Frame(u64),
+    /// They are in the log, in a frame of their own.
+    Frame {
+        /// The epoch of the frame before.
+        before: u64,
+    },
     /// The log is full: they wait for the next turn.
     Stalled,
     /// They were taken back, and the shards have stopped taking writes.
@@ -486,10 +493,10 @@ impl Shards {
         let Some(from_epoch) = self.staged_epoch() else {
             return Logged::Nothing;
         };
+        let unclean_bytes = self.unclean_bytes();
         let Some(log) = &mut self.log else {
             unreachable!("an executor has a log");
         };
-        let unclean_bytes: usize = self.list.iter().map(|shard| shard.records().unclean_bytes()).sum();
         if log.is_full() || unclean_bytes > log.unclean_records_max() {
             // The checkpointer must get all there is.
             log.seal();
@@ -498,7 +505,7 @@ impl Shards {
         }
         assert!(log.buffer().is_empty(), "a frame is of one turn");
         for shard in &mut self.list {
-            if faults::splits_frames() && !log.buffer().is_empty() {
+            if faults::splits_frames() && shard.has_staged() && !log.buffer().is_empty() {
                 // What fails here fails for all of them below, too.
                 let _ = log.append(epoch);
             }
@@ -517,11 +524,11 @@ impl Shards {
                     shard.end_stall();
                 }
                 assert!(epoch > self.logged_epoch, "a turn has one frame");
-                self.logged_epoch = epoch;
+                let before = std::mem::replace(&mut self.logged_epoch, epoch);
                 if faults::seals_log() {
                     log.seal();
                 }
-                Logged::Frame(epoch)
+                Logged::Frame { before }
             }
             Err(error) => {
                 log.buffer().clear();
@@ -552,11 +559,9 @@ impl Shards {
         self.logged_records
     }
 
-    /// RocksDB has all segments of the log up to the watermark: works off up to `records_max` records that need not
+    /// RocksDB has all segments of the log up to `watermark`: works off up to `records_max` records that need not
     /// stay in memory for that any more. Returns whether more are left.
-    pub fn work_off(&mut self, mut records_max: usize) -> bool {
-        let Some(log) = &self.log else { return false };
-        let watermark = log.watermark();
+    pub fn work_off(&mut self, watermark: u32, mut records_max: usize) -> bool {
         for shard in &mut self.list {
             records_max -= shard.work_off(watermark, records_max);
         }

@@ -3,7 +3,7 @@
 //! A handler reads and stages through [`View`] and does not know which of the two it has, so a command on several keys
 //! is written once. What both can do is a [`Keyspace`]; all else is written here, once.
 
-use super::database::{Column, Direction, Visit};
+use super::database::{Column, Direction, MemberRange, Visit};
 use super::encoding::{self, Record, Type};
 use super::gathered::Gathered;
 use super::keyspace::{Keyspace, Touched, VisitBytes, VisitKey};
@@ -155,7 +155,7 @@ impl View<'_> {
         &mut self,
         (owner, members): (&Owner, u64),
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
@@ -168,7 +168,7 @@ impl View<'_> {
         &mut self,
         (owner, members): (&Owner, u64),
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<bool, CommandError> {
@@ -211,7 +211,7 @@ impl View<'_> {
         &mut self,
         owner: &Owner,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         (skip, extent): (u64, Extent),
         write: WriteEntry,
@@ -516,7 +516,7 @@ impl Keyspace for LocalShards<'_> {
         owner: &Owner,
         members: u64,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), CommandError> {
@@ -533,7 +533,7 @@ impl Keyspace for LocalShards<'_> {
         owner: &Owner,
         members: u64,
         column: Column,
-        range: (&[u8], Option<&[u8]>),
+        range: MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<bool, CommandError> {

@@ -12,11 +12,10 @@
 //! ```
 
 use super::frame::{u32_at, u64_at};
-use super::log_disk::is_disk_full;
+use super::log_disk::{is_disk_full, replace_durably};
 use super::log_position::LogIdentity;
 use crc32c::crc32c;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 const FILE_NAME: &str = "CHECKPOINT";
@@ -134,15 +133,7 @@ impl Checkpoint {
         let crc = crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         let path = folder.join(FILE_NAME);
-        let write = || {
-            let temporary = path.with_extension("new");
-            let mut file = File::create(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            File::open(folder)?.sync_all()
-        };
-        match write() {
+        match replace_durably(&path, &bytes) {
             Ok(()) => Ok(Checkpoint {
                 identity,
                 first_segment,

@@ -128,8 +128,6 @@ impl FrameHeader {
 }
 
 /// Where a payload is built: behind room for its header, so that both are written at once without a copy.
-///
-/// A turn appends to it, and takes back what a command that failed has appended ([`FrameBuffer::truncate`]).
 #[derive(Debug)]
 pub struct FrameBuffer {
     /// The header's room, then the payload.
@@ -170,21 +168,6 @@ impl FrameBuffer {
         self.bytes.push(byte);
     }
 
-    /// Makes room for so many more bytes of payload.
-    pub fn reserve(&mut self, len: usize) {
-        self.bytes.reserve(len + FRAME_ALIGNMENT + TERMINATOR_LEN);
-    }
-
-    /// Keeps the first `len` bytes of the payload.
-    pub fn truncate(&mut self, len: usize) {
-        assert!(
-            len <= self.len(),
-            "a payload of {} bytes cannot be cut to {len}",
-            self.len()
-        );
-        self.bytes.truncate(FRAME_HEADER_LEN + len);
-    }
-
     /// Forgets the payload; keeps its room, up to a bound.
     pub fn clear(&mut self) {
         self.bytes.truncate(FRAME_HEADER_LEN);
@@ -198,7 +181,8 @@ impl FrameBuffer {
         &self.bytes[FRAME_HEADER_LEN..]
     }
 
-    /// The payload so far, to fill in lengths and counts that are known later.
+    /// The payload so far, to be changed.
+    #[cfg(test)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[FRAME_HEADER_LEN..]
     }
@@ -351,10 +335,6 @@ mod tests {
     fn a_buffer_is_as_before_once_its_frame_was_written() {
         let mut buffer = FrameBuffer::new();
         buffer.extend(b"SET a");
-        let begun = buffer.len();
-        buffer.extend(b"INCR");
-        buffer.push(b'!');
-        buffer.truncate(begun);
         buffer.payload_mut()[0] = b's';
         let seed = FrameSeed::new(IDENTITY, 1);
         let first = buffer.with_frame(seed, 64, FIELDS, SYNCED, TERMINATOR_LEN, <[u8]>::to_vec);

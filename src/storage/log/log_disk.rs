@@ -1,9 +1,20 @@
 //! What the log asks of a file system: the real one here, one that fails and forgets in `test_disk.rs`.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Makes `bytes` what the file at `path` has, durably: after a crash it has these, or what it had before.
+pub fn replace_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}
 
 /// A file system for log files.
 pub trait LogDisk: Clone + Send + Sync + 'static {

@@ -249,15 +249,6 @@ impl LogReader {
         Ok(Next::End(self.end.expect("the loop ends with an end")))
     }
 
-    /// The number of the newest segment, also if it lies behind the log's end. When all that was read is in RocksDB, a
-    /// checkpoint whose first segment is the next one says that nothing of the log is needed any more.
-    pub fn last_segment(&self) -> u32 {
-        self.segments
-            .last()
-            .copied()
-            .unwrap_or(self.position.segment.max(1) - 1)
-    }
-
     fn refuse_missing_segment(&mut self, first_segment: u32) -> Result<(), ReadError> {
         let expected = first_segment..=self.until.map_or(u32::MAX, |until| until.segment);
         let present = self.segments.iter().copied().map(Some).chain([None]);
@@ -585,25 +576,18 @@ mod tests {
     use crate::storage::log::frame::FrameBuffer;
     use crate::storage::log::log_writer::LogWriter;
     use crate::storage::log::shared_log::LogOptions;
-    use crate::storage::log::test_disk::TestDisk;
+    use crate::storage::log::test_disk::{IDENTITY, TestDisk};
     use crate::storage::seeded_random;
     use rand::rngs::StdRng;
     use rand::{Rng, RngCore};
     use std::collections::BTreeMap;
     use tempfile::TempDir;
 
-    const IDENTITY: LogIdentity = LogIdentity {
-        directory: 0xfeed,
-        generation: 3,
-        executor: 1,
-    };
-
     /// One length for all, so that every segment can be recycled.
     const OPTIONS: LogOptions = LogOptions {
         segment_len_first: 4096,
         segment_len_max: 4096,
         spares_max: 10,
-        spares_reserved: 0,
     };
 
     /// Frames in each of the three segments of a small log, and after how many of all it was synced.
@@ -909,7 +893,6 @@ mod tests {
             reader.next_frame().expect("an empty log"),
             Next::End(LogEnd::Clean { at })
         );
-        assert_eq!(reader.last_segment(), 6);
     }
 
     #[test]

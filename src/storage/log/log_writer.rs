@@ -11,9 +11,7 @@
 //! behind the frame. Otherwise the kernel would have to read what a recycled file has there, if it is not in the page
 //! cache any more, and the executor would wait for the disk once a block.
 
-use super::frame::{
-    FRAME_ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MAX, FrameBuffer, FrameFields, FrameSeed, TERMINATOR_LEN,
-};
+use super::frame::{FRAME_ALIGNMENT, FRAME_LEN_MAX, FrameBuffer, FrameFields, FrameSeed, TERMINATOR_LEN};
 use super::log_disk::{LogDisk, PartialWrite, RealDisk, is_disk_full, write_all_at};
 use super::log_position::{LogIdentity, LogPosition};
 use super::segment::{SEGMENT_HEADER_LEN, SegmentHeader, segment_path};
@@ -51,16 +49,6 @@ pub struct Appended {
     pub end: LogPosition,
 }
 
-impl Appended {
-    /// Where the payload begins: a value at a place in the payload lies so far behind this.
-    pub fn payload_start(&self) -> LogPosition {
-        LogPosition {
-            offset: self.start.offset + FRAME_HEADER_LEN as u32,
-            ..self.start
-        }
-    }
-}
-
 /// A segment that gets no more frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedSegment {
@@ -80,7 +68,6 @@ pub struct LogWriter<D: LogDisk = RealDisk> {
     epoch: u64,
     /// What the segment was that began last, or the first one's length.
     segment_len: u32,
-    may_use_reserve: bool,
     /// Those that nobody has asked for yet, the oldest first: as many as segments were filled between two questions.
     sealed: VecDeque<SealedSegment>,
 }
@@ -106,18 +93,8 @@ impl<F> OpenSegment<F> {
     }
 }
 
-impl LogWriter<RealDisk> {
-    /// Begins the log of a new generation in its own folder below `logs`.
-    ///
-    /// # Errors
-    /// The folder cannot be created, or has segments.
-    pub fn create(logs: &Path, identity: LogIdentity, options: LogOptions) -> Result<LogWriter, LogCreateError> {
-        LogWriter::create_on(RealDisk, logs, identity, options)
-    }
-}
-
 impl<D: LogDisk> LogWriter<D> {
-    /// [`LogWriter::create`] on another file system.
+    /// Begins the log of a new generation in its own folder below `logs`.
     ///
     /// # Errors
     /// The folder cannot be created, or has segments.
@@ -137,17 +114,12 @@ impl<D: LogDisk> LogWriter<D> {
             options.segment_len_first,
             options.segment_len_max
         );
-        assert!(
-            options.spares_reserved <= options.spares_max,
-            "more spares are reserved than kept"
-        );
         Ok(LogWriter {
             log: Arc::new(SharedLog::create(disk, logs, identity, options)?),
             open: None,
             position: LogPosition::START,
             epoch: 0,
             segment_len: options.segment_len_first,
-            may_use_reserve: false,
             sealed: VecDeque::new(),
         })
     }
@@ -219,11 +191,6 @@ impl<D: LogDisk> LogWriter<D> {
         }
     }
 
-    /// Whether frames may go to the segments that are reserved for what helps a full disk.
-    pub fn set_may_use_reserve(&mut self, may_use_reserve: bool) {
-        self.may_use_reserve = may_use_reserve;
-    }
-
     /// Bytes that are left in the segment that is being written.
     fn room(&self) -> usize {
         self.open
@@ -283,7 +250,7 @@ impl<D: LogDisk> LogWriter<D> {
             .segment
             .checked_add(1)
             .expect("a log has less than 2^32 segments");
-        let (spare, file) = match log.spares.take(len, self.may_use_reserve) {
+        let (spare, file) = match log.spares.take(len) {
             Some(spare) => {
                 let file = log.disk.open(&spare.path)?;
                 (spare, file)
@@ -343,23 +310,16 @@ mod tests {
     use super::*;
     use crate::storage::log::log_reader::{LogEnd, LogReader, Next};
     use crate::storage::log::segment::segments_in;
-    use crate::storage::log::test_disk::{Faults, TestDisk};
+    use crate::storage::log::test_disk::{Faults, IDENTITY, TestDisk};
     use crate::storage::seeded_random;
     use rand::rngs::StdRng;
     use rand::{Rng, RngCore};
     use tempfile::TempDir;
 
-    const IDENTITY: LogIdentity = LogIdentity {
-        directory: 0xfeed,
-        generation: 3,
-        executor: 1,
-    };
-
     const SMALL: LogOptions = LogOptions {
         segment_len_first: 4096,
         segment_len_max: 16384,
         spares_max: 3,
-        spares_reserved: 0,
     };
 
     fn folder() -> TempDir {
@@ -401,7 +361,7 @@ mod tests {
     #[test]
     fn frames_are_read_as_they_were_appended() {
         let logs = folder();
-        let mut writer = LogWriter::create(logs.path(), IDENTITY, SMALL).expect("a new log");
+        let mut writer = LogWriter::create_on(RealDisk, logs.path(), IDENTITY, SMALL).expect("a new log");
         let fields = FrameFields {
             epoch: 5,
             index: 6,
@@ -411,13 +371,6 @@ mod tests {
         buffer.extend(b"first");
         let first = writer.append(&mut buffer, fields).expect("there is room");
         assert_eq!(first.start, LogPosition { segment: 1, offset: 64 });
-        assert_eq!(
-            first.payload_start(),
-            LogPosition {
-                segment: 1,
-                offset: 104
-            }
-        );
         assert_eq!(
             first.end,
             LogPosition {
@@ -558,7 +511,7 @@ mod tests {
     fn a_generation_that_has_segments_is_not_written_again() {
         let (logs, disk) = (folder(), TestDisk::default());
         append(&mut writer(&disk, &logs, SMALL), 1, b"frame").expect("there is room");
-        let again = LogWriter::create(logs.path(), IDENTITY, SMALL);
+        let again = LogWriter::create_on(RealDisk, logs.path(), IDENTITY, SMALL);
         assert!(matches!(again, Err(LogCreateError::Exists { .. })));
     }
 
@@ -624,28 +577,22 @@ mod tests {
     }
 
     #[test]
-    fn a_reserved_spare_is_for_what_helps_a_full_disk() {
+    fn a_spare_needs_no_room_on_a_full_disk() {
         let (logs, disk) = (folder(), TestDisk::default());
-        let options = LogOptions {
-            spares_reserved: 1,
-            ..SMALL
-        };
-        let mut writer = writer(&disk, &logs, options);
+        let mut writer = writer(&disk, &logs, SMALL);
         let preallocating = Faults {
             preallocates: true,
             ..Faults::default()
         };
         disk.set_faults(preallocating);
-        writer.shared().prepare_spares(2).expect("there is space");
+        writer.shared().prepare_spares(1).expect("there is space");
         disk.set_faults(Faults {
             pages_left: Some(0),
             ..preallocating
         });
-        append(&mut writer, 1, b"SET").expect("one spare is for everything");
+        append(&mut writer, 1, b"SET").expect("there is a spare");
         writer.seal();
         assert!(matches!(append(&mut writer, 2, b"SET"), Err(AppendError::DiskFull(_))));
-        writer.set_may_use_reserve(true);
-        append(&mut writer, 2, b"DEL").expect("the other one is for this");
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod test_disk;
 
 pub use checkpoint_file::{Checkpoint, CheckpointError};
 pub use frame::{FRAME_LEN_MAX, FrameBuffer, FrameFields};
-pub use log_disk::{LogDisk, RealDisk, SegmentFile};
+pub use log_disk::{LogDisk, RealDisk, SegmentFile, replace_durably};
 pub use log_position::{LogIdentity, LogPosition};
 pub use log_reader::{Damage, Frame, LogEnd, LogReader, Next, ReadError};
 pub use log_writer::{AppendError, Appended, LogWriter, SealedSegment};

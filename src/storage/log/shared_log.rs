@@ -24,8 +24,6 @@ pub struct LogOptions {
     pub segment_len_max: u32,
     /// Files of the longest size that are kept for later segments.
     pub spares_max: usize,
-    /// So many of those are only for a writer that may use the reserve: what helps a full disk must find room.
-    pub spares_reserved: usize,
 }
 
 impl Default for LogOptions {
@@ -34,7 +32,6 @@ impl Default for LogOptions {
             segment_len_first: 1 << 20,
             segment_len_max: 64 << 20,
             spares_max: 4,
-            spares_reserved: 0,
         }
     }
 }
@@ -262,24 +259,17 @@ mod tests {
     use crate::storage::log::frame::{FrameBuffer, FrameFields};
     use crate::storage::log::log_reader::{LogReader, Next};
     use crate::storage::log::log_writer::{AppendError, LogWriter};
-    use crate::storage::log::test_disk::{Faults, TestDisk};
+    use crate::storage::log::test_disk::{Faults, IDENTITY, TestDisk};
     use crate::storage::seeded_random;
     use rand::rngs::StdRng;
     use rand::{Rng, RngCore};
     use std::sync::atomic::AtomicBool;
     use tempfile::TempDir;
 
-    const IDENTITY: LogIdentity = LogIdentity {
-        directory: 0xfeed,
-        generation: 3,
-        executor: 1,
-    };
-
     const OPTIONS: LogOptions = LogOptions {
         segment_len_first: 8192,
         segment_len_max: 32768,
         spares_max: 3,
-        spares_reserved: 0,
     };
 
     struct Written {

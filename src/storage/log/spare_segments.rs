@@ -47,18 +47,9 @@ impl<D: LogDisk> SpareSegments<D> {
     }
 
     /// Takes a spare of at least `len` bytes out.
-    pub(super) fn take(&self, len: u32, may_use_reserve: bool) -> Option<Spare> {
-        let kept = if may_use_reserve {
-            0
-        } else {
-            self.options.spares_reserved
-        };
-        let mut spares = lock(&self.spares);
-        if spares.len() <= kept {
-            return None;
-        }
+    pub(super) fn take(&self, len: u32) -> Option<Spare> {
         // All spares have the longest segment's length: one does, or none.
-        spares.pop_if(|spare| spare.len >= len)
+        lock(&self.spares).pop_if(|spare| spare.len >= len)
     }
 
     pub(super) fn prepare(&self, count: usize) -> io::Result<()> {

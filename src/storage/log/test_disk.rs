@@ -6,6 +6,7 @@
 //! their order).
 
 use super::log_disk::{LogDisk, RealDisk, SegmentFile};
+use super::log_position::LogIdentity;
 use super::shared_log::lock;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -16,6 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier, Mutex};
 
 const PAGE_LEN: usize = 4096;
+
+/// Whose logs the tests write.
+pub(super) const IDENTITY: LogIdentity = LogIdentity {
+    directory: 0xfeed,
+    generation: 3,
+    executor: 1,
+};
 
 /// What goes wrong from now on.
 #[derive(Clone, Copy, Debug, Default)]

@@ -17,7 +17,7 @@
 //! What is dropped is given back in bounded parts, since that takes a hundred milliseconds for a few million cells.
 
 use super::cell_tree::CellTree;
-use crate::storage::database::{Column, Direction, Visit};
+use crate::storage::database::{Column, Direction, MemberRange, Visit};
 use crate::storage::encoding;
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
@@ -389,7 +389,7 @@ impl Residents {
         &mut self,
         owner: &[u8],
         column: Column,
-        (from, to): (&[u8], Option<&[u8]>),
+        (from, to): MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Option<u64> {

@@ -5,7 +5,7 @@ use super::{Found, Owner, Shard, hash_of};
 use crate::error::CommandError;
 use crate::faults;
 use crate::slots::Slot;
-use crate::storage::database::{Column, Direction, Visit};
+use crate::storage::database::{Column, Direction, MemberRange, Visit};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
 use crate::storage::records::EntryIndex;
@@ -26,9 +26,6 @@ const DELETED_PASSED_MAX: u64 = 4096;
 
 /// Cells that a check of what is in memory compares.
 const CHECKED_MAX: usize = 2048;
-
-/// The members from one (inclusive) to another (exclusive; `None`: to the last).
-pub(super) type MemberRange<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// Reads of members.
 impl Shard {
