@@ -241,8 +241,8 @@ fn write_memory(server: &ServerState, lines: &mut Lines) {
     lines.add("running_scripts", server.scripts.running());
 }
 
-/// The append-only file of Redis is the log of each storage executor here: always on, and in good order while every shard
-/// takes writes.
+/// The append-only file of Redis is the log of each storage executor here: always on, and in good order while every
+/// shard takes writes.
 fn write_persistence(server: &ServerState, lines: &mut Lines) {
     let settings = server.settings.snapshot();
     let durability = match settings.durability {

@@ -463,7 +463,8 @@ self_cell::self_cell!(
 /// Reads one range after the other, of any column, each as it is then.
 ///
 /// To make an iterator costs as much as to read dozens of entries with it, because it looks into every file.
-/// So one of each column is kept, and brought up to date for each range. It holds on to files that were replaced since; [`RangeReader::release`] lets go of them.
+/// So one of each column is kept, and brought up to date for each range. It holds on to files that were replaced since;
+/// [`RangeReader::release`] lets go of them.
 #[derive(Default)]
 pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],
