@@ -102,8 +102,9 @@ impl StorageExecutor {
     fn look_after_log(&mut self) {
         let mut must_seal = self.log_care.last_seal.elapsed() >= SEAL_INTERVAL;
         let records_max: usize = self.shards.list().iter().map(|shard| shard.records().bytes_max()).sum();
-        // Records that RocksDB lacks leave less room for hot ones.
-        must_seal |= self.shards.unclean_bytes() > records_max / 2
+        // What RocksDB lacks leaves less room for what is hot.
+        let needs_clean = self.shards.take_needs_clean();
+        must_seal |= (needs_clean || self.shards.unclean_bytes() > records_max / 2)
             && self.log_care.last_seal.elapsed() >= SEAL_PAUSE_MIN
             && self
                 .shards

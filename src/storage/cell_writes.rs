@@ -2,7 +2,7 @@
 
 use super::database::Column;
 use super::encoding::{DATABASE_COUNT, DEADLINE_LEN, database_range};
-use super::operations::{ALL_DATABASES, Change};
+use super::operations::{ALL_DATABASES, CellKey, Change};
 
 /// The columns of which a database is a range.
 const BY_DATABASE: [Column; 3] = [Column::Meta, Column::Data, Column::Score];
@@ -39,12 +39,12 @@ impl CellWrites {
 
     /// Sets a cell.
     pub fn put(&mut self, column: Column, key: &[u8], value: &[u8]) {
-        self.mention(column, key, Some(value));
+        self.mention(column, [b"", key], Some(value));
     }
 
     /// Deletes a cell.
     pub fn delete(&mut self, column: Column, key: &[u8]) {
-        self.mention(column, key, None);
+        self.mention(column, [b"", key], None);
     }
 
     /// Deletes all cells of physical databases, one bit each, as
@@ -64,23 +64,24 @@ impl CellWrites {
     /// Does what an operation says.
     pub fn apply(&mut self, change: Change<'_>) {
         match change {
-            Change::Put { column, key, value } => self.put(column, key, value),
-            Change::Delete { column, key } => self.delete(column, key),
+            Change::Put { column, key, value } => self.mention(column, key, Some(value)),
+            Change::Delete { column, key } => self.mention(column, key, None),
             Change::EmptyDatabases(physical) => self.empty_databases(physical),
         }
     }
 
-    fn mention(&mut self, column: Column, key: &[u8], value: Option<&[u8]>) {
-        assert!(!key.is_empty(), "a mention has a place of its own");
+    fn mention(&mut self, column: Column, key: CellKey<'_>, value: Option<&[u8]>) {
         let at = self.bytes.len();
-        self.bytes.extend_from_slice(key);
+        key.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        let key_end = self.bytes.len();
+        assert!(key_end > at, "a mention has a place of its own");
         self.bytes.extend_from_slice(value.unwrap_or_default());
-        let len = |bytes: &[u8]| u32::try_from(bytes.len()).expect("a frame is shorter than 4 GiB");
+        let len = |len: usize| u32::try_from(len).expect("a frame is shorter than 4 GiB");
         self.mentions[column as usize].push(Mention {
-            prefix: prefix_of(key),
+            prefix: prefix_of(&self.bytes[at..key_end]),
             at,
-            key_len: len(key),
-            value_len: value.map(len),
+            key_len: len(key_end - at),
+            value_len: value.map(|value| len(value.len())),
         });
     }
 

@@ -142,6 +142,11 @@ pub trait Keyspace {
         Ok(None)
     }
 
+    /// Whether memory knows the ranks of a sorted set for as long as it is written, so that they need not be stored.
+    fn knows_ranks(&mut self, _owner: &Owner) -> Result<bool, CommandError> {
+        Ok(false)
+    }
+
     /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
     /// in memory.
     fn rank_in_memory(&mut self, _owner: &Owner, _members: u64, _key: &[u8]) -> Result<Option<u64>, CommandError> {

@@ -3,8 +3,11 @@
 //! ```text
 //! payload     (0x00 ‖ shard(v) ‖ operation × n) × m
 //! operation   0x01 ‖ databases(2)                                all cells of these physical databases go, bit by bit
+//!             0x02 ‖ length(v) ‖ owner                           the next members are of this collection
 //!             0x10 + column ‖ length(v) ‖ key ‖ length(v) ‖ value  a cell is set
 //!             0x20 + column ‖ length(v) ‖ key                    a cell is deleted
+//!             0x30 + column ‖ length(v) ‖ member ‖ length(v) ‖ value  the cell owner ‖ member is set
+//!             0x40 + column ‖ length(v) ‖ member                 the cell owner ‖ member is deleted
 //! ```
 //!
 //! (v): seven bits a byte, the lowest first, bit 7 set in all but the last; the databases are little endian. Applying
@@ -18,8 +21,11 @@ use crate::slots::ShardId;
 
 const SHARD: u8 = 0x00;
 const EMPTY: u8 = 0x01;
+const OWNER: u8 = 0x02;
 const PUT: u8 = 0x10;
 const DELETE: u8 = 0x20;
+const PUT_MEMBER: u8 = 0x30;
+const DELETE_MEMBER: u8 = 0x40;
 
 /// The bits of an operation's byte that name the column.
 const COLUMN_MASK: u8 = 0x0f;
@@ -56,17 +62,97 @@ pub fn empty_databases(out: &mut FrameBuffer, physical: u16) {
     out.extend(&physical.to_le_bytes());
 }
 
-fn push_number(out: &mut FrameBuffer, mut number: usize) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
+fn push_number(out: &mut FrameBuffer, number: usize) {
+    each_byte(number, |byte| out.push(byte));
 }
 
 fn push_bytes(out: &mut FrameBuffer, bytes: &[u8]) {
     push_number(out, bytes.len());
     out.extend(bytes);
+}
+
+#[inline]
+fn each_byte(mut number: usize, mut push: impl FnMut(u8)) {
+    while number >= 0x80 {
+        push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    push(number as u8);
+}
+
+/// Operations on members of collections that are written as they happen, and may be taken back from the end: the owner
+/// is named once for all that follow each other.
+#[derive(Default)]
+pub struct MemberOperations {
+    bytes: Vec<u8>,
+    /// The owner that was named last; empty if that is not known.
+    owner: Vec<u8>,
+}
+
+/// More room is given back when the operations are cleared.
+const MEMBER_BYTES_KEPT_MAX: usize = 1 << 20;
+
+impl MemberOperations {
+    /// Bytes of all operations.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// A member of `owner`, which is what its members' keys begin with, is set, or deleted (`None`).
+    #[inline]
+    pub fn write(&mut self, owner: &[u8], column: Column, member: &[u8], value: Option<&[u8]>) {
+        assert!(!owner.is_empty(), "members have an owner");
+        if *self.owner != *owner {
+            self.bytes.push(OWNER);
+            self.push_bytes(owner);
+            self.owner.clear();
+            self.owner.extend_from_slice(owner);
+        }
+        let code = if value.is_some() { PUT_MEMBER } else { DELETE_MEMBER };
+        self.bytes.push(code | column as u8);
+        self.push_bytes(member);
+        if let Some(value) = value {
+            self.push_bytes(value);
+        }
+    }
+
+    /// [`empty_databases`], at this place among the others.
+    pub fn empty_databases(&mut self, physical: u16) {
+        self.bytes.push(EMPTY);
+        self.bytes.extend_from_slice(&physical.to_le_bytes());
+    }
+
+    /// Takes back what came after the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.bytes.len() {
+            self.bytes.truncate(len);
+            self.owner.clear();
+        }
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(MEMBER_BYTES_KEPT_MAX);
+        self.owner.clear();
+    }
+
+    /// Appends them to what a frame says of their shard.
+    pub fn append_to(&self, out: &mut FrameBuffer) {
+        out.extend(&self.bytes);
+    }
+
+    fn push_bytes(&mut self, bytes: &[u8]) {
+        each_byte(bytes.len(), |byte| self.bytes.push(byte));
+        self.bytes.extend_from_slice(bytes);
+    }
 }
 
 /// What becomes of a cell, or of many.
@@ -75,15 +161,18 @@ fn push_bytes(out: &mut FrameBuffer, bytes: &[u8]) {
 pub enum Change<'a> {
     Put {
         column: Column,
-        key: &'a [u8],
+        key: CellKey<'a>,
         value: &'a [u8],
     },
     Delete {
         column: Column,
-        key: &'a [u8],
+        key: CellKey<'a>,
     },
     EmptyDatabases(u16),
 }
+
+/// A cell's key: both parts, one behind the other. The first is empty unless the cell is a member's.
+pub type CellKey<'a> = [&'a [u8]; 2];
 
 /// A change on a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +200,7 @@ pub struct Operations<'a> {
     payload: &'a [u8],
     rest: &'a [u8],
     shard: Option<ShardId>,
+    owner: Option<&'a [u8]>,
 }
 
 /// Reads a payload.
@@ -119,6 +209,7 @@ pub fn read(payload: &[u8]) -> Operations<'_> {
         payload,
         rest: payload,
         shard: None,
+        owner: None,
     }
 }
 
@@ -127,7 +218,7 @@ impl<'a> Iterator for Operations<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (at, len) = (self.payload.len() - self.rest.len(), self.payload.len());
-        let operation = self.take_shards().and_then(|()| match self.rest.is_empty() {
+        let operation = self.take_context().and_then(|()| match self.rest.is_empty() {
             true => Some(None),
             false => self.take_operation().map(Some),
         });
@@ -139,27 +230,47 @@ impl<'a> Iterator for Operations<'a> {
 }
 
 impl<'a> Operations<'a> {
-    fn take_shards(&mut self) -> Option<()> {
-        while self.rest.first() == Some(&SHARD) {
-            self.take_byte()?;
-            self.shard = Some(ShardId(u16::try_from(self.take_number()?).ok()?));
+    /// Takes what says of which shard, and of which collection, the next operations are.
+    fn take_context(&mut self) -> Option<()> {
+        loop {
+            match self.rest.first() {
+                Some(&SHARD) => {
+                    self.take_byte()?;
+                    self.shard = Some(ShardId(u16::try_from(self.take_number()?).ok()?));
+                    self.owner = None;
+                }
+                Some(&OWNER) => {
+                    self.take_byte()?;
+                    self.owner = Some(self.take_bytes()?);
+                }
+                _ => return Some(()),
+            }
         }
-        Some(())
     }
 
     fn take_operation(&mut self) -> Option<Operation<'a>> {
         let shard = self.shard?;
         let code = self.take_byte()?;
+        let column = || Column::of_index(code & COLUMN_MASK);
         let change = match code & !COLUMN_MASK {
             0 if code == EMPTY => Change::EmptyDatabases(u16::from_le_bytes(*self.take_array()?)),
             PUT => Change::Put {
-                column: Column::of_index(code & COLUMN_MASK)?,
-                key: self.take_bytes()?,
+                column: column()?,
+                key: [b"", self.take_bytes()?],
                 value: self.take_bytes()?,
             },
             DELETE => Change::Delete {
-                column: Column::of_index(code & COLUMN_MASK)?,
-                key: self.take_bytes()?,
+                column: column()?,
+                key: [b"", self.take_bytes()?],
+            },
+            PUT_MEMBER => Change::Put {
+                column: column()?,
+                key: [self.owner?, self.take_bytes()?],
+                value: self.take_bytes()?,
+            },
+            DELETE_MEMBER => Change::Delete {
+                column: column()?,
+                key: [self.owner?, self.take_bytes()?],
             },
             _ => return None,
         };
@@ -207,8 +318,8 @@ mod tests {
         fn of(operation: Operation<'_>) -> Owned {
             let shard = operation.shard;
             match operation.change {
-                Change::Put { column, key, value } => Owned::Put(shard, column, key.to_vec(), value.to_vec()),
-                Change::Delete { column, key } => Owned::Delete(shard, column, key.to_vec()),
+                Change::Put { column, key, value } => Owned::Put(shard, column, key.concat(), value.to_vec()),
+                Change::Delete { column, key } => Owned::Delete(shard, column, key.concat()),
                 Change::EmptyDatabases(physical) => Owned::Empty(shard, physical),
             }
         }
@@ -261,6 +372,45 @@ mod tests {
     }
 
     #[test]
+    fn members_are_read_back_under_their_owners_and_can_be_taken_back_from_the_end() {
+        let mut members = MemberOperations::default();
+        let shard = ShardId(2);
+        let put = |key: &[u8], value: &[u8]| Owned::Put(shard, Column::Data, key.to_vec(), value.to_vec());
+        members.write(b"one:", Column::Data, b"a", Some(b"1"));
+        let first = members.len();
+        members.write(b"one:", Column::Score, b"b", None);
+        let second = members.len();
+        assert_eq!(second - first, 3);
+        members.write(b"two:", Column::Data, b"c", Some(b"3"));
+        members.truncate(second);
+        members.write(b"two:", Column::Data, b"c", Some(b"4"));
+        members.empty_databases(5);
+        members.write(b"two:", Column::Data, b"d", Some(b""));
+        let mut out = FrameBuffer::new();
+        begin_shard(&mut out, shard);
+        members.append_to(&mut out);
+        let expected = [
+            put(b"one:a", b"1"),
+            Owned::Delete(shard, Column::Score, b"one:b".to_vec()),
+            put(b"two:c", b"4"),
+            Owned::Empty(shard, 5),
+            put(b"two:d", b""),
+        ];
+        assert_eq!(read_all(out.payload()), Ok(expected.to_vec()));
+        // An owner is named anew for each shard.
+        let mut orphan = FrameBuffer::new();
+        begin_shard(&mut orphan, shard);
+        members.append_to(&mut orphan);
+        begin_shard(&mut orphan, ShardId(3));
+        orphan.extend(&[DELETE_MEMBER | Column::Data as u8, 0]);
+        let found = read_all(orphan.payload());
+        assert!(
+            matches!(found, Err(Unintelligible { at, .. }) if at == orphan.len() - 4),
+            "{found:?}"
+        );
+    }
+
+    #[test]
     fn a_set_of_a_small_string_takes_a_few_bytes_more_than_its_cell() {
         let mut out = FrameBuffer::new();
         begin_shard(&mut out, ShardId(3));
@@ -308,7 +458,7 @@ mod tests {
             // Few codes mean something.
             for byte in &mut bytes {
                 if random.random_bool(0.5) {
-                    *byte &= 0x27;
+                    *byte &= 0x77;
                 }
             }
             let found: Vec<_> = read(&bytes).collect();

@@ -3,21 +3,36 @@
 use super::database::{Column, Cursor, Direction};
 use super::open_ranges::{Saved, SavedRange};
 use super::records::Records;
+use super::resident::cell_tree::Snapshot;
 use crate::slots::ShardId;
 use std::ops::{Bound, ControlFlow};
 
 /// See the module's documentation. What RocksDB has still to give is not deleted before the cursor is dropped.
 pub struct RangeCursor {
     shard: ShardId,
+    direction: Direction,
+    /// The key that was read last.
+    position: Option<Vec<u8>>,
+    source: Source,
+}
+
+enum Source {
+    /// RocksDB, and what the shard had over that.
+    Disk(DiskSource),
+    /// A collection that was whole in memory; `None`: to its last member.
+    Memory {
+        members: Snapshot,
+        range: (Vec<u8>, Option<Vec<u8>>),
+    },
+}
+
+struct DiskSource {
     column: Column,
     /// From the first (inclusive) to the second (exclusive).
     range: (Vec<u8>, Vec<u8>),
-    direction: Direction,
     /// What RocksDB had, at its next entry; `None` if nothing of that counts.
     disk: Option<Cursor>,
     saved: SavedRange,
-    /// The key that was read last.
-    position: Option<Vec<u8>>,
 }
 
 /// How far a read has come.
@@ -41,14 +56,32 @@ impl RangeCursor {
         direction: Direction,
         disk: Option<Cursor>,
     ) -> RangeCursor {
+        let saved = records.open_range(column, (&range.0, &range.1));
         RangeCursor {
             shard,
-            column,
-            saved: records.open_range(column, (&range.0, &range.1)),
-            range,
             direction,
-            disk,
             position: None,
+            source: Source::Disk(DiskSource {
+                column,
+                range,
+                disk,
+                saved,
+            }),
+        }
+    }
+
+    /// Of members as they were in memory, from the first of `range` to before the second.
+    pub fn in_memory(
+        shard: ShardId,
+        members: Snapshot,
+        range: (Vec<u8>, Option<Vec<u8>>),
+        direction: Direction,
+    ) -> RangeCursor {
+        RangeCursor {
+            shard,
+            direction,
+            position: None,
+            source: Source::Memory { members, range },
         }
     }
 
@@ -60,15 +93,63 @@ impl RangeCursor {
     /// Goes back to the first entry; all are as they were.
     pub fn rewind(&mut self) {
         self.position = None;
-        if let Some(disk) = &mut self.disk {
+        if let Source::Disk(DiskSource { disk: Some(disk), .. }) = &mut self.source {
             disk.rewind();
         }
     }
 
     /// Calls `visit` with the next entries until it breaks. `records` are those of the shard.
-    pub fn read(&mut self, records: &Records, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> CursorRead {
+    pub fn read(&mut self, records: &Records, visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> CursorRead {
+        match &mut self.source {
+            Source::Disk(source) => source.read(&mut self.position, self.direction, records, visit),
+            Source::Memory { members, range } => {
+                read_members(&mut self.position, self.direction, (members, range), visit)
+            }
+        }
+    }
+}
+
+/// [`RangeCursor::read`] of what was whole in memory.
+fn read_members(
+    position: &mut Option<Vec<u8>>,
+    direction: Direction,
+    (members, range): (&Snapshot, &(Vec<u8>, Option<Vec<u8>>)),
+    mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> CursorRead {
+    let (mut from, mut to) = range.clone();
+    match (&position, direction) {
+        (Some(last), Direction::Forward) => from = [last, &[0][..]].concat(),
+        (Some(last), Direction::Backward) => to = Some(last.clone()),
+        (None, _) => {}
+    }
+    if to.as_ref().is_some_and(|to| from >= *to) {
+        return CursorRead::All;
+    }
+    let mut has_ended = false;
+    members.visit((Some(&from), to.as_deref()), direction, |key, value| {
+        let flow = visit(key, value);
+        if flow.is_break() {
+            has_ended = true;
+            *position = Some(key.to_vec());
+        }
+        flow
+    });
+    match has_ended {
+        true => CursorRead::UpToHere,
+        false => CursorRead::All,
+    }
+}
+
+impl DiskSource {
+    fn read(
+        &mut self,
+        position: &mut Option<Vec<u8>>,
+        direction: Direction,
+        records: &Records,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> CursorRead {
         let (mut from, mut to) = self.range.clone();
-        match (&self.position, self.direction) {
+        match (&position, direction) {
             (Some(last), Direction::Forward) => from = [last, &[0][..]].concat(),
             (Some(last), Direction::Backward) => to.clone_from(last),
             (None, _) => {}
@@ -76,7 +157,6 @@ impl RangeCursor {
         if from >= to {
             return CursorRead::All;
         }
-        let direction = self.direction;
         let saved = self.saved.lock();
         let bounds = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
         let mut saved_range = saved.range::<[u8], _>(bounds);
@@ -114,7 +194,7 @@ impl RangeCursor {
                 (None, Some(cell)) => cell.value,
             };
             let flow = value.map_or(ControlFlow::Continue(()), |value| visit(key, value));
-            let position = self.position.get_or_insert_default();
+            let position = position.get_or_insert_default();
             position.clear();
             position.extend_from_slice(key);
             if was_saved.is_some() {

@@ -507,14 +507,20 @@ impl Records {
         for index in std::mem::take(&mut self.staged) {
             self.entries[index as usize].staged = false;
             if self.entries[index as usize].segment == 0 {
-                self.become_clean(index);
+                self.become_clean(index, true);
             }
         }
     }
 
     /// RocksDB has all that was logged in segments up to `watermark`: works off up to `records_max` records that may be
-    /// clean now. Returns how many were looked at: fewer, if nothing is left to do.
-    pub fn work_off(&mut self, watermark: u32, records_max: usize) -> usize {
+    /// clean now. Those of which `is_elsewhere` says that they are in memory elsewhere, too, go. Returns how many were
+    /// looked at: fewer, if nothing is left to do.
+    pub fn work_off(
+        &mut self,
+        watermark: u32,
+        records_max: usize,
+        mut is_elsewhere: impl FnMut(Column, &[u8]) -> bool,
+    ) -> usize {
         self.open_ranges.forget_closed();
         let mut looked_at = 0;
         while looked_at < records_max
@@ -534,19 +540,45 @@ impl Records {
             }
             entry.segment = 0;
             if !entry.staged {
-                self.become_clean(index);
+                let is_kept = !is_elsewhere(entry.column, &entry.key);
+                self.become_clean(index, is_kept);
             }
         }
         looked_at
     }
 
-    /// An entry may leave from now on, and leaves at once if it is of no use.
-    fn become_clean(&mut self, index: EntryIndex) {
+    /// The last segment of which nothing is left to be worked off, when RocksDB has those up to `watermark`.
+    pub fn worked_off_to(&self, watermark: u32) -> u32 {
+        match self.logged.front() {
+            Some(list) => watermark.min(list.segment - 1),
+            None => watermark,
+        }
+    }
+
+    /// Lets go of a record that is in memory elsewhere, if it is clean.
+    pub fn forget_clean(&mut self, hash: u64, column: Column, key: &[u8]) {
+        let entries = &self.entries;
+        let is_it = |index: &EntryIndex| {
+            let entry = &entries[*index as usize];
+            entry.column == column && *entry.key == *key
+        };
+        if let Some(index) = self.table.find(hash, is_it).copied()
+            && self.entries[index as usize].is_clean()
+        {
+            self.forget(index);
+        }
+    }
+
+    /// An entry may leave from now on, and leaves at once if it is of no use, or not to be kept.
+    fn become_clean(&mut self, index: EntryIndex, is_kept: bool) {
         let entry = &self.entries[index as usize];
         self.open_ranges
             .save(entry.column, &entry.key, || Saved::InTable(entry.value.clone()));
         self.leave_overlay(index);
-        self.keep_or_forget(index);
+        match is_kept {
+            true => self.keep_or_forget(index),
+            false => self.forget(index),
+        }
         self.make_room(STEPS_PER_RECORD);
     }
 
@@ -874,7 +906,7 @@ mod tests {
         assert!(began.elapsed().as_secs() < 20, "it took {:?}", began.elapsed());
         records.logged(1);
         assert_eq!(records.len(), 100_000, "what RocksDB has not stays");
-        while records.work_off(1, 1000) == 1000 {}
+        while records.work_off(1, 1000, |_, _| false) == 1000 {}
         assert_eq!((records.len(), records.bytes(), records.unclean_len()), (0, 0, 0));
     }
 
@@ -897,7 +929,7 @@ mod tests {
         stage(&mut records, b"000a", Some(b"3"), 2);
         records.keep_command();
         // While it waits for the next frame, the one before goes to RocksDB.
-        assert_eq!(records.work_off(1, 10), 2);
+        assert_eq!(records.work_off(1, 10, |_, _| false), 2);
         assert_eq!(records.unclean_len(), 1, "the deleted key is gone");
         // The frame is not written: back to what RocksDB has.
         records.roll_back_staged(|_| {});
@@ -907,8 +939,8 @@ mod tests {
         records.logged(2);
         stage(&mut records, b"000a", Some(b"5"), 4);
         records.logged(3);
-        assert_eq!((records.work_off(2, 10), records.unclean_len()), (1, 1));
-        assert_eq!((records.work_off(3, 10), records.unclean_len()), (1, 0));
+        assert_eq!((records.work_off(2, 10, |_, _| false), records.unclean_len()), (1, 1));
+        assert_eq!((records.work_off(3, 10, |_, _| false), records.unclean_len()), (1, 0));
         assert_eq!(value(&mut records, b"000a"), Some(&b"5"[..]));
     }
 
@@ -986,7 +1018,7 @@ mod tests {
                 }
                 3 => {
                     watermark += below(u64::from(segment - watermark) + 1) as u32;
-                    while records.work_off(watermark, 7) == 7 {}
+                    while records.work_off(watermark, 7, |_, _| false) == 7 {}
                     for (segment, _) in model.values_mut().filter(|(segment, _)| *segment <= watermark) {
                         *segment = 0;
                     }
@@ -1011,7 +1043,7 @@ mod tests {
         stage(&mut records, b"000d", None, 2);
         stage(&mut records, b"000e", Some(b"new"), 2);
         stage(&mut records, b"000zz", Some(b"outside"), 2);
-        records.work_off(1, 2);
+        records.work_off(1, 2, |_, _| false);
         let in_table = |value: &[u8]| Saved::InTable(Some(value.to_vec()));
         let saved: Vec<(Vec<u8>, Saved)> = range
             .lock()
@@ -1029,7 +1061,7 @@ mod tests {
             ]
         );
         drop(range);
-        records.work_off(1, 1);
+        records.work_off(1, 1, |_, _| false);
         assert!(records.open_ranges.is_empty());
     }
 
@@ -1059,7 +1091,7 @@ mod tests {
             records.logged(segment);
             stage(&mut records, b"000k", None, u64::from(segment));
             records.logged(segment);
-            records.work_off(segment, usize::MAX);
+            records.work_off(segment, usize::MAX, |_, _| false);
         }
         assert_eq!((records.len(), records.bytes(), records.entries.len()), (0, 0, 1));
     }

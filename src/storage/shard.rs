@@ -1,7 +1,8 @@
 //! One shard: a range of slots, its RocksDB, and what is staged for it.
 //!
 //! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where
-//! later commands see them at once. At the end of the turn [`Shard::append_to`] puts them into the executor's next
+//! later commands see them at once; those of members of collections that are whole in memory change [`Residents`], and
+//! are noted in the order in which they happen. At the end of the turn [`Shard::append_to`] puts them into the executor's next
 //! frame of the log, and the shard learns whether that was written: [`Shard::logged`] or [`Shard::take_back`]. RocksDB
 //! gets them later, from the log; [`Shard::work_off`] learns how far it has come.
 
@@ -15,7 +16,7 @@ use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
 use super::log::FrameBuffer;
-use super::operations;
+use super::operations::{self, MemberOperations};
 use super::range_cursor::RangeCursor;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
 use super::resident::residents::Residents;
@@ -169,6 +170,9 @@ pub struct Shard {
     database: Arc<Database>,
     pub(super) records: Records,
     residents: Residents,
+    /// What is staged of members that `residents` is the authority for, and how much of that the running command found.
+    member_operations: MemberOperations,
+    operations_kept: usize,
     /// How often the running command may still load members into memory.
     loads_left: usize,
     gaps: Gaps,
@@ -256,6 +260,8 @@ pub struct Modified {
 #[derive(Clone, Copy)]
 struct InnerMark {
     changes: usize,
+    resident_changes: usize,
+    operations_len: usize,
     whole_changes: usize,
     modified: usize,
     lifecycle: usize,
@@ -293,6 +299,8 @@ impl Shard {
             records,
             // As much again as the hot records have.
             residents: Residents::new(value_cache_bytes),
+            member_operations: MemberOperations::default(),
+            operations_kept: 0,
             loads_left: LOADS_PER_COMMAND,
             gaps: Gaps::default(),
             ranges: RangeReader::default(),
@@ -684,10 +692,12 @@ impl Shard {
         if self.tracks_modified {
             self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
-        self.cell_changes(column, member, value.as_deref());
-        let epoch = self.stage_here(column, value);
-        self.residents.staged();
-        Ok(epoch)
+        self.begin_staging();
+        if !self.cell_changes(column, member, value.as_deref()) {
+            self.stage_here(column, value);
+            self.residents.staged();
+        }
+        Ok(self.epoch)
     }
 
     /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be logged in.
@@ -794,6 +804,12 @@ impl Shard {
         direction: Direction,
     ) -> Result<(RangeCursor, usize, u64), CommandError> {
         self.check_readable()?;
+        self.set_member_key(owner, slot, b"");
+        if let Some((members, _)) = self.residents.snapshot(&self.key, column) {
+            let (from, to) = (range.0.to_vec(), range.1.map(<[u8]>::to_vec));
+            let cursor = RangeCursor::in_memory(self.id, members, (from, to), direction);
+            return Ok((cursor, 0, self.newest_epoch));
+        }
         let (from, to, prefix_len) = self.member_range((owner, slot), range);
         let cursor = self.cursor(column, (from, to), direction);
         Ok((cursor, prefix_len, self.newest_epoch))
@@ -833,11 +849,13 @@ impl Shard {
     #[inline]
     pub fn keep_command(&mut self) {
         self.records.keep_command();
+        self.residents.keep_command();
+        self.operations_kept = self.member_operations.len();
         self.whole_undo.clear();
         self.modified_kept = self.modified.len();
         self.loads_left = LOADS_PER_COMMAND;
         if faults::forgets_residents() {
-            self.residents.clear();
+            self.residents.drop_clean();
         }
         if faults::evicts_resident() {
             self.residents.evict_next();
@@ -851,6 +869,8 @@ impl Shard {
         self.inner_marks.clear();
         self.roll_back_to(InnerMark {
             changes: 0,
+            resident_changes: 0,
+            operations_len: self.operations_kept,
             whole_changes: 0,
             modified: self.modified_kept,
             lifecycle: 0,
@@ -861,6 +881,8 @@ impl Shard {
     pub fn begin_inner(&mut self) {
         self.inner_marks.push(InnerMark {
             changes: self.records.changes(),
+            resident_changes: self.residents.changes(),
+            operations_len: self.member_operations.len(),
             whole_changes: self.whole_undo.len(),
             modified: self.modified.len(),
             lifecycle: self.lifecycle.len(),
@@ -877,10 +899,12 @@ impl Shard {
     }
 
     fn roll_back_to(&mut self, mark: InnerMark) {
+        self.residents.roll_back_command(mark.resident_changes);
+        self.member_operations.truncate(mark.operations_len);
         while self.whole_undo.len() > mark.whole_changes {
             let Some(undo) = self.whole_undo.pop() else { break };
             // What was learned since of emptied databases is not true any more.
-            self.forget_members();
+            self.gaps.clear();
             self.roll_back_records(undo.changes);
             self.wide = undo.wide;
         }
@@ -965,7 +989,7 @@ impl Shard {
     /// Whether there is anything for the next frame.
     #[inline]
     pub fn has_staged(&self) -> bool {
-        self.records.has_staged() || self.wide.changes != WholeChanges::default()
+        self.records.has_staged() || !self.member_operations.is_empty() || self.wide.changes != WholeChanges::default()
     }
 
     /// Something is about to be staged.
@@ -984,6 +1008,12 @@ impl Shard {
         logged.fold(self.wide.changes.emptied, |all, (_, emptied)| all | emptied)
     }
 
+    /// At least as many bytes as are staged.
+    #[inline]
+    pub fn staged_bytes(&self) -> usize {
+        self.records.staged_bytes() + self.member_operations.len()
+    }
+
     /// Counts how many bytes are staged: until then the table of records may say more.
     pub fn count_staged_bytes(&mut self) {
         self.records.count_staged_bytes();
@@ -1000,6 +1030,7 @@ impl Shard {
         if emptied != 0 {
             operations::empty_databases(frame, emptied);
         }
+        self.member_operations.append_to(frame);
         self.each_staged(|column, key, value| match value {
             Some(value) => operations::put(frame, column, key, value),
             None => operations::delete(frame, column, key),
@@ -1045,6 +1076,7 @@ impl Shard {
                 self.emptied_logged.push_back((segment, self.wide.changes.emptied));
             }
             self.records.logged(segment);
+            self.residents.logged(segment);
             self.was_written();
         }
         if std::mem::take(&mut self.has_new_marker) {
@@ -1062,19 +1094,17 @@ impl Shard {
         if !self.has_staged() {
             return Ok(());
         }
-        let mut writes = CellWrites::default();
-        if self.wide.changes.emptied != 0 {
-            writes.empty_databases(self.wide.changes.emptied);
+        let (mut frame, mut writes) = (FrameBuffer::new(), CellWrites::default());
+        self.append_to(&mut frame);
+        for operation in operations::read(frame.payload()) {
+            writes.apply(operation.expect("what was just written is read back").change);
         }
-        self.each_staged(|column, key, value| match value {
-            Some(value) => writes.put(column, key, value),
-            None => writes.delete(column, key),
-        });
         if let Err(error) = self.database.ingest(writes) {
             self.stop(&error);
             return Err(error);
         }
         self.records.written_through();
+        self.residents.logged(0);
         self.was_written();
         if std::mem::take(&mut self.has_new_marker) {
             // RocksDB has it.
@@ -1094,6 +1124,8 @@ impl Shard {
         self.counts_logged = self.wide.counts;
         self.last_version_logged = self.last_version;
         self.whole_undo.clear();
+        self.member_operations.clear();
+        self.operations_kept = 0;
     }
 
     /// RocksDB has all segments up to `watermark`: works off up to `records_max` records that need not stay for that
@@ -1103,7 +1135,14 @@ impl Shard {
         while self.emptied_logged.front().is_some_and(is_ingested) {
             self.emptied_logged.pop_front();
         }
-        self.records.work_off(watermark, records_max)
+        let Shard { residents, records, .. } = self;
+        let looked_at = records.work_off(watermark, records_max, |column, key| {
+            encoding::before_member(key)
+                .filter(|_| matches!(column, Column::Data | Column::Score))
+                .is_some_and(|owner| residents.has_cell(owner, column, &key[owner.len()..]))
+        });
+        residents.work_off(records.worked_off_to(watermark));
+        looked_at
     }
 
     /// Where every key is in the table, the counts must say how many there are.
@@ -1147,8 +1186,11 @@ impl Shard {
         self.distrust_half_changed();
         self.inner_marks.clear();
         if !self.whole_undo.is_empty() || self.wide.changes != WholeChanges::default() {
-            self.forget_members();
+            self.gaps.clear();
         }
+        self.residents.roll_back_staged();
+        self.member_operations.clear();
+        self.operations_kept = 0;
         let Shard {
             residents,
             gaps,
@@ -1198,7 +1240,14 @@ impl Shard {
                 *counts = Counts::default();
             }
         }
-        self.forget_members();
+        self.gaps.clear();
+        match self.wide.counts.keys() {
+            0 if emptied == u16::MAX || !self.counts_are_wrong => self.residents.flush(),
+            _ => self.residents.flush_databases(emptied, self.last_version),
+        }
+        if !self.member_operations.is_empty() {
+            self.member_operations.empty_databases(emptied);
+        }
         Ok(self.epoch)
     }
 

@@ -269,7 +269,7 @@ impl Shards {
 
     /// At least as many bytes as are staged on all shards.
     pub fn staged_bytes(&self) -> usize {
-        self.list.iter().map(|shard| shard.records().staged_bytes()).sum()
+        self.list.iter().map(Shard::staged_bytes).sum()
     }
 
     /// The number of keys of a database, those among them that have expired and were not deleted yet.
@@ -562,10 +562,18 @@ impl Shards {
     /// RocksDB has all segments of the log up to `watermark`: works off up to `records_max` records that need not
     /// stay in memory for that any more. Returns whether more are left.
     pub fn work_off(&mut self, watermark: u32, mut records_max: usize) -> bool {
+        let mut has_work = false;
         for shard in &mut self.list {
             records_max -= shard.work_off(watermark, records_max);
+            has_work |= shard.residents().has_work();
         }
-        records_max == 0
+        has_work || records_max == 0
+    }
+
+    /// Whether room was needed since the last call for collections in memory, and RocksDB has to make it.
+    pub fn take_needs_clean(&mut self) -> bool {
+        let of_shards = self.list.iter_mut().map(Shard::take_needs_clean);
+        of_shards.fold(false, |any, needs| any | needs)
     }
 
     /// Bytes in memory that RocksDB does not have yet.

@@ -189,6 +189,11 @@ impl View<'_> {
         of_keyspace!(self, visit_by_position(owner, members, &mut visit))
     }
 
+    /// Whether memory knows the ranks of a sorted set for as long as it is written, so that they need not be stored.
+    pub fn knows_ranks(&mut self, owner: &Owner) -> Result<bool, CommandError> {
+        of_keyspace!(self, knows_ranks(owner))
+    }
+
     /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
     /// in memory.
     pub fn rank_in_memory(&mut self, (owner, members): (&Owner, u64), key: &[u8]) -> Result<Option<u64>, CommandError> {
@@ -554,6 +559,13 @@ impl Keyspace for LocalShards<'_> {
         let slot = Slot::of(&owner.key);
         let visit = |shard: &mut Shard| Ok(split_epoch(shard.visit_by_position((owner, slot), members, visit)?));
         self.shards.with_slot(slot, visit)
+    }
+
+    /// As [`Shard::is_authority_in_memory`].
+    fn knows_ranks(&mut self, owner: &Owner) -> Result<bool, CommandError> {
+        let slot = Slot::of(&owner.key);
+        self.shards
+            .with_slot(slot, |shard| Ok((shard.is_authority_in_memory((owner, slot)), 0)))
     }
 
     /// As [`Shard::rank_in_memory`].

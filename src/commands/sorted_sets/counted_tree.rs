@@ -114,10 +114,12 @@ impl<S: Store> CountedTree<S> {
     /// A key has come; there are `count` now. All of them are in the store.
     pub fn inserted(&mut self, key: &[u8], count: u64) -> Result<(), CommandError> {
         let Some((mut path, block)) = self.descend(Target::Key(key))? else {
-            if count <= self.limits.block {
-                return Ok(());
-            }
-            return self.build_from_store();
+            // Without a tree at this size the set was known in memory alone for a while: to make one now would take
+            // as long as the set is large.
+            return match count == self.limits.block + 1 {
+                true => self.build_from_store(),
+                false => Ok(()),
+            };
         };
         for step in &mut path {
             step.counts[step.index] += 1;
@@ -168,21 +170,30 @@ impl<S: Store> CountedTree<S> {
 
     /// Makes the tree of keys that are in order, in place of none.
     pub fn build(&mut self, keys: &[Vec<u8>]) -> Result<(), CommandError> {
-        if keys.len() as u64 <= self.limits.block {
+        self.build_of_ranks(keys.len() as u64, |_, rank| Ok(keys[rank as usize].clone()))
+    }
+
+    /// Makes the tree of `count` keys, in place of none; `key_at` tells the one at a rank.
+    pub fn build_of_ranks(
+        &mut self,
+        count: u64,
+        mut key_at: impl FnMut(&mut S, u64) -> Result<Vec<u8>, CommandError>,
+    ) -> Result<(), CommandError> {
+        if count <= self.limits.block {
             return Ok(());
         }
         // Three quarters full, so that the next keys split nothing.
-        let block = (self.limits.block as usize * 3 / 4).max(1);
-        let mut bound = Vec::new();
+        let block = (self.limits.block * 3 / 4).max(1);
         let mut children: Vec<Child> = Vec::new();
-        for (index, keys_of_block) in keys.chunks(block).enumerate() {
-            if index > 0 {
-                bound = bound_between(&keys[index * block - 1], &keys_of_block[0]);
-            }
+        for first in (0..count).step_by(block as usize) {
+            let bound = match first {
+                0 => Vec::new(),
+                _ => bound_between(&key_at(&mut self.store, first - 1)?, &key_at(&mut self.store, first)?),
+            };
             children.push(Child {
                 node: 0,
-                bound: std::mem::take(&mut bound),
-                count: keys_of_block.len() as u64,
+                bound,
+                count: block.min(count - first),
             });
         }
         let mut root = TreeRoot {

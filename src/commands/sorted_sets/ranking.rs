@@ -1,7 +1,8 @@
 //! Ranks: how many members of a sorted set come before one, and which member is at a rank.
 //!
-//! A set's order that is in memory knows its ranks. For when it is not, one of more than [`BLOCK_MEMBERS_MAX`] members
-//! has a [counted tree](super::counted_tree) beside them, in the same column. A rank costs two small reads per level (a
+//! A set's order that is in memory knows its ranks, and while nothing else has what is written to the set no others are
+//! kept. Elsewhere one of more than [`BLOCK_MEMBERS_MAX`] members may have a [counted tree](super::counted_tree) beside
+//! them, in the same column. A rank costs two small reads per level (a
 //! million members make three levels) and then one walk along part of a block. A member that comes or goes writes the
 //! counts of one node per level, some 60 bytes each; every fortieth one or so also splits a block (a walk along half of
 //! it).
@@ -107,14 +108,49 @@ pub fn widen(set: &mut Collection, key: &[u8]) -> Outcome {
     Ok(())
 }
 
+/// Whether the set has a tree that must follow its members, or must get one. One that is known in memory alone lets go
+/// of the tree that it has.
+fn is_stored(context: &mut Context<'_>, set: &mut Collection) -> Result<bool, CommandError> {
+    let is_in_memory = context.view.knows_ranks(&set.owner)?;
+    if is_in_memory && header(set)?.tree.is_some() {
+        clear(context, set)?;
+    }
+    Ok(!is_in_memory)
+}
+
 /// A member's key has come into `score`; it is counted already.
 pub fn inserted(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
+    if !is_stored(context, set)? {
+        return Ok(());
+    }
     let count = set.count;
-    with_tree(context, set, |tree| tree.inserted(key, count))
+    with_tree(context, set, |tree| tree.inserted(key, count))?;
+    match count > BLOCK_MEMBERS_MAX && header(set)?.tree.is_none() {
+        true => build_in_memory(context, set),
+        false => Ok(()),
+    }
+}
+
+/// A set without a tree is not known in memory alone any more: it gets one, if memory still tells the ranks.
+fn build_in_memory(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
+    let owner = set.owner.clone();
+    let members = (&owner, set.count);
+    if context.view.key_at_rank_in_memory(members, set.count - 1)?.is_none() {
+        return Ok(());
+    }
+    with_tree(context, set, |tree| {
+        tree.build_of_ranks(members.1, |store, rank| {
+            let key = store.context.view.key_at_rank_in_memory(members, rank)?;
+            key.ok_or_else(damaged)
+        })
+    })
 }
 
 /// A member's key has gone from `score`.
 pub fn removed(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
+    if !is_stored(context, set)? {
+        return Ok(());
+    }
     with_tree(context, set, |tree| tree.removed(key))
 }
 
@@ -170,11 +206,17 @@ pub fn clear(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
 
 /// Makes the tree anew, after [`clear`].
 pub fn rebuild(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
+    if !is_stored(context, set)? {
+        return Ok(());
+    }
     with_tree(context, set, |tree| tree.build_from_store())
 }
 
 /// A new set has got these keys, which are in order.
 pub fn build(context: &mut Context<'_>, set: &mut Collection, keys: &[Vec<u8>]) -> Outcome {
+    if !is_stored(context, set)? {
+        return Ok(());
+    }
     with_tree(context, set, |tree| tree.build(keys))
 }
 

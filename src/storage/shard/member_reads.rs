@@ -1,7 +1,7 @@
 //! How a shard's members are read: in memory where they are [resident](crate::storage::resident), or else from the disk
 //! with what is staged; and without looking again and again at what was deleted there ([`crate::storage::gaps`]).
 
-use super::{Found, Owner, Shard, hash_of};
+use super::{Found, Owner, Shard, ShardState, hash_of};
 use crate::error::CommandError;
 use crate::faults;
 use crate::slots::Slot;
@@ -9,7 +9,7 @@ use crate::storage::database::{Column, Direction, MemberRange, Visit};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
 use crate::storage::records::EntryIndex;
-use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, is_large_cell};
+use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, Trusted, is_large_cell};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,15 @@ impl Shard {
     ) -> Result<(Option<&[u8]>, u64), CommandError> {
         self.check_readable()?;
         self.set_member_key(owner, slot, member);
+        let owner_len = self.key.len() - member.len();
+        if self.residents.is_authority(&self.key[..owner_len]) {
+            let (value, epoch) = self.residents.get(&self.key[..owner_len], column, member);
+            return Ok((value, epoch.max(self.whole_epoch)));
+        }
         let hash = hash_of(&self.hasher, column, &self.key);
         if let Some(entry) = self.records.find(hash, column, &self.key) {
             return Ok(self.member_at(entry));
         }
-        let owner_len = self.key.len() - member.len();
         if self.residents.knows(&self.key[..owner_len], column, member) {
             if faults::checks_residents() {
                 self.check_resident_member(column, owner_len, hash)?;
@@ -126,6 +130,12 @@ impl Shard {
             self.load_step((owner, slot), members, Column::Data, None)?;
         }
         Ok(self.residents.visit_by_position(&self.key, (&from, &to), visit))
+    }
+
+    /// Whether a collection is whole in memory, and what is written to it is staged nowhere else.
+    pub fn is_authority_in_memory(&mut self, (owner, slot): (&Owner, Slot)) -> bool {
+        self.set_member_key(owner, slot, b"");
+        self.residents.is_authority(&self.key)
     }
 
     /// How many members of a sorted set of `members` members have keys in `score` below `key`, and the newest epoch
@@ -307,8 +317,20 @@ impl Shard {
         }
         let gave_up_at = gave_up_at.map(|key| key[prefix_len..].to_vec());
         let known_to = known_to.or(gave_up_at).or(end);
+        self.forget_records_of(column, &cells);
         self.residents.extend(&self.key, column, &cells, known_to, epoch);
         Ok(true)
+    }
+
+    /// Lets the table of records go of what is in memory twice: the owner is in `self.key`.
+    fn forget_records_of(&mut self, column: Column, cells: &LoadedCells) {
+        let owner_len = self.key.len();
+        for (member, _) in cells.iter() {
+            self.key.extend_from_slice(member);
+            let hash = hash_of(&self.hasher, column, &self.key);
+            self.records.forget_clean(hash, column, &self.key);
+            self.key.truncate(owner_len);
+        }
     }
 
     /// Reads a range from the disk and what is staged, passing where it is known that there is nothing.
@@ -429,19 +451,33 @@ impl Shard {
         &self.residents
     }
 
+    /// Whether room was needed since the last call for collections in memory, and RocksDB has to make it.
+    pub fn take_needs_clean(&mut self) -> bool {
+        self.residents.take_needs_clean()
+    }
+
     /// Where large sorted sets are known to be empty.
     pub fn gaps(&self) -> &Gaps {
         &self.gaps
     }
 
-    /// The cell of `member`, whose key is in `self.key`, is about to be staged or deleted (`None`).
+    /// The cell of `member`, whose key is in `self.key`, is set or deleted (`None`). Returns whether it is staged with
+    /// that; if not, it is about to be.
     #[inline]
-    pub(super) fn cell_changes(&mut self, column: Column, member: &[u8], value: Option<&[u8]>) {
+    pub(super) fn cell_changes(&mut self, column: Column, member: &[u8], value: Option<&[u8]>) -> bool {
         let owner = &self.key[..self.key.len() - member.len()];
-        self.residents.apply(owner, column, member, value, self.epoch);
+        let may_take_over = !self.records.has_staged();
+        if self
+            .residents
+            .write(owner, (column, member, value), self.epoch, may_take_over)
+        {
+            self.member_operations.write(owner, column, member, value);
+            return true;
+        }
         if column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member) {
             self.gaps.apply(owner, member, value.is_some(), self.epoch);
         }
+        false
     }
 
     /// The record in `self.key`, of `meta`, is about to become one of another version, or none: nobody reads the
@@ -450,22 +486,24 @@ impl Shard {
         if !self.residents.is_empty()
             && let Some(owner) = encoding::members_of_version(&self.key, version)
         {
-            self.residents.drop_owner(&owner);
+            self.residents.drop_dead(&owner);
         }
     }
 
     /// A command has failed: if that was by a panic between a change in memory and its staging, nothing that is known
-    /// of any members is trusted any more.
+    /// of any members is trusted any more. Where they were known nowhere else, the shard stops: a restart reads them
+    /// from the log.
     pub(super) fn distrust_half_changed(&mut self) {
-        if self.residents.command_failed() {
+        let trusted = self.residents.command_failed();
+        if trusted != Trusted::All {
             self.gaps.clear();
         }
-    }
-
-    /// Nothing that is known of any members may be true any more.
-    pub(super) fn forget_members(&mut self) {
-        self.residents.clear();
-        self.gaps.clear();
+        if trusted == Trusted::Lost {
+            let text =
+                "a command failed in the midst of a change in memory: a restart reads what was there from the log";
+            tracing::error!(shard = self.id.0, "{text}");
+            self.state = ShardState::Unavailable(text.to_owned());
+        }
     }
 }
 
@@ -473,7 +511,7 @@ impl Shard {
 /// more.
 pub(super) fn forget_owner_of(residents: &mut Residents, gaps: &mut Gaps, key: &[u8]) {
     if let Some(owner) = encoding::before_member(key) {
-        residents.drop_owner(owner);
+        residents.distrust(owner);
         gaps.drop_owner(owner);
     }
 }
@@ -483,6 +521,9 @@ impl Shard {
     /// Compares what is in memory of a range with what the disk has and what is staged.
     #[cold]
     fn check_resident(&mut self, column: Column, (from, to): MemberRange<'_>, direction: Direction) {
+        if self.residents.has_alone(&self.key) {
+            return;
+        }
         let mut found = Vec::new();
         let collect = |cells: &mut Vec<(Vec<u8>, Vec<u8>)>, key: &[u8], value: &[u8]| {
             cells.push((key.to_vec(), value.to_vec()));
@@ -519,6 +560,9 @@ impl Shard {
     /// the disk has.
     #[cold]
     fn check_resident_member(&mut self, column: Column, owner_len: usize, hash: u64) -> Result<(), CommandError> {
+        if self.residents.has_alone(&self.key[..owner_len]) {
+            return Ok(());
+        }
         let found = self.find_on_disk(hash, column)?;
         let stored = self.stored(&found).map(<[u8]>::to_vec);
         let (owner, member) = self.key.split_at(owner_len);

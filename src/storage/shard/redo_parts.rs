@@ -78,7 +78,7 @@ impl Shard {
 
     /// Whether the running command has staged anything here.
     pub fn command_staged(&self) -> bool {
-        self.records.command_staged() || !self.whole_undo.is_empty()
+        self.records.command_staged() || self.residents.changes() > 0 || !self.whole_undo.is_empty()
     }
 
     /// Stages the redo record of a transaction of which this shard is the primary.
