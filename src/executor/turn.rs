@@ -11,6 +11,7 @@ use super::storage_executor::{StorageExecutor, reactor_turn};
 use crate::channel::message::{Batch, REPLY_BYTES_FULL, Response};
 use crate::config::Durability;
 use crate::faults::{self, Bug};
+use crate::storage::look_ahead::LOOKED_AHEAD_MAX;
 use crate::storage::shards::Logged;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -181,7 +182,11 @@ impl StorageExecutor {
             self.metrics.queue_ns.record(queued.as_nanos() as u64);
         }
         let run_before = batch.run;
+        let mut looked_ahead_to = batch.run;
         while batch.run < batch.requests.len() && batch.replies.len() < REPLY_BYTES_FULL && !turn.has_staged_much {
+            if batch.run >= looked_ahead_to {
+                looked_ahead_to = self.look_ahead(batch);
+            }
             let request = batch.requests[batch.run];
             if !was_parked && self.must_wait(batch, &request) {
                 self.park(batch, &request);
@@ -209,6 +214,21 @@ impl StorageExecutor {
         }
         turn.requests_run += batch.run - run_before;
         None
+    }
+
+    /// Looks ahead at the keys of the next requests. Returns before which of them it has to do so again.
+    fn look_ahead(&mut self, batch: &Batch) -> usize {
+        let end = batch.requests.len().min(batch.run + LOOKED_AHEAD_MAX);
+        let requests = &batch.requests[batch.run..end];
+        // Alone, a key is found as fast without.
+        if requests.len() > 1 {
+            self.shards.look_ahead(requests.iter().filter_map(|request| {
+                let first = request.command.keys.first;
+                let arguments = batch.arguments(request);
+                (first > 0 && first < arguments.len()).then(|| (request.caller.database, arguments.get(first)))
+            }));
+        }
+        end
     }
 
     /// Whether a turn stays open for a script that pauses: one that is known to be long, or happens to have the turn

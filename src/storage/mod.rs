@@ -28,6 +28,7 @@ pub mod keyspace;
 pub mod lifecycle;
 pub mod log;
 mod log_files;
+pub mod look_ahead;
 pub mod manifest;
 pub mod open_ranges;
 pub mod operations;

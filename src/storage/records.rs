@@ -10,6 +10,7 @@
 //! does not wash out what is hot.
 
 use super::database::{Column, Direction};
+use super::encoding;
 use super::open_ranges::{OpenRanges, Saved, SavedRange};
 use super::overlay::Overlay;
 use hashbrown::HashTable;
@@ -266,6 +267,28 @@ impl Records {
             None => self.counters.misses += 1,
         }
         found
+    }
+
+    /// An entry that may be the one of a hash, without a look at it.
+    #[inline]
+    pub(super) fn candidate(&self, hash: u64) -> Option<EntryIndex> {
+        self.table.find(hash, |_| true).copied()
+    }
+
+    /// Reads something of an entry.
+    #[inline]
+    pub(super) fn touch_entry(&self, index: EntryIndex) -> u64 {
+        let entry = &self.entries[index as usize];
+        entry.hash ^ entry.epoch ^ entry.key.len() as u64 ^ entry.value.as_ref().map_or(0, Vec::len) as u64
+    }
+
+    /// Reads something of what an entry points to. Returns also the version of its record, if it has one.
+    #[inline]
+    pub(super) fn touch_record(&self, index: EntryIndex) -> (u64, Option<u64>) {
+        let entry = &self.entries[index as usize];
+        let first = |bytes: &[u8]| bytes.first().copied().map_or(0, u64::from);
+        let value = entry.value.as_deref().unwrap_or_default();
+        (first(&entry.key) ^ first(value), encoding::version_of(value))
     }
 
     /// The stored form of an entry's record; `None` if the key was deleted.

@@ -412,6 +412,14 @@ impl Shard {
         Ok(hash_of(&self.hasher, Column::Meta, &self.key))
     }
 
+    /// The hash by which the table of records will look for a key.
+    #[inline]
+    pub(super) fn hash_ahead(&mut self, database: u8, slot: Slot, key: &[u8]) -> u64 {
+        let physical = self.physical(database);
+        encoding::meta_key(&mut self.key, physical, slot, key);
+        hash_of(&self.hasher, Column::Meta, &self.key)
+    }
+
     /// Goes on with what [`Shard::begin_read`] has begun, after the look-up in the table of records: on disk if there
     /// was no `entry`, and with the chunks of a string.
     pub(super) fn read_further(

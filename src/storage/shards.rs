@@ -3,6 +3,7 @@
 use super::executor_log::{ExecutorLog, TURN_BYTES_MAX};
 use super::keyspace::Touched;
 use super::lifecycle::{KeyFate, KeyOutcome};
+use super::look_ahead::Ahead;
 use super::operations;
 use super::pieces::RepliesBegun;
 use super::range_cursor::RangeCursor;
@@ -47,6 +48,8 @@ pub struct Shards {
     /// Whether the shards remember which keys are written.
     tracks_modified: bool,
     is_quiet: bool,
+    /// Room for keys that are looked ahead at.
+    pub(super) ahead: Vec<Ahead>,
 }
 
 /// Keys that the running command has looked up and that are not alive.
@@ -99,6 +102,7 @@ impl Shards {
             stopped: None,
             tracks_modified: false,
             is_quiet: false,
+            ahead: Vec::new(),
         }
     }
 

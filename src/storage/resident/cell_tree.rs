@@ -77,6 +77,16 @@ impl CellTree {
         self.heap_bytes
     }
 
+    /// Reads something of the root.
+    #[inline]
+    pub fn touch(&self) -> u64 {
+        match &self.root {
+            Some(Node::Leaf(leaf)) => leaf.len() as u64,
+            Some(Node::Inner(inner)) => inner.counts.len() as u64,
+            None => 0,
+        }
+    }
+
     /// The tree as it is now. Takes no time; as long as the snapshot is there, a write copies the leaf that it changes,
     /// once, and what lies above it.
     pub fn snapshot(&self) -> Snapshot {

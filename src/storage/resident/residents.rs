@@ -447,6 +447,36 @@ impl Residents {
         self.bytes + self.dropped_bytes
     }
 
+    /// By the version, which hardly any two owners have in common.
+    #[inline]
+    fn hash_of(&self, owner: &[u8]) -> u64 {
+        let version = owner.last_chunk().expect("an owner ends with its version");
+        self.hasher.hash_one(u64::from_be_bytes(*version))
+    }
+
+    /// A collection that may have a version, without a look at it.
+    #[inline]
+    pub fn candidate(&self, version: u64) -> Option<u32> {
+        let hash = self.hasher.hash_one(version);
+        self.by_owner.find(hash, |_| true).map(|indexed| indexed.index)
+    }
+
+    /// Reads something of a collection.
+    #[inline]
+    pub fn touch(&self, index: u32) -> u64 {
+        let resident = &self.list[index as usize];
+        let owner = resident.owner.len() as u64;
+        resident.epoch ^ owner ^ resident.bytes as u64 ^ u64::from(resident.segment)
+    }
+
+    /// Reads something of what a collection points to.
+    #[inline]
+    pub fn touch_cells(&self, index: u32) -> u64 {
+        let resident = &self.list[index as usize];
+        let owner = resident.owner.first().copied().map_or(0, u64::from);
+        resident.parts.iter().fold(owner, |touched, part| touched ^ part.tree.touch())
+    }
+
     #[inline]
     fn find(&mut self, owner: &[u8]) -> Option<usize> {
         if self.by_owner.is_empty() {
@@ -457,7 +487,7 @@ impl Residents {
         {
             return Some(self.last);
         }
-        let hash = self.hasher.hash_one(owner);
+        let hash = self.hash_of(owner);
         let list = &self.list;
         let is_it = |indexed: &Indexed| indexed.hash == hash && *list[indexed.index as usize].owner == *owner;
         let index = self.by_owner.find(hash, is_it)?.index as usize;
@@ -629,7 +659,7 @@ impl Residents {
     }
 
     fn insert(&mut self, owner: &[u8], part: impl Fn() -> Part) -> usize {
-        let hash = self.hasher.hash_one(owner);
+        let hash = self.hash_of(owner);
         let mut resident = Box::new(Resident::new(owner, hash, part));
         resident.bytes = resident.count_bytes();
         self.add(resident)
@@ -838,7 +868,7 @@ impl Residents {
     }
 
     fn refuse(&mut self, owner: &[u8], state: u32) {
-        let hash = self.hasher.hash_one(owner);
+        let hash = self.hash_of(owner);
         self.remember(hash, state);
         self.distrust(owner);
     }
@@ -874,7 +904,7 @@ impl Residents {
             return range;
         }
         part_of(column)?;
-        let hash = self.hasher.hash_one(owner);
+        let hash = self.hash_of(owner);
         let remembered = self.remembered[self.bucket(hash)];
         if remembered & !STATE != (hash >> 32) as u32 & !STATE {
             self.remember(hash, WAS_READ);
@@ -906,7 +936,7 @@ impl Residents {
                 self.count(owner, index);
             }
             None => {
-                let hash = self.hasher.hash_one(owner);
+                let hash = self.hash_of(owner);
                 self.remember(hash, UNFINISHED);
             }
         }

@@ -1,0 +1,68 @@
+//! Looks ahead at keys that are about to be used, so that memory fetches what they need while other keys are looked at.
+//!
+//! A key that has not been used for a while costs a dozen cache misses, one after the other, since each tells where the
+//! next one is: 60 to 100 ns each. Those of different keys need not wait for each other. Each step here does one of them
+//! for all keys before any does the next, which the processor overlaps. (Redis 8 and Valkey 8 do so for commands that
+//! came together.) Nothing is changed, and what is touched in vain does no harm.
+
+use super::records::EntryIndex;
+use super::shards::Shards;
+use crate::slots::Slot;
+use std::hint::black_box;
+
+/// Keys that are looked at together: what they need fits a processor's nearer caches.
+pub const LOOKED_AHEAD_MAX: usize = 32;
+
+/// A key that will be used, as far as it was followed.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    shard: usize,
+    hash: u64,
+    /// Where the table of records has it, perhaps.
+    entry: Option<EntryIndex>,
+    /// Where its collection is in memory, perhaps.
+    resident: Option<u32>,
+}
+
+impl Shards {
+    /// Looks ahead at keys, each with its database; those of other executors are passed over.
+    pub fn look_ahead<'k>(&mut self, keys: impl Iterator<Item = (u8, &'k [u8])>) {
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.clear();
+        for (database, key) in keys.take(LOOKED_AHEAD_MAX) {
+            let slot = Slot::of(key);
+            if let Ok(shard) = self.index_of(slot) {
+                let hash = self.list[shard].hash_ahead(database, slot, key);
+                ahead.push(Ahead {
+                    shard,
+                    hash,
+                    entry: None,
+                    resident: None,
+                });
+            }
+        }
+        let mut touched = 0;
+        for key in &mut ahead {
+            key.entry = self.list[key.shard].records().candidate(key.hash);
+        }
+        for key in &ahead {
+            touched ^= key.entry.map_or(0, |entry| self.list[key.shard].records().touch_entry(entry));
+        }
+        for key in &mut ahead {
+            let Some(entry) = key.entry else { continue };
+            let shard = &self.list[key.shard];
+            let (bytes, version) = shard.records().touch_record(entry);
+            touched ^= bytes;
+            key.resident = version.and_then(|version| shard.residents().candidate(version));
+        }
+        let residents = || ahead.iter().filter_map(|key| Some((key.shard, key.resident?)));
+        for (shard, resident) in residents() {
+            touched ^= self.list[shard].residents().touch(resident);
+        }
+        for (shard, resident) in residents() {
+            touched ^= self.list[shard].residents().touch_cells(resident);
+        }
+        black_box(touched);
+        self.ahead = ahead;
+    }
+}
