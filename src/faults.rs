@@ -9,6 +9,7 @@
 //! fail-sync=WHEN           a sync of a file of a log fails
 //! delay-sync-ms=N          each of them takes that much longer
 //! fail-write=WHEN          a turn's frame cannot be written, and nothing of it is
+//! fail-read=WHEN           a file of an old log cannot be read, since its disk is damaged
 //! disk-full=WHEN           a frame cannot be written for "No space left on device"
 //! stall-writes=WHEN        a log is full, as if checkpoints were behind
 //! low-disk=WHEN            a look at the disk's free space finds none
@@ -25,6 +26,7 @@
 //! kill-after-checkpoint=WHEN    ...when it does, and the segments are still there
 //! kill-after-recycling=WHEN     ...when they were recycled
 //! kill-in-recovery=WHEN         ...at a start, when some of an old log is in RocksDB
+//! kill-after-window=WHEN   ...and when `CHECKPOINT` says so, and the segments are still there
 //! fail-ingest=WHEN         a file does not become part of a shard's RocksDB
 //! full-ingest=WHEN         the same with "No space left on device"
 //! refuse-send=WHEN         a channel does not take a batch, as if it were full
@@ -83,6 +85,8 @@ pub enum Point {
     AfterRecycling,
     /// Some of an old log is in RocksDB, at a start.
     Recovering,
+    /// `CHECKPOINT` says so of a part of the log, and its segments are still there.
+    RecoveredWindow,
 }
 
 /// Where there may be a bug.
@@ -137,6 +141,12 @@ mod hooks {
     /// When a frame is in the kernel.
     #[inline(always)]
     pub fn after_append() {}
+
+    /// Before a piece of a file of a log is read.
+    #[inline(always)]
+    pub fn before_read() -> io::Result<()> {
+        Ok(())
+    }
 
     /// Whether the log of some shards is to be full.
     #[inline(always)]
@@ -251,6 +261,7 @@ mod hooks {
     enum Fault {
         FailSync,
         FailWrite,
+        FailRead,
         DiskFull,
         StallWrites,
         LowDisk,
@@ -267,6 +278,7 @@ mod hooks {
         KillAfterCheckpoint,
         KillAfterRecycling,
         KillInRecovery,
+        KillAfterWindow,
         FailIngest,
         FullIngest,
         RefuseSend,
@@ -286,9 +298,10 @@ mod hooks {
         SplitFrames,
     }
 
-    const NAMES: [&str; 35] = [
+    const NAMES: [&str; 37] = [
         "fail-sync",
         "fail-write",
+        "fail-read",
         "disk-full",
         "stall-writes",
         "low-disk",
@@ -305,6 +318,7 @@ mod hooks {
         "kill-after-checkpoint",
         "kill-after-recycling",
         "kill-in-recovery",
+        "kill-after-window",
         "fail-ingest",
         "full-ingest",
         "refuse-send",
@@ -548,6 +562,17 @@ mod hooks {
         }
     }
 
+    /// Before a piece of a file of a log is read.
+    ///
+    /// # Errors
+    /// What `fail-read` asks for.
+    pub fn before_read() -> io::Result<()> {
+        match plan().is_some_and(|plan| plan.happens(Fault::FailRead)) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
+    }
+
     /// Whether the segment is to end that has got a frame.
     pub fn seals_log() -> bool {
         plan().is_some_and(|plan| plan.happens(Fault::SealLog))
@@ -594,6 +619,7 @@ mod hooks {
                 Point::AfterCheckpoint => Fault::KillAfterCheckpoint,
                 Point::AfterRecycling => Fault::KillAfterRecycling,
                 Point::Recovering => Fault::KillInRecovery,
+                Point::RecoveredWindow => Fault::KillAfterWindow,
             });
         }
     }

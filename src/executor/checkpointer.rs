@@ -5,20 +5,24 @@
 //! meanwhile. What fails otherwise ends it: the executor's shards stop, since their log would only grow.
 
 use crate::faults::{self, Bug};
+use crate::registry::metrics::StorageMetrics;
 use crate::slots::ShardId;
-use crate::storage::checkpointing::{self, Databases};
+use crate::storage::checkpointing::{self, Databases, Prepared};
 use crate::storage::database::{Database, DatabaseError};
 use crate::storage::executor_log::{LogProgress, Window};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the thread waits before it tries again what found no room, or compactions behind.
+/// How long the thread waits before it looks again whether compactions have caught up; and the first time, before it
+/// tries again what found no room.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Retries between two lines in the server's log about them.
-const RETRIES_PER_LINE: u64 = 600;
+/// The longest it waits for room: each try writes as much as there is room for. Room is seldom made in an instant.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often the server's log says that a checkpoint is tried again.
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A checkpoint that has ended.
 #[derive(Debug)]
@@ -27,42 +31,17 @@ pub struct CheckpointReport {
     pub result: Result<(), DatabaseError>,
 }
 
-/// What a checkpointer has done.
-#[derive(Debug, Default)]
-struct Totals {
-    checkpoints: AtomicU64,
-    checkpoint_ns: AtomicU64,
-    log_bytes: AtomicU64,
-    file_bytes: AtomicU64,
-    retries: AtomicU64,
-}
-
-/// What a checkpointer has done so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CheckpointTotals {
-    /// Checkpoints.
-    pub checkpoints: u64,
-    /// Nanoseconds that they took.
-    pub checkpoint_ns: u64,
-    /// Bytes of the log that they have taken in.
-    pub log_bytes: u64,
-    /// Bytes of the files that they have made of them.
-    pub file_bytes: u64,
-    /// How often one was tried again, for want of room on the disk or because compactions were behind.
-    pub retries: u64,
-}
-
 /// The executor's end.
 pub struct Checkpointer {
     progress: Arc<LogProgress>,
-    totals: Arc<Totals>,
     thread: Option<JoinHandle<()>>,
 }
 
 struct Worker {
     progress: Arc<LogProgress>,
     databases: Databases,
-    totals: Arc<Totals>,
+    /// The figures of checkpoints among these are counted by this thread alone.
+    metrics: Arc<StorageMetrics>,
     reports: flume::Sender<CheckpointReport>,
 }
 
@@ -74,16 +53,15 @@ impl Checkpointer {
     /// The thread cannot be started.
     pub fn start(
         name: String,
-        progress: Arc<LogProgress>,
+        (progress, metrics): (Arc<LogProgress>, Arc<StorageMetrics>),
         databases: impl IntoIterator<Item = (ShardId, Arc<Database>)>,
         reports: flume::Sender<CheckpointReport>,
         on_start: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Checkpointer> {
-        let totals = Arc::<Totals>::default();
         let worker = Worker {
             progress: Arc::clone(&progress),
             databases: databases.into_iter().collect(),
-            totals: Arc::clone(&totals),
+            metrics,
             reports,
         };
         let thread = crate::panics::spawn(name, move || {
@@ -92,21 +70,8 @@ impl Checkpointer {
         })?;
         Ok(Checkpointer {
             progress,
-            totals,
             thread: Some(thread),
         })
-    }
-
-    /// What it has done so far.
-    pub fn totals(&self) -> CheckpointTotals {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CheckpointTotals {
-            checkpoints: get(&self.totals.checkpoints),
-            checkpoint_ns: get(&self.totals.checkpoint_ns),
-            log_bytes: get(&self.totals.log_bytes),
-            file_bytes: get(&self.totals.file_bytes),
-            retries: get(&self.totals.retries),
-        }
     }
 
     /// Ends the thread when it has ingested what is sealed; what finds no room is left to the next start. It has no
@@ -128,11 +93,11 @@ impl Worker {
             let Some(result) = result else { return };
             let took = began.elapsed();
             if let Ok(file_bytes) = result {
-                let add = |counter: &AtomicU64, number| counter.fetch_add(number, Ordering::Relaxed);
-                add(&self.totals.checkpoints, 1);
-                add(&self.totals.checkpoint_ns, took.as_nanos() as u64);
-                add(&self.totals.log_bytes, window.bytes());
-                add(&self.totals.file_bytes, file_bytes);
+                let figures = &self.metrics.log;
+                figures.checkpoints.add(1);
+                figures.checkpoint_ns.add(took.as_nanos() as u64);
+                figures.checkpointed_bytes.add(window.bytes());
+                figures.file_bytes.add(file_bytes);
                 tracing::debug!(
                     watermark = window.last_segment(),
                     log_bytes = window.bytes(),
@@ -153,9 +118,13 @@ impl Worker {
 
     /// Returns the bytes of the files; `None` if the thread is to end before there is room.
     fn checkpoint_until_done(&self, window: &Window) -> Option<Result<u64, DatabaseError>> {
+        // What a try has done is kept for the next one: a disk that is nearly full has no room for it twice.
+        let mut prepared = None;
+        let mut pause = RETRY_PAUSE;
+        let mut told_at: Option<Instant> = None;
         loop {
             faults::may_panic(Bug::Checkpoint);
-            let waits_for = match self.checkpoint(window) {
+            let waits_for = match self.checkpoint(window, &mut prepared) {
                 Ok(file_bytes) => return Some(Ok(file_bytes)),
                 Err(error @ DatabaseError::Failed(_)) => {
                     tracing::error!(%error, "a checkpoint has failed: the log cannot become shorter any more");
@@ -163,23 +132,30 @@ impl Worker {
                 }
                 Err(error) => error,
             };
-            let retries = self.totals.retries.fetch_add(1, Ordering::Relaxed);
-            if retries.is_multiple_of(RETRIES_PER_LINE) {
+            self.metrics.log.checkpoint_retries.add(1);
+            if told_at.is_none_or(|told_at| told_at.elapsed() >= LINE_INTERVAL) {
+                told_at = Some(Instant::now());
                 tracing::warn!(error = %waits_for, "a checkpoint is tried again until it succeeds");
             }
-            if !self.progress.pause(RETRY_PAUSE) {
+            if !self.progress.pause(pause) {
                 return None;
             }
+            pause = match waits_for {
+                DatabaseError::DiskFull(_) => (2 * pause).min(RETRY_PAUSE_MAX),
+                _ => RETRY_PAUSE,
+            };
         }
     }
 
-    fn checkpoint(&self, window: &Window) -> Result<u64, DatabaseError> {
+    fn checkpoint(&self, window: &Window, prepared: &mut Option<Prepared>) -> Result<u64, DatabaseError> {
         if self.databases.values().any(|database| database.is_stalled()) {
             return Err(DatabaseError::Stalled);
         }
-        let prepared = checkpointing::prepare(&self.progress, &self.databases, window)?;
-        let file_bytes = prepared.file_bytes();
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => prepared.insert(checkpointing::prepare(&self.progress, &self.databases, window)?),
+        };
         checkpointing::finish(&self.progress, &self.databases, prepared)?;
-        Ok(file_bytes)
+        Ok(prepared.file_bytes())
     }
 }

@@ -100,17 +100,24 @@ impl StorageExecutor {
 
     /// Gives the checkpointer what it is to have before a segment is full, and works off what RocksDB has got.
     fn look_after_log(&mut self) {
-        let mut must_seal = self.log_care.last_seal.elapsed() >= SEAL_INTERVAL;
+        if self.shards.log().is_some_and(|log| log.unclean_bytes() == 0) {
+            // What comes next is the first that waits.
+            self.log_care.last_seal = Instant::now();
+        }
+        let since_last_seal = self.log_care.last_seal.elapsed();
         let records_max: usize = self.shards.list().iter().map(|shard| shard.records().bytes_max()).sum();
         // What RocksDB lacks leaves less room for what is hot.
-        let needs_clean = self.shards.take_needs_clean();
-        must_seal |= (needs_clean || self.shards.unclean_bytes() > records_max / 2)
-            && self.log_care.last_seal.elapsed() >= SEAL_PAUSE_MIN
-            && self
-                .shards
-                .log()
-                .is_some_and(|log| log.has_to_be_sealed(SEALED_BYTES_MIN));
-        if must_seal && let Some(log) = self.shards.log_mut() {
+        let is_memory_short = self.shards.take_needs_clean() || self.shards.unclean_bytes() > records_max / 2;
+        let is_memory_short = is_memory_short && since_last_seal >= SEAL_PAUSE_MIN;
+        let bytes_min = match is_memory_short {
+            _ if since_last_seal >= SEAL_INTERVAL => Some(0),
+            true => Some(SEALED_BYTES_MIN),
+            false => None,
+        };
+        if let Some(bytes_min) = bytes_min
+            && let Some(log) = self.shards.log_mut()
+            && log.has_to_be_sealed(bytes_min)
+        {
             log.seal();
             self.log_care.last_seal = Instant::now();
         }
@@ -203,12 +210,6 @@ impl StorageExecutor {
             let newest_sealed = log.open_segment() - 1;
             metrics.segments_behind.set(u64::from(newest_sealed - log.watermark()));
         }
-        let totals = self.threads.checkpointer.totals();
-        metrics.checkpoints.set(totals.checkpoints);
-        metrics.checkpoint_ns.set(totals.checkpoint_ns);
-        metrics.checkpointed_bytes.set(totals.log_bytes);
-        metrics.file_bytes.set(totals.file_bytes);
-        metrics.checkpoint_retries.set(totals.retries);
     }
 
     pub(super) fn update_metrics(&mut self) {

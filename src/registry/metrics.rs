@@ -225,7 +225,7 @@ impl NetworkMetrics {
     }
 }
 
-/// Figures of a storage executor's log.
+/// Figures of a storage executor's log: the executor has the first two, its checkpointer counts the others.
 #[derive(Debug, Default)]
 pub struct LogMetrics {
     /// Bytes of it that RocksDB does not have yet.

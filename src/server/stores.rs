@@ -255,7 +255,7 @@ impl Stores {
         let databases: Vec<_> = databases.collect();
         let shards = own.iter().map(Shard::id).collect();
         let log = self.create_log(&settings.snapshot(), number, shards)?;
-        let beside = self.start_threads(settings, number, &log, databases, watched.collect())?;
+        let beside = self.start_threads(settings, &metrics, (number, &log), databases, watched.collect())?;
         let Beside {
             threads,
             checkpoints,
@@ -313,8 +313,8 @@ impl Stores {
     fn start_threads(
         &self,
         settings: &SharedSettings,
-        number: usize,
-        log: &ExecutorLog,
+        metrics: &Arc<StorageMetrics>,
+        (number, log): (usize, &ExecutorLog),
         databases: Vec<(ShardId, Arc<Database>)>,
         watched: Vec<Watched>,
     ) -> Result<Beside, ServerError> {
@@ -336,7 +336,7 @@ impl Stores {
         let reclaimed = databases.iter().map(|(_, database)| Arc::clone(database)).collect();
         let checkpointer = Checkpointer::start(
             format!("checkpointer-{number}"),
-            log.progress(),
+            (log.progress(), Arc::clone(metrics)),
             databases,
             checkpoints_sender,
             pin_to_background.clone(),

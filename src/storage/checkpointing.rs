@@ -25,14 +25,14 @@ pub type Databases = BTreeMap<ShardId, Arc<Database>>;
 /// What is to become of the cells of several shards.
 pub(super) type WritesByShard = BTreeMap<ShardId, CellWrites>;
 
-/// A window of a log as sorted files, which are not ingested yet.
+/// A window of a log as sorted files, of which some may be ingested.
 pub struct Prepared {
     window: Window,
     files: BTreeMap<ShardId, SortedFiles>,
 }
 
 impl Prepared {
-    /// Bytes of the files.
+    /// Bytes of the files, also of those that were ingested.
     pub fn file_bytes(&self) -> u64 {
         self.files.values().map(SortedFiles::bytes).sum()
     }
@@ -58,15 +58,14 @@ pub fn prepare(progress: &LogProgress, databases: &Databases, window: &Window) -
 /// Brings what was prepared into the databases, says so in the log, and moves the watermark.
 ///
 /// # Errors
-/// [`DatabaseError::DiskFull`] and [`DatabaseError::Stalled`]: the same window may be prepared and finished later. Some
-/// of its cells may be in the databases.
-pub fn finish(progress: &LogProgress, databases: &Databases, prepared: Prepared) -> Result<(), DatabaseError> {
-    let Prepared { window, files } = prepared;
-    ingest_files(databases, files)?;
+/// [`DatabaseError::DiskFull`] and [`DatabaseError::Stalled`]: to be called again later, with the same `prepared`, which
+/// remembers what is in the databases. Nothing else of the log may be ingested meanwhile.
+pub fn finish(progress: &LogProgress, databases: &Databases, prepared: &mut Prepared) -> Result<(), DatabaseError> {
+    ingest_files(databases, &mut prepared.files)?;
     faults::reached(Point::BeforeCheckpoint);
-    let checkpoint = progress.set_ingested(&window)?;
+    let checkpoint = progress.set_ingested(&prepared.window)?;
     faults::reached(Point::AfterCheckpoint);
-    progress.recycle(&checkpoint, &window);
+    progress.recycle(&checkpoint, &prepared.window);
     faults::reached(Point::AfterRecycling);
     Ok(())
 }
@@ -101,10 +100,12 @@ pub(super) fn write_files(
     Ok(files)
 }
 
-/// Ingests the files of several shards.
-pub(super) fn ingest_files(databases: &Databases, files: BTreeMap<ShardId, SortedFiles>) -> Result<(), DatabaseError> {
-    for (shard, files) in files {
-        databases[&shard].ingest_files(files)?;
-    }
-    Ok(())
+/// Ingests the files of several shards, one after the other.
+pub(super) fn ingest_files(
+    databases: &Databases,
+    files: &mut BTreeMap<ShardId, SortedFiles>,
+) -> Result<(), DatabaseError> {
+    files
+        .iter_mut()
+        .try_for_each(|(shard, files)| databases[shard].ingest_files(files))
 }

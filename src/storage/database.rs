@@ -15,6 +15,7 @@ use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, CompactionDecision,
     DB, DBCompressionType, Env, ErrorKind, IngestExternalFileOptions, Options, ReadOptions, SstFileWriter,
 };
+use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -222,8 +223,8 @@ impl Database {
     /// # Errors
     /// Some of the writes may have been applied. To apply all of them again is harmless, and mends it.
     pub fn ingest(&self, mut writes: CellWrites) -> Result<(), DatabaseError> {
-        let files = self.write_files(&mut writes)?;
-        self.ingest_files(files)
+        let mut files = self.write_files(&mut writes)?;
+        self.ingest_files(&mut files)
     }
 
     /// Writes what is to become of the cells into sorted files, one for each column that has something. Nobody reads
@@ -242,7 +243,7 @@ impl Database {
             }
             let number = self.files_begun.fetch_add(1, Ordering::Relaxed);
             let path = ingest_folder(&self.path).join(format!("{number}-{}.sst", column.name()));
-            files.files.push(SortedFile {
+            files.files.push_back(SortedFile {
                 column,
                 path: path.clone(),
                 ranges: ranges.clone(),
@@ -265,15 +266,16 @@ impl Database {
         Ok(files)
     }
 
-    /// Makes files part of the database, durably, column by column in the order of [`Column::ALL`].
+    /// Makes files part of the database, durably, column by column in the order of [`Column::ALL`]. What was ingested
+    /// is not among `files` any more.
     ///
     /// # Errors
-    /// The first columns may have their file and the others not. To write and ingest all of it again is harmless, and
-    /// mends it.
-    pub fn ingest_files(&self, files: SortedFiles) -> Result<(), DatabaseError> {
+    /// The first columns may have their file and the others not. To call this again goes on with the others; to write
+    /// and ingest all of it again is harmless, too, and mends it.
+    pub fn ingest_files(&self, files: &mut SortedFiles) -> Result<(), DatabaseError> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        for file in files.files {
+        while let Some(file) = files.files.front() {
             faults::before_ingest(&self.path)?;
             let family = self.family(file.column);
             for (from, to) in &file.ranges {
@@ -281,6 +283,7 @@ impl Database {
             }
             self.db
                 .ingest_external_file_cf_opts(family, &options, vec![&file.path])?;
+            files.files.pop_front();
         }
         Ok(())
     }
@@ -658,7 +661,7 @@ fn remove_left_files(path: &Path) -> Result<(), DatabaseError> {
 /// Files that were written to be ingested, and their bytes. Those that are not are removed.
 #[derive(Default)]
 pub struct SortedFiles {
-    files: Vec<SortedFile>,
+    files: VecDeque<SortedFile>,
     bytes: u64,
 }
 
@@ -670,7 +673,7 @@ struct SortedFile {
 }
 
 impl SortedFiles {
-    /// Bytes of all files.
+    /// Bytes of all files, also of those that were ingested.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -46,7 +46,7 @@ pub struct ExecutorLog {
 
 impl ExecutorLog {
     /// Begins the log of a new generation in its own folder below `logs`, for these shards. It is full when `size_max`
-    /// bytes of it are not ingested.
+    /// bytes of it are not ingested, or full segments and those that were sealed before take so much of the disk.
     ///
     /// # Errors
     /// The folder cannot be created, or has segments.
@@ -72,6 +72,7 @@ impl ExecutorLog {
             durable_epoch: AtomicU64::new(0),
             watermark: AtomicU32::new(0),
             sealed_bytes: AtomicU64::new(0),
+            sealed_file_bytes: AtomicU64::new(0),
             backlog: Mutex::default(),
             has_work: Condvar::new(),
         });
@@ -142,9 +143,10 @@ impl ExecutorLog {
         self.hand_over_sealed();
     }
 
-    /// Whether the open segment has so many bytes, and the checkpointer has nothing else to do.
+    /// Whether the open segment has so many bytes, at least one, and the checkpointer has nothing else to do: one that
+    /// is behind does not come further with more segments, each of which takes the room of a full one.
     pub fn has_to_be_sealed(&self, bytes_min: u64) -> bool {
-        self.open_bytes >= bytes_min && self.shared.sealed_bytes() == 0
+        self.open_bytes >= bytes_min.max(1) && self.shared.sealed_bytes() == 0
     }
 
     /// The most bytes of records that wait in memory for the checkpointer: much more than their operations in the log,
@@ -162,7 +164,9 @@ impl ExecutorLog {
     /// Whether the log has reached its bound: nothing should be written before more of it is ingested.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.unclean_bytes() >= self.shared.size_max || self.files.are_full_on_request()
+        self.unclean_bytes() >= self.shared.size_max
+            || self.shared.sealed_file_bytes.load(Ordering::Acquire) >= self.shared.size_max
+            || self.files.are_full_on_request()
     }
 
     /// The newest segment that is ingested with all before it; 0 if none is.
@@ -211,8 +215,10 @@ pub struct LogProgress {
     appended_epoch: AtomicU64,
     durable_epoch: AtomicU64,
     watermark: AtomicU32,
-    /// Bytes of segments that are sealed and not ingested.
+    /// Bytes of frames in segments that are sealed and not ingested.
     sealed_bytes: AtomicU64,
+    /// Bytes of the files of those segments.
+    sealed_file_bytes: AtomicU64,
     backlog: Mutex<Backlog>,
     has_work: Condvar,
 }
@@ -231,9 +237,31 @@ pub struct Window {
     first: u32,
     last: SealedSegment,
     bytes: u64,
+    file_bytes: u64,
 }
 
 impl Window {
+    fn of(segment: SealedSegment) -> Window {
+        Window {
+            first: segment.end.segment,
+            last: segment,
+            bytes: u64::from(segment.end.offset),
+            file_bytes: u64::from(segment.file_len),
+        }
+    }
+
+    /// Takes the next segment in.
+    fn push(&mut self, next: SealedSegment) {
+        assert_eq!(
+            next.end.segment,
+            self.last_segment() + 1,
+            "segments are sealed in their order"
+        );
+        self.last = next;
+        self.bytes += u64::from(next.end.offset);
+        self.file_bytes += u64::from(next.file_len);
+    }
+
     /// The newest segment.
     pub fn last_segment(&self) -> u32 {
         self.last.end.segment
@@ -264,9 +292,9 @@ impl LogProgress {
         self.watermark.load(Ordering::Acquire)
     }
 
-    /// Bytes of segments that are sealed and not ingested.
+    /// Bytes of frames in segments that are sealed and not ingested.
     #[inline]
-    pub fn sealed_bytes(&self) -> u64 {
+    fn sealed_bytes(&self) -> u64 {
         self.sealed_bytes.load(Ordering::Acquire)
     }
 
@@ -322,6 +350,7 @@ impl LogProgress {
         let before = self.watermark.swap(last, Ordering::AcqRel);
         assert_eq!(before + 1, window.first, "windows are ingested one after the other");
         self.sealed_bytes.fetch_sub(window.bytes, Ordering::AcqRel);
+        self.sealed_file_bytes.fetch_sub(window.file_bytes, Ordering::AcqRel);
         Ok(checkpoint)
     }
 
@@ -342,23 +371,19 @@ impl LogProgress {
     fn push_sealed(&self, segment: SealedSegment) {
         self.sealed_bytes
             .fetch_add(u64::from(segment.end.offset), Ordering::AcqRel);
+        self.sealed_file_bytes
+            .fetch_add(u64::from(segment.file_len), Ordering::AcqRel);
         self.lock().sealed.push_back(segment);
         self.has_work.notify_all();
     }
 
     fn take_window(&self, backlog: &mut Backlog) -> Option<Window> {
-        let first = backlog.sealed.pop_front()?;
-        let mut window = Window {
-            first: first.end.segment,
-            last: first,
-            bytes: u64::from(first.end.offset),
-        };
+        let mut window = Window::of(backlog.sealed.pop_front()?);
         let bytes_max = WINDOW_BYTES_MAX.min(self.size_max / SEGMENTS_MIN);
         while let Some(next) = backlog.sealed.front()
             && window.bytes + u64::from(next.end.offset) <= bytes_max
         {
-            window.last = *next;
-            window.bytes += u64::from(next.end.offset);
+            window.push(*next);
             backlog.sealed.pop_front();
         }
         Some(window)

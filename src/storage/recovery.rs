@@ -8,15 +8,17 @@
 use super::checkpointing::{Databases, WritesByShard, expand, ingest_files, write_files};
 use super::database::DatabaseError;
 use super::log::{
-    Checkpoint, CheckpointError, Damage, LogEnd, LogIdentity, LogReader, Next, ReadError, segment_path, segments_in,
+    Checkpoint, CheckpointError, Damage, Frame, LogEnd, LogIdentity, LogReader, Next, ReadError,
+    remove_segments_before, segment_path, segments_in,
 };
 use crate::faults::{self, Point};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Bytes of payload that are ingested at once: enough for files that compactions do well with, and little memory.
-const WINDOW_BYTES: u64 = 64 << 20;
+/// Bytes of payload that are ingested at once, with what comes to the end of their segment: enough for files that
+/// compactions do well with, and little memory.
+const WINDOW_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 
 /// Why the logs were not recovered; what was ingested of them before does no harm.
 #[derive(Debug, thiserror::Error)]
@@ -139,11 +141,11 @@ struct OldLog {
 
 impl OldLog {
     fn recover(self, databases: &Databases, recovered: &mut Recovered) -> Result<(), RecoveryError> {
-        let checkpoint = Checkpoint::read(&self.folder, self.identity)?;
         let segments = segments_in(&self.folder).map_err(|error| RecoveryError::Folder {
             path: self.folder.clone(),
             error,
         })?;
+        let checkpoint = self.checkpoint(&segments)?;
         let last = segments.last().copied().unwrap_or(0);
         let checkpoint = if last < checkpoint.first_segment() {
             checkpoint
@@ -158,6 +160,24 @@ impl OldLog {
         Ok(())
     }
 
+    /// Which segments are needed. If nobody can tell any more, all that are there: those that are not needed lie before
+    /// the others, and what they say is said again or was overwritten.
+    fn checkpoint(&self, segments: &[u32]) -> Result<Checkpoint, RecoveryError> {
+        match Checkpoint::read(&self.folder, self.identity) {
+            Ok(checkpoint) => Ok(checkpoint),
+            Err(error) if self.loads_damaged_log && error.is_damage() => {
+                tracing::error!(
+                    "all of a log is loaded again, since nobody can tell how much of it is needed: {error}"
+                );
+                let first_segment = segments.first().copied().unwrap_or(1);
+                Ok(Checkpoint::write(&self.folder, self.identity, first_segment)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ingests the log window by window, and forgets each: a start that is interrupted, by a full disk for one, is gone
+    /// on with by the next, and has made room.
     fn ingest(
         &self,
         first_segment: u32,
@@ -166,18 +186,32 @@ impl OldLog {
     ) -> Result<(), RecoveryError> {
         let mut reader = self.open(first_segment)?;
         let mut writes = WritesByShard::new();
-        let mut window_bytes = 0;
-        while let Some(payload) = self.next_payload(&mut reader)? {
-            expand(payload, &mut writes).map_err(|error| self.not_ingested(error))?;
-            window_bytes += payload.len() as u64;
-            recovered.frames += 1;
-            recovered.bytes += payload.len() as u64;
-            if window_bytes >= WINDOW_BYTES {
-                self.ingest_window(databases, std::mem::take(&mut writes))?;
-                window_bytes = 0;
+        let (mut window_bytes, mut segment) = (0, first_segment);
+        while let Some(frame) = self.next_frame(&mut reader)? {
+            if frame.start.segment > segment {
+                segment = frame.start.segment;
+                if window_bytes >= WINDOW_BYTES {
+                    self.ingest_window(databases, std::mem::take(&mut writes))?;
+                    self.forget_before(segment)?;
+                    window_bytes = 0;
+                }
             }
+            expand(frame.payload, &mut writes).map_err(|error| self.not_ingested(error))?;
+            window_bytes += frame.payload.len() as u64;
+            recovered.frames += 1;
+            recovered.bytes += frame.payload.len() as u64;
         }
         self.ingest_window(databases, writes)
+    }
+
+    /// All before a segment is in the databases.
+    fn forget_before(&self, segment: u32) -> Result<(), RecoveryError> {
+        Checkpoint::write(&self.folder, self.identity, segment)?;
+        faults::reached(Point::RecoveredWindow);
+        remove_segments_before(&self.folder, segment).map_err(|error| RecoveryError::Folder {
+            path: self.folder.clone(),
+            error,
+        })
     }
 
     fn open(&self, first_segment: u32) -> Result<LogReader, RecoveryError> {
@@ -191,10 +225,10 @@ impl OldLog {
         }
     }
 
-    /// The next frame's payload; none at the end, or at a damage if that is allowed.
-    fn next_payload<'a>(&self, reader: &'a mut LogReader) -> Result<Option<&'a [u8]>, RecoveryError> {
+    /// The next frame; none at the end, or at a damage if that is allowed.
+    fn next_frame<'a>(&self, reader: &'a mut LogReader) -> Result<Option<Frame<'a>>, RecoveryError> {
         match reader.next_frame() {
-            Ok(Next::Frame(frame)) => Ok(Some(frame.payload)),
+            Ok(Next::Frame(frame)) => Ok(Some(frame)),
             Ok(Next::End(LogEnd::Clean { .. })) => Ok(None),
             Ok(Next::End(LogEnd::Torn { at, frames_behind })) => {
                 tracing::warn!(
@@ -210,19 +244,22 @@ impl OldLog {
     }
 
     fn refuse_unless_allowed(&self, error: ReadError) -> Result<(), RecoveryError> {
-        match error {
-            ReadError::Damaged(damage) if self.loads_damaged_log => {
-                tracing::error!("a damaged log is loaded up to the damage, and the rest is dropped: {damage}");
-                Ok(())
-            }
-            ReadError::Damaged(damage) => Err(RecoveryError::Damaged(damage)),
-            error => Err(RecoveryError::Unreadable(error)),
+        if self.loads_damaged_log && error.is_damage() {
+            tracing::error!(
+                "a damaged log is loaded up to the damage, and the rest is dropped; what was written last, and \
+                 collections above all, may be inconsistent: {error}"
+            );
+            return Ok(());
         }
+        Err(match error {
+            ReadError::Damaged(damage) => RecoveryError::Damaged(damage),
+            error => RecoveryError::Unreadable(error),
+        })
     }
 
     fn ingest_window(&self, databases: &Databases, writes: WritesByShard) -> Result<(), RecoveryError> {
         let files = write_files(databases, writes);
-        let ingested = files.and_then(|files| ingest_files(databases, files));
+        let ingested = files.and_then(|mut files| ingest_files(databases, &mut files));
         ingested.map_err(|error| self.not_ingested(error))?;
         faults::reached(Point::Recovering);
         Ok(())

@@ -9,7 +9,7 @@ use super::cell_writes::CellWrites;
 use super::checkpointing::{self, Databases};
 use super::database::{Column, Database, Resources};
 use super::executor_log::ExecutorLog;
-use super::log::LogIdentity;
+use super::log::{LogIdentity, segment_path, segments_in};
 use super::operations::{self, ALL_DATABASES, Change};
 use super::recovery::{Recovered, recover};
 use super::{log::FrameBuffer, seeded_random};
@@ -224,9 +224,9 @@ fn writer() {
                 // In a thread of its own it would be another one each time.
                 progress.stop();
                 while let Some(window) = progress.wait_for_window() {
-                    let prepared = checkpointing::prepare(&progress, &databases, &window).expect("files");
+                    let mut prepared = checkpointing::prepare(&progress, &databases, &window).expect("files");
                     note(format!("{number} durable {}\n", progress.durable_epoch()));
-                    checkpointing::finish(&progress, &databases, prepared).expect("they are ingested");
+                    checkpointing::finish(&progress, &databases, &mut prepared).expect("they are ingested");
                 }
             }
         }
@@ -278,7 +278,11 @@ const KILLS: [(&str, u32); 7] = [
 ];
 
 /// Where a start is killed.
-const KILLS_OF_RECOVERY: [(&str, u32); 2] = [("kill-in-recovery", 2), ("kill-before-ingest", 10)];
+const KILLS_OF_RECOVERY: [(&str, u32); 3] = [
+    ("kill-in-recovery", 8),
+    ("kill-after-window", 6),
+    ("kill-before-ingest", 40),
+];
 
 #[test]
 fn checkpoints_crashes_and_recoveries_leave_a_prefix_of_each_log() {
@@ -343,6 +347,45 @@ fn checkpoints_crashes_and_recoveries_leave_a_prefix_of_each_log() {
         close(&databases);
         frames += FRAMES;
     }
+}
+
+/// A start that fails, for want of room for one, has made room for the next, and that has less to do.
+#[test]
+fn what_a_start_has_ingested_before_it_fails_is_not_read_again() {
+    const FRAMES: u64 = 20;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let (_resources, databases) = open(folder);
+    let shards = executors(1).remove(0);
+    let key = |frame: u64| [&[1, 0, 0, 0xff, 0xff, 0xff, 0xff][..], &frame.to_be_bytes()].concat();
+    let mut log = ExecutorLog::create(&folder.join("log"), identity(1, 0), SIZE_MAX, shards.clone()).expect("a log");
+    for frame in 1..=FRAMES {
+        operations::begin_shard(log.buffer(), shards[0]);
+        operations::put(log.buffer(), Column::Meta, &key(frame), &[7; 50_000]);
+        log.append(frame).expect("there is room");
+        log.seal();
+        // What comes later says that this was on disk.
+        log.progress().sync().expect("a sync");
+    }
+    drop(log);
+    let log_folder = identity(1, 0).folder(&folder.join("log"));
+    let segment = segment_path(&log_folder, FRAMES as u32 / 2);
+    let whole = std::fs::read(&segment).expect("a segment");
+    let mut damaged = whole.clone();
+    damaged[1000] ^= 1;
+    std::fs::write(&segment, damaged).expect("a segment");
+    let again = |generation| recover(&folder.join("log"), identity(generation, 0), &databases, false);
+    for generation in 2..4 {
+        again(generation).expect_err("a damaged log");
+        let segments = segments_in(&log_folder).expect("the folder");
+        assert!((8..=10).contains(&segments[0]), "the first segment is {}", segments[0]);
+        assert_eq!(cells_of(&databases, &shards).len(), segments[0] as usize - 1);
+    }
+    std::fs::write(&segment, whole).expect("a segment");
+    let recovered = again(4).expect("a whole log");
+    assert!((11..=13).contains(&recovered.frames), "{recovered:?}");
+    assert_eq!(cells_of(&databases, &shards).len(), FRAMES as usize);
+    close(&databases);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::Node;
+use crate::harness::process::wait_for;
 
 /// The segment that a node's only executor has written since the last start.
 fn segment_of(node: &Node) -> PathBuf {
@@ -80,6 +81,64 @@ fn a_log_with_a_flipped_bit_in_its_middle_is_refused_and_can_be_loaded_up_to_the
     // What was dropped is gone, and the log is whole again.
     node.start("--shards 1", "");
     assert_eq!(node.connect().command(&["GET", "key:51"]).render(), "\"again\"");
+}
+
+/// Some of a log is in RocksDB, and nobody can tell how much: all that is there is loaded again, over what it has made.
+#[test]
+fn a_checkpoint_that_is_damaged_is_refused_and_can_be_loaded_without() {
+    let mut node = Node::started("--shards 1");
+    let set = |node: &Node, from: u64| {
+        let mut client = node.connect();
+        for number in from..from + 100 {
+            let words = ["SET", &format!("key:{}", number % 150), &number.to_string()];
+            assert_eq!(client.command(&words).render(), "OK");
+        }
+    };
+    set(&node, 0);
+    assert!(wait_for(|| node.info("persistence", "log_checkpoints", "") != "0"));
+    set(&node, 100);
+    node.kill_9();
+    let checkpoint = segment_of(&node).with_file_name("CHECKPOINT");
+    let mut bytes = std::fs::read(&checkpoint).expect("there is a checkpoint");
+    bytes[30] ^= 1;
+    std::fs::write(&checkpoint, &bytes).expect("it can be damaged");
+    let (status, output) = node.start_refused("--shards 1", "");
+    assert_eq!(status.code(), Some(1), "{output}");
+    for said in ["CHECKPOINT is damaged", "--load-damaged-log yes"] {
+        assert!(output.contains(said), "{said:?} is not said:\n{output}");
+    }
+    node.start("--shards 1 --load-damaged-log yes", "");
+    for life in 0..2 {
+        let mut client = node.connect();
+        assert_eq!(keys(&node), 150);
+        for number in 50..200 {
+            let found = client.command(&["GET", &format!("key:{}", number % 150)]).render();
+            assert_eq!(found, format!("\"{number}\""), "life {life}");
+        }
+        node.kill_9();
+        node.start("--shards 1", "");
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_log_on_a_damaged_disk_is_refused_and_can_be_loaded_as_far_as_it_is_readable() {
+    let mut node = killed();
+    let (status, output) = node.start_refused("--shards 1", "fail-read=1..");
+    assert_eq!(status.code(), Some(1), "{output}");
+    for said in ["its disk is damaged", "--load-damaged-log yes"] {
+        assert!(output.contains(said), "{said:?} is not said:\n{output}");
+    }
+    // What cannot be read lies behind what is needed.
+    node.start("--shards 1", "fail-read=1");
+    assert_eq!(keys(&node), 100);
+    assert_eq!(node.connect().command(&["SET", "last", "1"]).render(), "OK");
+    node.kill_9();
+    node.start("--shards 1 --load-damaged-log yes", "fail-read=1..");
+    assert_eq!(keys(&node), 100, "the last log is lost, and no other");
+    node.kill_9();
+    node.start("--shards 1", "");
+    assert_eq!(keys(&node), 100);
 }
 
 #[test]

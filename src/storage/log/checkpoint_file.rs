@@ -12,7 +12,7 @@
 //! ```
 
 use super::frame::{u32_at, u64_at};
-use super::log_disk::{is_disk_full, replace_durably};
+use super::log_disk::{is_damage, is_disk_full, replace_durably};
 use super::log_position::LogIdentity;
 use crc32c::crc32c;
 use std::io::{self, ErrorKind};
@@ -41,7 +41,10 @@ pub enum CheckpointError {
     Unreadable { path: PathBuf, error: io::Error },
     #[error("cannot write {path}: {error}; check the folder's owner, mode and free space")]
     Unwritable { path: PathBuf, error: io::Error },
-    #[error("{path} is damaged ({len} bytes whose checksum is wrong); restore the data directory from a backup")]
+    #[error(
+        "{path} is damaged ({len} bytes whose checksum is wrong); restore the data directory from a backup, or copy it \
+         and start once with --load-damaged-log yes to load all of the log"
+    )]
     Damaged { path: PathBuf, len: usize },
     #[error("{path} has format {found}, and this version reads format {FORMAT}; use the version that wrote it")]
     OtherFormat { path: PathBuf, found: u32 },
@@ -57,6 +60,15 @@ impl CheckpointError {
     /// Whether space was wanting: it may be there again later.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, CheckpointError::Unwritable { error, .. } if is_disk_full(error))
+    }
+
+    /// Whether the file is there and what it said is lost.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            CheckpointError::Damaged { .. } => true,
+            CheckpointError::Unreadable { error, .. } => is_damage(error),
+            _ => false,
+        }
     }
 }
 

@@ -123,6 +123,15 @@ pub(super) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether an error says that the disk, or the file system on it, cannot give back what it was given.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let damages = [Errno::IO, Errno::BADMSG, Errno::UCLEAN];
+    damages
+        .iter()
+        .any(|damage| error.raw_os_error() == Some(damage.raw_os_error()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

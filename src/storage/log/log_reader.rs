@@ -11,9 +11,11 @@
 //! newer ones.
 
 use super::frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameFields, FrameHeader, FrameSeed};
+use super::log_disk::is_damage;
 use super::log_position::{LogIdentity, LogPosition};
 use super::log_writer::SealedSegment;
 use super::segment::{NoSegment, SEGMENT_HEADER_LEN, SegmentHeader, segment_path, segments_in};
+use crate::faults;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -106,10 +108,30 @@ impl fmt::Display for Damage {
 pub enum ReadError {
     #[error("cannot read {path}: {error}; check the file's owner, mode and disk")]
     Unreadable { path: PathBuf, error: io::Error },
+    #[error(
+        "cannot read {path}, and its disk is damaged: {error}; restore the data directory from a backup, or copy it \
+         and start once with --load-damaged-log yes to go on without what comes after"
+    )]
+    DiskDamaged { path: PathBuf, error: io::Error },
     #[error("{path} has format {found}, which this version does not know; use the version that wrote it")]
     OtherFormat { path: PathBuf, found: u32 },
     #[error("{0}: acknowledged writes are lost; restore the data directory from a backup")]
     Damaged(Damage),
+}
+
+impl ReadError {
+    fn of_file(path: &Path, error: io::Error) -> ReadError {
+        let path = path.to_owned();
+        match is_damage(&error) {
+            true => ReadError::DiskDamaged { path, error },
+            false => ReadError::Unreadable { path, error },
+        }
+    }
+
+    /// Whether something was there that is lost.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ReadError::Damaged(_) | ReadError::DiskDamaged { .. })
+    }
 }
 
 /// Reads the frames of a log in order.
@@ -139,12 +161,15 @@ impl LogReader {
         LogReader::open_range(folder, identity, first_segment, None)
     }
 
-    /// Reads a log in which a segment is missing, up to there.
+    /// Reads a log in which a segment is missing, up to there, or one that a damaged disk cannot sync.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn open_before_gap(folder: &Path, identity: LogIdentity, first_segment: u32) -> Result<LogReader, ReadError> {
-        sync_segments(folder, first_segment)?;
+        match sync_segments(folder, first_segment) {
+            Err(error) if !error.is_damage() => return Err(error),
+            _ => {}
+        }
         let mut reader = LogReader::new(folder, identity, first_segment, None)?;
         let expected = first_segment..;
         let is_there = |(segment, expected): &(u32, u32)| segment == expected;
@@ -190,10 +215,7 @@ impl LogReader {
         first_segment: u32,
         until: Option<LogPosition>,
     ) -> Result<LogReader, ReadError> {
-        let unreadable = |error| ReadError::Unreadable {
-            path: folder.to_owned(),
-            error,
-        };
+        let unreadable = |error| ReadError::of_file(folder, error);
         let segment_last = until.map_or(u32::MAX, |until| until.segment);
         let mut segments = segments_in(folder).map_err(unreadable)?;
         segments.retain(|segment| (first_segment..=segment_last).contains(segment));
@@ -410,12 +432,9 @@ impl LogReader {
 fn sync_segments(folder: &Path, first_segment: u32) -> Result<(), ReadError> {
     let sync = |path: PathBuf| {
         let synced = File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(|error| ReadError::Unreadable { path, error })
+        synced.map_err(|error| ReadError::of_file(&path, error))
     };
-    let segments = segments_in(folder).map_err(|error| ReadError::Unreadable {
-        path: folder.to_owned(),
-        error,
-    })?;
+    let segments = segments_in(folder).map_err(|error| ReadError::of_file(folder, error))?;
     for segment in segments.into_iter().filter(|segment| *segment >= first_segment) {
         sync(segment_path(folder, segment))?;
     }
@@ -478,7 +497,7 @@ impl SegmentBytes {
                 piece: Vec::new(),
                 piece_offset: 0,
             }),
-            Err(error) => Err(ReadError::Unreadable { path, error }),
+            Err(error) => Err(ReadError::of_file(&path, error)),
         }
     }
 
@@ -556,17 +575,23 @@ impl SegmentBytes {
         let is_in_piece =
             offset >= self.piece_offset && offset as usize + len <= self.piece_offset as usize + self.piece.len();
         if !is_in_piece {
-            self.piece
-                .resize(len.max(READ_LEN).min((self.len - offset) as usize), 0);
-            self.piece_offset = offset;
-            let read = self.file.read_exact_at(&mut self.piece, u64::from(offset));
-            read.map_err(|error| ReadError::Unreadable {
-                path: self.path.clone(),
-                error,
-            })?;
+            self.read_piece(offset, len.max(READ_LEN).min((self.len - offset) as usize))
+                // What is damaged may lie behind what is asked for.
+                .or_else(|_| self.read_piece(offset, len))
+                .map_err(|error| ReadError::of_file(&self.path, error))?;
         }
         let start = (offset - self.piece_offset) as usize;
         Ok(Some(&self.piece[start..start + len]))
+    }
+
+    fn read_piece(&mut self, offset: u32, len: usize) -> io::Result<()> {
+        self.piece.resize(len, 0);
+        self.piece_offset = offset;
+        let read = faults::before_read().and_then(|()| self.file.read_exact_at(&mut self.piece, u64::from(offset)));
+        if read.is_err() {
+            self.piece.clear();
+        }
+        read
     }
 }
 

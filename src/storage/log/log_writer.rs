@@ -230,6 +230,10 @@ impl<D: LogDisk> LogWriter<D> {
         })?;
         self.segment_len = wanted;
         if let Some(full) = self.open.take() {
+            if self.log.appended() < self.position {
+                // A full disk took back each frame that the segment was to have: its end is its header's.
+                self.log.set_appended(self.position);
+            }
             self.note_sealed(&full);
         }
         self.log.begin_file(number, Arc::clone(&segment.file));
@@ -547,7 +551,7 @@ mod tests {
             Err(failed),
             "the disk is well again, the log is not"
         );
-        assert!(writer.shared().sync().is_err());
+        assert!(writer.shared().check().is_err());
         assert_eq!(read(writer.shared().folder(), 1).0, [b"kept"]);
     }
 
@@ -593,6 +597,41 @@ mod tests {
         append(&mut writer, 1, b"SET").expect("there is a spare");
         writer.seal();
         assert!(matches!(append(&mut writer, 2, b"SET"), Err(AppendError::DiskFull(_))));
+    }
+
+    /// Where nothing is preallocated a segment may begin, and then find no room for any frame.
+    #[test]
+    fn a_segment_for_which_the_disk_has_no_frame_s_room_is_ingested_as_any_other() {
+        let mut random = seeded_random::printed();
+        let (logs, disk) = (folder(), TestDisk::default());
+        let mut writer = writer(&disk, &logs, SMALL);
+        let log = writer.shared();
+        for (epoch, len) in [(1, 6000), (2, 20_000), (3, 70_000)] {
+            disk.set_faults(Faults {
+                pages_left: Some(1),
+                ..Faults::default()
+            });
+            let refused = append(&mut writer, epoch, &payload(&mut random, len));
+            assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{len}: {refused:?}");
+        }
+        disk.set_faults(Faults::default());
+        let last = payload(&mut random, 100_000);
+        append(&mut writer, 4, &last).expect("there is room again");
+        writer.seal();
+        let mut first_segment = 1;
+        while let Some(sealed) = writer.next_sealed() {
+            log.sync().expect("a sync");
+            let mut reader = LogReader::open_sealed(log.folder(), IDENTITY, first_segment, &sealed).expect("a log");
+            if let Next::Frame(frame) = reader.next_frame().expect("a whole log") {
+                assert_eq!((frame.payload, frame.fields.epoch), (&last[..], 4));
+            }
+            first_segment = sealed.end.segment + 1;
+            let checkpoint = log.write_checkpoint(sealed.end).expect("a checkpoint");
+            log.recycle(&checkpoint).expect("recycling");
+        }
+        assert_eq!(first_segment, 5, "three had no frame, and one had");
+        append(&mut writer, 5, b"frame").expect("there is room");
+        assert_eq!(read(log.folder(), first_segment).0, [b"frame"]);
     }
 
     #[test]

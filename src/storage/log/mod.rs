@@ -35,5 +35,5 @@ pub use log_disk::{LogDisk, RealDisk, SegmentFile, replace_durably};
 pub use log_position::{LogIdentity, LogPosition};
 pub use log_reader::{Damage, Frame, LogEnd, LogReader, Next, ReadError};
 pub use log_writer::{AppendError, Appended, LogWriter, SealedSegment};
-pub use segment::{segment_path, segments_in};
+pub use segment::{remove_segments_before, segment_path, segments_in};
 pub use shared_log::{LogCreateError, LogFailure, LogOptions, SharedLog};

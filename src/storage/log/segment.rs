@@ -123,6 +123,16 @@ pub fn segments_in(folder: &Path) -> io::Result<Vec<u32>> {
     Ok(segments)
 }
 
+/// Removes the segments of a folder before one, the oldest first, so that no crash leaves a gap.
+///
+/// # Errors
+/// The folder cannot be read, or a file not be removed.
+pub fn remove_segments_before(folder: &Path, first_segment: u32) -> io::Result<()> {
+    let segments = segments_in(folder)?;
+    let mut obsolete = segments.into_iter().filter(|segment| *segment < first_segment);
+    obsolete.try_for_each(|segment| std::fs::remove_file(segment_path(folder, segment)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,6 +64,8 @@ pub struct SharedLog<D: LogDisk = RealDisk> {
     /// Up to here the log is on disk.
     durable: AtomicU64,
     failure: OnceLock<LogFailure>,
+    /// The first failed sync: what was not durable then may never be, although a later sync says otherwise.
+    sync_failure: OnceLock<LogFailure>,
     /// Files that may have frames that are not durable, the oldest first; the last one is being written.
     unsynced: Mutex<Vec<UnsyncedFile<D::File>>>,
     /// Held while files are synced: of two threads that sync one file, the kernel tells only one of a failure, and the
@@ -107,6 +109,7 @@ impl<D: LogDisk> SharedLog<D> {
             appended: AtomicU64::new(LogPosition::START.to_u64()),
             durable: AtomicU64::new(LogPosition::START.to_u64()),
             failure: OnceLock::new(),
+            sync_failure: OnceLock::new(),
             unsynced: Mutex::default(),
             syncing: Mutex::default(),
         })
@@ -141,14 +144,17 @@ impl<D: LogDisk> SharedLog<D> {
     }
 
     /// Makes everything durable that was appended before the call; returns up to where the log is durable. Nothing is
-    /// asked of the disk if all is durable already.
+    /// asked of the disk if all is durable already. Also where a write has failed: what was appended before it was
+    /// acknowledged, and is whole.
     ///
     /// # Errors
-    /// A sync fails, or a sync or a write has failed before. What was not durable before may never be.
+    /// A sync fails, or has failed before. What was not durable before may never be.
     pub fn sync(&self) -> Result<LogPosition, LogFailure> {
         let _one_at_a_time = lock(&self.syncing);
         let target = self.appended();
-        self.check()?;
+        if let Some(failure) = self.sync_failure.get() {
+            return Err(failure.clone());
+        }
         if target <= self.durable() {
             return Ok(self.durable());
         }
@@ -159,11 +165,11 @@ impl<D: LogDisk> SharedLog<D> {
             .collect();
         assert!(!files.is_empty(), "the file of the newest frame is not known");
         for (file, _) in &files {
-            file.sync_data().map_err(|error| self.fail("a sync", &error))?;
+            file.sync_data().map_err(|error| self.fail_sync("a sync", &error))?;
         }
         if files.iter().any(|(_, is_named)| !is_named) {
             let synced = self.disk.sync_folder(&self.folder);
-            synced.map_err(|error| self.fail("a sync of the folder", &error))?;
+            synced.map_err(|error| self.fail_sync("a sync of the folder", &error))?;
         }
         let mut unsynced = lock(&self.unsynced);
         // Frames went to the target's segment when it was taken, so those before it were sealed.
@@ -238,10 +244,17 @@ impl<D: LogDisk> SharedLog<D> {
     pub(super) fn sync_withdrawn(&self, file: &D::File) -> Result<(), LogFailure> {
         let _one_at_a_time = lock(&self.syncing);
         file.sync_data()
-            .map_err(|error| self.fail("a sync after a full disk", &error))
+            .map_err(|error| self.fail_sync("a sync after a full disk", &error))
     }
 
-    /// Notes a failure; returns the first one.
+    /// Notes a failed sync; returns the first failure.
+    fn fail_sync(&self, what: &str, error: &dyn Display) -> LogFailure {
+        let failure = self.fail(what, error);
+        let _ = self.sync_failure.set(failure.clone());
+        failure
+    }
+
+    /// Notes a failure, after which nothing is appended any more; returns the first one.
     pub(super) fn fail(&self, what: &str, error: &dyn Display) -> LogFailure {
         let text = format!("{what} in {}: {error}", self.folder.display());
         self.failure.get_or_init(|| LogFailure(text.into())).clone()
@@ -456,6 +469,48 @@ mod tests {
             },
         );
         assert_eq!(refused, Err(AppendError::Failed(failure)));
+    }
+
+    #[test]
+    fn a_failed_write_does_not_keep_what_was_appended_before_from_its_sync() {
+        let mut random = seeded_random::printed();
+        let logs = tempfile::tempdir().expect("a temporary folder");
+        let mut workload = Workload::new(&logs);
+        (0..20).for_each(|_| workload.append(&mut random));
+        let log = workload.writer.shared();
+        let appended = log.appended();
+        workload.disk.set_faults(Faults {
+            fail_writes: true,
+            ..Faults::default()
+        });
+        let mut buffer = FrameBuffer::new();
+        buffer.extend(&[1; 9000]);
+        let fields = FrameFields {
+            epoch: 99,
+            ..FrameFields::default()
+        };
+        assert!(matches!(
+            workload.writer.append(&mut buffer, fields),
+            Err(AppendError::Failed(_))
+        ));
+        assert_eq!(log.sync(), Ok(appended));
+        assert_eq!(log.durable(), appended);
+        // The frame that failed may be there, but for zeros that were there before.
+        workload.frames.push(Written {
+            end: LogPosition::from_u64(u64::MAX),
+            payload: buffer.payload().to_vec(),
+        });
+        workload.check_power_loss(&mut random);
+        assert!(log.check().is_err(), "the log takes nothing any more");
+        workload.disk.set_faults(Faults {
+            fail_syncs: true,
+            ..Faults::default()
+        });
+        assert_eq!(
+            log.sync(),
+            Ok(appended),
+            "all is durable, and nothing is asked of the disk"
+        );
     }
 
     #[test]
