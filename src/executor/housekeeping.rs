@@ -89,10 +89,11 @@ impl StorageExecutor {
             self.threads.syncer.sync_soon();
         }
         self.release_held(self.released_epoch());
+        // The checkpointer syncs the log, too, and says nothing of it.
         if !self.durable_waits.is_empty() {
-            // The checkpointer syncs the log, too, and says nothing of it.
             self.tell_durable();
         }
+        self.answer_steps_from_disk();
         self.look_after_log();
         self.interests.tracked.forget_gone();
         self.update_metrics();

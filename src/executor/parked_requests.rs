@@ -36,6 +36,8 @@ pub(super) struct Parked {
     pub(super) schedules: HashMap<TransactionId, Box<Batch>>,
     /// Decided transactions whose parts here are not committed yet. Bounded by the transactions that are under way.
     pub(super) decided: Vec<Decided>,
+    /// Answers to steps whose writes must be on disk first.
+    pub(super) for_disk: Batches,
     /// Schedule steps of transactions that were given up.
     given_up: Batches,
     /// Transactions and commands whose locks were granted: the former are to be answered, the latter to be run.

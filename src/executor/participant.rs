@@ -6,6 +6,7 @@
 //! to the others ([`redo`](crate::storage::redo)). Once the record is committed the transaction is decided
 //! ([`decided_parts`](super::decided_parts)). Where nothing was written the locks are released.
 
+use super::blocked_commands::waiting_response;
 use super::decided_parts::Decided;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Request};
@@ -35,6 +36,8 @@ pub(super) enum StepOutcome {
     WaitsForLocks(TransactionId),
     /// The answer comes when these parts, which are decided, are committed.
     WaitsForCommit(TransactionId, Vec<Part>),
+    /// The answer comes when what the step has written is on disk, whatever the durability setting.
+    WaitsForDisk,
 }
 
 impl StorageExecutor {
@@ -54,6 +57,7 @@ impl StorageExecutor {
                 self.parked.decided.push(decided);
                 faults::reached(Point::AfterApply);
             }
+            StepOutcome::WaitsForDisk => self.answer_from_disk(batch, request),
         }
     }
 
@@ -96,7 +100,10 @@ impl StorageExecutor {
                 }
                 StepAnswer::Done
             }
-            Step::Forget => self.forget(argument)?,
+            Step::Forget => match self.forget(argument)? {
+                true => return Ok(StepOutcome::WaitsForDisk),
+                false => StepAnswer::Done,
+            },
         };
         replies.extend_from_slice(answer.fixed());
         Ok(StepOutcome::Answered)
@@ -323,21 +330,47 @@ impl StorageExecutor {
         }
     }
 
-    /// Redo records, and the markers of applied parts, are not needed any more.
-    fn forget(&mut self, argument: &[u8]) -> Result<StepAnswer<'static>, CommandError> {
+    /// Redo records, or the markers of applied parts, are not needed any more. Returns whether records were among them:
+    /// without its marker a part would be applied again, over newer writes, by a start that finds its record. So the
+    /// markers may go when the records have gone from the disk, and not only from memory: they lie in other logs, which
+    /// keep more or less of their ends when power fails.
+    fn forget(&mut self, argument: &[u8]) -> Result<bool, CommandError> {
         let records = Forget::decode_all(argument).ok_or(CommandError::Internal)?;
+        let mut are_records = false;
         for Forget { is_primary, shard, id } in records {
+            are_records |= is_primary;
             self.shards.with_shard(shard, |shard| {
-                if is_primary {
-                    faults::reached(Point::BeforeForget);
-                    let epoch = shard.delete_redo(id)?;
-                    faults::reached(Point::AfterForget);
-                    return Ok(((), epoch));
+                if !is_primary {
+                    return Ok(((), shard.forget_applied(id)?));
                 }
-                shard.forget_applied(id);
-                Ok(((), 0))
+                faults::reached(Point::BeforeForget);
+                let epoch = shard.delete_redo(id)?;
+                faults::reached(Point::AfterForget);
+                Ok(((), epoch))
             })?;
         }
-        Ok(StepAnswer::Done)
+        Ok(are_records)
+    }
+
+    /// Lets what a step has written stand, and has its answer wait for the disk. The step's credit goes back at once:
+    /// where syncs are rare, the answers of many steps wait, and none of the clients' requests may wait for these.
+    fn answer_from_disk(&mut self, batch: &mut Batch, request: &Request) {
+        self.command_stands(request.caller.client_id);
+        let mut answer = Batch::new(batch.reply_to().clone());
+        answer.destination = batch.destination;
+        answer.answer(request, StepAnswer::Done.fixed());
+        for response in &mut answer.responses {
+            (response.failed, response.commit_epoch) = (false, self.shards.touched().epoch);
+        }
+        batch.responses.push(waiting_response(request));
+        self.parked.for_disk.push(answer);
+    }
+
+    /// What was written is on disk, or never will be: steps that wait for that are answered.
+    pub(super) fn answer_steps_from_disk(&mut self) {
+        let durable_epoch = self.threads.syncer.durable_epoch();
+        let on_disk = self.shards.released_epoch(Some(durable_epoch));
+        let is_due = |answer: &mut Box<Batch>| answer.responses.iter().all(|response| response.commit_epoch <= on_disk);
+        self.parked.for_disk.extract_if(.., is_due).for_each(Batch::send_back);
     }
 }

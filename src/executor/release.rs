@@ -28,10 +28,11 @@ fn answer_taken_back(batch: &mut Batch, taken_back: &TakenBack, begun: &mut Repl
 }
 
 impl StorageExecutor {
-    /// Answers the commands that wait for writes which were taken back: those of `done` and those that are held.
+    /// Answers what waits for writes which were taken back: the commands of `done`, those that are held, and steps.
     pub(super) fn answer_taken_back(&mut self, taken_back: &TakenBack, done: &mut [Box<Batch>]) {
         self.outbox.forget(taken_back.from_epoch);
-        for batch in done.iter_mut().chain(self.held.iter_mut()) {
+        let waiting = self.held.iter_mut().chain(&mut self.parked.for_disk);
+        for batch in done.iter_mut().chain(waiting) {
             answer_taken_back(batch, taken_back, &mut self.shards.replies_begun);
         }
     }
@@ -102,5 +103,6 @@ impl StorageExecutor {
         self.settings_are_current();
         self.release_held(self.released_epoch());
         self.tell_durable();
+        self.answer_steps_from_disk();
     }
 }

@@ -1,10 +1,11 @@
 //! How redo records go: when all parts of a transaction are committed, its coordinator has the primary delete the
-//! record, and then the other shards their applied markers. Many at once, as nobody waits for it.
+//! record, and then, when that is on disk, the other shards their applied markers. Many at once, as nobody waits for
+//! it.
 
 use super::coordination::ShardAt;
 use super::network_executor::NetworkExecutor;
 use super::transaction_steps::DELETIONS;
-use crate::channel::message::{Caller, Priority, RequestId, Response};
+use crate::channel::message::{Caller, Priority, RequestId, Response, WAITS};
 use crate::channel::step_arguments::Forget;
 use crate::command::TRANSACTION_FORGET;
 use crate::network::dispatch::APPLY_DEADLINE;
@@ -78,10 +79,10 @@ impl NetworkExecutor {
         self.push_step(target, id, step, caller, deadline, &[argument]);
     }
 
-    /// Redo records are gone, so the applied markers of their transactions may go, too: without the records nothing
-    /// would be applied twice.
+    /// Redo records are durably gone, so the applied markers of their transactions may go, too: without the records
+    /// nothing would be applied twice.
     pub(super) fn take_deletion(&self, response: &Response) {
-        if response.id.generation == NO_DELETION {
+        if response.id.generation == NO_DELETION || response.more == WAITS {
             return;
         }
         let number = response.id.generation as usize;

@@ -19,7 +19,7 @@
 //!          "databases"                                    generation(8) ‖ physical database(1) × 16
 //!          "version"                                      the newest version(8) of a collection
 //!          "redo" ‖ transaction(8)                        (shard(2) ‖ length(4) ‖ writes) for each shard
-//!          "applied"                                      transaction(8) × n: those of which it has applied its part
+//!          "applied" ‖ 0(1) ‖ transaction(8)              nothing: this shard has applied its part of it
 //!          "dead" ‖ prefix ‖ key length(4) ‖ user key ‖ version(8)
 //!                                                         nothing: this version's members are still to be deleted
 //!          "library" ‖ 0(1) ‖ name                        the code of a function library (first shard only)
@@ -95,7 +95,6 @@
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
 use crate::slots::Slot;
-use std::collections::BTreeSet;
 use std::fmt;
 
 /// The version of this layout and of the directory around it, written to the manifest; another one is refused at start.
@@ -855,28 +854,11 @@ impl SortedSetHeader {
 /// The key in `system` of the newest version that a collection was given.
 pub const LAST_VERSION_KEY: &[u8] = b"version";
 
-/// The key in `system` of the transactions of which a shard has applied its part.
-pub const APPLIED_KEY: &[u8] = b"applied";
+const APPLIED_PREFIX: &[u8; 8] = b"applied\0";
 
-/// Whether bytes are the stored form of the numbers of transactions: eight bytes each, in their order.
-pub fn is_applied_list(stored: &[u8]) -> bool {
-    stored.as_chunks::<8>().1.is_empty()
-}
-
-/// Whether a transaction is among those whose stored form is `applied`.
-pub fn is_applied(applied: &[u8], id: u64) -> bool {
-    let (ids, _) = applied.as_chunks::<8>();
-    ids.binary_search(&id.to_be_bytes()).is_ok()
-}
-
-/// The stored form with one transaction more, and without those that are forgotten: in the order of their numbers.
-pub fn with_applied(applied: &[u8], id: u64, forgotten: &BTreeSet<u64>) -> Vec<u8> {
-    let (ids, _) = applied.as_chunks::<8>();
-    let ids = ids.iter().map(|id| u64::from_be_bytes(*id));
-    let mut kept: Vec<u64> = ids.filter(|other| *other != id && !forgotten.contains(other)).collect();
-    let index = kept.partition_point(|other| *other < id);
-    kept.insert(index, id);
-    kept.iter().flat_map(|id| id.to_be_bytes()).collect()
+/// The key in `system` of the marker that a shard has applied its part of a transaction.
+pub fn applied_key(id: u64) -> Vec<u8> {
+    [&APPLIED_PREFIX[..], &id.to_be_bytes()].concat()
 }
 
 const REDO_PREFIX: &[u8; 4] = b"redo";

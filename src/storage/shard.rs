@@ -24,8 +24,8 @@ use super::scan_positions::ScanPositions;
 use crate::error::CommandError;
 use crate::faults;
 use crate::slots::{ShardId, Slot};
-use crate::storage::transaction_scope::{DatabaseKey, TransactionId};
-use std::collections::{BTreeSet, VecDeque};
+use crate::storage::transaction_scope::DatabaseKey;
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -181,8 +181,6 @@ pub struct Shard {
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
     modified: Vec<Modified>,
     modified_kept: usize,
-    /// Transactions of which it need not be remembered any more that this shard has applied its part.
-    forgotten: BTreeSet<TransactionId>,
     /// Whether anybody has to be told which keys are written.
     tracks_modified: bool,
     /// See [`Shard::set_quiet`].
@@ -292,7 +290,6 @@ impl Shard {
             changes: WholeChanges::default(),
         };
         let last_version = stored_last_version(&database)?;
-        check_applied_list(&database)?;
         Ok(Shard {
             id,
             database,
@@ -307,7 +304,6 @@ impl Shard {
             hasher: foldhash::fast::RandomState::default(),
             modified: Vec::new(),
             modified_kept: 0,
-            forgotten: BTreeSet::new(),
             tracks_modified: false,
             is_quiet: false,
             lifecycle: Lifecycle::default(),
@@ -1486,15 +1482,6 @@ fn stored_last_version(database: &Database) -> Result<u64, DatabaseError> {
     })?;
     let damaged = || DatabaseError::Failed("the last version of a collection is damaged".to_owned());
     stored.map_or(Ok(0), |stored| stored.ok_or_else(damaged))
-}
-
-fn check_applied_list(database: &Database) -> Result<(), DatabaseError> {
-    match database.get(Column::System, encoding::APPLIED_KEY, encoding::is_applied_list)? {
-        None | Some(true) => Ok(()),
-        Some(false) => Err(DatabaseError::Failed(
-            "the list of applied transactions is damaged".to_owned(),
-        )),
-    }
 }
 
 /// The counts of a shard that is being opened, after a look at whether they can be right, and whether it has no keys at

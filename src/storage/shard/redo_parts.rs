@@ -118,41 +118,34 @@ impl Shard {
     }
 
     /// Whether this shard has applied its part of a transaction that is not known to be finished: it is committed, or
-    /// staged.
+    /// staged. What says so is a record among the others, so that a roll back takes it back, too.
     pub fn has_applied(&mut self, id: TransactionId) -> Result<bool, CommandError> {
-        Ok(encoding::is_applied(&self.applied()?, id))
-    }
-
-    /// The transactions that this shard has applied, in their stored form. The list lies among the records, so that a
-    /// roll back takes its marker back, too.
-    fn applied(&mut self) -> Result<Vec<u8>, CommandError> {
-        self.set_system_key(encoding::APPLIED_KEY);
+        self.set_system_key(&encoding::applied_key(id));
         let found = self.find_in(Column::System)?;
-        Ok(self.stored(&found).unwrap_or_default().to_vec())
+        Ok(self.stored(&found).is_some())
     }
 
     /// Stages that it does so with what the running command stages.
     pub fn mark_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
-        self.check_writable()?;
-        let applied = self.applied()?;
-        let marked = encoding::with_applied(&applied, id, &self.forgotten);
-        // What is not in the list any more is left out for good when that is logged, and until then again and again.
-        self.forgotten.retain(|id| encoding::is_applied(&applied, *id));
-        self.set_system_key(encoding::APPLIED_KEY);
-        Ok(self.stage_here(Column::System, Some(marked)))
+        self.write_system(&encoding::applied_key(id), Some(Vec::new()))
     }
 
-    /// The redo record of a transaction is gone, so that it need not be remembered: the next marker leaves it out.
-    pub fn forget_applied(&mut self, id: TransactionId) {
-        self.forgotten.insert(id);
+    /// The redo record of a transaction is durably gone, so that it need not be remembered: stages that it is not.
+    pub fn forget_applied(&mut self, id: TransactionId) -> Result<u64, CommandError> {
+        self.write_system(&encoding::applied_key(id), None)
     }
 
-    /// Forgets all applied transactions at once.
+    /// Stages that all applied transactions are forgotten.
     pub fn forget_all_applied(&mut self) -> Result<(), CommandError> {
-        if !self.applied()?.is_empty() {
-            self.write_system(encoding::APPLIED_KEY, None)?;
-        }
-        Ok(())
+        let mut markers = Vec::new();
+        let (from, to) = (encoding::applied_key(0), encoding::applied_key(u64::MAX));
+        self.scan_range(Column::System, (&from, &to), Direction::Forward, |key, _| {
+            markers.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        markers
+            .iter()
+            .try_for_each(|marker| self.write_system(marker, None).map(|_| ()))
     }
 
     pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
