@@ -234,8 +234,10 @@ impl StorageExecutor {
         self.durable_waits.push(DurableWait { claim, epoch, answer });
     }
 
+    /// Whether what was written up to `epoch` is on disk. Of a log that has failed nobody can tell.
     fn is_durable(&self, epoch: u64) -> bool {
-        self.shards.released_epoch(Some(self.threads.syncer.durable_epoch())) >= epoch
+        let has_failed = self.shards.list().iter().any(|shard| shard.check_readable().is_err());
+        !has_failed && self.shards.released_epoch(Some(self.threads.syncer.durable_epoch())) >= epoch
     }
 
     /// A sync has ended: answers the clients whose writes are on disk.

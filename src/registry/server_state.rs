@@ -13,6 +13,7 @@ use crate::registry::totals::Baseline;
 use crate::registry::tracked_keys::Tracking;
 use crate::scripts::registry::Scripts;
 use crate::storage::database::Resources;
+use crate::storage::executor_log::LogProgress;
 use crate::topology::CoreMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct ServerState {
     pub network: Vec<Arc<NetworkMetrics>>,
     /// By storage executor.
     pub storage: Vec<Arc<StorageMetrics>>,
+    /// By storage executor: its log.
+    pub logs: Vec<Arc<LogProgress>>,
     /// By shard.
     pub shards: Vec<Arc<ShardMetrics>>,
     /// RocksDB's shared caches.

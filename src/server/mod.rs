@@ -180,6 +180,7 @@ pub fn run(
             .map(|cpu| Arc::new(NetworkMetrics::new(*cpu)))
             .collect(),
         storage: stores.storage_metrics.clone(),
+        logs: stores.logs.clone(),
         shards: stores.shard_metrics.clone(),
         resources: Arc::clone(&stores.resources),
         run_id: random_hex(),

@@ -26,7 +26,7 @@ use crate::rows;
 use crate::scripts::registry::{ScriptSeat, Scripts};
 use crate::slots::ShardId;
 use crate::storage::database::{Database, Resources};
-use crate::storage::executor_log::ExecutorLog;
+use crate::storage::executor_log::{ExecutorLog, LogProgress};
 use crate::storage::manifest::{Manifest, logs_path, shard_path};
 use crate::storage::recovery::RecoveredLog;
 use crate::storage::shard::Shard;
@@ -55,6 +55,8 @@ pub(crate) struct Stores {
     pub(crate) clients: Arc<Clients>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) storage_metrics: Vec<Arc<StorageMetrics>>,
+    /// By storage executor.
+    pub(super) logs: Vec<Arc<LogProgress>>,
     pub(crate) shard_metrics: Vec<Arc<ShardMetrics>>,
     /// The subscribers; all threads may publish.
     pub(crate) pubsub: Arc<PubSub>,
@@ -200,6 +202,7 @@ impl Stores {
             clients: Arc::default(),
             resources,
             storage_metrics: Vec::new(),
+            logs: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
             pubsub,
             tracking: Arc::new(tracking),
@@ -262,6 +265,7 @@ impl Stores {
             reports,
         } = beside;
         let mut own = Shards::new(own, self.router.shard_count());
+        self.logs.push(log.progress());
         own.set_log(log);
         // Unbounded: senders stay within their credits, which bound what is queued.
         let (sender, requests) = flume::unbounded();

@@ -302,13 +302,21 @@ impl LogProgress {
     /// as long as the disk takes.
     ///
     /// # Errors
-    /// A sync or a write has failed, now or before: what the disk has is unknown, and the log has ended.
+    /// A sync has failed, now or before: what the disk has is unknown, and the log has ended.
     pub fn sync(&self) -> Result<u64, DatabaseError> {
         // Before the sync: what is appended meanwhile may not be covered.
         let epoch = self.appended_epoch();
         self.log.sync()?;
         self.durable_epoch.fetch_max(epoch, Ordering::AcqRel);
         Ok(epoch)
+    }
+
+    /// Whether a sync or a write has failed.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn check(&self) -> Result<(), DatabaseError> {
+        Ok(self.log.check()?)
     }
 
     /// Waits until segments are sealed, and takes the oldest of them; none when the log is being stopped and all was

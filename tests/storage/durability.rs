@@ -223,26 +223,61 @@ fn an_orderly_stop_syncs_everything_whatever_the_durability() {
 }
 
 #[test]
-fn save_waits_until_what_was_answered_is_on_disk() {
-    let mut node = Node::new();
-    node.start(
-        "--shards 1 --durability interval --sync-interval-ms 300",
-        "record-unsynced-log=1",
-    );
-    let mut client = node.connect();
-    assert_eq!(client.command(&["SET", "key", "value"]).render(), "OK");
-    assert_eq!(client.command(&["SAVE"]).render(), "OK");
-    node.kill_9();
-    node.lose_all_unsynced();
-    node.start("--shards 1 --durability none", "");
-    let mut client = node.connect();
-    assert_eq!(client.command(&["GET", "key"]).render(), "\"value\"");
-    assert!(
-        client
-            .command(&["SAVE"])
-            .render()
-            .starts_with("(error) ERR durability is none")
-    );
+fn save_has_what_was_answered_on_disk_whatever_the_durability() {
+    for durability in ["interval", "none", "always"] {
+        let mut node = Node::new();
+        // No sync comes by itself within the test.
+        let flags = format!(
+            "{} --durability {durability} --sync-interval-ms 60000",
+            four_shards_on_two_executors()
+        );
+        node.start(&flags, "record-unsynced-log=1");
+        let mut client = node.connect();
+        for number in 0..8 {
+            set(&mut client, &format!("key{number}"), number);
+        }
+        let began = Instant::now();
+        assert_eq!(client.command(&["SAVE"]).render(), "OK");
+        assert!(began.elapsed() < STALL_MAX, "SAVE took {:?}", began.elapsed());
+        node.kill_9();
+        node.lose_all_unsynced();
+        node.start(&flags, "");
+        assert_eq!(
+            node.connect().command(&["DBSIZE"]).render(),
+            "(integer) 8",
+            "{durability}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_said_to_be_on_disk_when_a_log_has_failed() {
+    for (fault, durability) in [
+        ("fail-sync", "interval"),
+        ("fail-write", "interval"),
+        ("fail-write", "none"),
+    ] {
+        let mut node = Node::new();
+        let switch = node.switch("fail");
+        let flags = format!("--shards 1 --durability {durability} --sync-interval-ms 10");
+        node.start(&flags, &format!("{fault}={}", switch.when()));
+        let mut client = node.connect();
+        set(&mut client, "key", 1);
+        switch.on();
+        // With a failed sync it is answered, with a failed write it is not.
+        let _ = client.send(&["SET", "key", "2"]).and_then(|()| client.read());
+        node.wait_for_state(0, "unavailable");
+        let mut client = node.connect();
+        for local in ["0", "1"] {
+            let told = client.command(&["WAITAOF", local, "0", "50"]).render();
+            assert_eq!(told, "1) (integer) 0\n2) (integer) 0", "{fault}, {durability}");
+        }
+        let saved = client.command(&["SAVE"]).render();
+        assert!(
+            saved.starts_with("(error) SHARDDOWN "),
+            "{fault}, {durability}: {saved}"
+        );
+    }
 }
 
 #[test]

@@ -1,79 +1,46 @@
 //! SAVE, BGSAVE, LASTSAVE, BGREWRITEAOF and ROLE: what clients of Redis ask about files and replicas.
 //!
-//! Every write is in a log before it is answered, so SAVE only waits until the log is synced as far as it had been
-//! written. RocksDB keeps the log short, and there are no replicas.
+//! Every write is in a log before it is answered, so SAVE only syncs the logs, whatever the durability setting. RocksDB
+//! keeps the logs short, and there are no replicas.
 
 use crate::commands::arguments::is_option;
-use crate::config::{Durability, SharedSettings};
-use crate::error::CommandError;
+use crate::error::{CommandError, DatabaseError};
 use crate::network::session::NetworkContext;
 use crate::protocol::{Reply, Version};
-use crate::registry::metrics::ShardMetrics;
-use crate::registry::server_state::HOUSEKEEPING_INTERVAL;
 use crate::registry::server_state::Saves;
-use crate::storage::shard::ShardState;
+use crate::storage::executor_log::LogProgress;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 type Outcome = Result<(), CommandError>;
-
-/// After so long the shards have published the epochs that were committed at the beginning.
-const PUBLISHED_WITHIN: Duration = HOUSEKEEPING_INTERVAL.saturating_mul(5);
-
-/// How often the shards' progress is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// How long a sync may take once it is due.
-const SYNC_MAX: Duration = Duration::from_secs(60);
 
 /// A save that has begun. It ends when it is dropped, also where no thread could be given to it.
 struct Save {
     has_saved: bool,
     saves: Arc<Saves>,
-    shards: Vec<Arc<ShardMetrics>>,
-    settings: SharedSettings,
+    logs: Vec<Arc<LogProgress>>,
 }
 
 impl Save {
     fn begin(context: &NetworkContext<'_>) -> Result<Save, CommandError> {
         let server = context.server;
-        if server.settings.snapshot().durability == Durability::None {
-            return Err(CommandError::text(
-                "ERR durability is none: the server leaves it to the operating system when its log reaches the disk",
-            ));
-        }
         server.saves.begin()?;
         Ok(Save {
             has_saved: false,
             saves: Arc::clone(&server.saves),
-            shards: server.shards.clone(),
-            settings: server.settings.clone(),
+            logs: server.logs.clone(),
         })
     }
 
-    /// Waits until everything that was answered before is on disk, and says so to LASTSAVE. Blocks.
-    fn finish(mut self) -> Outcome {
-        let saved = self.wait();
-        self.has_saved = saved.is_ok();
-        saved
-    }
-
-    fn wait(&self) -> Outcome {
-        std::thread::sleep(PUBLISHED_WITHIN);
-        let due = Duration::from_millis(self.settings.snapshot().sync_interval_ms);
-        let give_up_at = Instant::now() + due + SYNC_MAX;
-        for shard in &self.shards {
-            let epoch = shard.committed_epoch.get();
-            while shard.durable_epoch.get() < epoch {
-                if ShardState::NAMES.get(shard.state.get() as usize) == Some(&"unavailable") {
-                    return Err(CommandError::ShardDown("its log could not be synced".to_owned()));
-                }
-                if Instant::now() >= give_up_at {
-                    return Err(CommandError::text("ERR the disk has not finished a sync in time"));
-                }
-                std::thread::sleep(LOOK_INTERVAL);
-            }
+    /// Syncs all that was answered before, and says so to LASTSAVE. Blocks.
+    ///
+    /// # Errors
+    /// A log has failed, now or before: nobody can tell what of it is on disk.
+    fn finish(mut self) -> Result<(), DatabaseError> {
+        for log in &self.logs {
+            log.sync()?;
+            log.check()?;
         }
+        self.has_saved = true;
         Ok(())
     }
 }
@@ -93,7 +60,7 @@ pub fn save(context: &mut NetworkContext<'_>) -> Outcome {
         let mut reply = Reply::new(&mut bytes, Version::Resp2);
         match save.finish() {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(error.to_string()),
+            Err(error) => reply.error(CommandError::from(error).to_string()),
         }
         bytes
     }));
