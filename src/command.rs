@@ -505,6 +505,13 @@ impl Command {
         self.flags.has(WRITE) || self.runs == Runs::Exec || (self.flags.has(RUNS_SCRIPT) && !self.flags.has(READ))
     }
 
+    /// Whether the command leaves less than it finds, or hardly more: what Redis runs when memory is short (DEL,
+    /// FLUSHALL, LPOP) may run when the disk is full.
+    #[inline]
+    pub fn frees_space(&self) -> bool {
+        self.flags.has(WRITE) && !self.flags.has(DENY_OOM)
+    }
+
     /// The container's part of a subcommand's name.
     pub fn container(&self) -> Option<&'static str> {
         self.name.split_once('|').map(|(container, _)| container)

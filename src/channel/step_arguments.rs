@@ -23,6 +23,8 @@ pub struct Schedule {
     pub connection: u32,
     /// Whether an executor has handed the command back: then it is not behind what waits for it to be over.
     pub is_handed_back: bool,
+    /// Whether the transaction may write although the disk is full.
+    pub frees_space: bool,
     /// What is to be locked.
     pub scope: Scope,
 }
@@ -37,6 +39,7 @@ impl Schedule {
         fields.number(u64::from(self.connection));
         fields.byte(u8::from(self.mode == Mode::Exclusive));
         fields.byte(u8::from(self.is_handed_back));
+        fields.byte(u8::from(self.frees_space));
         fields.byte(u8::from(self.scope == Scope::Everything));
         if let Scope::Keys(keys) = &self.scope {
             write_keys(&mut fields, keys);
@@ -54,6 +57,7 @@ impl Schedule {
             _ => Mode::Exclusive,
         };
         let is_handed_back = fields.byte()? != 0;
+        let frees_space = fields.byte()? != 0;
         let is_whole = fields.byte()? != 0;
         let keys = read_keys(&mut fields)?;
         let scope = match is_whole {
@@ -66,6 +70,7 @@ impl Schedule {
             watcher,
             connection,
             is_handed_back,
+            frees_space,
             scope,
         })
     }
@@ -361,6 +366,7 @@ mod tests {
                 watcher: 3,
                 connection: 4,
                 is_handed_back: true,
+                frees_space: false,
                 mode: Mode::Shared,
                 scope: Scope::Keys(vec![(0, b"a".to_vec()), (15, Vec::new())]),
             },
@@ -369,6 +375,7 @@ mod tests {
                 watcher: 0,
                 connection: 0,
                 is_handed_back: false,
+                frees_space: true,
                 mode: Mode::Exclusive,
                 scope: Scope::Everything,
             },

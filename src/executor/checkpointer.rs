@@ -89,10 +89,12 @@ impl Worker {
     fn run(&self) {
         while let Some(window) = self.progress.wait_for_window() {
             let began = Instant::now();
-            let result = self.checkpoint_until_done(&window);
-            let Some(result) = result else { return };
+            let Some(result) = self.checkpoint_until_done(window) else {
+                return;
+            };
             let took = began.elapsed();
-            if let Ok(file_bytes) = result {
+            if let Ok((window, file_bytes)) = &result {
+                let file_bytes = *file_bytes;
                 let figures = &self.metrics.log;
                 figures.checkpoints.add(1);
                 figures.checkpoint_ns.add(took.as_nanos() as u64);
@@ -116,16 +118,17 @@ impl Worker {
         }
     }
 
-    /// Returns the bytes of the files; `None` if the thread is to end before there is room.
-    fn checkpoint_until_done(&self, window: &Window) -> Option<Result<u64, DatabaseError>> {
+    /// Returns the window, which may have become a wider one, and the bytes of the files; `None` if the thread is to
+    /// end before there is room.
+    fn checkpoint_until_done(&self, taken: Window) -> Option<Result<(Window, u64), DatabaseError>> {
         // What a try has done is kept for the next one: a disk that is nearly full has no room for it twice.
-        let mut prepared = None;
+        let (mut window, mut prepared) = (taken, None);
         let mut pause = RETRY_PAUSE;
         let mut told_at: Option<Instant> = None;
         loop {
             faults::may_panic(Bug::Checkpoint);
-            let waits_for = match self.checkpoint(window, &mut prepared) {
-                Ok(file_bytes) => return Some(Ok(file_bytes)),
+            let waits_for = match self.checkpoint(&window, &mut prepared) {
+                Ok(file_bytes) => return Some(Ok((window, file_bytes))),
                 Err(error @ DatabaseError::Failed(_)) => {
                     tracing::error!(%error, "a checkpoint has failed: the log cannot become shorter any more");
                     return Some(Err(error));
@@ -140,10 +143,17 @@ impl Worker {
             if !self.progress.pause(pause) {
                 return None;
             }
-            pause = match waits_for {
-                DatabaseError::DiskFull(_) => (2 * pause).min(RETRY_PAUSE_MAX),
-                _ => RETRY_PAUSE,
-            };
+            if !matches!(waits_for, DatabaseError::DiskFull(_)) {
+                pause = RETRY_PAUSE;
+                continue;
+            }
+            pause = (2 * pause).min(RETRY_PAUSE_MAX);
+            let wider = self.progress.wider(&taken);
+            let next = wider.unwrap_or(taken);
+            if next.last_segment() != window.last_segment() {
+                // What was ingested of the other one does no harm: all that it has comes again, now or later.
+                (window, prepared) = (next, None);
+            }
         }
     }
 

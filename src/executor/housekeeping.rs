@@ -110,6 +110,8 @@ impl StorageExecutor {
         // What RocksDB lacks leaves less room for what is hot.
         let is_memory_short = self.shards.take_needs_clean() || self.shards.unclean_bytes() > records_max / 2;
         let is_memory_short = is_memory_short && since_last_seal >= SEAL_PAUSE_MIN;
+        // Nothing comes then but what frees space.
+        let is_disk_full = self.shards.is_disk_full();
         let bytes_min = match is_memory_short {
             _ if since_last_seal >= SEAL_INTERVAL => Some(0),
             true => Some(SEALED_BYTES_MIN),
@@ -117,7 +119,7 @@ impl StorageExecutor {
         };
         if let Some(bytes_min) = bytes_min
             && let Some(log) = self.shards.log_mut()
-            && log.has_to_be_sealed(bytes_min)
+            && log.has_to_be_sealed(bytes_min, is_disk_full)
         {
             log.seal();
             self.log_care.last_seal = Instant::now();

@@ -21,6 +21,7 @@ use crate::slots::{Slot, shard_of};
 use crate::storage::fields::FieldWriter;
 use crate::storage::gathered::KeyRange;
 use crate::storage::redo::{self, Part};
+use crate::storage::shard::Shard;
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
 use crate::storage::view::{LocalShards, View};
 use std::ops::ControlFlow;
@@ -29,7 +30,7 @@ use std::ops::ControlFlow;
 const KEYS_PER_ANSWER: usize = 1024;
 
 /// What became of a step.
-pub(super) enum StepOutcome {
+enum StepOutcome {
     /// The reply is written.
     Answered,
     /// The answer comes when the transaction's locks are granted.
@@ -42,7 +43,7 @@ pub(super) enum StepOutcome {
 
 impl StorageExecutor {
     /// Keeps a step until it can be done.
-    pub(super) fn park_step(&mut self, outcome: StepOutcome, batch: &mut Batch, request: &Request) {
+    fn park_step(&mut self, outcome: StepOutcome, batch: &mut Batch, request: &Request) {
         match outcome {
             StepOutcome::Answered => unreachable!("what is answered does not wait"),
             StepOutcome::WaitsForLocks(id) => {
@@ -61,13 +62,29 @@ impl StorageExecutor {
         }
     }
 
-    /// Does one step; the reply goes to the end of the batch's replies.
-    pub(super) fn run_step(
+    /// Does one step; the reply goes to the end of the batch's replies. `None` if it waits for something first. On a
+    /// full disk the steps of a transaction that was let in may write: that only frees space, or was let in before.
+    pub(super) fn run_or_park_step(
         &mut self,
         step: Step,
         batch: &mut Batch,
         request: &Request,
-    ) -> Result<StepOutcome, CommandError> {
+    ) -> Option<Result<(), CommandError>> {
+        self.shards.set_frees_space(true);
+        let outcome = match self.run_step(step, batch, request) {
+            Ok(StepOutcome::Answered) => Some(Ok(())),
+            Ok(later) => {
+                self.effects.tracks_read = false;
+                self.park_step(later, batch, request);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        };
+        self.shards.set_frees_space(false);
+        outcome
+    }
+
+    fn run_step(&mut self, step: Step, batch: &mut Batch, request: &Request) -> Result<StepOutcome, CommandError> {
         let (arguments, replies) = batch.parts(request);
         let (argument, client_id) = (arguments.get(1), request.caller.client_id);
         let answer = match step {
@@ -127,10 +144,11 @@ impl StorageExecutor {
             mode,
             watcher,
             scope,
+            frees_space,
             ..
         } = schedule;
         if mode == Mode::Exclusive
-            && let Err(error) = self.check_writable(&scope)
+            && let Err(error) = self.check_writable(&scope, frees_space)
         {
             self.release_locks(id);
             return Err(error);
@@ -164,12 +182,13 @@ impl StorageExecutor {
         }
     }
 
-    fn check_writable(&self, scope: &Scope) -> Result<(), CommandError> {
+    fn check_writable(&self, scope: &Scope, frees_space: bool) -> Result<(), CommandError> {
+        let takes_writes = |shard: &Shard| shard.takes_writes(frees_space);
         match scope {
-            Scope::Everything => self.shards.list().iter().try_for_each(|shard| shard.takes_writes()),
+            Scope::Everything => self.shards.list().iter().try_for_each(takes_writes),
             Scope::Keys(keys) => keys
                 .iter()
-                .try_for_each(|(_, key)| self.shards.shard_of(Slot::of(key))?.takes_writes()),
+                .try_for_each(|(_, key)| takes_writes(self.shards.shard_of(Slot::of(key))?)),
         }
     }
 

@@ -10,7 +10,6 @@ use crate::commands::pausing::{Pausing, may_pause};
 use crate::commands::script_runs::Driven;
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
-use crate::executor::participant::StepOutcome;
 use crate::executor::waiters::Claim;
 use crate::panics::{self, Panicked};
 use crate::protocol::{Arguments, Reply, Span, Version};
@@ -215,15 +214,7 @@ impl StorageExecutor {
         } else if let Runs::Step(step) = request.command.runs
             && step != Step::Run
         {
-            match self.run_step(step, batch, request) {
-                Ok(StepOutcome::Answered) => Handled::of(Ok(())),
-                Ok(later) => {
-                    self.effects.tracks_read = false;
-                    self.park_step(later, batch, request);
-                    return None;
-                }
-                Err(error) => Handled::of(Err(error)),
-            }
+            Handled::of(self.run_or_park_step(step, batch, request)?)
         } else if let Runs::Internal(internal @ (Internal::WatchesDrop | Internal::WaitersDrop)) = request.command.runs
         {
             Handled::of(self.drop_interest(internal, batch, request))
@@ -336,6 +327,7 @@ impl StorageExecutor {
         }
         let denies_in_part = command.may_write() && self.shards.any_takes_no_writes();
         if denies_in_part {
+            self.shards.set_frees_space(command.frees_space());
             let keys = command::database_keys_of(command, arguments, caller.database);
             self.shards.deny_writes_in_part(&keys);
         }
@@ -362,6 +354,7 @@ impl StorageExecutor {
         };
         if denies_in_part {
             self.shards.allow_writes();
+            self.shards.set_frees_space(false);
         }
         handled
     }

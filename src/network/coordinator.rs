@@ -138,6 +138,7 @@ impl NetworkExecutor {
                 },
                 connection: coordination.job.origin.connection,
                 is_handed_back: coordination.handed_back_by.is_some(),
+                frees_space: coordination.job.command.frees_space(),
                 mode: coordination.job.mode,
                 scope: participant.scope.clone(),
             };

@@ -58,8 +58,9 @@ pub fn prepare(progress: &LogProgress, databases: &Databases, window: &Window) -
 /// Brings what was prepared into the databases, says so in the log, and moves the watermark.
 ///
 /// # Errors
-/// [`DatabaseError::DiskFull`] and [`DatabaseError::Stalled`]: to be called again later, with the same `prepared`, which
-/// remembers what is in the databases. Nothing else of the log may be ingested meanwhile.
+/// [`DatabaseError::DiskFull`] and [`DatabaseError::Stalled`]: to be called again later, with the same `prepared`,
+/// which remembers what is in the databases, or with one that was prepared anew. Nothing behind the window may be
+/// ingested before the window is.
 pub fn finish(progress: &LogProgress, databases: &Databases, prepared: &mut Prepared) -> Result<(), DatabaseError> {
     ingest_files(databases, &mut prepared.files)?;
     faults::reached(Point::BeforeCheckpoint);

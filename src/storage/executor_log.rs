@@ -11,6 +11,7 @@ use super::log::{
 use super::log_files::LogFiles;
 use super::recovery::RecoveredLog;
 use crate::error::DatabaseError;
+use crate::preflight;
 use crate::slots::ShardId;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,6 +24,13 @@ pub const TURN_BYTES_MAX: usize = FRAME_LEN_MAX - 4096;
 
 /// Segments that a log has room for: so much of it can be ingested while the rest grows.
 const SEGMENTS_MIN: u64 = 8;
+
+/// Short segments that are set aside for what frees space on a full disk: for thousands of deletions, which the
+/// checkpointer gets piece by piece.
+const RESERVE_SEGMENTS: usize = 4;
+
+/// A disk with less room than this has none for segments that may be needed later: it is soon taken for full.
+const SPARES_FREE_BYTES_MIN: u64 = 8 * preflight::FREE_BYTES_MIN;
 
 /// What a small record takes in memory for each byte that it takes in the log.
 const RECORD_BYTES_PER_LOG_BYTE: u64 = 4;
@@ -42,6 +50,8 @@ pub struct ExecutorLog {
     shared: Arc<LogProgress>,
     /// Bytes of frames in the segment that is open.
     open_bytes: u64,
+    /// The segment that is open has frames that were written on a full disk.
+    frees_space: bool,
 }
 
 impl ExecutorLog {
@@ -64,6 +74,9 @@ impl ExecutorLog {
         };
         let files = LogFiles::of_shards(shards);
         let writer = LogWriter::create_on(files.clone(), logs, identity, options)?;
+        if let Err(error) = writer.shared().prepare_reserve(RESERVE_SEGMENTS) {
+            tracing::warn!(%error, "no room can be set aside in a log for deletions on a full disk");
+        }
         let shared = Arc::new(LogProgress {
             log: writer.shared(),
             size_max,
@@ -82,6 +95,7 @@ impl ExecutorLog {
             buffer: FrameBuffer::new(),
             shared,
             open_bytes: 0,
+            frees_space: false,
         })
     }
 
@@ -111,6 +125,19 @@ impl ExecutorLog {
     /// [`DatabaseError::DiskFull`]: nothing was appended, the buffer is as it was; a later call may find room.
     /// [`DatabaseError::Failed`]: the log has ended.
     pub fn append(&mut self, epoch: u64) -> Result<u32, DatabaseError> {
+        self.append_frame(epoch, false)
+    }
+
+    /// [`ExecutorLog::append`] of what frees space on a disk that is full, or nearly so: it takes what was set aside for
+    /// that.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn append_to_reserve(&mut self, epoch: u64) -> Result<u32, DatabaseError> {
+        self.append_frame(epoch, true)
+    }
+
+    fn append_frame(&mut self, epoch: u64, is_disk_full: bool) -> Result<u32, DatabaseError> {
         assert!(!self.buffer.is_empty(), "a frame says something");
         assert!(
             self.buffer.len() <= TURN_BYTES_MAX,
@@ -121,9 +148,14 @@ impl ExecutorLog {
             epoch,
             ..FrameFields::default()
         };
+        if is_disk_full {
+            // Before a longer segment is tried, which would take the last room of the disk.
+            self.writer.begin_reserve(&self.buffer)?;
+        }
         let appended = self.writer.append(&mut self.buffer, fields)?;
         self.buffer.clear();
         self.hand_over_sealed();
+        self.frees_space |= is_disk_full;
         self.open_bytes = u64::from(appended.end.offset);
         // The frame was published before: a sync that takes this epoch covers it.
         self.shared.appended_epoch.store(epoch, Ordering::Release);
@@ -144,9 +176,10 @@ impl ExecutorLog {
     }
 
     /// Whether the open segment has so many bytes, at least one, and the checkpointer has nothing else to do: one that
-    /// is behind does not come further with more segments, each of which takes the room of a full one.
-    pub fn has_to_be_sealed(&self, bytes_min: u64) -> bool {
-        self.open_bytes >= bytes_min.max(1) && self.shared.sealed_bytes() == 0
+    /// is behind does not come further with more segments, each of which takes the room of a full one. If it finds no
+    /// room on the disk, what was deleted since may help it.
+    pub fn has_to_be_sealed(&self, bytes_min: u64, is_disk_full: bool) -> bool {
+        self.open_bytes >= bytes_min.max(1) && (is_disk_full || self.shared.sealed_bytes() == 0)
     }
 
     /// The most bytes of records that wait in memory for the checkpointer: much more than their operations in the log,
@@ -178,7 +211,7 @@ impl ExecutorLog {
     fn hand_over_sealed(&mut self) {
         while let Some(segment) = self.writer.next_sealed() {
             self.open_bytes = 0;
-            self.shared.push_sealed(segment);
+            self.shared.push_sealed(segment, std::mem::take(&mut self.frees_space));
         }
     }
 }
@@ -228,6 +261,8 @@ pub struct LogProgress {
 struct Backlog {
     /// As many as the bound of the log's size allows, the oldest first.
     sealed: VecDeque<SealedSegment>,
+    /// One of these was written on a full disk, to free space, and the checkpointer does not know yet.
+    frees_space: bool,
     is_stopping: bool,
 }
 
@@ -357,6 +392,8 @@ impl LogProgress {
         let checkpoint = self.log.write_checkpoint(window.last.end)?;
         let before = self.watermark.swap(last, Ordering::AcqRel);
         assert_eq!(before + 1, window.first, "windows are ingested one after the other");
+        // A wider one than was taken has these, too.
+        self.lock().sealed.retain(|segment| segment.end.segment > last);
         self.sealed_bytes.fetch_sub(window.bytes, Ordering::AcqRel);
         self.sealed_file_bytes.fetch_sub(window.file_bytes, Ordering::AcqRel);
         Ok(checkpoint)
@@ -365,9 +402,12 @@ impl LogProgress {
     /// Makes files of segments before a checkpoint into files for later ones. What does not succeed is tried again with
     /// the next checkpoint.
     pub(super) fn recycle(&self, checkpoint: &Checkpoint, window: &Window) {
+        let is_disk_short = preflight::free_bytes(self.log.folder()).is_ok_and(|free| free < SPARES_FREE_BYTES_MIN);
         let recycled = self.log.recycle(checkpoint);
-        // A log that has come to its longest segments will need another one soon.
+        let recycled = recycled.and_then(|()| self.log.prepare_reserve(RESERVE_SEGMENTS));
         let prepared = match window.last.file_len >= self.segment_len_max {
+            _ if is_disk_short => self.log.remove_spares(),
+            // A log that has come to its longest segments will need another one soon.
             true => self.log.prepare_spares(1),
             false => Ok(()),
         };
@@ -376,12 +416,33 @@ impl LogProgress {
         }
     }
 
-    fn push_sealed(&self, segment: SealedSegment) {
+    /// A window with all that was sealed since this one was taken, if something of that frees space and was not told
+    /// yet: this one finds no room in RocksDB, and may need less together with what deletes much of it. For the little
+    /// that this needs the log makes room. All of the window is in memory then, which the bound of the log's size
+    /// bounds.
+    pub fn wider(&self, window: &Window) -> Option<Window> {
+        let mut backlog = self.lock();
+        if !std::mem::take(&mut backlog.frees_space) {
+            return None;
+        }
+        let mut wider = *window;
+        backlog.sealed.iter().for_each(|segment| wider.push(*segment));
+        drop(backlog);
+        if let Err(error) = self.log.make_room() {
+            tracing::warn!(folder = %self.log.folder().display(), %error, "a log cannot make room");
+        }
+        Some(wider)
+    }
+
+    fn push_sealed(&self, segment: SealedSegment, frees_space: bool) {
         self.sealed_bytes
             .fetch_add(u64::from(segment.end.offset), Ordering::AcqRel);
         self.sealed_file_bytes
             .fetch_add(u64::from(segment.file_len), Ordering::AcqRel);
-        self.lock().sealed.push_back(segment);
+        let mut backlog = self.lock();
+        backlog.sealed.push_back(segment);
+        backlog.frees_space |= frees_space;
+        drop(backlog);
         self.has_work.notify_all();
     }
 

@@ -7,11 +7,11 @@
 
 use super::cell_writes::CellWrites;
 use super::checkpointing::{self, Databases};
-use super::database::{Column, Database, Resources};
-use super::executor_log::ExecutorLog;
+use super::database::{Column, Database, DatabaseError, Resources};
+use super::executor_log::{ExecutorLog, Window};
 use super::log::{LogIdentity, segment_path, segments_in};
 use super::operations::{self, ALL_DATABASES, Change};
-use super::recovery::{Recovered, recover};
+use super::recovery::{Recovered, RecoveryError, recover};
 use super::{log::FrameBuffer, seeded_random};
 use crate::faults;
 use crate::slots::ShardId;
@@ -192,7 +192,13 @@ fn writer() {
     );
     let mut random = StdRng::seed_from_u64(seed ^ generation);
     let (_resources, databases) = open(folder);
-    let recovered = start(folder, generation, &databases);
+    let recovered = loop {
+        match recover(&folder.join("log"), identity(generation, 0), &databases, false) {
+            // Which goes on with the window that found no room.
+            Err(RecoveryError::Database { .. }) => {}
+            recovered => break recovered.expect("the logs are not damaged"),
+        }
+    };
     let mut logs = Vec::new();
     for (number, shards) in executors(generation).into_iter().enumerate() {
         let log = ExecutorLog::create(
@@ -210,7 +216,11 @@ fn writer() {
         for (number, (log, shards)) in logs.iter_mut().enumerate() {
             write_frame(log.buffer(), seed, frame, shards);
             note(format!("{number} tried {frame}\n"));
-            log.append(frame).expect("there is room");
+            let appended = match random.random_bool(0.8) {
+                true => log.append(frame),
+                false => log.append_to_reserve(frame),
+            };
+            appended.expect("there is room");
             note(format!("{number} appended {frame}\n"));
             let progress = log.progress();
             if random.random_bool(0.1) {
@@ -223,10 +233,18 @@ fn writer() {
             if random.random_bool(0.2) {
                 // In a thread of its own it would be another one each time.
                 progress.stop();
-                while let Some(window) = progress.wait_for_window() {
-                    let mut prepared = checkpointing::prepare(&progress, &databases, &window).expect("files");
+                while let Some(taken) = progress.wait_for_window() {
+                    let prepare =
+                        |window: &Window| checkpointing::prepare(&progress, &databases, window).expect("files");
+                    let mut prepared = prepare(&taken);
                     note(format!("{number} durable {}\n", progress.durable_epoch()));
-                    checkpointing::finish(&progress, &databases, &mut prepared).expect("they are ingested");
+                    // It goes on where it was, or begins anew, also with more or with less.
+                    while let Err(error) = checkpointing::finish(&progress, &databases, &mut prepared) {
+                        assert!(matches!(error, DatabaseError::DiskFull(_)), "{error}");
+                        if random.random() {
+                            prepared = prepare(&progress.wider(&taken).unwrap_or(taken));
+                        }
+                    }
                 }
             }
         }
@@ -296,7 +314,11 @@ fn checkpoints_crashes_and_recoveries_leave_a_prefix_of_each_log() {
         let seed = random.random();
         generation += 1;
         let (point, times_max) = KILLS[random.random_range(0..KILLS.len())];
-        let fault = format!("{point}={},record-unsynced-log=1", random.random_range(1..=times_max));
+        let full = ["", ",full-ingest=every:31", ",full-ingest=every:17"][random.random_range(0..3)];
+        let fault = format!(
+            "{point}={},record-unsynced-log=1{full}",
+            random.random_range(1..=times_max)
+        );
         let reached = write_until_killed(folder, seed, generation, frames, &fault);
         let groups = executors(generation);
         let power_fails = random.random();

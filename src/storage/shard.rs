@@ -205,6 +205,8 @@ pub struct Shard {
     state: ShardState,
     /// Why the running command may not write here, if it may not: another of its shards cannot take its writes.
     denied: Option<CommandError>,
+    /// The running command may write although the disk is full.
+    frees_space: bool,
     /// The epoch of the turn being run; what is staged belongs to it, or to an earlier one while the shard is stalled.
     epoch: u64,
     /// The newest epoch in which anything was staged.
@@ -317,6 +319,7 @@ impl Shard {
             whole_epoch: 0,
             state: ShardState::Healthy,
             denied: None,
+            frees_space: false,
             epoch: 0,
             newest_epoch: 0,
             staged_epoch: 0,
@@ -1403,6 +1406,11 @@ impl Shard {
         self.denied = denied;
     }
 
+    /// Sets whether the command that is about to run may write here although the disk is full.
+    pub fn set_frees_space(&mut self, frees_space: bool) {
+        self.frees_space = frees_space;
+    }
+
     /// Sets how many writes the shard takes while it is stalled before it refuses them. Their replies wait for the end
     /// of the stall and hold credits of their senders, which the reads of the same executor need, too.
     pub fn set_writes_while_stalled_max(&mut self, writes: usize) {
@@ -1415,6 +1423,7 @@ impl Shard {
             ShardState::Healthy => Ok(()),
             ShardState::Stalled if self.writes_while_stalled < self.writes_while_stalled_max => Ok(()),
             ShardState::Stalled => Err(CommandError::Stalled),
+            ShardState::ReadOnly if self.frees_space => Ok(()),
             ShardState::ReadOnly => Err(CommandError::DiskFull),
             ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),
         }

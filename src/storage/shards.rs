@@ -408,6 +408,13 @@ impl Shards {
         self.set_denied(denied);
     }
 
+    /// Sets whether the command that is about to run may write although the disk is full.
+    pub fn set_frees_space(&mut self, frees_space: bool) {
+        self.list
+            .iter_mut()
+            .for_each(|shard| shard.set_frees_space(frees_space));
+    }
+
     /// The next command may write wherever it can.
     pub fn allow_writes(&mut self) {
         self.set_denied(None);
@@ -418,6 +425,10 @@ impl Shards {
             shard.set_denied(denied.clone());
         }
     }
+}
+
+fn are_read_only(shards: &[Shard]) -> bool {
+    shards.iter().all(|shard| *shard.state() == ShardState::ReadOnly)
 }
 
 /// What failed writes took back, for the executor to answer.
@@ -464,6 +475,11 @@ impl Shards {
         self.log.as_mut()
     }
 
+    /// Whether nothing is written but what frees space.
+    pub fn is_disk_full(&self) -> bool {
+        are_read_only(&self.list)
+    }
+
     /// Whether anything was staged that is not logged.
     pub fn has_staged(&self) -> bool {
         self.list.iter().any(Shard::has_staged)
@@ -501,7 +517,9 @@ impl Shards {
         let Some(log) = &mut self.log else {
             unreachable!("an executor has a log");
         };
-        if log.is_full() || unclean_bytes > log.unclean_records_max() {
+        // Then nothing is staged but what frees space: without it neither the log nor memory may ever be less full.
+        let is_disk_full = are_read_only(&self.list);
+        if !is_disk_full && (log.is_full() || unclean_bytes > log.unclean_records_max()) {
             // The checkpointer must get all there is.
             log.seal();
             self.list.iter_mut().for_each(Shard::stall);
@@ -516,6 +534,7 @@ impl Shards {
             shard.append_to(log.buffer());
         }
         let appended = match log.buffer().len() <= TURN_BYTES_MAX {
+            true if is_disk_full => log.append_to_reserve(epoch),
             true => log.append(epoch),
             // Parts of transactions, or of many turns during a stall: they must come in smaller pieces.
             false => Err(DatabaseError::DiskFull("a frame cannot have so much".to_owned())),

@@ -5,8 +5,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
-use super::{Node, four_shards_on_two_executors, key_on};
+use super::{Node, four_shards_on_two_executors, key_on, shard_folders};
 use crate::harness::client::Client;
 use crate::harness::process::{ServerProcess, free_address, holds_for, wait_for};
 use crate::harness::server::allowed_cpus;
@@ -289,13 +290,24 @@ fn a_full_disk_does_not_keep_what_was_written_before_from_its_sync() {
     assert_eq!(all.render(), "1) \"1\"\n2) \"1\"\n3) (nil)");
 }
 
-/// A file system that is really full, for the log and for RocksDB: a tmpfs in a mount namespace of the server's own.
-#[test]
-fn a_disk_that_is_really_full_is_written_again_when_there_is_room() {
+/// A server on a file system that gets really full, for the log and for RocksDB: a tmpfs in a mount namespace of the
+/// server's own.
+struct FullDisk {
+    process: ServerProcess,
+    client: Client,
+    /// Keys that were set.
+    written: usize,
+    disk: String,
+    _folder: TempDir,
+}
+
+/// Fills the disk until writes are refused for good; `None` if this user may not make a disk.
+fn full_disk() -> Option<FullDisk> {
     const BALLAST_MIB: usize = 150;
-    const FREE_MIB: usize = 90;
+    // When all is deleted there must be more than counts as full, beside the longest segment of the log.
+    const FREE_MIB: usize = 160;
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
-    let (disk, address) = (folder.path().display(), free_address());
+    let (disk, address) = (folder.path().display().to_string(), free_address());
     let script = format!(
         "mount -t tmpfs -o size={}m tmpfs {disk} && fallocate -l {BALLAST_MIB}m {disk}/ballast && \
          exec {} --bind {} --port {} --data-dir {disk}/data --shards 1 --value-cache-size 0",
@@ -312,7 +324,7 @@ fn a_disk_that_is_really_full_is_written_again_when_there_is_room() {
     let possible = namespace(&format!("mount -t tmpfs tmpfs {disk}")).output();
     if !possible.is_ok_and(|output| output.status.success()) {
         println!("skipped: this user may not mount a tmpfs in a namespace");
-        return;
+        return None;
     }
     let mut process = ServerProcess::spawn(namespace(&script));
     process.wait_until_ready(address);
@@ -342,7 +354,43 @@ fn a_disk_that_is_really_full_is_written_again_when_there_is_room() {
             break;
         }
     }
+    Some(FullDisk {
+        process,
+        client,
+        written,
+        disk,
+        _folder: folder,
+    })
+}
 
+/// Nobody but the server can make room: by DEL a little, by FLUSHALL all.
+#[test]
+fn a_disk_that_is_really_full_is_helped_by_deletions() {
+    let Some(full) = full_disk() else { return };
+    let FullDisk {
+        process, mut client, ..
+    } = full;
+    assert_eq!(prompt(&mut client, &["DEL", "large0", "large1"]), "(integer) 2");
+    assert_eq!(prompt(&mut client, &["EXISTS", "large0"]), "(integer) 0");
+    let refusal = prompt(&mut client, &["SET", "more", "1"]);
+    assert!(refusal.starts_with("(error) MISCONF "), "{refusal}");
+    assert_eq!(prompt(&mut client, &["FLUSHALL"]), "OK");
+    assert_eq!(prompt(&mut client, &["DBSIZE"]), "(integer) 0");
+    let mut healed = || wait_for(|| client.command(&["SET", "more", "1"]).render() == "OK");
+    assert!(healed() || healed(), "the shard takes no writes:\n{}", process.output());
+    assert_eq!(prompt(&mut client, &["DBSIZE"]), "(integer) 1");
+}
+
+#[test]
+fn a_disk_that_is_really_full_is_written_again_when_there_is_room() {
+    let Some(full) = full_disk() else { return };
+    let FullDisk {
+        mut process,
+        mut client,
+        written,
+        disk,
+        _folder,
+    } = full;
     let ballast = format!("/proc/{}/root{disk}/ballast", process.pid());
     std::fs::remove_file(ballast).expect("the ballast can be removed");
     let mut healed = || wait_for(|| client.command(&["SET", "more", "1"]).render() == "OK");
@@ -386,7 +434,22 @@ fn a_checkpoint_that_finds_no_room_is_tried_again_until_it_does() {
     let figure = |name: &str| node.info("persistence", name, "");
     switch.on();
     assert_eq!(prompt(&mut client, &["SET", "key", "1"]), "OK");
-    assert!(wait_for(|| figure("log_checkpoint_retries") != "0"));
+    let retries = || figure("log_checkpoint_retries").parse::<u64>().expect("a number");
+    assert!(wait_for(|| retries() > 0));
+    let files = || {
+        let folder = shard_folders(&node.data_directory())[0].join("ingest");
+        let names = std::fs::read_dir(folder).expect("the folder of files on their way in");
+        let mut names: Vec<_> = names.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    let (kept, before) = (files(), retries());
+    assert!(wait_for(|| retries() > before + 1));
+    assert!(
+        !kept.is_empty() && files() == kept,
+        "they are not written again: {kept:?}, {:?}",
+        files()
+    );
     assert_eq!(prompt(&mut client, &["SET", "key", "2"]), "OK");
     assert_eq!(prompt(&mut client, &["GET", "key"]), "\"2\"");
     assert!(wait_for(|| figure("log_unclean_bytes") != "0"));

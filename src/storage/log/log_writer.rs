@@ -58,6 +58,11 @@ pub struct SealedSegment {
     pub file_len: u32,
 }
 
+/// What a segment's file must have for a frame.
+fn segment_len_for(frame_len: usize) -> u32 {
+    (SEGMENT_HEADER_LEN + frame_len).next_multiple_of(BLOCK_LEN) as u32
+}
+
 /// Appends frames to a log. Belongs to one thread.
 pub struct LogWriter<D: LogDisk = RealDisk> {
     log: Arc<SharedLog<D>>,
@@ -212,7 +217,7 @@ impl<D: LogDisk> LogWriter<D> {
             segment_len_max,
             ..
         } = self.log.options;
-        let needed = (SEGMENT_HEADER_LEN + frame_len).next_multiple_of(BLOCK_LEN) as u32;
+        let needed = segment_len_for(frame_len);
         // One that is sealed on request says nothing about how much is written.
         let growth = if self.open.is_some() { 2 } else { 1 };
         let wanted = self.segment_len.saturating_mul(growth).min(segment_len_max);
@@ -221,7 +226,7 @@ impl<D: LogDisk> LogWriter<D> {
         if created.as_ref().is_err_and(is_disk_full) && smallest < wanted {
             created = self.create_segment(smallest);
         }
-        let (segment, number) = created.map_err(|error| {
+        let begun = created.map_err(|error| {
             if is_disk_full(&error) {
                 AppendError::DiskFull(error.to_string())
             } else {
@@ -229,6 +234,36 @@ impl<D: LogDisk> LogWriter<D> {
             }
         })?;
         self.segment_len = wanted;
+        self.enter(begun);
+        Ok(())
+    }
+
+    /// Begins a segment in what [`SharedLog::prepare_reserve`] has set aside, if the frame does not fit the one that is
+    /// being written; returns whether it has room now. The caller decides what deserves that.
+    ///
+    /// # Errors
+    /// [`LogFailure`]: the log takes nothing any more.
+    pub fn begin_reserve(&mut self, buffer: &FrameBuffer) -> Result<bool, LogFailure> {
+        let len = buffer.frame_len();
+        if self.room() >= len {
+            return Ok(true);
+        }
+        let Some(spare) = self.log.spares.take_reserve(segment_len_for(len)) else {
+            return Ok(false);
+        };
+        let begun = self.log.disk.open(&spare.path);
+        match begun.and_then(|file| self.begin_in(spare, file)) {
+            Ok(begun) => {
+                self.enter(begun);
+                Ok(true)
+            }
+            Err(error) if is_disk_full(&error) => Ok(false),
+            Err(error) => Err(self.log.fail("the beginning of a segment", &error)),
+        }
+    }
+
+    /// Goes on in a segment that was begun.
+    fn enter(&mut self, (segment, number): (OpenSegment<D::File>, u32)) {
         if let Some(full) = self.open.take() {
             if self.log.appended() < self.position {
                 // A full disk took back each frame that the segment was to have: its end is its header's.
@@ -242,18 +277,11 @@ impl<D: LogDisk> LogWriter<D> {
             segment: number,
             offset: SEGMENT_HEADER_LEN as u32,
         };
-        Ok(())
     }
 
-    /// Makes a spare or a new file the next segment. The file gets its name last, so that a process that is killed
-    /// leaves no segment without a header.
+    /// Makes a spare or a new file the next segment.
     fn create_segment(&self, len: u32) -> io::Result<(OpenSegment<D::File>, u32)> {
         let log = &*self.log;
-        let number = self
-            .position
-            .segment
-            .checked_add(1)
-            .expect("a log has less than 2^32 segments");
         let (spare, file) = match log.spares.take(len) {
             Some(spare) => {
                 let file = log.disk.open(&spare.path)?;
@@ -265,6 +293,18 @@ impl<D: LogDisk> LogWriter<D> {
                 (Spare { path, len }, file)
             }
         };
+        self.begin_in(spare, file)
+    }
+
+    /// Makes a file the next segment. The file gets its name last, so that a process that is killed leaves no segment
+    /// without a header.
+    fn begin_in(&self, spare: Spare, file: D::File) -> io::Result<(OpenSegment<D::File>, u32)> {
+        let log = &*self.log;
+        let number = self
+            .position
+            .segment
+            .checked_add(1)
+            .expect("a log has less than 2^32 segments");
         let header = SegmentHeader {
             identity: log.identity,
             segment: number,
@@ -632,6 +672,56 @@ mod tests {
         assert_eq!(first_segment, 5, "three had no frame, and one had");
         append(&mut writer, 5, b"frame").expect("there is room");
         assert_eq!(read(log.folder(), first_segment).0, [b"frame"]);
+    }
+
+    #[test]
+    fn what_is_set_aside_takes_frames_on_a_full_disk_when_it_is_asked_for() {
+        let (logs, disk) = (folder(), TestDisk::default());
+        let mut writer = writer(&disk, &logs, SMALL);
+        let preallocating = Faults {
+            preallocates: true,
+            ..Faults::default()
+        };
+        disk.set_faults(preallocating);
+        let log = writer.shared();
+        append(&mut writer, 1, &[1; 1000]).expect("there is room");
+        log.prepare_reserve(2).expect("there is room");
+        disk.set_faults(Faults {
+            pages_left: Some(0),
+            ..preallocating
+        });
+        let mut buffer = FrameBuffer::new();
+        let fields = |epoch| FrameFields {
+            epoch,
+            ..FrameFields::default()
+        };
+        let mut payloads = vec![vec![1; 1000]];
+        for epoch in [2, 3] {
+            buffer.clear();
+            buffer.extend(&[epoch as u8; 4000]);
+            let refused = writer.append(&mut buffer, fields(epoch));
+            assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}");
+            assert_eq!(
+                writer.begin_reserve(&buffer),
+                Ok(false),
+                "it is too long for what is set aside"
+            );
+            buffer.clear();
+            buffer.extend(&[epoch as u8; 3900]);
+            for _ in 0..2 {
+                assert_eq!(writer.begin_reserve(&buffer), Ok(true));
+            }
+            writer
+                .append(&mut buffer, fields(epoch))
+                .expect("there is a segment for it");
+            payloads.push(buffer.payload().to_vec());
+        }
+        assert_eq!(writer.begin_reserve(&buffer), Ok(false), "all is used");
+        assert_eq!(log.sync(), Ok(log.appended()));
+        assert_eq!(read(log.folder(), 1).0, payloads);
+        disk.set_faults(preallocating);
+        log.prepare_reserve(2).expect("there is room again");
+        assert_eq!(writer.begin_reserve(&buffer), Ok(true));
     }
 
     #[test]

@@ -204,12 +204,38 @@ impl<D: LogDisk> SharedLog<D> {
         self.spares.recycle(checkpoint.first_segment())
     }
 
+    /// Removes the spares: the disk has other use for their room.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn remove_spares(&self) -> io::Result<()> {
+        self.spares.remove()
+    }
+
+    /// Removes the spares, and a file of what is set aside: there is something better to be done with their room.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn make_room(&self) -> io::Result<()> {
+        self.spares.remove()?;
+        self.spares.remove_one_of_reserve()
+    }
+
     /// Creates spares until there are `count`, so that the executor need not when a segment is full.
     ///
     /// # Errors
     /// There is no space.
     pub fn prepare_spares(&self, count: usize) -> io::Result<()> {
         self.spares.prepare(count)
+    }
+
+    /// Sets short files aside until there are `count`, for
+    /// [`LogWriter::begin_reserve`](super::LogWriter::begin_reserve).
+    ///
+    /// # Errors
+    /// There is no space.
+    pub fn prepare_reserve(&self, count: usize) -> io::Result<()> {
+        self.spares.prepare_reserve(count)
     }
 
     /// Takes the files of an earlier generation's log, which must be in RocksDB as a whole, and removes its folder.

@@ -19,6 +19,8 @@ pub(super) struct SpareSegments<D> {
     folder: PathBuf,
     options: LogOptions,
     spares: Mutex<Vec<Spare>>,
+    /// Short ones for a full disk.
+    reserve: Mutex<Vec<Spare>>,
     /// How many names were given.
     names: AtomicU64,
 }
@@ -36,6 +38,7 @@ impl<D: LogDisk> SpareSegments<D> {
             folder: folder.to_owned(),
             options,
             spares: Mutex::default(),
+            reserve: Mutex::default(),
             names: AtomicU64::new(0),
         }
     }
@@ -52,13 +55,38 @@ impl<D: LogDisk> SpareSegments<D> {
         lock(&self.spares).pop_if(|spare| spare.len >= len)
     }
 
+    /// Takes a file of the reserve out, if it has at least `len` bytes.
+    pub(super) fn take_reserve(&self, len: u32) -> Option<Spare> {
+        lock(&self.reserve).pop_if(|spare| spare.len >= len)
+    }
+
     pub(super) fn prepare(&self, count: usize) -> io::Result<()> {
-        while lock(&self.spares).len() < count {
-            let (path, len) = (self.new_path(), self.options.segment_len_max);
+        self.fill(&self.spares, self.options.segment_len_max, count)
+    }
+
+    pub(super) fn prepare_reserve(&self, count: usize) -> io::Result<()> {
+        self.fill(&self.reserve, self.options.segment_len_first, count)
+    }
+
+    fn fill(&self, spares: &Mutex<Vec<Spare>>, len: u32, count: usize) -> io::Result<()> {
+        while lock(spares).len() < count {
+            let path = self.new_path();
             self.disk.create(&path, len)?;
-            lock(&self.spares).push(Spare { path, len });
+            lock(spares).push(Spare { path, len });
         }
         Ok(())
+    }
+
+    pub(super) fn remove(&self) -> io::Result<()> {
+        while let Some(spare) = lock(&self.spares).pop() {
+            self.disk.remove(&spare.path)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_one_of_reserve(&self) -> io::Result<()> {
+        let spare = lock(&self.reserve).pop();
+        spare.map_or(Ok(()), |spare| self.disk.remove(&spare.path))
     }
 
     pub(super) fn recycle(&self, first_segment: u32) -> io::Result<()> {

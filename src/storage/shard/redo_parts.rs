@@ -18,10 +18,11 @@ const MEMBERS_SENT_MAX: usize = 512;
 const MEMBER_BYTES_SENT_MAX: usize = 64 * 1024;
 
 impl Shard {
-    /// Whether it would take a write now.
-    pub fn takes_writes(&self) -> Result<(), CommandError> {
+    /// Whether it would take a write now, which only `frees_space`.
+    pub fn takes_writes(&self, frees_space: bool) -> Result<(), CommandError> {
         match &self.state {
             ShardState::Healthy | ShardState::Stalled => Ok(()),
+            ShardState::ReadOnly if frees_space => Ok(()),
             ShardState::ReadOnly => Err(CommandError::DiskFull),
             ShardState::Unavailable(text) => Err(CommandError::ShardDown(text.clone())),
         }
