@@ -21,8 +21,9 @@
 //! ```
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.
-//! Not drawn: a thread per storage executor that looks at the disk, threads for handlers of transactions that must wait
-//! for other executors, threads for administration, and RocksDB's own.
+//! Not drawn: two threads per storage executor, of which one looks at the disk and the other gives large memory back;
+//! threads for handlers of transactions that must wait for other executors, threads for administration, and RocksDB's
+//! own.
 //!
 //! - [`server`]: start and stop. [`engine`]: the same storage executors for a program that embeds them, without TCP.
 //! - [`rows`]: the command table, each command with its handler; [`command`]: what a command is, without its handler.

@@ -4,7 +4,7 @@ use super::Context;
 use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
 use super::collection::{Collection, Column, Direction};
 use super::random::Random;
-use super::walks::{self, Names, Next, VisitName, walk};
+use super::walks::{self, GaveUp, Names, Next, VisitName, walk};
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::glob;
@@ -630,7 +630,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
     let mut cursors = Vec::new();
     for id in shard_ids(context)? {
         let shards = context.view.shards()?;
-        cursors.push(shards.key_cursor(id, database)?);
+        cursors.extend(shards.key_cursor(id, database, 0..SLOT_COUNT)?);
     }
     let write: WriteEntry = Box::new(move |reply, meta_key, stored| {
         let Some((_, _, key)) = split_meta_key(meta_key) else {
@@ -675,24 +675,35 @@ pub fn randomkey(context: &mut Context<'_>) -> Outcome {
     let start = random.below(u64::from(SLOT_COUNT)) as u16;
     // So many candidates that it makes little difference how large the gap before the first one is.
     let mut candidates: Vec<Vec<u8>> = Vec::new();
+    let mut gave_up = false;
     for slots in [start..SLOT_COUNT, 0..start] {
-        context.view.visit_keys(context.database, slots, |key, _| {
-            candidates.push(key.to_vec());
-            match candidates.len() < RANDOM_CANDIDATES {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        })?;
-        if candidates.len() == RANDOM_CANDIDATES {
+        let deleted_max = match context.is_inner {
+            true => u64::MAX,
+            false => RANDOM_DELETED_MAX,
+        };
+        gave_up = context
+            .view
+            .visit_some_keys(context.database, slots, deleted_max, |key, _| {
+                candidates.push(key.to_vec());
+                match candidates.len() < RANDOM_CANDIDATES {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+        if gave_up || candidates.len() == RANDOM_CANDIDATES {
             break;
         }
     }
     let Some(last) = candidates.last() else {
+        if gave_up {
+            return randomkey_in_pieces(context, Slot(start), random.below(u64::MAX));
+        }
         context.reply.null();
         return Ok(());
     };
     // Not all keys of the last slot may be among them.
-    let last_slot = (candidates.len() == RANDOM_CANDIDATES).then(|| Slot::of(last));
+    let is_whole = !gave_up && candidates.len() < RANDOM_CANDIDATES;
+    let last_slot = (!is_whole).then(|| Slot::of(last));
     let mut picked = candidates.swap_remove(random.below(candidates.len() as u64) as usize);
     if let Some(slot) = last_slot.filter(|slot| *slot == Slot::of(&picked)) {
         let of_slot = context
@@ -706,6 +717,31 @@ pub fn randomkey(context: &mut Context<'_>) -> Outcome {
 
 /// Keys that RANDOMKEY picks one of.
 const RANDOM_CANDIDATES: usize = 64;
+
+/// Keys that are not there any more which RANDOMKEY passes over at once: about a millisecond.
+const RANDOM_DELETED_MAX: u64 = 1024;
+
+/// RANDOMKEY where so many deleted keys follow `start` that it takes long to find one: looked for as a large reply is
+/// made, piece by piece.
+fn randomkey_in_pieces(context: &mut Context<'_>, start: Slot, random: u64) -> Outcome {
+    let (database, now_ms) = (context.database, context.now_ms);
+    let mut cursors = Vec::new();
+    for slots in [start.0..SLOT_COUNT, 0..start.0] {
+        for id in shard_ids(context)? {
+            cursors.extend(context.view.shards()?.key_cursor(id, database, slots.clone())?);
+        }
+    }
+    let write: WriteEntry = Box::new(move |reply, meta_key, stored| {
+        let is_alive = Record::decode(stored).is_some_and(|record| record.is_alive(now_ms));
+        if let (Some(reply), Some((_, _, key))) = (reply, split_meta_key(meta_key)) {
+            reply.bulk(key);
+        }
+        is_alive
+    });
+    let pieces = Pieces::new(cursors, Extent::AtMost(RANDOM_CANDIDATES as u64), write);
+    context.pieces = Some(Box::new(pieces.pick_one(random)));
+    Ok(())
+}
 
 /// Where the slot is in a SCAN cursor: above the position in it.
 pub const CURSOR_SLOT_SHIFT: u32 = walks::POSITION_BITS;
@@ -847,7 +883,7 @@ pub fn scan(context: &mut Context<'_>) -> Outcome {
             break 0;
         }
         // The next shard's keys come in the same call, if it is one of this executor's.
-        if left == 0 || shards.shard_of(Slot(at.0)).is_err() {
+        if left == 0 || part.gave_up || shards.shard_of(Slot(at.0)).is_err() {
             break u64::from(at.0) << CURSOR_SLOT_SHIFT | at.1;
         }
     };
@@ -876,17 +912,20 @@ impl Names for ShardKeys<'_> {
         &mut self,
         slot: u16,
         after: Option<&[u8]>,
-        one_group: bool,
+        deleted_max: Option<u64>,
         visit: &mut VisitName<'_, Vec<u8>>,
-    ) -> Result<(), CommandError> {
-        let slots = slot..if one_group { slot + 1 } else { self.slots_end };
-        let (database, is_wanted) = (self.database, self.is_wanted);
-        self.shards.with_shard(self.id, |shard| {
-            let epoch = shard.scan(database, slots, after, |slot, key, record| {
+    ) -> Result<Option<GaveUp>, CommandError> {
+        let slots_end = deleted_max.map_or(slot + 1, |_| self.slots_end);
+        let part = (self.database, slot..slots_end, after);
+        let is_wanted = self.is_wanted;
+        let gave_up_at = self.shards.with_shard(self.id, |shard| {
+            let deleted_max = deleted_max.unwrap_or(u64::MAX);
+            let (epoch, gave_up_at) = shard.scan_keys(part, deleted_max, |slot, key, record| {
                 visit(slot.0, key, &|| is_wanted(key, &record).then(|| key.to_vec()))
             })?;
-            Ok(((), epoch))
-        })
+            Ok((gave_up_at, epoch))
+        })?;
+        Ok(gave_up_at.map(|position| (position.slot.0, position.after)))
     }
 
     fn recall(&mut self, slot: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {

@@ -6,7 +6,7 @@
 //! well, the walk begins anew, this time in the order of the names' hashes, its cursor being the hash to go on from:
 //! each call then reads all the names and gives those with the next hashes. So nothing in the server decides whether a
 //! walk comes to its end, and what is there all along is given at least once, however many walks there are; twice only
-//! in the last case.
+//! in the last case. A call of SCAN that meets many names which are not there any more stops behind one of those.
 //!
 //! ```text
 //! cursor     slot(14 bits, SCAN's) ‖ position(39 bits): below 2^53, as clients that keep numbers as doubles need it
@@ -79,15 +79,18 @@ pub(super) trait Names {
     /// What a reply says of a name.
     type Item;
 
-    /// Calls `visit` with the names of a group behind `after` (`None`: all), and with those of all later groups unless
-    /// it is `one_group` that is asked for, until it breaks.
+    /// Calls `visit` with the names of a group behind `after` (`None`: all), and with those of all later groups, until
+    /// it breaks. Behind about `deleted_max` names that are not there any more it may give up: returns then the group
+    /// and the name up to which it has come, which need not be there either.
+    ///
+    /// Where no `deleted_max` is given, it is this group alone that is visited, all of it.
     fn visit(
         &mut self,
         group: u16,
         after: Option<&[u8]>,
-        one_group: bool,
+        deleted_max: Option<u64>,
         visit: &mut VisitName<'_, Self::Item>,
-    ) -> Result<(), CommandError>;
+    ) -> Result<Option<GaveUp>, CommandError>;
 
     /// The name of a group that has this hash, if a walk has stopped at the name and the shard remembers it.
     fn recall(&mut self, group: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError>;
@@ -95,6 +98,12 @@ pub(super) trait Names {
     /// A walk stops at a name.
     fn remember(&mut self, group: u16, hash: u64, name: &[u8]) -> Result<(), CommandError>;
 }
+
+/// Where a visit gave up: in a group, behind a name or at the beginning.
+pub(super) type GaveUp = (u16, Option<Vec<u8>>);
+
+/// Names that are not there any more which a call passes over: about a millisecond.
+const DELETED_MAX: u64 = 1024;
 
 /// What one call has found.
 pub(super) struct Found<T> {
@@ -104,6 +113,8 @@ pub(super) struct Found<T> {
     pub(super) looked_at: usize,
     /// Where the next call goes on.
     pub(super) next: Next,
+    /// Fewer names were looked at than there are, because many lay before them that are not there any more.
+    pub(super) gave_up: bool,
 }
 
 /// Where the next call goes on.
@@ -142,7 +153,7 @@ pub(super) fn walk<N: Names>(
 /// The first name of a group that has this hash. It is remembered: no walk will stop at another one of the same hash.
 fn find<N: Names>(names: &mut N, group: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
     let mut found = None;
-    names.visit(group, None, true, &mut |_, name, _| {
+    names.visit(group, None, None, &mut |_, name, _| {
         if hash_of(name) != hash {
             return ControlFlow::Continue(());
         }
@@ -161,38 +172,73 @@ fn walk_in_order<N: Names>(
     after: Option<&[u8]>,
     mut count: usize,
 ) -> Result<Found<N::Item>, CommandError> {
+    let mut deleted_max = DELETED_MAX;
     loop {
-        let (mut items, mut looked_at) = (Vec::new(), 0);
+        let (mut items, mut looked_at, mut last_group) = (Vec::new(), 0, group);
         let mut last: Option<(u16, Vec<u8>)> = None;
         let mut next_group = None;
-        names.visit(group, after, false, &mut |group, name, item| {
+        let gave_up = names.visit(group, after, Some(deleted_max), &mut |group, name, item| {
             if looked_at == count {
                 next_group = Some(group);
                 return ControlFlow::Break(());
             }
             looked_at += 1;
+            last_group = group;
             items.extend(item());
             if looked_at == count {
                 last = Some((group, name.to_vec()));
             }
             ControlFlow::Continue(())
         })?;
+        if let Some((group, name)) = gave_up {
+            // Where nothing of a group was given, the next call may as well begin with it.
+            let next = match name.filter(|_| group == last_group) {
+                None => Next::At(group, Position::First.bits()),
+                Some(name) => match stop_behind(names, group, &name)? {
+                    Some(next) => next,
+                    None => {
+                        deleted_max *= 2;
+                        continue;
+                    }
+                },
+            };
+            return Ok(Found {
+                items,
+                looked_at,
+                next,
+                gave_up: true,
+            });
+        }
         let next = match (last, next_group) {
             (Some((last_group, name)), Some(next_group)) if last_group == next_group => {
-                let hash = hash_of(&name);
-                if names.recall(last_group, hash)?.is_some_and(|other| other != name) {
-                    // The cursor would stand for the other one.
-                    count += 1;
-                    continue;
+                match stop_behind(names, last_group, &name)? {
+                    Some(next) => next,
+                    None => {
+                        count += 1;
+                        continue;
+                    }
                 }
-                names.remember(last_group, hash, &name)?;
-                Next::At(last_group, Position::Behind(hash).bits())
             }
             (_, Some(next_group)) => Next::At(next_group, Position::First.bits()),
             (_, None) => Next::Nowhere,
         };
-        return Ok(Found { items, looked_at, next });
+        return Ok(Found {
+            items,
+            looked_at,
+            next,
+            gave_up: false,
+        });
     }
+}
+
+/// The walk stops behind a name; `None` if the cursor would stand for another one.
+fn stop_behind<N: Names>(names: &mut N, group: u16, name: &[u8]) -> Result<Option<Next>, CommandError> {
+    let hash = hash_of(name);
+    if names.recall(group, hash)?.is_some_and(|other| other != name) {
+        return Ok(None);
+    }
+    names.remember(group, hash, name)?;
+    Ok(Some(Next::At(group, Position::Behind(hash).bits())))
 }
 
 /// A name that a walk by hash has come across; the greatest is the one with the greatest hash.
@@ -231,7 +277,7 @@ fn walk_by_hash<N: Names>(names: &mut N, group: u16, from: u64, count: usize) ->
         // The lowest hash of those that are left for later calls.
         let mut next_hash = u64::MAX;
         let mut read = 0;
-        names.visit(group, None, true, &mut |_, name, item| {
+        names.visit(group, None, None, &mut |_, name, item| {
             let number = read;
             read += 1;
             let hash = hash_of(name);
@@ -273,6 +319,7 @@ fn walk_by_hash<N: Names>(names: &mut N, group: u16, from: u64, count: usize) ->
                 u64::MAX => Next::Behind(group),
                 hash => Next::At(group, Position::Hash(hash).bits()),
             },
+            gave_up: false,
         });
     }
 }
@@ -292,9 +339,9 @@ impl<T, F: Fn(&[u8], &[u8]) -> Option<T>> Names for Members<'_, '_, F> {
         &mut self,
         group: u16,
         after: Option<&[u8]>,
-        _one_group: bool,
+        _deleted_max: Option<u64>,
         visit: &mut VisitName<'_, T>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<GaveUp>, CommandError> {
         // The first name that is greater: the name itself with a zero byte more.
         let from = after.map_or(Vec::new(), |after| [after, b"\0"].concat());
         let Members { view, collection, item } = self;
@@ -305,7 +352,8 @@ impl<T, F: Fn(&[u8], &[u8]) -> Option<T>> Names for Members<'_, '_, F> {
             (&from, None),
             Direction::Forward,
             |member, value| visit(group, member, &|| item(member, value)),
-        )
+        )?;
+        Ok(None)
     }
 
     fn recall(&mut self, _group: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
@@ -343,6 +391,10 @@ mod tests {
     #[derive(Default)]
     struct Sample {
         names: BTreeSet<(u16, Vec<u8>)>,
+        /// Names that are passed over.
+        deleted: BTreeSet<(u16, Vec<u8>)>,
+        /// How many of them a call passes over, if not as many as it may.
+        deleted_max: Option<u64>,
         remembered: HashMap<(u16, u64), Vec<u8>>,
     }
 
@@ -353,16 +405,33 @@ mod tests {
             &mut self,
             group: u16,
             after: Option<&[u8]>,
-            one_group: bool,
+            deleted_max: Option<u64>,
             visit: &mut VisitName<'_, Vec<u8>>,
-        ) -> Result<(), CommandError> {
+        ) -> Result<Option<GaveUp>, CommandError> {
             let from = (group, after.map_or(Vec::new(), |after| [after, b"\0"].concat()));
-            for (of, name) in self.names.range(from..) {
-                if (one_group && *of != group) || visit(*of, name, &|| Some(name.clone())).is_break() {
+            let of_test = self.deleted_max.unwrap_or(DELETED_MAX);
+            let mut left = deleted_max.map(|max| max / DELETED_MAX * of_test);
+            let all: BTreeSet<_> = self
+                .names
+                .range(from.clone()..)
+                .chain(self.deleted.range(from..))
+                .collect();
+            for (of, name) in all {
+                if deleted_max.is_none() && *of != group {
+                    break;
+                }
+                if !self.names.contains(&(*of, name.clone())) {
+                    if let Some(left) = &mut left {
+                        *left -= 1;
+                        if *left == 0 {
+                            return Ok(Some((*of, Some(name.clone()))));
+                        }
+                    }
+                } else if visit(*of, name, &|| Some(name.clone())).is_break() {
                     break;
                 }
             }
-            Ok(())
+            Ok(None)
         }
 
         fn recall(&mut self, group: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
@@ -424,6 +493,27 @@ mod tests {
     }
 
     #[test]
+    fn a_walk_over_much_that_is_deleted_goes_on_where_it_gave_up() {
+        let name = |number: u32| (number as u16 / 900, number.to_be_bytes().to_vec());
+        let mut sample = Sample::default();
+        let is_there = |number: &u32| number.is_multiple_of(700);
+        sample.names.extend((0..3000).filter(is_there).map(name));
+        sample
+            .deleted
+            .extend((0..3000).filter(|number| !is_there(number)).map(name));
+        sample.deleted_max = Some(50);
+        let (mut seen, mut at, mut calls) = (Vec::new(), Some((0, 0)), 0);
+        while let Some(position) = at {
+            let (items, next) = step(&mut sample, position, 10);
+            seen.extend(items);
+            (at, calls) = (next, calls + 1);
+        }
+        let all: Vec<_> = (0..3000).filter(is_there).map(|number| name(number).1).collect();
+        assert_eq!(seen, all, "each once");
+        assert!((59..70).contains(&calls), "{calls} calls");
+    }
+
+    #[test]
     fn walks_end_and_miss_nothing_however_much_is_forgotten_added_and_removed() {
         let given = std::env::var("CORELANE_SEED").ok();
         let seed = given.map_or_else(crate::clock::unix_us, |seed| {
@@ -432,7 +522,10 @@ mod tests {
         println!("again with CORELANE_SEED={seed}");
         let mut random = Random::new(seed);
         for round in 0..60 {
-            let mut sample = Sample::default();
+            let mut sample = Sample {
+                deleted_max: (random.below(2) == 0).then(|| 1 + random.below(9)),
+                ..Sample::default()
+            };
             let lasting: BTreeSet<Vec<u8>> = (0..400_u32).map(|number| format!("l{number}").into_bytes()).collect();
             let group_of = |name: &[u8]| u16::from(name[name.len() - 1] % 3);
             sample
@@ -450,7 +543,10 @@ mod tests {
                 for _ in 0..random.below(30) {
                     let name = format!("p{}", random.below(500)).into_bytes();
                     let name = (group_of(&name), name);
-                    if !sample.names.remove(&name) {
+                    if sample.names.remove(&name) {
+                        sample.deleted.insert(name);
+                    } else {
+                        sample.deleted.remove(&name);
                         sample.names.insert(name);
                     }
                 }

@@ -298,6 +298,6 @@ pub(super) async fn answer_late(executor: Rc<RefCell<StorageExecutor>>) {
                 .await;
             }
         }
-        executor.borrow_mut().answer_late_waiters();
+        executor.borrow_mut().step(StorageExecutor::answer_late_waiters);
     }
 }

@@ -8,6 +8,7 @@ use crate::config::Durability;
 use crate::error::CommandError;
 use crate::faults;
 use crate::protocol::Arguments;
+use crate::registry::server_state::HOUSEKEEPING_INTERVAL;
 use crate::scripts::interpreter;
 use crate::storage::executor_log::ExecutorLog;
 use crate::storage::expiry;
@@ -24,26 +25,77 @@ const SEAL_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// What a segment has at least that is sealed for that: files of less are not worth their compactions.
 const SEALED_BYTES_MIN: u64 = 4 << 20;
 
-/// Records that are worked off in one go while nobody waits, and at the beginning of a turn: a millisecond, and a
-/// tenth. A turn after one that has written more works off twice as many as were written, so that what waits for it
-/// grows shorter under any load.
-const RECORDS_WORKED_OFF_IDLE: usize = 2048;
+/// Records that are worked off between two looks at the clock, and at the beginning of a turn: a tenth of a
+/// millisecond, or twice that where the table has no room. A turn after one that has written more works off more.
 pub(super) const RECORDS_WORKED_OFF_PER_TURN: usize = 256;
+
+/// How long records are worked off in one go.
+const WORK_OFF_MAX: Duration = Duration::from_millis(1);
+
+/// How long a sweep holds the executor, over all of its shards.
+const SWEEP_MAX: Duration = Duration::from_millis(2);
+
+/// The least time between two sweeps: what has arrived is served in between.
+const SWEEP_PAUSE_MIN: Duration = Duration::from_micros(200);
+
+/// When the executor keeps house.
+pub(super) struct House {
+    last: Instant,
+    /// How long it waits before it does again, or sweeps again.
+    pub(super) pause: Duration,
+}
+
+impl House {
+    pub(super) fn new() -> House {
+        House {
+            last: Instant::now(),
+            pause: HOUSEKEEPING_INTERVAL,
+        }
+    }
+}
+
+/// How long to wait after a sweep that took `took` and left keys that have been due for `late_ms`: the later the sweeps
+/// are, the larger is their share of the executor, so that expiry keeps up with any load.
+fn pause_after_sweep(took: Duration, late_ms: u64) -> Duration {
+    let pause = match late_ms {
+        0 => HOUSEKEEPING_INTERVAL,
+        1..50 => 3 * took,
+        50..100 => took,
+        _ => took / 4,
+    };
+    pause.clamp(SWEEP_PAUSE_MIN, HOUSEKEEPING_INTERVAL)
+}
 
 impl StorageExecutor {
     /// Deletes keys whose deadline has passed, in a turn of its own.
     pub(super) fn sweep(&mut self) {
+        let began = Instant::now();
         let now_ms = self.begin_turn();
         let budget = self.settings.current.expire_keys_per_turn;
         let mut hashes = Vec::new();
         let locks = &self.interests.locks;
+        let time_per_shard = SWEEP_MAX / self.shard_metrics.len().max(1) as u32;
+        let mut late_ms = 0;
         for (shard, metrics) in self.shards.list_mut().iter_mut().zip(&self.shard_metrics) {
             let is_locked = |hash: &expiry::DueHash| locks.holds(hash, Mode::Exclusive);
-            match expiry::sweep(shard, now_ms, budget, &mut hashes, is_locked) {
-                Ok(expired) => metrics.expired_keys.add(expired as u64),
-                // A shard that takes no writes keeps its expired keys, invisible as they are.
-                Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => {}
-                Err(error) => tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed"),
+            let (mut left, began) = (budget, Instant::now());
+            loop {
+                match expiry::sweep(shard, now_ms, left, &mut hashes, is_locked) {
+                    Ok(expired) => {
+                        metrics.expired_keys.add(expired as u64);
+                        left -= expired;
+                    }
+                    // A shard that takes no writes keeps its expired keys, invisible as they are.
+                    Err(CommandError::DiskFull | CommandError::Stalled | CommandError::ShardDown(_)) => break,
+                    Err(error) => {
+                        tracing::warn!(shard = shard.id().0, %error, "the expiry sweep failed");
+                        break;
+                    }
+                }
+                if left == 0 || shard.swept.late_ms(now_ms) == 0 || began.elapsed() >= time_per_shard {
+                    late_ms = late_ms.max(shard.swept.late_ms(now_ms));
+                    break;
+                }
             }
         }
         for shard_index in 0..self.shards.list().len() {
@@ -55,6 +107,21 @@ impl StorageExecutor {
         let outdated = self.interests.tracked.take_outdated();
         self.outbox.take_in(self.epoch, &mut self.effects, outdated);
         self.expire_fields(&hashes, budget);
+        self.house.pause = pause_after_sweep(began.elapsed(), late_ms);
+    }
+
+    /// What is to be done now: all of it every [`HOUSEKEEPING_INTERVAL`], and sweeps as often as it takes.
+    pub(super) fn tick(&mut self) {
+        // A sweep may find that it is too long.
+        self.house.pause = HOUSEKEEPING_INTERVAL;
+        if self.house.last.elapsed() >= HOUSEKEEPING_INTERVAL {
+            self.house.last = Instant::now();
+            return self.keep_house();
+        }
+        self.settings_are_current();
+        if !self.long_script.is_open {
+            self.look_after_shards();
+        }
     }
 
     /// What no client asks for: deadlines, redo records, requests that have waited too long.
@@ -124,12 +191,15 @@ impl StorageExecutor {
             log.seal();
             self.log_care.last_seal = Instant::now();
         }
-        self.follow_watermark(RECORDS_WORKED_OFF_IDLE);
+        self.follow_watermark(usize::MAX);
+        for shard in self.shards.list_mut() {
+            self.threads.disposer.dispose(shard.take_discarded());
+        }
     }
 
-    /// RocksDB may have got more of the log: tells the reclaimer of new markers, and works off up to `records_max`
-    /// records that need not stay in memory for that any more.
-    pub(super) fn follow_watermark(&mut self, records_max: usize) {
+    /// RocksDB may have got more of the log: tells the reclaimer of new markers, and works off up to about
+    /// `records_max` records that need not stay in memory for that any more. Returns how many.
+    pub(super) fn follow_watermark(&mut self, records_max: usize) -> usize {
         let watermark = self.shards.log().map_or(0, ExecutorLog::watermark);
         if watermark != self.log_care.watermark {
             self.log_care.watermark = watermark;
@@ -140,9 +210,15 @@ impl StorageExecutor {
                 }
             }
         }
+        let mut worked_off = 0;
         if self.log_care.has_work {
-            self.log_care.has_work = self.shards.work_off(watermark, records_max);
+            let began = Instant::now();
+            while self.log_care.has_work && worked_off < records_max && began.elapsed() < WORK_OFF_MAX {
+                self.log_care.has_work = self.shards.work_off(watermark, RECORDS_WORKED_OFF_PER_TURN);
+                worked_off += RECORDS_WORKED_OFF_PER_TURN;
+            }
         }
+        worked_off
     }
 
     /// Removes at most `budget` expired fields of the hashes that a sweep has named.

@@ -13,12 +13,14 @@
 //! - Who is told of written keys: [`key_interests`], with [`watches`] and [`key_readers`]; the [`outbox`] keeps what is
 //!   to be published until its writes are logged.
 //! - Every few milliseconds: [`housekeeping`]. The [`checkpointer`] gives RocksDB what was logged, the [`reclaimer`]
-//!   gives the space of large deleted collections back, and the [`disk_watch`] looks how much there is.
+//!   gives the space of large deleted collections back, the [`disposer`] large memory, and the [`disk_watch`] looks how
+//!   much room there is on the disk.
 
 mod blocked_commands;
 pub mod checkpointer;
 mod decided_parts;
 pub mod disk_watch;
+pub mod disposer;
 pub mod handed_back;
 mod housekeeping;
 mod key_interests;

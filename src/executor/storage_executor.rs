@@ -6,6 +6,7 @@
 //! and hold the others until the syncer has caught up with them ([`release`](super::release)).
 
 use super::blocked_commands::DurableWait;
+use super::housekeeping::House;
 use super::key_interests::KeyInterests;
 use super::queue::PriorityQueue;
 use super::turn::{Batches, serve};
@@ -15,6 +16,7 @@ use crate::commands::effects::Effects;
 use crate::config::{Settings, SharedSettings};
 use crate::executor::checkpointer::{CheckpointReport, Checkpointer};
 use crate::executor::disk_watch::DiskWatch;
+use crate::executor::disposer::Disposer;
 use crate::executor::outbox::Outbox;
 use crate::executor::parked_requests::Parked;
 use crate::executor::reclaimer::Reclaimer;
@@ -63,6 +65,7 @@ pub struct StorageExecutor {
     /// The number of the turn, and of what it writes.
     pub(super) epoch: u64,
     pub(super) log_care: LogCare,
+    pub(super) house: House,
     /// Answers to commands that waited, of the turn.
     pub(super) woken: Batches,
     /// Clients that wait until what was written is on disk.
@@ -96,6 +99,8 @@ pub(super) struct LogCare {
     pub(super) watermark: u32,
     /// There are records to be worked off.
     pub(super) has_work: bool,
+    /// How many the turns are to work off at least: see [`StorageExecutor::begin_turn`].
+    pub(super) records_owed: usize,
 }
 
 /// The settings, and what the executor has last read of them.
@@ -136,6 +141,8 @@ pub struct Threads {
     pub reclaimer: Reclaimer,
     /// Looks at the disk.
     pub disk_watch: DiskWatch,
+    /// Gives memory back.
+    pub disposer: Disposer,
 }
 
 /// What a storage executor is made of.
@@ -205,7 +212,9 @@ impl StorageExecutor {
                 last_seal: Instant::now(),
                 watermark: 0,
                 has_work: false,
+                records_owed: 0,
             },
+            house: House::new(),
             effects: Effects {
                 classes: settings.current.notify_keyspace_events,
                 ..Effects::default()
@@ -233,20 +242,23 @@ impl StorageExecutor {
         let on_report = Rc::clone(&executor);
         let sync_task = glommio::spawn_local(async move {
             while let Ok(report) = reports.recv_async().await {
-                on_report.borrow_mut().on_sync(report);
+                on_report.borrow_mut().step(|executor| executor.on_sync(report));
             }
         });
         let on_checkpoint = Rc::clone(&executor);
         let checkpoint_task = glommio::spawn_local(async move {
             while let Ok(report) = checkpoints.recv_async().await {
-                on_checkpoint.borrow_mut().on_checkpoint(report);
+                on_checkpoint
+                    .borrow_mut()
+                    .step(|executor| executor.on_checkpoint(report));
             }
         });
         let on_tick = Rc::clone(&executor);
         let tick_task = glommio::spawn_local(async move {
             loop {
-                glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
-                on_tick.borrow_mut().keep_house();
+                let pause = on_tick.borrow().house.pause;
+                glommio::timer::sleep(pause).await;
+                on_tick.borrow_mut().step(StorageExecutor::tick);
             }
         });
         let deadline_task = glommio::spawn_local(super::blocked_commands::answer_late(Rc::clone(&executor)));
@@ -263,6 +275,13 @@ impl StorageExecutor {
             Ok(executor) => executor.into_inner().close(),
             Err(_) => unreachable!("both tasks that share the executor have ended"),
         }
+    }
+
+    /// Does something that is not a turn of requests, and measures how long that holds the executor.
+    pub(super) fn step(&mut self, run: impl FnOnce(&mut StorageExecutor)) {
+        let began = Instant::now();
+        run(self);
+        self.metrics.longest_step.record_since(began);
     }
 
     /// Its number among the storage executors.
@@ -293,6 +312,7 @@ impl StorageExecutor {
         // What RocksDB does not get now the next start reads from the log.
         self.threads.checkpointer.stop();
         self.threads.disk_watch.stop();
+        self.threads.disposer.stop();
         self.threads.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();

@@ -63,7 +63,9 @@ pub(super) async fn serve(executor: &RefCell<StorageExecutor>, requests: &flume:
             let mut open = executor.borrow_mut().run_turn();
             while let Some(turn) = open {
                 reactor_turn().await;
+                let began = Instant::now();
                 open = run_open_turn(&mut executor.borrow_mut(), turn, requests);
+                executor.borrow().metrics.longest_turn.record_since(began);
                 busy_since = Instant::now();
             }
             if busy_since.elapsed() >= BUSY_SPAN_MAX {
@@ -107,7 +109,12 @@ impl StorageExecutor {
         self.epoch += 1;
         self.interests.begin_turn(&mut self.shards);
         self.shards.begin_turn(self.epoch, now_ms);
-        self.follow_watermark(RECORDS_WORKED_OFF_PER_TURN.max(2 * self.shards.logged_records()));
+        let records_owed = self.log_care.records_owed;
+        let worked_off = self.follow_watermark(records_owed.max(RECORDS_WORKED_OFF_PER_TURN));
+        self.log_care.records_owed = match self.log_care.has_work {
+            true => records_owed.saturating_sub(worked_off),
+            false => 0,
+        };
         self.shards.track_key_fates(!self.effects.classes.is_empty());
         now_ms
     }
@@ -126,6 +133,7 @@ impl StorageExecutor {
                     "no answer waits for the end of a turn that stays open"
                 );
                 self.long_script.is_open = true;
+                self.metrics.longest_turn.record_since(turn.began);
                 return Some(OpenTurn {
                     script,
                     batch,
@@ -138,6 +146,7 @@ impl StorageExecutor {
             }
         }
         self.end_turn(turn.done, turn.requests_run, turn.began);
+        self.metrics.longest_turn.record_since(turn.began);
         None
     }
 
@@ -294,6 +303,8 @@ impl StorageExecutor {
         }
         match self.shards.log_turn(self.epoch) {
             Logged::Frame { before } => {
+                // Twice as many as were written, so that what waits grows shorter under any load.
+                self.log_care.records_owed += 2 * self.shards.logged_records();
                 // At once, and not with the other figures: what a reply says is what INFO keyspace shows.
                 for shard_index in 0..self.shards.list().len() {
                     if self.shards.list()[shard_index].newest_epoch() > before {

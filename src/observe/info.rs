@@ -406,7 +406,7 @@ fn mean(sum: u64, count: u64) -> f64 {
     sum as f64 / count.max(1) as f64
 }
 
-/// One line per executor thread. Since the start: CONFIG RESETSTAT leaves them.
+/// One line per executor thread. Since the start: CONFIG RESETSTAT leaves all but the longest times.
 fn write_executors(server: &ServerState, lines: &mut Lines) {
     let rings = ring::counts();
     lines.add("rings", rings.rings);
@@ -453,6 +453,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
+                 longest_turn_us={},longest_step_us={},\
                  held={},parked={},handed_back={},decided={},in_doubt={},replies_begun={},syncs={syncs},\
                  sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
@@ -460,6 +461,8 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 mean(requests, turns),
                 Quantiles("queue", &storage.queue_ns),
                 Quantiles("turn", &storage.turn_ns),
+                storage.longest_turn.us(),
+                storage.longest_step.us(),
                 storage.held.get(),
                 storage.parked.get(),
                 storage.handed_back.get(),

@@ -8,6 +8,7 @@ use crate::commands::effects::Effects;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// A number that one thread writes and any may read.
 #[derive(Debug, Default)]
@@ -30,6 +31,31 @@ impl Counter {
     /// The value as of some time recently.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The longest of the times that one thread measures, nanoseconds.
+#[derive(Debug, Default)]
+pub struct Longest(AtomicU64);
+
+impl Longest {
+    /// Measures a time that began then and ends now; only the owning executor may call this.
+    #[inline]
+    pub fn record_since(&self, began: Instant) {
+        let ns = began.elapsed().as_nanos() as u64;
+        if ns > self.0.load(Ordering::Relaxed) {
+            self.0.store(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// The longest since it was reset, in microseconds.
+    pub fn us(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) / 1000
+    }
+
+    /// Forgets it; a longer time that is stored meanwhile may stay.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 
@@ -297,6 +323,11 @@ pub struct StorageMetrics {
     pub queue_ns: Histogram,
     /// Time of a turn: all handlers and the commits.
     pub turn_ns: Histogram,
+    /// The longest time for which a turn, or what a script runs of one before it pauses, held the executor, since
+    /// CONFIG RESETSTAT.
+    pub longest_turn: Longest,
+    /// The same of what the executor does beside turns: housekeeping, and what its threads report.
+    pub longest_step: Longest,
 }
 
 /// What one shard reports.

@@ -12,6 +12,7 @@ use crate::command;
 use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
 use crate::executor::checkpointer::{CheckpointReport, Checkpointer};
 use crate::executor::disk_watch::{DiskWatch, Watched};
+use crate::executor::disposer::Disposer;
 use crate::executor::reclaimer::Reclaimer;
 use crate::executor::storage_executor::{ExecutorParts, StorageExecutor, Threads};
 use crate::executor::syncer::{SyncReport, Syncer};
@@ -346,12 +347,14 @@ impl Stores {
             pin_to_background.clone(),
         );
         let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), reclaimed, pin_to_background.clone());
-        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched, pin_to_background);
+        let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched, pin_to_background.clone());
+        let disposer = Disposer::start(format!("disposer-{number}"), pin_to_background);
         let threads = Threads {
             syncer: syncer.map_err(ServerError::Thread)?,
             checkpointer: checkpointer.map_err(ServerError::Thread)?,
             reclaimer: reclaimer.map_err(ServerError::Thread)?,
             disk_watch: disk_watch.map_err(ServerError::Thread)?,
+            disposer: disposer.map_err(ServerError::Thread)?,
         };
         Ok(Beside {
             threads,

@@ -7,6 +7,7 @@
 use super::cell_writes::CellWrites;
 use super::compaction::{Judge, Past};
 use super::encoding;
+use super::key_steps;
 pub use crate::error::DatabaseError;
 use crate::faults;
 use rocksdb::compaction_filter::CompactionFilter;
@@ -349,6 +350,17 @@ impl Database {
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A key behind the first of a range, so that about `bytes` of files lie between; the range's end, if less is left.
+    pub fn end_of_step(&self, column: Column, (from, to): (&[u8], &[u8]), bytes: u64) -> Vec<u8> {
+        let family = self.family(column);
+        key_steps::end_of_step(from, to, bytes, |end| {
+            let sizes = self
+                .db
+                .get_approximate_sizes_cf(family, &[rocksdb::Range::new(from, end)]);
+            sizes.first().copied().unwrap_or(0)
+        })
     }
 
     /// A range to be read little by little, as it is now: from `from` (inclusive) to `to` (exclusive), or backwards.

@@ -115,6 +115,19 @@ pub trait Keyspace {
     /// Calls `visit` with the keys of a database that are alive and lie in `slots`, and their types, until it breaks.
     fn visit_keys(&mut self, database: u8, slots: Range<u16>, visit: &mut VisitKey<'_>) -> Result<(), CommandError>;
 
+    /// The same, but it may give up behind about `deleted_max` keys that are not there any more. Returns whether it
+    /// has.
+    fn visit_some_keys(
+        &mut self,
+        database: u8,
+        slots: Range<u16>,
+        _deleted_max: u64,
+        visit: &mut VisitKey<'_>,
+    ) -> Result<bool, CommandError> {
+        self.visit_keys(database, slots, visit)?;
+        Ok(false)
+    }
+
     /// The running command is about to use keys that it has perhaps not named.
     fn need_keys(&mut self, keys: &[DatabaseKey], mode: Mode) -> Result<(), CommandError>;
 

@@ -24,6 +24,7 @@ pub mod expiry;
 pub mod fields;
 pub mod gaps;
 pub mod gathered;
+mod key_steps;
 pub mod keyspace;
 pub mod lifecycle;
 pub mod log;

@@ -11,7 +11,8 @@ use crate::protocol::reply::Version;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-/// Entries that one piece looks at: about what keeps a shard busy for 300 µs.
+/// Entries that one piece looks at, deleted ones of which the disk does not know yet among them: about what keeps a
+/// shard busy for 300 µs.
 pub const PIECE_MEMBERS_MAX: u64 = 1024;
 
 /// Reply bytes of one piece: large members make fewer.
@@ -58,6 +59,10 @@ pub struct Pieces {
     most: u64,
     /// How many of the reply's entries may still come.
     left: u64,
+    /// The random number that picks the reply's one entry, if it has one.
+    picks: Option<u64>,
+    /// Entries that belong to the reply and come before the one that was picked.
+    unpicked: u64,
 }
 
 /// What came of writing a piece.
@@ -73,8 +78,12 @@ pub enum Written {
 
 impl Pieces {
     /// What `write` says of the entries of all `cursors`.
-    pub fn new(cursors: Vec<RangeCursor>, extent: Extent, write: WriteEntry) -> Pieces {
+    pub fn new(mut cursors: Vec<RangeCursor>, extent: Extent, write: WriteEntry) -> Pieces {
         let (Extent::Known(most) | Extent::AtMost(most)) = extent;
+        let counting = !matches!(extent, Extent::Known(_));
+        if counting {
+            cursors.iter_mut().for_each(RangeCursor::read_twice);
+        }
         Pieces {
             cursors,
             cursor_index: 0,
@@ -82,9 +91,11 @@ impl Pieces {
             skip: 0,
             skipped: 0,
             write,
-            counting: matches!(extent, Extent::AtMost(_)),
+            counting,
             most,
             left: most,
+            picks: None,
+            unpicked: 0,
         }
     }
 
@@ -94,6 +105,16 @@ impl Pieces {
         Pieces {
             prefix_len,
             skip,
+            ..self
+        }
+    }
+
+    /// Makes it a reply of one entry, of those that were to be counted: the one that a random number picks, or null if
+    /// there is none.
+    pub fn pick_one(self, random: u64) -> Pieces {
+        assert!(self.counting, "one is picked of a number");
+        Pieces {
+            picks: Some(random),
             ..self
         }
     }
@@ -121,9 +142,7 @@ impl Pieces {
         let mut entries_left = PIECE_MEMBERS_MAX;
         while entries_left > 0 && replies.len() - start < PIECE_BYTES_FULL {
             if self.counting && (self.left == 0 || self.cursor_index == self.cursors.len()) {
-                let found = self.most - self.left;
-                Reply::new(replies, version).array(found as usize);
-                self.begin_again(found);
+                self.end_count(Reply::new(replies, version));
             }
             if self.left == 0 {
                 return Written::All;
@@ -132,16 +151,18 @@ impl Pieces {
                 return Written::Broken;
             };
             let records = shards.shard_mut(cursor.shard()).records();
-            let read = cursor.read(records, |key, value| {
-                entries_left -= 1;
+            let read = cursor.read(records, &mut entries_left, |key, value| {
                 if self.skipped < self.skip {
                     self.skipped += 1;
                 } else {
                     let mut reply = Reply::new(replies, version);
-                    let reply = (!self.counting).then_some(&mut reply);
-                    self.left -= u64::from((self.write)(reply, &key[self.prefix_len..], value));
+                    let reply = (!self.counting && self.unpicked == 0).then_some(&mut reply);
+                    match (self.write)(reply, &key[self.prefix_len..], value) {
+                        true if self.unpicked > 0 => self.unpicked -= 1,
+                        belongs => self.left -= u64::from(belongs),
+                    }
                 }
-                match self.left == 0 || entries_left == 0 || replies.len() - start >= PIECE_BYTES_FULL {
+                match self.left == 0 || replies.len() - start >= PIECE_BYTES_FULL {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 }
@@ -158,7 +179,26 @@ impl Pieces {
         }
     }
 
-    /// All entries were counted: the cursors go back to their beginnings, and see the same.
+    /// All entries were counted.
+    fn end_count(&mut self, mut reply: Reply<'_>) {
+        let found = self.most - self.left;
+        match self.picks {
+            None => {
+                reply.array(found as usize);
+                self.begin_again(found);
+            }
+            Some(_) if found == 0 => {
+                reply.null();
+                self.begin_again(0);
+            }
+            Some(random) => {
+                self.unpicked = random % found;
+                self.begin_again(1);
+            }
+        }
+    }
+
+    /// The cursors go back to their beginnings, and see the same.
     fn begin_again(&mut self, found: u64) {
         self.cursors.iter_mut().for_each(RangeCursor::rewind);
         (self.cursor_index, self.skipped) = (0, 0);

@@ -13,6 +13,8 @@ pub struct RangeCursor {
     direction: Direction,
     /// The key that was read last.
     position: Option<Vec<u8>>,
+    /// The cursor will go back to its first entry.
+    will_rewind: bool,
     source: Source,
 }
 
@@ -38,7 +40,7 @@ struct DiskSource {
 /// How far a read has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorRead {
-    /// `visit` broke off; there may be more.
+    /// `visit` broke off, or as many keys were looked at as may be; there may be more.
     UpToHere,
     /// All entries were read.
     All,
@@ -56,11 +58,12 @@ impl RangeCursor {
         direction: Direction,
         disk: Option<Cursor>,
     ) -> RangeCursor {
-        let saved = records.open_range(column, (&range.0, &range.1));
+        let saved = records.open_range(column, (&range.0, &range.1), direction);
         RangeCursor {
             shard,
             direction,
             position: None,
+            will_rewind: false,
             source: Source::Disk(DiskSource {
                 column,
                 range,
@@ -81,8 +84,14 @@ impl RangeCursor {
             shard,
             direction,
             position: None,
+            will_rewind: false,
             source: Source::Memory { members, range },
         }
+    }
+
+    /// All is read twice: see [`RangeCursor::rewind`].
+    pub fn read_twice(&mut self) {
+        self.will_rewind = true;
     }
 
     /// The shard that is read.
@@ -92,18 +101,33 @@ impl RangeCursor {
 
     /// Goes back to the first entry; all are as they were.
     pub fn rewind(&mut self) {
+        assert!(self.will_rewind, "what was read once is not kept");
+        self.will_rewind = false;
         self.position = None;
         if let Source::Disk(DiskSource { disk: Some(disk), .. }) = &mut self.source {
             disk.rewind();
         }
     }
 
-    /// Calls `visit` with the next entries until it breaks. `records` are those of the shard.
-    pub fn read(&mut self, records: &Records, visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> CursorRead {
+    /// Calls `visit` with the next entries until it breaks, or `keys_left` is 0, from which each key is taken off that
+    /// is looked at, deleted ones too. `records` are those of the shard.
+    pub fn read(
+        &mut self,
+        records: &Records,
+        keys_left: &mut u64,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> CursorRead {
+        let (position, direction) = (&mut self.position, self.direction);
         match &mut self.source {
-            Source::Disk(source) => source.read(&mut self.position, self.direction, records, visit),
             Source::Memory { members, range } => {
-                read_members(&mut self.position, self.direction, (members, range), visit)
+                read_members(position, direction, (members, range), (keys_left, visit))
+            }
+            Source::Disk(source) => {
+                let read = source.read(position, direction, (records, keys_left), visit);
+                if let Some(position) = position.as_ref().filter(|_| !self.will_rewind) {
+                    source.saved.lock().pass(position);
+                }
+                read
             }
         }
     }
@@ -114,7 +138,7 @@ fn read_members(
     position: &mut Option<Vec<u8>>,
     direction: Direction,
     (members, range): (&Snapshot, &(Vec<u8>, Option<Vec<u8>>)),
-    mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    (keys_left, mut visit): (&mut u64, impl FnMut(&[u8], &[u8]) -> ControlFlow<()>),
 ) -> CursorRead {
     let (mut from, mut to) = range.clone();
     match (&position, direction) {
@@ -127,12 +151,15 @@ fn read_members(
     }
     let mut has_ended = false;
     members.visit((Some(&from), to.as_deref()), direction, |key, value| {
-        let flow = visit(key, value);
-        if flow.is_break() {
-            has_ended = true;
-            *position = Some(key.to_vec());
+        *keys_left = keys_left.saturating_sub(1);
+        has_ended = visit(key, value).is_break() || *keys_left == 0;
+        match has_ended {
+            true => {
+                *position = Some(key.to_vec());
+                ControlFlow::Break(())
+            }
+            false => ControlFlow::Continue(()),
         }
-        flow
     });
     match has_ended {
         true => CursorRead::UpToHere,
@@ -145,7 +172,7 @@ impl DiskSource {
         &mut self,
         position: &mut Option<Vec<u8>>,
         direction: Direction,
-        records: &Records,
+        (records, keys_left): (&Records, &mut u64),
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> CursorRead {
         let (mut from, mut to) = self.range.clone();
@@ -159,11 +186,12 @@ impl DiskSource {
         }
         let saved = self.saved.lock();
         let bounds = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
-        let mut saved_range = saved.range::<[u8], _>(bounds);
+        let mut saved_range = saved.cells.range::<[u8], _>(bounds);
         let mut next_saved = || match direction {
             Direction::Forward => saved_range.next(),
             Direction::Backward => saved_range.next_back(),
         };
+        let records = saved.table.as_deref().unwrap_or(records);
         let mut table = records.unclean(self.column, (&from, &to), direction).peekable();
         let mut save = next_saved();
         loop {
@@ -205,7 +233,8 @@ impl DiskSource {
             {
                 disk.advance();
             }
-            if flow.is_break() {
+            *keys_left = keys_left.saturating_sub(1);
+            if flow.is_break() || *keys_left == 0 {
                 return CursorRead::UpToHere;
             }
         }

@@ -10,11 +10,12 @@
 //! does not wash out what is hot.
 
 use super::database::{Column, Direction};
-use super::encoding;
+use super::encoding::{self, DATABASE_COUNT};
 use super::open_ranges::{OpenRanges, Saved, SavedRange};
 use super::overlay::Overlay;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// A larger record is dropped once it is clean and not kept when it is read: one such would displace thousands of
 /// hot ones, and what is gained by not copying it from the block cache is small beside sending it.
@@ -68,6 +69,11 @@ const ENTRIES_MAX: usize = 1 << 31;
 /// What a staged record takes up in a frame, at most.
 fn staged_size(key: &[u8], value: Option<&[u8]>) -> usize {
     32 + key.len() + value.map_or(0, <[u8]>::len)
+}
+
+/// The physical database of a key of `meta`, which is its first byte.
+fn database_of(key: &[u8]) -> usize {
+    usize::from(key[0]) % DATABASE_COUNT
 }
 
 /// The end of a queue.
@@ -188,8 +194,8 @@ pub struct Records {
     table: HashTable<EntryIndex>,
     entries: Vec<Entry>,
     free: Vec<EntryIndex>,
-    /// Entries of `meta` that have a value.
-    present: usize,
+    /// Entries of `meta` that have a value, by physical database.
+    present: [usize; DATABASE_COUNT],
     /// Entries of `meta` that have left the table although the disk has their keys, or may have.
     keys_left: u64,
     /// The table has every key of the shard as long as this is the number of those that have left.
@@ -217,6 +223,11 @@ pub struct Records {
     /// Where the changes of the running command begin.
     command_undo: usize,
     counters: Counters,
+    /// The tables that this one has replaced ([`Records::delete_everything`]), oldest first, while that can be taken
+    /// back.
+    replaced: Vec<Arc<Records>>,
+    /// Those that are of no use any more but to open ranges.
+    discarded: Vec<Arc<Records>>,
 }
 
 impl Records {
@@ -228,7 +239,7 @@ impl Records {
             table: HashTable::new(),
             entries: Vec::new(),
             free: Vec::new(),
-            present: 0,
+            present: [0; DATABASE_COUNT],
             keys_left: 0,
             complete_at: None,
             small: Fifo::EMPTY,
@@ -246,6 +257,8 @@ impl Records {
             undo: Vec::new(),
             command_undo: 0,
             counters: Counters::default(),
+            replaced: Vec::new(),
+            discarded: Vec::new(),
         }
     }
 
@@ -388,8 +401,12 @@ impl Records {
         self.roll_back_to(self.command_undo + kept, undone);
     }
 
-    /// Nothing that is staged will be logged: takes all of it back. `undone` is told of each record.
+    /// Nothing that is staged will be logged: takes all of it back. `undone` is told of each record, but for those of
+    /// tables that go with what they were to have.
     pub fn roll_back_staged(&mut self, undone: impl FnMut(Undone<'_>)) {
+        while !self.replaced.is_empty() {
+            self.undo_delete_everything();
+        }
         self.roll_back_to(0, undone);
         assert!(self.staged.is_empty(), "what is staged can be taken back");
         (self.command_undo, self.staged_bytes) = (0, 0);
@@ -458,8 +475,8 @@ impl Records {
     }
 
     /// Opens a range, so that what is in it now can be read while others write there.
-    pub fn open_range(&mut self, column: Column, range: (&[u8], &[u8])) -> SavedRange {
-        self.open_ranges.open(column, range)
+    pub fn open_range(&mut self, column: Column, range: (&[u8], &[u8]), direction: Direction) -> SavedRange {
+        self.open_ranges.open(column, range, direction)
     }
 
     /// The bytes of what RocksDB does not have yet.
@@ -521,12 +538,14 @@ impl Records {
         }
         self.undo.clear();
         (self.command_undo, self.staged_bytes) = (0, 0);
+        self.discarded.append(&mut self.replaced);
     }
 
     /// What is staged was written to RocksDB at once, without a log: all of it is clean.
     pub fn written_through(&mut self) {
         self.undo.clear();
         (self.command_undo, self.staged_bytes) = (0, 0);
+        self.discarded.append(&mut self.replaced);
         for index in std::mem::take(&mut self.staged) {
             self.entries[index as usize].staged = false;
             if self.entries[index as usize].segment == 0 {
@@ -646,6 +665,96 @@ impl Records {
         }
     }
 
+    /// Deletes all records but those of `system`, as [`Records::delete_all`] does, at once: they stay behind in the
+    /// table as it is, and an empty one takes its place until that is logged or taken back. Ranges that are open go on
+    /// reading the one that they were opened on.
+    pub fn delete_everything(&mut self) {
+        let mut old = std::mem::replace(self, Records::new(self.bytes_max));
+        self.counters = old.counters;
+        self.keys_left = old.keys_left;
+        self.open_ranges = std::mem::take(&mut old.open_ranges);
+        self.replaced = std::mem::take(&mut old.replaced);
+        self.discarded = std::mem::take(&mut old.discarded);
+        self.take_system_over(&old);
+        let old = Arc::new(old);
+        self.open_ranges.freeze(&old);
+        self.replaced.push(old);
+    }
+
+    /// What RocksDB does not have of `system` comes from another table; what that has more is clean.
+    fn take_system_over(&mut self, old: &Records) {
+        let mut logged = Vec::new();
+        let key_of = |index: EntryIndex| &*old.entries[index as usize].key;
+        // Keys of `system` begin with a letter.
+        for index in old
+            .overlay
+            .range(Column::System, (&[], &[0xff]), Direction::Forward, key_of)
+        {
+            let Entry {
+                key,
+                value,
+                hash,
+                epoch,
+                segment,
+                staged,
+                ..
+            } = &old.entries[index as usize];
+            let new = self.insert((*hash, Column::System), key, value.clone());
+            let entry = &mut self.entries[new as usize];
+            (entry.epoch, entry.segment, entry.staged) = (*epoch, *segment, *staged);
+            self.unclean_bytes += entry.size();
+            let entries = &self.entries;
+            self.overlay
+                .insert(Column::System, key, new, |index| &entries[index as usize].key);
+            if *staged {
+                self.staged.push(new);
+                self.staged_bytes += staged_size(key, value.as_deref());
+            }
+            if *segment > 0 {
+                logged.push((*segment, new));
+            }
+        }
+        logged.sort_unstable();
+        for of_segment in logged.chunk_by(|(one, _), (other, _)| one == other) {
+            self.logged.push_back(SegmentList {
+                segment: of_segment[0].0,
+                entries: of_segment.iter().map(|(_, index)| *index).collect(),
+            });
+        }
+    }
+
+    /// Takes the last [`Records::delete_everything`] back, with all that was staged since.
+    ///
+    /// # Panics
+    /// If there is none that is not logged.
+    pub fn undo_delete_everything(&mut self) {
+        let old = self
+            .replaced
+            .pop()
+            .expect("a table that was replaced, and can come back");
+        self.open_ranges.thaw(&old);
+        let old =
+            Arc::try_unwrap(old).unwrap_or_else(|_| unreachable!("only open ranges have a table that was replaced"));
+        let new = std::mem::replace(self, old);
+        self.counters = new.counters;
+        self.open_ranges = new.open_ranges;
+        self.replaced = new.replaced;
+        self.discarded = new.discarded;
+    }
+
+    /// Tables that nobody reads any more: to drop them takes long, as each has all its records still.
+    pub fn take_discarded(&mut self) -> Vec<Records> {
+        let (mut free, mut read) = (Vec::new(), Vec::new());
+        for table in std::mem::take(&mut self.discarded) {
+            match Arc::try_unwrap(table) {
+                Ok(table) => free.push(table),
+                Err(table) => read.push(table),
+            }
+        }
+        self.discarded = read;
+        free
+    }
+
     /// The most bytes of clean records.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
@@ -668,7 +777,12 @@ impl Records {
 
     /// The number of keys that exist and are in memory.
     pub fn present(&self) -> usize {
-        self.present
+        self.present.iter().sum()
+    }
+
+    /// How many of them belong to a physical database.
+    pub fn present_in(&self, physical: u8) -> usize {
+        self.present[database_of(&[physical])]
     }
 
     /// Whether every key of the shard is in the table, so that one that is not there does not exist. This is known from
@@ -713,7 +827,7 @@ impl Records {
             newer: NO_ENTRY,
         };
         self.bytes += entry.size();
-        self.present += usize::from(entry.is_key());
+        self.present[database_of(key)] += usize::from(entry.is_key());
         let index = match self.free.pop() {
             Some(index) => {
                 self.entries[index as usize] = entry;
@@ -739,7 +853,8 @@ impl Records {
         );
         let old_len = old.as_ref().map_or(0, Vec::len);
         if entry.column == Column::Meta {
-            self.present = self.present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
+            let present = &mut self.present[database_of(&entry.key)];
+            *present = *present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
         }
         self.bytes = self.bytes + new_len - old_len;
         if !entry.is_clean() {
@@ -788,11 +903,11 @@ impl Records {
         assert!(entry.is_clean(), "an entry stays until RocksDB has it");
         let (size, key) = (entry.size(), usize::from(entry.is_key()));
         assert!(
-            self.bytes >= size && self.present >= key,
+            self.bytes >= size && self.present[database_of(&entry.key)] >= key,
             "the table counts the bytes and keys of its entries"
         );
         self.bytes -= size;
-        self.present -= key;
+        self.present[database_of(&entry.key)] -= key;
         if let Ok(found) = self.table.find_entry(entry.hash, |other| *other == index) {
             found.remove();
         }
@@ -1060,7 +1175,7 @@ mod tests {
         }
         records.logged(1);
         records.keep(hash(b"000d"), Column::Meta, b"000d", b"disk".to_vec());
-        let range = records.open_range(Column::Meta, (b"000a", b"000z"));
+        let range = records.open_range(Column::Meta, (b"000a", b"000z"), Direction::Forward);
         stage(&mut records, b"000a", Some(b"2"), 2);
         stage(&mut records, b"000a", Some(b"3"), 2);
         stage(&mut records, b"000d", None, 2);
@@ -1068,13 +1183,12 @@ mod tests {
         stage(&mut records, b"000zz", Some(b"outside"), 2);
         records.work_off(1, 2, |_, _| false);
         let in_table = |value: &[u8]| Saved::InTable(Some(value.to_vec()));
-        let saved: Vec<(Vec<u8>, Saved)> = range
-            .lock()
-            .iter()
-            .map(|(key, saved)| (key.to_vec(), saved.clone()))
-            .collect();
+        let saved = |range: &SavedRange| -> Vec<(Vec<u8>, Saved)> {
+            let cells = &range.lock().cells;
+            cells.iter().map(|(key, saved)| (key.to_vec(), saved.clone())).collect()
+        };
         assert_eq!(
-            saved,
+            saved(&range),
             [
                 (b"000a".to_vec(), in_table(b"1")),
                 (b"000b".to_vec(), in_table(b"1")),
@@ -1083,9 +1197,87 @@ mod tests {
                 (b"000e".to_vec(), Saved::OnDisk)
             ]
         );
+        // What the reader has passed is not saved any more.
+        range.lock().pass(b"000d");
+        stage(&mut records, b"000b", Some(b"2"), 2);
+        assert_eq!(saved(&range), [(b"000e".to_vec(), Saved::OnDisk)]);
         drop(range);
         records.work_off(1, 1, |_, _| false);
         assert!(records.open_ranges.is_empty());
+    }
+
+    /// What a table has: each key with its value, and whether the disk knows.
+    fn contents(records: &Records) -> Vec<(Vec<u8>, Option<Vec<u8>>, bool)> {
+        let mut all: Vec<_> = records
+            .table
+            .iter()
+            .map(|index| &records.entries[*index as usize])
+            .map(|entry| (entry.key.to_vec(), entry.value.clone(), entry.is_clean()))
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_table_that_made_way_comes_back_as_it_was_or_is_given_back_when_no_range_is_open() {
+        let mut records = Records::new(1 << 20);
+        let stage_system = |records: &mut Records, key: &[u8], epoch| {
+            let index = records.find(hash(key), Column::System, key);
+            records.stage(index, (hash(key), Column::System), key, Some(b"s".to_vec()), epoch);
+        };
+        records.keep(hash(b"000disk"), Column::Meta, b"000disk", b"1".to_vec());
+        stage(&mut records, b"000logged", Some(b"1"), 1);
+        stage_system(&mut records, b"logged", 1);
+        records.keep_command();
+        records.logged(1);
+        stage(&mut records, b"000logged", Some(b"2"), 2);
+        stage_system(&mut records, b"staged", 2);
+        records.keep_command();
+        stage(&mut records, b"000of the command", Some(b"1"), 2);
+        let range = records.open_range(Column::Meta, (b"000a", b"000z"), Direction::Forward);
+        let (before, bytes) = (contents(&records), (records.bytes, records.unclean_bytes));
+        let present = records.present();
+        for commands in 0..2 {
+            records.delete_everything();
+            assert!(range.lock().table.is_some());
+            let system = |key: &[u8]| (key.to_vec(), Some(b"s".to_vec()), false);
+            assert_eq!(contents(&records), [system(b"logged"), system(b"staged")]);
+            assert_eq!(records.present(), 0);
+            assert_eq!(records.staged().map(|(_, key, _)| key).collect::<Vec<_>>(), [b"staged"]);
+            stage(&mut records, b"000logged", Some(b"3"), 2);
+            stage_system(&mut records, b"logged", 2);
+            for _ in 0..commands {
+                // Other commands of the turn, another FLUSHALL among them.
+                records.keep_command();
+                records.delete_everything();
+                records.keep_command();
+            }
+            match commands {
+                0 => records.undo_delete_everything(),
+                _ => records.roll_back_staged(|_| {}),
+            }
+            assert!(range.lock().table.is_none());
+            if commands == 0 {
+                assert_eq!(contents(&records), before);
+                assert_eq!(
+                    (records.bytes, records.unclean_bytes, records.present()),
+                    (bytes.0, bytes.1, present)
+                );
+                records.roll_back_command(0, |_| {});
+                assert_eq!(value(&mut records, b"000logged"), Some(&b"2"[..]));
+            }
+        }
+        assert_eq!(value(&mut records, b"000logged"), Some(&b"1"[..]));
+        assert!(!records.has_staged());
+        records.delete_everything();
+        records.keep_command();
+        records.logged(2);
+        assert!(records.take_discarded().is_empty(), "the range reads it");
+        assert_eq!(range.lock().table.as_ref().map(|table| table.len()), Some(3));
+        drop(range);
+        assert_eq!(records.take_discarded().len(), 1);
+        assert_eq!(records.work_off(2, 10, |_, _| false), 1);
+        assert_eq!((records.len(), records.bytes, records.unclean_bytes), (0, 0, 0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::cell_writes::CellWrites;
 use super::database::{Column, Database, DatabaseError, Direction, MemberRange, RangeReader};
 use super::dead_versions;
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of};
+use super::expiry::Swept;
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
 use super::log::FrameBuffer;
@@ -35,6 +36,12 @@ const WRITES_WHILE_STALLED_MAX: usize = 4096;
 
 /// Chunks of a string that are looked up one by one, where they may be hot; more are read in one scan.
 const CHUNKS_LOOKED_UP_MAX: u32 = 64;
+
+/// Deleted keys that lie side by side on the disk before a read in steps goes through them step by step.
+const DELETED_ON_DISK_MAX: u64 = 256;
+
+/// What such a step goes through on the disk: some thousand deleted keys, half a millisecond.
+const STEP_BYTES: u64 = 16 << 10;
 
 /// Loads of members into memory that one command makes, each of half a millisecond at most: both columns of a small
 /// collection, or one step of each of two.
@@ -130,6 +137,8 @@ struct Wide {
 struct WholeUndo {
     /// Changes of records that the command had made before.
     changes: usize,
+    /// Another table of records has taken the place of the one that has those.
+    has_new_table: bool,
     wide: Wide,
 }
 
@@ -196,6 +205,8 @@ pub struct Shard {
     counts_logged: CountsByDatabase,
     /// Databases that were emptied, one bit each, by the segment of the log that says so, until RocksDB has that.
     emptied_logged: VecDeque<(u32, u16)>,
+    /// Those of all segments.
+    emptied_by_log: u16,
     /// A count was found wrong in this run: none is stored any more, so that the next start counts.
     counts_are_wrong: bool,
     /// How to take back what the running command has changed of `wide`.
@@ -214,9 +225,11 @@ pub struct Shard {
     /// The earliest epoch of which something is staged.
     staged_epoch: u64,
     writes_while_stalled: usize,
+    /// Those of commands that are over.
+    writes_while_stalled_kept: usize,
     writes_while_stalled_max: usize,
-    /// No key expires before this (Unix ms).
-    next_deadline_ms: u64,
+    /// How far expired keys were swept.
+    pub swept: Swept,
     /// The newest version that was given to a collection, and that of the last frame: a clock that is set back must not
     /// make one be given twice.
     last_version: u64,
@@ -265,6 +278,34 @@ struct InnerMark {
     whole_changes: usize,
     modified: usize,
     lifecycle: usize,
+    writes_while_stalled: usize,
+}
+
+/// A position among the keys of a database: behind a name of a slot, which need not be a key's, or at the slot's
+/// beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPosition {
+    /// The slot.
+    pub slot: Slot,
+    /// The name.
+    pub after: Option<Vec<u8>>,
+}
+
+impl KeyPosition {
+    /// The position before a key of `meta` at which a read gave up.
+    fn before(meta_key: &[u8]) -> KeyPosition {
+        let byte = |at: usize| meta_key.get(at).copied().unwrap_or(0);
+        let after = meta_key.get(encoding::PREFIX_LEN..).filter(|name| !name.is_empty());
+        let after = after.map(|name| {
+            let (last, before) = name.split_last().expect("a name that is not empty");
+            assert_eq!(*last, 0, "reads give up behind a name");
+            before.to_vec()
+        });
+        KeyPosition {
+            slot: Slot(u16::from_be_bytes([byte(1), byte(2)])),
+            after,
+        }
+    }
 }
 
 /// Where a record was found.
@@ -314,6 +355,7 @@ impl Shard {
             wide_logged: wide,
             counts_logged: counts_stored,
             emptied_logged: VecDeque::new(),
+            emptied_by_log: 0,
             counts_are_wrong: false,
             whole_undo: Vec::new(),
             whole_epoch: 0,
@@ -324,8 +366,9 @@ impl Shard {
             newest_epoch: 0,
             staged_epoch: 0,
             writes_while_stalled: 0,
+            writes_while_stalled_kept: 0,
             writes_while_stalled_max: WRITES_WHILE_STALLED_MAX,
-            next_deadline_ms: 0,
+            swept: Swept::default(),
             last_version,
             last_version_logged: last_version,
             key: Vec::new(),
@@ -356,6 +399,11 @@ impl Shard {
     /// The table of hot records, for the metrics.
     pub fn records(&self) -> &Records {
         &self.records
+    }
+
+    /// Tables of records that FLUSHALL has replaced and nobody reads any more: to drop them takes long.
+    pub fn take_discarded(&mut self) -> Vec<Records> {
+        self.records.take_discarded()
     }
 
     /// How many keys a database (as SELECT numbers it) has here.
@@ -602,7 +650,7 @@ impl Shard {
                 (new_deadline != 0).then_some((new_deadline, Some(version.to_be_bytes().to_vec()))),
             ];
             if new_deadline != 0 {
-                self.next_deadline_ms = self.next_deadline_ms.min(new_deadline);
+                self.swept.add_deadline(new_deadline);
             }
         }
         let counts_were_right = self.wide.counts.replace(&self.key, old, new);
@@ -737,11 +785,54 @@ impl Shard {
         &mut self,
         deleted_max: Option<u64>,
         column: Column,
+        range: (&[u8], &[u8]),
+        direction: Direction,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
+        self.scan_with_patience((deleted_max, deleted_max), column, range, direction, visit)
+    }
+
+    /// The same forwards, but ends behind so many deleted keys of which the disk does not know yet, or when it has gone
+    /// some way through others that lie side by side on the disk: it always goes ahead.
+    pub(super) fn scan_some(
+        &mut self,
+        column: Column,
+        (from, to): (&[u8], &[u8]),
+        deleted_max: u64,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
+        let patience = (Some(deleted_max), Some(DELETED_ON_DISK_MAX));
+        let scanned = self.scan_with_patience(patience, column, (from, to), Direction::Forward, &mut visit)?;
+        if scanned.1.as_deref() != Some(from) {
+            return Ok(scanned);
+        }
+        let mut end = self.database.end_of_step(column, (from, to), STEP_BYTES);
+        if end[..] < *to {
+            // A read that goes on goes on behind a key.
+            end.push(0);
+        }
+        let mut has_ended = false;
+        let give = |key: &[u8], value: &[u8]| {
+            let flow = visit(key, value);
+            has_ended = flow.is_break();
+            flow
+        };
+        let patience = (Some(deleted_max), None);
+        let (epoch, gave_up_at) = self.scan_with_patience(patience, column, (from, &end), Direction::Forward, give)?;
+        let is_done = has_ended || gave_up_at.is_none() && end == to;
+        Ok((epoch, (!is_done).then(|| gave_up_at.unwrap_or(end))))
+    }
+
+    /// [`Shard::scan_past_deleted`] with bounds for what is deleted in memory, and for what lies deleted on the disk.
+    fn scan_with_patience(
+        &mut self,
+        (deleted_max, on_disk_max): (Option<u64>, Option<u64>),
+        column: Column,
         (from, to): (&[u8], &[u8]),
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
-        assert!(deleted_max.is_none() || direction == Direction::Forward);
+        assert!(deleted_max.is_none() && on_disk_max.is_none() || direction == Direction::Forward);
         let mut epoch = self.whole_epoch;
         if from >= to {
             return Ok((epoch, None));
@@ -776,7 +867,7 @@ impl Shard {
             give(key, value)
         };
         let (database, range) = (&self.database, (from, to));
-        let ends_at = match deleted_max {
+        let ends_at = match on_disk_max {
             _ if is_emptied => None,
             Some(deleted_max) => self
                 .ranges
@@ -822,11 +913,17 @@ impl Shard {
         Ok((cursor, prefix_len, self.newest_epoch))
     }
 
-    /// All records of a database (as SELECT numbers it), to be read little by little, and the newest epoch whose writes
-    /// may be among them.
-    pub fn key_cursor(&mut self, database: u8) -> Result<(RangeCursor, u64), CommandError> {
+    /// All records of a database (as SELECT numbers it) that lie in `slots`, to be read little by little, and the
+    /// newest epoch whose writes may be among them.
+    pub fn key_cursor(
+        &mut self,
+        database: u8,
+        slots: std::ops::Range<u16>,
+    ) -> Result<(RangeCursor, u64), CommandError> {
         self.check_readable()?;
-        let (from, to) = encoding::database_range(self.physical(database));
+        let physical = self.physical(database);
+        let from = encoding::slot_start(physical, Slot(slots.start));
+        let to = encoding::slot_start(physical, Slot(slots.end));
         let cursor = self.cursor(Column::Meta, (from.to_vec(), to.to_vec()), Direction::Forward);
         Ok((cursor, self.newest_epoch))
     }
@@ -860,6 +957,7 @@ impl Shard {
         self.operations_kept = self.member_operations.len();
         self.whole_undo.clear();
         self.modified_kept = self.modified.len();
+        self.writes_while_stalled_kept = self.writes_while_stalled;
         self.loads_left = LOADS_PER_COMMAND;
         if faults::forgets_residents() {
             self.residents.drop_clean();
@@ -881,6 +979,7 @@ impl Shard {
             whole_changes: 0,
             modified: self.modified_kept,
             lifecycle: 0,
+            writes_while_stalled: self.writes_while_stalled_kept,
         });
     }
 
@@ -893,6 +992,7 @@ impl Shard {
             whole_changes: self.whole_undo.len(),
             modified: self.modified.len(),
             lifecycle: self.lifecycle.len(),
+            writes_while_stalled: self.writes_while_stalled,
         });
     }
 
@@ -912,12 +1012,17 @@ impl Shard {
             let Some(undo) = self.whole_undo.pop() else { break };
             // What was learned since of emptied databases is not true any more.
             self.gaps.clear();
-            self.roll_back_records(undo.changes);
+            match undo.has_new_table {
+                true => self.records.undo_delete_everything(),
+                false => self.roll_back_records(undo.changes),
+            }
+            assert_eq!(self.records.changes(), undo.changes, "what came before stands");
             self.wide = undo.wide;
         }
         self.roll_back_records(mark.changes);
         self.modified.truncate(mark.modified);
         self.lifecycle.truncate(mark.lifecycle);
+        self.writes_while_stalled = mark.writes_while_stalled;
     }
 
     /// Takes back the changes of records that the running command made after the first `kept`.
@@ -1011,8 +1116,7 @@ impl Shard {
     /// The physical databases, one bit each, of which the disk has what is not to be seen any more.
     #[inline]
     fn emptied(&self) -> u16 {
-        let logged = self.emptied_logged.iter();
-        logged.fold(self.wide.changes.emptied, |all, (_, emptied)| all | emptied)
+        self.wide.changes.emptied | self.emptied_by_log
     }
 
     /// At least as many bytes as are staged.
@@ -1080,7 +1184,7 @@ impl Shard {
     pub fn logged(&mut self, segment: u32) {
         if self.has_staged() {
             if self.wide.changes.emptied != 0 {
-                self.emptied_logged.push_back((segment, self.wide.changes.emptied));
+                self.log_emptied(segment, self.wide.changes.emptied);
             }
             self.records.logged(segment);
             self.residents.logged(segment);
@@ -1090,6 +1194,15 @@ impl Shard {
             let first = self.marker_segments.map_or(segment, |(first, _)| first);
             self.marker_segments = Some((first, segment));
         }
+    }
+
+    /// A segment says that databases were emptied, one bit each.
+    fn log_emptied(&mut self, segment: u32, emptied: u16) {
+        match self.emptied_logged.back_mut() {
+            Some((last, of_last)) if *last == segment => *of_last |= emptied,
+            _ => self.emptied_logged.push_back((segment, emptied)),
+        }
+        self.emptied_by_log |= emptied;
     }
 
     /// Writes what is staged to RocksDB at once, without a log, durably: for the start of a server, and for shards
@@ -1139,8 +1252,10 @@ impl Shard {
     /// any more. Returns how many were looked at: fewer, if nothing is left to do.
     pub fn work_off(&mut self, watermark: u32, records_max: usize) -> usize {
         let is_ingested = |(segment, _): &(u32, u16)| *segment <= watermark;
-        while self.emptied_logged.front().is_some_and(is_ingested) {
-            self.emptied_logged.pop_front();
+        if self.emptied_logged.front().is_some_and(is_ingested) {
+            self.emptied_logged.retain(|emptied| !is_ingested(emptied));
+            let left = self.emptied_logged.iter();
+            self.emptied_by_log = left.fold(0, |all, (_, emptied)| all | emptied);
         }
         let Shard { residents, records, .. } = self;
         let looked_at = records.work_off(watermark, records_max, |column, key| {
@@ -1168,16 +1283,21 @@ impl Shard {
 
     /// The log takes something again.
     pub fn end_stall(&mut self) {
-        self.writes_while_stalled = 0;
+        self.forget_stalled_writes();
         if self.state == ShardState::Stalled {
             self.state = ShardState::Healthy;
         }
     }
 
+    /// None of the writes that were counted while the shard was stalled is staged any more.
+    fn forget_stalled_writes(&mut self) {
+        (self.writes_while_stalled, self.writes_while_stalled_kept) = (0, 0);
+    }
+
     /// What is staged was not logged: takes all of it back and takes no more writes.
     pub fn stop(&mut self, error: &DatabaseError) {
         self.take_back();
-        self.writes_while_stalled = 0;
+        self.forget_stalled_writes();
         self.state = match error {
             DatabaseError::DiskFull(_) => ShardState::ReadOnly,
             DatabaseError::Stalled => ShardState::Stalled,
@@ -1189,7 +1309,7 @@ impl Shard {
     /// Takes back all that is staged, whichever commands have staged it.
     fn take_back(&mut self) {
         // What a sweep had staged is due again.
-        self.next_deadline_ms = 0;
+        self.swept.begin_again();
         self.distrust_half_changed();
         self.inner_marks.clear();
         if !self.whole_undo.is_empty() || self.wide.changes != WholeChanges::default() {
@@ -1232,14 +1352,22 @@ impl Shard {
     /// logged in.
     pub fn flush(&mut self, database: Option<u8>) -> Result<u64, CommandError> {
         self.check_writable()?;
-        let emptied = database.map_or(u16::MAX, |database| 1 << self.physical(database));
-        self.begin_whole_change();
+        let emptied = match database.map(|database| self.physical(database)) {
+            // The entries of the expiry index go only with all databases.
+            Some(physical) if !self.is_only(physical)? => 1 << physical,
+            _ => u16::MAX,
+        };
+        self.begin_whole_change(emptied == u16::MAX);
         self.wide.changes.emptied |= emptied;
         // Every key is in the table before, or none is outside when this is logged.
         let was_complete =
             self.records.is_complete() || self.wide.changes.complete_at == Some(self.records.keys_left());
-        self.records
-            .delete_all(self.epoch, |column, key| is_emptied(emptied, column, key));
+        match emptied {
+            u16::MAX => self.records.delete_everything(),
+            _ => self
+                .records
+                .delete_all(self.epoch, |column, key| is_emptied(emptied, column, key)),
+        }
         let will_be_complete = was_complete || self.wide.changes.emptied == u16::MAX;
         self.wide.changes.complete_at = will_be_complete.then_some(self.records.keys_left());
         for (number, counts) in self.wide.counts.0.iter_mut().enumerate() {
@@ -1258,20 +1386,39 @@ impl Shard {
         Ok(self.epoch)
     }
 
+    /// Whether it is certain, without a long look, that no other physical database than this one has keys.
+    fn is_only(&mut self, physical: u8) -> Result<bool, CommandError> {
+        let mut others = (0..DATABASE_COUNT as u8).filter(|other| *other != physical);
+        if others.any(|other| self.records.present_in(other) > 0) {
+            return Ok(false);
+        }
+        let (before, behind) = (
+            &[0][..]..&[physical][..],
+            &[physical + 1][..]..&[DATABASE_COUNT as u8][..],
+        );
+        for range in [before, behind].into_iter().filter(|range| !range.is_empty()) {
+            if self.database.has_keys(Column::Meta, (range.start, range.end))? != Some(false) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Stages another database map. Returns the epoch it will be logged in.
     pub fn set_database_map(&mut self, map: DatabaseMap) -> Result<u64, CommandError> {
         self.check_writable()?;
-        self.begin_whole_change();
+        self.begin_whole_change(false);
         self.wide.changes.has_new_map = true;
         self.wide.databases = map;
         Ok(self.epoch)
     }
 
-    fn begin_whole_change(&mut self) {
+    fn begin_whole_change(&mut self, has_new_table: bool) {
         self.begin_staging();
         self.whole_epoch = self.epoch;
         self.whole_undo.push(WholeUndo {
             changes: self.records.changes(),
+            has_new_table,
             wide: self.wide,
         });
     }
@@ -1319,8 +1466,19 @@ impl Shard {
         database: u8,
         slots: std::ops::Range<u16>,
         after: Option<&[u8]>,
-        mut visit: impl FnMut(Slot, &[u8], Record<'_>) -> ControlFlow<()>,
+        visit: impl FnMut(Slot, &[u8], Record<'_>) -> ControlFlow<()>,
     ) -> Result<u64, CommandError> {
+        let (epoch, _) = self.scan_keys((database, slots, after), u64::MAX, visit)?;
+        Ok(epoch)
+    }
+
+    /// The same, but [gives up](Shard::scan_some) behind `deleted_max` deleted keys: returns also where.
+    pub fn scan_keys(
+        &mut self,
+        (database, slots, after): (u8, std::ops::Range<u16>, Option<&[u8]>),
+        deleted_max: u64,
+        mut visit: impl FnMut(Slot, &[u8], Record<'_>) -> ControlFlow<()>,
+    ) -> Result<(u64, Option<KeyPosition>), CommandError> {
         self.check_readable()?;
         let physical = self.physical(database);
         let mut from = encoding::slot_start(physical, Slot(slots.start)).to_vec();
@@ -1331,21 +1489,26 @@ impl Shard {
         }
         let to = encoding::slot_start(physical, Slot(slots.end));
         let mut damaged = 0_u64;
-        let epoch = self.scan_range(Column::Meta, (&from, &to), Direction::Forward, |key, value| {
-            match (encoding::split_meta_key(key), Record::decode(value)) {
-                (Some((_, slot, key)), Some(record)) => visit(slot, key, record),
-                _ => {
-                    damaged += 1;
-                    ControlFlow::Continue(())
-                }
+        let give = |key: &[u8], value: &[u8]| match (encoding::split_meta_key(key), Record::decode(value)) {
+            (Some((_, slot, key)), Some(record)) => visit(slot, key, record),
+            _ => {
+                damaged += 1;
+                ControlFlow::Continue(())
             }
-        })?;
+        };
+        let (epoch, gave_up_at) = match deleted_max {
+            u64::MAX => (
+                self.scan_range(Column::Meta, (&from, &to), Direction::Forward, give)?,
+                None,
+            ),
+            _ => self.scan_some(Column::Meta, (&from, &to), deleted_max, give)?,
+        };
         if damaged > 0 {
             return Err(CommandError::text(format!(
                 "ERR {damaged} stored records of this shard are damaged"
             )));
         }
-        Ok(epoch)
+        Ok((epoch, gave_up_at.map(|key| KeyPosition::before(&key))))
     }
 
     /// Deletes entries of the expiry index that no key has any more.
@@ -1360,16 +1523,6 @@ impl Shard {
         }
         self.keep_command();
         Ok(())
-    }
-
-    /// When the next key of this shard may expire (Unix ms).
-    pub fn next_deadline_ms(&self) -> u64 {
-        self.next_deadline_ms
-    }
-
-    /// Says that no key expires before `deadline_ms`: what a sweep found out.
-    pub fn set_next_deadline_ms(&mut self, deadline_ms: u64) {
-        self.next_deadline_ms = deadline_ms;
     }
 
     /// The number under which SELECT finds a physical database.

@@ -13,9 +13,10 @@ use super::shard::{Shard, ShardState};
 use super::undeclared::Undeclared;
 use crate::error::{CommandError, DatabaseError};
 use crate::faults;
-use crate::slots::{ShardId, Slot, shard_of};
+use crate::slots::{ShardId, Slot, shard_of, slots_of};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::transaction_scope::DatabaseKey;
+use std::ops::Range;
 
 /// What may be staged before a command is refused that stages more: with what a frame has beside, it fits one.
 const STAGED_BYTES_MAX: usize = TURN_BYTES_MAX - (1 << 20);
@@ -623,8 +624,22 @@ impl Shards {
         has_room
     }
 
-    /// All records of a database on a shard, to be read little by little: [`Shard::key_cursor`].
-    pub fn key_cursor(&mut self, id: ShardId, database: u8) -> Result<RangeCursor, CommandError> {
-        self.with_shard(id, |shard| shard.key_cursor(database))
+    /// All records of a database that lie in `slots` and on a shard, to be read little by little, if the shard has any
+    /// of the slots: [`Shard::key_cursor`].
+    pub fn key_cursor(
+        &mut self,
+        id: ShardId,
+        database: u8,
+        slots: Range<u16>,
+    ) -> Result<Option<RangeCursor>, CommandError> {
+        let own = slots_of(id, self.shard_count());
+        let slots = own.start.max(slots.start)..own.end.min(slots.end);
+        if slots.is_empty() {
+            return Ok(None);
+        }
+        self.with_shard(id, |shard| {
+            let (cursor, epoch) = shard.key_cursor(database, slots)?;
+            Ok((Some(cursor), epoch))
+        })
     }
 }

@@ -261,6 +261,18 @@ impl View<'_> {
         of_keyspace!(self, visit_keys(database, slots, &mut visit))
     }
 
+    /// The same, but it may give up behind about `deleted_max` keys that are not there any more. Returns whether it
+    /// has.
+    pub fn visit_some_keys(
+        &mut self,
+        database: u8,
+        slots: Range<u16>,
+        deleted_max: u64,
+        mut visit: impl FnMut(&[u8], Type) -> ControlFlow<()>,
+    ) -> Result<bool, CommandError> {
+        of_keyspace!(self, visit_some_keys(database, slots, deleted_max, &mut visit))
+    }
+
     /// A key of a slot that is alive, picked with `random`, which draws a number below another: [`Shard::random_key`].
     pub fn random_key_of_slot(
         &mut self,
@@ -627,25 +639,37 @@ impl Keyspace for LocalShards<'_> {
     }
 
     fn visit_keys(&mut self, database: u8, slots: Range<u16>, visit: &mut VisitKey<'_>) -> Result<(), CommandError> {
+        self.visit_some_keys(database, slots, u64::MAX, visit)?;
+        Ok(())
+    }
+
+    fn visit_some_keys(
+        &mut self,
+        database: u8,
+        slots: Range<u16>,
+        deleted_max: u64,
+        visit: &mut VisitKey<'_>,
+    ) -> Result<bool, CommandError> {
         let (shard_count, now_ms) = (self.shards.shard_count(), self.shards.now_ms());
         let mut flow = ControlFlow::Continue(());
+        let mut gave_up = false;
         for id in self.shards.ids() {
             let own = slots_of(id, shard_count);
             let part = own.start.max(slots.start)..own.end.min(slots.end);
-            if part.is_empty() || flow.is_break() {
+            if part.is_empty() || flow.is_break() || gave_up {
                 continue;
             }
-            self.shards.with_shard(id, |shard| {
-                let epoch = shard.scan(database, part, None, |_, key, record| {
+            gave_up = self.shards.with_shard(id, |shard| {
+                let (epoch, gave_up_at) = shard.scan_keys((database, part, None), deleted_max, |_, key, record| {
                     if record.is_alive(now_ms) {
                         flow = visit(key, record.kind);
                     }
                     flow
                 })?;
-                Ok(((), epoch))
+                Ok((gave_up_at.is_some(), epoch))
             })?;
         }
-        Ok(())
+        Ok(gave_up)
     }
 
     fn need_keys(&mut self, keys: &[DatabaseKey], mode: Mode) -> Result<(), CommandError> {

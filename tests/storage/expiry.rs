@@ -2,10 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use corelane::error::DatabaseError;
 use corelane::slots::{ShardId, Slot};
 use corelane::storage::cell_writes::CellWrites;
 use corelane::storage::encoding::{self, Record};
-use corelane::storage::expiry::sweep;
+use corelane::storage::expiry::{DueHash, sweep};
 use corelane::storage::shard::Shard;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -129,7 +130,7 @@ fn a_sweep_deletes_what_is_due_in_the_order_of_deadlines_within_its_budget() {
             ]
         );
         assert_eq!(
-            shard.next_deadline_ms(),
+            shard.swept.next_deadline_ms(),
             5000,
             "the next sweep knows that nothing is due before"
         );
@@ -265,6 +266,81 @@ fn flushing_leaves_nothing_in_the_index_once_the_sweep_has_passed() {
     assert_eq!(client.command(&["FLUSHALL"]).render(), "OK");
     node.kill_9();
     assert_eq!(contents::check(&node.data_directory()), 0, "stale entries of the index");
+}
+
+/// Every sweep would pass over all that the earlier ones have deleted, if it began with the first of a deadline.
+#[test]
+fn keys_of_one_deadline_take_no_longer_the_more_there_are() {
+    with_shard(1 << 30, |shard| {
+        shard.begin_turn(1);
+        const KEYS: usize = 100_000;
+        for number in 0..KEYS {
+            write(shard, 0, &format!("key{number}"), string("v", 1000));
+            shard.keep_command();
+        }
+        shard.logged(1);
+        let began = std::time::Instant::now();
+        let (mut expired, mut turn) = (0, 1);
+        while expired < KEYS {
+            turn += 1;
+            shard.begin_turn(turn);
+            expired += sweep(shard, 2000, 200, &mut Vec::new(), |_| false).expect("a sweep");
+            shard.logged(1);
+        }
+        // Minutes, if each sweep passes over all; less than a second if not.
+        assert!(began.elapsed().as_secs() < 10, "it took {:?}", began.elapsed());
+        assert_eq!((shard.counts(0).keys, shard.swept.next_deadline_ms()), (0, u64::MAX));
+    });
+}
+
+#[test]
+fn a_key_that_must_stay_holds_up_no_other_and_is_swept_when_it_may_go() {
+    with_shard(1 << 20, |shard| {
+        shard.begin_turn(1);
+        for number in 0..1000_u64 {
+            write(shard, 0, &format!("key{number}"), string("v", 1000 + number));
+            shard.keep_command();
+        }
+        let sweep_all = |shard: &mut Shard, locks: &[&[u8]]| {
+            let is_locked = |key: &DueHash| locks.contains(&&key.1[..]);
+            let sweep_some = |_| sweep(shard, 5000, 100, &mut Vec::new(), is_locked).expect("a sweep");
+            let expired: usize = (0..12).map(sweep_some).sum();
+            (expired, shard.swept.next_deadline_ms())
+        };
+        assert_eq!(sweep_all(shard, &[b"key0", b"key500"]), (998, 1000));
+        assert_eq!(sweep_all(shard, &[]), (2, u64::MAX));
+        // What is taken back is due again, also behind what was swept.
+        shard.stop(&DatabaseError::DiskFull("on request".to_owned()));
+        shard.set_disk_full(false);
+        shard.begin_turn(2);
+        write(shard, 0, "again", string("v", 1000));
+        shard.keep_command();
+        assert_eq!(sweep(shard, 5000, 100, &mut Vec::new(), |_| false).expect("a sweep"), 1);
+    });
+}
+
+#[test]
+fn flushing_the_only_database_that_has_keys_empties_the_index_and_another_leaves_theirs() {
+    with_shard(1 << 20, |shard| {
+        for (turn, others) in [(1, false), (2, true)] {
+            shard.begin_turn(turn);
+            write(shard, 3, "flushed", string("v", 1000));
+            if others {
+                write(shard, 2, "before", string("v", 2000));
+                write(shard, 4, "behind", string("v", 3000));
+            }
+            shard.keep_command();
+            shard.write_through().expect("a commit");
+            shard.flush(Some(3)).expect("the shard takes writes");
+            shard.keep_command();
+            shard.write_through().expect("a commit");
+            let deadlines = Contents::of(shard.database()).deadlines();
+            let deadlines: Vec<u64> = deadlines.iter().map(|(deadline_ms, _)| *deadline_ms).collect();
+            // That of the database that was flushed is found by the sweep.
+            assert_eq!(deadlines, if others { vec![1000, 2000, 3000] } else { vec![] });
+            assert_eq!(shard.counts(2).keys + shard.counts(4).keys, if others { 2 } else { 0 });
+        }
+    });
 }
 
 /// The sweep deletes the entry of the index that it found, whatever the key's record says now.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use corelane::slots::{ShardId, Slot};
+use corelane::slots::{SLOT_COUNT, ShardId, Slot};
 use corelane::storage::cell_writes::CellWrites;
 use corelane::storage::database::{Column, Database, DatabaseError, Resources};
 use corelane::storage::encoding::{Counts, DATABASE_COUNT, Record};
@@ -263,13 +263,17 @@ impl Test {
     fn work_off(&mut self) {
         let records_max = self.random.random_range(1..20);
         self.shard.work_off(self.watermark, records_max);
+        self.shard.take_discarded();
     }
 
     /// Opens a cursor, or reads on with one.
     fn cursor(&mut self) {
         if self.cursors.len() < CURSORS_MAX && self.random.random_bool(0.3) {
             let database = self.random.random_range(0..DATABASES);
-            let (cursor, _) = self.shard.key_cursor(database).expect("the shard is readable");
+            let (cursor, _) = self
+                .shard
+                .key_cursor(database, 0..SLOT_COUNT)
+                .expect("the shard is readable");
             let mut names: Vec<(u16, Vec<u8>)> = (0..KEYS)
                 .filter(|key| self.now.keys.contains_key(&(database, *key)))
                 .map(|key| (Slot::of(&name(key)).0, self.now.keys[&(database, key)].record.clone()))
@@ -285,7 +289,8 @@ impl Test {
         let index = self.random.random_range(0..self.cursors.len());
         let mut entries = self.random.random_range(1..4);
         let Open { cursor, left } = &mut self.cursors[index];
-        let read = cursor.read(self.shard.records(), |_, record| {
+        let mut keys_left = self.random.random_range(1..6);
+        let read = cursor.read(self.shard.records(), &mut keys_left, |_, record| {
             assert_eq!(
                 Some(record),
                 left.pop_front().as_deref(),
@@ -349,11 +354,28 @@ impl Test {
     fn scan(&mut self) {
         let database = self.random.random_range(0..DATABASES);
         let mut found = Vec::new();
-        let scanned = self.shard.scan(database, 0..16384, None, |_, key, _| {
-            found.push(key.to_vec());
-            ControlFlow::Continue(())
-        });
-        let epoch = scanned.expect("the shard is readable");
+        let (mut slots, mut after, mut epoch) = (0..SLOT_COUNT, None::<Vec<u8>>, 0);
+        // In steps, each over so many deleted keys.
+        let deleted_max = match self.random.random_bool(0.5) {
+            true => u64::MAX,
+            false => self.random.random_range(1..4),
+        };
+        loop {
+            let scanned =
+                self.shard
+                    .scan_keys((database, slots.clone(), after.as_deref()), deleted_max, |_, key, _| {
+                        found.push(key.to_vec());
+                        ControlFlow::Continue(())
+                    });
+            let (seen, gave_up_at) = scanned.expect("the shard is readable");
+            epoch = epoch.max(seen);
+            let Some(position) = gave_up_at else { break };
+            assert!(
+                (position.slot.0, &position.after) > (slots.start, &after),
+                "a scan goes ahead"
+            );
+            (slots.start, after) = (position.slot.0, position.after);
+        }
         let written = self.now.unlogged.iter().filter(|((number, _), _)| *number == database);
         let newest = written.map(|(_, turn)| *turn).max().unwrap_or(0);
         assert!(epoch >= newest, "a scan saw turn {newest} and says {epoch}");

@@ -408,6 +408,10 @@ pub fn config_rewrite(context: &mut NetworkContext<'_>) -> Outcome {
 /// CONFIG RESETSTAT
 pub fn config_resetstat(context: &mut NetworkContext<'_>) -> Outcome {
     context.server.totals.baseline.reset(context.server);
+    for storage in &context.server.storage {
+        storage.longest_turn.reset();
+        storage.longest_step.reset();
+    }
     context.reply.ok();
     Ok(())
 }
