@@ -46,7 +46,9 @@ impl Shards {
             key.entry = self.list[key.shard].records().candidate(key.hash);
         }
         for key in &ahead {
-            touched ^= key.entry.map_or(0, |entry| self.list[key.shard].records().touch_entry(entry));
+            touched ^= key
+                .entry
+                .map_or(0, |entry| self.list[key.shard].records().touch_entry(entry));
         }
         for key in &mut ahead {
             let Some(entry) = key.entry else { continue };

@@ -1376,8 +1376,8 @@ impl Shard {
             }
         }
         self.gaps.clear();
-        match self.wide.counts.keys() {
-            0 if emptied == u16::MAX || !self.counts_are_wrong => self.residents.flush(),
+        match emptied {
+            u16::MAX => self.residents.flush(),
             _ => self.residents.flush_databases(emptied, self.last_version),
         }
         if !self.member_operations.is_empty() {

@@ -19,6 +19,7 @@ mod durability;
 mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
+mod longest_turns;
 mod resident_members;
 #[cfg(feature = "fault-injection")]
 mod several_shards;

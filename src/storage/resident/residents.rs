@@ -474,7 +474,10 @@ impl Residents {
     pub fn touch_cells(&self, index: u32) -> u64 {
         let resident = &self.list[index as usize];
         let owner = resident.owner.first().copied().map_or(0, u64::from);
-        resident.parts.iter().fold(owner, |touched, part| touched ^ part.tree.touch())
+        resident
+            .parts
+            .iter()
+            .fold(owner, |touched, part| touched ^ part.tree.touch())
     }
 
     #[inline]

@@ -1,0 +1,186 @@
+//! How long anything holds a storage executor: the longest turn, and the longest step beside turns, of commands on
+//! large collections and on many keys, as INFO has them.
+
+use crate::harness::client::Client;
+use crate::harness::observe::executors_sum;
+use crate::harness::process::wait_for;
+use crate::harness::server::Server;
+use crate::harness::value::Value;
+
+/// Members of each collection, and keys that come and go.
+const MEMBERS: usize = 200_000;
+
+/// Members of one command, and commands that are sent before their answers are read.
+const AT_ONCE: usize = 500;
+
+/// What nothing may take on a busy machine, with a server that is not optimised much. On a machine of its own it is
+/// below five milliseconds; what is not bounded takes hundreds.
+const HELD_MAX_US: u64 = 60_000;
+
+/// Runs something, and returns the longest turn and the longest step meanwhile, in microseconds.
+fn longest(client: &mut Client, name: &str, run: impl FnOnce(&mut Client)) -> (u64, u64) {
+    assert_eq!(client.command(&["CONFIG", "RESETSTAT"]).render(), "OK");
+    run(client);
+    let longest = (
+        executors_sum(client, "longest_turn_us"),
+        executors_sum(client, "longest_step_us"),
+    );
+    println!("{name}: longest turn {} us, longest step {} us", longest.0, longest.1);
+    longest
+}
+
+/// Sends many commands and reads their answers.
+fn run_all(client: &mut Client, commands: impl Iterator<Item = Vec<String>>) {
+    let commands: Vec<_> = commands.collect();
+    for some in commands.chunks(AT_ONCE) {
+        for command in some {
+            client.send(command).expect("the server reads");
+        }
+        for _ in some {
+            let reply = client.read().expect("the server answers").render();
+            assert!(!reply.starts_with("(error)"), "{reply}");
+        }
+    }
+}
+
+fn words(command: &str) -> Vec<String> {
+    command.split(' ').map(str::to_owned).collect()
+}
+
+/// Makes a collection of each type under `{t}hash`, `{t}set`, `{t}sorted` and `{t}list`.
+fn fill(client: &mut Client) {
+    let members = |command: &'static str, member: fn(usize) -> Vec<String>| {
+        (0..MEMBERS).step_by(AT_ONCE).map(move |first| {
+            let members = (first..first + AT_ONCE).flat_map(member);
+            words(command).into_iter().chain(members).collect::<Vec<String>>()
+        })
+    };
+    let field = |number| vec![format!("f{number}"), format!("v{number}")];
+    run_all(client, members("HSET {t}hash", field));
+    run_all(client, members("SADD {t}set", |number| vec![format!("m{number}")]));
+    let scored = |number: usize| vec![number.to_string(), format!("m{number}")];
+    run_all(client, members("ZADD {t}sorted", scored));
+    run_all(client, members("RPUSH {t}list", |number| vec![format!("e{number}")]));
+}
+
+/// Goes through all keys; returns how many there are.
+fn scan(client: &mut Client) -> usize {
+    let (mut cursor, mut found) = ("0".to_owned(), 0);
+    loop {
+        let Value::Array(Some(reply)) = client.command(&["SCAN", &cursor]) else {
+            panic!("SCAN answers with an array");
+        };
+        let Value::Array(Some(keys)) = &reply[1] else {
+            panic!("SCAN answers with keys");
+        };
+        found += keys.len();
+        cursor = reply[0].text().expect("a cursor");
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn nothing_that_comes_in_slices_holds_an_executor() {
+    let server = Server::builder().flags(&["--shards", "1"]).start();
+    let mut client = server.connect();
+    let keys = || (0..MEMBERS).map(|number| format!("key:{number}"));
+    let mut held = Vec::new();
+    let mut bounded = |name: &str, client: &mut Client, run: &mut dyn FnMut(&mut Client)| {
+        let (turn, step) = longest(client, name, run);
+        held.push((name.to_owned(), turn.max(step)));
+    };
+    run_all(
+        &mut client,
+        keys().map(|key| vec!["SET".to_owned(), key, "v".to_owned()]),
+    );
+    run_all(&mut client, keys().map(|key| vec!["DEL".to_owned(), key]));
+    run_all(&mut client, std::iter::once(words("SET stays v")));
+    bounded("SCAN over deleted keys", &mut client, &mut |client| {
+        assert_eq!(scan(client), 1)
+    });
+    bounded("RANDOMKEY among deleted keys", &mut client, &mut |client| {
+        for _ in 0..5 {
+            assert_eq!(client.command(&["RANDOMKEY"]).render(), "\"stays\"");
+        }
+    });
+    bounded("KEYS over deleted keys", &mut client, &mut |client| {
+        assert_eq!(client.command(&["KEYS", "*"]).render(), "1) \"stays\"");
+    });
+    let deadline_ms = server_time_ms(&mut client) + 8_000;
+    let set = |key: String| words(&format!("SET {key} v PXAT {deadline_ms}"));
+    run_all(&mut client, keys().map(set));
+    bounded("200,000 keys of one deadline", &mut client, &mut |client| {
+        assert!(wait_for(|| client.command(&["DBSIZE"]) == Value::Integer(1)));
+    });
+    run_all(
+        &mut client,
+        keys().map(|key| vec!["SET".to_owned(), key, "v".to_owned()]),
+    );
+    for command in ["FLUSHALL", "FLUSHDB"] {
+        bounded(command, &mut client, &mut |client| {
+            assert_eq!(client.command(&[command]).render(), "OK");
+            assert_eq!(client.command(&["DBSIZE"]), Value::Integer(0));
+        });
+        run_all(
+            &mut client,
+            keys().map(|key| vec!["SET".to_owned(), key, "v".to_owned()]),
+        );
+    }
+    bounded("KEYS", &mut client, &mut |client| {
+        let Value::Array(Some(keys)) = client.command(&["KEYS", "*"]) else {
+            panic!("KEYS answers with an array");
+        };
+        assert_eq!(keys.len(), MEMBERS);
+    });
+    let over: Vec<_> = held.into_iter().filter(|(_, us)| *us > HELD_MAX_US).collect();
+    assert!(over.is_empty(), "held an executor for so many us: {over:?}");
+}
+
+fn server_time_ms(client: &mut Client) -> u64 {
+    let Value::Array(Some(time)) = client.command(&["TIME"]) else {
+        panic!("TIME answers with an array");
+    };
+    let number = |at: usize| -> u64 { time[at].text().expect("a number").parse().expect("a number") };
+    number(0) * 1000 + number(1) / 1000
+}
+
+#[test]
+#[ignore = "prints how long commands hold an executor that do not come in slices yet"]
+fn commands_on_large_collections_hold_an_executor_for_so_long() {
+    let server = Server::builder().flags(&["--shards", "1"]).start();
+    let mut client = server.connect();
+    fill(&mut client);
+    let mut commands = Vec::new();
+    for kind in ["hash", "set", "sorted", "list"] {
+        commands.push(format!("COPY {{t}}{kind} {{t}}copy"));
+        commands.push("RENAME {t}copy {t}renamed".to_owned());
+        commands.push("DEL {t}renamed".to_owned());
+        commands.push(format!("COPY {{t}}{kind} {{t}}copy"));
+        commands.push("UNLINK {t}copy".to_owned());
+        commands.push(format!("COPY {{t}}{kind} {{t}}copy"));
+        commands.push("PEXPIRE {t}copy 1".to_owned());
+        commands.push("DBSIZE".to_owned());
+    }
+    let others = [
+        "SUNIONSTORE {t}to {t}set {t}set",
+        "SINTERSTORE {t}to {t}set {t}set",
+        "ZUNIONSTORE {t}to 1 {t}sorted",
+        "SORT {t}list ALPHA",
+        "LRANGE {t}list 0 -1",
+        "HGETALL {t}hash",
+        "SMEMBERS {t}set",
+        "ZRANGE {t}sorted 0 -1",
+        "ZREMRANGEBYRANK {t}sorted 0 -1",
+        "LTRIM {t}list 1 0",
+        "FLUSHALL",
+    ];
+    commands.extend(others.map(str::to_owned));
+    for command in commands {
+        longest(&mut client, &command, |client| {
+            let reply = client.command(&words(&command));
+            assert!(!matches!(reply, Value::Error(_)), "{command}");
+        });
+    }
+}
