@@ -60,6 +60,9 @@ pub enum CommandError {
     /// No client sees this: the command is run again where it can wait for what it needs.
     #[error("ERR internal error")]
     Elsewhere,
+    /// No client sees this: the command is run again when what it reads was fetched from the disk.
+    #[error("ERR internal error")]
+    NotInMemory,
     #[error("{0}")]
     Other(Cow<'static, str>),
 }
@@ -68,6 +71,11 @@ impl CommandError {
     /// An error whose text no other command shares.
     pub fn text(text: impl Into<Cow<'static, str>>) -> CommandError {
         CommandError::Other(text.into())
+    }
+
+    /// Whether the command is to be undone and run again.
+    pub fn asks_to_run_again(&self) -> bool {
+        matches!(self, CommandError::Elsewhere | CommandError::NotInMemory)
     }
 
     /// A client's word as a text quotes it: up to a NUL, as with C's `%s`.

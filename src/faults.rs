@@ -46,6 +46,8 @@
 //!                          difference is a bug (a panic)
 //! seal-log=WHEN            a frame is the last of its segment, which RocksDB gets then
 //! split-frames=WHEN        a turn's writes come in a frame for each shard, and not in one
+//! miss-reads=WHEN          a read of a command that may be undone is not in memory, and is done by a reader first
+//! hold-fetches=WHEN        a thread that reads what was missed does nothing for a millisecond first, again and again
 //! load-cells=N             a read loads no more than so many cells into memory
 //! skip-redo=WHEN           a transaction over several executors is committed without its redo record
 //! record-unsynced-log=1    what `lose_power` needs is written down
@@ -232,6 +234,16 @@ mod hooks {
         false
     }
 
+    /// Before what was missed is read.
+    #[inline(always)]
+    pub fn hold_fetch() {}
+
+    /// Before a read of a command that may be undone; whether it is not in memory.
+    #[inline(always)]
+    pub fn misses_read() -> bool {
+        false
+    }
+
     /// How many cells a read loads into memory at most.
     #[inline(always)]
     pub fn loaded_cells(cells_max: usize) -> usize {
@@ -296,9 +308,11 @@ mod hooks {
         CheckResidents,
         SealLog,
         SplitFrames,
+        MissReads,
+        HoldFetches,
     }
 
-    const NAMES: [&str; 37] = [
+    const NAMES: [&str; 39] = [
         "fail-sync",
         "fail-write",
         "fail-read",
@@ -336,6 +350,8 @@ mod hooks {
         "check-residents",
         "seal-log",
         "split-frames",
+        "miss-reads",
+        "hold-fetches",
     ];
 
     /// The faults that may be asked for of one shard alone.
@@ -866,6 +882,19 @@ mod hooks {
     #[inline]
     pub fn checks_residents() -> bool {
         plan().is_some_and(|plan| plan.happens(Fault::CheckResidents))
+    }
+
+    /// Before what was missed is read.
+    pub fn hold_fetch() {
+        while plan().is_some_and(|plan| plan.happens(Fault::HoldFetches)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Before a read of a command that may be undone; whether it is not in memory.
+    #[inline]
+    pub fn misses_read() -> bool {
+        plan().is_some_and(|plan| plan.happens(Fault::MissReads))
     }
 
     /// How many cells a read loads into memory at most.

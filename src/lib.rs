@@ -21,9 +21,9 @@
 //! ```
 //!
 //! A core may have both roles; then one executor runs both, with the same code and the same channels.
-//! Not drawn: two threads per storage executor, of which one looks at the disk and the other gives large memory back;
-//! threads for handlers of transactions that must wait for other executors, threads for administration, and RocksDB's
-//! own.
+//! Not drawn: two threads per storage executor, of which one looks at the disk and the other gives large memory back,
+//! and some that read what is not in memory; threads for handlers of transactions that must wait for other executors,
+//! threads for administration, and RocksDB's own.
 //!
 //! - [`server`]: start and stop. [`engine`]: the same storage executors for a program that embeds them, without TCP.
 //! - [`rows`]: the command table, each command with its handler; [`command`]: what a command is, without its handler.
@@ -57,6 +57,8 @@
 //!   *epoch* of its writes.
 //! - *watermark*: the newest segment of an executor's log that RocksDB has, with all before. What was last written
 //!   there is *clean*: it may leave the memory.
+//! - *miss*: a read for which memory does not have all. The command is undone and *set aside*, until others have
+//!   fetched what it needs from the disk.
 //! - *pending reply*: the reply of a command that was read and not answered, in its connection's order.
 //! - *handed back*: said of a command that needs keys of other storage executors: it is undone and sent back, to run
 //!   again as a transaction.

@@ -252,6 +252,11 @@ impl Batch {
             && self.reply_to.is_same(&other.reply_to)
     }
 
+    /// Whether [`Batch::absorb`] may take a batch over, and keeps this one small.
+    pub fn has_room_for(&self, other: &Batch) -> bool {
+        self.goes_back_with(other) && self.replies.len() + other.replies.len() <= REPLY_BYTES_FULL
+    }
+
     /// Takes over the responses of a batch that goes back the same way, and its credits: one message in place of two.
     pub fn absorb(&mut self, other: &Batch) {
         assert!(

@@ -198,7 +198,7 @@ impl Part {
         match outcome {
             Ok(Driven::Paused) => return Ok(Driven::Paused),
             // All of EXEC is undone and runs again.
-            Err(CommandError::Elsewhere) => return Err(CommandError::Elsewhere),
+            Err(error) if error.asks_to_run_again() => return Err(error),
             _ => {}
         }
         context.end_part(self.mark, outcome.is_ok());

@@ -380,6 +380,12 @@ settings! {
     max_background_jobs: AutoOr<u16> = "auto" {
         name: "max-background-jobs", range: Some(1..=64), unit: "jobs", changes: Changes::AtStart,
     }
+
+    /// The reads at a time of what is not in memory, for each storage executor: threads on the background cores, which
+    /// sleep while nothing is missed.
+    disk_readers: u16 = "8" {
+        name: "disk-readers", range: Some(1..=64), unit: "threads", changes: Changes::AtStart,
+    }
 }
 
 /// A name that Redis gives to one of our settings; CONFIG GET and CONFIG SET understand both.

@@ -29,14 +29,10 @@ impl StorageExecutor {
     /// as a transaction, and the client's later commands wait here until the transaction is over.
     pub(super) fn hand_back(&mut self, batch: &mut Batch, request: &Request, start: usize) {
         let undeclared = self.shards.take_undeclared().unwrap_or(Undeclared::Everything);
-        self.roll_back_command();
-        self.effects.forget_ran();
-        self.effects.tracks_read = false;
-        self.effects.read.clear();
+        self.undo_command(batch, start);
         let client = request.caller.client_id;
         let watched = self.interests.keys_watched_by(client).to_vec();
         let (arguments, replies) = batch.parts(request);
-        replies.truncate(start);
         encode(&request.caller, &undeclared, &watched, arguments, replies);
         if let Err(error) = check_len(replies) {
             replies.truncate(start);

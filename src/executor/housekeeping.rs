@@ -298,6 +298,8 @@ impl StorageExecutor {
         self.metrics.decided.set(self.parked.decided_len() as u64);
         self.metrics.in_doubt.set(self.interests.locks.in_doubt().len() as u64);
         self.metrics.held.set(self.held.len() as u64);
+        self.metrics.waiting_for_disk.set(self.missed.len() as u64);
+        self.metrics.fetched_reads.set(self.threads.disk_readers.fetched());
         self.metrics.replies_begun.set(self.shards.replies_begun.len() as u64);
         let (syncs, sync_ns) = self.threads.syncer.totals();
         self.metrics.syncs.set(syncs);

@@ -5,6 +5,8 @@
 //! sends the batch back, at once or when [`release`] lets it go, because the [`syncer`] says how far the disk has
 //! followed. [`storage_executor`] is what all of that belongs to, and its start and end.
 //!
+//! - Commands for which memory does not have all: [`missed_requests`]; the [`disk_readers`] wait for the disk in their
+//!   place.
 //! - Scripts that take long: [`open_turn`].
 //! - Commands that wait for a key: [`blocked_commands`], and the lines of [`waiters`].
 //! - Transactions over several executors: [`participant`] does their steps, the [`locks`] say which goes first,
@@ -19,6 +21,7 @@
 mod blocked_commands;
 pub mod checkpointer;
 mod decided_parts;
+pub mod disk_readers;
 pub mod disk_watch;
 pub mod disposer;
 pub mod handed_back;
@@ -26,6 +29,7 @@ mod housekeeping;
 mod key_interests;
 pub mod key_readers;
 pub mod locks;
+mod missed_requests;
 mod open_turn;
 pub mod outbox;
 mod parked_requests;

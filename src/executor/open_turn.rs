@@ -74,6 +74,7 @@ impl StorageExecutor {
                     was_parked,
                 });
             }
+            Ran::Missed(_) => unreachable!("a script that goes on waits for what it reads"),
             Ran::Ended(_) => {}
         }
         self.long_script.is_open = false;
@@ -118,6 +119,10 @@ impl StorageExecutor {
             }
             // Those that were run before are counted already.
             self.metrics.requests.add((batch.requests.len() - batch.run) as u64);
+            self.refuse(&mut batch, &error);
+            batch.send_back();
+        }
+        for mut batch in self.take_fetched() {
             self.refuse(&mut batch, &error);
             batch.send_back();
         }

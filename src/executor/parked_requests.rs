@@ -1,7 +1,9 @@
-//! Requests that wait for transactions over several executors: commands in the lines for their keys, the later commands
-//! of the same clients behind them, and the schedule steps of the transactions themselves.
+//! Requests that wait for transactions over several executors: commands in the lines for their keys, and the schedule
+//! steps of the transactions themselves; and the later commands of the same clients, which wait behind these and behind
+//! [`missed_requests`](super::missed_requests).
 
 use super::decided_parts::Decided;
+use super::missed_requests::Attempt;
 use super::request::Ran;
 use super::storage_executor::StorageExecutor;
 use super::turn::Batches;
@@ -24,12 +26,12 @@ const IN_DOUBT: &str = "SHARDDOWN a shard stopped in the middle of a transaction
 pub(super) struct Parked {
     /// Commands, by their number in the lines for their keys.
     commands: HashMap<TransactionId, Box<Batch>>,
-    /// By client that has one of those: its later commands, which wait behind it.
+    /// By client that has one of those, or one that waits for the disk: its later commands, which wait behind it.
     pub(super) behind: HashMap<u64, VecDeque<Box<Batch>>>,
     /// Clients whose commands wait behind one that was handed back.
     pub(super) handed_back: HashSet<u64>,
-    /// Clients of which such a command is over: what waits behind it may run.
-    pub(super) no_longer_handed_back: Vec<u64>,
+    /// Clients of which such a command is over, or one that has waited for the disk: what waits behind it may run.
+    pub(super) no_longer_ahead: Vec<u64>,
     /// Scripts that have waited, in batches of their own, and turned out to be long: each gets a turn of its own.
     pub(super) long: VecDeque<Box<Batch>>,
     /// Schedule steps that wait for their locks.
@@ -52,7 +54,7 @@ impl Parked {
     /// Whether locks were granted, or are free for blocked commands.
     #[inline]
     pub(super) fn can_resume(&self) -> bool {
-        !(self.granted.is_empty() && self.given_up.is_empty() && self.no_longer_handed_back.is_empty())
+        !(self.granted.is_empty() && self.given_up.is_empty() && self.no_longer_ahead.is_empty())
             || self.ready_later_is_due
     }
 
@@ -64,10 +66,11 @@ impl Parked {
 }
 
 impl StorageExecutor {
-    /// Whether a request must wait for a transaction, or for an earlier command of its client that does.
+    /// Whether a request must wait for a transaction, or for an earlier command of its client that does, or that waits
+    /// for the disk.
     #[inline]
     pub(super) fn must_wait(&self, batch: &Batch, request: &Request) -> bool {
-        // Commands that wait are among the locks, too, but for scripts that turned out to be long.
+        // Commands that wait for locks are among these, too, but for scripts that turned out to be long.
         let is_free = self.interests.locks.is_empty() && self.parked.behind.is_empty();
         if is_free || matches!(request.command.runs, Runs::Step(_)) {
             return false;
@@ -81,6 +84,9 @@ impl StorageExecutor {
 
     /// Whether a transaction holds something that a request needs.
     pub(super) fn is_held(&self, batch: &Batch, request: &Request) -> bool {
+        if self.interests.locks.is_empty() {
+            return false;
+        }
         let (scope, mode) = needs_of(batch, request);
         self.interests.locks.holds_some(&scope, mode)
     }
@@ -89,6 +95,7 @@ impl StorageExecutor {
     pub(super) fn park(&mut self, batch: &mut Batch, request: &Request) {
         self.metrics.parked.add(1);
         let alone = batch.take_request(request);
+        self.fetch_ahead(&alone);
         match self.parked.behind.get_mut(&request.caller.client_id) {
             Some(line) => line.push_back(alone),
             None => self.stand_in_line(alone),
@@ -115,6 +122,9 @@ impl StorageExecutor {
         if self.parked.can_resume() {
             self.resume_granted(done);
         }
+        if !self.missed.fetched.is_empty() {
+            self.run_fetched(done);
+        }
     }
 
     fn resume_granted(&mut self, done: &mut Batches) {
@@ -123,17 +133,17 @@ impl StorageExecutor {
             batch.answer(&request, StepAnswer::TooLate.fixed());
             done.push(batch);
         }
-        while let Some(client) = self.parked.no_longer_handed_back.pop() {
+        while let Some(client) = self.parked.no_longer_ahead.pop() {
             self.run_behind(client, done);
         }
         while let Some(id) = self.parked.granted.pop_front() {
             if let Some(schedule) = self.parked.schedules.remove(&id) {
-                self.run_alone(schedule, done);
+                self.run_alone(schedule, Attempt::last(), done);
             }
             if let Some(command) = self.parked.commands.remove(&id) {
                 let client = command.requests[0].caller.client_id;
                 self.interests.locks.set_running(Some(id));
-                let is_over = self.run_alone(command, done);
+                let is_over = self.run_alone(command, Attempt::last(), done);
                 self.interests.locks.set_running(None);
                 self.release_locks(id);
                 if is_over {
@@ -147,14 +157,20 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs a request that has waited. False if it is a script that wants to pause: that begins anew, in a turn of its
-    /// own.
-    fn run_alone(&mut self, mut alone: Box<Batch>, done: &mut Batches) -> bool {
-        let request = alone.requests[0];
-        match self.run_request(&mut alone, &request, Instant::now(), None) {
+    /// Runs a request that has waited. False if it is not over: if it must wait for the disk, or is a script that wants
+    /// to pause and begins anew, in a turn of its own.
+    pub(super) fn run_alone(&mut self, mut alone: Box<Batch>, attempt: Attempt, done: &mut Batches) -> bool {
+        match self.run_attempt(&mut alone, &attempt) {
             Ran::Ended(_) => {
-                done.push(alone);
+                match done.last_mut().filter(|last| last.has_room_for(&alone)) {
+                    Some(last) => last.absorb(&alone),
+                    None => done.push(alone),
+                }
                 true
+            }
+            Ran::Missed(missed) => {
+                self.set_aside(alone, attempt, &missed);
+                false
             }
             Ran::Paused(script) => {
                 self.drop_long_script(script, &mut alone);
@@ -172,7 +188,7 @@ impl StorageExecutor {
             if self.is_held(&next, &next.requests[0]) {
                 return self.stand_in_line(next);
             }
-            if !self.run_alone(next, done) {
+            if !self.run_alone(next, Attempt::default(), done) {
                 return;
             }
         }

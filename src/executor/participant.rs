@@ -113,7 +113,7 @@ impl StorageExecutor {
             }
             Step::RunBehind => {
                 if self.parked.handed_back.remove(&client_id) {
-                    self.parked.no_longer_handed_back.push(client_id);
+                    self.parked.no_longer_ahead.push(client_id);
                 }
                 StepAnswer::Done
             }

@@ -1,6 +1,7 @@
 //! One request: its handler is run, its writes stand or are rolled back, its reply is appended to its batch.
 
 use super::blocked_commands::waiting_response;
+use super::missed_requests::Missed;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
 use crate::channel::step_arguments::Schedule;
@@ -34,6 +35,8 @@ pub(super) enum Ran {
     Ended(Instant),
     /// Into the middle of its script.
     Paused(Paused),
+    /// To something that is not in memory: it was undone, and is to be set aside.
+    Missed(Missed),
 }
 
 /// The part of a reply that is not written yet.
@@ -169,6 +172,7 @@ impl StorageExecutor {
         let start = resumed.as_ref().map_or(batch.replies.len(), |paused| paused.reply_at);
         let mut resumed = resumed.map(|paused| paused.command);
         let whose = (request.id, request.command, request.caller);
+        let random = self.random;
         if resumed.is_none() {
             self.begin_command(whose);
         }
@@ -176,6 +180,12 @@ impl StorageExecutor {
             // The request is parked, and answered later.
             return Ran::Ended(began);
         };
+        if self.shards.has_missed() {
+            drop(resumed);
+            self.undo_command(batch, start);
+            let (ended, took) = (Instant::now(), began.elapsed());
+            return Ran::Missed(Missed { ended, took, random });
+        }
         if let Some(command) = resumed.take_if(|_| handled.is_paused) {
             let reply_at = start;
             return Ran::Paused(Paused { command, reply_at });
@@ -219,13 +229,17 @@ impl StorageExecutor {
         {
             Handled::of(self.drop_interest(internal, batch, request))
         } else {
+            let may_miss = resumed.is_none() && self.may_miss(batch, request);
             let (mut arguments, replies) = batch.parts(request);
             let mut command = request.command;
             if matches!(command.runs, Runs::Step(_)) {
                 arguments = arguments.from(1);
                 command = command::find(arguments.get(0)).unwrap_or(command);
             }
-            self.run_handler(command, request.caller, arguments, replies, resumed)
+            self.shards.set_may_miss(may_miss);
+            let handled = self.run_handler(command, request.caller, arguments, replies, resumed);
+            self.shards.set_may_miss(false);
+            handled
         })
     }
 
@@ -512,6 +526,16 @@ impl StorageExecutor {
         self.shards.roll_back_command();
         self.effects.clear();
         self.keep_effects();
+    }
+
+    /// Undoes a command that is to be run again: of all that it did nothing is left, and nobody is told of it.
+    pub(super) fn undo_command(&mut self, batch: &mut Batch, start: usize) {
+        drop(self.shards.take_key_outcomes());
+        self.roll_back_command();
+        self.effects.forget_ran();
+        self.effects.tracks_read = false;
+        self.effects.read.clear();
+        batch.replies.truncate(start);
     }
 
     /// Moves a command's effects to the outbox.

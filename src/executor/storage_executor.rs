@@ -15,8 +15,10 @@ use crate::commands::StorageHandlers;
 use crate::commands::effects::Effects;
 use crate::config::{Settings, SharedSettings};
 use crate::executor::checkpointer::{CheckpointReport, Checkpointer};
+use crate::executor::disk_readers::{DiskReaders, ShardRead};
 use crate::executor::disk_watch::DiskWatch;
 use crate::executor::disposer::Disposer;
+use crate::executor::missed_requests::MissedRequests;
 use crate::executor::outbox::Outbox;
 use crate::executor::parked_requests::Parked;
 use crate::executor::reclaimer::Reclaimer;
@@ -62,6 +64,8 @@ pub struct StorageExecutor {
     pub(super) held: VecDeque<Box<Batch>>,
     /// Requests that wait for transactions over several executors.
     pub(super) parked: Parked,
+    /// Requests that wait for the disk.
+    pub(super) missed: MissedRequests,
     /// The number of the turn, and of what it writes.
     pub(super) epoch: u64,
     pub(super) log_care: LogCare,
@@ -143,6 +147,18 @@ pub struct Threads {
     pub disk_watch: DiskWatch,
     /// Gives memory back.
     pub disposer: Disposer,
+    /// Read what commands have missed.
+    pub disk_readers: DiskReaders,
+}
+
+/// Where the threads tell what they have done.
+pub struct Reports {
+    /// Of the checkpointer.
+    pub checkpoints: flume::Receiver<CheckpointReport>,
+    /// Of the syncer.
+    pub syncs: flume::Receiver<SyncReport>,
+    /// Of the disk's readers.
+    pub fetched: flume::Receiver<ShardRead>,
 }
 
 /// What a storage executor is made of.
@@ -207,6 +223,7 @@ impl StorageExecutor {
             queue: PriorityQueue::default(),
             held: VecDeque::new(),
             parked: Parked::default(),
+            missed: MissedRequests::default(),
             epoch,
             log_care: LogCare {
                 last_seal: Instant::now(),
@@ -230,19 +247,25 @@ impl StorageExecutor {
     }
 
     /// Serves `requests` until every sender is gone, then syncs and closes the shards. Returns whether all that was
-    /// written is on disk. `checkpoints` are the checkpointer's reports, `reports` the syncer's.
-    pub async fn run(
-        self,
-        requests: flume::Receiver<Box<Batch>>,
-        checkpoints: flume::Receiver<CheckpointReport>,
-        reports: flume::Receiver<SyncReport>,
-    ) -> bool {
+    /// written is on disk.
+    pub async fn run(self, requests: flume::Receiver<Box<Batch>>, reports: Reports) -> bool {
+        let Reports {
+            checkpoints,
+            syncs,
+            fetched,
+        } = reports;
         let executor = Rc::new(RefCell::new(self));
         executor.borrow_mut().publish_all();
         let on_report = Rc::clone(&executor);
         let sync_task = glommio::spawn_local(async move {
-            while let Ok(report) = reports.recv_async().await {
+            while let Ok(report) = syncs.recv_async().await {
                 on_report.borrow_mut().step(|executor| executor.on_sync(report));
+            }
+        });
+        let on_fetched = Rc::clone(&executor);
+        let fetch_task = glommio::spawn_local(async move {
+            while let Ok(read) = fetched.recv_async().await {
+                on_fetched.borrow_mut().step(|executor| executor.on_fetched(read, &fetched));
             }
         });
         let on_checkpoint = Rc::clone(&executor);
@@ -263,6 +286,9 @@ impl StorageExecutor {
         });
         let deadline_task = glommio::spawn_local(super::blocked_commands::answer_late(Rc::clone(&executor)));
         serve(&executor, &requests).await;
+        while !executor.borrow().missed.is_empty() {
+            glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
+        }
         let give_up = Instant::now() + STALLED_AT_SHUTDOWN_MAX;
         while executor.borrow().shards.has_staged() && Instant::now() < give_up {
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
@@ -270,6 +296,7 @@ impl StorageExecutor {
         deadline_task.cancel().await;
         tick_task.cancel().await;
         checkpoint_task.cancel().await;
+        fetch_task.cancel().await;
         sync_task.cancel().await;
         match Rc::try_unwrap(executor) {
             Ok(executor) => executor.into_inner().close(),
@@ -313,6 +340,7 @@ impl StorageExecutor {
         self.threads.checkpointer.stop();
         self.threads.disk_watch.stop();
         self.threads.disposer.stop();
+        self.threads.disk_readers.stop();
         self.threads.reclaimer.stop();
         for shard in self.shards.list() {
             shard.database().stop_background_work();

@@ -1,10 +1,12 @@
 //! A turn: what is queued is run, up to `batch-size` requests; what that staged is logged once; and each batch whose
 //! replies may leave goes back to its sender. This is the common way, from the queue to the sender.
 //!
-//! Aside of it: scripts that need a turn of their own ([`open_turn`](super::open_turn)), and replies that wait for the
-//! syncer ([`release`](super::release)).
+//! Aside of it: scripts that need a turn of their own ([`open_turn`](super::open_turn)), commands that miss something
+//! in memory ([`missed_requests`](super::missed_requests)), and replies that wait for the syncer
+//! ([`release`](super::release)).
 
 use super::housekeeping::RECORDS_WORKED_OFF_PER_TURN;
+use super::missed_requests::Attempt;
 use super::open_turn::{OpenTurn, run_open_turn};
 use super::request::{Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
@@ -204,6 +206,13 @@ impl StorageExecutor {
             }
             match self.run_request(batch, &request, turn.now, None) {
                 Ran::Ended(ended) => turn.now = ended,
+                Ran::Missed(missed) => {
+                    turn.now = missed.ended;
+                    let alone = batch.take_request(&request);
+                    self.set_aside(alone, Attempt::default(), &missed);
+                    batch.run += 1;
+                    continue;
+                }
                 Ran::Paused(script) if self.stays_open(turn, batch.run == run_before) => return Some(script),
                 Ran::Paused(script) => {
                     self.drop_long_script(script, batch);

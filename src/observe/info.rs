@@ -454,8 +454,8 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
                  longest_turn_us={},longest_step_us={},\
-                 held={},parked={},handed_back={},decided={},in_doubt={},replies_begun={},syncs={syncs},\
-                 sync_mean_us={:.0},panics={}",
+                 held={},parked={},missed_requests={},waiting_for_disk={},fetched_reads={},handed_back={},decided={},\
+                 in_doubt={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
                 mean(requests, turns),
@@ -465,6 +465,9 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 storage.longest_step.us(),
                 storage.held.get(),
                 storage.parked.get(),
+                storage.missed_requests.get(),
+                storage.waiting_for_disk.get(),
+                storage.fetched_reads.get(),
                 storage.handed_back.get(),
                 storage.decided.get(),
                 storage.in_doubt.get(),

@@ -299,8 +299,14 @@ pub struct StorageMetrics {
     pub panics: Counter,
     /// Batches whose replies wait for a commit or a sync.
     pub held: Counter,
-    /// Requests that had to wait for a transaction over several executors.
+    /// Requests that had to wait for a transaction over several executors, or behind an earlier one of their client.
     pub parked: Counter,
+    /// How often a request was undone because something was not in memory, and waited for the disk.
+    pub missed_requests: Counter,
+    /// Requests that wait for the disk.
+    pub waiting_for_disk: Counter,
+    /// Reads of the disk that were done for those.
+    pub fetched_reads: Counter,
     /// Transactions that are decided and not yet committed here: the disk is full, or writes are stalled.
     pub decided: Counter,
     /// Transactions of which only a restart will tell whether they are decided, because a shard has stopped.

@@ -3,9 +3,7 @@
 use super::{ServerError, Stores};
 use crate::channel::message::Batch;
 use crate::config::Settings;
-use crate::executor::checkpointer::CheckpointReport;
-use crate::executor::storage_executor::StorageExecutor;
-use crate::executor::syncer::SyncReport;
+use crate::executor::storage_executor::{Reports, StorageExecutor};
 use crate::network::network_executor::{NetworkExecutor, NetworkParts};
 use crate::preflight::{DataDirLock, EXECUTOR_IO_MEMORY_BYTES};
 use crate::topology::{self, CoreMap, CpuId, CpuSet, NodeId, Topology};
@@ -25,8 +23,7 @@ pub(super) const REPIN_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct StorageSeat {
     pub(super) executor: StorageExecutor,
     pub(super) requests: flume::Receiver<Box<Batch>>,
-    pub(super) checkpoints: flume::Receiver<CheckpointReport>,
-    pub(super) reports: flume::Receiver<SyncReport>,
+    pub(super) reports: Reports,
 }
 
 /// How long executors look for work before they sleep.
@@ -163,8 +160,7 @@ fn start_executor(
         };
         let _ = started_sender.send(Ok(()));
         executor.run(async move {
-            let storage = storage
-                .map(|seat| glommio::spawn_local(seat.executor.run(seat.requests, seat.checkpoints, seat.reports)));
+            let storage = storage.map(|seat| glommio::spawn_local(seat.executor.run(seat.requests, seat.reports)));
             if let Some(parts) = network {
                 NetworkExecutor::run(parts).await;
             }

@@ -10,12 +10,13 @@ use crate::channel::message::Batch;
 use crate::channel::router::{Router, StorageId};
 use crate::command;
 use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
-use crate::executor::checkpointer::{CheckpointReport, Checkpointer};
+use crate::executor::checkpointer::Checkpointer;
+use crate::executor::disk_readers::DiskReaders;
 use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::disposer::Disposer;
 use crate::executor::reclaimer::Reclaimer;
-use crate::executor::storage_executor::{ExecutorParts, StorageExecutor, Threads};
-use crate::executor::syncer::{SyncReport, Syncer};
+use crate::executor::storage_executor::{ExecutorParts, Reports, StorageExecutor, Threads};
+use crate::executor::syncer::Syncer;
 use crate::network::TRANSACTION_THREADS_MAX;
 use crate::preflight::{Cleared, DataDirLock, Preflight};
 use crate::registry::clients::Clients;
@@ -79,8 +80,7 @@ pub(crate) struct Stores {
 /// The threads beside a storage executor, and where they tell it what they have done.
 struct Beside {
     threads: Threads,
-    checkpoints: flume::Receiver<CheckpointReport>,
-    reports: flume::Receiver<SyncReport>,
+    reports: Reports,
 }
 
 /// What the preflight has found.
@@ -260,11 +260,7 @@ impl Stores {
         let shards = own.iter().map(Shard::id).collect();
         let log = self.create_log(&settings.snapshot(), number, shards)?;
         let beside = self.start_threads(settings, &metrics, (number, &log), databases, watched.collect())?;
-        let Beside {
-            threads,
-            checkpoints,
-            reports,
-        } = beside;
+        let Beside { threads, reports } = beside;
         let mut own = Shards::new(own, self.router.shard_count());
         self.logs.push(log.progress());
         own.set_log(log);
@@ -291,7 +287,6 @@ impl Stores {
         self.seats.push(StorageSeat {
             executor,
             requests,
-            checkpoints,
             reports,
         });
         Ok(())
@@ -329,7 +324,7 @@ impl Stores {
                 tracing::warn!(%error, "a storage executor's thread could not be pinned to the background cores");
             }
         };
-        let (reports_sender, reports) = flume::bounded(REPORTS_MAX);
+        let (reports_sender, syncs) = flume::bounded(REPORTS_MAX);
         let syncer = Syncer::start(
             format!("syncer-{number}"),
             log.progress(),
@@ -338,7 +333,16 @@ impl Stores {
             pin_to_background.clone(),
         );
         let (checkpoints_sender, checkpoints) = flume::bounded(REPORTS_MAX);
-        let reclaimed = databases.iter().map(|(_, database)| Arc::clone(database)).collect();
+        let own: Vec<_> = databases.iter().map(|(_, database)| Arc::clone(database)).collect();
+        // No more than there are orders.
+        let (fetched_sender, fetched) = flume::unbounded();
+        let disk_readers = DiskReaders::start(
+            &format!("reader-{number}"),
+            usize::from(settings.snapshot().disk_readers),
+            own.clone(),
+            &fetched_sender,
+            pin_to_background.clone(),
+        );
         let checkpointer = Checkpointer::start(
             format!("checkpointer-{number}"),
             (log.progress(), Arc::clone(metrics)),
@@ -346,7 +350,7 @@ impl Stores {
             checkpoints_sender,
             pin_to_background.clone(),
         );
-        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), reclaimed, pin_to_background.clone());
+        let reclaimer = Reclaimer::start(format!("reclaimer-{number}"), own, pin_to_background.clone());
         let disk_watch = DiskWatch::start(format!("disk-watch-{number}"), watched, pin_to_background.clone());
         let disposer = Disposer::start(format!("disposer-{number}"), pin_to_background);
         let threads = Threads {
@@ -355,12 +359,14 @@ impl Stores {
             reclaimer: reclaimer.map_err(ServerError::Thread)?,
             disk_watch: disk_watch.map_err(ServerError::Thread)?,
             disposer: disposer.map_err(ServerError::Thread)?,
+            disk_readers: disk_readers.map_err(ServerError::Thread)?,
         };
-        Ok(Beside {
-            threads,
+        let reports = Reports {
             checkpoints,
-            reports,
-        })
+            syncs,
+            fetched,
+        };
+        Ok(Beside { threads, reports })
     }
 }
 

@@ -14,7 +14,7 @@ use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, CompactionDecision,
-    DB, DBCompressionType, Env, ErrorKind, IngestExternalFileOptions, Options, ReadOptions, SstFileWriter,
+    DB, DBCompressionType, Env, ErrorKind, IngestExternalFileOptions, Options, ReadOptions, ReadTier, SstFileWriter,
 };
 use std::collections::VecDeque;
 use std::ffi::CStr;
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// A column family; see [`super::encoding`] for what is in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Column {
     /// One record per key.
     Meta,
@@ -39,12 +39,21 @@ pub enum Column {
 }
 
 /// Which way to read a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the first key up.
     Forward,
     /// From the last key down.
     Backward,
+}
+
+/// What is known of a key without waiting for the disk.
+#[derive(Debug, PartialEq, Eq)]
+pub enum InMemory<T> {
+    /// What was read of its value; `None` if the key is absent.
+    Known(Option<T>),
+    /// The disk must be asked.
+    Unknown,
 }
 
 /// The members from one (inclusive) to another (exclusive; `None`: to the last).
@@ -107,6 +116,17 @@ const SKIPPED_MAX: u64 = 64;
 /// Deleted entries that [`Database::has_keys`] passes over: milliseconds.
 const SKIPPED_TO_TELL_MAX: u64 = 10_000;
 
+/// Bytes of a range that [`Database::fetch_range`] brings into memory: some hundred microseconds of a fast disk, and
+/// more than most commands read.
+const FETCHED_BYTES_MAX: usize = 128 << 10;
+
+/// Deleted entries that [`Database::fetch_range`] passes over: tens of milliseconds, on a thread that has time.
+const SKIPPED_TO_FETCH_MAX: u64 = 100_000;
+
+/// What RocksDB says of an iterator that has passed over as many deleted entries as it may. Of one that would have to
+/// wait for the disk it says otherwise, with the same kind of error.
+const TOO_MANY_SKIPPED: &str = "internal keys skipped";
+
 impl From<rocksdb::Error> for DatabaseError {
     fn from(error: rocksdb::Error) -> Self {
         let text = error.to_string();
@@ -155,6 +175,8 @@ pub struct Database {
     db: DB,
     path: PathBuf,
     read_options: ReadOptions,
+    /// For what is in memory.
+    memory_options: ReadOptions,
     /// By column: how files are written that are to be ingested.
     file_options: [Options; Column::COUNT],
     /// How many of those files were begun.
@@ -188,11 +210,13 @@ impl Database {
         });
         let db = DB::open_cf_descriptors(&options, path, columns)?;
         remove_left_files(path)?;
-        let read_options = ReadOptions::default();
+        let mut memory_options = ReadOptions::default();
+        memory_options.set_read_tier(ReadTier::BlockCache);
         let database = Arc::new(Database {
             db,
             path: path.to_owned(),
-            read_options,
+            read_options: ReadOptions::default(),
+            memory_options,
             file_options: Column::ALL.map(|column| file_options(column, resources)),
             files_begun: AtomicU64::new(0),
         });
@@ -217,6 +241,44 @@ impl Database {
             .db
             .get_pinned_cf_opt(self.family(column), key, &self.read_options)?;
         Ok(value.map(|bytes| read(&bytes)))
+    }
+
+    /// The same, as far as it can be told without waiting for the disk.
+    pub fn get_in_memory<T>(
+        &self,
+        column: Column,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<InMemory<T>, DatabaseError> {
+        let value = self
+            .db
+            .get_pinned_cf_opt(self.family(column), key, &self.memory_options);
+        match value {
+            Ok(value) => Ok(InMemory::Known(value.map(|bytes| read(&bytes)))),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(InMemory::Unknown),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings what a range begins with, in a direction, into the block cache.
+    pub fn fetch_range(
+        &self,
+        column: Column,
+        range: (&[u8], &[u8]),
+        direction: Direction,
+    ) -> Result<(), DatabaseError> {
+        let mut options = bounded_by(range);
+        options.set_max_skippable_internal_keys(SKIPPED_TO_FETCH_MAX);
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(column), options);
+        let mut bytes = 0;
+        walk(&mut entries, range, direction, &mut |key, value| {
+            bytes += key.len() + value.len();
+            match bytes < FETCHED_BYTES_MAX {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(())
     }
 
     /// Applies writes, durably when this returns: what [`Database::write_files`] and [`Database::ingest_files`] do.
@@ -313,14 +375,11 @@ impl Database {
     pub fn scan_in(
         &self,
         column: Column,
-        (from, to): (&[u8], &[u8]),
+        range: (&[u8], &[u8]),
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), DatabaseError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
-        options.set_iterate_lower_bound(from);
-        let mut entries = self.db.raw_iterator_cf_opt(self.family(column), options);
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(column), bounded_by(range));
         match direction {
             Direction::Forward => entries.seek_to_first(),
             Direction::Backward => entries.seek_to_last(),
@@ -338,10 +397,8 @@ impl Database {
     }
 
     /// Whether a range has any key; `None` if so many deleted ones come first that it would take long to tell.
-    pub fn has_keys(&self, column: Column, (from, to): (&[u8], &[u8])) -> Result<Option<bool>, DatabaseError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
-        options.set_iterate_lower_bound(from);
+    pub fn has_keys(&self, column: Column, range: (&[u8], &[u8])) -> Result<Option<bool>, DatabaseError> {
+        let mut options = bounded_by(range);
         options.set_max_skippable_internal_keys(SKIPPED_TO_TELL_MAX);
         let mut entries = self.db.raw_iterator_cf_opt(self.family(column), options);
         entries.seek_to_first();
@@ -364,12 +421,10 @@ impl Database {
     }
 
     /// A range to be read little by little, as it is now: from `from` (inclusive) to `to` (exclusive), or backwards.
-    pub fn cursor(self: &Arc<Database>, column: Column, (from, to): (&[u8], &[u8]), direction: Direction) -> Cursor {
+    pub fn cursor(self: &Arc<Database>, column: Column, range: (&[u8], &[u8]), direction: Direction) -> Cursor {
         let entries = EntriesOf::new(Arc::clone(self), |database| {
-            let mut options = ReadOptions::default();
-            options.set_iterate_upper_bound(to);
-            options.set_iterate_lower_bound(from);
-            let mut entries = database.db.raw_iterator_cf_opt(database.family(column), options);
+            let family = database.family(column);
+            let mut entries = database.db.raw_iterator_cf_opt(family, bounded_by(range));
             match direction {
                 Direction::Forward => entries.seek_to_first(),
                 Direction::Backward => entries.seek_to_last(),
@@ -465,6 +520,13 @@ impl Database {
     }
 }
 
+fn bounded_by((from, to): (&[u8], &[u8])) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    options.set_iterate_lower_bound(from);
+    options
+}
+
 type Entries<'a> = rocksdb::DBRawIteratorWithThreadMode<'a, DB>;
 
 self_cell::self_cell!(
@@ -485,63 +547,89 @@ pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],
 }
 
-/// How a range was read by an iterator that passes over a bounded number of deleted entries.
-enum Walked {
+/// What the read of a range may cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScanLimits {
+    /// The read gives up where more than so many deleted entries lie side by side, if there is a number: forwards only.
+    pub deleted_max: Option<u64>,
+    /// The read ends where it would have to wait for the disk.
+    pub in_memory: bool,
+}
+
+/// How far a range was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Scanned {
     /// To its end, or until `visit` broke.
     All,
+    /// Up to this key, where too many deleted entries lie side by side.
+    GaveUp(Vec<u8>),
+    /// But for this part, where the read would have had to wait for the disk.
+    NotInMemory(Vec<u8>, Vec<u8>),
+}
+
+/// How far an iterator came that passes over a bounded number of deleted entries, or does not wait for the disk.
+enum Walked {
+    /// To the end, or until `visit` broke.
+    All,
     /// Up to the key at which the iterator gave up, this being the last before it; `None` if it was the first.
-    UpTo(Option<Vec<u8>>),
+    UpTo(Option<Vec<u8>>, Stop),
+}
+
+/// Why an iterator gave up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    TooManyDeleted,
+    NotInMemory,
+}
+
+/// What is left of a range behind the last key that was visited, if any was.
+fn rest_of((from, to): (&[u8], &[u8]), direction: Direction, last: Option<Vec<u8>>) -> (Vec<u8>, Vec<u8>) {
+    match (last, direction) {
+        (None, _) => (from.to_vec(), to.to_vec()),
+        (Some(last), Direction::Forward) => (encoding::first_behind(last), to.to_vec()),
+        (Some(last), Direction::Backward) => (from.to_vec(), last),
+    }
 }
 
 impl RangeReader {
-    /// The same as [`Database::scan_in`], of `database`, which must be the same each time.
+    /// The same as [`Database::scan_in`], of `database`, which must be the same each time, as far as `limits` allow.
     pub fn scan(
         &mut self,
         database: &Arc<Database>,
         column: Column,
-        (from, to): (&[u8], &[u8]),
+        range: (&[u8], &[u8]),
         direction: Direction,
+        limits: ScanLimits,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), DatabaseError> {
-        match (
-            self.walk_kept(database, column, (from, to), direction, &mut visit)?,
-            direction,
-        ) {
-            (Walked::All, _) => Ok(()),
-            (Walked::UpTo(None), _) => database.scan_in(column, (from, to), direction, visit),
-            (Walked::UpTo(Some(last)), Direction::Forward) => {
-                database.scan_in(column, (&encoding::first_behind(last), to), direction, visit)
-            }
-            (Walked::UpTo(Some(last)), Direction::Backward) => {
-                database.scan_in(column, (from, &last), direction, visit)
-            }
-        }
-    }
-
-    /// The same forwards, but gives up where more than `deleted_max` deleted entries lie side by side. Returns the key
-    /// before which `visit` was called with all entries, if it gave up.
-    pub fn scan_bounded(
-        &mut self,
-        database: &Arc<Database>,
-        column: Column,
-        (from, to): (&[u8], &[u8]),
-        deleted_max: u64,
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<Option<Vec<u8>>, DatabaseError> {
-        let walked = self.walk_kept(database, column, (from, to), Direction::Forward, &mut visit)?;
-        let Walked::UpTo(last) = walked else {
-            return Ok(None);
+    ) -> Result<Scanned, DatabaseError> {
+        assert!(limits.deleted_max.is_none() || direction == Direction::Forward);
+        let walked = self.walk_kept(database, column, range, direction, &mut visit)?;
+        let Walked::UpTo(last, stop) = walked else {
+            return Ok(Scanned::All);
         };
-        // The kept iterator gives up early, and also for what is deleted behind the range.
-        let begin = last.map_or_else(|| from.to_vec(), encoding::first_behind);
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
-        options.set_max_skippable_internal_keys(deleted_max);
-        let mut entries = database.db.raw_iterator_cf_opt(database.family(column), options);
-        match walk(&mut entries, (&begin, to), Direction::Forward, &mut visit)? {
-            Walked::All => Ok(None),
-            Walked::UpTo(last) => Ok(Some(last.map_or(begin, encoding::first_behind))),
+        let (from, to) = rest_of(range, direction, last);
+        if limits.in_memory && stop == Stop::NotInMemory {
+            return Ok(Scanned::NotInMemory(from, to));
         }
+        // The kept iterator gives up early, also for what is deleted behind the range, and never waits for the disk.
+        let mut options = bounded_by((&from, &to));
+        if let Some(deleted_max) = limits.deleted_max {
+            options.set_max_skippable_internal_keys(deleted_max);
+        }
+        if limits.in_memory {
+            options.set_read_tier(ReadTier::BlockCache);
+        }
+        let mut entries = database.db.raw_iterator_cf_opt(database.family(column), options);
+        Ok(match walk(&mut entries, (&from, &to), direction, &mut visit)? {
+            Walked::All => Scanned::All,
+            Walked::UpTo(last, stop) => {
+                let (from, to) = rest_of((&from, &to), direction, last);
+                match stop {
+                    Stop::TooManyDeleted => Scanned::GaveUp(from),
+                    Stop::NotInMemory => Scanned::NotInMemory(from, to),
+                }
+            }
+        })
     }
 
     /// Reads a range by the iterator that is kept, as far as it comes.
@@ -560,14 +648,20 @@ impl RangeReader {
         if !is_current {
             *kept = None;
         }
-        let kept = kept.get_or_insert_with(|| {
+        let entries = kept.get_or_insert_with(|| {
             EntriesOf::new(Arc::clone(database), |database| {
                 let mut options = ReadOptions::default();
                 options.set_max_skippable_internal_keys(SKIPPED_MAX);
+                options.set_read_tier(ReadTier::BlockCache);
                 database.db.raw_iterator_cf_opt(database.family(column), options)
             })
         });
-        kept.with_dependent_mut(|_, entries| walk(entries, range, direction, visit))
+        let walked = entries.with_dependent_mut(|_, entries| walk(entries, range, direction, visit));
+        if !matches!(walked, Ok(Walked::All | Walked::UpTo(_, Stop::TooManyDeleted))) {
+            // It may have been made when a file's index was not in memory, and would go on without.
+            *kept = None;
+        }
+        walked
     }
 
     /// Lets go of the iterators that are kept.
@@ -611,7 +705,13 @@ fn walk(
     }
     match entries.status() {
         Ok(()) => Ok(Walked::All),
-        Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Walked::UpTo(last)),
+        Err(error) if error.kind() == ErrorKind::Incomplete => {
+            let stop = match error.to_string().contains(TOO_MANY_SKIPPED) {
+                true => Stop::TooManyDeleted,
+                false => Stop::NotInMemory,
+            };
+            Ok(Walked::UpTo(last, stop))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -847,7 +947,12 @@ mod tests {
                 let count = random.random_range(1..30);
                 let expected = read(|visit| database.scan_in(Column::Meta, range, direction, visit), count);
                 let found = read(
-                    |visit| reader.scan(&database, Column::Meta, range, direction, visit),
+                    |visit| {
+                        let limits = ScanLimits::default();
+                        let scanned = reader.scan(&database, Column::Meta, range, direction, limits, visit)?;
+                        assert_eq!(scanned, Scanned::All);
+                        Ok(())
+                    },
                     count,
                 );
                 assert_eq!(found, expected, "{range:?} {direction:?}");
@@ -882,12 +987,20 @@ mod tests {
             let mut counters = rocksdb::perf::PerfContext::default();
             counters.reset();
             let (mut found, range) = (Vec::new(), (&key_of(from)[..], &key_of(to)[..]));
-            let end = reader.scan_bounded(&database, Column::Meta, range, DELETED_MAX, |key, _| {
+            let limits = ScanLimits {
+                deleted_max: Some(DELETED_MAX),
+                in_memory: false,
+            };
+            let scanned = reader.scan(&database, Column::Meta, range, Direction::Forward, limits, |key, _| {
                 found.push(u32::from_be_bytes(key.try_into().expect("a number")));
                 ControlFlow::Continue(())
             });
             let looked_at = counters.metric(rocksdb::perf::PerfMetric::InternalDeleteSkippedCount);
-            let end = end.expect("a range can be read");
+            let end = match scanned.expect("a range can be read") {
+                Scanned::All => None,
+                Scanned::GaveUp(at) => Some(at),
+                Scanned::NotInMemory(..) => panic!("it may wait for the disk"),
+            };
             let before = end.as_ref().map_or(to, |_| 10_000);
             let expected: Vec<u32> = (from..before).filter(|number| is_there(*number)).collect();
             assert_eq!(found, expected, "from {from} to {to}");
@@ -903,6 +1016,71 @@ mod tests {
         // What is deleted behind a range does not matter.
         assert_eq!(read(0, 9950).0, None);
         assert_eq!(read(60_000, 70_000).0, None);
+        reader.release();
+        database.stop_background_work();
+    }
+
+    /// What was ingested is on disk alone until it is read.
+    #[test]
+    fn what_is_not_in_memory_is_told_and_is_there_when_it_was_fetched() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let resources = Resources::new(64 << 20, 2).expect("RocksDB's environment");
+        let database = Database::open(folder.path(), &resources, true).expect("a new database");
+        let key_of = |number: u32| number.to_be_bytes();
+        let mut writes = CellWrites::default();
+        for number in 0..10_000 {
+            writes.put(Column::Meta, &key_of(2 * number), &[number as u8; 100]);
+        }
+        database.ingest(writes).expect("a write");
+        let get = |number| {
+            let read = |value: &[u8]| value[0];
+            database
+                .get_in_memory(Column::Meta, &key_of(number), read)
+                .expect("a read")
+        };
+        // The ends of a file are read when it is ingested.
+        assert_eq!(get(10_000), InMemory::Unknown);
+        assert_eq!(get(10_001), InMemory::Known(None), "the filter is in memory");
+        database.get(Column::Meta, &key_of(10_000), |_| ()).expect("a read");
+        assert_eq!(get(10_000), InMemory::Known(Some(5000_u32 as u8)));
+        assert_eq!(get(15_000), InMemory::Unknown, "it is in another block");
+
+        let mut reader = RangeReader::default();
+        let mut scan = |numbers: (u32, u32), direction, deleted_max| {
+            let limits = ScanLimits {
+                deleted_max,
+                in_memory: true,
+            };
+            let (mut found, range) = (0, (key_of(numbers.0), key_of(numbers.1)));
+            let range = (&range.0[..], &range.1[..]);
+            let scanned = reader.scan(&database, Column::Meta, range, direction, limits, |_, _| {
+                found += 1;
+                ControlFlow::Continue(())
+            });
+            (scanned.expect("a read"), found)
+        };
+        for (direction, numbers) in [
+            (Direction::Forward, (15_000, 15_100)),
+            (Direction::Backward, (4000, 4100)),
+        ] {
+            let (from, to) = (key_of(numbers.0).to_vec(), key_of(numbers.1).to_vec());
+            let missed = (Scanned::NotInMemory(from.clone(), to.clone()), 0);
+            assert_eq!(scan(numbers, direction, None), missed, "{direction:?}");
+            database
+                .fetch_range(Column::Meta, (&from, &to), direction)
+                .expect("a read");
+            assert_eq!(scan(numbers, direction, None), (Scanned::All, 50), "{direction:?}");
+        }
+        // What is in memory of a longer range is visited, and what is left is told.
+        let (scanned, found) = scan((15_050, 20_000), Direction::Forward, Some(100));
+        let Scanned::NotInMemory(from, to) = scanned else {
+            panic!("{scanned:?}");
+        };
+        assert!(
+            found >= 25 && from == encoding::first_behind(key_of(15_048 + 2 * found).to_vec()),
+            "{found}"
+        );
+        assert_eq!(to, key_of(20_000));
         reader.release();
         database.stop_background_work();
     }

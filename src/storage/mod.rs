@@ -8,7 +8,7 @@
 //! replies, [`scan_positions`] where walks have stopped. [`lifecycle`] tracks keys that come and expire. [`redo`]
 //! records keep transactions over several executors whole; [`gathered`] is what one sees. A handler sees a [`view`],
 //! and through it a [`keyspace`]: the one or the other; [`undeclared`] is what a command needs beyond the keys that it
-//! named.
+//! named, [`missed_reads`] what it would have to wait for the disk for.
 //!
 //! What becomes of a frame later: [`checkpointing`] expands segments of the [`log`] to [`cell_writes`], which RocksDB
 //! gets as sorted files; [`recovery`] does so at a start with what was left.
@@ -31,6 +31,7 @@ pub mod log;
 mod log_files;
 pub mod look_ahead;
 pub mod manifest;
+pub mod missed_reads;
 pub mod open_ranges;
 pub mod operations;
 pub mod overlay;

@@ -10,13 +10,16 @@ mod member_reads;
 mod redo_parts;
 
 use super::cell_writes::CellWrites;
-use super::database::{Column, Database, DatabaseError, Direction, MemberRange, RangeReader};
+use super::database::{
+    Column, Database, DatabaseError, Direction, InMemory, MemberRange, RangeReader, ScanLimits, Scanned,
+};
 use super::dead_versions;
 use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of};
 use super::expiry::Swept;
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
 use super::log::FrameBuffer;
+use super::missed_reads::{MissedRead, Misses};
 use super::operations::{self, MemberOperations};
 use super::range_cursor::RangeCursor;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
@@ -196,6 +199,8 @@ pub struct Shard {
     is_quiet: bool,
     /// What became of the keys that the running command wrote.
     pub lifecycle: Lifecycle,
+    /// What the running command has read that is not in memory.
+    pub misses: Misses,
     /// What was staged when the parts of the running command began that are being run, the innermost last.
     inner_marks: Vec<InnerMark>,
     /// What concerns the whole shard as it is staged, and as the last frame has left it.
@@ -350,6 +355,7 @@ impl Shard {
             tracks_modified: false,
             is_quiet: false,
             lifecycle: Lifecycle::default(),
+            misses: Misses::default(),
             inner_marks: Vec::new(),
             wide,
             wide_logged: wide,
@@ -456,6 +462,7 @@ impl Shard {
         self.check_readable()?;
         let physical = self.physical(database);
         encoding::meta_key(&mut self.key, physical, slot, key);
+        self.miss_on_request(Column::Meta)?;
         Ok(hash_of(&self.hasher, Column::Meta, &self.key))
     }
 
@@ -625,6 +632,7 @@ impl Shard {
 
     fn write_meta_key(&mut self, value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         self.check_writable()?;
+        self.miss_on_request(Column::Meta)?;
         let hash = hash_of(&self.hasher, Column::Meta, &self.key);
         let index = match self.find_by_hash(hash, Column::Meta)? {
             Found::Entry(index) => Some(index),
@@ -837,6 +845,9 @@ impl Shard {
         if from >= to {
             return Ok((epoch, None));
         }
+        if self.misses.come_on_request() {
+            return Err(self.miss(MissedRead::Range(column, from.to_vec(), to.to_vec(), direction)));
+        }
         let is_emptied = is_emptied(self.emptied(), column, from);
         let mut patience = Patience::new(deleted_max);
         let mut unclean = self.records.unclean(column, (from, to), direction).peekable();
@@ -867,14 +878,22 @@ impl Shard {
             give(key, value)
         };
         let (database, range) = (&self.database, (from, to));
-        let ends_at = match on_disk_max {
-            _ if is_emptied => None,
-            Some(deleted_max) => self
+        let limits = ScanLimits {
+            deleted_max: on_disk_max,
+            in_memory: self.misses.may_miss,
+        };
+        let scanned = match is_emptied {
+            true => Scanned::All,
+            false => self
                 .ranges
-                .scan_bounded(database, column, range, deleted_max, &mut merge)?,
-            None => {
-                self.ranges.scan(database, column, range, direction, &mut merge)?;
-                None
+                .scan(database, column, range, direction, limits, &mut merge)?,
+        };
+        let ends_at = match scanned {
+            Scanned::All => None,
+            Scanned::GaveUp(at) => Some(at),
+            Scanned::NotInMemory(from, to) => {
+                drop(unclean);
+                return Err(self.miss(MissedRead::Range(column, from, to, direction)));
             }
         };
         if !ended && ends_at.is_none() && patience.ended_at.is_none() {
@@ -909,7 +928,7 @@ impl Shard {
             return Ok((cursor, 0, self.newest_epoch));
         }
         let (from, to, prefix_len) = self.member_range((owner, slot), range);
-        let cursor = self.cursor(column, (from, to), direction);
+        let cursor = self.cursor(column, (from, to), direction)?;
         Ok((cursor, prefix_len, self.newest_epoch))
     }
 
@@ -924,14 +943,30 @@ impl Shard {
         let physical = self.physical(database);
         let from = encoding::slot_start(physical, Slot(slots.start));
         let to = encoding::slot_start(physical, Slot(slots.end));
-        let cursor = self.cursor(Column::Meta, (from.to_vec(), to.to_vec()), Direction::Forward);
+        let cursor = self.cursor(Column::Meta, (from.to_vec(), to.to_vec()), Direction::Forward)?;
         Ok((cursor, self.newest_epoch))
     }
 
-    fn cursor(&mut self, column: Column, (from, to): (Vec<u8>, Vec<u8>), direction: Direction) -> RangeCursor {
+    fn cursor(
+        &mut self,
+        column: Column,
+        (from, to): (Vec<u8>, Vec<u8>),
+        direction: Direction,
+    ) -> Result<RangeCursor, CommandError> {
+        if self.misses.may_miss {
+            // What the cursor begins with is fetched first, if it is not in memory.
+            self.scan_range(column, (&from, &to), direction, |_, _| ControlFlow::Break(()))?;
+        }
         let disk =
             (!is_emptied(self.emptied(), column, &from)).then(|| self.database.cursor(column, (&from, &to), direction));
-        RangeCursor::new(self.id, &mut self.records, column, (from, to), direction, disk)
+        Ok(RangeCursor::new(
+            self.id,
+            &mut self.records,
+            column,
+            (from, to),
+            direction,
+            disk,
+        ))
     }
 
     /// The keys of a range of members, and how many of their bytes come before the member.
@@ -1605,19 +1640,45 @@ impl Shard {
         if is_emptied(self.emptied(), column, &self.key) {
             return Ok(Found::Absent);
         }
-        let stored = self.database.get(column, &self.key, |record| {
+        let keep = |record: &[u8]| {
             if record.len() <= RECORD_BYTES_KEPT_MAX {
                 return Some(record.to_vec());
             }
             self.large.clear();
             self.large.extend_from_slice(record);
             None
-        })?;
+        };
+        let stored = match self.misses.may_miss {
+            true => match self.database.get_in_memory(column, &self.key, keep)? {
+                InMemory::Known(stored) => stored,
+                InMemory::Unknown => return Err(self.miss(MissedRead::Cell(column, self.key.clone()))),
+            },
+            false => self.database.get(column, &self.key, keep)?,
+        };
         Ok(match stored {
             None => Found::Absent,
             Some(None) => Found::Large,
             Some(Some(record)) => Found::Entry(self.records.keep(hash, column, &self.key, record)),
         })
+    }
+}
+
+/// Reads that are not in memory.
+impl Shard {
+    /// The running command cannot go on without the disk.
+    #[cold]
+    fn miss(&mut self, read: MissedRead) -> CommandError {
+        self.misses.add(read);
+        CommandError::NotInMemory
+    }
+
+    /// Before `self.key` is looked up: in tests it may be missed on request, wherever it is.
+    #[inline]
+    fn miss_on_request(&mut self, column: Column) -> Result<(), CommandError> {
+        match self.misses.come_on_request() {
+            true => Err(self.miss(MissedRead::Cell(column, self.key.clone()))),
+            false => Ok(()),
+        }
     }
 }
 

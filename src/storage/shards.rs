@@ -4,6 +4,7 @@ use super::executor_log::{ExecutorLog, TURN_BYTES_MAX};
 use super::keyspace::Touched;
 use super::lifecycle::{KeyFate, KeyOutcome};
 use super::look_ahead::Ahead;
+use super::missed_reads::MissedRead;
 use super::operations;
 use super::pieces::RepliesBegun;
 use super::range_cursor::RangeCursor;
@@ -226,9 +227,46 @@ impl Shards {
         self.undeclared = None;
     }
 
-    /// What the command that ended with [`CommandError::Elsewhere`] needs, for which it must run again.
+    /// What the command that ended with [`CommandError::Elsewhere`] needs, for which it must run again. What it has
+    /// missed is forgotten.
     pub fn take_undeclared(&mut self) -> Option<Undeclared> {
+        self.list.iter_mut().for_each(|shard| drop(shard.misses.take()));
         self.undeclared.take()
+    }
+
+    /// Sets whether reads miss what is not in memory, because the running command may be undone.
+    #[inline]
+    pub fn set_may_miss(&mut self, may_miss: bool) {
+        self.list.iter_mut().for_each(|shard| shard.misses.may_miss = may_miss);
+    }
+
+    /// Whether the running command has missed something, and needs nothing beyond what it may use.
+    #[inline]
+    pub fn has_missed(&self) -> bool {
+        self.list.iter().any(|shard| shard.misses.are_any()) && self.undeclared.is_none()
+    }
+
+    /// What the running command has missed, and the index of the shard where it did.
+    pub fn take_missed(&mut self) -> Vec<(usize, MissedRead)> {
+        let missed = |(index, shard): (usize, &mut Shard)| {
+            let reads = shard.misses.take().into_iter();
+            reads.map(move |read| (index, read)).collect::<Vec<_>>()
+        };
+        self.list.iter_mut().enumerate().flat_map(missed).collect()
+    }
+
+    /// Those of some keys of which the records are not in memory, as [`Shards::take_missed`] tells them.
+    pub fn missed_of(&mut self, keys: &[DatabaseKey]) -> Vec<(usize, MissedRead)> {
+        self.set_may_miss(true);
+        for (database, key) in keys {
+            let slot = Slot::of(key);
+            if let Ok(index) = self.index_of(slot) {
+                // Whoever needs a key that cannot be read is told why.
+                let _ = self.list[index].read_header(*database, slot, key);
+            }
+        }
+        self.set_may_miss(false);
+        self.take_missed()
     }
 
     /// What the command has read and written so far.
@@ -304,9 +342,13 @@ impl Shards {
         })
     }
 
-    /// The same; a key that cannot be read is as good as none, and whoever reads it is told why.
+    /// The same; a key that cannot be read is as good as none, and whoever reads it is told why. Waits for the disk.
     pub fn presence_or_absent(&mut self, key: &DatabaseKey) -> Presence {
-        self.presence(key).unwrap_or(Presence::Absent)
+        let may_miss = self.list.first().is_some_and(|shard| shard.misses.may_miss);
+        self.set_may_miss(false);
+        let presence = self.presence(key).unwrap_or(Presence::Absent);
+        self.set_may_miss(may_miss);
+        presence
     }
 
     /// The type of what is under a key, if that is alive and can be read.

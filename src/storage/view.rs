@@ -692,7 +692,7 @@ impl Keyspace for LocalShards<'_> {
 
     #[inline]
     fn must_run_again(&self) -> bool {
-        self.shards.undeclared.is_some()
+        self.shards.undeclared.is_some() || self.shards.has_missed()
     }
 
     fn take_undeclared(&mut self) -> Option<Undeclared> {

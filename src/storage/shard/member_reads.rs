@@ -43,6 +43,7 @@ impl Shard {
             let (value, epoch) = self.residents.get(&self.key[..owner_len], column, member);
             return Ok((value, epoch.max(self.whole_epoch)));
         }
+        self.miss_on_request(column)?;
         let hash = hash_of(&self.hasher, column, &self.key);
         if let Some(entry) = self.records.find(hash, column, &self.key) {
             return Ok(self.member_at(entry));
