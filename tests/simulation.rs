@@ -49,11 +49,12 @@ const RELATIVE_TTL_SLACK_MS: u64 = 60_000;
 /// Above what fits in the server's table of hot records.
 const LARGE_VALUE_BYTES: usize = 70_000;
 
-/// Collections leave memory at any time, and what is read of them there is compared with the disk.
+/// Collections leave memory at any time, and what is read of them there is compared with the disk. Commands are undone
+/// and wait for what they read, some or all.
 const MEMORY_FAULTS: [&str; 3] = [
     ",check-residents=1..",
-    ",check-residents=1..,evict-resident=every:3,load-cells=5",
-    ",check-residents=1..,forget-residents=every:10",
+    ",check-residents=1..,evict-resident=every:3,load-cells=5,miss-reads=every:3",
+    ",check-residents=1..,forget-residents=every:10,miss-reads=1..",
 ];
 
 /// RocksDB gets what was logged every few seconds, or now and then, or all the time.

@@ -328,7 +328,12 @@ impl<'a, W: Workload> Load<'a, W> {
         let seals = ["", "seal-log=every:30"]
             .choose(&mut self.random)
             .expect("there are faults");
-        self.node.start(&flags, &format!("{faults},{seals},{}", self.faults));
+        // Commands are undone at some of their reads, or at all.
+        let misses = ["", "miss-reads=every:3", "miss-reads=1.."]
+            .choose(&mut self.random)
+            .expect("there are faults");
+        self.node
+            .start(&flags, &format!("{faults},{seals},{misses},{}", self.faults));
         self.lives += 1;
         let mut first = self.session(0);
         // A server that dies at once is noticed by the clients, too.

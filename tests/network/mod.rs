@@ -10,6 +10,7 @@ use crate::harness::server::{Server, allowed_cpus};
 mod addresses;
 mod backpressure;
 mod clients;
+mod cold_reads;
 mod connections;
 mod cuts;
 mod deadlines;
