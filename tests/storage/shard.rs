@@ -526,3 +526,52 @@ fn a_wrong_count_of_keys_hides_none_and_is_put_right_by_the_next_start() {
     shard.database().stop_background_work();
     drop(shard);
 }
+
+/// RocksDB's iterators tell no key before they have passed all tombstones, so the ends of the steps are made up.
+#[test]
+fn a_scan_in_steps_finds_what_lies_among_keys_that_are_deleted_on_disk() {
+    const NAMES: u32 = 40_000;
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let resources = Resources::new(CACHE_BYTES, 2).expect("RocksDB starts");
+    let mut shard = open(&folder.path().join("shard"), &resources, 1 << 20, true);
+    let record = Record::string(b"value", 0).encode();
+    // Half of them in one slot.
+    let name = |number: u32| match number % 2 {
+        0 => format!("{{one slot}}:{number:08}").into_bytes(),
+        _ => format!("name:{number}").into_bytes(),
+    };
+    let stays = |number: u32| number % 9_000 < 4;
+    for (turn, deletes) in [(1, false), (2, true)] {
+        shard.begin_turn(turn);
+        for number in (0..NAMES).filter(|number| !deletes || !stays(*number)) {
+            let (name, record) = (name(number), record.clone());
+            let written = shard.write(0, Slot::of(&name), &name, (!deletes).then_some(record));
+            written.expect("the shard takes writes");
+            shard.keep_command();
+        }
+        shard.write_through().expect("the disk takes writes");
+    }
+    shard.begin_turn(3);
+    let (mut slots, mut after, mut found, mut steps) = (0..SLOT_COUNT, None::<Vec<u8>>, Vec::new(), 0);
+    loop {
+        let part = (0, slots.clone(), after.as_deref());
+        let scanned = shard.scan_keys(part, 1_000_000, |_, key, _| {
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        });
+        steps += 1;
+        let (_, gave_up_at) = scanned.expect("the shard is readable");
+        let Some(position) = gave_up_at else { break };
+        assert!(
+            (position.slot.0, &position.after) > (slots.start, &after),
+            "a scan goes ahead"
+        );
+        (slots.start, after) = (position.slot.0, position.after);
+    }
+    let mut expected: Vec<Vec<u8>> = (0..NAMES).filter(|number| stays(*number)).map(name).collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    assert!((10..2_000).contains(&steps), "{steps} steps");
+    shard.database().stop_background_work();
+}
