@@ -630,7 +630,7 @@ pub fn keys(context: &mut Context<'_>) -> Outcome {
     let mut cursors = Vec::new();
     for id in shard_ids(context)? {
         let shards = context.view.shards()?;
-        cursors.extend(shards.key_cursor(id, database, 0..SLOT_COUNT)?);
+        cursors.extend(shards.key_cursors(id, database, 0..SLOT_COUNT)?);
     }
     let write: WriteEntry = Box::new(move |reply, meta_key, stored| {
         let Some((_, _, key)) = split_meta_key(meta_key) else {
@@ -728,7 +728,7 @@ fn randomkey_in_pieces(context: &mut Context<'_>, start: Slot, random: u64) -> O
     let mut cursors = Vec::new();
     for slots in [start.0..SLOT_COUNT, 0..start.0] {
         for id in shard_ids(context)? {
-            cursors.extend(context.view.shards()?.key_cursor(id, database, slots.clone())?);
+            cursors.extend(context.view.shards()?.key_cursors(id, database, slots.clone())?);
         }
     }
     let write: WriteEntry = Box::new(move |reply, meta_key, stored| {

@@ -20,6 +20,7 @@ use super::turn::Batches;
 use crate::channel::message::{Batch, Request};
 use crate::command::{self, NO_SCRIPT, Runs, WRITE, exec_request};
 use crate::protocol::Arguments;
+use crate::storage::missed_reads::MissedRead;
 use crate::storage::transaction_scope::DatabaseKey;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -41,6 +42,8 @@ pub(super) struct MissedRequests {
     last_number: u64,
     /// The reads that are under way, and the numbers of the requests that wait for each.
     reads: HashMap<ShardRead, Vec<u64>>,
+    /// Those of the reads that the executor does itself, a part in each turn.
+    loads: VecDeque<ShardRead>,
     /// Requests that do not wait any more.
     pub(super) fetched: VecDeque<SetAside>,
     /// The request that is being run reads the disk itself.
@@ -95,6 +98,11 @@ impl MissedRequests {
     /// Whether requests wait, or have waited and were not run yet.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.fetched.is_empty()
+    }
+
+    /// Whether there is something for [`StorageExecutor::load_missed`] to do.
+    pub(super) fn has_loads(&self) -> bool {
+        !self.loads.is_empty()
     }
 
     /// Requests that wait.
@@ -164,7 +172,10 @@ impl StorageExecutor {
         let waiting = match self.missed.reads.entry(read.clone()) {
             Entry::Occupied(under_way) => under_way.into_mut(),
             Entry::Vacant(entry) => {
-                self.threads.disk_readers.fetch(read.clone());
+                match &read.1 {
+                    MissedRead::Members(..) => self.missed.loads.push_back(read.clone()),
+                    MissedRead::Cell(..) | MissedRead::Range(..) => self.threads.disk_readers.fetch(read.clone()),
+                }
                 entry.insert(Vec::new())
             }
         };
@@ -192,6 +203,32 @@ impl StorageExecutor {
             self.resume(&mut done);
             self.end_turn(done, 0, began);
         }
+    }
+
+    /// The same in a turn of its own, if it is not [`serve`](super::turn::serve) that has set requests aside: that does
+    /// so in each of its turns. Returns whether there is more to load.
+    pub(super) fn run_loads(&mut self) -> bool {
+        if self.missed.loads.is_empty() || self.long_script.is_open {
+            return false;
+        }
+        let began = Instant::now();
+        self.begin_turn();
+        let mut done = Vec::new();
+        self.load_missed(&mut done);
+        self.end_turn(done, 0, began);
+        self.missed.has_loads()
+    }
+
+    /// Goes on with the loads that requests wait for, and runs those that need not wait any more.
+    pub(super) fn load_missed(&mut self, done: &mut Batches) {
+        let Some(read) = self.missed.loads.pop_front() else {
+            return;
+        };
+        match self.shards.load_missed(&read) {
+            true => self.missed.take_in(std::iter::once(read)),
+            false => self.missed.loads.push_back(read),
+        }
+        self.resume(done);
     }
 
     /// Runs the requests again for which all was fetched, and what waits behind them.

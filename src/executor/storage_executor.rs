@@ -265,7 +265,13 @@ impl StorageExecutor {
         let on_fetched = Rc::clone(&executor);
         let fetch_task = glommio::spawn_local(async move {
             while let Ok(read) = fetched.recv_async().await {
-                on_fetched.borrow_mut().step(|executor| executor.on_fetched(read, &fetched));
+                on_fetched
+                    .borrow_mut()
+                    .step(|executor| executor.on_fetched(read, &fetched));
+                // Those that ran again may wait for members now.
+                while on_fetched.borrow_mut().run_loads() {
+                    reactor_turn().await;
+                }
             }
         });
         let on_checkpoint = Rc::clone(&executor);
@@ -287,6 +293,9 @@ impl StorageExecutor {
         let deadline_task = glommio::spawn_local(super::blocked_commands::answer_late(Rc::clone(&executor)));
         serve(&executor, &requests).await;
         while !executor.borrow().missed.is_empty() {
+            while executor.borrow_mut().run_loads() {
+                reactor_turn().await;
+            }
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
         }
         let give_up = Instant::now() + STALLED_AT_SHUTDOWN_MAX;

@@ -101,7 +101,7 @@ impl StorageExecutor {
             self.queue.push(batch);
         }
         self.queue.take_back();
-        !self.queue.is_empty() || !self.parked.long.is_empty()
+        !self.queue.is_empty() || !self.parked.long.is_empty() || self.missed.has_loads()
     }
 
     /// Begins a turn; returns its one reading of the clock.
@@ -125,6 +125,7 @@ impl StorageExecutor {
     /// pause.
     pub(super) fn run_turn(&mut self) -> Option<OpenTurn> {
         let mut turn = self.begin_turn_of_requests();
+        self.load_missed(&mut turn.done);
         while turn.requests_run < self.settings.current.requests_at_once()
             && !turn.has_staged_much
             && let Some((mut batch, was_parked)) = self.next_to_run(&turn)

@@ -421,17 +421,17 @@ impl Database {
     }
 
     /// A range to be read little by little, as it is now: from `from` (inclusive) to `to` (exclusive), or backwards.
+    /// Nothing is looked for yet.
     pub fn cursor(self: &Arc<Database>, column: Column, range: (&[u8], &[u8]), direction: Direction) -> Cursor {
         let entries = EntriesOf::new(Arc::clone(self), |database| {
             let family = database.family(column);
-            let mut entries = database.db.raw_iterator_cf_opt(family, bounded_by(range));
-            match direction {
-                Direction::Forward => entries.seek_to_first(),
-                Direction::Backward => entries.seek_to_last(),
-            }
-            entries
+            database.db.raw_iterator_cf_opt(family, bounded_by(range))
         });
-        Cursor { entries, direction }
+        Cursor {
+            entries,
+            direction,
+            has_begun: false,
+        }
     }
 
     /// An integer property, such as `rocksdb.estimate-num-keys`, summed over the columns.
@@ -721,9 +721,24 @@ fn walk(
 pub struct Cursor {
     entries: EntriesOf,
     direction: Direction,
+    has_begun: bool,
 }
 
 impl Cursor {
+    /// Goes to the first entry, if that was not done: before anything else. Returns whether it was not: what was
+    /// deleted before that entry is passed over.
+    pub fn begin(&mut self) -> bool {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return false;
+        }
+        let direction = self.direction;
+        self.entries.with_dependent_mut(|_, entries| match direction {
+            Direction::Forward => entries.seek_to_first(),
+            Direction::Backward => entries.seek_to_last(),
+        });
+        true
+    }
+
     /// The entry at the cursor; `None` at the end, or if it cannot be read.
     pub fn item(&self) -> Option<(&[u8], &[u8])> {
         self.entries.borrow_dependent().item()
@@ -736,11 +751,7 @@ impl Cursor {
 
     /// Goes back to the first entry; all are as they were.
     pub fn rewind(&mut self) {
-        let direction = self.direction;
-        self.entries.with_dependent_mut(|_, entries| match direction {
-            Direction::Forward => entries.seek_to_first(),
-            Direction::Backward => entries.seek_to_last(),
-        });
+        self.has_begun = false;
     }
 
     /// Goes on to the next entry.

@@ -128,8 +128,8 @@ impl ExecutorLog {
         self.append_frame(epoch, false)
     }
 
-    /// [`ExecutorLog::append`] of what frees space on a disk that is full, or nearly so: it takes what was set aside for
-    /// that.
+    /// [`ExecutorLog::append`] of what frees space on a disk that is full, or nearly so: it takes what was set aside
+    /// for that.
     ///
     /// # Errors
     /// The same.

@@ -160,6 +160,11 @@ pub trait Keyspace {
         Ok(false)
     }
 
+    /// The running command needs the ranks of a sorted set, which are not stored.
+    fn need_ranks(&mut self, _owner: &Owner, _members: u64) -> Result<(), CommandError> {
+        Ok(())
+    }
+
     /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
     /// in memory.
     fn rank_in_memory(&mut self, _owner: &Owner, _members: u64, _key: &[u8]) -> Result<Option<u64>, CommandError> {

@@ -1,9 +1,9 @@
 //! Looks ahead at keys that are about to be used, so that memory fetches what they need while other keys are looked at.
 //!
 //! A key that has not been used for a while costs a dozen cache misses, one after the other, since each tells where the
-//! next one is: 60 to 100 ns each. Those of different keys need not wait for each other. Each step here does one of them
-//! for all keys before any does the next, which the processor overlaps. (Redis 8 and Valkey 8 do so for commands that
-//! came together.) Nothing is changed, and what is touched in vain does no harm.
+//! next one is: 60 to 100 ns each. Those of different keys need not wait for each other. Each step here does one of
+//! them for all keys before any does the next, which the processor overlaps. (Redis 8 and Valkey 8 do so for commands
+//! that came together.) Nothing is changed, and what is touched in vain does no harm.
 
 use super::records::EntryIndex;
 use super::shards::Shards;

@@ -5,6 +5,7 @@
 //! now, whatever was written meanwhile.
 
 use super::database::{Column, Database, DatabaseError, Direction};
+use super::shard::Owner;
 use crate::faults;
 
 /// A read that would have to wait for the disk.
@@ -14,6 +15,8 @@ pub enum MissedRead {
     Cell(Column, Vec<u8>),
     /// Of a range, from the first key (inclusive) to the second (exclusive) or backwards, as far as a command may want.
     Range(Column, Vec<u8>, Vec<u8>, Direction),
+    /// Of what only memory tells of a collection, which has so many members: its executor loads them, step by step.
+    Members(Column, Owner, u64),
 }
 
 impl MissedRead {
@@ -25,6 +28,7 @@ impl MissedRead {
         match self {
             MissedRead::Cell(column, key) => database.get(*column, key, |_| ()).map(drop),
             MissedRead::Range(column, from, to, direction) => database.fetch_range(*column, (from, to), *direction),
+            MissedRead::Members(..) => unreachable!("members are loaded by their executor"),
         }
     }
 }

@@ -18,6 +18,9 @@ pub struct RangeCursor {
     source: Source,
 }
 
+/// For how many keys the beginning of a range on disk counts: what was deleted there is passed over.
+const KEYS_FOR_BEGINNING: u64 = 512;
+
 enum Source {
     /// RocksDB, and what the shard had over that.
     Disk(DiskSource),
@@ -183,6 +186,12 @@ impl DiskSource {
         }
         if from >= to {
             return CursorRead::All;
+        }
+        if self.disk.as_mut().is_some_and(Cursor::begin) {
+            *keys_left = keys_left.saturating_sub(KEYS_FOR_BEGINNING);
+            if *keys_left == 0 {
+                return CursorRead::UpToHere;
+            }
         }
         let saved = self.saved.lock();
         let bounds = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));

@@ -2,9 +2,9 @@
 //!
 //! All commands of a shard run on one thread, one after the other. A command's writes are staged in [`Records`], where
 //! later commands see them at once; those of members of collections that are whole in memory change [`Residents`], and
-//! are noted in the order in which they happen. At the end of the turn [`Shard::append_to`] puts them into the executor's next
-//! frame of the log, and the shard learns whether that was written: [`Shard::logged`] or [`Shard::take_back`]. RocksDB
-//! gets them later, from the log; [`Shard::work_off`] learns how far it has come.
+//! are noted in the order in which they happen. At the end of the turn [`Shard::append_to`] puts them into the
+//! executor's next frame of the log, and the shard learns whether that was written: [`Shard::logged`] or
+//! [`Shard::take_back`]. RocksDB gets them later, from the log; [`Shard::work_off`] learns how far it has come.
 
 mod member_reads;
 mod redo_parts;
@@ -45,6 +45,12 @@ const DELETED_ON_DISK_MAX: u64 = 256;
 
 /// What such a step goes through on the disk: some thousand deleted keys, half a millisecond.
 const STEP_BYTES: u64 = 16 << 10;
+
+/// Deleted keys that are passed over to see whether what a cursor begins with is in memory.
+const DELETED_LOOKED_AT_MAX: u64 = 256;
+
+/// Slots whose keys one cursor reads: where many keys were deleted, to find the first of a range takes long.
+const SLOTS_PER_CURSOR: usize = 512;
 
 /// Loads of members into memory that one command makes, each of half a millisecond at most: both columns of a small
 /// collection, or one step of each of two.
@@ -256,7 +262,7 @@ pub struct Shard {
 }
 
 /// Whose members are read and written: a collection by its key and version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The database, as SELECT numbers it.
     pub database: u8,
@@ -928,45 +934,50 @@ impl Shard {
             return Ok((cursor, 0, self.newest_epoch));
         }
         let (from, to, prefix_len) = self.member_range((owner, slot), range);
-        let cursor = self.cursor(column, (from, to), direction)?;
+        self.need_beginning(column, (&from, &to), direction)?;
+        let cursor = self.cursor(column, (from, to), direction);
         Ok((cursor, prefix_len, self.newest_epoch))
     }
 
     /// All records of a database (as SELECT numbers it) that lie in `slots`, to be read little by little, and the
     /// newest epoch whose writes may be among them.
-    pub fn key_cursor(
+    pub fn key_cursors(
         &mut self,
         database: u8,
         slots: std::ops::Range<u16>,
-    ) -> Result<(RangeCursor, u64), CommandError> {
+    ) -> Result<(Vec<RangeCursor>, u64), CommandError> {
         self.check_readable()?;
         let physical = self.physical(database);
-        let from = encoding::slot_start(physical, Slot(slots.start));
-        let to = encoding::slot_start(physical, Slot(slots.end));
-        let cursor = self.cursor(Column::Meta, (from.to_vec(), to.to_vec()), Direction::Forward)?;
-        Ok((cursor, self.newest_epoch))
+        let all = [slots.start, slots.end].map(|slot| encoding::slot_start(physical, Slot(slot)));
+        self.need_beginning(Column::Meta, (&all[0], &all[1]), Direction::Forward)?;
+        let mut cursors = Vec::new();
+        for first in slots.clone().step_by(SLOTS_PER_CURSOR) {
+            let end = slots.end.min(first.saturating_add(SLOTS_PER_CURSOR as u16));
+            let from = encoding::slot_start(physical, Slot(first)).to_vec();
+            let to = encoding::slot_start(physical, Slot(end)).to_vec();
+            cursors.push(self.cursor(Column::Meta, (from, to), Direction::Forward));
+        }
+        Ok((cursors, self.newest_epoch))
     }
 
-    fn cursor(
+    /// What a cursor begins with is fetched first, if it is not in memory and the command may wait for that.
+    fn need_beginning(
         &mut self,
         column: Column,
-        (from, to): (Vec<u8>, Vec<u8>),
+        range: (&[u8], &[u8]),
         direction: Direction,
-    ) -> Result<RangeCursor, CommandError> {
-        if self.misses.may_miss {
-            // What the cursor begins with is fetched first, if it is not in memory.
-            self.scan_range(column, (&from, &to), direction, |_, _| ControlFlow::Break(()))?;
+    ) -> Result<(), CommandError> {
+        if self.misses.may_miss && direction == Direction::Forward {
+            let look = |_: &[u8], _: &[u8]| ControlFlow::Break(());
+            self.scan_past_deleted(Some(DELETED_LOOKED_AT_MAX), column, range, direction, look)?;
         }
+        Ok(())
+    }
+
+    fn cursor(&mut self, column: Column, (from, to): (Vec<u8>, Vec<u8>), direction: Direction) -> RangeCursor {
         let disk =
             (!is_emptied(self.emptied(), column, &from)).then(|| self.database.cursor(column, (&from, &to), direction));
-        Ok(RangeCursor::new(
-            self.id,
-            &mut self.records,
-            column,
-            (from, to),
-            direction,
-            disk,
-        ))
+        RangeCursor::new(self.id, &mut self.records, column, (from, to), direction, disk)
     }
 
     /// The keys of a range of members, and how many of their bytes come before the member.
@@ -1667,7 +1678,7 @@ impl Shard {
 impl Shard {
     /// The running command cannot go on without the disk.
     #[cold]
-    fn miss(&mut self, read: MissedRead) -> CommandError {
+    pub(super) fn miss(&mut self, read: MissedRead) -> CommandError {
         self.misses.add(read);
         CommandError::NotInMemory
     }

@@ -255,6 +255,18 @@ impl Shards {
         self.list.iter_mut().enumerate().flat_map(missed).collect()
     }
 
+    /// Does a part of a read that [`Shards::take_missed`] told and that is this executor's to do. Returns whether it is
+    /// over.
+    pub fn load_missed(&mut self, (index, read): &(usize, MissedRead)) -> bool {
+        match read {
+            // Who runs again is told what is wrong.
+            MissedRead::Members(column, owner, members) => {
+                self.list[*index].load_members(owner, *members, *column).unwrap_or(true)
+            }
+            MissedRead::Cell(..) | MissedRead::Range(..) => unreachable!("others read the disk"),
+        }
+    }
+
     /// Those of some keys of which the records are not in memory, as [`Shards::take_missed`] tells them.
     pub fn missed_of(&mut self, keys: &[DatabaseKey]) -> Vec<(usize, MissedRead)> {
         self.set_may_miss(true);
@@ -668,20 +680,17 @@ impl Shards {
 
     /// All records of a database that lie in `slots` and on a shard, to be read little by little, if the shard has any
     /// of the slots: [`Shard::key_cursor`].
-    pub fn key_cursor(
+    pub fn key_cursors(
         &mut self,
         id: ShardId,
         database: u8,
         slots: Range<u16>,
-    ) -> Result<Option<RangeCursor>, CommandError> {
+    ) -> Result<Vec<RangeCursor>, CommandError> {
         let own = slots_of(id, self.shard_count());
         let slots = own.start.max(slots.start)..own.end.min(slots.end);
         if slots.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        self.with_shard(id, |shard| {
-            let (cursor, epoch) = shard.key_cursor(database, slots)?;
-            Ok((Some(cursor), epoch))
-        })
+        self.with_shard(id, |shard| shard.key_cursors(database, slots))
     }
 }

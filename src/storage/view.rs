@@ -194,6 +194,14 @@ impl View<'_> {
         of_keyspace!(self, knows_ranks(owner))
     }
 
+    /// The running command needs the ranks of a sorted set of `members` members, which are not stored.
+    ///
+    /// # Errors
+    /// [`CommandError::NotInMemory`]: the command is to be run again, when they are in memory.
+    pub fn need_ranks(&mut self, (owner, members): (&Owner, u64)) -> Result<(), CommandError> {
+        of_keyspace!(self, need_ranks(owner, members))
+    }
+
     /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
     /// in memory.
     pub fn rank_in_memory(&mut self, (owner, members): (&Owner, u64), key: &[u8]) -> Result<Option<u64>, CommandError> {
@@ -578,6 +586,20 @@ impl Keyspace for LocalShards<'_> {
         let slot = Slot::of(&owner.key);
         self.shards
             .with_slot(slot, |shard| Ok((shard.is_authority_in_memory((owner, slot)), 0)))
+    }
+
+    /// As [`Shard::need_in_memory`].
+    fn need_ranks(&mut self, owner: &Owner, members: u64) -> Result<(), CommandError> {
+        let slot = Slot::of(&owner.key);
+        let need = |shard: &mut Shard| {
+            Ok((
+                (),
+                shard
+                    .need_in_memory((owner, slot), members, Column::Score)
+                    .map(|()| 0)?,
+            ))
+        };
+        self.shards.with_slot(slot, need)
     }
 
     /// As [`Shard::rank_in_memory`].

@@ -47,10 +47,12 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
     kib.expect("the kernel says how much memory is resident") * 1024
 }
 
-/// The number of descriptors that a process has open.
-pub(crate) fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("the process runs")
+/// The number of sockets that a process has open: its files come and go with checkpoints.
+pub(crate) fn sockets(pid: u32) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
+    let names = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("socket:"))
         .count()
 }
 

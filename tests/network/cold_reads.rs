@@ -146,3 +146,48 @@ fn commands_that_wait_for_the_disk_are_answered_when_the_server_stops() {
     cold.disk_holds.off();
     assert_eq!(replies(&mut waiting[0], 2), ["(integer) 2", "\"2\""]);
 }
+
+/// Members of a sorted set whose ranks only memory knows.
+const RANKED: usize = 30_000;
+
+#[test]
+fn ranks_that_only_memory_knows_are_loaded_while_others_are_served() {
+    let mut server = Server::builder().flags(&["--shards", "1"]).start();
+    let mut client = server.connect();
+    for some in (0..RANKED).collect::<Vec<_>>().chunks(500) {
+        let mut command = vec!["ZADD".to_owned(), "board".to_owned()];
+        some.iter()
+            .for_each(|number| command.extend([number.to_string(), format!("member:{number}")]));
+        assert_eq!(client.command(&command).render(), "(integer) 500");
+    }
+    assert!(server.terminate().success());
+    server.restart();
+    let (mut client, mut other) = (server.connect(), server.connect());
+    let before = executors_sum(&mut other, "missed_requests");
+    client
+        .send(&["ZRANK", "board", "member:12345"])
+        .expect("the server reads");
+    client
+        .send(&["ZRANGE", "board", "20000", "20001"])
+        .expect("the server reads");
+    assert_eq!(other.command(&["PING"]).render(), "PONG");
+    assert_eq!(other.command(&["INCR", "counter"]).render(), "(integer) 1");
+    let range = "1) \"member:20000\"\n2) \"member:20001\"";
+    assert_eq!(replies(&mut client, 2), ["(integer) 12345", range]);
+    assert!(executors_sum(&mut other, "missed_requests") > before);
+    // It is there now, and stays right while it is written.
+    let missed = executors_sum(&mut other, "missed_requests");
+    assert_eq!(
+        client.command(&["ZADD", "board", "-1", "first"]).render(),
+        "(integer) 1"
+    );
+    assert_eq!(
+        client.command(&["ZRANK", "board", "member:12345"]).render(),
+        "(integer) 12346"
+    );
+    assert_eq!(
+        client.command(&["ZREVRANK", "board", "first"]).render(),
+        format!("(integer) {RANKED}")
+    );
+    assert_eq!(executors_sum(&mut other, "missed_requests"), missed);
+}

@@ -9,13 +9,13 @@ use rand::{Rng, SeedableRng};
 use socket2::SockRef;
 
 use super::{expect, one_executor, raw, request, several_executors};
-use crate::harness::observe::{descriptors, info_number, open_files_max};
+use crate::harness::observe::{info_number, open_files_max, sockets};
 use crate::harness::process::wait_for;
 use crate::harness::server::Server;
 
 const CONNECTIONS: usize = 5000;
 
-/// Connections open at a time: below the usual soft limit of 1024 descriptors, beside the other tests.
+/// Connections open at a time: below the usual soft limit of 1024 sockets, beside the other tests.
 const WAVE_MAX: usize = 500;
 
 #[test]
@@ -31,7 +31,7 @@ fn five_thousand_connections_leave_nothing_behind() {
         let pid = server.process().pid();
         let large = vec![b'v'; 1 << 20];
         observer.command(&[b"SET".as_slice(), b"large", &large]);
-        let before = descriptors(pid);
+        let before = sockets(pid);
 
         let mut opened = 0;
         while opened < CONNECTIONS {
@@ -50,10 +50,10 @@ fn five_thousand_connections_leave_nothing_behind() {
         assert!(all_gone, "{left} clients are still connected");
         let mut open = 0;
         let all_closed = wait_for(|| {
-            open = descriptors(pid);
+            open = sockets(pid);
             open <= before
         });
-        assert!(all_closed, "{before} descriptors were open before, {open} are now");
+        assert!(all_closed, "{before} sockets were open before, {open} are now");
         assert!(info_number(&mut observer, "stats", "total_connections_received") >= CONNECTIONS as u64);
         assert_eq!(observer.command(&["STRLEN", "large"]).render(), "(integer) 1048576");
         assert_eq!(raw(&server).write(b"PING\r\n").expect("it still accepts"), 6);

@@ -270,17 +270,25 @@ impl Test {
     fn cursor(&mut self) {
         if self.cursors.len() < CURSORS_MAX && self.random.random_bool(0.3) {
             let database = self.random.random_range(0..DATABASES);
-            let (cursor, _) = self
+            let (cursors, _) = self
                 .shard
-                .key_cursor(database, 0..SLOT_COUNT)
+                .key_cursors(database, 0..SLOT_COUNT)
                 .expect("the shard is readable");
             let mut names: Vec<(u16, Vec<u8>)> = (0..KEYS)
                 .filter(|key| self.now.keys.contains_key(&(database, *key)))
                 .map(|key| (Slot::of(&name(key)).0, self.now.keys[&(database, key)].record.clone()))
                 .collect();
             names.sort();
-            let left = names.into_iter().map(|(_, record)| record).collect();
-            self.cursors.push(Open { cursor, left });
+            // Each is of as many slots.
+            let slots = usize::from(SLOT_COUNT).div_ceil(cursors.len());
+            for (number, cursor) in cursors.into_iter().enumerate() {
+                let is_of_it = |slot: u16| usize::from(slot) / slots == number;
+                let of_it = names.iter().filter(|(slot, _)| is_of_it(*slot));
+                let left: VecDeque<_> = of_it.map(|(_, record)| record.clone()).collect();
+                if !left.is_empty() || number == 0 {
+                    self.cursors.push(Open { cursor, left });
+                }
+            }
             return;
         }
         if self.cursors.is_empty() {

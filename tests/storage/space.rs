@@ -369,6 +369,8 @@ fn a_reader_of_a_dead_version_reads_it_to_its_end() {
     with_a_dead_version(false, |database, key| {
         let (from, to) = (key(7, b""), key(8, b""));
         let mut cursor = database.cursor(Column::Data, (&from, &to), Direction::Forward);
+        let late = database.cursor(Column::Data, (&from, &to), Direction::Forward);
+        assert!(cursor.begin() && !cursor.begin());
         for _ in 0..10 {
             cursor.advance();
         }
@@ -382,6 +384,9 @@ fn a_reader_of_a_dead_version_reads_it_to_its_end() {
         }
         assert!(cursor.has_ended());
         cursor.rewind();
-        assert_eq!((read, cursor.item().is_some()), (1000, true));
+        assert_eq!((read, cursor.begin(), cursor.item().is_some()), (1000, true, true));
+        // It was opened before, though it begins only now.
+        let mut cursor = late;
+        assert!(cursor.begin() && cursor.item().is_some());
     });
 }

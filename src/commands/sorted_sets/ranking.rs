@@ -220,6 +220,14 @@ pub fn build(context: &mut Context<'_>, set: &mut Collection, keys: &[Vec<u8>]) 
     with_tree(context, set, |tree| tree.build(keys))
 }
 
+/// A rank is needed that is not in memory: without a tree the whole set would be walked along for it, again and again.
+fn need_ranks(context: &mut Context<'_>, set: &Collection) -> Outcome {
+    match set.count > BLOCK_MEMBERS_MAX && header(set)?.tree.is_none() {
+        true => context.view.need_ranks((&set.owner, set.count)),
+        false => Ok(()),
+    }
+}
+
 /// A set without a tree is one block.
 fn whole(set: &Collection) -> Block {
     Block {
@@ -235,6 +243,7 @@ pub fn rank(context: &mut Context<'_>, set: &Collection, key: &[u8]) -> Result<u
     if let Some(rank) = context.view.rank_in_memory((&set.owner, set.count), key)? {
         return Ok(rank);
     }
+    need_ranks(context, set)?;
     let mut tree = tree(context, set, &header(set)?);
     let block = tree.block_of_key(key)?.unwrap_or_else(|| whole(set));
     if *key >= *block.to {
@@ -283,6 +292,7 @@ pub fn stretch_at(
             },
         });
     }
+    need_ranks(context, set)?;
     let mut tree = tree(context, set, &header(set)?);
     let block = tree.block_of_rank(rank)?.unwrap_or_else(|| whole(set));
     let into = rank.saturating_sub(block.before);

@@ -711,7 +711,8 @@ mod tests {
         }
         assert_eq!(tree.len(), 50_000);
         assert_thrifty(&tree, 38, 85);
-        for key in &keys[..49_000] {
+        // As many stay as make their mean a matter of the tree and not of chance.
+        for key in &keys[..40_000] {
             tree.remove(key);
         }
         assert_eq!(check(&tree), tree.bytes());

@@ -8,6 +8,7 @@ use crate::slots::Slot;
 use crate::storage::database::{Column, Direction, MemberRange, Visit};
 use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
+use crate::storage::missed_reads::MissedRead;
 use crate::storage::records::EntryIndex;
 use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, Trusted, is_large_cell};
 use std::ops::ControlFlow;
@@ -137,6 +138,34 @@ impl Shard {
     pub fn is_authority_in_memory(&mut self, (owner, slot): (&Owner, Slot)) -> bool {
         self.set_member_key(owner, slot, b"");
         self.residents.is_authority(&self.key)
+    }
+
+    /// A command needs what only memory tells of a collection. Fails with [`CommandError::NotInMemory`] if the command
+    /// may wait until the collection is there, and that it fits is not ruled out.
+    pub fn need_in_memory(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        members: u64,
+        column: Column,
+    ) -> Result<(), CommandError> {
+        self.set_member_key(owner, slot, b"");
+        match self.misses.may_miss && self.residents.has_room_for(members) {
+            true => Err(self.miss(MissedRead::Members(column, owner.clone(), members))),
+            false => Ok(()),
+        }
+    }
+
+    /// Loads more of a collection, for half a millisecond or a little more. Returns whether there is nothing more to
+    /// be loaded.
+    pub fn load_members(&mut self, owner: &Owner, members: u64, column: Column) -> Result<bool, CommandError> {
+        self.check_readable()?;
+        let slot = Slot::of(&owner.key);
+        self.set_member_key(owner, slot, b"");
+        self.residents.remember_read(&self.key);
+        let loads_left = std::mem::replace(&mut self.loads_left, 1);
+        let has_loaded = self.load_step((owner, slot), members, column, None);
+        self.loads_left = loads_left;
+        Ok(!has_loaded?)
     }
 
     /// How many members of a sorted set of `members` members have keys in `score` below `key`, and the newest epoch
