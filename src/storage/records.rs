@@ -589,6 +589,11 @@ impl Records {
         looked_at
     }
 
+    /// Whether this table has replaced another, and that can be taken back.
+    pub fn is_replacement(&self) -> bool {
+        !self.replaced.is_empty()
+    }
+
     /// The last segment of which nothing is left to be worked off, when RocksDB has those up to `watermark`.
     pub fn worked_off_to(&self, watermark: u32) -> u32 {
         match self.logged.front() {

@@ -23,6 +23,7 @@ use super::missed_reads::{MissedRead, Misses};
 use super::operations::{self, MemberOperations};
 use super::range_cursor::RangeCursor;
 use super::records::{EntryIndex, RECORD_BYTES_KEPT_MAX, Records};
+use super::resident::cell_tree::ENTRY_BYTES_MAX;
 use super::resident::residents::Residents;
 use super::scan_positions::ScanPositions;
 use crate::error::CommandError;
@@ -757,6 +758,9 @@ impl Shard {
         value: Option<Vec<u8>>,
     ) -> Result<u64, CommandError> {
         self.check_writable()?;
+        if member.len() + value.as_ref().map_or(0, Vec::len) > ENTRY_BYTES_MAX {
+            return Err(CommandError::text("ERR a member and its value are longer than 1 GiB"));
+        }
         self.set_member_key(owner, slot, member);
         if self.tracks_modified {
             self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
@@ -1309,7 +1313,10 @@ impl Shard {
                 .filter(|_| matches!(column, Column::Data | Column::Score))
                 .is_some_and(|owner| residents.has_cell(owner, column, &key[owner.len()..]))
         });
-        residents.work_off(records.worked_off_to(watermark));
+        // The table that was replaced comes again if that is taken back, with what is not worked off there.
+        if !records.is_replacement() {
+            residents.work_off(records.worked_off_to(watermark));
+        }
         looked_at
     }
 

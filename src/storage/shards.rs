@@ -656,7 +656,8 @@ impl Shards {
 
     /// Bytes in memory that RocksDB does not have yet.
     pub fn unclean_bytes(&self) -> usize {
-        self.list.iter().map(|shard| shard.records().unclean_bytes()).sum()
+        let of_shard = |shard: &Shard| shard.records().unclean_bytes() + shard.residents().bytes_above_bound();
+        self.list.iter().map(of_shard).sum()
     }
 
     /// There is little room left on the disk of the shard at `shard_index` (`true`) or enough again.

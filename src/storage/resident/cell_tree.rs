@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// The most bytes of a key and its value: twice what Redis allows for a string, and few enough that the ends of a block
 /// fit four bytes.
-const ENTRY_BYTES_MAX: usize = 1 << 30;
+pub const ENTRY_BYTES_MAX: usize = 1 << 30;
 
 /// The keys from the first to before the second; `None` is the end of the tree.
 pub type KeyRange<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);

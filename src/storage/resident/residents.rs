@@ -364,6 +364,8 @@ pub struct Residents {
     bytes: usize,
     /// Of what was dropped and is not given back.
     dropped_bytes: usize,
+    /// Of what has gone and may come again, if that is taken back.
+    held_bytes: usize,
     bytes_max: usize,
     change: Change,
     undo: UndoList,
@@ -378,6 +380,8 @@ pub struct Residents {
     clean_to: u32,
     /// Room was needed, and what was looked at was pinned.
     needs_clean: bool,
+    /// What `clean_to` was when all that was looked at for room was pinned: no other is looked at before that changes.
+    vain_at: Option<u32>,
 }
 
 /// What of the memory can be trusted after a command has failed.
@@ -420,6 +424,7 @@ impl Residents {
             hasher: foldhash::fast::RandomState::default(),
             bytes: 0,
             dropped_bytes: 0,
+            held_bytes: 0,
             bytes_max,
             change: Change::None,
             undo: UndoList::default(),
@@ -429,6 +434,7 @@ impl Residents {
             newest_segment: 0,
             clean_to: 0,
             needs_clean: false,
+            vain_at: None,
         }
     }
 
@@ -445,7 +451,18 @@ impl Residents {
 
     /// How much memory they take, with what was dropped and is not given back yet.
     pub fn bytes(&self) -> usize {
+        self.bounded_bytes() + self.held_bytes
+    }
+
+    /// The same without what is kept only until it is known whether it has gone.
+    #[inline]
+    fn bounded_bytes(&self) -> usize {
         self.bytes + self.dropped_bytes
+    }
+
+    /// The bytes above the bound: what is pinned, since all else goes.
+    pub fn bytes_above_bound(&self) -> usize {
+        self.bytes().saturating_sub(self.bytes_max)
     }
 
     /// By the version, which hardly any two owners have in common.
@@ -721,6 +738,10 @@ impl Residents {
             self.refuse_large_cell(owner);
             return false;
         }
+        if is_authority && value.is_some_and(|value| is_large_cell(key, value)) && self.demote(index) {
+            let hash = self.list[index].hash;
+            self.remember(hash, HAS_LARGE_CELL);
+        }
         if is_born {
             // What is only created once and never asked for is the first to go.
             self.list[index].is_used = false;
@@ -789,12 +810,16 @@ impl Residents {
         if self.recount(index) > self.bytes_max / SHARE_OF_ONE {
             self.refuse_too_large(index);
         }
-        if self.bytes() <= self.bytes_max {
+        if self.bounded_bytes() <= self.bytes_max {
+            return;
+        }
+        if self.vain_at == Some(self.clean_to) && self.dropped.is_empty() {
+            self.needs_clean = true;
             return;
         }
         self.make_room();
         let slack = (self.bytes_max / SLACK_PART).min(SLACK_BYTES_MAX);
-        if self.bytes() <= self.bytes_max + slack {
+        if self.bounded_bytes() <= self.bytes_max + slack {
             return;
         }
         match self.find(owner) {
@@ -805,17 +830,22 @@ impl Residents {
 
     /// All that the clock came by is used or pinned, and who grows is pinned, too: others go, though they are used.
     fn make_room_among_used(&mut self) {
+        let mut is_vain = true;
         for _ in 0..STEPS_AMONG_USED_MAX {
-            if self.bytes() <= self.bytes_max {
+            if self.bounded_bytes() <= self.bytes_max {
                 return;
             }
             self.hand = if self.hand < self.list.len() { self.hand } else { 0 };
             match self.list.get(self.hand) {
-                Some(resident) if !resident.is_pinned(self.clean_to) => self.evict(self.hand),
+                Some(resident) if !resident.is_pinned(self.clean_to) => {
+                    self.evict(self.hand);
+                    is_vain = false;
+                }
                 _ => self.hand += 1,
             }
         }
         self.needs_clean = true;
+        self.vain_at = is_vain.then_some(self.clean_to);
     }
 
     /// Counts the bytes of a collection again, and returns them.
@@ -1052,13 +1082,20 @@ impl Residents {
                     self.drop_at(index);
                 }
                 Undo::Dropped(resident) => {
-                    self.dropped_bytes -= resident.bytes;
+                    // A load may have found what was there of it.
+                    if let Some(index) = self.find(&resident.owner) {
+                        self.drop_at(index);
+                    }
+                    if resident.is_demoted {
+                        self.demoted.push(resident.owner.clone());
+                    }
+                    self.held_bytes -= resident.bytes;
                     self.add(resident);
                 }
                 Undo::Cleared(everything) => {
                     self.give_up_all();
-                    let Everything { list, by_owner, bytes } = everything;
-                    self.dropped_bytes -= bytes;
+                    let Everything { list, by_owner, bytes } = *everything;
+                    self.held_bytes -= bytes;
                     (self.list, self.by_owner, self.bytes) = (list, by_owner, bytes);
                 }
             }
@@ -1084,8 +1121,16 @@ impl Residents {
     fn changes_stand(&mut self) {
         for held in self.undo.take_held() {
             match held {
-                Undo::Dropped(resident) => self.dismantle(*resident),
-                Undo::Cleared(everything) => self.dropped.push(Dropped::All(everything.list)),
+                Undo::Dropped(resident) => {
+                    self.held_bytes -= resident.bytes;
+                    self.dropped_bytes += resident.bytes;
+                    self.dismantle(*resident);
+                }
+                Undo::Cleared(everything) => {
+                    self.held_bytes -= everything.bytes;
+                    self.dropped_bytes += everything.bytes;
+                    self.dropped.push(Dropped::All(everything.list));
+                }
                 Undo::Of { .. } | Undo::Cell { .. } | Undo::Born(_) => unreachable!("nothing is held by these"),
             }
         }
@@ -1153,7 +1198,7 @@ impl Residents {
             return self.drop_at(index);
         }
         let resident = self.take_out(index);
-        self.dropped_bytes += resident.bytes;
+        self.held_bytes += resident.bytes;
         self.undo.push(Undo::Dropped(resident));
     }
 
@@ -1199,9 +1244,9 @@ impl Residents {
             by_owner: std::mem::take(&mut self.by_owner),
             bytes: std::mem::take(&mut self.bytes),
         };
-        self.dropped_bytes += everything.bytes;
         if !everything.list.is_empty() {
-            self.undo.push(Undo::Cleared(everything));
+            self.held_bytes += everything.bytes;
+            self.undo.push(Undo::Cleared(Box::new(everything)));
         }
     }
 
@@ -1336,9 +1381,9 @@ impl Residents {
     fn make_room(&mut self) {
         let enough = self
             .bytes_max
-            .max(self.bytes().saturating_sub(GIVEN_BACK_PER_CELL_BYTES));
+            .max(self.bounded_bytes().saturating_sub(GIVEN_BACK_PER_CELL_BYTES));
         for _ in 0..STEPS_PER_CELL_MAX {
-            if self.bytes() <= enough {
+            if self.bounded_bytes() <= enough {
                 return;
             }
             match self.dropped.is_empty() {
@@ -1879,15 +1924,17 @@ mod tests {
         residents.born(1);
         let long = [b'b'; CELL_BYTES_MAX];
         write(&mut residents, 1, b"a", b"");
-        write(&mut residents, 1, &long, b"v");
+        write_in(&mut residents, 1, (Column::Data, &long, Some(b"v")), 1);
         assert!(residents.knows(&owner(1), Column::Data, &long));
-        residents.drop_clean();
-        load_range(&mut residents, 1, 2);
-        assert_eq!(load_range(&mut residents, 1, 2), Some(LoadRange::default()));
-        extend(&mut residents, 1, (1, 1), Some(vec![1]));
-        residents.write(&owner(1), (Column::Data, &long, Some(b"w")), 2, true);
+        ingest(&mut residents);
         assert!(!residents.has(&owner(1)));
         assert_eq!(load_range(&mut residents, 1, 2), None);
+        load_range(&mut residents, 2, 2);
+        assert_eq!(load_range(&mut residents, 2, 2), Some(LoadRange::default()));
+        extend(&mut residents, 2, (1, 1), Some(vec![1]));
+        residents.write(&owner(2), (Column::Data, &long, Some(b"w")), 2, true);
+        assert!(!residents.has(&owner(2)));
+        assert_eq!(load_range(&mut residents, 2, 2), None);
     }
 
     #[test]
@@ -1918,6 +1965,25 @@ mod tests {
             residents.work_off(segment - 6);
             assert_eq!(residents.has(&owner(1)), segment < 11, "{segment}");
         }
+    }
+
+    #[test]
+    fn what_may_come_again_stays_when_all_else_is_given_back() {
+        let mut residents = Residents::new(64 << 20);
+        residents.born(1);
+        for number in 0..20_000_u32 {
+            write(&mut residents, 1, &number.to_be_bytes(), &[0; 30]);
+        }
+        residents.born(2);
+        write_in(&mut residents, 2, (Column::Data, b"a", Some(b"1")), 1);
+        residents.drop_dead(&owner(2));
+        assert!(residents.bytes() > DROPPED_AT_ONCE_BYTES);
+        residents.drop_clean();
+        (0..100).for_each(|_| residents.begin_turn());
+        assert!(residents.bytes() > 0 && residents.bytes() < DROPPED_AT_ONCE_BYTES);
+        residents.roll_back_staged();
+        assert!(residents.is_empty(), "it was born since the last frame");
+        assert_eq!(residents.bytes(), 0);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) enum Undo {
     /// A collection has gone.
     Dropped(Box<Resident>),
     /// All collections have gone.
-    Cleared(Everything),
+    Cleared(Box<Everything>),
 }
 
 /// The changes since the last frame.

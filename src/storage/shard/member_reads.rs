@@ -502,6 +502,11 @@ impl Shard {
             .write(owner, (column, member, value), self.epoch, may_take_over)
         {
             self.member_operations.write(owner, column, member, value);
+            // Only what comes: what goes may be taken back.
+            if value.is_some() && column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member)
+            {
+                self.gaps.apply(owner, member, true, self.epoch);
+            }
             return true;
         }
         if column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member) {
