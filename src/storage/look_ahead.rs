@@ -64,6 +64,12 @@ impl Shards {
         for (shard, resident) in residents() {
             touched ^= self.list[shard].residents().touch_cells(resident);
         }
+        for (shard, resident) in residents() {
+            touched ^= self.list[shard].residents().touch_children(resident);
+        }
+        for (shard, resident) in residents() {
+            touched ^= self.list[shard].residents().touch_ends(resident);
+        }
         black_box(touched);
         self.ahead = ahead;
     }

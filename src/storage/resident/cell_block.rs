@@ -431,6 +431,12 @@ impl CellBlock {
         self.len() == 0
     }
 
+    /// Reads something of the header and of where the first cell is.
+    #[inline]
+    pub(super) fn touch(&self) -> u64 {
+        u64::from(self.0[0]) ^ self.0.last().map_or(0, |last| u64::from(*last))
+    }
+
     /// What the block takes of the heap.
     #[inline]
     pub(super) fn heap_bytes(&self) -> usize {

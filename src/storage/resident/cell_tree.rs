@@ -87,6 +87,30 @@ impl CellTree {
         }
     }
 
+    /// Reads something of where the root's first and last children are.
+    #[inline]
+    pub fn touch_children(&self) -> u64 {
+        let Some(Node::Inner(inner)) = &self.root else {
+            return 0;
+        };
+        let is_leaf = |node: Option<&Node>| u64::from(matches!(node, Some(Node::Leaf(_))));
+        is_leaf(inner.children.first()) ^ is_leaf(inner.children.last()) ^ inner.separators.len() as u64
+    }
+
+    /// Reads something of the first and of the last leaf, if they are the root or next to it: what comes to or goes
+    /// from an end of a list, or of a set's order, is there.
+    #[inline]
+    pub fn touch_ends(&self) -> u64 {
+        let touched = |node: Option<&Node>| match node {
+            Some(Node::Leaf(leaf)) => leaf.touch(),
+            Some(Node::Inner(_)) | None => 0,
+        };
+        match &self.root {
+            Some(Node::Inner(inner)) => touched(inner.children.first()) ^ touched(inner.children.last()),
+            root => touched(root.as_ref()),
+        }
+    }
+
     /// The tree as it is now. Takes no time; as long as the snapshot is there, a write copies the leaf that it changes,
     /// once, and what lies above it.
     pub fn snapshot(&self) -> Snapshot {

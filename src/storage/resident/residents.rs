@@ -498,6 +498,20 @@ impl Residents {
             .fold(owner, |touched, part| touched ^ part.tree.touch())
     }
 
+    /// [`CellTree::touch_children`] of a collection's members.
+    #[inline]
+    pub fn touch_children(&self, index: u32) -> u64 {
+        let parts = self.list[index as usize].parts.iter();
+        parts.fold(0, |touched, part| touched ^ part.tree.touch_children())
+    }
+
+    /// [`CellTree::touch_ends`] of a collection's members.
+    #[inline]
+    pub fn touch_ends(&self, index: u32) -> u64 {
+        let parts = self.list[index as usize].parts.iter();
+        parts.fold(0, |touched, part| touched ^ part.tree.touch_ends())
+    }
+
     #[inline]
     fn find(&mut self, owner: &[u8]) -> Option<usize> {
         if self.by_owner.is_empty() {
