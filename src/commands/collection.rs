@@ -14,7 +14,7 @@ use crate::storage::encoding::{Record, Type};
 use crate::storage::pieces::{Extent, PIECE_BYTES_FULL, PIECE_MEMBERS_MAX, WriteEntry, WriteMember};
 use crate::storage::shard::Owner;
 use crate::storage::view::View;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 /// A collection that a command works on.
 #[derive(Clone, Debug)]
@@ -305,51 +305,10 @@ impl Context<'_> {
     }
 }
 
-/// The positions of a hash's or a set's members, `0..count`, in the column `score`: position(8) → member. They make a
-/// uniformly random member cost one read.
-impl Context<'_> {
-    /// Gives a new member the next position, which the caller keeps in the member's value; counts it.
-    pub fn append_position(&mut self, collection: &mut Collection, member: &[u8]) -> Result<u64, CommandError> {
-        let position = collection.count;
-        self.put_member(collection, Column::Score, &position.to_be_bytes(), member.to_vec())?;
-        collection.count += 1;
-        Ok(position)
-    }
-
-    /// Takes a member's position away and counts it off. The last member gets that position: it is returned, if it
-    /// is another one, and the caller puts `position` into its value.
-    pub fn remove_position(
-        &mut self,
-        collection: &mut Collection,
-        position: u64,
-    ) -> Result<Option<Vec<u8>>, CommandError> {
-        let last = collection.count.checked_sub(1).ok_or(CommandError::Internal)?;
-        let moved = match position == last {
-            true => None,
-            false => Some(self.member_at(collection, last)?),
-        };
-        if let Some(moved) = &moved {
-            self.put_member(collection, Column::Score, &position.to_be_bytes(), moved.clone())?;
-        }
-        self.delete_member(collection, Column::Score, &last.to_be_bytes())?;
-        collection.count = last;
-        Ok(moved)
-    }
-
-    /// The member at a position below the count.
-    pub fn member_at(&mut self, collection: &Collection, position: u64) -> Result<Vec<u8>, CommandError> {
-        let member = self.member(collection, Column::Score, &position.to_be_bytes())?;
-        member.map(<[u8]>::to_vec).ok_or_else(damaged_members)
-    }
-}
-
 /// The error for members that are not as they were written.
 pub(super) fn damaged_members() -> CommandError {
     CommandError::text("ERR the stored members of this key are damaged")
 }
-
-/// Up to that many members are read one by one, which takes less than the 10 µs that beginning a scan does.
-pub(super) const READ_SINGLY_MAX: u64 = 32;
 
 impl Collection {
     /// The same as [`Context::scan_members`], of the view alone.
@@ -364,33 +323,16 @@ impl Collection {
         view.scan_members((&self.owner, self.count), column, range, direction, visit)
     }
 
-    /// Calls `visit` with the members at these positions, all below the count, in their order. It takes the view alone,
-    /// so that `visit` may write the reply.
-    pub fn visit_positions(
-        &self,
-        view: &mut View<'_>,
-        positions: Range<u64>,
-        mut visit: impl FnMut(&[u8]),
-    ) -> Result<(), CommandError> {
-        let count = positions.end - positions.start;
-        let (from, to) = (positions.start.to_be_bytes(), positions.end.to_be_bytes());
+    /// Calls `visit` with the names of all members of a set, or fields of a hash, in the order of their bytes, and what
+    /// `data` has of them. It takes the view alone, so that `visit` may write the reply.
+    pub fn visit_names(&self, view: &mut View<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), CommandError> {
         let mut visited = 0;
-        let (owner, range) = ((&self.owner, self.count), (&from[..], Some(&to[..])));
-        let mut visit_next = |_: &[u8], member: &[u8]| {
+        self.scan(view, Column::Data, (b"", None), Direction::Forward, |name, value| {
             visited += 1;
-            visit(member);
+            visit(name, value);
             ControlFlow::Continue(())
-        };
-        if count > READ_SINGLY_MAX {
-            view.scan_members(owner, Column::Score, range, Direction::Forward, visit_next)?;
-        } else if !view.scan_in_memory(owner, Column::Score, range, Direction::Forward, &mut visit_next)? {
-            for position in positions {
-                let member = view.member(&self.owner, Column::Score, &position.to_be_bytes())?;
-                visit(member.ok_or_else(damaged_members)?);
-            }
-            return Ok(());
-        }
-        match visited == count {
+        })?;
+        match visited == self.count {
             true => Ok(()),
             false => Err(damaged_members()),
         }

@@ -5,17 +5,14 @@
 
 use super::Context;
 use super::collection::{Collection, Column, Direction};
+use super::name_order::{self, LISTED_MAX, Listed};
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Reply;
-use crate::storage::encoding::{self, FieldDeadlines, HashField, Type};
+use crate::storage::encoding::{self, FieldDeadlines, HashField, NameOrder, Type};
 use crate::storage::pieces::WriteMember;
+use crate::storage::view::View;
 use std::ops::ControlFlow;
-
-/// Up to so many fields are listed in the order in which they were added, as Redis does (hash-max-listpack-entries),
-/// and clients have come to like. A hash that is not in memory takes two look-ups for each field; larger ones are read
-/// in one go.
-pub const LISTED_BY_POSITION_MAX: u64 = 128;
 
 /// Expired fields that a command which writes removes beside its own work, so that what it costs has a bound.
 const REMOVED_WITH_A_COMMAND_MAX: usize = 16;
@@ -24,6 +21,7 @@ const REMOVED_WITH_A_COMMAND_MAX: usize = 16;
 pub struct Hash {
     collection: Collection,
     deadlines: FieldDeadlines,
+    order: NameOrder,
     /// The first or the last deadline was taken away: which one follows is found out when the hash is saved.
     bounds_are_stale: bool,
     /// The hash's record is not what is stored.
@@ -33,8 +31,8 @@ pub struct Hash {
 /// What is stored of a field but its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldHeader {
-    /// In the order of the hash's fields.
-    position: u64,
+    /// Greater than those of the fields that were added before.
+    number: u64,
     /// Its deadline in Unix milliseconds, 0 for none.
     pub deadline_ms: u64,
 }
@@ -102,9 +100,11 @@ impl Hash {
 
     fn of(collection: Collection) -> Result<Hash, CommandError> {
         let deadlines = FieldDeadlines::decode(&collection.extra).ok_or_else(damaged)?;
+        let order = NameOrder::of_hash(&collection.extra, collection.count).ok_or_else(damaged)?;
         Ok(Hash {
             collection,
             deadlines,
+            order,
             bounds_are_stale: false,
             changed: false,
         })
@@ -120,6 +120,8 @@ impl Hash {
             self.deadlines.latest_ms = self.outermost_deadline(context, Direction::Backward)?;
         }
         self.collection.extra = self.deadlines.encode();
+        self.order
+            .encode_into(self.collection.count, &mut self.collection.extra);
         context.save(&self.collection)
     }
 
@@ -217,7 +219,7 @@ impl Hash {
             Some(stored) => HashField::decode(stored)
                 .map(|field| {
                     Some(FieldHeader {
-                        position: field.position,
+                        number: field.number,
                         deadline_ms: field.deadline_ms,
                     })
                 })
@@ -260,20 +262,20 @@ impl Hash {
         deadline_ms: u64,
     ) -> Result<bool, CommandError> {
         let old = self.header(context, field)?;
-        let position = match old {
-            Some(header) => header.position,
-            None => {
-                self.changed = true;
-                context.append_position(&mut self.collection, field)?
-            }
-        };
+        let number = old.map_or(self.order.next_number, |header| header.number);
         self.index_deadline(context, field, old.map_or(0, |header| header.deadline_ms), deadline_ms)?;
         let stored = HashField {
-            position,
+            number,
             deadline_ms,
             value,
         };
         context.put_member(&self.collection, Column::Data, field, stored.encode())?;
+        if old.is_none() {
+            self.changed = true;
+            self.order.next_number += 1;
+            self.collection.count += 1;
+            name_order::added(context, &self.collection, &mut self.order, field)?;
+        }
         Ok(!old.is_some_and(|header| header.is_alive(context.now_ms)))
     }
 
@@ -293,11 +295,9 @@ impl Hash {
     pub fn remove(&mut self, context: &mut Context<'_>, field: &[u8], header: FieldHeader) -> Result<(), CommandError> {
         self.changed = true;
         self.index_deadline(context, field, header.deadline_ms, 0)?;
-        let position = header.position;
-        if let Some(moved) = context.remove_position(&mut self.collection, position)? {
-            self.rewrite(context, &moved, |stored| HashField { position, ..stored })?;
-        }
-        context.delete_member(&self.collection, Column::Data, field)
+        context.delete_member(&self.collection, Column::Data, field)?;
+        self.collection.count = self.collection.count.checked_sub(1).ok_or_else(damaged)?;
+        name_order::removed(context, &self.collection, &mut self.order, field)
     }
 
     fn rewrite(
@@ -349,9 +349,9 @@ impl Hash {
         Ok(())
     }
 
-    /// The name of the field at a position, if it is there.
-    pub fn field_at(&self, context: &mut Context<'_>, position: u64) -> Result<Option<Vec<u8>>, CommandError> {
-        let field = context.member_at(&self.collection, position)?;
+    /// The name of the field at a rank in the order of names, if it is there.
+    pub fn field_at(&self, context: &mut Context<'_>, rank: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        let field = name_order::name_at(context, &self.collection, &self.order, rank)?;
         if !self.has_expired_fields(context.now_ms) {
             return Ok(Some(field));
         }
@@ -359,16 +359,19 @@ impl Hash {
     }
 
     /// Lets `write` answer with every field that is alive, of which there are `fields`: small hashes in the order in
-    /// which fields were added, as far as none was removed, large ones in the order of their names, and in pieces.
+    /// which fields were added, large ones in the order of their names, and in pieces.
     pub fn reply_fields(&self, context: &mut Context<'_>, fields: u64, write: WriteMember) -> Result<(), CommandError> {
-        if self.collection.count > LISTED_BY_POSITION_MAX {
+        if self.collection.count > LISTED_MAX {
             let all = (&b""[..], None);
             return context.reply_members(&self.collection, Column::Data, all, Direction::Forward, (fields, write));
         }
         let mut written = 0;
-        self.visit_by_position(context, |reply, field, stored, now_ms| {
-            written += u64::from(write(reply, field, stored, now_ms));
-        })?;
+        let Context {
+            view, reply, now_ms, ..
+        } = context;
+        for (field, stored) in self.listed(view)?.iter() {
+            written += u64::from(write(reply, field, stored, *now_ms));
+        }
         match written == fields {
             true => Ok(()),
             // The reply would not be what its header says.
@@ -376,39 +379,10 @@ impl Hash {
         }
     }
 
-    /// Calls `visit` with the builder of replies and every field that is stored, in the order of their positions, what
-    /// is stored of it, and the time.
-    pub fn visit_by_position(
-        &self,
-        context: &mut Context<'_>,
-        mut visit: impl FnMut(&mut Reply<'_>, &[u8], &[u8], u64),
-    ) -> Result<(), CommandError> {
-        let Collection { owner, count, .. } = &self.collection;
-        let Context {
-            view, reply, now_ms, ..
-        } = context;
-        let mut visited = 0;
-        let in_memory = view.visit_by_position((owner, *count), |field, stored| {
-            visited += 1;
-            visit(reply, field, stored, *now_ms);
-            ControlFlow::Continue(())
-        })?;
-        if let Some(are_all) = in_memory {
-            return if are_all && visited == *count {
-                Ok(())
-            } else {
-                Err(damaged())
-            };
-        }
-        for position in 0..*count {
-            let field = context.member_at(&self.collection, position)?;
-            let Context {
-                view, reply, now_ms, ..
-            } = context;
-            let stored = view.member(owner, Column::Data, &field)?;
-            visit(reply, &field, stored.ok_or_else(damaged)?, *now_ms);
-        }
-        Ok(())
+    /// Every field that is stored, of no more than [`LISTED_MAX`], as they were added.
+    pub(super) fn listed(&self, view: &mut View<'_>) -> Result<Listed, CommandError> {
+        let number_of = |stored: &[u8]| HashField::decode(stored).map(|field| field.number);
+        Listed::read(view, &self.collection, number_of)
     }
 }
 

@@ -3,8 +3,9 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::hash::{Hash, LISTED_BY_POSITION_MAX, living, write_living};
+use super::hash::{Hash, living, write_living};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
+use super::name_order::LISTED_MAX;
 use super::random::Shuffled;
 use super::walks::{Members, walk};
 use crate::error::CommandError;
@@ -257,10 +258,10 @@ pub fn hrandfield(context: &mut Context<'_>) -> Outcome {
             return Err(CommandError::OutOfRange);
         }
         field_list_header(&mut context.reply, repeated, with_values);
-        let mut positions = Shuffled::new(hash.stored_fields(), context.seed);
+        let mut ranks = Shuffled::new(hash.stored_fields(), context.seed);
         for _ in 0..repeated {
-            positions.begin_again();
-            let field = next_field(context, &hash, &mut positions)?;
+            ranks.begin_again();
+            let field = next_field(context, &hash, &mut ranks)?;
             answer_field(context, &hash, &field, with_values)?;
         }
         return Ok(());
@@ -280,9 +281,9 @@ pub fn hrandfield(context: &mut Context<'_>) -> Outcome {
         };
         return hash.reply_fields(context, fields, write);
     }
-    let mut positions = Shuffled::new(hash.stored_fields(), context.seed);
+    let mut ranks = Shuffled::new(hash.stored_fields(), context.seed);
     for _ in 0..wanted {
-        let field = next_field(context, &hash, &mut positions)?;
+        let field = next_field(context, &hash, &mut ranks)?;
         answer_field(context, &hash, &field, with_values)?;
     }
     Ok(())
@@ -320,10 +321,10 @@ fn hrandfield_count(arguments: Arguments<'_>) -> Result<(i64, bool), CommandErro
     }
 }
 
-/// The next field that is there, of those at random positions.
-fn next_field(context: &mut Context<'_>, hash: &Hash, positions: &mut Shuffled) -> Result<Vec<u8>, CommandError> {
-    for position in positions {
-        if let Some(field) = hash.field_at(context, position)? {
+/// The next field that is there, of those at random ranks.
+fn next_field(context: &mut Context<'_>, hash: &Hash, ranks: &mut Shuffled) -> Result<Vec<u8>, CommandError> {
+    for rank in ranks {
+        if let Some(field) = hash.field_at(context, rank)? {
             return Ok(field);
         }
     }
@@ -384,7 +385,11 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
     };
     let is_at_once = cursor == 0 && is_compact(context, hash.collection())?;
     let (next, found) = match is_at_once {
-        true if hash.stored_fields() <= LISTED_BY_POSITION_MAX => (0, fields_by_position(context, &hash, &item)?),
+        true if hash.stored_fields() <= LISTED_MAX => {
+            let listed = hash.listed(&mut context.view)?;
+            let found = listed.iter().filter_map(|(field, stored)| item(field, stored));
+            (0, found.collect())
+        }
         _ => {
             let mut members = Members {
                 view: &mut context.view,
@@ -409,15 +414,4 @@ pub fn hscan(context: &mut Context<'_>) -> Outcome {
         value.iter().for_each(|value| context.reply.bulk(value));
     }
     Ok(())
-}
-
-/// What `item` says of all fields, in the order in which they were added, as far as none was removed.
-fn fields_by_position<T>(
-    context: &mut Context<'_>,
-    hash: &Hash,
-    item: &impl Fn(&[u8], &[u8]) -> Option<T>,
-) -> Result<Vec<T>, CommandError> {
-    let mut found = Vec::new();
-    hash.visit_by_position(context, |_, field, stored, _| found.extend(item(field, stored)))?;
-    Ok(found)
 }

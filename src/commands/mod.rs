@@ -19,6 +19,7 @@ pub mod lists;
 pub mod lua_calls;
 pub mod monitor_line;
 pub mod multi_exec;
+mod name_order;
 pub mod pausing;
 pub mod random;
 pub mod script_runs;

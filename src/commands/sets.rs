@@ -1,16 +1,17 @@
 //! Sets: SADD, SREM, random members, SINTER, SUNION and SDIFF, SSCAN.
 //!
-//! A member is stored twice: in `data` by its name, with its position, and in `score` by its position.
+//! A member is stored in `data` by its name, with its number; see [`super::name_order`] for both orders.
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::collection::{Collection, Column, Direction, READ_SINGLY_MAX, damaged_members};
+use super::collection::{Collection, Column, Direction, damaged_members};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
+use super::name_order::{self, LISTED_MAX, Listed};
 use super::random::Random;
 use super::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::parse_integer;
-use crate::storage::encoding::{Type, position_of_set_member, set_member};
+use crate::storage::encoding::{NameOrder, Type, number_of_set_member, set_member};
 use crate::storage::pieces::WriteMember;
 use hashbrown::HashTable;
 use std::collections::HashSet;
@@ -50,8 +51,22 @@ fn is_member(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Resu
 
 /// Adds a member that is not there.
 fn add_new(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Outcome {
-    let position = context.append_position(set, member)?;
-    context.put_member(set, Column::Data, member, set_member(position).to_vec())
+    let mut order = order(set)?;
+    context.put_member(set, Column::Data, member, set_member(order.next_number).to_vec())?;
+    order.next_number += 1;
+    set.count += 1;
+    name_order::added(context, set, &mut order, member)?;
+    keep_order(set, &order);
+    Ok(())
+}
+
+fn order(set: &Collection) -> Result<NameOrder, CommandError> {
+    NameOrder::of_set(&set.extra, set.count).ok_or_else(damaged_members)
+}
+
+fn keep_order(set: &mut Collection, order: &NameOrder) {
+    set.extra.clear();
+    order.encode_into(set.count, &mut set.extra);
 }
 
 /// SREM key member [member …]
@@ -75,21 +90,21 @@ pub fn srem(context: &mut Context<'_>) -> Outcome {
 
 /// Removes a member; whether it was there. The caller saves the set.
 fn remove(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Result<bool, CommandError> {
-    let Some(value) = context.member(set, Column::Data, member)? else {
+    if !is_member(context, set, member)? {
         return Ok(false);
-    };
-    let position = position_of_set_member(value).ok_or_else(damaged_members)?;
-    remove_at(context, set, position, member)?;
+    }
+    remove_present(context, set, member)?;
     Ok(true)
 }
 
-/// Removes the member that has a position.
-fn remove_at(context: &mut Context<'_>, set: &mut Collection, position: u64, member: &[u8]) -> Outcome {
+/// Removes a member that is there.
+fn remove_present(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Outcome {
+    let mut order = order(set)?;
     context.delete_member(set, Column::Data, member)?;
-    match context.remove_position(set, position)? {
-        Some(moved) => context.put_member(set, Column::Data, &moved, set_member(position).to_vec()),
-        None => Ok(()),
-    }
+    set.count = set.count.checked_sub(1).ok_or(CommandError::Internal)?;
+    name_order::removed(context, set, &mut order, member)?;
+    keep_order(set, &order);
+    Ok(())
 }
 
 /// SMOVE source destination member
@@ -165,15 +180,15 @@ pub fn smembers(context: &mut Context<'_>) -> Outcome {
     match context.collection(context.arguments.get(1), Type::Set)? {
         Some(set) => {
             context.reply.set(set.count as usize);
-            if set.count <= READ_SINGLY_MAX {
+            if set.count <= LISTED_MAX {
                 return reply_all(context, &set);
             }
             let everything = (&b""[..], None);
-            let write: WriteMember = |reply, _position, member, _now_ms| {
+            let write: WriteMember = |reply, member, _number, _now_ms| {
                 reply.bulk(member);
                 true
             };
-            context.reply_members(&set, Column::Score, everything, Direction::Forward, (set.count, write))
+            context.reply_members(&set, Column::Data, everything, Direction::Forward, (set.count, write))
         }
         None => {
             context.reply.set(0);
@@ -182,9 +197,24 @@ pub fn smembers(context: &mut Context<'_>) -> Outcome {
     }
 }
 
+/// Calls `visit` with all members, as they were added if there are few, else by name.
+fn visit_members(context: &mut Context<'_>, set: &Collection, mut visit: impl FnMut(&[u8])) -> Outcome {
+    if set.count > LISTED_MAX {
+        return set.visit_names(&mut context.view, |member, _| visit(member));
+    }
+    let listed = Listed::read(&mut context.view, set, number_of_set_member)?;
+    listed.iter().for_each(|(member, _)| visit(member));
+    Ok(())
+}
+
 fn reply_all(context: &mut Context<'_>, set: &Collection) -> Outcome {
     let Context { view, reply, .. } = context;
-    set.visit_positions(view, 0..set.count, |member| reply.bulk(member))
+    if set.count > LISTED_MAX {
+        return set.visit_names(view, |member, _| reply.bulk(member));
+    }
+    let listed = Listed::read(view, set, number_of_set_member)?;
+    listed.iter().for_each(|(member, _)| reply.bulk(member));
+    Ok(())
 }
 
 /// SPOP key [count]
@@ -236,10 +266,13 @@ fn spop_several(context: &mut Context<'_>) -> Outcome {
 
 /// Removes a random member of a set that is not empty.
 fn pop(context: &mut Context<'_>, set: &mut Collection, random: &mut Random) -> Result<Vec<u8>, CommandError> {
-    let position = random.below(set.count);
-    let member = context.member_at(set, position)?;
-    remove_at(context, set, position, &member)?;
+    let member = random_member(context, set, random)?;
+    remove_present(context, set, &member)?;
     Ok(member)
+}
+
+fn random_member(context: &mut Context<'_>, set: &Collection, random: &mut Random) -> Result<Vec<u8>, CommandError> {
+    name_order::name_at(context, set, &order(set)?, random.below(set.count))
 }
 
 /// SRANDMEMBER key [count]
@@ -249,8 +282,8 @@ pub fn srandmember(context: &mut Context<'_>) -> Outcome {
     match arguments.len() {
         2 => match context.collection(key, Type::Set)? {
             Some(set) => {
-                let position = Random::new(context.seed).below(set.count);
-                let member = context.member_at(&set, position)?;
+                let mut random = Random::new(context.seed);
+                let member = random_member(context, &set, &mut random)?;
                 context.reply.bulk(&member);
                 Ok(())
             }
@@ -299,7 +332,7 @@ fn repeated_random_members(context: &mut Context<'_>, set: &Collection, count: u
     let mut random = Random::new(context.seed);
     context.reply.array(count);
     for _ in 0..count {
-        let member = context.member_at(set, random.below(set.count))?;
+        let member = random_member(context, set, &mut random)?;
         room = room
             .checked_sub(member.len() + REPEATED_MEMBER_BYTES)
             .ok_or_else(too_long)?;
@@ -320,20 +353,21 @@ fn different_random_members(context: &mut Context<'_>, set: &Collection, count: 
     }
     let chosen = Random::new(context.seed).sample(count, set.count);
     if count < set.count / MEMBERS_WALKED_PER_READ {
-        for position in chosen {
-            let member = context.member_at(set, position)?;
+        let order = order(set)?;
+        for rank in chosen {
+            let member = name_order::name_at(context, set, &order, rank)?;
             context.reply.bulk(&member);
         }
         return Ok(());
     }
     let Context { view, reply, .. } = context;
     let mut chosen = chosen.into_iter().peekable();
-    let mut position = 0;
-    set.visit_positions(view, 0..set.count, |member| {
-        if chosen.next_if_eq(&position).is_some() {
+    let mut rank = 0;
+    set.visit_names(view, |member, _| {
+        if chosen.next_if_eq(&rank).is_some() {
             reply.bulk(member);
         }
-        position += 1;
+        rank += 1;
     })
 }
 
@@ -418,7 +452,7 @@ fn intersection(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Res
 }
 
 /// Members that are read from a set at a time, before other sets are asked for them.
-const PIECE_MEMBERS: u64 = 1024;
+const PIECE_MEMBERS: usize = 1024;
 
 /// Calls `visit` with the members that are in all sets until it breaks: those of the smallest that the others have.
 fn visit_intersection(
@@ -433,8 +467,11 @@ fn visit_intersection(
     let Some((smallest, others)) = sets.split_first() else {
         return Ok(());
     };
-    for start in (0..smallest.count).step_by(PIECE_MEMBERS as usize) {
-        for member in piece(context, smallest, start)? {
+    let mut next = Some(Vec::new());
+    while let Some(from) = next.take() {
+        let (members, from) = piece(context, smallest, &from)?;
+        next = from;
+        for member in members {
             if are_all(others, |other| is_member(context, other, &member))? && visit(member).is_break() {
                 return Ok(());
             }
@@ -443,12 +480,30 @@ fn visit_intersection(
     Ok(())
 }
 
-/// The members from a position on, [`PIECE_MEMBERS`] at most.
-fn piece(context: &mut Context<'_>, set: &Collection, start: u64) -> Result<Vec<Vec<u8>>, CommandError> {
-    let end = set.count.min(start + PIECE_MEMBERS);
-    let mut members = Vec::with_capacity((end - start) as usize);
-    set.visit_positions(&mut context.view, start..end, |member| members.push(member.to_vec()))?;
-    Ok(members)
+/// Members from a name on, [`PIECE_MEMBERS`] at most, and the name from which to go on; as they were added, if there are
+/// few in all.
+fn piece(
+    context: &mut Context<'_>,
+    set: &Collection,
+    from: &[u8],
+) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), CommandError> {
+    let mut members: Vec<Vec<u8>> = Vec::new();
+    if set.count <= LISTED_MAX {
+        let listed = Listed::read(&mut context.view, set, number_of_set_member)?;
+        members.extend(listed.iter().map(|(member, _)| member.to_vec()));
+        return Ok((members, None));
+    }
+    context.scan_members(set, Column::Data, (from, None), Direction::Forward, |member, _| {
+        members.push(member.to_vec());
+        match members.len() < PIECE_MEMBERS {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    // The first name that is greater than the last one: that with a zero byte more.
+    let full = (members.len() == PIECE_MEMBERS).then(|| members.last()).flatten();
+    let next = full.map(|last| [last, &b"\0"[..]].concat());
+    Ok((members, next))
 }
 
 fn are_all(
@@ -469,7 +524,7 @@ fn union(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec
     // By the hash of a member, its index in `found`.
     let mut indexes: HashTable<usize> = HashTable::new();
     for set in sets.iter().flatten() {
-        set.visit_positions(&mut context.view, 0..set.count, |member| {
+        visit_members(context, set, |member| {
             let hash = hasher.hash_one(member);
             if indexes.find(hash, |index| found[*index] == member).is_none() {
                 indexes.insert_unique(hash, found.len(), |index| hasher.hash_one(&*found[*index]));
@@ -490,13 +545,16 @@ fn difference(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Resul
     let (small, large): (Vec<_>, Vec<_>) = sets.flatten().partition(|other| other.count <= first.count);
     let mut excluded: HashSet<Vec<u8>, foldhash::fast::RandomState> = HashSet::default();
     for other in &small {
-        other.visit_positions(&mut context.view, 0..other.count, |member| {
+        other.visit_names(&mut context.view, |member, _| {
             excluded.insert(member.to_vec());
         })?;
     }
     let mut found = Vec::new();
-    for start in (0..first.count).step_by(PIECE_MEMBERS as usize) {
-        for member in piece(context, &first, start)? {
+    let mut next = Some(Vec::new());
+    while let Some(from) = next.take() {
+        let (members, from) = piece(context, &first, &from)?;
+        next = from;
+        for member in members {
             if !excluded.contains(&member) && are_all(&large, |other| Ok(!is_member(context, other, &member)?))? {
                 found.push(member);
             }
@@ -550,7 +608,7 @@ pub fn sscan(context: &mut Context<'_>) -> Outcome {
         let options = ScanOptions::parse(arguments, Scanned::Members)?;
         let is_wanted = |member: &[u8]| options.pattern.is_none_or(|pattern| matches_key(pattern, member));
         if cursor == 0 && is_compact(context, &set)? {
-            set.visit_positions(&mut context.view, 0..set.count, |member| {
+            visit_members(context, &set, |member| {
                 found.extend(is_wanted(member).then(|| member.to_vec()));
             })?;
         } else {

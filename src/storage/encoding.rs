@@ -30,15 +30,17 @@
 //!
 //! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
-//!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8)
-//!          in data,  field → position(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
-//!          in score, position(8) → field, for positions from 0 to the count
-//!                    0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
+//!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8); then the order of names, as a set has it
+//!          in data,  field → number(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
+//!          in score, 0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
+//!                    the nodes of a counted tree of the names in data, as a sorted set has them of its order
 //!
 //! list     in meta, after the count: head(8), the position of the first element
 //!          in data,  position(8) → element, for positions from head to before head + count
-//! set      in data,  member → position(8)
-//!          in score, position(8) → member, for positions from 0 to the count
+//! set      in meta, after the count: nothing while the next number is the count, else
+//!            next number(8) ‖ [levels(1) ‖ root node(8) ‖ next new node(8)]
+//!          in data,  member → number(8): members that were added later have greater ones
+//!          in score, the nodes of a counted tree, as a hash
 //!
 //! sorted   in data,  member → score(8, IEEE 754 bits)
 //! set      in score, 0(1) ‖ ordered score(8) ‖ member → nothing
@@ -479,14 +481,14 @@ pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
 /// Flag of a hash's field: a deadline follows.
 const FIELD_HAS_DEADLINE: u8 = 1;
 
-/// What the index of a hash's field deadlines begins with, behind all positions.
+/// What the index of a hash's field deadlines begins with.
 const FIELD_DEADLINE_INDEX: u8 = 0xff;
 
 /// The stored form of a hash's field in `data`, read in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashField<'a> {
-    /// The field's position among the hash's fields, from 0 to before their count.
-    pub position: u64,
+    /// Greater than those of the fields that were added before.
+    pub number: u64,
     /// When it expires, in Unix milliseconds; 0 for never.
     pub deadline_ms: u64,
     /// The field's value.
@@ -497,7 +499,7 @@ impl<'a> HashField<'a> {
     /// Reads the stored form; `None` if the bytes are not one.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<HashField<'a>> {
-        let (position, rest) = bytes.split_first_chunk::<8>()?;
+        let (number, rest) = bytes.split_first_chunk::<8>()?;
         let (deadline_ms, value) = match rest.split_first()? {
             (0, value) => (0, value),
             (&FIELD_HAS_DEADLINE, rest) => {
@@ -507,7 +509,7 @@ impl<'a> HashField<'a> {
             _ => return None,
         };
         Some(HashField {
-            position: u64::from_be_bytes(*position),
+            number: u64::from_be_bytes(*number),
             deadline_ms,
             value,
         })
@@ -516,7 +518,7 @@ impl<'a> HashField<'a> {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(8 + 1 + 8 + self.value.len());
-        out.extend_from_slice(&self.position.to_be_bytes());
+        out.extend_from_slice(&self.number.to_be_bytes());
         if self.deadline_ms == 0 {
             out.push(0);
         } else {
@@ -549,15 +551,16 @@ impl FieldDeadlines {
     /// Reads what follows the count in a hash's record; `None` if the bytes are not that.
     #[inline]
     pub fn decode(bytes: &[u8]) -> Option<FieldDeadlines> {
-        if bytes.is_empty() {
+        let (deadlines, _) = split_hash_extra(bytes)?;
+        let Some(numbers) = deadlines else {
             return Some(FieldDeadlines::default());
-        }
-        let (earliest, rest) = bytes.split_first_chunk::<8>()?;
-        let (latest, fields) = rest.split_first_chunk::<8>()?;
+        };
+        let (numbers, _) = numbers.as_chunks::<8>();
+        let [earliest_ms, latest_ms, fields] = <[[u8; 8]; 3]>::try_from(numbers).ok()?.map(u64::from_be_bytes);
         Some(FieldDeadlines {
-            earliest_ms: u64::from_be_bytes(*earliest),
-            latest_ms: u64::from_be_bytes(*latest),
-            fields: u64::from_be_bytes(<[u8; 8]>::try_from(fields).ok()?),
+            earliest_ms,
+            latest_ms,
+            fields,
         })
     }
 
@@ -602,6 +605,84 @@ pub fn split_field_deadline_key(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (first == FIELD_DEADLINE_INDEX).then_some((u64::from_be_bytes(*deadline), field))
 }
 
+/// Bytes of the deadlines in a hash's record.
+const DEADLINES_LEN: usize = 3 * 8;
+
+/// What follows the count in a hash's record: its deadlines, if any, and the order of its fields' names. Their lengths
+/// tell them apart.
+#[inline]
+fn split_hash_extra(bytes: &[u8]) -> Option<(Option<&[u8; DEADLINES_LEN]>, &[u8])> {
+    if NameOrder::LENGTHS.contains(&bytes.len()) {
+        return Some((None, bytes));
+    }
+    let (deadlines, order) = bytes.split_first_chunk()?;
+    NameOrder::LENGTHS
+        .contains(&order.len())
+        .then_some((Some(deadlines), order))
+}
+
+/// What the record of a set or a hash says of the order of its members' or fields' names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameOrder {
+    /// The number that the next new name gets: greater than all others'.
+    pub next_number: u64,
+    /// The counted tree of the names, if there is one.
+    pub tree: Option<TreeRoot>,
+}
+
+impl NameOrder {
+    const LENGTHS: [usize; 3] = [0, 8, 8 + 1 + 8 + 8];
+
+    /// Reads it of a set's record, from what follows the count, which is `count`; `None` if the bytes are not that.
+    #[inline]
+    pub fn of_set(extra: &[u8], count: u64) -> Option<NameOrder> {
+        let Some((next_number, rest)) = extra.split_first_chunk() else {
+            return extra.is_empty().then_some(NameOrder {
+                next_number: count,
+                tree: None,
+            });
+        };
+        let tree = match rest.split_first_chunk::<8>() {
+            None if rest.is_empty() => None,
+            None => return None,
+            Some(_) => {
+                let (&levels, numbers) = rest.split_first()?;
+                let (numbers, _) = numbers.as_chunks::<8>();
+                let [node, next_node] = <[[u8; 8]; 2]>::try_from(numbers).ok()?.map(u64::from_be_bytes);
+                Some(TreeRoot {
+                    levels,
+                    node,
+                    next_node,
+                })
+            }
+        };
+        Some(NameOrder {
+            next_number: u64::from_be_bytes(*next_number),
+            tree,
+        })
+    }
+
+    /// The same of a hash's record.
+    #[inline]
+    pub fn of_hash(extra: &[u8], count: u64) -> Option<NameOrder> {
+        let (_, order) = split_hash_extra(extra)?;
+        NameOrder::of_set(order, count)
+    }
+
+    /// Appends the stored form, for a record that says `count`.
+    pub fn encode_into(&self, count: u64, out: &mut Vec<u8>) {
+        if self.tree.is_none() && self.next_number == count {
+            return;
+        }
+        out.extend_from_slice(&self.next_number.to_be_bytes());
+        if let Some(tree) = &self.tree {
+            out.push(tree.levels);
+            out.extend_from_slice(&tree.node.to_be_bytes());
+            out.extend_from_slice(&tree.next_node.to_be_bytes());
+        }
+    }
+}
+
 // ---- Lists ----
 
 /// The position of a new list's first element: the middle, so that LPUSH may count down and RPUSH up.
@@ -625,13 +706,13 @@ pub fn list_member(position: u64) -> [u8; 8] {
 
 // ---- Sets ----
 
-/// The value in `data` of a set's member, which is at this position.
-pub fn set_member(position: u64) -> [u8; 8] {
-    position.to_be_bytes()
+/// The value in `data` of a set's member that has this number.
+pub fn set_member(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
 }
 
-/// The position in the value of a set's member; `None` if the bytes are not such a value.
-pub fn position_of_set_member(value: &[u8]) -> Option<u64> {
+/// The number in the value of a set's member; `None` if the bytes are not such a value.
+pub fn number_of_set_member(value: &[u8]) -> Option<u64> {
     value.try_into().ok().map(u64::from_be_bytes)
 }
 
@@ -1427,7 +1508,7 @@ mod tests {
             *b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02"
         );
         let field = HashField {
-            position: 1,
+            number: 1,
             deadline_ms: 0,
             value: b"v",
         };
@@ -1698,12 +1779,12 @@ mod tests {
         for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
             assert_eq!(list_head(&list_extra(extra), count), None);
         }
-        assert_eq!(position_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
+        assert_eq!(number_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
-        for (position, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
+        for (number, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
             let field = HashField {
-                position,
+                number,
                 deadline_ms,
                 value,
             };
@@ -1818,7 +1899,7 @@ mod tests {
                 owner_of_member(&bytes),
                 (version_prefix(&bytes), prefix_of_dead_version(&bytes)),
                 list_head(&bytes, state),
-                position_of_set_member(&bytes),
+                number_of_set_member(&bytes),
                 split_score_key(&bytes).map(|(_, member)| member.len()),
                 split_score_value(&bytes),
                 children(&bytes).count(),

@@ -143,25 +143,14 @@ pub trait Keyspace {
     /// What the running command has read and written.
     fn touched(&mut self) -> &mut Touched;
 
-    /// Calls `visit` with the members of a hash or set that has `members` members and with what `data` has of them, in
-    /// the order of their positions, until it breaks, if all are in memory. Whether all were there; `None` if they are
-    /// not in memory.
-    fn visit_by_position(
-        &mut self,
-        _owner: &Owner,
-        _members: u64,
-        _visit: &mut Visit<'_>,
-    ) -> Result<Option<bool>, CommandError> {
-        Ok(None)
-    }
-
-    /// Whether memory knows the ranks of a sorted set for as long as it is written, so that they need not be stored.
+    /// Whether memory knows the ranks of a collection's members for as long as it is written, so that they need not be
+    /// stored.
     fn knows_ranks(&mut self, _owner: &Owner) -> Result<bool, CommandError> {
         Ok(false)
     }
 
-    /// The running command needs the ranks of a sorted set, which are not stored.
-    fn need_ranks(&mut self, _owner: &Owner, _members: u64) -> Result<(), CommandError> {
+    /// The running command needs the ranks of a collection's members in a column, which are not stored.
+    fn need_ranks(&mut self, _owner: &Owner, _members: u64, _column: Column) -> Result<(), CommandError> {
         Ok(())
     }
 
@@ -171,12 +160,13 @@ pub trait Keyspace {
         Ok(None)
     }
 
-    /// The key in `score` of the member of a sorted set of `members` members before which lie `rank` others; `None` if
-    /// they are not in memory.
+    /// The key in a column, of a collection of `members` members, before which lie `rank` others; `None` if they are not
+    /// in memory.
     fn key_at_rank_in_memory(
         &mut self,
         _owner: &Owner,
         _members: u64,
+        _column: Column,
         _rank: u64,
     ) -> Result<Option<Vec<u8>>, CommandError> {
         Ok(None)

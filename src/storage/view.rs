@@ -178,28 +178,18 @@ impl View<'_> {
         )
     }
 
-    /// Calls `visit` with the members of a hash or set that has `members` members and with what `data` has of them, in
-    /// the order of their positions, until it breaks, if all are in memory. Whether all were there; `None` if they are
-    /// not in memory.
-    pub fn visit_by_position(
-        &mut self,
-        (owner, members): (&Owner, u64),
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<Option<bool>, CommandError> {
-        of_keyspace!(self, visit_by_position(owner, members, &mut visit))
-    }
-
-    /// Whether memory knows the ranks of a sorted set for as long as it is written, so that they need not be stored.
+    /// Whether memory knows the ranks of a collection's members for as long as it is written, so that they need not be
+    /// stored.
     pub fn knows_ranks(&mut self, owner: &Owner) -> Result<bool, CommandError> {
         of_keyspace!(self, knows_ranks(owner))
     }
 
-    /// The running command needs the ranks of a sorted set of `members` members, which are not stored.
+    /// The running command needs the ranks of a collection's members in a column, which are not stored.
     ///
     /// # Errors
     /// [`CommandError::NotInMemory`]: the command is to be run again, when they are in memory.
-    pub fn need_ranks(&mut self, (owner, members): (&Owner, u64)) -> Result<(), CommandError> {
-        of_keyspace!(self, need_ranks(owner, members))
+    pub fn need_ranks(&mut self, (owner, members): (&Owner, u64), column: Column) -> Result<(), CommandError> {
+        of_keyspace!(self, need_ranks(owner, members, column))
     }
 
     /// How many members of a sorted set of `members` members have keys in `score` below `key`; `None` if they are not
@@ -208,14 +198,15 @@ impl View<'_> {
         of_keyspace!(self, rank_in_memory(owner, members, key))
     }
 
-    /// The key in `score` of the member of a sorted set of `members` members before which lie `rank` others; `None` if
-    /// they are not in memory.
+    /// The key in a column, of a collection of `members` members, before which lie `rank` others; `None` if they are not
+    /// in memory.
     pub fn key_at_rank_in_memory(
         &mut self,
         (owner, members): (&Owner, u64),
+        column: Column,
         rank: u64,
     ) -> Result<Option<Vec<u8>>, CommandError> {
-        of_keyspace!(self, key_at_rank_in_memory(owner, members, rank))
+        of_keyspace!(self, key_at_rank_in_memory(owner, members, column, rank))
     }
 
     /// The remainder of a reply that says something of the members of a range, but for the first `skip`; `None` if the
@@ -569,18 +560,6 @@ impl Keyspace for LocalShards<'_> {
         })
     }
 
-    /// As [`Shard::visit_by_position`].
-    fn visit_by_position(
-        &mut self,
-        owner: &Owner,
-        members: u64,
-        visit: &mut Visit<'_>,
-    ) -> Result<Option<bool>, CommandError> {
-        let slot = Slot::of(&owner.key);
-        let visit = |shard: &mut Shard| Ok(split_epoch(shard.visit_by_position((owner, slot), members, visit)?));
-        self.shards.with_slot(slot, visit)
-    }
-
     /// As [`Shard::is_authority_in_memory`].
     fn knows_ranks(&mut self, owner: &Owner) -> Result<bool, CommandError> {
         let slot = Slot::of(&owner.key);
@@ -589,15 +568,11 @@ impl Keyspace for LocalShards<'_> {
     }
 
     /// As [`Shard::need_in_memory`].
-    fn need_ranks(&mut self, owner: &Owner, members: u64) -> Result<(), CommandError> {
+    fn need_ranks(&mut self, owner: &Owner, members: u64, column: Column) -> Result<(), CommandError> {
         let slot = Slot::of(&owner.key);
         let need = |shard: &mut Shard| {
-            Ok((
-                (),
-                shard
-                    .need_in_memory((owner, slot), members, Column::Score)
-                    .map(|()| 0)?,
-            ))
+            let needed = shard.need_in_memory((owner, slot), members, column);
+            Ok(((), needed.map(|()| 0)?))
         };
         self.shards.with_slot(slot, need)
     }
@@ -614,10 +589,12 @@ impl Keyspace for LocalShards<'_> {
         &mut self,
         owner: &Owner,
         members: u64,
+        column: Column,
         rank: u64,
     ) -> Result<Option<Vec<u8>>, CommandError> {
         let slot = Slot::of(&owner.key);
         let find = |shard: &mut Shard| {
+            let members = (members, column);
             Ok(split_epoch(shard.key_at_rank_in_memory(
                 (owner, slot),
                 members,

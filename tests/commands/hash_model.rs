@@ -15,7 +15,7 @@ use corelane::protocol::{Arguments, Span};
 use corelane::rows;
 use corelane::slots::{ShardId, Slot};
 use corelane::storage::database::Column;
-use corelane::storage::encoding::{self, FieldDeadlines, HashField, Record, Type};
+use corelane::storage::encoding::{self, FieldDeadlines, HashField, NameOrder, Record, Type};
 use corelane::storage::expiry::sweep;
 use corelane::storage::shard::Shard;
 use corelane::storage::shards::Shards;
@@ -311,9 +311,12 @@ fn check_disk(shard: &Shard, fields: &Fields) {
     let data = members(Column::Data);
     assert_eq!(data.len() as u64, u64::from_be_bytes(*count));
     let (mut score, mut deadlines, mut model) = (BTreeMap::new(), Vec::new(), Fields::new());
+    let mut numbers = BTreeSet::new();
+    let order = NameOrder::of_hash(extra, data.len() as u64).expect("an order of names");
     for (name, stored) in &data {
         let field = HashField::decode(stored).expect("a field");
-        score.insert(field.position.to_be_bytes().to_vec(), name.clone());
+        assert!(field.number < order.next_number, "{} of {order:?}", field.number);
+        assert!(numbers.insert(field.number), "{} twice", field.number);
         if field.deadline_ms != 0 {
             score.insert(encoding::field_deadline_key(field.deadline_ms, name), Vec::new());
             deadlines.push(field.deadline_ms);

@@ -219,7 +219,7 @@ impl Test {
         let rank = self.random.random_range(0..order.len());
         let found = self
             .shard
-            .key_at_rank_in_memory((&owner, slot), members, rank as u64)
+            .key_at_rank_in_memory((&owner, slot), (members, Column::Score), rank as u64)
             .expect("the shard is readable");
         if let Some((key, _)) = found {
             assert_eq!(key, order[rank], "of owner {number}, rank {rank}");

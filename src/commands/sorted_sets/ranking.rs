@@ -135,12 +135,16 @@ pub fn inserted(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> 
 fn build_in_memory(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
     let owner = set.owner.clone();
     let members = (&owner, set.count);
-    if context.view.key_at_rank_in_memory(members, set.count - 1)?.is_none() {
+    if context
+        .view
+        .key_at_rank_in_memory(members, Column::Score, set.count - 1)?
+        .is_none()
+    {
         return Ok(());
     }
     with_tree(context, set, |tree| {
         tree.build_of_ranks(members.1, |store, rank| {
-            let key = store.context.view.key_at_rank_in_memory(members, rank)?;
+            let key = store.context.view.key_at_rank_in_memory(members, Column::Score, rank)?;
             key.ok_or_else(damaged)
         })
     })
@@ -223,7 +227,7 @@ pub fn build(context: &mut Context<'_>, set: &mut Collection, keys: &[Vec<u8>]) 
 /// A rank is needed that is not in memory: without a tree the whole set would be walked along for it, again and again.
 fn need_ranks(context: &mut Context<'_>, set: &Collection) -> Outcome {
     match set.count > BLOCK_MEMBERS_MAX && header(set)?.tree.is_none() {
-        true => context.view.need_ranks((&set.owner, set.count)),
+        true => context.view.need_ranks((&set.owner, set.count), Column::Score),
         false => Ok(()),
     }
 }
@@ -282,7 +286,10 @@ pub fn stretch_at(
     if at_end {
         return Ok(stretch);
     }
-    if let Some(key) = context.view.key_at_rank_in_memory((&set.owner, set.count), rank)? {
+    if let Some(key) = context
+        .view
+        .key_at_rank_in_memory((&set.owner, set.count), Column::Score, rank)?
+    {
         return Ok(match direction {
             Direction::Forward => Stretch { from: key, ..stretch },
             // The first key behind it.

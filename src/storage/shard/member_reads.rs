@@ -111,29 +111,6 @@ impl Shard {
         Ok(self.visit_resident(column, range, direction, visit))
     }
 
-    /// Calls `visit` with the members of a set or hash that has `members` members, in the order of their positions, and
-    /// with what `data` has of them, until it breaks. Returns whether all were there, and the newest epoch whose writes
-    /// were seen; `None` if they are not in memory.
-    pub fn visit_by_position(
-        &mut self,
-        (owner, slot): (&Owner, Slot),
-        members: u64,
-        visit: &mut Visit<'_>,
-    ) -> Result<Option<(bool, u64)>, CommandError> {
-        self.check_readable()?;
-        self.set_member_key(owner, slot, b"");
-        let (from, to) = (0_u64.to_be_bytes(), members.to_be_bytes());
-        let seen = self.residents.visit_by_position(&self.key, (&from, &to), visit);
-        if seen.is_some() {
-            return Ok(seen);
-        }
-        let has_loaded = self.load_step((owner, slot), members, Column::Score, Some(&to))?;
-        if has_loaded || self.residents.has(&self.key) {
-            self.load_step((owner, slot), members, Column::Data, None)?;
-        }
-        Ok(self.residents.visit_by_position(&self.key, (&from, &to), visit))
-    }
-
     /// Whether a collection is whole in memory, and what is written to it is staged nowhere else.
     pub fn is_authority_in_memory(&mut self, (owner, slot): (&Owner, Slot)) -> bool {
         self.set_member_key(owner, slot, b"");
@@ -185,21 +162,21 @@ impl Shard {
         Ok(self.residents.rank(&self.key, Column::Score, key))
     }
 
-    /// The key in `score` of the member of a sorted set before which lie `rank` others, which are fewer than its
-    /// `members` members, and the newest epoch whose writes were seen; `None` if they are not in memory.
+    /// The key in a column of a collection before which lie `rank` others, which are fewer than its `members` members,
+    /// and the newest epoch whose writes were seen; `None` if they are not in memory.
     pub fn key_at_rank_in_memory(
         &mut self,
         (owner, slot): (&Owner, Slot),
-        members: u64,
+        (members, column): (u64, Column),
         rank: u64,
     ) -> Result<Option<(Vec<u8>, u64)>, CommandError> {
         self.check_readable()?;
         self.set_member_key(owner, slot, b"");
-        let key = self.residents.key_at(&self.key, Column::Score, rank);
-        if key.is_some() || !self.load_step((owner, slot), members, Column::Score, None)? {
+        let key = self.residents.key_at(&self.key, column, rank);
+        if key.is_some() || !self.load_step((owner, slot), members, column, None)? {
             return Ok(key);
         }
-        Ok(self.residents.key_at(&self.key, Column::Score, rank))
+        Ok(self.residents.key_at(&self.key, column, rank))
     }
 }
 
@@ -349,6 +326,11 @@ impl Shard {
         let known_to = known_to.or(gave_up_at).or(end);
         self.forget_records_of(column, &cells);
         self.residents.extend(&self.key, column, &cells, known_to, epoch);
+        if column == Column::Data && self.residents.lacks_only(&self.key, Column::Score) {
+            // Mostly there is nothing in it, and the collection is whole then.
+            self.loads_left += 1;
+            self.load_step((owner, slot), members, Column::Score, None)?;
+        }
         Ok(true)
     }
 
