@@ -123,11 +123,12 @@ impl Worker {
     fn checkpoint_until_done(&self, taken: Window) -> Option<Result<(Window, u64), DatabaseError>> {
         // What a try has done is kept for the next one: a disk that is nearly full has no room for it twice.
         let (mut window, mut prepared) = (taken, None);
+        let mut is_fresh = true;
         let mut pause = RETRY_PAUSE;
         let mut told_at: Option<Instant> = None;
         loop {
             faults::may_panic(Bug::Checkpoint);
-            let waits_for = match self.checkpoint(&window, &mut prepared) {
+            let waits_for = match self.checkpoint(&window, &mut prepared, is_fresh) {
                 Ok(file_bytes) => return Some(Ok((window, file_bytes))),
                 Err(error @ DatabaseError::Failed(_)) => {
                     tracing::error!(%error, "a checkpoint has failed: the log cannot become shorter any more");
@@ -152,18 +153,28 @@ impl Worker {
             let next = wider.unwrap_or(taken);
             if next.last_segment() != window.last_segment() {
                 // What was ingested of the other one does no harm: all that it has comes again, now or later.
-                (window, prepared) = (next, None);
+                (window, prepared, is_fresh) = (next, None, false);
             }
         }
     }
 
-    fn checkpoint(&self, window: &Window, prepared: &mut Option<Prepared>) -> Result<u64, DatabaseError> {
+    fn checkpoint(
+        &self,
+        window: &Window,
+        prepared: &mut Option<Prepared>,
+        is_fresh: bool,
+    ) -> Result<u64, DatabaseError> {
         if self.databases.values().any(|database| database.is_stalled()) {
             return Err(DatabaseError::Stalled);
         }
         let prepared = match prepared {
             Some(prepared) => prepared,
-            None => prepared.insert(checkpointing::prepare(&self.progress, &self.databases, window)?),
+            None => prepared.insert(checkpointing::prepare(
+                &self.progress,
+                &self.databases,
+                window,
+                is_fresh,
+            )?),
         };
         checkpointing::finish(&self.progress, &self.databases, prepared)?;
         Ok(prepared.file_bytes())

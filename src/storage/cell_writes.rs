@@ -3,6 +3,9 @@
 use super::database::Column;
 use super::encoding::{DATABASE_COUNT, DEADLINE_LEN, database_range};
 use super::operations::{ALL_DATABASES, CellKey, Change};
+use hashbrown::HashTable;
+use std::cmp::Ordering;
+use std::hash::BuildHasher;
 
 /// The columns of which a database is a range.
 const BY_DATABASE: [Column; 3] = [Column::Meta, Column::Data, Column::Score];
@@ -10,13 +13,20 @@ const BY_DATABASE: [Column; 3] = [Column::Meta, Column::Data, Column::Score];
 /// Changes of the cells of one shard.
 #[derive(Default)]
 pub struct CellWrites {
-    /// Keys and values, in the order in which they were mentioned.
+    /// Keys and values, in the order in which they were mentioned; a member's key without its owner.
     bytes: Vec<u8>,
+    /// By column.
     mentions: [Vec<Mention>; Column::COUNT],
+    /// By column: those of members whose owner was named.
+    member_mentions: [Vec<Mention>; Column::COUNT],
+    owners: Owners,
     /// By physical database: where in `bytes` the mentions begin that came after it was emptied, if it was.
     emptied: [Option<usize>; DATABASE_COUNT],
     /// The same for the index of deadlines, which is emptied with all databases.
     expiry_emptied: Option<usize>,
+    /// Nothing of these changes was brought into the database before, in part or with fewer: what has come and gone
+    /// within them need not be.
+    leaves_out_passed: bool,
 }
 
 /// A put or a delete.
@@ -27,24 +37,100 @@ struct Mention {
     /// Where the key begins, and behind it the value: a later mention begins later.
     at: usize,
     key_len: u32,
-    /// None: the cell is deleted.
-    value_len: Option<u32>,
+    /// [`DELETED`]: there is none.
+    value_len: u32,
+    /// The number of a member's owner; 0 if the key is whole.
+    owner: u32,
+    /// The cell was not there before.
+    is_new: bool,
+}
+
+/// In place of a value's length: the cell is deleted.
+const DELETED: u32 = u32::MAX;
+
+/// What the keys of members begin with, each once: many members have one owner, and are sorted by it first.
+#[derive(Default)]
+struct Owners {
+    /// By number: all owners' bytes lie one behind the other up to here.
+    ends: Vec<usize>,
+    bytes: Vec<u8>,
+    by_bytes: HashTable<u32>,
+    hasher: foldhash::fast::RandomState,
+    last: usize,
+    /// By number: its place in the order of their bytes. Empty until [`Owners::rank`].
+    ranks: Vec<u32>,
+}
+
+impl Owners {
+    fn get(&self, number: usize) -> &[u8] {
+        let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[begin..self.ends[number]]
+    }
+
+    /// The number of an owner, which it gets if it has none.
+    #[inline]
+    fn number(&mut self, owner: &[u8]) -> u32 {
+        if !self.ends.is_empty() && self.get(self.last) == owner {
+            return self.last as u32;
+        }
+        let hash = self.hasher.hash_one(owner);
+        if let Some(number) = self.by_bytes.find(hash, |number| self.get(*number as usize) == owner) {
+            self.last = *number as usize;
+            return *number;
+        }
+        let number = u32::try_from(self.ends.len()).expect("a log has fewer owners than 2^32");
+        self.bytes.extend_from_slice(owner);
+        self.ends.push(self.bytes.len());
+        let Owners {
+            by_bytes,
+            bytes,
+            ends,
+            hasher,
+            ..
+        } = self;
+        let owner_of = |number: usize| &bytes[number.checked_sub(1).map_or(0, |before| ends[before])..ends[number]];
+        by_bytes.insert_unique(hash, number, |number| hasher.hash_one(owner_of(*number as usize)));
+        self.last = number as usize;
+        number
+    }
+
+    fn rank(&mut self) {
+        if self.ranks.len() == self.ends.len() {
+            return;
+        }
+        let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
+        order.sort_unstable_by(|one, other| self.get(*one as usize).cmp(self.get(*other as usize)));
+        self.ranks = vec![0; order.len()];
+        for (rank, number) in order.into_iter().enumerate() {
+            self.ranks[number as usize] = rank as u32;
+        }
+    }
 }
 
 impl CellWrites {
+    /// Those of a window of a log of which nothing was brought into the database before, in part or with a shorter
+    /// window: what has come and gone within it is left out.
+    pub fn of_fresh_window() -> CellWrites {
+        CellWrites {
+            leaves_out_passed: true,
+            ..CellWrites::default()
+        }
+    }
+
     /// Whether nothing was mentioned.
     pub fn is_empty(&self) -> bool {
-        self.mentions.iter().all(Vec::is_empty) && self.emptied.iter().all(Option::is_none)
+        let mut mentions = self.mentions.iter().chain(&self.member_mentions);
+        mentions.all(Vec::is_empty) && self.emptied.iter().all(Option::is_none)
     }
 
     /// Sets a cell.
     pub fn put(&mut self, column: Column, key: &[u8], value: &[u8]) {
-        self.mention(column, [b"", key], Some(value));
+        self.mention(column, [b"", key], Some(value), false);
     }
 
     /// Deletes a cell.
     pub fn delete(&mut self, column: Column, key: &[u8]) {
-        self.mention(column, [b"", key], None);
+        self.mention(column, [b"", key], None, false);
     }
 
     /// Deletes all cells of physical databases, one bit each, as
@@ -64,40 +150,64 @@ impl CellWrites {
     /// Does what an operation says.
     pub fn apply(&mut self, change: Change<'_>) {
         match change {
-            Change::Put { column, key, value } => self.mention(column, key, Some(value)),
-            Change::Delete { column, key } => self.mention(column, key, None),
+            Change::Put {
+                column,
+                key,
+                value,
+                is_new,
+            } => self.mention(column, key, Some(value), is_new),
+            Change::Delete { column, key } => self.mention(column, key, None, false),
             Change::EmptyDatabases(physical) => self.empty_databases(physical),
         }
     }
 
-    fn mention(&mut self, column: Column, key: CellKey<'_>, value: Option<&[u8]>) {
+    fn mention(&mut self, column: Column, [owner, key]: CellKey<'_>, value: Option<&[u8]>, is_new: bool) {
         let at = self.bytes.len();
-        key.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        let key_end = self.bytes.len();
-        assert!(key_end > at, "a mention has a place of its own");
+        self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
-        let len = |len: usize| u32::try_from(len).expect("a frame is shorter than 4 GiB");
-        self.mentions[column as usize].push(Mention {
-            prefix: prefix_of(&self.bytes[at..key_end]),
+        if self.bytes.len() == at {
+            // A mention has a place of its own, which tells it from others.
+            self.bytes.push(0);
+        }
+        let len = |len: usize| {
+            let len = u32::try_from(len).ok().filter(|len| *len < DELETED);
+            len.expect("a frame is shorter than 4 GiB")
+        };
+        let mention = Mention {
+            prefix: prefix_of(key),
             at,
-            key_len: len(key_end - at),
-            value_len: value.map(|value| len(value.len())),
-        });
+            key_len: len(key.len()),
+            value_len: value.map_or(DELETED, |value| len(value.len())),
+            owner: match owner.is_empty() {
+                true => 0,
+                false => self.owners.number(owner),
+            },
+            is_new,
+        };
+        match owner.is_empty() {
+            true => self.mentions[column as usize].push(mention),
+            false => self.member_mentions[column as usize].push(mention),
+        }
     }
 
-    /// Brings the mentions of a column into the order of their keys, for [`CellWrites::cells`].
+    /// Brings the mentions of a column into the order of their keys, for [`CellWrites::each_cell`].
     pub fn sort(&mut self, column: Column) {
-        let bytes = &self.bytes;
-        self.mentions[column as usize].sort_unstable_by(|one, other| {
-            let key_of = |mention: &Mention| mention.key_in(bytes);
+        self.owners.rank();
+        let (bytes, ranks) = (&self.bytes, &self.owners.ranks);
+        let by_key = |one: &Mention, other: &Mention| {
             (one.prefix.cmp(&other.prefix))
-                .then_with(|| key_of(one).cmp(key_of(other)))
+                .then_with(|| one.key_in(bytes).cmp(other.key_in(bytes)))
                 .then_with(|| one.at.cmp(&other.at))
-        });
+        };
+        self.mentions[column as usize].sort_unstable_by(by_key);
+        let rank = |mention: &Mention| ranks[mention.owner as usize];
+        // No owner's bytes begin with another's, so that this is the order of the whole keys.
+        self.member_mentions[column as usize]
+            .sort_unstable_by(|one, other| rank(one).cmp(&rank(other)).then_with(|| by_key(one, other)));
     }
 
-    /// The ranges of a column that were emptied: from their first key to before their end. What [`CellWrites::cells`]
-    /// gives comes after that.
+    /// The ranges of a column that were emptied: from their first key to before their end. What
+    /// [`CellWrites::each_cell`] gives comes after that.
     pub fn emptied_ranges(&self, column: Column) -> Vec<(Vec<u8>, Vec<u8>)> {
         if BY_DATABASE.contains(&column) {
             let emptied = (0..DATABASE_COUNT as u8).filter(|number| self.emptied[usize::from(*number)].is_some());
@@ -110,24 +220,83 @@ impl CellWrites {
             .collect()
     }
 
-    /// The cells of a column in the order of their keys, each once, with their values; none for what is deleted. The
-    /// column must have been sorted.
-    pub fn cells(&self, column: Column) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        let mentions = &self.mentions[column as usize];
-        let lasts = mentions.iter().enumerate().filter(move |(index, mention)| {
-            let is_last = mentions.get(index + 1).is_none_or(|next| {
-                next.prefix != mention.prefix || next.key_in(&self.bytes) != mention.key_in(&self.bytes)
-            });
-            is_last && !self.is_emptied(column, mention)
-        });
-        lasts.map(|(_, mention)| (mention.key_in(&self.bytes), mention.value_in(&self.bytes)))
+    /// Calls `visit` with the cells of a column in the order of their keys, each once, with their values; none for what
+    /// is deleted. The column must have been sorted.
+    ///
+    /// # Errors
+    /// That of `visit`, which is not called again.
+    pub fn each_cell<E>(
+        &self,
+        column: Column,
+        mut visit: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let bytes = &self.bytes;
+        let is_same = |one: &Mention, other: &Mention| {
+            one.owner == other.owner && one.prefix == other.prefix && one.key_in(bytes) == other.key_in(bytes)
+        };
+        let mut whole = self.mentions[column as usize].chunk_by(is_same).peekable();
+        let mut members = self.member_mentions[column as usize].chunk_by(is_same).peekable();
+        let (mut key, mut owner_of_key) = (Vec::new(), None);
+        loop {
+            let next = match (whole.peek(), members.peek()) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(whole), Some(members)) => self.compare(&whole[0], &members[0]),
+            };
+            let mentions = [
+                next.is_le().then(|| whole.next()).flatten().unwrap_or_default(),
+                next.is_ge().then(|| members.next()).flatten().unwrap_or_default(),
+            ];
+            let ends = mentions
+                .iter()
+                .flat_map(|mentions| mentions.first().into_iter().chain(mentions.last()));
+            let (first, last) = (ends.clone().min_by_key(|end| end.at), ends.max_by_key(|end| end.at));
+            let (Some(first), Some(last)) = (first, last) else {
+                unreachable!("a cell has mentions");
+            };
+            let has_passed = first.is_new && last.value_len == DELETED;
+            let [whole_mentions, member_mentions] = mentions;
+            let database = whole_mentions.first().map(|mention| mention.key_in(bytes));
+            let database = database.or_else(|| member_mentions.first().map(|mention| self.owner_of(mention)));
+            if self.is_emptied(column, database.unwrap_or_default(), last) || has_passed && self.leaves_out_passed {
+                continue;
+            }
+            match member_mentions.first() {
+                Some(member) => {
+                    let owner = self.owner_of(member);
+                    if owner_of_key != Some(member.owner) {
+                        key.clear();
+                        key.extend_from_slice(owner);
+                        owner_of_key = Some(member.owner);
+                    }
+                    key.truncate(owner.len());
+                    key.extend_from_slice(member.key_in(bytes));
+                    visit(&key, last.value_in(bytes))?;
+                }
+                None => visit(last.key_in(bytes), last.value_in(bytes))?,
+            }
+        }
     }
 
-    /// Whether the cell's database was emptied after the mention.
-    fn is_emptied(&self, column: Column, mention: &Mention) -> bool {
+    fn owner_of(&self, member: &Mention) -> &[u8] {
+        self.owners.get(member.owner as usize)
+    }
+
+    /// How a whole key and a member's compare.
+    fn compare(&self, whole: &Mention, member: &Mention) -> Ordering {
+        let (whole, owner) = (whole.key_in(&self.bytes), self.owner_of(member));
+        match whole.strip_prefix(owner) {
+            Some(rest) => rest.cmp(member.key_in(&self.bytes)),
+            None => whole.cmp(owner),
+        }
+    }
+
+    /// Whether the database of a cell, whose key begins with these bytes, was emptied after the mention.
+    fn is_emptied(&self, column: Column, key: &[u8], mention: &Mention) -> bool {
         let emptied = if BY_DATABASE.contains(&column) {
-            // The first byte of the key is the highest of its prefix.
-            let database = (mention.prefix >> (u64::BITS - u8::BITS)) as usize;
+            // The first byte of a key is the database.
+            let database = key.first().copied().map_or(usize::MAX, usize::from);
             self.emptied.get(database).copied().flatten()
         } else {
             self.expiry_emptied.filter(|_| column == Column::Expiry)
@@ -143,7 +312,7 @@ impl Mention {
 
     fn value_in<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let begin = self.at + self.key_len as usize;
-        self.value_len.map(|len| &bytes[begin..begin + len as usize])
+        (self.value_len != DELETED).then(|| &bytes[begin..begin + self.value_len as usize])
     }
 }
 
@@ -172,7 +341,7 @@ mod tests {
         key
     }
 
-    /// Does a random thing to the writes and to the model.
+    /// Does a random thing to the writes and to the model. Members' keys are said in two parts, or in one.
     fn step(random: &mut StdRng, writes: &mut CellWrites, model: &mut [Cells; Column::COUNT]) {
         let index = random.random_range(0..Column::COUNT as u8);
         let column = Column::of_index(index).expect("a column");
@@ -190,13 +359,72 @@ mod tests {
                 }
             }
             1..30 => {
-                writes.delete(column, &key);
+                writes.apply(Change::Delete {
+                    column,
+                    key: in_parts(random, &key),
+                });
                 model[usize::from(index)].insert(key, None);
             }
             _ => {
                 let value = vec![random.random(); random.random_range(0..9)];
-                writes.put(column, &key, &value);
+                writes.apply(Change::Put {
+                    column,
+                    key: in_parts(random, &key),
+                    value: &value,
+                    is_new: random.random(),
+                });
                 model[usize::from(index)].insert(key, Some(value));
+            }
+        }
+    }
+
+    /// An owner has three bytes, and any key that is longer may be a member's.
+    fn in_parts<'k>(random: &mut StdRng, key: &'k [u8]) -> CellKey<'k> {
+        match key.split_at_checked(3) {
+            Some((owner, member)) if random.random() => [owner, member],
+            _ => [b"", key],
+        }
+    }
+
+    fn cells_of(writes: &mut CellWrites, column: Column) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut found = Vec::new();
+        writes.sort(column);
+        let visited = writes.each_cell(column, |key, value| {
+            found.push((key.to_vec(), value.map(<[u8]>::to_vec)));
+            Ok::<(), ()>(())
+        });
+        visited.expect("nothing fails");
+        found
+    }
+
+    #[test]
+    fn what_has_come_and_gone_is_left_out_of_a_fresh_window_only() {
+        let put = |is_new| Change::Put {
+            column: Column::Data,
+            key: [b"own", b"member"],
+            value: b"v",
+            is_new,
+        };
+        let delete = Change::Delete {
+            column: Column::Data,
+            key: [b"own", b"member"],
+        };
+        let gone = vec![(b"ownmember".to_vec(), None)];
+        let there = vec![(b"ownmember".to_vec(), Some(b"v".to_vec()))];
+        for (changes, fresh, other) in [
+            (&[put(true), delete][..], vec![], gone.clone()),
+            (
+                &[put(true), put(false), delete, put(true), delete],
+                vec![],
+                gone.clone(),
+            ),
+            (&[put(false), delete], gone.clone(), gone.clone()),
+            (&[delete, put(true), delete], gone.clone(), gone),
+            (&[put(true), delete, put(true)], there.clone(), there),
+        ] {
+            for (mut writes, expected) in [(CellWrites::of_fresh_window(), fresh), (CellWrites::default(), other)] {
+                changes.iter().for_each(|change| writes.apply(*change));
+                assert_eq!(cells_of(&mut writes, Column::Data), expected, "{changes:?}");
             }
         }
     }
@@ -212,9 +440,7 @@ mod tests {
             }
             for (index, expected) in model.iter().enumerate() {
                 let column = Column::of_index(index as u8).expect("a column");
-                writes.sort(column);
-                let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
-                let found: Vec<_> = writes.cells(column).map(owned).collect();
+                let found = cells_of(&mut writes, column);
                 let expected: Vec<_> = expected.clone().into_iter().collect();
                 assert_eq!(found, expected, "{column:?}");
             }

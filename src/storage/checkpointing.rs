@@ -7,7 +7,8 @@
 //! The log comes first, so that RocksDB is never ahead of what is durable there. Each step may be the last one before a
 //! crash: up to CHECKPOINT everything is done again, by the next start too, which is harmless, since operations read
 //! nothing and the last mention of a cell counts. For that reason nothing is left out because something else is known
-//! to be on disk.
+//! to be on disk. What has come and gone within a window is left out only if the window is fresh: had an earlier try
+//! ingested a part of it, or of a shorter one, what has come could be on disk.
 
 use super::cell_writes::CellWrites;
 use super::database::{Database, DatabaseError, SortedFiles};
@@ -39,17 +40,25 @@ impl Prepared {
 }
 
 /// Syncs the log and writes what a window of it says into sorted files: most of a checkpoint's work, without any lock
-/// of RocksDB.
+/// of RocksDB. `is_fresh`: nothing behind the watermark was ever ingested.
 ///
 /// # Errors
 /// [`DatabaseError::DiskFull`]: it may succeed later. No file is left.
-pub fn prepare(progress: &LogProgress, databases: &Databases, window: &Window) -> Result<Prepared, DatabaseError> {
+pub fn prepare(
+    progress: &LogProgress,
+    databases: &Databases,
+    window: &Window,
+    is_fresh: bool,
+) -> Result<Prepared, DatabaseError> {
     progress.sync()?;
     let failed = |error: ReadError| DatabaseError::Failed(error.to_string());
     let mut reader = progress.read_window(window).map_err(failed)?;
     let mut writes = WritesByShard::new();
     while let Next::Frame(frame) = reader.next_frame().map_err(failed)? {
-        expand(frame.payload, &mut writes)?;
+        match is_fresh {
+            true => expand(frame.payload, &mut writes, CellWrites::of_fresh_window)?,
+            false => expand(frame.payload, &mut writes, CellWrites::default)?,
+        }
     }
     let files = write_files(databases, writes)?;
     Ok(Prepared { window: *window, files })
@@ -71,13 +80,17 @@ pub fn finish(progress: &LogProgress, databases: &Databases, prepared: &mut Prep
     Ok(())
 }
 
-/// Does to the cells what a frame says.
-pub(super) fn expand(payload: &[u8], writes: &mut WritesByShard) -> Result<(), DatabaseError> {
+/// Does to the cells what a frame says; `begin` makes a shard's first.
+pub(super) fn expand(
+    payload: &[u8],
+    writes: &mut WritesByShard,
+    begin: fn() -> CellWrites,
+) -> Result<(), DatabaseError> {
     let mut operations = operations::read(payload).peekable();
     while let Some(operation) = operations.next() {
         let operation = operation.map_err(|error| DatabaseError::Failed(error.to_string()))?;
         let shard = operation.shard;
-        let of_shard = writes.entry(shard).or_default();
+        let of_shard = writes.entry(shard).or_insert_with(begin);
         of_shard.apply(operation.change);
         // Many operations of one shard come one after the other.
         while let Some(Ok(next)) = operations.next_if(|next| next.as_ref().is_ok_and(|next| next.shard == shard)) {

@@ -299,9 +299,10 @@ impl Database {
         let mut files = SortedFiles::default();
         for column in Column::ALL {
             writes.sort(column);
-            let mut cells = writes.cells(column).peekable();
             let ranges = writes.emptied_ranges(column);
-            if cells.peek().is_none() && ranges.is_empty() {
+            // A file must have something.
+            let has_cells = writes.each_cell(column, |_, _| Err(())).is_err();
+            if !has_cells && ranges.is_empty() {
                 continue;
             }
             let number = self.files_begun.fetch_add(1, Ordering::Relaxed);
@@ -317,12 +318,10 @@ impl Database {
             for (from, to) in &ranges {
                 file.delete_range(from, to)?;
             }
-            for (key, value) in cells {
-                match value {
-                    Some(value) => file.put(key, value)?,
-                    None => file.delete(key)?,
-                }
-            }
+            writes.each_cell(column, |key, value| match value {
+                Some(value) => file.put(key, value),
+                None => file.delete(key),
+            })?;
             file.finish()?;
             files.bytes += file.file_size();
         }

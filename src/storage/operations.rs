@@ -8,6 +8,7 @@
 //!             0x20 + column ‖ length(v) ‖ key                    a cell is deleted
 //!             0x30 + column ‖ length(v) ‖ member ‖ length(v) ‖ value  the cell owner ‖ member is set
 //!             0x40 + column ‖ length(v) ‖ member                 the cell owner ‖ member is deleted
+//!             0x50 + column ‖ length(v) ‖ member ‖ length(v) ‖ value  the same as 0x30; it was not there before
 //! ```
 //!
 //! (v): seven bits a byte, the lowest first, bit 7 set in all but the last; the databases are little endian. Applying
@@ -26,6 +27,7 @@ const PUT: u8 = 0x10;
 const DELETE: u8 = 0x20;
 const PUT_MEMBER: u8 = 0x30;
 const DELETE_MEMBER: u8 = 0x40;
+const PUT_NEW_MEMBER: u8 = 0x50;
 
 /// The bits of an operation's byte that name the column.
 const COLUMN_MASK: u8 = 0x0f;
@@ -105,9 +107,10 @@ impl MemberOperations {
         self.bytes.is_empty()
     }
 
-    /// A member of `owner`, which is what its members' keys begin with, is set, or deleted (`None`).
+    /// A member of `owner`, which is what its members' keys begin with, is set, or deleted (`None`). `is_new`: it was not
+    /// there before, which is known.
     #[inline]
-    pub fn write(&mut self, owner: &[u8], column: Column, member: &[u8], value: Option<&[u8]>) {
+    pub fn write(&mut self, owner: &[u8], column: Column, (member, value): (&[u8], Option<&[u8]>), is_new: bool) {
         assert!(!owner.is_empty(), "members have an owner");
         if *self.owner != *owner {
             self.bytes.push(OWNER);
@@ -115,7 +118,11 @@ impl MemberOperations {
             self.owner.clear();
             self.owner.extend_from_slice(owner);
         }
-        let code = if value.is_some() { PUT_MEMBER } else { DELETE_MEMBER };
+        let code = match value {
+            Some(_) if is_new => PUT_NEW_MEMBER,
+            Some(_) => PUT_MEMBER,
+            None => DELETE_MEMBER,
+        };
         self.bytes.push(code | column as u8);
         self.push_bytes(member);
         if let Some(value) = value {
@@ -163,6 +170,8 @@ pub enum Change<'a> {
         column: Column,
         key: CellKey<'a>,
         value: &'a [u8],
+        /// The cell is known not to have been there before.
+        is_new: bool,
     },
     Delete {
         column: Column,
@@ -258,15 +267,17 @@ impl<'a> Operations<'a> {
                 column: column()?,
                 key: [b"", self.take_bytes()?],
                 value: self.take_bytes()?,
+                is_new: false,
             },
             DELETE => Change::Delete {
                 column: column()?,
                 key: [b"", self.take_bytes()?],
             },
-            PUT_MEMBER => Change::Put {
+            PUT_MEMBER | PUT_NEW_MEMBER => Change::Put {
                 column: column()?,
                 key: [self.owner?, self.take_bytes()?],
                 value: self.take_bytes()?,
+                is_new: code & !COLUMN_MASK == PUT_NEW_MEMBER,
             },
             DELETE_MEMBER => Change::Delete {
                 column: column()?,
@@ -318,7 +329,7 @@ mod tests {
         fn of(operation: Operation<'_>) -> Owned {
             let shard = operation.shard;
             match operation.change {
-                Change::Put { column, key, value } => Owned::Put(shard, column, key.concat(), value.to_vec()),
+                Change::Put { column, key, value, .. } => Owned::Put(shard, column, key.concat(), value.to_vec()),
                 Change::Delete { column, key } => Owned::Delete(shard, column, key.concat()),
                 Change::EmptyDatabases(physical) => Owned::Empty(shard, physical),
             }
@@ -376,16 +387,16 @@ mod tests {
         let mut members = MemberOperations::default();
         let shard = ShardId(2);
         let put = |key: &[u8], value: &[u8]| Owned::Put(shard, Column::Data, key.to_vec(), value.to_vec());
-        members.write(b"one:", Column::Data, b"a", Some(b"1"));
+        members.write(b"one:", Column::Data, (b"a", Some(b"1")), true);
         let first = members.len();
-        members.write(b"one:", Column::Score, b"b", None);
+        members.write(b"one:", Column::Score, (b"b", None), false);
         let second = members.len();
         assert_eq!(second - first, 3);
-        members.write(b"two:", Column::Data, b"c", Some(b"3"));
+        members.write(b"two:", Column::Data, (b"c", Some(b"3")), true);
         members.truncate(second);
-        members.write(b"two:", Column::Data, b"c", Some(b"4"));
+        members.write(b"two:", Column::Data, (b"c", Some(b"4")), false);
         members.empty_databases(5);
-        members.write(b"two:", Column::Data, b"d", Some(b""));
+        members.write(b"two:", Column::Data, (b"d", Some(b"")), true);
         let mut out = FrameBuffer::new();
         begin_shard(&mut out, shard);
         members.append_to(&mut out);
@@ -397,6 +408,11 @@ mod tests {
             put(b"two:d", b""),
         ];
         assert_eq!(read_all(out.payload()), Ok(expected.to_vec()));
+        let are_new = read(out.payload()).filter_map(|operation| match operation.expect("an operation").change {
+            Change::Put { is_new, .. } => Some(is_new),
+            _ => None,
+        });
+        assert_eq!(are_new.collect::<Vec<_>>(), [true, false, true]);
         // An owner is named anew for each shard.
         let mut orphan = FrameBuffer::new();
         begin_shard(&mut orphan, shard);

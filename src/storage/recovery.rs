@@ -5,6 +5,7 @@
 //! them have the same shard. A shard may have been another executor's then. Whatever a crash interrupts is done again
 //! by the next start, which is harmless: operations read nothing, and the last mention of a cell counts.
 
+use super::cell_writes::CellWrites;
 use super::checkpointing::{Databases, WritesByShard, expand, ingest_files, write_files};
 use super::database::DatabaseError;
 use super::log::{
@@ -196,7 +197,7 @@ impl OldLog {
                     window_bytes = 0;
                 }
             }
-            expand(frame.payload, &mut writes).map_err(|error| self.not_ingested(error))?;
+            expand(frame.payload, &mut writes, CellWrites::default).map_err(|error| self.not_ingested(error))?;
             window_bytes += frame.payload.len() as u64;
             recovered.frames += 1;
             recovered.bytes += frame.payload.len() as u64;

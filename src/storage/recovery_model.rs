@@ -10,7 +10,7 @@ use super::checkpointing::{self, Databases};
 use super::database::{Column, Database, DatabaseError, Resources};
 use super::executor_log::{ExecutorLog, Window};
 use super::log::{LogIdentity, segment_path, segments_in};
-use super::operations::{self, ALL_DATABASES, Change};
+use super::operations::{self, ALL_DATABASES, Change, MemberOperations};
 use super::recovery::{Recovered, RecoveryError, recover};
 use super::{log::FrameBuffer, seeded_random};
 use crate::faults;
@@ -99,23 +99,37 @@ fn emptied(seed: u64, number: u64) -> u16 {
     }
 }
 
-fn write_frame(out: &mut FrameBuffer, seed: u64, number: u64, shards: &[ShardId]) {
+/// Writes a frame, and does to `cells`, which are all that there are, what it says.
+fn write_frame(out: &mut FrameBuffer, cells: &mut Cells, seed: u64, number: u64, shards: &[ShardId]) {
     operations::begin_shard(out, shards[0]);
     let physical = emptied(seed, number);
     if physical != 0 {
         operations::empty_databases(out, physical);
     }
+    empty(cells, physical, shards);
     for (shard, column, key, value) in frame(seed, number, shards) {
         operations::begin_shard(out, shard);
+        let cell = (shard, column as u8, key.clone());
+        match (column, &value) {
+            (Column::Data | Column::Score, _) => {
+                let mut members = MemberOperations::default();
+                let (owner, member) = key.split_at(key.len() - 1);
+                let is_new = value.is_some() && !cells.contains_key(&cell);
+                members.write(owner, column, (member, value.as_deref()), is_new);
+                members.append_to(out);
+            }
+            (_, Some(value)) => operations::put(out, column, &key, value),
+            (_, None) => operations::delete(out, column, &key),
+        }
         match value {
-            Some(value) => operations::put(out, column, &key, &value),
-            None => operations::delete(out, column, &key),
+            Some(value) => drop(cells.insert(cell, value)),
+            None => drop(cells.remove(&cell)),
         }
     }
 }
 
-fn apply_frame(cells: &mut Cells, seed: u64, number: u64, shards: &[ShardId]) {
-    let physical = emptied(seed, number);
+/// Takes away what lies in physical databases, on an executor's first shard.
+fn empty(cells: &mut Cells, physical: u16, shards: &[ShardId]) {
     cells.retain(|(shard, column, key), _| {
         let is_emptied = match Column::ALL[usize::from(*column)] {
             Column::Meta | Column::Data | Column::Score => physical >> key[0] & 1 == 1,
@@ -124,6 +138,10 @@ fn apply_frame(cells: &mut Cells, seed: u64, number: u64, shards: &[ShardId]) {
         };
         *shard != shards[0] || !is_emptied
     });
+}
+
+fn apply_frame(cells: &mut Cells, seed: u64, number: u64, shards: &[ShardId]) {
+    empty(cells, emptied(seed, number), shards);
     for (shard, column, key, value) in frame(seed, number, shards) {
         match value {
             Some(value) => drop(cells.insert((shard, column as u8, key), value)),
@@ -210,11 +228,12 @@ fn writer() {
         logs.push((log.expect("a log"), shards));
     }
     recovered.logs.iter().for_each(|old| logs[0].0.adopt(old));
+    let mut cells = cells_of(&databases, &(0..SHARDS).map(ShardId).collect::<Vec<_>>());
     let mut notes = std::fs::File::create(folder.join("reached")).expect("a file");
     let mut note = |line: String| notes.write_all(line.as_bytes()).expect("a note");
     for frame in first..first + FRAMES {
         for (number, (log, shards)) in logs.iter_mut().enumerate() {
-            write_frame(log.buffer(), seed, frame, shards);
+            write_frame(log.buffer(), &mut cells, seed, frame, shards);
             note(format!("{number} tried {frame}\n"));
             let appended = match random.random_bool(0.8) {
                 true => log.append(frame),
@@ -234,15 +253,16 @@ fn writer() {
                 // In a thread of its own it would be another one each time.
                 progress.stop();
                 while let Some(taken) = progress.wait_for_window() {
-                    let prepare =
-                        |window: &Window| checkpointing::prepare(&progress, &databases, window).expect("files");
-                    let mut prepared = prepare(&taken);
+                    let prepare = |window: &Window, is_fresh| {
+                        checkpointing::prepare(&progress, &databases, window, is_fresh).expect("files")
+                    };
+                    let mut prepared = prepare(&taken, true);
                     note(format!("{number} durable {}\n", progress.durable_epoch()));
                     // It goes on where it was, or begins anew, also with more or with less.
                     while let Err(error) = checkpointing::finish(&progress, &databases, &mut prepared) {
                         assert!(matches!(error, DatabaseError::DiskFull(_)), "{error}");
                         if random.random() {
-                            prepared = prepare(&progress.wider(&taken).unwrap_or(taken));
+                            prepared = prepare(&progress.wider(&taken).unwrap_or(taken), false);
                         }
                     }
                 }

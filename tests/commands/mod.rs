@@ -11,6 +11,7 @@ mod keyspace_events;
 mod mixed_score_names;
 mod modifications;
 mod random_keys;
+mod random_names;
 mod random_strings;
 mod several_executors;
 mod sorted_set_ranks;

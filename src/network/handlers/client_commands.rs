@@ -611,6 +611,7 @@ mod tests {
 
     #[test]
     fn a_line_has_the_fields_of_redis_in_its_order() {
+        crate::rows::install();
         let (_clients, all) = two_clients();
         let client = &all[1];
         client.names().library = "lib".to_owned();

@@ -646,6 +646,16 @@ impl Residents {
     }
 }
 
+/// Where a cell was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Only here: nothing else is to have it. `is_new`: it was not there before.
+    #[allow(missing_docs)]
+    Alone { is_new: bool },
+    /// It is to be staged elsewhere; what is here is a copy, or nothing.
+    Elsewhere,
+}
+
 /// What comes into memory and changes there.
 impl Residents {
     /// A new collection's version was given out: nothing of it is on disk.
@@ -699,11 +709,14 @@ impl Residents {
     /// [`Residents::staged`]. A collection may become the authority (`may_take_over`) when the table of records has
     /// nothing staged.
     #[inline]
-    pub fn write(&mut self, owner: &[u8], cell: CellWrite<'_>, epoch: u64, may_take_over: bool) -> bool {
+    pub fn write(&mut self, owner: &[u8], cell: CellWrite<'_>, epoch: u64, may_take_over: bool) -> Written {
         self.change = Change::Begun;
-        let is_authority = self.change_cell(owner, cell, epoch, may_take_over);
-        self.change = if is_authority { Change::None } else { Change::Unstaged };
-        is_authority
+        let written = self.change_cell(owner, cell, epoch, may_take_over);
+        self.change = match written {
+            Written::Alone { .. } => Change::None,
+            Written::Elsewhere => Change::Unstaged,
+        };
+        written
     }
 
     /// What was written is staged, too: if the command fails from now on, it is taken back.
@@ -713,15 +726,17 @@ impl Residents {
     }
 
     #[inline]
-    fn change_cell(&mut self, owner: &[u8], cell: CellWrite<'_>, epoch: u64, may_take_over: bool) -> bool {
+    fn change_cell(&mut self, owner: &[u8], cell: CellWrite<'_>, epoch: u64, may_take_over: bool) -> Written {
         let (column, key, value) = cell;
-        let Some(part) = part_of(column) else { return false };
+        let Some(part) = part_of(column) else {
+            return Written::Elsewhere;
+        };
         let (index, is_born) = match self.find(owner) {
             Some(index) => (index, false),
-            None if self.newborn.is_empty() => return false,
+            None if self.newborn.is_empty() => return Written::Elsewhere,
             None => match self.bring_forth(owner) {
                 Some(index) => (index, true),
-                None => return false,
+                None => return Written::Elsewhere,
             },
         };
         let resident = &mut self.list[index];
@@ -729,11 +744,12 @@ impl Residents {
             (resident.is_authority, resident.stale_to) = (true, self.newest_segment);
         }
         let is_authority = resident.is_authority;
+        let mut is_new = false;
         if is_authority || resident.is_pinned(self.clean_to) {
-            self.change_with_undo(index, (part, column), (key, value), epoch);
+            is_new = self.change_with_undo(index, (part, column), (key, value), epoch);
         } else if !self.change_copy(index, (part, column), (key, value), epoch) {
             self.refuse_large_cell(owner);
-            return false;
+            return Written::Elsewhere;
         }
         if is_authority && value.is_some_and(|value| is_large_cell(key, value)) && self.demote(index) {
             let hash = self.list[index].hash;
@@ -744,11 +760,21 @@ impl Residents {
             self.list[index].is_used = false;
         }
         self.count(owner, index);
-        is_authority
+        match is_authority {
+            true => Written::Alone { is_new },
+            false => Written::Elsewhere,
+        }
     }
 
-    /// Changes a cell of what has no other place, or is to be kept as long as it has not.
-    fn change_with_undo(&mut self, index: usize, part: (usize, Column), cell: (&[u8], Option<&[u8]>), epoch: u64) {
+    /// Changes a cell of what has no other place, or is to be kept as long as it has not. Returns whether it is there
+    /// now and was not before.
+    fn change_with_undo(
+        &mut self,
+        index: usize,
+        part: (usize, Column),
+        cell: (&[u8], Option<&[u8]>),
+        epoch: u64,
+    ) -> bool {
         let ((part_index, column), (key, value)) = (part, cell);
         let Residents { list, undo, staged, .. } = self;
         let resident = &mut *list[index];
@@ -763,7 +789,7 @@ impl Residents {
         resident.epoch = resident.epoch.max(epoch);
         let part = &mut resident.parts[part_index];
         if is_node(column, key) && part.has_nodes {
-            return;
+            return false;
         }
         match value {
             Some(value) => {
@@ -773,8 +799,12 @@ impl Residents {
                 if replaced.is_none() {
                     undo.cell(part_index, key, None);
                 }
+                replaced.is_none()
             }
-            None => drop(part.tree.remove_with(key, |old| undo.cell(part_index, key, Some(old)))),
+            None => {
+                part.tree.remove_with(key, |old| undo.cell(part_index, key, Some(old)));
+                false
+            }
         }
     }
 
@@ -1625,17 +1655,23 @@ mod tests {
             let owner = owner(version);
             let cell = (COLUMNS[column], &key[..], value.as_deref());
             let may_take_over = self.staged_elsewhere.is_empty();
-            if self.residents.write(&owner, cell, self.epoch, may_take_over) {
-                self.staged_alone.push((owner.clone(), self.undo.len()));
-            } else {
-                self.residents.staged();
-                self.staged_elsewhere.push(owner.clone());
+            let written = self.residents.write(&owner, cell, self.epoch, may_take_over);
+            match written {
+                Written::Alone { .. } => self.staged_alone.push((owner.clone(), self.undo.len())),
+                Written::Elsewhere => {
+                    self.residents.staged();
+                    self.staged_elsewhere.push(owner.clone());
+                }
             }
+            let is_put = value.is_some();
             let cells = &mut self.model.entry(owner.clone()).or_default()[column];
             let old = match value {
                 Some(value) => cells.insert(key.clone(), value),
                 None => cells.remove(&key),
             };
+            if let Written::Alone { is_new } = written {
+                assert_eq!(is_new, is_put && old.is_none(), "of {owner:?}, {key:?}");
+            }
             self.undo.push(ModelUndo::Cell(owner, column, key, old));
         }
 
@@ -1942,15 +1978,11 @@ mod tests {
         let mut number = 0_u32;
         let mut grow = |residents: &mut Residents| {
             number += 1;
-            let is_alone = residents.write(
-                &owner(1),
-                (Column::Data, &number.to_be_bytes(), Some(&[0; 100])),
-                1,
-                true,
-            );
+            let number = number.to_be_bytes();
+            let written = residents.write(&owner(1), (Column::Data, &number, Some(&[0; 100])), 1, true);
             residents.staged();
             residents.keep_command();
-            is_alone
+            written != Written::Elsewhere
         };
         while grow(&mut residents) {
             residents.logged(5);

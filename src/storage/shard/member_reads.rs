@@ -10,7 +10,7 @@ use crate::storage::encoding::{self, SCORE_MEMBERS};
 use crate::storage::gaps::Gaps;
 use crate::storage::missed_reads::MissedRead;
 use crate::storage::records::EntryIndex;
-use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, Trusted, is_large_cell};
+use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, Trusted, Written, is_large_cell};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -479,11 +479,9 @@ impl Shard {
     pub(super) fn cell_changes(&mut self, column: Column, member: &[u8], value: Option<&[u8]>) -> bool {
         let owner = &self.key[..self.key.len() - member.len()];
         let may_take_over = !self.records.has_staged();
-        if self
-            .residents
-            .write(owner, (column, member, value), self.epoch, may_take_over)
-        {
-            self.member_operations.write(owner, column, member, value);
+        let cell = (column, member, value);
+        if let Written::Alone { is_new } = self.residents.write(owner, cell, self.epoch, may_take_over) {
+            self.member_operations.write(owner, column, (member, value), is_new);
             // Only what comes: what goes may be taken back.
             if value.is_some() && column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member)
             {
