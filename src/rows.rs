@@ -389,7 +389,7 @@ const ROWS: &[Row] = &[
     command("reset",            1, or(or(or(or(SESSION_FAST, NO_AUTH), RESETS_SESSION), NOT_QUEUED), WHILE_SUBSCRIBED), Keys::none(), Network(connection_commands::reset),      ("connection", "6.2.0", "Resets the connection.")),
     command("select",           2, or(or(INFORMATION, FAST), SELECTS_DATABASE), Keys::none(),   Network(connection_commands::select),       ("connection", "1.0.0", "Changes the selected database.")),
 
-    command("bgrewriteaof",     1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgrewriteaof), ("server", "1.0.0", "Says why there is nothing to rewrite.")),
+    command("bgrewriteaof",     1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgrewriteaof), ("server", "1.0.0", "Brings the logs into RocksDB.")),
     command("bgsave",          -1, or(ADMIN, NO_SCRIPT), Keys::none(),    Network(persistence::bgsave),      ("server", "1.0.0", "Sees to it that everything that was answered is on disk.")),
     command("command",         -1, or(or(INFORMATION, HAS_SUBCOMMANDS), ABOUT_CONNECTION), Keys::none(),         Network(server_commands::command_all),      ("server", "2.8.13", "Returns detailed information about all commands.")),
     command("command|count",    2, or(INFORMATION, ABOUT_CONNECTION), Keys::none(),         Network(server_commands::command_count),    ("server", "2.8.13", "Returns a count of commands.")),

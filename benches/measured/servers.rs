@@ -43,6 +43,9 @@ const IDLE_PAUSE: Duration = Duration::from_millis(50);
 /// A server that is not idle after so long counts as one that never becomes idle.
 const IDLE_WAIT_MAX: Duration = Duration::from_secs(120);
 
+/// What INFO says when the log is in RocksDB.
+const DONE: &[u8] = b"aof_rewrite_in_progress:0";
+
 /// Commands and bytes that are sent at once while key spaces are filled: few enough that the replies wait in the
 /// socket's buffers.
 const FILL_COMMANDS: usize = 200;
@@ -288,9 +291,23 @@ impl Server {
         self.idle_share = (0..IDLE_MEASUREMENTS).map(measure).fold(1.0, f64::min);
     }
 
-    /// Waits until the server's background work is done.
+    /// Waits until the server's background work is done. Corelane is asked for what it would do some seconds later:
+    /// what a measurement has put off is its own.
     pub(crate) fn wait_until_idle(&self) -> Idle {
         let began = Instant::now();
+        if self.kind == Kind::Corelane {
+            let is_begun = self
+                .try_to_ask(&["BGREWRITEAOF"])
+                .is_some_and(|came| came.starts_with(b"+"));
+            assert!(is_begun, "the server does not bring its log into RocksDB");
+            let is_done = |came: Vec<u8>| came.windows(DONE.len()).any(|part| part == DONE);
+            while !self.try_to_ask(&["INFO", "persistence"]).is_some_and(is_done) {
+                if began.elapsed() > IDLE_WAIT_MAX {
+                    break;
+                }
+                thread::sleep(IDLE_PAUSE);
+            }
+        }
         let (mut quiet_since, mut cpu_seconds) = (began, self.cpu_seconds());
         loop {
             let quiet = quiet_since.elapsed();

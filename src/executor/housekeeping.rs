@@ -16,8 +16,14 @@ use crate::storage::transaction_scope::Mode;
 use std::time::{Duration, Instant};
 
 /// How long what was logged waits at most before RocksDB gets it, also where a segment fills slowly: so much of the log
-/// need not be read at a start, and space comes back soon.
+/// need not be read at a start.
+const SEAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// The same where keys were deleted, whose space is to come back soon, and where much was logged.
 const SEAL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// So much is worth a compaction, which rewrites more than what is new: the keys of each file lie all over the others'.
+const SEALED_EARLY_BYTES_MIN: u64 = 8 << 20;
 
 /// How often segments are sealed at most because memory is short.
 const SEAL_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -171,7 +177,9 @@ impl StorageExecutor {
         if self.shards.log().is_some_and(|log| log.unclean_bytes() == 0) {
             // What comes next is the first that waits.
             self.log_care.last_seal = Instant::now();
+            self.log_care.deletes_keys = false;
         }
+        self.log_care.deletes_keys |= self.shards.take_deletes_keys();
         let since_last_seal = self.log_care.last_seal.elapsed();
         let records_max: usize = self.shards.list().iter().map(|shard| shard.records().bytes_max()).sum();
         // What RocksDB lacks leaves less room for what is hot.
@@ -180,16 +188,19 @@ impl StorageExecutor {
         // Nothing comes then but what frees space.
         let is_disk_full = self.shards.is_disk_full();
         let bytes_min = match is_memory_short {
-            _ if since_last_seal >= SEAL_INTERVAL => Some(0),
+            _ if since_last_seal >= SEAL_INTERVAL_MAX => Some(0),
+            _ if since_last_seal >= SEAL_INTERVAL && self.log_care.deletes_keys => Some(0),
+            _ if since_last_seal >= SEAL_INTERVAL => Some(SEALED_EARLY_BYTES_MIN),
             true => Some(SEALED_BYTES_MIN),
             false => None,
         };
-        if let Some(bytes_min) = bytes_min
-            && let Some(log) = self.shards.log_mut()
-            && log.has_to_be_sealed(bytes_min, is_disk_full)
+        if let Some(log) = self.shards.log_mut()
+            && (log.is_checkpoint_wanted()
+                || bytes_min.is_some_and(|bytes_min| log.has_to_be_sealed(bytes_min, is_disk_full)))
         {
             log.seal();
             self.log_care.last_seal = Instant::now();
+            self.log_care.deletes_keys = false;
         }
         self.follow_watermark(usize::MAX);
         for shard in self.shards.list_mut() {

@@ -99,6 +99,8 @@ pub(super) struct LongScript {
 pub(super) struct LogCare {
     /// When the segment that is written was sealed last.
     pub(super) last_seal: Instant,
+    /// What was logged since deletes keys.
+    pub(super) deletes_keys: bool,
     /// The watermark that the reclaimer knows of.
     pub(super) watermark: u32,
     /// There are records to be worked off.
@@ -227,6 +229,7 @@ impl StorageExecutor {
             epoch,
             log_care: LogCare {
                 last_seal: Instant::now(),
+                deletes_keys: false,
                 watermark: 0,
                 has_work: false,
                 records_owed: 0,

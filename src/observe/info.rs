@@ -262,7 +262,8 @@ fn write_persistence(server: &ServerState, lines: &mut Lines) {
     lines.add("rdb_bgsave_in_progress", u8::from(server.saves.is_under_way()));
     lines.add("rdb_last_save_time", server.saves.last_s());
     lines.add("aof_enabled", 1);
-    lines.add("aof_rewrite_in_progress", 0);
+    let is_log_shortened = server.logs.iter().any(|log| log.is_checkpoint_running());
+    lines.add("aof_rewrite_in_progress", u8::from(is_log_shortened));
     lines.add("aof_last_write_status", if all_write { "ok" } else { "err" });
     lines.add("log_syncs", syncs);
     lines.add("log_sync_mean_us", sync_ns / 1000 / syncs.max(1));

@@ -86,6 +86,8 @@ impl ExecutorLog {
             watermark: AtomicU32::new(0),
             sealed_bytes: AtomicU64::new(0),
             sealed_file_bytes: AtomicU64::new(0),
+            checkpoints_wanted: AtomicU64::new(0),
+            checkpoints_begun: AtomicU64::new(0),
             backlog: Mutex::default(),
             has_work: Condvar::new(),
         });
@@ -171,8 +173,17 @@ impl ExecutorLog {
     /// Hands what was appended to the checkpointer, which gets full segments anyway; the next frame begins a new
     /// segment.
     pub fn seal(&mut self) {
+        let wanted = self.shared.checkpoints_wanted.load(Ordering::Acquire);
         self.writer.seal();
         self.hand_over_sealed();
+        // Only now: whoever looks sees one or the other.
+        self.shared.checkpoints_begun.store(wanted, Ordering::Release);
+    }
+
+    /// Whether [`LogProgress::ask_for_checkpoint`] was called since the last seal.
+    #[inline]
+    pub fn is_checkpoint_wanted(&self) -> bool {
+        self.shared.is_checkpoint_wanted()
     }
 
     /// Whether the open segment has so many bytes, at least one, and the checkpointer has nothing else to do: one that
@@ -252,6 +263,10 @@ pub struct LogProgress {
     sealed_bytes: AtomicU64,
     /// Bytes of the files of those segments.
     sealed_file_bytes: AtomicU64,
+    /// How often the executor was asked to seal what it has.
+    checkpoints_wanted: AtomicU64,
+    /// How many of these it has seen.
+    checkpoints_begun: AtomicU64,
     backlog: Mutex<Backlog>,
     has_work: Condvar,
 }
@@ -344,6 +359,21 @@ impl LogProgress {
         self.log.sync()?;
         self.durable_epoch.fetch_max(epoch, Ordering::AcqRel);
         Ok(epoch)
+    }
+
+    /// Asks the executor to hand all that was appended to the checkpointer soon, whose log is short then.
+    pub fn ask_for_checkpoint(&self) {
+        self.checkpoints_wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    #[inline]
+    fn is_checkpoint_wanted(&self) -> bool {
+        self.checkpoints_wanted.load(Ordering::Acquire) != self.checkpoints_begun.load(Ordering::Acquire)
+    }
+
+    /// Whether something that was asked for, or sealed otherwise, is not in RocksDB yet.
+    pub fn is_checkpoint_running(&self) -> bool {
+        self.is_checkpoint_wanted() || self.sealed_bytes() > 0
     }
 
     /// Whether a sync or a write has failed.

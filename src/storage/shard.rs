@@ -191,6 +191,8 @@ pub struct Shard {
     residents: Residents,
     /// What is staged of members that `residents` is the authority for, and how much of that the running command found.
     member_operations: MemberOperations,
+    /// See [`Shard::take_deletes_keys`].
+    deletes_keys: bool,
     operations_kept: usize,
     /// How often the running command may still load members into memory.
     loads_left: usize,
@@ -352,6 +354,7 @@ impl Shard {
             // As much again as the hot records have.
             residents: Residents::new(value_cache_bytes),
             member_operations: MemberOperations::default(),
+            deletes_keys: false,
             operations_kept: 0,
             loads_left: LOADS_PER_COMMAND,
             gaps: Gaps::default(),
@@ -1192,10 +1195,23 @@ impl Shard {
             operations::empty_databases(frame, emptied);
         }
         self.member_operations.append_to(frame);
+        let mut deletes = emptied != 0;
         self.each_staged(|column, key, value| match value {
-            Some(value) => operations::put(frame, column, key, value),
-            None => operations::delete(frame, column, key),
+            Some(value) => {
+                deletes |= column == Column::System && encoding::prefix_of_dead_version(key).is_some();
+                operations::put(frame, column, key, value);
+            }
+            None => {
+                deletes |= column == Column::Meta;
+                operations::delete(frame, column, key);
+            }
         });
+        self.deletes_keys |= deletes;
+    }
+
+    /// Whether keys were deleted, since the last call, in frames: their space comes back when RocksDB knows.
+    pub fn take_deletes_keys(&mut self) -> bool {
+        std::mem::take(&mut self.deletes_keys)
     }
 
     /// Calls `write` with each cell that is to be written, after the databases were emptied that are.

@@ -648,6 +648,12 @@ impl Shards {
         has_work || records_max == 0
     }
 
+    /// Whether keys of any shard were deleted since the last call.
+    pub fn take_deletes_keys(&mut self) -> bool {
+        let of_shards = self.list.iter_mut().map(Shard::take_deletes_keys);
+        of_shards.fold(false, |any, one| any | one)
+    }
+
     /// Whether room was needed since the last call for collections in memory, and RocksDB has to make it.
     pub fn take_needs_clean(&mut self) -> bool {
         let of_shards = self.list.iter_mut().map(Shard::take_needs_clean);

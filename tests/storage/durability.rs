@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Node, four_shards_on_two_executors};
 use crate::harness::client::Client;
+use crate::harness::observe::info_number;
 use crate::harness::process::wait_for;
 use crate::harness::progress::Progress;
 
@@ -296,4 +297,27 @@ fn lastsave_tells_when_bgsave_was_done() {
         );
         last() != before
     }));
+}
+
+/// Long before RocksDB would get them otherwise.
+const ASKED_CHECKPOINT_MAX: Duration = Duration::from_secs(15);
+
+#[test]
+fn the_logs_are_short_soon_when_that_is_asked_for() {
+    let mut node = Node::started(&four_shards_on_two_executors());
+    let mut client = node.connect();
+    (0..100).for_each(|number| set(&mut client, &format!("key:{number}"), number));
+    let persistence = |client: &mut Client, name| info_number(client, "persistence", name);
+    assert_ne!(persistence(&mut client, "log_unclean_bytes"), 0);
+    let began = Instant::now();
+    assert_eq!(
+        client.command(&["BGREWRITEAOF"]).render(),
+        "Background append only file rewriting started"
+    );
+    assert!(wait_for(|| persistence(&mut client, "aof_rewrite_in_progress") == 0));
+    assert!(wait_for(|| persistence(&mut client, "log_unclean_bytes") == 0));
+    assert!(began.elapsed() < ASKED_CHECKPOINT_MAX, "{:?}", began.elapsed());
+    node.kill_9();
+    node.start(&four_shards_on_two_executors(), "");
+    assert_eq!(node.connect().command(&["GET", "key:99"]).text().as_deref(), Some("99"));
 }
