@@ -546,6 +546,35 @@ pub struct RangeReader {
     kept: [Option<EntriesOf>; Column::COUNT],
 }
 
+/// Counts the deleted entries on the disk that this thread's reads pass over.
+pub struct DeletedPassed {
+    counters: rocksdb::perf::PerfContext,
+    taken: u64,
+}
+
+impl DeletedPassed {
+    /// From now on.
+    pub fn from_now() -> DeletedPassed {
+        // The level is the thread's: to set it again costs nothing.
+        rocksdb::perf::set_perf_stats(rocksdb::perf::PerfStatsLevel::EnableCount);
+        let mut counter = DeletedPassed {
+            counters: rocksdb::perf::PerfContext::default(),
+            taken: 0,
+        };
+        counter.take();
+        counter
+    }
+
+    /// How many since the last call.
+    #[inline]
+    pub fn take(&mut self) -> u64 {
+        let all = self
+            .counters
+            .metric(rocksdb::perf::PerfMetric::InternalDeleteSkippedCount);
+        all - std::mem::replace(&mut self.taken, all)
+    }
+}
+
 /// What the read of a range may cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ScanLimits {

@@ -722,12 +722,6 @@ const SCORE_MEMBER: u8 = 0;
 /// The range of `score` that holds a sorted set's members: from the first key to before the second.
 pub const SCORE_MEMBERS: ([u8; 1], [u8; 1]) = ([SCORE_MEMBER], [SCORE_MEMBER + 1]);
 
-/// Whether a member of `score` is that of a sorted set's member (or what another type keeps under such names).
-#[inline]
-pub fn is_score_member(member: &[u8]) -> bool {
-    member.first() == Some(&SCORE_MEMBER)
-}
-
 /// A score as a number whose order is that of the scores.
 pub fn ordered_score(score: f64) -> u64 {
     // −0 + 0 is 0.

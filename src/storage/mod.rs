@@ -4,7 +4,7 @@
 //! [`operations`]; RocksDB ([`database`]) gets it from there later. A [`shard`]'s table of [`records`] has what is
 //! staged, what RocksDB lacks and what is hot; the [`overlay`] has what RocksDB lacks in order. [`range_cursor`] reads
 //! a range little by little as it was ([`open_ranges`]). [`resident`] has the collections in memory; [`encoding`] has
-//! every byte on disk, [`gaps`] where sorted sets are empty that are not in memory, [`pieces`] the remainders of large
+//! every byte on disk, [`gaps`] where collections are empty that are not in memory, [`pieces`] the remainders of large
 //! replies, [`scan_positions`] where walks have stopped. [`lifecycle`] tracks keys that come and expire. [`redo`]
 //! records keep transactions over several executors whole; [`gathered`] is what one sees. A handler sees a [`view`],
 //! and through it a [`keyspace`]: the one or the other; [`undeclared`] is what a command needs beyond the keys that it

@@ -30,6 +30,7 @@ use crate::error::CommandError;
 use crate::faults;
 use crate::slots::{ShardId, Slot};
 use crate::storage::transaction_scope::DatabaseKey;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
@@ -158,22 +159,33 @@ const _: () = assert!(
 );
 
 /// How many keys that are deleted, and of which the disk does not know yet, a read still passes over.
-struct Patience {
+struct Patience<'a> {
     left: u64,
+    /// How many keys were passed over.
+    passed: &'a Cell<u64>,
     /// Before this key everything was visited when the read gave up.
     ended_at: Option<Vec<u8>>,
 }
 
-impl Patience {
+impl Patience<'_> {
     /// `None` never ends.
-    fn new(deleted_max: Option<u64>) -> Patience {
+    fn new(deleted_max: Option<u64>, passed: &Cell<u64>) -> Patience<'_> {
         Patience {
             left: deleted_max.unwrap_or(u64::MAX),
+            passed,
             ended_at: None,
         }
     }
 
+    fn is_endless(&self) -> bool {
+        self.left == u64::MAX
+    }
+
     fn pass(&mut self, key: &[u8]) -> ControlFlow<()> {
+        self.passed.set(self.passed.get() + 1);
+        if self.is_endless() {
+            return ControlFlow::Continue(());
+        }
         self.left = self.left.saturating_sub(1);
         if self.left > 0 {
             return ControlFlow::Continue(());
@@ -197,6 +209,8 @@ pub struct Shard {
     /// How often the running command may still load members into memory.
     loads_left: usize,
     gaps: Gaps,
+    /// How many deleted members walks have passed over.
+    deleted_passed: u64,
     ranges: RangeReader,
     hasher: foldhash::fast::RandomState,
     /// Keys that were written and of which somebody has to be told, those of the running command at the end.
@@ -358,6 +372,7 @@ impl Shard {
             operations_kept: 0,
             loads_left: LOADS_PER_COMMAND,
             gaps: Gaps::default(),
+            deleted_passed: 0,
             ranges: RangeReader::default(),
             hasher: foldhash::fast::RandomState::default(),
             modified: Vec::new(),
@@ -795,7 +810,20 @@ impl Shard {
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<u64, CommandError> {
-        let (epoch, _) = self.scan_past_deleted(None, column, (from, to), direction, visit)?;
+        self.scan_counting_deleted(&Cell::new(0), column, (from, to), direction, visit)
+    }
+
+    /// The same, and counts in `deleted` the deleted keys in the range of which the disk does not know yet.
+    pub(super) fn scan_counting_deleted(
+        &mut self,
+        deleted: &Cell<u64>,
+        column: Column,
+        range: (&[u8], &[u8]),
+        direction: Direction,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<u64, CommandError> {
+        let patience = Patience::new(None, deleted);
+        let (epoch, _) = self.scan_with_patience((patience, None), column, range, direction, visit)?;
         Ok(epoch)
     }
 
@@ -810,7 +838,9 @@ impl Shard {
         direction: Direction,
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
-        self.scan_with_patience((deleted_max, deleted_max), column, range, direction, visit)
+        let passed = Cell::new(0);
+        let patience = Patience::new(deleted_max, &passed);
+        self.scan_with_patience((patience, deleted_max), column, range, direction, visit)
     }
 
     /// The same forwards, but ends behind so many deleted keys of which the disk does not know yet, or when it has gone
@@ -822,7 +852,8 @@ impl Shard {
         deleted_max: u64,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
-        let patience = (Some(deleted_max), Some(DELETED_ON_DISK_MAX));
+        let passed = Cell::new(0);
+        let patience = (Patience::new(Some(deleted_max), &passed), Some(DELETED_ON_DISK_MAX));
         let scanned = self.scan_with_patience(patience, column, (from, to), Direction::Forward, &mut visit)?;
         if scanned.1.as_deref() != Some(from) {
             return Ok(scanned);
@@ -838,7 +869,7 @@ impl Shard {
             has_ended = flow.is_break();
             flow
         };
-        let patience = (Some(deleted_max), None);
+        let patience = (Patience::new(Some(deleted_max), &passed), None);
         let (epoch, gave_up_at) = self.scan_with_patience(patience, column, (from, &end), Direction::Forward, give)?;
         let is_done = has_ended || gave_up_at.is_none() && end == to;
         Ok((epoch, (!is_done).then(|| gave_up_at.unwrap_or(end))))
@@ -847,13 +878,13 @@ impl Shard {
     /// [`Shard::scan_past_deleted`] with bounds for what is deleted in memory, and for what lies deleted on the disk.
     fn scan_with_patience(
         &mut self,
-        (deleted_max, on_disk_max): (Option<u64>, Option<u64>),
+        (mut patience, on_disk_max): (Patience<'_>, Option<u64>),
         column: Column,
         (from, to): (&[u8], &[u8]),
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(u64, Option<Vec<u8>>), CommandError> {
-        assert!(deleted_max.is_none() && on_disk_max.is_none() || direction == Direction::Forward);
+        assert!(patience.is_endless() && on_disk_max.is_none() || direction == Direction::Forward);
         let mut epoch = self.whole_epoch;
         if from >= to {
             return Ok((epoch, None));
@@ -862,7 +893,6 @@ impl Shard {
             return Err(self.miss(MissedRead::Range(column, from.to_vec(), to.to_vec(), direction)));
         }
         let is_emptied = is_emptied(self.emptied(), column, from);
-        let mut patience = Patience::new(deleted_max);
         let mut unclean = self.records.unclean(column, (from, to), direction).peekable();
         let mut ended = false;
         let mut give = |key: &[u8], value: &[u8]| {

@@ -1017,6 +1017,15 @@ impl Residents {
         }
     }
 
+    /// Where much is deleted in an owner's members is known now, and passed over: a load that gave up there may come to
+    /// its end.
+    pub fn try_again(&mut self, owner: &[u8], column: Column) {
+        if let (Some(index), Some(part)) = (self.find(owner), part_of(column)) {
+            self.list[index].parts[part].stuck = Stuck::No;
+            self.recount(index);
+        }
+    }
+
     /// A read has found these cells from where [`Residents::load_range`] began on, and no others before `known_to`
     /// (`None`: there are no more); `epoch` is the newest whose writes it has seen.
     pub fn extend(&mut self, owner: &[u8], column: Column, cells: &LoadedCells, known_to: Option<Vec<u8>>, epoch: u64) {

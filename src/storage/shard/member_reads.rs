@@ -5,18 +5,15 @@ use super::{Found, Owner, Shard, ShardState, hash_of};
 use crate::error::CommandError;
 use crate::faults;
 use crate::slots::Slot;
-use crate::storage::database::{Column, Direction, MemberRange, Visit};
-use crate::storage::encoding::{self, SCORE_MEMBERS};
-use crate::storage::gaps::Gaps;
+use crate::storage::database::{Column, DeletedPassed, Direction, MemberRange, Visit};
+use crate::storage::encoding;
+use crate::storage::gaps::{DELETED_MIN, Empty, Gaps};
 use crate::storage::missed_reads::MissedRead;
 use crate::storage::records::EntryIndex;
 use crate::storage::resident::residents::{LOADED_CELLS_MAX, LoadedCells, Residents, Trusted, Written, is_large_cell};
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
-
-/// A walk from the disk that has found nothing for longer than this has looked through much that was deleted: without
-/// it takes 15 µs.
-const WALK_MAX: Duration = Duration::from_micros(300);
 
 /// A load that takes longer ends with the cell that it is at: between cells many others may be deleted.
 const LOAD_MAX: Duration = Duration::from_millis(1);
@@ -288,14 +285,7 @@ impl Shard {
             return Ok(false);
         };
         self.loads_left -= 1;
-        let past_gap = match column {
-            // No key of any type lies before those of which gaps are known.
-            Column::Score => {
-                let from = from.as_slice().max(&SCORE_MEMBERS.0);
-                self.gaps.past(&self.key, from, Direction::Forward)
-            }
-            _ => None,
-        };
+        let past_gap = self.end_of_gap_at(column, (&from, end.as_deref()));
         let range = (past_gap.as_deref().unwrap_or(&from), end.as_deref());
         let (from, to, prefix_len) = self.member_range((owner, slot), range);
         let cells_max = faults::loaded_cells(LOADED_CELLS_MAX);
@@ -345,7 +335,14 @@ impl Shard {
         }
     }
 
-    /// Reads a range from the disk and what is staged, passing where it is known that there is nothing.
+    /// Where the gap ends that has the first key of a range, if one has and it ends before the range does.
+    fn end_of_gap_at(&self, column: Column, (from, to): MemberRange<'_>) -> Option<Vec<u8>> {
+        self.gaps.epoch(column, &self.key)?;
+        let (begin, end) = self.gaps.next(column, &self.key, (from, to), Direction::Forward)?;
+        end.filter(|end| *begin <= *from && to.is_none_or(|to| **end < *to))
+    }
+
+    /// Reads a range from the disk and what is staged, but for what of it is known to be empty.
     fn scan_on_disk(
         &mut self,
         (owner, slot): (&Owner, Slot),
@@ -354,105 +351,119 @@ impl Shard {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
-        let members_end = to.filter(|to| *from >= SCORE_MEMBERS.0[..] && **to <= SCORE_MEMBERS.1[..]);
-        let (Column::Score, Some(to)) = (column, members_end) else {
-            return self.read_range((owner, slot), column, (from, to), direction, visit);
+        let Some(mut newest) = self.gaps.epoch(column, &self.key) else {
+            return self.walk((owner, slot), column, (from, to), direction, visit);
         };
-        if !self.gaps.knows(&self.key) {
-            return self.walk_order((owner, slot), (from, to), direction, visit);
-        }
-        let (mut from, mut to) = (from.to_vec(), to.to_vec());
-        let (begin, end) = match direction {
-            Direction::Forward => (&mut from, &to),
-            Direction::Backward => (&mut to, &from),
+        let has_ended = Cell::new(false);
+        let mut visit = |member: &[u8], value: &[u8]| {
+            let flow = visit(member, value);
+            has_ended.set(flow.is_break());
+            flow
         };
-        let (has_ended, epoch) = self.pass_gaps((owner, slot), (begin, end), direction, visit)?;
-        if has_ended || from >= to {
-            return Ok(epoch);
+        let (mut from, mut to) = (from.to_vec(), to.map(<[u8]>::to_vec));
+        while to.as_ref().is_none_or(|to| from < *to) {
+            let gap = self.gaps.next(column, &self.key, (&from, to.as_deref()), direction);
+            let Some((gap_from, gap_to)) = gap else {
+                let seen = self.walk((owner, slot), column, (&from, to.as_deref()), direction, &mut visit)?;
+                return Ok(newest.max(seen));
+            };
+            // Up to the gap; then the rest lies behind it.
+            let stretch = match direction {
+                Direction::Forward => Some((&from[..], Some(&gap_from[..]))),
+                Direction::Backward => gap_to.as_deref().map(|gap_to| (gap_to.max(&from[..]), to.as_deref())),
+            };
+            if let Some(stretch) = stretch.filter(|(from, to)| to.is_none_or(|to| *from < to)) {
+                let seen = self.read_stretch((owner, slot), column, stretch, direction, &mut visit)?;
+                newest = newest.max(seen);
+            }
+            match (direction, gap_to) {
+                _ if has_ended.get() => break,
+                (Direction::Forward, Some(gap_to)) => from = gap_to,
+                (Direction::Forward, None) => break,
+                (Direction::Backward, _) => to = Some(gap_from),
+            }
         }
-        let seen = self.walk_order((owner, slot), (&from, &to), direction, visit)?;
-        Ok(epoch.max(seen))
+        Ok(newest)
     }
 
-    /// Goes from where the read of a range begins past gaps, and visits members that lie alone between two, at most to
-    /// where it ends. Returns whether `visit` broke off, and the newest epoch whose writes were seen.
-    fn pass_gaps(
+    /// Reads between two gaps, where there may be one member alone.
+    fn read_stretch(
         &mut self,
         (owner, slot): (&Owner, Slot),
-        (begin, end): (&mut Vec<u8>, &[u8]),
-        direction: Direction,
-        visit: &mut Visit<'_>,
-    ) -> Result<(bool, u64), CommandError> {
-        let owner_key = self.key.clone();
-        let mut newest = self.gaps.epoch(&owner_key);
-        let has_ended = loop {
-            if let Some(past) = self.gaps.past(&owner_key, begin, direction) {
-                *begin = past.into();
-            }
-            let alone = self.gaps.alone(&owner_key, begin, direction);
-            let in_range = |key: &[u8]| match direction {
-                Direction::Forward => key < end,
-                Direction::Backward => key >= end,
-            };
-            let Some((alone, past)) = alone.filter(|(key, _)| in_range(key)) else {
-                break false;
-            };
-            let (value, epoch) = self.member((owner, slot), Column::Score, &alone)?;
-            newest = newest.max(epoch);
-            if value.is_some_and(|value| visit(&alone, value).is_break()) {
-                break true;
-            }
-            *begin = past;
-        };
-        self.set_member_key(owner, slot, b"");
-        Ok((has_ended, newest))
-    }
-
-    /// Reads an order from the disk and what is staged, and remembers where that was slow because there is nothing.
-    fn walk_order(
-        &mut self,
-        (owner, slot): (&Owner, Slot),
-        (from, to): (&[u8], &[u8]),
+        column: Column,
+        (from, to): MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
-        let began = Instant::now();
-        let (mut has_visited, mut first): (bool, Option<Vec<u8>>) = (false, None);
-        let range = (from, Some(to));
-        let epoch = self.read_range((owner, slot), Column::Score, range, direction, &mut |key, value| {
-            if !has_visited && began.elapsed() > WALK_MAX {
-                // A gap ends before the first key, or begins after it.
-                let end: &[u8] = if direction == Direction::Forward { b"" } else { &[0] };
-                first = Some([key, end].concat());
-            }
-            has_visited = true;
-            visit(key, value)
-        })?;
-        let empty = match (&first, direction) {
-            _ if !has_visited && began.elapsed() > WALK_MAX => Some((from, to)),
-            (Some(first), Direction::Forward) => Some((from, &first[..])),
-            (Some(after_first), Direction::Backward) => Some((&after_first[..], to)),
-            (None, _) => None,
-        };
-        if let Some((from, to)) = empty {
-            self.gaps.learn(&self.key, (from, to), epoch);
+        let is_alone = to.and_then(<[u8]>::split_last) == Some((&0, from));
+        if !is_alone {
+            return self.walk((owner, slot), column, (from, to), direction, visit);
         }
+        let (value, epoch) = self.member((owner, slot), column, from)?;
+        if let Some(value) = value {
+            // Whether it goes on the visitor remembers.
+            let _ = visit(from, value);
+        }
+        self.set_member_key(owner, slot, b"");
         Ok(epoch)
     }
 
-    /// Reads a range from the disk and what is staged.
-    fn read_range(
+    /// Reads a range from the disk and what is staged, and remembers where much is deleted.
+    fn walk(
         &mut self,
-        owner: (&Owner, Slot),
+        (owner, slot): (&Owner, Slot),
         column: Column,
-        range: MemberRange<'_>,
+        (from, to): MemberRange<'_>,
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<u64, CommandError> {
-        let (from, to, prefix_len) = self.member_range(owner, range);
-        self.scan_range(column, (&from, &to), direction, |key, value| {
-            visit(&key[prefix_len..], value)
-        })
+        let (from_key, to_key, prefix_len) = self.member_range((owner, slot), (from, to));
+        let (deleted, mut on_disk) = (Cell::new(0), DeletedPassed::from_now());
+        let mut empty: Vec<(Empty, u64)> = Vec::new();
+        // The end of the range that is still to be read: its beginning, or backwards its end.
+        let mut rest = match direction {
+            Direction::Forward => Some(from.to_vec()),
+            Direction::Backward => to.map(<[u8]>::to_vec),
+        };
+        let (mut has_ended, mut passed_before) = (false, 0);
+        let give = |key: &[u8], value: &[u8]| {
+            let (member, passed) = (&key[prefix_len..], deleted.take() + on_disk.take());
+            passed_before += passed;
+            if passed >= DELETED_MIN {
+                let stretch = match direction {
+                    Direction::Forward => (rest.clone().unwrap_or_default(), Some(member.to_vec())),
+                    Direction::Backward => (encoding::first_behind(member.to_vec()), rest.clone()),
+                };
+                empty.push((stretch, passed));
+            }
+            let rest = rest.get_or_insert_default();
+            rest.clear();
+            rest.extend_from_slice(member);
+            if direction == Direction::Forward {
+                rest.push(0);
+            }
+            let flow = visit(member, value);
+            has_ended = flow.is_break();
+            flow
+        };
+        let epoch = self.scan_counting_deleted(&deleted, column, (&from_key, &to_key), direction, give)?;
+        let passed = deleted.take() + on_disk.take();
+        self.deleted_passed += passed_before + passed;
+        if !has_ended && passed >= DELETED_MIN {
+            let stretch = match direction {
+                Direction::Forward => (rest.unwrap_or_default(), to.map(<[u8]>::to_vec)),
+                Direction::Backward => (from.to_vec(), rest),
+            };
+            empty.push((stretch, passed));
+        }
+        for ((from, to), passed) in &empty {
+            self.gaps
+                .learn(column, &self.key, (from, to.as_deref()), *passed, epoch);
+        }
+        if !empty.is_empty() {
+            self.residents.try_again(&self.key, column);
+        }
+        Ok(epoch)
     }
 }
 
@@ -468,7 +479,12 @@ impl Shard {
         self.residents.take_needs_clean()
     }
 
-    /// Where large sorted sets are known to be empty.
+    /// How many deleted members walks have passed over, in memory and on the disk.
+    pub fn deleted_passed(&self) -> u64 {
+        self.deleted_passed
+    }
+
+    /// Where collections are known to be empty.
     pub fn gaps(&self) -> &Gaps {
         &self.gaps
     }
@@ -483,14 +499,13 @@ impl Shard {
         if let Written::Alone { is_new } = self.residents.write(owner, cell, self.epoch, may_take_over) {
             self.member_operations.write(owner, column, (member, value), is_new);
             // Only what comes: what goes may be taken back.
-            if value.is_some() && column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member)
-            {
-                self.gaps.apply(owner, member, true, self.epoch);
+            if value.is_some() && !self.gaps.is_empty() {
+                self.gaps.apply(column, owner, member, true, self.epoch);
             }
             return true;
         }
-        if column == Column::Score && !self.gaps.is_empty() && encoding::is_score_member(member) {
-            self.gaps.apply(owner, member, value.is_some(), self.epoch);
+        if !self.gaps.is_empty() {
+            self.gaps.apply(column, owner, member, value.is_some(), self.epoch);
         }
         false
     }
