@@ -1,4 +1,5 @@
-//! What the benches that measure whole servers share: comparison, larger_than_memory, recovery and one_client.
+//! What the benches that measure whole servers share: comparison, larger_than_memory, recovery, one_client
+//! and memory_per_item.
 //!
 //! Why not criterion: a server that defers work answers fast and pays later. These benches count a server's CPU time
 //! until its background work is idle, show the slowest second of a long run, and let two servers take turns.

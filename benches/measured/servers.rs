@@ -333,8 +333,17 @@ impl Server {
 
     /// The most memory that the process has had, in bytes.
     pub(crate) fn memory_max(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The memory that the process has now, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap_or_default();
-        let value = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = value.and_then(|value| value.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kib.unwrap_or(0) * 1024
     }

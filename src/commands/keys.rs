@@ -12,6 +12,7 @@ use crate::number::{parse_integer, parse_unsigned};
 use crate::slots::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
 use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Extent, Pieces, WriteEntry};
+use crate::storage::records::ENTRY_BYTES;
 use crate::storage::scan_positions::Walked;
 use crate::storage::shard::Owner;
 use crate::storage::shards::Shards;
@@ -509,8 +510,10 @@ pub fn object_freq(context: &mut Context<'_>) -> Outcome {
     }
 }
 
-/// MEMORY USAGE key [SAMPLES count]: the bytes of the key's record and, about, of its members, as on disk before they
-/// are compressed. All members count as much as the first ones do on average: five of them, as in Redis; all for 0.
+/// MEMORY USAGE key [SAMPLES count]: the bytes that the key's record takes in memory, or would, and those of its
+/// members. A collection that is in memory knows its bytes. Of another one it is about the members' bytes as on disk
+/// before they are compressed: all members count as much as the first ones do on average, five of them, as in Redis,
+/// and all for 0.
 pub fn memory_usage(context: &mut Context<'_>) -> Outcome {
     let touched = context.view.touched();
     let outcome = measure_memory(context);
@@ -534,15 +537,19 @@ fn measure_memory(context: &mut Context<'_>) -> Outcome {
         context.reply.null();
         return Ok(());
     };
-    let mut bytes = (PREFIX_LEN + key.len() + record.encode().len()) as u64;
+    let mut bytes = (ENTRY_BYTES + PREFIX_LEN + key.len() + record.encode().len()) as u64;
     if record.is_in_chunks() {
         // As many as if all chunks were stored.
         bytes += record.string_len().unwrap_or(0) as u64;
     } else if record.kind != Type::String {
         let collection = Collection::of_record(database, key, &record)?;
-        for column in [Column::Data, Column::Score] {
-            bytes += member_bytes(context, &collection, column, samples)?;
-        }
+        bytes += match context.view.bytes_in_memory(&collection.owner)? {
+            Some(bytes) => bytes,
+            None => {
+                let data = member_bytes(context, &collection, Column::Data, samples)?;
+                data + member_bytes(context, &collection, Column::Score, samples)?
+            }
+        };
     }
     context.reply.integer(bytes as i64);
     Ok(())

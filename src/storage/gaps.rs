@@ -1,9 +1,9 @@
 //! Stretches of collections that are known to be empty, so that no read goes through them again.
 //!
-//! What was deleted lies in the way of every walk until it is compacted. Where all that is deleted lies before the first
-//! member, a number in the record tells where that one is; but one member that stays is enough, and all that was deleted
-//! behind it is walked past by each read: entries that were acknowledged behind one that stays pending, members of a
-//! queue by priority that were taken, entries of a stream that were deleted in its midst. So a collection that is not
+//! What was deleted lies in the way of every walk until it is compacted. Where all of it lies before the first member,
+//! a number in the record tells where that one is; but one member that stays is enough, and each read walks past all
+//! that was deleted behind it: entries that were acknowledged behind one that stays pending, members of a queue by
+//! priority that were taken, entries of a stream that were deleted in its midst. So a collection that is not
 //! [in memory](super::resident) is given a gap where a walk has passed over much: from one key to before another there
 //! is nothing. Writes are applied to the gaps: a key that comes splits a gap, one that goes joins those on both sides.
 //! Each deletion is walked past once, and those that touch a gap are not even that.

@@ -149,6 +149,11 @@ pub trait Keyspace {
         Ok(false)
     }
 
+    /// How many bytes a collection's members take in memory, if all are there.
+    fn bytes_in_memory(&mut self, _owner: &Owner) -> Result<Option<u64>, CommandError> {
+        Ok(None)
+    }
+
     /// The running command needs the ranks of a collection's members in a column, which are not stored.
     fn need_ranks(&mut self, _owner: &Owner, _members: u64, _column: Column) -> Result<(), CommandError> {
         Ok(())

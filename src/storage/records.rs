@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub const RECORD_BYTES_KEPT_MAX: usize = 64 * 1024;
 
 /// What an entry costs beside its key and value: the entry, its place in the table and in a queue, two allocations.
-const ENTRY_BYTES: usize = 128;
+pub const ENTRY_BYTES: usize = 128;
 
 /// Uses that are counted per record; S3-FIFO needs no more than two bits.
 const USES_MAX: u8 = 3;

@@ -184,6 +184,11 @@ impl View<'_> {
         of_keyspace!(self, knows_ranks(owner))
     }
 
+    /// How many bytes a collection's members take in memory, if all are there.
+    pub fn bytes_in_memory(&mut self, owner: &Owner) -> Result<Option<u64>, CommandError> {
+        of_keyspace!(self, bytes_in_memory(owner))
+    }
+
     /// The running command needs the ranks of a collection's members in a column, which are not stored.
     ///
     /// # Errors
@@ -565,6 +570,13 @@ impl Keyspace for LocalShards<'_> {
         let slot = Slot::of(&owner.key);
         self.shards
             .with_slot(slot, |shard| Ok((shard.is_authority_in_memory((owner, slot)), 0)))
+    }
+
+    /// As [`Shard::bytes_in_memory`].
+    fn bytes_in_memory(&mut self, owner: &Owner) -> Result<Option<u64>, CommandError> {
+        let slot = Slot::of(&owner.key);
+        self.shards
+            .with_slot(slot, |shard| Ok((shard.bytes_in_memory((owner, slot)), 0)))
     }
 
     /// As [`Shard::need_in_memory`].

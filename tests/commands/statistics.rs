@@ -378,3 +378,57 @@ fn client_list_shows_what_redis_shows() {
         }
     }
 }
+
+/// What INFO memory says of an owner.
+fn memory_of(client: &mut Client, owner: &str) -> u64 {
+    info_number(client, "memory", owner)
+}
+
+/// Panics unless the figure of an owner comes to be what is said of it.
+fn wait_for_memory(client: &mut Client, owner: &str, is_right: impl Fn(u64) -> bool) {
+    let mut last = 0;
+    let came = wait_for(|| {
+        last = memory_of(client, owner);
+        is_right(last)
+    });
+    assert!(came, "{owner} stays at {last}");
+}
+
+#[test]
+fn the_memory_of_each_owner_grows_with_what_it_has_and_falls_with_that() {
+    const BYTES: u64 = 1 << 20;
+    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+    let mut client = Client::connect(server.address()).expect("the server accepts");
+    let owners = [
+        "value_cache",
+        "resident_cache",
+        "mem_clients_normal",
+        "used_memory_scripts",
+    ];
+    let before = owners.map(|owner| memory_of(&mut client, owner));
+    let value = "v".repeat(1024);
+    for number in 0..BYTES / 1024 {
+        client.command(&["SET", &format!("string:{number}"), &value]);
+        client.command(&["HSET", "hash", &format!("field:{number}"), &value]);
+    }
+    let usage = client.command(&["MEMORY", "USAGE", "hash"]).render();
+    let usage: u64 = usage
+        .trim_start_matches("(integer) ")
+        .parse()
+        .expect("a number of bytes");
+    assert!((BYTES..2 * BYTES).contains(&usage), "the hash takes {usage} bytes");
+    let mut queueing = Client::connect(server.address()).expect("the server accepts");
+    queueing.command(&["MULTI"]);
+    queueing.command(&["SET", "queued", &"v".repeat(BYTES as usize)]);
+    client.command(&["SCRIPT", "LOAD", &format!("return '{}'", "v".repeat(BYTES as usize))]);
+    for (owner, before) in owners.iter().zip(before) {
+        wait_for_memory(&mut client, owner, |now| now >= before + BYTES);
+    }
+    queueing.command(&["DISCARD"]);
+    client.command(&["SCRIPT", "FLUSH"]);
+    client.command(&["FLUSHALL"]);
+    client.command(&["SAVE"]);
+    for (owner, before) in owners.iter().zip(before) {
+        wait_for_memory(&mut client, owner, |now| now < before + BYTES / 10);
+    }
+}

@@ -570,6 +570,13 @@ impl Residents {
         self.find(owner).is_some()
     }
 
+    /// How many bytes an owner takes of the memory, if all its cells are there. That is no use.
+    pub fn bytes_of(&mut self, owner: &[u8]) -> Option<usize> {
+        let index = self.find(owner)?;
+        let resident = &self.list[index];
+        resident.is_complete().then_some(resident.bytes)
+    }
+
     /// Calls `visit` with the cells from `from` to before `to` (`None`: to the last) until it breaks, if they are
     /// known. Returns the newest epoch whose writes were seen; `None` if they are not known.
     #[inline]
@@ -1020,9 +1027,15 @@ impl Residents {
     /// Where much is deleted in an owner's members is known now, and passed over: a load that gave up there may come to
     /// its end.
     pub fn try_again(&mut self, owner: &[u8], column: Column) {
-        if let (Some(index), Some(part)) = (self.find(owner), part_of(column)) {
+        let Some(part) = part_of(column) else { return };
+        if let Some(index) = self.find(owner) {
             self.list[index].parts[part].stuck = Stuck::No;
             self.recount(index);
+            return;
+        }
+        let hash = self.hash_of(owner);
+        if self.remembered[self.bucket(hash)] == (hash >> 32) as u32 & !STATE | UNFINISHED {
+            self.remember(hash, WAS_READ);
         }
     }
 

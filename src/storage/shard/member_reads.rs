@@ -114,6 +114,12 @@ impl Shard {
         self.residents.is_authority(&self.key)
     }
 
+    /// How many bytes a collection's members take in memory, if all are there.
+    pub fn bytes_in_memory(&mut self, (owner, slot): (&Owner, Slot)) -> Option<u64> {
+        self.set_member_key(owner, slot, b"");
+        self.residents.bytes_of(&self.key).map(|bytes| bytes as u64)
+    }
+
     /// A command needs what only memory tells of a collection. Fails with [`CommandError::NotInMemory`] if the command
     /// may wait until the collection is there, and that it fits is not ruled out.
     pub fn need_in_memory(
