@@ -9,7 +9,6 @@ use crate::error::CommandError;
 use crate::storage::database::Column;
 use crate::storage::encoding::{Record, STRING_CHUNK_LEN, Type, WHOLE_STRING_LEN_MAX, chunk_member};
 use crate::storage::shard::Owner;
-use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
 type Outcome = Result<(), CommandError>;
@@ -96,10 +95,7 @@ impl Context<'_> {
             deadline_ms: record.deadline_ms,
             stored: Some(len),
             content: match record.is_in_chunks() {
-                true => Content::Chunks {
-                    len,
-                    touched: BTreeMap::new(),
-                },
+                true => Content::Chunks { len },
                 false => Content::Whole(record.payload.to_vec()),
             },
             changed: !record.edited,
@@ -133,7 +129,8 @@ fn visit_zeros(done: &mut usize, end: usize, visit: &mut impl FnMut(&[u8]) -> Co
     ControlFlow::Continue(())
 }
 
-/// A string that a command changes in place. Nothing is staged before [`StringEdit::save`].
+/// A string that a command changes in place. Its chunks, if it has any, are staged as they are written, and the rest by
+/// [`StringEdit::save`].
 pub struct StringEdit {
     owner: Owner,
     deadline_ms: u64,
@@ -146,11 +143,7 @@ pub struct StringEdit {
 
 enum Content {
     Whole(Vec<u8>),
-    /// The chunks that were changed; the others are as they are stored.
-    Chunks {
-        len: usize,
-        touched: BTreeMap<u32, Vec<u8>>,
-    },
+    Chunks { len: usize },
 }
 
 impl StringEdit {
@@ -163,29 +156,21 @@ impl StringEdit {
     pub fn byte_len(&self) -> usize {
         match &self.content {
             Content::Whole(bytes) => bytes.len(),
-            Content::Chunks { len, .. } => *len,
+            Content::Chunks { len } => *len,
         }
     }
 
     /// Fills `out` with the bytes from `offset` on; what lies behind the end is zeros.
     pub fn read(&self, context: &mut Context<'_>, offset: usize, out: &mut [u8]) -> Outcome {
         out.fill(0);
-        let touched = match &self.content {
-            Content::Whole(bytes) => {
-                copy_overlap(bytes, 0, offset, out);
-                return Ok(());
-            }
-            Content::Chunks { touched, .. } => touched,
-        };
+        if let Content::Whole(bytes) = &self.content {
+            copy_overlap(bytes, 0, offset, out);
+            return Ok(());
+        }
         for number in chunks_of(offset, out.len()) {
+            let stored = context.view.member(&self.owner, Column::Data, &chunk_member(number))?;
             let start = number as usize * STRING_CHUNK_LEN;
-            match touched.get(&number) {
-                Some(chunk) => copy_overlap(chunk, start, offset, out),
-                None => {
-                    let stored = context.view.member(&self.owner, Column::Data, &chunk_member(number))?;
-                    copy_overlap(stored.unwrap_or_default(), start, offset, out);
-                }
-            }
+            copy_overlap(stored.unwrap_or_default(), start, offset, out);
         }
         Ok(())
     }
@@ -200,21 +185,18 @@ impl StringEdit {
                 whole[offset..end].copy_from_slice(bytes);
                 self.changed = true;
             }
-            Content::Chunks { touched, .. } => {
+            Content::Chunks { .. } => {
                 for number in chunks_of(offset, bytes.len()) {
                     let start = number as usize * STRING_CHUNK_LEN;
                     let (from, to) = (offset.max(start), end.min(start + STRING_CHUNK_LEN));
-                    let chunk = match touched.entry(number) {
-                        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                        std::collections::btree_map::Entry::Vacant(entry) => {
-                            let stored = context.view.member(&self.owner, Column::Data, &chunk_member(number))?;
-                            entry.insert(stored.map_or(Vec::new(), <[u8]>::to_vec))
-                        }
-                    };
-                    if chunk.len() < to - start {
-                        chunk.resize(to - start, 0);
+                    let part = &bytes[from - offset..to - offset];
+                    let is_there = part.len() < STRING_CHUNK_LEN
+                        && context.view.patch_chunk(&self.owner, number, (from - start, part))?;
+                    if !is_there {
+                        let mut chunk = vec![0; from - start];
+                        chunk.extend_from_slice(part);
+                        self.put_chunk(context, number, chunk)?;
                     }
-                    chunk[from - start..to - start].copy_from_slice(&bytes[from - offset..to - offset]);
                 }
             }
         }
@@ -232,7 +214,7 @@ impl StringEdit {
                 self.changed = true;
             }
             Content::Whole(_) => {}
-            Content::Chunks { len, .. } => *len = (*len).max(len_min),
+            Content::Chunks { len } => *len = (*len).max(len_min),
         }
         Ok(())
     }
@@ -243,20 +225,22 @@ impl StringEdit {
             return Ok(());
         };
         self.owner.version = context.view.new_version(&self.owner.key, Type::String)?;
-        let chunks = bytes.chunks(STRING_CHUNK_LEN).enumerate();
-        let touched = chunks
-            .filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0))
-            .map(|(number, chunk)| (number as u32, chunk.to_vec()))
-            .collect();
-        self.content = Content::Chunks {
-            len: bytes.len(),
-            touched,
-        };
+        for (number, chunk) in bytes.chunks(STRING_CHUNK_LEN).enumerate() {
+            if chunk.iter().any(|byte| *byte != 0) {
+                self.put_chunk(context, number as u32, chunk.to_vec())?;
+            }
+        }
+        self.content = Content::Chunks { len: bytes.len() };
         self.changed = true;
         Ok(())
     }
 
-    /// Stages what has changed. `edited` is whether the string counts as changed in place from now on.
+    fn put_chunk(&self, context: &mut Context<'_>, number: u32, chunk: Vec<u8>) -> Outcome {
+        let member = chunk_member(number);
+        context.view.put_member(&self.owner, Column::Data, &member, chunk)
+    }
+
+    /// Stages what has changed and is not staged yet. `edited` is whether the string counts as changed in place from now on.
     pub fn save(self, context: &mut Context<'_>, edited: bool) -> Outcome {
         let Owner { database, key, version } = &self.owner;
         let mut record = Record {
@@ -270,11 +254,7 @@ impl StringEdit {
                 context.view.write(*database, key, &record)
             }
             Content::Whole(_) => Ok(()),
-            Content::Chunks { len, touched } => {
-                for (number, chunk) in touched {
-                    let member = chunk_member(number);
-                    context.view.put_member(&self.owner, Column::Data, &member, chunk)?;
-                }
+            Content::Chunks { len } => {
                 if self.changed || self.stored != Some(len) {
                     let stored_len = (len as u64).to_be_bytes();
                     record.payload = &stored_len;

@@ -1,4 +1,5 @@
-//! What becomes of a shard's cells, collected in any order: the last mention of a cell counts.
+//! What becomes of a shard's cells, collected in any order: the last mention of a cell counts, and where that changes
+//! some bytes of the cell only (a *patch*), those before it, too.
 
 use super::database::Column;
 use super::encoding::{DATABASE_COUNT, DEADLINE_LEN, database_range};
@@ -29,7 +30,7 @@ pub struct CellWrites {
     leaves_out_passed: bool,
 }
 
-/// A put or a delete.
+/// A put, a delete or a patch.
 #[derive(Clone, Copy)]
 struct Mention {
     /// The first bytes of the key, padded with zeros: most comparisons need no more, and no cache line of the key.
@@ -41,12 +42,24 @@ struct Mention {
     value_len: u32,
     /// The number of a member's owner; 0 if the key is whole.
     owner: u32,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
     /// The cell was not there before.
-    is_new: bool,
+    New,
+    /// In place of a value there is an offset(4, little endian), and behind it the bytes that the cell's value has from
+    /// there on, if there is one.
+    Patch,
 }
 
 /// In place of a value's length: the cell is deleted.
 const DELETED: u32 = u32::MAX;
+
+/// Bytes of a patch's offset.
+const OFFSET_LEN: usize = 4;
 
 /// What the keys of members begin with, each once: many members have one owner, and are sorted by it first.
 #[derive(Default)]
@@ -125,12 +138,12 @@ impl CellWrites {
 
     /// Sets a cell.
     pub fn put(&mut self, column: Column, key: &[u8], value: &[u8]) {
-        self.mention(column, [b"", key], Some(value), false);
+        self.mention(column, [b"", key], Some([b"", value]), Kind::Plain);
     }
 
     /// Deletes a cell.
     pub fn delete(&mut self, column: Column, key: &[u8]) {
-        self.mention(column, [b"", key], None, false);
+        self.mention(column, [b"", key], None, Kind::Plain);
     }
 
     /// Deletes all cells of physical databases, one bit each, as
@@ -155,16 +168,33 @@ impl CellWrites {
                 key,
                 value,
                 is_new,
-            } => self.mention(column, key, Some(value), is_new),
-            Change::Delete { column, key } => self.mention(column, key, None, false),
+            } => {
+                let kind = if is_new { Kind::New } else { Kind::Plain };
+                self.mention(column, key, Some([b"", value]), kind);
+            }
+            Change::Delete { column, key } => self.mention(column, key, None, Kind::Plain),
+            Change::Patch {
+                column,
+                key,
+                offset,
+                bytes,
+            } => {
+                let offset = u32::try_from(offset).expect("no value has 4 GiB").to_le_bytes();
+                self.mention(column, key, Some([&offset, bytes]), Kind::Patch);
+            }
             Change::EmptyDatabases(physical) => self.empty_databases(physical),
         }
     }
 
-    fn mention(&mut self, column: Column, [owner, key]: CellKey<'_>, value: Option<&[u8]>, is_new: bool) {
+    /// A value is given in two parts.
+    #[inline]
+    fn mention(&mut self, column: Column, [owner, key]: CellKey<'_>, value: Option<[&[u8]; 2]>, kind: Kind) {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value.unwrap_or_default());
+        value
+            .iter()
+            .flatten()
+            .for_each(|part| self.bytes.extend_from_slice(part));
         if self.bytes.len() == at {
             // A mention has a place of its own, which tells it from others.
             self.bytes.push(0);
@@ -177,12 +207,12 @@ impl CellWrites {
             prefix: prefix_of(key),
             at,
             key_len: len(key.len()),
-            value_len: value.map_or(DELETED, |value| len(value.len())),
+            value_len: value.map_or(DELETED, |[first, second]| len(first.len() + second.len())),
             owner: match owner.is_empty() {
                 true => 0,
                 false => self.owners.number(owner),
             },
-            is_new,
+            kind,
         };
         match owner.is_empty() {
             true => self.mentions[column as usize].push(mention),
@@ -221,13 +251,16 @@ impl CellWrites {
     }
 
     /// Calls `visit` with the cells of a column in the order of their keys, each once, with their values; none for what
-    /// is deleted. The column must have been sorted.
+    /// is deleted. The column must have been sorted. `base` tells the value of a cell of which only bytes are changed,
+    /// where these writes go: from before all of them, or with some of them done, as after a try that has failed
+    /// half-way. If there is none, nothing is said of the cell: what it belonged to is dead.
     ///
     /// # Errors
-    /// That of `visit`, which is not called again.
+    /// That of `visit` or `base`, which are not called again.
     pub fn each_cell<E>(
         &self,
         column: Column,
+        mut base: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
         mut visit: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
         let bytes = &self.bytes;
@@ -255,14 +288,15 @@ impl CellWrites {
             let (Some(first), Some(last)) = (first, last) else {
                 unreachable!("a cell has mentions");
             };
-            let has_passed = first.is_new && last.value_len == DELETED;
             let [whole_mentions, member_mentions] = mentions;
             let database = whole_mentions.first().map(|mention| mention.key_in(bytes));
             let database = database.or_else(|| member_mentions.first().map(|mention| self.owner_of(mention)));
-            if self.is_emptied(column, database.unwrap_or_default(), last) || has_passed && self.leaves_out_passed {
+            let emptied_at = self.emptied_at(column, database.unwrap_or_default());
+            let has_passed = first.kind == Kind::New && last.value_len == DELETED;
+            if emptied_at.is_some_and(|emptied_at| last.at < emptied_at) || has_passed && self.leaves_out_passed {
                 continue;
             }
-            match member_mentions.first() {
+            let key = match member_mentions.first() {
                 Some(member) => {
                     let owner = self.owner_of(member);
                     if owner_of_key != Some(member.owner) {
@@ -272,11 +306,58 @@ impl CellWrites {
                     }
                     key.truncate(owner.len());
                     key.extend_from_slice(member.key_in(bytes));
-                    visit(&key, last.value_in(bytes))?;
+                    &key[..]
                 }
-                None => visit(last.key_in(bytes), last.value_in(bytes))?,
+                None => last.key_in(bytes),
+            };
+            if last.kind != Kind::Patch {
+                visit(key, last.value_in(bytes))?;
+            } else if let Some(value) = self.fold(mentions, emptied_at, || base(key))? {
+                let has_passed = first.kind == Kind::New && value.is_none();
+                if !(has_passed && self.leaves_out_passed) {
+                    visit(key, value.as_deref())?;
+                }
             }
         }
+    }
+
+    /// What becomes of a cell whose last mention is a patch, `None` for a deletion; nothing at all if the cell is not
+    /// there.
+    fn fold<E>(
+        &self,
+        mentions: [&[Mention]; 2],
+        emptied_at: Option<usize>,
+        base: impl FnOnce() -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Option<Option<Vec<u8>>>, E> {
+        let mut in_order: Vec<&Mention> = mentions.into_iter().flatten().collect();
+        in_order.sort_unstable_by_key(|mention| mention.at);
+        // Bytes are changed of what was said last of the whole cell.
+        let begin = in_order.iter().rposition(|mention| mention.kind != Kind::Patch);
+        let mut value = match begin.map(|begin| in_order[begin]) {
+            Some(whole) if emptied_at.is_some_and(|emptied_at| whole.at < emptied_at) => return Ok(None),
+            Some(whole) => match whole.value_in(&self.bytes) {
+                Some(value) => value.to_vec(),
+                None => return Ok(Some(None)),
+            },
+            None if emptied_at.is_some() => return Ok(None),
+            None => match base()? {
+                Some(value) => value,
+                None => return Ok(None),
+            },
+        };
+        for patch in &in_order[begin.map_or(0, |begin| begin + 1)..] {
+            let (offset, bytes) = patch
+                .value_in(&self.bytes)
+                .and_then(<[u8]>::split_first_chunk::<OFFSET_LEN>)
+                .expect("a patch has an offset");
+            let offset = u32::from_le_bytes(*offset) as usize;
+            let range = offset..offset + bytes.len();
+            if value.len() < range.end {
+                value.resize(range.end, 0);
+            }
+            value[range].copy_from_slice(bytes);
+        }
+        Ok(Some(Some(value)))
     }
 
     fn owner_of(&self, member: &Mention) -> &[u8] {
@@ -292,16 +373,16 @@ impl CellWrites {
         }
     }
 
-    /// Whether the database of a cell, whose key begins with these bytes, was emptied after the mention.
-    fn is_emptied(&self, column: Column, key: &[u8], mention: &Mention) -> bool {
-        let emptied = if BY_DATABASE.contains(&column) {
+    /// Where the mentions begin that came after the database of a cell, whose key begins with these bytes, was emptied;
+    /// `None` if it was not.
+    fn emptied_at(&self, column: Column, key: &[u8]) -> Option<usize> {
+        if BY_DATABASE.contains(&column) {
             // The first byte of a key is the database.
             let database = key.first().copied().map_or(usize::MAX, usize::from);
             self.emptied.get(database).copied().flatten()
         } else {
             self.expiry_emptied.filter(|_| column == Column::Expiry)
-        };
-        emptied.is_some_and(|at| mention.at < at)
+        }
     }
 }
 
@@ -341,6 +422,11 @@ mod tests {
         key
     }
 
+    /// What there is of a key before the writes of a test: every other key.
+    fn base_of(key: &[u8]) -> Option<Vec<u8>> {
+        key.len().is_multiple_of(2).then(|| vec![key[0]; key.len()])
+    }
+
     /// Does a random thing to the writes and to the model. Members' keys are said in two parts, or in one.
     fn step(random: &mut StdRng, writes: &mut CellWrites, model: &mut [Cells; Column::COUNT]) {
         let index = random.random_range(0..Column::COUNT as u8);
@@ -358,7 +444,31 @@ mod tests {
                     model[Column::Expiry as usize].clear();
                 }
             }
-            1..30 => {
+            1..20 => {
+                let (offset, bytes) = (
+                    random.random_range(0..12),
+                    vec![random.random(); random.random_range(0..5)],
+                );
+                writes.apply(Change::Patch {
+                    column,
+                    key: in_parts(random, &key),
+                    offset,
+                    bytes: &bytes,
+                });
+                let cells = &mut model[usize::from(index)];
+                if writes.emptied_at(column, &key).is_none()
+                    && !cells.contains_key(&key)
+                    && let Some(base) = base_of(&key)
+                {
+                    cells.insert(key.clone(), Some(base));
+                }
+                if let Some(Some(value)) = cells.get_mut(&key) {
+                    let end = offset + bytes.len();
+                    value.resize(value.len().max(end), 0);
+                    value[offset..end].copy_from_slice(&bytes);
+                }
+            }
+            20..40 => {
                 writes.apply(Change::Delete {
                     column,
                     key: in_parts(random, &key),
@@ -389,7 +499,8 @@ mod tests {
     fn cells_of(writes: &mut CellWrites, column: Column) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut found = Vec::new();
         writes.sort(column);
-        let visited = writes.each_cell(column, |key, value| {
+        let base = |key: &[u8]| Ok(base_of(key));
+        let visited = writes.each_cell(column, base, |key, value| {
             found.push((key.to_vec(), value.map(<[u8]>::to_vec)));
             Ok::<(), ()>(())
         });

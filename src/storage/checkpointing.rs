@@ -5,9 +5,11 @@
 //! ```
 //!
 //! The log comes first, so that RocksDB is never ahead of what is durable there. Each step may be the last one before a
-//! crash: up to CHECKPOINT everything is done again, by the next start too, which is harmless, since operations read
-//! nothing and the last mention of a cell counts. For that reason nothing is left out because something else is known
-//! to be on disk. What has come and gone within a window is left out only if the window is fresh: had an earlier try
+//! crash: up to CHECKPOINT everything is done again, by the next start too, which is harmless, since the last mention
+//! of a cell counts. For that reason nothing is left out because something else is known to be on disk. Only changes of
+//! bytes read what RocksDB has of their cell: it has all that comes before the window, and perhaps a part of the window
+//! or of what follows. Nor does that do harm: done again up to where it was, each byte that was changed ends as it was.
+//! What has come and gone within a window is left out only if the window is fresh: had an earlier try
 //! ingested a part of it, or of a shorter one, what has come could be on disk.
 
 use super::cell_writes::CellWrites;

@@ -291,7 +291,8 @@ impl Database {
     }
 
     /// Writes what is to become of the cells into sorted files, one for each column that has something. Nobody reads
-    /// them before they are ingested. Holds no lock of RocksDB.
+    /// them before they are ingested. Holds no lock of RocksDB. Cells of which bytes are changed are read: what comes
+    /// before the writes must have been ingested.
     ///
     /// # Errors
     /// Nothing was changed, and no file is left.
@@ -300,10 +301,13 @@ impl Database {
         for column in Column::ALL {
             writes.sort(column);
             let ranges = writes.emptied_ranges(column);
+            let base = |key: &[u8]| self.get(column, key, <[u8]>::to_vec);
             // A file must have something.
-            let has_cells = writes.each_cell(column, |_, _| Err(())).is_err();
-            if !has_cells && ranges.is_empty() {
-                continue;
+            let first = writes.each_cell(column, |key| base(key).map_err(Some), |_, _| Err(None));
+            match first {
+                Ok(()) if ranges.is_empty() => continue,
+                Err(Some(error)) => return Err(error),
+                Ok(()) | Err(None) => {}
             }
             let number = self.files_begun.fetch_add(1, Ordering::Relaxed);
             let path = ingest_folder(&self.path).join(format!("{number}-{}.sst", column.name()));
@@ -318,9 +322,11 @@ impl Database {
             for (from, to) in &ranges {
                 file.delete_range(from, to)?;
             }
-            writes.each_cell(column, |key, value| match value {
-                Some(value) => file.put(key, value),
-                None => file.delete(key),
+            writes.each_cell(column, base, |key, value| {
+                Ok(match value {
+                    Some(value) => file.put(key, value)?,
+                    None => file.delete(key)?,
+                })
             })?;
             file.finish()?;
             files.bytes += file.file_size();

@@ -72,6 +72,25 @@ pub trait Keyspace {
         value: Option<Vec<u8>>,
     ) -> Result<(), CommandError>;
 
+    /// From `offset` on, a chunk of a string becomes `bytes`; a shorter one grows with zeros. Whether there is such a
+    /// chunk.
+    fn patch_chunk(
+        &mut self,
+        owner: &Owner,
+        number: u32,
+        (offset, bytes): (usize, &[u8]),
+    ) -> Result<bool, CommandError> {
+        let member = encoding::chunk_member(number);
+        let Some(chunk) = self.member(owner, Column::Data, &member)? else {
+            return Ok(false);
+        };
+        let (mut chunk, end) = (chunk.to_vec(), offset + bytes.len());
+        chunk.resize(chunk.len().max(end), 0);
+        chunk[offset..end].copy_from_slice(bytes);
+        self.write_member(owner, Column::Data, &member, Some(chunk))?;
+        Ok(true)
+    }
+
     /// Calls `visit` with the members of a collection that has `members` members, from one (inclusive) to another
     /// (exclusive; `None`: to the last) and their values, in their order or backwards, until it breaks.
     fn scan_members(

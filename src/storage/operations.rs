@@ -9,11 +9,15 @@
 //!             0x30 + column ‖ length(v) ‖ member ‖ length(v) ‖ value  the cell owner ‖ member is set
 //!             0x40 + column ‖ length(v) ‖ member                 the cell owner ‖ member is deleted
 //!             0x50 + column ‖ length(v) ‖ member ‖ length(v) ‖ value  the same as 0x30; it was not there before
+//!             0x60 + column ‖ length(v) ‖ member ‖ offset(v) ‖ length(v) ‖ bytes
+//!                           from the offset on, the value of the cell owner ‖ member becomes these bytes, if the cell
+//!                           is there; a shorter value grows with zeros
 //! ```
 //!
 //! (v): seven bits a byte, the lowest first, bit 7 set in all but the last; the databases are little endian. Applying
-//! the operations reads nothing, and applying them twice in their order is harmless, as only the last one of a cell
-//! counts.
+//! all but the last of these kinds reads nothing, and applying any of them twice in their order is harmless: of those
+//! that set or delete a cell only the last one counts, and of those behind it that change bytes the last one of each
+//! byte.
 
 use super::database::Column;
 use super::encoding::{DATABASE_COUNT, take_varint};
@@ -28,6 +32,7 @@ const DELETE: u8 = 0x20;
 const PUT_MEMBER: u8 = 0x30;
 const DELETE_MEMBER: u8 = 0x40;
 const PUT_NEW_MEMBER: u8 = 0x50;
+const PATCH_MEMBER: u8 = 0x60;
 
 /// The bits of an operation's byte that name the column.
 const COLUMN_MASK: u8 = 0x0f;
@@ -111,13 +116,7 @@ impl MemberOperations {
     /// there before, which is known.
     #[inline]
     pub fn write(&mut self, owner: &[u8], column: Column, (member, value): (&[u8], Option<&[u8]>), is_new: bool) {
-        assert!(!owner.is_empty(), "members have an owner");
-        if *self.owner != *owner {
-            self.bytes.push(OWNER);
-            self.push_bytes(owner);
-            self.owner.clear();
-            self.owner.extend_from_slice(owner);
-        }
+        self.name_owner(owner);
         let code = match value {
             Some(_) if is_new => PUT_NEW_MEMBER,
             Some(_) => PUT_MEMBER,
@@ -127,6 +126,28 @@ impl MemberOperations {
         self.push_bytes(member);
         if let Some(value) = value {
             self.push_bytes(value);
+        }
+    }
+
+    /// From `offset` on, the value of a member of `owner` becomes `bytes`, if the member is there.
+    #[inline]
+    pub fn patch(&mut self, owner: &[u8], column: Column, member: &[u8], (offset, bytes): (usize, &[u8])) {
+        self.name_owner(owner);
+        self.bytes.push(PATCH_MEMBER | column as u8);
+        self.push_bytes(member);
+        each_byte(offset, |byte| self.bytes.push(byte));
+        self.push_bytes(bytes);
+    }
+
+    /// The next operation is on a member of `owner`.
+    #[inline]
+    fn name_owner(&mut self, owner: &[u8]) {
+        assert!(!owner.is_empty(), "members have an owner");
+        if *self.owner != *owner {
+            self.bytes.push(OWNER);
+            self.push_bytes(owner);
+            self.owner.clear();
+            self.owner.extend_from_slice(owner);
         }
     }
 
@@ -176,6 +197,12 @@ pub enum Change<'a> {
     Delete {
         column: Column,
         key: CellKey<'a>,
+    },
+    Patch {
+        column: Column,
+        key: CellKey<'a>,
+        offset: usize,
+        bytes: &'a [u8],
     },
     EmptyDatabases(u16),
 }
@@ -283,6 +310,12 @@ impl<'a> Operations<'a> {
                 column: column()?,
                 key: [self.owner?, self.take_bytes()?],
             },
+            PATCH_MEMBER => Change::Patch {
+                column: column()?,
+                key: [self.owner?, self.take_bytes()?],
+                offset: self.take_number()?,
+                bytes: self.take_bytes()?,
+            },
             _ => return None,
         };
         Some(Operation { shard, change })
@@ -322,6 +355,7 @@ mod tests {
     enum Owned {
         Put(ShardId, Column, Vec<u8>, Vec<u8>),
         Delete(ShardId, Column, Vec<u8>),
+        Patch(ShardId, Column, Vec<u8>, usize, Vec<u8>),
         Empty(ShardId, u16),
     }
 
@@ -331,6 +365,12 @@ mod tests {
             match operation.change {
                 Change::Put { column, key, value, .. } => Owned::Put(shard, column, key.concat(), value.to_vec()),
                 Change::Delete { column, key } => Owned::Delete(shard, column, key.concat()),
+                Change::Patch {
+                    column,
+                    key,
+                    offset,
+                    bytes,
+                } => Owned::Patch(shard, column, key.concat(), offset, bytes.to_vec()),
                 Change::EmptyDatabases(physical) => Owned::Empty(shard, physical),
             }
         }
@@ -356,6 +396,7 @@ mod tests {
         match operation {
             Owned::Put(_, column, key, value) => put(out, *column, key, value),
             Owned::Delete(_, column, key) => delete(out, *column, key),
+            Owned::Patch(..) => unreachable!("patches are among the operations on members"),
             Owned::Empty(_, physical) => empty_databases(out, *physical),
         }
     }
@@ -397,6 +438,11 @@ mod tests {
         members.write(b"two:", Column::Data, (b"c", Some(b"4")), false);
         members.empty_databases(5);
         members.write(b"two:", Column::Data, (b"d", Some(b"")), true);
+        members.patch(b"two:", Column::Data, b"d", (300, b"new"));
+        let third = members.len();
+        members.patch(b"one:", Column::Data, b"", (0, b"gone"));
+        members.truncate(third);
+        members.patch(b"one:", Column::Data, b"", (0, b""));
         let mut out = FrameBuffer::new();
         begin_shard(&mut out, shard);
         members.append_to(&mut out);
@@ -406,6 +452,8 @@ mod tests {
             put(b"two:c", b"4"),
             Owned::Empty(shard, 5),
             put(b"two:d", b""),
+            Owned::Patch(shard, Column::Data, b"two:d".to_vec(), 300, b"new".to_vec()),
+            Owned::Patch(shard, Column::Data, b"one:".to_vec(), 0, Vec::new()),
         ];
         assert_eq!(read_all(out.payload()), Ok(expected.to_vec()));
         let are_new = read(out.payload()).filter_map(|operation| match operation.expect("an operation").change {

@@ -15,6 +15,7 @@ use super::open_ranges::{OpenRanges, Saved, SavedRange};
 use super::overlay::Overlay;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A larger record is dropped once it is clean and not kept when it is read: one such would displace thousands of
@@ -29,6 +30,9 @@ const USES_MAX: u8 = 3;
 
 /// The share of the bytes that the small queue gets, in percent (the paper's 10 %).
 const SMALL_QUEUE_PERCENT: usize = 10;
+
+/// Room for the old bytes of values that were changed in a turn; more is given back when the turn is logged.
+const UNDO_BYTES_KEPT_MAX: usize = 1 << 20;
 
 /// Steps that one record which comes in may take to make room: enough to take the uses of a few and to evict more than
 /// one. Those that are not clean cannot go and are only passed by; where more is written than the table may hold, not
@@ -45,6 +49,16 @@ enum Queue {
     Main,
 }
 
+/// What the next frame has of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Staged {
+    Nothing,
+    /// The bytes that were changed, each as it was: the table has only what has become of all.
+    Patches,
+    /// The whole value, or that it is gone.
+    Whole,
+}
+
 struct Entry {
     column: Column,
     key: Box<[u8]>,
@@ -55,8 +69,8 @@ struct Entry {
     /// The segment of the log that has the last write which was logged; 0 once that is in RocksDB and was worked off.
     segment: u32,
     uses: u8,
-    /// The entry was changed since the last frame, and is in the list of what the next one has.
-    staged: bool,
+    /// What the next frame has of the entry; whatever that is, the entry is in the list of those that were changed.
+    staged: Staged,
     queue: Queue,
     older: EntryIndex,
     newer: EntryIndex,
@@ -133,7 +147,7 @@ impl Entry {
 
     /// Whether RocksDB has what the entry says, so that it may go.
     fn is_clean(&self) -> bool {
-        !self.staged && self.segment == 0
+        self.staged == Staged::Nothing && self.segment == 0
     }
 
     fn size(&self) -> usize {
@@ -144,9 +158,21 @@ impl Entry {
 /// How to take back one change since the last frame.
 struct Undo {
     entry: EntryIndex,
-    value: Option<Vec<u8>>,
+    old: Old,
     epoch: u64,
-    newly_staged: bool,
+    staged_before: Staged,
+}
+
+/// What there was before a change.
+enum Old {
+    Value(Option<Vec<u8>>),
+    /// Some bytes of the value, which was `value_len` bytes long: they stood at `offset`, and lie in this range of what
+    /// [`Records`] keeps of such bytes.
+    Bytes {
+        offset: usize,
+        value_len: usize,
+        kept: Range<usize>,
+    },
 }
 
 /// What a roll back hands out for each change, newest first: the key, what it undid, what is there
@@ -218,8 +244,11 @@ pub struct Records {
     /// The bytes of those.
     unclean_bytes: usize,
     open_ranges: OpenRanges,
-    /// How to take back what is staged: of commands that are over the first change of each record only.
+    /// How to take back what is staged: of commands that are over only what leads to the first change of each record
+    /// that stages the whole.
     undo: Vec<Undo>,
+    /// The bytes of those that have changed bytes.
+    undo_bytes: Vec<u8>,
     /// Where the changes of the running command begin.
     command_undo: usize,
     counters: Counters,
@@ -255,6 +284,7 @@ impl Records {
             unclean_bytes: 0,
             open_ranges: OpenRanges::default(),
             undo: Vec::new(),
+            undo_bytes: Vec::new(),
             command_undo: 0,
             counters: Counters::default(),
             replaced: Vec::new(),
@@ -337,10 +367,55 @@ impl Records {
     ) {
         self.staged_bytes += staged_size(key, value.as_deref());
         let index = index.unwrap_or_else(|| self.insert(hash_and_column, key, None));
+        let (epoch, staged_before) = self.begin_change(index, Staged::Whole, epoch);
+        let old = Old::Value(self.replace(index, value));
+        self.undo.push(Undo {
+            entry: index,
+            old,
+            epoch,
+            staged_before,
+        });
+    }
+
+    /// Stages, in `epoch`, that from `offset` on the value of an entry, which has one, becomes `bytes`; a shorter value
+    /// grows with zeros. Returns whether the next frame must say so: it need not if it has the whole value.
+    pub fn patch(&mut self, index: EntryIndex, (offset, bytes): (usize, &[u8]), epoch: u64) -> bool {
+        let staged = match self.entries[index as usize].staged {
+            Staged::Whole => Staged::Whole,
+            Staged::Nothing | Staged::Patches => Staged::Patches,
+        };
+        let (epoch, staged_before) = self.begin_change(index, staged, epoch);
+        let value = self.entries[index as usize].value.as_mut();
+        let value = value.expect("a value of which bytes are changed");
+        let (value_len, kept_at, end) = (value.len(), self.undo_bytes.len(), offset + bytes.len());
+        self.undo_bytes
+            .extend_from_slice(&value[offset.min(value_len)..end.min(value_len)]);
+        if end > value_len {
+            value.resize(end, 0);
+        }
+        value[offset..end].copy_from_slice(bytes);
+        self.resized(index, value_len, value_len.max(end));
+        let old = Old::Bytes {
+            offset,
+            value_len,
+            kept: kept_at..self.undo_bytes.len(),
+        };
+        self.undo.push(Undo {
+            entry: index,
+            old,
+            epoch,
+            staged_before,
+        });
+        staged != Staged::Whole
+    }
+
+    /// An entry is about to be changed in `epoch`, and to be staged so. Returns the epoch of its last change, and what
+    /// was staged of it.
+    fn begin_change(&mut self, index: EntryIndex, staged: Staged, epoch: u64) -> (u64, Staged) {
         let entry = &self.entries[index as usize];
-        let (column, is_clean, newly_staged) = (hash_and_column.1, entry.is_clean(), !entry.staged);
+        let is_clean = entry.is_clean();
         if !self.open_ranges.is_empty() {
-            self.open_ranges.save(column, key, || match is_clean {
+            self.open_ranges.save(entry.column, &entry.key, || match is_clean {
                 true => Saved::OnDisk,
                 false => Saved::InTable(entry.value.clone()),
             });
@@ -348,22 +423,15 @@ impl Records {
         if is_clean {
             let entries = &self.entries;
             self.overlay
-                .insert(column, key, index, |index| &entries[index as usize].key);
+                .insert(entry.column, &entry.key, index, |index| &entries[index as usize].key);
             self.unclean_bytes += entry.size();
         }
-        if newly_staged {
+        let entry = &mut self.entries[index as usize];
+        let staged_before = std::mem::replace(&mut entry.staged, staged);
+        if staged_before == Staged::Nothing {
             self.staged.push(index);
         }
-        let entry = &mut self.entries[index as usize];
-        entry.staged = true;
-        let epoch_before = std::mem::replace(&mut entry.epoch, epoch);
-        let old = self.replace(index, value);
-        self.undo.push(Undo {
-            entry: index,
-            value: old,
-            epoch: epoch_before,
-            newly_staged,
-        });
+        (std::mem::replace(&mut entry.epoch, epoch), staged_before)
     }
 
     /// The running command is over and its writes stand, until the frame that they are for is written or not.
@@ -375,7 +443,7 @@ impl Records {
         // Whoever takes back more than this command takes back all that is staged.
         let mut kept = self.command_undo;
         for index in self.command_undo..self.undo.len() {
-            if self.undo[index].newly_staged {
+            if self.undo[index].staged_before != Staged::Whole {
                 self.undo.swap(kept, index);
                 kept += 1;
             }
@@ -415,21 +483,31 @@ impl Records {
     fn roll_back_to(&mut self, kept: usize, mut undone: impl FnMut(Undone<'_>)) {
         while self.undo.len() > kept {
             let Some(undo) = self.undo.pop() else { return };
-            let staged = self.replace(undo.entry, undo.value);
+            let replaced = match undo.old {
+                Old::Value(value) => Some(self.replace(undo.entry, value)),
+                Old::Bytes {
+                    offset,
+                    value_len,
+                    kept,
+                } => {
+                    self.put_bytes_back(undo.entry, (offset, value_len), kept);
+                    None
+                }
+            };
             let entry = &mut self.entries[undo.entry as usize];
-            entry.epoch = undo.epoch;
+            (entry.epoch, entry.staged) = (undo.epoch, undo.staged_before);
+            let restored = entry.value.as_deref();
             undone(Undone {
                 column: entry.column,
                 key: &entry.key,
-                staged: staged.as_deref(),
-                restored: entry.value.as_deref(),
+                staged: replaced.as_ref().map_or(restored, Option::as_deref),
+                restored,
             });
-            if !undo.newly_staged {
+            if undo.staged_before != Staged::Nothing {
                 continue;
             }
             let last = self.staged.pop();
             assert_eq!(last, Some(undo.entry), "writes are undone newest first");
-            entry.staged = false;
             if entry.segment == 0 {
                 self.leave_overlay(undo.entry);
                 // RocksDB may have got the entry meanwhile.
@@ -441,18 +519,31 @@ impl Records {
         }
     }
 
+    /// The bytes that are `kept`, the last of all, stand at `offset` again, in a value of `value_len` bytes.
+    fn put_bytes_back(&mut self, index: EntryIndex, (offset, value_len): (usize, usize), kept: Range<usize>) {
+        let value = self.entries[index as usize].value.as_mut();
+        let value = value.expect("a value of which bytes were changed");
+        let len_changed = value.len();
+        value.truncate(value_len);
+        if let Some(place) = value.get_mut(offset..) {
+            place[..kept.len()].copy_from_slice(&self.undo_bytes[kept.clone()]);
+        }
+        self.undo_bytes.truncate(kept.start);
+        self.resized(index, len_changed, value_len);
+    }
+
     fn leave_overlay(&mut self, index: EntryIndex) {
         let entry = &self.entries[index as usize];
         self.unclean_bytes -= entry.size();
         self.overlay.remove(entry.column, &entry.key, index);
     }
 
-    /// What is staged: keys with their records, `None` for a deletion, in the order of first writing.
+    /// What is staged: keys with their records, `None` for a deletion, in the order of first writing; not those of which
+    /// only bytes were changed, as [`Records::patch`] says.
     pub fn staged(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
-        self.staged.iter().map(|index| {
-            let entry = &self.entries[*index as usize];
-            (entry.column, &*entry.key, entry.value.as_deref())
-        })
+        let entries = self.staged.iter().map(|index| &self.entries[*index as usize]);
+        let whole = entries.filter(|entry| entry.staged == Staged::Whole);
+        whole.map(|entry| (entry.column, &*entry.key, entry.value.as_deref()))
     }
 
     /// What RocksDB does not have yet from the key `from` to before `to`, in the order of the keys or backwards.
@@ -529,25 +620,31 @@ impl Records {
         let list = &mut self.logged.back_mut().expect("there is a list of the segment").entries;
         for index in self.staged.drain(..) {
             let entry = &mut self.entries[index as usize];
-            assert!(entry.staged, "what is staged is staged once");
-            entry.staged = false;
+            assert!(entry.staged != Staged::Nothing, "what is staged is staged once");
+            entry.staged = Staged::Nothing;
             if entry.segment != segment {
                 entry.segment = segment;
                 list.push(index);
             }
         }
-        self.undo.clear();
-        (self.command_undo, self.staged_bytes) = (0, 0);
+        self.forget_undo();
         self.discarded.append(&mut self.replaced);
+    }
+
+    /// What was staged stands.
+    fn forget_undo(&mut self) {
+        self.undo.clear();
+        self.undo_bytes.clear();
+        self.undo_bytes.shrink_to(UNDO_BYTES_KEPT_MAX);
+        (self.command_undo, self.staged_bytes) = (0, 0);
     }
 
     /// What is staged was written to RocksDB at once, without a log: all of it is clean.
     pub fn written_through(&mut self) {
-        self.undo.clear();
-        (self.command_undo, self.staged_bytes) = (0, 0);
+        self.forget_undo();
         self.discarded.append(&mut self.replaced);
         for index in std::mem::take(&mut self.staged) {
-            self.entries[index as usize].staged = false;
+            self.entries[index as usize].staged = Staged::Nothing;
             if self.entries[index as usize].segment == 0 {
                 self.become_clean(index, true);
             }
@@ -581,7 +678,7 @@ impl Records {
                 continue;
             }
             entry.segment = 0;
-            if !entry.staged {
+            if entry.staged == Staged::Nothing {
                 let is_kept = !is_elsewhere(entry.column, &entry.key);
                 self.become_clean(index, is_kept);
             }
@@ -711,7 +808,7 @@ impl Records {
             let entries = &self.entries;
             self.overlay
                 .insert(Column::System, key, new, |index| &entries[index as usize].key);
-            if *staged {
+            if *staged != Staged::Nothing {
                 self.staged.push(new);
                 self.staged_bytes += staged_size(key, value.as_deref());
             }
@@ -826,7 +923,7 @@ impl Records {
             epoch: 0,
             uses: 0,
             segment: 0,
-            staged: false,
+            staged: Staged::Nothing,
             queue: Queue::None,
             older: NO_ENTRY,
             newer: NO_ENTRY,
@@ -861,6 +958,13 @@ impl Records {
             let present = &mut self.present[database_of(&entry.key)];
             *present = *present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
         }
+        self.resized(index, old_len, new_len);
+        old
+    }
+
+    /// An entry's value has become shorter or longer.
+    fn resized(&mut self, index: EntryIndex, old_len: usize, new_len: usize) {
+        let entry = &self.entries[index as usize];
         self.bytes = self.bytes + new_len - old_len;
         if !entry.is_clean() {
             self.unclean_bytes = self.unclean_bytes + new_len - old_len;
@@ -870,7 +974,6 @@ impl Records {
             Queue::Small => self.small.bytes = self.small.bytes + new_len - old_len,
             Queue::Main => self.main.bytes = self.main.bytes + new_len - old_len,
         }
-        old
     }
 
     fn enqueue(&mut self, index: EntryIndex, queue: Queue) {
@@ -966,6 +1069,7 @@ mod tests {
     use super::super::seeded_random;
     use super::*;
     use rand::Rng;
+    use rand::rngs::StdRng;
     use std::collections::BTreeMap;
 
     fn hash(key: &[u8]) -> u64 {
@@ -1013,6 +1117,105 @@ mod tests {
         records.roll_back_staged(|_| {});
         assert!(records.is_empty() && !records.has_staged());
         assert_eq!((records.bytes(), records.unclean_bytes), (0, 0));
+    }
+
+    /// What a command of the test does to a value.
+    fn change(random: &mut StdRng, records: &mut Records, epoch: u64) {
+        let key = [b"000a", b"000b", b"000c"][random.random_range(0..3)];
+        let index = records.find(hash(key), Column::Meta, key);
+        match index.filter(|index| records.value(*index).is_some() && random.random_bool(0.8)) {
+            Some(index) => {
+                let (offset, bytes) = (
+                    random.random_range(0..30),
+                    vec![random.random(); random.random_range(0..9)],
+                );
+                records.patch(index, (offset, &bytes), epoch);
+            }
+            None => {
+                let value = vec![random.random(); random.random_range(0..20)];
+                stage(records, key, Some(&value[..]).filter(|value| value.len() > 2), epoch);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_were_changed_come_back_whatever_else_was_staged() {
+        let mut random = seeded_random::printed();
+        let mut records = Records::new(1 << 20);
+        let state = |records: &Records| {
+            let bytes = (
+                records.bytes(),
+                records.unclean_bytes,
+                records.small.bytes,
+                records.main.bytes,
+            );
+            (contents(records), records.staged.clone(), bytes)
+        };
+        for turn in 1..300_u32 {
+            let epoch = u64::from(turn);
+            if random.random_bool(0.5) {
+                while records.work_off(turn - 1, 10, |_, _| false) > 0 {}
+            }
+            let before_turn = contents(&records);
+            for _ in 0..random.random_range(0..8) {
+                let before_command = state(&records);
+                for _ in 0..random.random_range(0..5) {
+                    change(&mut random, &mut records, epoch);
+                }
+                let before_part = (state(&records), records.changes());
+                for _ in 0..random.random_range(0..5) {
+                    change(&mut random, &mut records, epoch);
+                }
+                match random.random_range(0..6) {
+                    0 => {
+                        records.roll_back_command(0, |_| {});
+                        assert_eq!(state(&records), before_command);
+                    }
+                    1 => {
+                        records.roll_back_command(before_part.1, |_| {});
+                        assert_eq!(state(&records), before_part.0);
+                    }
+                    _ => {}
+                }
+                records.keep_command();
+            }
+            if random.random_bool(0.3) {
+                records.roll_back_staged(|_| {});
+                assert_eq!(contents(&records), before_turn);
+            }
+            records.logged(turn);
+            assert!(records.undo_bytes.is_empty());
+        }
+        while records.work_off(300, 10, |_, _| false) > 0 {}
+        assert_eq!((records.unclean_len(), records.unclean_bytes), (0, 0));
+    }
+
+    #[test]
+    fn the_next_frame_says_which_bytes_were_changed_unless_it_has_the_whole() {
+        let mut records = Records::new(1 << 20);
+        let patch = |records: &mut Records, offset, bytes: &[u8]| {
+            let index = records.find(hash(b"000a"), Column::Meta, b"000a").expect("an entry");
+            records.patch(index, (offset, bytes), 1)
+        };
+        stage(&mut records, b"000a", Some(b"123"), 1);
+        assert!(!patch(&mut records, 1, b"x"));
+        assert_eq!(records.staged().count(), 1);
+        records.logged(1);
+        assert!(patch(&mut records, 5, b"y"));
+        records.keep_command();
+        assert_eq!((records.staged().count(), records.has_staged()), (0, true));
+        assert_eq!(value(&mut records, b"000a"), Some(&b"1x3\0\0y"[..]));
+        stage(&mut records, b"000a", Some(b"4"), 1);
+        assert!(!patch(&mut records, 0, b"5"));
+        assert_eq!(records.staged().count(), 1);
+        records.roll_back_command(0, |_| {});
+        assert!(patch(&mut records, 0, b"0"));
+        assert_eq!(records.staged().count(), 0);
+        // What was logged last decides when it is clean.
+        records.logged(2);
+        assert_eq!((records.work_off(1, 10, |_, _| false), records.unclean_len()), (1, 1));
+        assert_eq!((records.work_off(2, 10, |_, _| false), records.unclean_len()), (1, 0));
+        assert_eq!(value(&mut records, b"000a"), Some(&b"0x3\0\0y"[..]));
     }
 
     #[test]

@@ -67,8 +67,31 @@ fn random_key(random: &mut StdRng, column: Column) -> Vec<u8> {
     }
 }
 
-/// A cell's column, key and value, `None` for a deletion, on a shard.
-type CellOfShard = (ShardId, Column, Vec<u8>, Option<Vec<u8>>);
+/// What becomes of a cell.
+enum Fate {
+    Put(Vec<u8>),
+    Deleted,
+    /// Bytes are changed from an offset on, if the cell is there.
+    Patched(usize, Vec<u8>),
+}
+
+impl Fate {
+    fn befall(self, cells: &mut Cells, cell: (ShardId, u8, Vec<u8>)) {
+        match self {
+            Fate::Put(value) => drop(cells.insert(cell, value)),
+            Fate::Deleted => drop(cells.remove(&cell)),
+            Fate::Patched(offset, bytes) => {
+                if let Some(value) = cells.get_mut(&cell) {
+                    value.resize(value.len().max(offset + bytes.len()), 0);
+                    value[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                }
+            }
+        }
+    }
+}
+
+/// A cell's column and key on a shard, and what becomes of it.
+type CellOfShard = (ShardId, Column, Vec<u8>, Fate);
 
 /// The operations of a frame: the same each time.
 fn frame(seed: u64, number: u64, shards: &[ShardId]) -> Vec<CellOfShard> {
@@ -82,8 +105,12 @@ fn frame(seed: u64, number: u64, shards: &[ShardId]) -> Vec<CellOfShard> {
                 0 => random.random_range(0..300_000),
                 _ => random.random_range(0..60),
             };
-            let value = random.random_bool(0.7).then(|| vec![random.random(); len]);
-            operations.push((*shard, column, key, value));
+            let fate = match random.random_range(0..10) {
+                0..3 => Fate::Deleted,
+                3..6 => Fate::Patched(random.random_range(0..40), vec![random.random(); len % 9]),
+                _ => Fate::Put(vec![random.random(); len]),
+            };
+            operations.push((*shard, column, key, fate));
         }
     }
     operations
@@ -107,24 +134,23 @@ fn write_frame(out: &mut FrameBuffer, cells: &mut Cells, seed: u64, number: u64,
         operations::empty_databases(out, physical);
     }
     empty(cells, physical, shards);
-    for (shard, column, key, value) in frame(seed, number, shards) {
+    for (shard, column, key, fate) in frame(seed, number, shards) {
         operations::begin_shard(out, shard);
         let cell = (shard, column as u8, key.clone());
-        match (column, &value) {
-            (Column::Data | Column::Score, _) => {
-                let mut members = MemberOperations::default();
-                let (owner, member) = key.split_at(key.len() - 1);
-                let is_new = value.is_some() && !cells.contains_key(&cell);
-                members.write(owner, column, (member, value.as_deref()), is_new);
-                members.append_to(out);
+        let (owner, member) = key.split_at(key.len() - 1);
+        let mut members = MemberOperations::default();
+        match (column, &fate) {
+            (_, Fate::Patched(offset, bytes)) => members.patch(owner, column, member, (*offset, bytes)),
+            (Column::Data | Column::Score, Fate::Put(value)) => {
+                let is_new = !cells.contains_key(&cell);
+                members.write(owner, column, (member, Some(value)), is_new);
             }
-            (_, Some(value)) => operations::put(out, column, &key, value),
-            (_, None) => operations::delete(out, column, &key),
+            (Column::Data | Column::Score, Fate::Deleted) => members.write(owner, column, (member, None), false),
+            (_, Fate::Put(value)) => operations::put(out, column, &key, value),
+            (_, Fate::Deleted) => operations::delete(out, column, &key),
         }
-        match value {
-            Some(value) => drop(cells.insert(cell, value)),
-            None => drop(cells.remove(&cell)),
-        }
+        members.append_to(out);
+        fate.befall(cells, cell);
     }
 }
 
@@ -142,11 +168,8 @@ fn empty(cells: &mut Cells, physical: u16, shards: &[ShardId]) {
 
 fn apply_frame(cells: &mut Cells, seed: u64, number: u64, shards: &[ShardId]) {
     empty(cells, emptied(seed, number), shards);
-    for (shard, column, key, value) in frame(seed, number, shards) {
-        match value {
-            Some(value) => drop(cells.insert((shard, column as u8, key), value)),
-            None => drop(cells.remove(&(shard, column as u8, key))),
-        }
+    for (shard, column, key, fate) in frame(seed, number, shards) {
+        fate.befall(cells, (shard, column as u8, key));
     }
 }
 

@@ -791,6 +791,36 @@ impl Shard {
         Ok(self.epoch)
     }
 
+    /// Stages that from `offset` on the value of a chunk of a string becomes `bytes`; a shorter one grows with zeros.
+    /// Returns the epoch this will be logged in; `None` if there is no such chunk.
+    pub fn patch_chunk(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        number: u32,
+        (offset, bytes): (usize, &[u8]),
+    ) -> Result<Option<u64>, CommandError> {
+        self.check_writable()?;
+        let member = encoding::chunk_member(number);
+        self.set_member_key(owner, slot, &member);
+        self.miss_on_request(Column::Data)?;
+        let index = match self.find_in(Column::Data)? {
+            Found::Entry(index) if self.records.value(index).is_some() => index,
+            Found::Large => return Err(damaged_record()),
+            Found::Entry(_) | Found::Absent => return Ok(None),
+        };
+        if self.tracks_modified {
+            self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
+        }
+        self.begin_staging();
+        if self.records.patch(index, (offset, bytes), self.epoch) {
+            // Chunks are never in memory as members are, but logged as changes of members are.
+            let before_member = &self.key[..self.key.len() - member.len()];
+            self.member_operations
+                .patch(before_member, Column::Data, &member, (offset, bytes));
+        }
+        Ok(Some(self.epoch))
+    }
+
     /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be logged in.
     #[inline]
     fn stage_here(&mut self, column: Column, value: Option<Vec<u8>>) -> u64 {

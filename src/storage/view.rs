@@ -143,6 +143,12 @@ impl View<'_> {
         of_keyspace!(self, write_member(owner, column, member, Some(value)))
     }
 
+    /// Stages that from `offset` on a chunk of a string becomes `bytes`; a shorter one grows with zeros. Returns whether
+    /// there is such a chunk.
+    pub fn patch_chunk(&mut self, owner: &Owner, number: u32, patch: (usize, &[u8])) -> Result<bool, CommandError> {
+        of_keyspace!(self, patch_chunk(owner, number, patch))
+    }
+
     /// Stages the deletion of a member of a collection, whether it is there or not.
     pub fn delete_member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<(), CommandError> {
         of_keyspace!(self, write_member(owner, column, member, None))
@@ -530,6 +536,15 @@ impl Keyspace for LocalShards<'_> {
         let slot = Slot::of(&owner.key);
         let write = |shard: &mut Shard| Ok(((), shard.write_member((owner, slot), column, member, value)?));
         self.shards.with_slot(slot, write)
+    }
+
+    /// As [`Shard::patch_chunk`], which does not copy the chunk.
+    fn patch_chunk(&mut self, owner: &Owner, number: u32, patch: (usize, &[u8])) -> Result<bool, CommandError> {
+        let slot = Slot::of(&owner.key);
+        self.shards.with_slot(slot, |shard| {
+            let epoch = shard.patch_chunk((owner, slot), number, patch)?;
+            Ok((epoch.is_some(), epoch.unwrap_or(0)))
+        })
     }
 
     fn scan_members(
