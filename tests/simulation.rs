@@ -178,6 +178,12 @@ impl Choices {
         }
     }
 
+    /// Where a string is changed: near its beginning, or anywhere in a long one.
+    fn offset(&mut self) -> usize {
+        let below = if self.chance(3) { LARGE_VALUE_BYTES } else { 30 };
+        self.random.random_range(0..below)
+    }
+
     /// A deadline in Unix milliseconds: soon, or on some full 100 s far away.
     fn deadline_ms(&mut self) -> u64 {
         match self.chance(12) {
@@ -264,7 +270,8 @@ impl Model {
                 }
                 step(&["DEL", key, other], integer(deleted))
             }
-            56..=58 => {
+            56..=57 => self.step_bit(choices, key, found),
+            58 => {
                 let other = choices.key();
                 let there = [key, other, key].iter().filter(|key| self.get(key).is_some()).count();
                 step(&["EXISTS", key, other, key], integer(there))
@@ -289,7 +296,7 @@ impl Model {
             82..=86 => self.step_copy(choices, key, found),
             87..=88 => self.step_move(choices, key, found),
             89..=91 => {
-                let offset = choices.random.random_range(0..30);
+                let offset = choices.offset();
                 let patch = choices.value();
                 let mut value = found.map_or(Vec::new(), |entry| entry.value.to_vec());
                 let end = offset + patch.len();
@@ -318,6 +325,20 @@ impl Model {
             // Expired keys count until they are swept.
             _ => step(&["DBSIZE"], Expected::Between(self.keys().len() as u64, u64::MAX)),
         }
+    }
+
+    /// SETBIT, of bits among others most of the time.
+    fn step_bit(&mut self, choices: &mut Choices, key: &str, found: Option<Entry>) -> Step {
+        let (offset, bit, set) = (choices.offset(), choices.random.random_range(0..8), choices.chance(2));
+        let deadline = found.as_ref().and_then(|entry| entry.deadline);
+        let mut value = found.map_or(Vec::new(), |entry| entry.value.to_vec());
+        value.resize(value.len().max(offset + 1), 0);
+        let mask = 0x80 >> bit;
+        let was_set = value[offset] & mask != 0;
+        value[offset] = value[offset] & !mask | if set { mask } else { 0 };
+        self.put(key, value, deadline);
+        let (offset, set) = ((8 * offset + bit).to_string(), u8::from(set).to_string());
+        step(&["SETBIT", key, &offset, &set], integer(usize::from(was_set)))
     }
 
     /// SET with any of its options, SETNX, GETSET and SETEX.

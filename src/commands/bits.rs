@@ -24,15 +24,10 @@ pub fn setbit(context: &mut Context<'_>) -> Outcome {
     };
     let (byte, mask) = ((offset / 8) as usize, 0x80_u8 >> (offset % 8));
     let mut string = context.edit_string(arguments.get(1))?;
-    let mut old = [0];
-    string.read(context, byte, &mut old)?;
-    let was_set = old[0] & mask != 0;
-    let is_changed = was_set != set || string.byte_len() <= byte;
-    if was_set == set {
-        string.grow(context, byte + 1)?;
-    } else {
-        string.write(context, byte, &[old[0] ^ mask])?;
-    }
+    let grows = string.byte_len() <= byte;
+    let old = string.set_bits(context, byte, (mask, if set { mask } else { 0 }))?;
+    let was_set = old & mask != 0;
+    let is_changed = was_set != set || grows;
     save_bits(context, string, is_changed)?;
     context.reply.integer(i64::from(was_set));
     Ok(())

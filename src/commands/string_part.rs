@@ -203,6 +203,35 @@ impl StringEdit {
         Ok(())
     }
 
+    /// Makes those bits of the byte at `offset` which are set in `mask` those of `bits`; the string grows up to there.
+    /// Returns the byte as it was.
+    pub fn set_bits(
+        &mut self,
+        context: &mut Context<'_>,
+        offset: usize,
+        (mask, bits): (u8, u8),
+    ) -> Result<u8, CommandError> {
+        self.grow(context, offset + 1)?;
+        match &mut self.content {
+            Content::Whole(whole) => {
+                let old = whole[offset];
+                whole[offset] = old & !mask | bits & mask;
+                self.changed |= whole[offset] != old;
+                Ok(old)
+            }
+            Content::Chunks { .. } => {
+                let place = ((offset / STRING_CHUNK_LEN) as u32, offset % STRING_CHUNK_LEN);
+                let old = context.view.set_chunk_bits(&self.owner, place, (mask, bits))?;
+                if old.is_none() && bits & mask != 0 {
+                    let mut chunk = vec![0; place.1];
+                    chunk.push(bits & mask);
+                    self.put_chunk(context, place.0, chunk)?;
+                }
+                Ok(old.unwrap_or(0))
+            }
+        }
+    }
+
     /// Makes the string at least `len_min` bytes long, with zeros at its end.
     pub fn grow(&mut self, context: &mut Context<'_>, len_min: usize) -> Outcome {
         if len_min.max(self.byte_len()) > WHOLE_STRING_LEN_MAX {
@@ -240,7 +269,8 @@ impl StringEdit {
         context.view.put_member(&self.owner, Column::Data, &member, chunk)
     }
 
-    /// Stages what has changed and is not staged yet. `edited` is whether the string counts as changed in place from now on.
+    /// Stages what has changed and is not staged yet. `edited` is whether the string counts as changed in place from
+    /// now on.
     pub fn save(self, context: &mut Context<'_>, edited: bool) -> Outcome {
         let Owner { database, key, version } = &self.owner;
         let mut record = Record {

@@ -58,6 +58,9 @@ enum Kind {
 /// In place of a value's length: the cell is deleted.
 const DELETED: u32 = u32::MAX;
 
+/// What patches make of a cell: its value, `None` for a deletion.
+type Folded = Option<Vec<u8>>;
+
 /// Bytes of a patch's offset.
 const OFFSET_LEN: usize = 4;
 
@@ -328,7 +331,7 @@ impl CellWrites {
         mentions: [&[Mention]; 2],
         emptied_at: Option<usize>,
         base: impl FnOnce() -> Result<Option<Vec<u8>>, E>,
-    ) -> Result<Option<Option<Vec<u8>>>, E> {
+    ) -> Result<Option<Folded>, E> {
         let mut in_order: Vec<&Mention> = mentions.into_iter().flatten().collect();
         in_order.sort_unstable_by_key(|mention| mention.at);
         // Bytes are changed of what was said last of the whole cell.

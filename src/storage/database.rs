@@ -323,10 +323,11 @@ impl Database {
                 file.delete_range(from, to)?;
             }
             writes.each_cell(column, base, |key, value| {
-                Ok(match value {
+                match value {
                     Some(value) => file.put(key, value)?,
                     None => file.delete(key)?,
-                })
+                }
+                Ok(())
             })?;
             file.finish()?;
             files.bytes += file.file_size();

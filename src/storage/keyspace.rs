@@ -91,6 +91,25 @@ pub trait Keyspace {
         Ok(true)
     }
 
+    /// Those bits of byte `at` of a chunk of a string which are set in `mask` become those of `bits`. Returns the byte
+    /// as it was; `None` if there is no such chunk.
+    fn set_chunk_bits(
+        &mut self,
+        owner: &Owner,
+        (number, at): (u32, usize),
+        (mask, bits): (u8, u8),
+    ) -> Result<Option<u8>, CommandError> {
+        let Some(chunk) = self.member(owner, Column::Data, &encoding::chunk_member(number))? else {
+            return Ok(None);
+        };
+        let old = chunk.get(at).copied().unwrap_or(0);
+        let new = old & !mask | bits & mask;
+        if new != old {
+            self.patch_chunk(owner, number, (at, &[new]))?;
+        }
+        Ok(Some(old))
+    }
+
     /// Calls `visit` with the members of a collection that has `members` members, from one (inclusive) to another
     /// (exclusive; `None`: to the last) and their values, in their order or backwards, until it breaks.
     fn scan_members(

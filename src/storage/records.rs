@@ -538,8 +538,8 @@ impl Records {
         self.overlay.remove(entry.column, &entry.key, index);
     }
 
-    /// What is staged: keys with their records, `None` for a deletion, in the order of first writing; not those of which
-    /// only bytes were changed, as [`Records::patch`] says.
+    /// What is staged: keys with their records, `None` for a deletion, in the order of first writing; not those of
+    /// which only bytes were changed, as [`Records::patch`] says.
     pub fn staged(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
         let entries = self.staged.iter().map(|index| &self.entries[*index as usize]);
         let whole = entries.filter(|entry| entry.staged == Staged::Whole);

@@ -800,25 +800,59 @@ impl Shard {
         (offset, bytes): (usize, &[u8]),
     ) -> Result<Option<u64>, CommandError> {
         self.check_writable()?;
-        let member = encoding::chunk_member(number);
-        self.set_member_key(owner, slot, &member);
-        self.miss_on_request(Column::Data)?;
-        let index = match self.find_in(Column::Data)? {
-            Found::Entry(index) if self.records.value(index).is_some() => index,
-            Found::Large => return Err(damaged_record()),
-            Found::Entry(_) | Found::Absent => return Ok(None),
+        let Some(index) = self.find_chunk((owner, slot), number)? else {
+            return Ok(None);
         };
+        self.patch_found((owner, index), number, (offset, bytes));
+        Ok(Some(self.epoch))
+    }
+
+    /// Stages that those bits of byte `at` of a chunk of a string which are set in `mask` become those of `bits`.
+    /// Returns the byte as it was, and the newest epoch whose writes were seen; `None` if there is no such chunk.
+    pub fn set_chunk_bits(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        (number, at): (u32, usize),
+        (mask, bits): (u8, u8),
+    ) -> Result<Option<(u8, u64)>, CommandError> {
+        self.check_writable()?;
+        let Some(index) = self.find_chunk((owner, slot), number)? else {
+            return Ok(None);
+        };
+        let chunk = self.records.value(index).unwrap_or_default();
+        let old = chunk.get(at).copied().unwrap_or(0);
+        let new = old & !mask | bits & mask;
+        if new == old {
+            return Ok(Some((old, self.records.epoch(index).max(self.whole_epoch))));
+        }
+        self.patch_found((owner, index), number, (at, &[new]));
+        Ok(Some((old, self.epoch)))
+    }
+
+    /// Looks a chunk of a string up, whose key is in `self.key` then.
+    fn find_chunk(&mut self, (owner, slot): (&Owner, Slot), number: u32) -> Result<Option<EntryIndex>, CommandError> {
+        self.set_member_key(owner, slot, &encoding::chunk_member(number));
+        self.miss_on_request(Column::Data)?;
+        match self.find_in(Column::Data)? {
+            Found::Entry(index) => Ok(self.records.value(index).map(|_| index)),
+            Found::Absent => Ok(None),
+            Found::Large => Err(damaged_record()),
+        }
+    }
+
+    /// Stages new bytes of the chunk that was found.
+    fn patch_found(&mut self, (owner, index): (&Owner, EntryIndex), number: u32, (offset, bytes): (usize, &[u8])) {
         if self.tracks_modified {
             self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
         self.begin_staging();
         if self.records.patch(index, (offset, bytes), self.epoch) {
             // Chunks are never in memory as members are, but logged as changes of members are.
+            let member = encoding::chunk_member(number);
             let before_member = &self.key[..self.key.len() - member.len()];
             self.member_operations
                 .patch(before_member, Column::Data, &member, (offset, bytes));
         }
-        Ok(Some(self.epoch))
     }
 
     /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be logged in.

@@ -143,10 +143,21 @@ impl View<'_> {
         of_keyspace!(self, write_member(owner, column, member, Some(value)))
     }
 
-    /// Stages that from `offset` on a chunk of a string becomes `bytes`; a shorter one grows with zeros. Returns whether
-    /// there is such a chunk.
+    /// Stages that from an offset on a chunk of a string becomes other bytes; a shorter one grows with zeros. Returns
+    /// whether there is such a chunk.
     pub fn patch_chunk(&mut self, owner: &Owner, number: u32, patch: (usize, &[u8])) -> Result<bool, CommandError> {
         of_keyspace!(self, patch_chunk(owner, number, patch))
+    }
+
+    /// Stages that those bits of a byte of a chunk of a string which are set in a mask become those of another byte.
+    /// Returns the byte as it was; `None` if there is no such chunk.
+    pub fn set_chunk_bits(
+        &mut self,
+        owner: &Owner,
+        place: (u32, usize),
+        mask_and_bits: (u8, u8),
+    ) -> Result<Option<u8>, CommandError> {
+        of_keyspace!(self, set_chunk_bits(owner, place, mask_and_bits))
     }
 
     /// Stages the deletion of a member of a collection, whether it is there or not.
@@ -545,6 +556,24 @@ impl Keyspace for LocalShards<'_> {
             let epoch = shard.patch_chunk((owner, slot), number, patch)?;
             Ok((epoch.is_some(), epoch.unwrap_or(0)))
         })
+    }
+
+    /// As [`Shard::set_chunk_bits`], which looks the chunk up once.
+    fn set_chunk_bits(
+        &mut self,
+        owner: &Owner,
+        place: (u32, usize),
+        mask_and_bits: (u8, u8),
+    ) -> Result<Option<u8>, CommandError> {
+        let slot = Slot::of(&owner.key);
+        let set = |shard: &mut Shard| {
+            Ok(split_epoch(shard.set_chunk_bits(
+                (owner, slot),
+                place,
+                mask_and_bits,
+            )?))
+        };
+        self.shards.with_slot(slot, set)
     }
 
     fn scan_members(

@@ -3,10 +3,10 @@
 //!
 //! Commands that succeed and fail, frames that are logged or find the disk full, RocksDB that gets the log in windows
 //! of any size while the records are worked off in small steps or not at all,
-//! parts of commands that fail alone, FLUSHDB, SWAPDB, scans, cursors that are read little by little, and restarts that
-//! read the rest of the log; with a table of hot
-//! records that holds everything, little or nothing. A look-up trusts the table
-//! to know when it holds every key, so one that is wrong about that loses keys here.
+//! parts of commands that fail alone, strings of which some bytes are changed, FLUSHDB, SWAPDB, scans, cursors that are
+//! read little by little, and restarts that read the rest of the log; with a table of hot records that holds
+//! everything, little or nothing. A look-up trusts the table to know when it holds every key, so one that is wrong
+//! about that loses keys here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -15,11 +15,11 @@ use std::path::Path;
 use corelane::slots::{SLOT_COUNT, ShardId, Slot};
 use corelane::storage::cell_writes::CellWrites;
 use corelane::storage::database::{Column, Database, DatabaseError, Resources};
-use corelane::storage::encoding::{Counts, DATABASE_COUNT, Record};
+use corelane::storage::encoding::{Counts, DATABASE_COUNT, Record, chunk_member};
 use corelane::storage::log::FrameBuffer;
 use corelane::storage::operations;
 use corelane::storage::range_cursor::{CursorRead, RangeCursor};
-use corelane::storage::shard::{Shard, ShardState};
+use corelane::storage::shard::{Owner, Shard, ShardState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -29,6 +29,10 @@ use super::seed;
 /// So few that commands and batches meet.
 const DATABASES: u8 = 3;
 const KEYS: u8 = 8;
+
+/// The key of a string that lies in chunks, beside those, and how many chunks it has.
+const IN_CHUNKS: u8 = KEYS;
+const CHUNKS: u32 = 3;
 
 /// A deadline that no test lives to see.
 const FAR_MS: u64 = 1 << 45;
@@ -54,6 +58,8 @@ struct Stored {
 #[derive(Clone, Debug, Default)]
 struct Model {
     keys: BTreeMap<(u8, u8), Stored>,
+    /// By database and number.
+    chunks: BTreeMap<(u8, u32), Vec<u8>>,
     /// The turn of the last write to a key, deletions too, that is not logged.
     unlogged: BTreeMap<(u8, u8), u64>,
 }
@@ -172,6 +178,84 @@ impl Test {
         };
     }
 
+    /// Reads or changes a chunk of the string that has some.
+    fn chunk(&mut self, database: u8) {
+        let place = (database, self.random.random_range(0..CHUNKS));
+        let name = name(IN_CHUNKS);
+        let owner = Owner {
+            database,
+            key: name.clone(),
+            version: 7,
+        };
+        let (slot, member) = (Slot::of(&name), chunk_member(place.1));
+        if !self.now.keys.contains_key(&(database, IN_CHUNKS)) {
+            let record = Record {
+                version: owner.version,
+                ..Record::string(&[0; 8], 0)
+            };
+            let record = record.encode();
+            let written = self.shard.write(database, slot, &name, Some(record.clone()));
+            written.expect("the shard takes writes");
+            self.now.unlogged.insert((database, IN_CHUNKS), self.turn);
+            let stored = Stored { record, deadline_ms: 0 };
+            self.now.keys.insert((database, IN_CHUNKS), stored);
+        }
+        let (offset, bytes) = (
+            self.random.random_range(0..60),
+            vec![self.random.random(); self.random.random_range(0..9)],
+        );
+        let known = self.now.chunks.get_mut(&place);
+        match self.random.random_range(0..10) {
+            0 | 1 => {
+                let value = Some(bytes.clone()).filter(|bytes| bytes.len() > 1);
+                let written = self
+                    .shard
+                    .write_member((&owner, slot), Column::Data, &member, value.clone());
+                written.expect("the shard takes writes");
+                match value {
+                    Some(value) => drop(self.now.chunks.insert(place, value)),
+                    None => drop(self.now.chunks.remove(&place)),
+                }
+            }
+            2..=4 => {
+                let patched = self.shard.patch_chunk((&owner, slot), place.1, (offset, &bytes));
+                assert_eq!(patched.expect("the shard takes writes").is_some(), known.is_some());
+                if let Some(known) = known {
+                    known.resize(known.len().max(offset + bytes.len()), 0);
+                    known[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                }
+            }
+            5 | 6 => {
+                let (mask, bits) = self.random.random();
+                let old = self
+                    .shard
+                    .set_chunk_bits((&owner, slot), (place.1, offset), (mask, bits));
+                let expected = known.as_ref().map(|known| known.get(offset).copied().unwrap_or(0));
+                let old = old.expect("the shard takes writes").map(|(old, _)| old);
+                assert_eq!(old, expected, "a byte of a chunk");
+                if let (Some(known), Some(old)) = (known, old) {
+                    let new = old & !mask | bits & mask;
+                    if new != old {
+                        known.resize(known.len().max(offset + 1), 0);
+                        known[offset] = new;
+                    }
+                }
+            }
+            _ => {
+                let (found, _) = self
+                    .shard
+                    .member((&owner, slot), Column::Data, &member)
+                    .expect("the shard is readable");
+                assert_eq!(
+                    found,
+                    known.map(|known| &known[..]),
+                    "chunk {} of database {database}",
+                    place.1
+                );
+            }
+        }
+    }
+
     fn command(&mut self) {
         let before = self.now.clone();
         for _ in 0..self.random.random_range(1..5) {
@@ -202,6 +286,7 @@ impl Test {
                 20 => self.flush(),
                 21 => self.swap(),
                 22 => self.scan(),
+                23..=34 => self.chunk(database),
                 _ => self.write(database, key),
             }
         }
@@ -274,7 +359,7 @@ impl Test {
                 .shard
                 .key_cursors(database, 0..SLOT_COUNT)
                 .expect("the shard is readable");
-            let mut names: Vec<(u16, Vec<u8>)> = (0..KEYS)
+            let mut names: Vec<(u16, Vec<u8>)> = (0..=IN_CHUNKS)
                 .filter(|key| self.now.keys.contains_key(&(database, *key)))
                 .map(|key| (Slot::of(&name(key)).0, self.now.keys[&(database, key)].record.clone()))
                 .collect();
@@ -331,6 +416,7 @@ impl Test {
             self.now.unlogged.insert(*place, self.turn);
         }
         self.now.keys.retain(|(number, _), _| !emptied(*number));
+        self.now.chunks.retain(|(number, _), _| !emptied(*number));
     }
 
     fn swap(&mut self) {
@@ -352,7 +438,12 @@ impl Test {
             .into_iter()
             .map(|((number, key), stored)| ((swapped(number), key), stored))
             .collect();
-        for key in 0..KEYS {
+        let chunks = std::mem::take(&mut self.now.chunks);
+        self.now.chunks = chunks
+            .into_iter()
+            .map(|((database, number), chunk)| ((swapped(database), number), chunk))
+            .collect();
+        for key in 0..=IN_CHUNKS {
             for number in [first, second] {
                 self.now.unlogged.insert((number, key), self.turn);
             }
@@ -388,7 +479,7 @@ impl Test {
         let newest = written.map(|(_, turn)| *turn).max().unwrap_or(0);
         assert!(epoch >= newest, "a scan saw turn {newest} and says {epoch}");
         found.sort();
-        let expected: Vec<Vec<u8>> = (0..KEYS)
+        let expected: Vec<Vec<u8>> = (0..=IN_CHUNKS)
             .filter(|key| self.now.keys.contains_key(&(database, *key)))
             .map(name)
             .collect();
