@@ -979,7 +979,9 @@ pub fn pieces_next(context: &mut Context<'_>) -> Outcome {
 
 /// The remainder of a large reply is not wanted any more.
 pub fn pieces_drop(context: &mut Context<'_>) -> Outcome {
-    take_pieces(context)?;
+    if let Some(pieces) = take_pieces(context)? {
+        context.view.shards()?.replies_begun.end(*pieces);
+    }
     context.reply.ok();
     Ok(())
 }

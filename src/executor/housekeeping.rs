@@ -206,6 +206,8 @@ impl StorageExecutor {
         for shard in self.shards.list_mut() {
             self.threads.disposer.dispose(shard.take_discarded());
         }
+        let ended = self.shards.replies_begun.take_ended();
+        self.threads.disposer.dispose_replies(ended);
     }
 
     /// RocksDB may have got more of the log: tells the reclaimer of new markers, and works off up to about

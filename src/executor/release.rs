@@ -22,7 +22,9 @@ fn answer_taken_back(batch: &mut Batch, taken_back: &TakenBack, begun: &mut Repl
             }
             response.reply = Span::new(start, batch.replies.len() - start);
             (response.commit_epoch, response.failed) = (0, true);
-            begun.take(std::mem::take(&mut response.more));
+            if let Some(pieces) = begun.take(std::mem::take(&mut response.more)) {
+                begun.end(*pieces);
+            }
         }
     }
 }

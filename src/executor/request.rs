@@ -566,14 +566,16 @@ impl StorageExecutor {
         loop {
             let written = pieces.write_next(&mut self.shards, replies, version);
             check_len(replies)?;
-            match written {
+            let remainder = match written {
                 Written::Piece if self.shards.replies_begun.has_room() => {
                     return Ok(Remainder::Begun(self.shards.replies_begun.keep(pieces)));
                 }
-                Written::Piece => {}
-                Written::All => return Ok(Remainder::None),
-                Written::Broken => return Ok(Remainder::Unreadable),
-            }
+                Written::Piece => continue,
+                Written::All => Remainder::None,
+                Written::Broken => Remainder::Unreadable,
+            };
+            self.shards.replies_begun.end(*pieces);
+            return Ok(remainder);
         }
     }
 }

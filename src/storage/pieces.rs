@@ -211,6 +211,8 @@ impl Pieces {
 pub struct RepliesBegun {
     by_number: HashMap<u64, Box<Pieces>>,
     last: u64,
+    /// Those that are not wanted any more.
+    ended: Vec<Pieces>,
 }
 
 impl RepliesBegun {
@@ -238,6 +240,17 @@ impl RepliesBegun {
         self.last += 1;
         self.by_number.insert(self.last, pieces);
         self.last
+    }
+
+    /// A reply is over, or its client does not want more: what it has read may be nowhere else any more, and take long
+    /// to be given back.
+    pub fn end(&mut self, pieces: Pieces) {
+        self.ended.push(pieces);
+    }
+
+    /// Those since the last call.
+    pub fn take_ended(&mut self) -> Vec<Pieces> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Takes the remainder of a reply out.
