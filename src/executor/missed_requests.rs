@@ -43,11 +43,20 @@ pub(super) struct MissedRequests {
     /// The reads that are under way, and the numbers of the requests that wait for each.
     reads: HashMap<ShardRead, Vec<u64>>,
     /// Those of the reads that the executor does itself, a part in each turn.
-    loads: VecDeque<ShardRead>,
+    loads: VecDeque<Load>,
+    /// Those of them that wait for what must be read from the disk first.
+    loads_waiting: HashMap<ShardRead, Vec<Load>>,
     /// Requests that do not wait any more.
     pub(super) fetched: VecDeque<SetAside>,
     /// The request that is being run reads the disk itself.
     pub(super) reads_disk: bool,
+}
+
+/// A collection that is being loaded into memory.
+struct Load {
+    read: ShardRead,
+    /// What was read from the disk for it last: if that is not in memory again, it is read here.
+    fetched: Option<ShardRead>,
 }
 
 struct Waiting {
@@ -113,6 +122,7 @@ impl MissedRequests {
     /// Reads that are over: the requests that waited for nothing else are to be run.
     fn take_in(&mut self, fetched: impl Iterator<Item = ShardRead>) {
         for read in fetched {
+            self.loads.extend(self.loads_waiting.remove(&read).unwrap_or_default());
             for number in self.reads.remove(&read).unwrap_or_default() {
                 let Entry::Occupied(mut waiting) = self.waiting.entry(number) else {
                     unreachable!("a request waits for all that it has asked for");
@@ -173,7 +183,10 @@ impl StorageExecutor {
             Entry::Occupied(under_way) => under_way.into_mut(),
             Entry::Vacant(entry) => {
                 match &read.1 {
-                    MissedRead::Members(..) => self.missed.loads.push_back(read.clone()),
+                    MissedRead::Members(..) => self.missed.loads.push_back(Load {
+                        read: read.clone(),
+                        fetched: None,
+                    }),
                     MissedRead::Cell(..) | MissedRead::Range(..) => self.threads.disk_readers.fetch(read.clone()),
                 }
                 entry.insert(Vec::new())
@@ -221,12 +234,28 @@ impl StorageExecutor {
 
     /// Goes on with the loads that requests wait for, and runs those that need not wait any more.
     pub(super) fn load_missed(&mut self, done: &mut Batches) {
-        let Some(read) = self.missed.loads.pop_front() else {
+        let Some(mut load) = self.missed.loads.pop_front() else {
             return;
         };
-        match self.shards.load_missed(&read) {
-            true => self.missed.take_in(std::iter::once(read)),
-            false => self.missed.loads.push_back(read),
+        let shard_index = load.read.0;
+        let first = self.shards.load_missed(&load.read, true);
+        let is_fetched = |missed: &MissedRead| {
+            let fetched = load.fetched.as_ref();
+            fetched.is_some_and(|(index, fetched)| *index == shard_index && fetched == missed)
+        };
+        match first {
+            (_, Some(missed)) if !is_fetched(&missed) => {
+                let read = (shard_index, missed);
+                load.fetched = Some(read.clone());
+                self.fetch(&read, None);
+                self.missed.loads_waiting.entry(read).or_default().push(load);
+            }
+            (true, _) => self.missed.take_in(std::iter::once(load.read)),
+            (false, None) => self.missed.loads.push_back(load),
+            (false, Some(_)) => match self.shards.load_missed(&load.read, false).0 {
+                true => self.missed.take_in(std::iter::once(load.read)),
+                false => self.missed.loads.push_back(load),
+            },
         }
         self.resume(done);
     }

@@ -256,15 +256,18 @@ impl Shards {
     }
 
     /// Does a part of a read that [`Shards::take_missed`] told and that is this executor's to do. Returns whether it is
-    /// over.
-    pub fn load_missed(&mut self, (index, read): &(usize, MissedRead)) -> bool {
-        match read {
-            // Who runs again is told what is wrong.
-            MissedRead::Members(column, owner, members) => {
-                self.list[*index].load_members(owner, *members, *column).unwrap_or(true)
-            }
-            MissedRead::Cell(..) | MissedRead::Range(..) => unreachable!("others read the disk"),
-        }
+    /// over, or what others must read from the disk first, if that may be.
+    pub fn load_missed(&mut self, (index, read): &(usize, MissedRead), may_miss: bool) -> (bool, Option<MissedRead>) {
+        let MissedRead::Members(column, owner, members) = read else {
+            unreachable!("others read the disk");
+        };
+        let shard = &mut self.list[*index];
+        shard.misses.may_miss = may_miss;
+        // Who runs again is told what is wrong.
+        let is_over = shard.load_members(owner, *members, *column).unwrap_or(true);
+        shard.misses.may_miss = false;
+        let missed = shard.misses.take().into_iter().next();
+        (is_over && missed.is_none(), missed)
     }
 
     /// Those of some keys of which the records are not in memory, as [`Shards::take_missed`] tells them.

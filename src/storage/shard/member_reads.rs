@@ -140,6 +140,11 @@ impl Shard {
     pub fn load_members(&mut self, owner: &Owner, members: u64, column: Column) -> Result<bool, CommandError> {
         self.check_readable()?;
         let slot = Slot::of(&owner.key);
+        let (record, _) = self.read_header(owner.database, slot, &owner.key)?;
+        if record.is_none_or(|record| record.version != owner.version) {
+            // It was deleted meanwhile.
+            return Ok(true);
+        }
         self.set_member_key(owner, slot, b"");
         self.residents.remember_read(&self.key);
         let loads_left = std::mem::replace(&mut self.loads_left, 1);
