@@ -49,6 +49,8 @@
 //! miss-reads=WHEN          a read of a command that may be undone is not in memory, and is done by a reader first
 //! hold-fetches=WHEN        a thread that reads what was missed does nothing for a millisecond first, again and again
 //! load-cells=N             a read loads no more than so many cells into memory
+//! step-members=N           commands come in steps that can, however few members they have before them; each turn goes
+//!                          on with one by one step, of no more than so many members
 //! skip-redo=WHEN           a transaction over several executors is committed without its redo record
 //! record-unsynced-log=1    what `lose_power` needs is written down
 //!
@@ -249,6 +251,12 @@ mod hooks {
     pub fn loaded_cells(cells_max: usize) -> usize {
         cells_max
     }
+
+    /// How many members a step of a command works on at most, if commands of few members are to come in steps, too.
+    #[inline(always)]
+    pub fn step_members() -> Option<usize> {
+        None
+    }
 }
 
 #[cfg(feature = "fault-injection")]
@@ -436,6 +444,7 @@ mod hooks {
         sync_delay_ms: u64,
         send_delay_ms: u64,
         loaded_cells: Option<usize>,
+        step_members: Option<usize>,
         records_unsynced_log: bool,
     }
 
@@ -448,6 +457,7 @@ mod hooks {
                 sync_delay_ms: 0,
                 send_delay_ms: 0,
                 loaded_cells: None,
+                step_members: None,
                 records_unsynced_log: false,
             }
         }
@@ -464,6 +474,7 @@ mod hooks {
                     "delay-sync-ms" => plan.sync_delay_ms = number()?,
                     "delay-send-ms" => plan.send_delay_ms = number()?,
                     "load-cells" => plan.loaded_cells = Some(number()?.max(1) as usize),
+                    "step-members" => plan.step_members = Some(number()?.max(1) as usize),
                     "record-unsynced-log" => plan.records_unsynced_log = number()? > 0,
                     _ => plan.add(name, When::parse(value).ok_or_else(wrong)?)?,
                 }
@@ -901,6 +912,12 @@ mod hooks {
     #[inline]
     pub fn loaded_cells(cells_max: usize) -> usize {
         plan().and_then(|plan| plan.loaded_cells).unwrap_or(cells_max)
+    }
+
+    /// How many members a step of a command works on at most, if commands of few members are to come in steps, too.
+    #[inline]
+    pub fn step_members() -> Option<usize> {
+        plan().and_then(|plan| plan.step_members)
     }
 
     #[cfg(test)]

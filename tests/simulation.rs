@@ -50,10 +50,10 @@ const RELATIVE_TTL_SLACK_MS: u64 = 60_000;
 const LARGE_VALUE_BYTES: usize = 70_000;
 
 /// Collections leave memory at any time, and what is read of them there is compared with the disk. Commands are undone
-/// and wait for what they read, some or all.
+/// and wait for what they read, some or all. Some come in steps.
 const MEMORY_FAULTS: [&str; 3] = [
     ",check-residents=1..",
-    ",check-residents=1..,evict-resident=every:3,load-cells=5,miss-reads=every:3",
+    ",check-residents=1..,evict-resident=every:3,load-cells=5,miss-reads=every:3,step-members=3",
     ",check-residents=1..,forget-residents=every:10,miss-reads=1..",
 ];
 

@@ -5,7 +5,7 @@ use super::arguments::{integer, is_option};
 use super::collection::{Collection, Direction};
 use super::geohash::{self, Coordinates, LATITUDES, LONGITUDES, STEPS_MAX, Shape, coordinates_of_score};
 use super::sorted_sets::members::{AddOptions, add_members};
-use super::sorted_sets::{Entry, Stretch};
+use super::sorted_sets::{Entry, Stretch, store_sorted_set};
 use crate::error::CommandError;
 use crate::number::parse_double;
 use crate::protocol::{Arguments, Reply};
@@ -505,11 +505,14 @@ impl<'a> Search<'a> {
             }
         });
         let entries: Vec<Entry> = entries.collect();
-        context.reply.integer(entries.len() as i64);
         let event = match is_option(context.arguments.get(0), "GEOSEARCHSTORE") {
             true => "geosearchstore",
             false => "georadiusstore",
         };
-        context.store_sorted_set(destination, entries, event)
+        let writes = vec![(context.database, destination.to_vec())];
+        let destination = destination.to_vec();
+        context.in_steps((entries.len() as u64, writes), |steps| async move {
+            store_sorted_set(&steps, destination, entries, event).await
+        })
     }
 }

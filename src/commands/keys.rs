@@ -4,6 +4,7 @@ use super::Context;
 use super::arguments::{TimeUnit, database, database_of, integer, is_option, small_integer};
 use super::collection::{Collection, Column, Direction};
 use super::random::Random;
+use super::steps::{Steps, members_per_step};
 use super::walks::{self, GaveUp, Names, Next, VisitName, walk};
 use crate::config::EventClass;
 use crate::error::CommandError;
@@ -16,8 +17,9 @@ use crate::storage::records::ENTRY_BYTES;
 use crate::storage::scan_positions::Walked;
 use crate::storage::shard::Owner;
 use crate::storage::shards::Shards;
-use crate::storage::view::View;
+use crate::storage::transaction_scope::DatabaseKey;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -206,9 +208,7 @@ fn ttl_generic(context: &mut Context<'_>, time_of: impl Fn(u64) -> u64) -> Outco
 
 /// RENAME key newkey
 pub fn rename(context: &mut Context<'_>) -> Outcome {
-    rename_generic(context)?;
-    context.reply.ok();
-    Ok(())
+    rename_generic(context, |context| context.reply.ok())
 }
 
 /// RENAMENX key newkey
@@ -217,93 +217,128 @@ pub fn renamenx(context: &mut Context<'_>) -> Outcome {
     if context.read_header(from)?.is_none() {
         return Err(CommandError::NoSuchKey);
     }
-    let free = context.read_header(to)?.is_none();
-    if free {
-        rename_generic(context)?;
+    if context.read_header(to)?.is_some() {
+        context.reply.integer(0);
+        return Ok(());
     }
-    context.reply.integer(i64::from(free));
-    Ok(())
+    rename_generic(context, |context| context.reply.integer(1))
 }
 
 /// RENAME and RENAMENX: the value moves with its deadline.
-fn rename_generic(context: &mut Context<'_>) -> Outcome {
-    let (from, to) = (context.arguments.get(1), context.arguments.get(2));
+fn rename_generic(context: &mut Context<'_>, reply: fn(&mut Context<'_>)) -> Outcome {
+    let (database, from, to) = (context.database, context.arguments.get(1), context.arguments.get(2));
     if from == to {
-        return context.read(from)?.map(|_| ()).ok_or(CommandError::NoSuchKey);
+        context.read(from)?.ok_or(CommandError::NoSuchKey)?;
+        reply(context);
+        return Ok(());
     }
-    if !duplicate(context, from, (context.database, to))? {
-        return Err(CommandError::NoSuchKey);
+    let writes = vec![(database, from.to_vec()), (database, to.to_vec())];
+    let renamed = move |context: &mut Context<'_>| {
+        let (from, to) = (context.arguments.get(1), context.arguments.get(2));
+        context.delete(from)?;
+        context.notify(EventClass::Generic, "rename_from", from);
+        context.notify(EventClass::Generic, "rename_to", to);
+        reply(context);
+        Ok(())
+    };
+    match duplicate(context, from, (database, to), writes, renamed)? {
+        true => Ok(()),
+        false => Err(CommandError::NoSuchKey),
     }
-    context.delete(from)?;
-    context.notify(EventClass::Generic, "rename_from", from);
-    context.notify(EventClass::Generic, "rename_to", to);
-    Ok(())
 }
 
-/// Stages under another key what is under `from`, with its deadline; whether there is anything. RENAME, RENAMENX, COPY
-/// and MOVE.
+/// Stages under another key what is under `from`, with its deadline, and does what comes `then`; whether there is
+/// anything. RENAME, RENAMENX, COPY and MOVE, which write the keys `writes`.
 ///
 /// Members are stored under their key's name, so they are copied, and the new ones get a version of their own: that
 /// takes time and memory in proportion to the collection. On several executors it is refused.
-fn duplicate(context: &mut Context<'_>, from: &[u8], (target, to): (u8, &[u8])) -> Result<bool, CommandError> {
+fn duplicate(
+    context: &mut Context<'_>,
+    from: &[u8],
+    (target, to): (u8, &[u8]),
+    writes: Vec<DatabaseKey>,
+    then: impl FnOnce(&mut Context<'_>) -> Outcome + Send + 'static,
+) -> Result<bool, CommandError> {
     let Some(stored) = context.read(from)?.map(|record| record.encode()) else {
         return Ok(false);
     };
     let Some(record) = Record::decode(&stored) else {
         unreachable!("a record that was just encoded can be decoded");
     };
-    // The old key is deleted first: the new one is a key of its own, not the old one with another value.
-    context.view.delete(target, to)?;
     if record.version == 0 {
+        // The old key is deleted first: the new one is a key of its own, not the old one with another value.
+        context.view.delete(target, to)?;
         context.view.write_stored(target, to, Some(stored))?;
+        then(context)?;
         return Ok(true);
     }
-    let version = context.view.new_version(to, record.kind)?;
-    let copy = Record { version, ..record };
-    context.view.write(target, to, &copy)?;
-    let owner = |database, key: &[u8], version| Owner {
-        database,
-        key: key.to_vec(),
-        version,
+    let from = Collection::of_record(context.database, from, &record)?;
+    let to = Owner {
+        database: target,
+        key: to.to_vec(),
+        version: 0,
     };
-    let (from, to) = (
-        owner(context.database, from, record.version),
-        owner(target, to, version),
-    );
-    let count = Collection::of_record(context.database, &from.key, &record)?.count;
-    for column in [Column::Data, Column::Score] {
-        copy_members(&mut context.view, column, (&from, count), &to)?;
-    }
+    context.in_steps((from.count, writes), |steps| async move {
+        let to = copy_members(&steps, from, to).await?;
+        let finish = move |context: &mut Context<'_>| {
+            let Some(record) = Record::decode(&stored) else {
+                unreachable!("a record that was just encoded can be decoded");
+            };
+            let version = to.version;
+            context.view.delete(target, &to.key)?;
+            context.view.write(target, &to.key, &Record { version, ..record })?;
+            then(context)
+        };
+        steps.run(finish).await
+    })?;
     Ok(true)
 }
 
-/// Members that are copied at a time. Every piece begins a scan, which looks at all that is staged, the copies among
-/// it: with this many that is a small part of the work up to collections that would fill the memory.
-const COPIED_MEMBERS_MAX: usize = 64 * 1024;
+/// Bytes of members that one step copies.
+const COPIED_BYTES_MAX: usize = 128 << 10;
 
-/// Bytes of members that are copied at a time: beside the copies, which stay in memory until they are committed.
-const COPIED_BYTES_MAX: usize = 16 << 20;
-
-fn copy_members(view: &mut View<'_>, column: Column, from: (&Owner, u64), to: &Owner) -> Outcome {
-    let mut next = Some(Vec::new());
-    while let Some(start) = next.take() {
-        let mut piece: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        let mut bytes = 0;
-        view.scan_members(from, column, (&start, None), Direction::Forward, |member, value| {
-            piece.push((member.to_vec(), value.to_vec()));
-            bytes += member.len() + value.len();
-            if piece.len() < COPIED_MEMBERS_MAX && bytes < COPIED_BYTES_MAX {
-                return ControlFlow::Continue(());
-            }
-            // The first member that is greater: this one with a zero byte more.
-            next = Some([member, b"\0"].concat());
-            ControlFlow::Break(())
-        })?;
-        for (member, value) in piece {
-            view.put_member(to, column, &member, value)?;
+/// Copies a collection's members, which are to be those of `to` under a new version.
+async fn copy_members(steps: &Steps, from: Collection, to: Owner) -> Result<Owner, CommandError> {
+    let (from, mut to) = (Arc::new(from), to);
+    for column in [Column::Data, Column::Score] {
+        let mut next = Some(Vec::new());
+        while let Some(start) = next {
+            let from = Arc::clone(&from);
+            let copy = move |context: &mut Context<'_>| {
+                if to.version == 0 {
+                    // In the step of its first member: the new collection is in memory from the beginning.
+                    to.version = context.view.new_version(&to.key, from.kind)?;
+                }
+                Ok((copy_some(context, column, (&from, &start), &to)?, to))
+            };
+            (next, to) = steps.run(copy).await?;
         }
     }
-    Ok(())
+    Ok(to)
+}
+
+/// Copies members from `start` on. Returns where the next ones begin.
+fn copy_some(
+    context: &mut Context<'_>,
+    column: Column,
+    (from, start): (&Collection, &[u8]),
+    to: &Owner,
+) -> Result<Option<Vec<u8>>, CommandError> {
+    let (mut members, mut bytes, mut next) = (Vec::new(), 0, None);
+    context.scan_members(from, column, (start, None), Direction::Forward, |member, value| {
+        members.push((member.to_vec(), value.to_vec()));
+        bytes += member.len() + value.len();
+        if members.len() < members_per_step() && bytes < COPIED_BYTES_MAX {
+            return ControlFlow::Continue(());
+        }
+        // The first member that is greater: this one with a zero byte more.
+        next = Some([member, b"\0"].concat());
+        ControlFlow::Break(())
+    })?;
+    for (member, value) in members {
+        context.view.put_member(to, column, &member, value)?;
+    }
+    Ok(next)
 }
 
 /// COPY source destination [DB number] [REPLACE]
@@ -327,11 +362,16 @@ pub fn copy(context: &mut Context<'_>) -> Outcome {
     }
     let is_there = context.reading(|context| context.read_header(from).map(|record| record.is_some()))?;
     let may_copy = is_there && (replace || context.view.read_header(target, to)?.is_none());
-    let copied = may_copy && duplicate(context, from, (target, to))?;
-    if copied {
+    let copied = move |context: &mut Context<'_>| {
+        let to = context.arguments.get(2);
         context.notify_in(target, EventClass::Generic, "copy_to", to);
+        context.reply.integer(1);
+        Ok(())
+    };
+    let writes = vec![(target, to.to_vec())];
+    if !(may_copy && duplicate(context, from, (target, to), writes, copied)?) {
+        context.reply.integer(0);
     }
-    context.reply.integer(i64::from(copied));
     Ok(())
 }
 
@@ -343,13 +383,18 @@ pub fn move_key(context: &mut Context<'_>) -> Outcome {
         return Err(CommandError::SameObject);
     }
     let is_free = context.view.read_header(target, key)?.is_none();
-    let moved = is_free && duplicate(context, key, (target, key))?;
-    if moved {
+    let moved = move |context: &mut Context<'_>| {
+        let key = context.arguments.get(1);
         context.delete(key)?;
         context.notify(EventClass::Generic, "move_from", key);
         context.notify_in(target, EventClass::Generic, "move_to", key);
+        context.reply.integer(1);
+        Ok(())
+    };
+    let writes = vec![(context.database, key.to_vec()), (target, key.to_vec())];
+    if !(is_free && duplicate(context, key, (target, key), writes, moved)?) {
+        context.reply.integer(0);
     }
-    context.reply.integer(i64::from(moved));
     Ok(())
 }
 

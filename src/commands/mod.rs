@@ -27,6 +27,7 @@ pub mod scripting;
 pub mod sets;
 pub mod sort;
 pub mod sorted_sets;
+pub mod steps;
 pub mod stream_deletion;
 pub mod stream_groups;
 pub mod stream_nodes;
@@ -44,6 +45,7 @@ use crate::storage::pieces::Pieces;
 use crate::storage::view::View;
 use blocking::Waiting;
 use effects::{Effects, EffectsMark};
+use steps::InSteps;
 
 /// What a handler gets and all that it may touch: a handler reads no clock, no random source and nothing of another
 /// shard by itself, so it can be dropped and run again.
@@ -79,6 +81,10 @@ pub struct Context<'a> {
     /// The remainder of a large reply, which is written when the client has taken the first piece. In a box, as few
     /// commands have one and what all have is moved about.
     pub pieces: Option<Box<Pieces>>,
+    /// Whether the command may be left after each of its steps.
+    pub may_take_steps: bool,
+    /// Set by a command that goes on in steps: its writes and its reply come with these.
+    pub steps: Option<Box<InSteps>>,
     /// Set by a command that has nothing to give yet. Its reply is then the answer where it may not wait.
     pub waits: Option<Box<Waiting>>,
 }
@@ -138,6 +144,8 @@ impl Context<'_> {
             script_seat: self.script_seat,
             effects: self.effects,
             pieces: None,
+            may_take_steps: false,
+            steps: None,
             waits: None,
         };
         let outcome = run(&mut inner)?;

@@ -8,6 +8,7 @@ use super::collection::{Collection, Column, Direction, damaged_members};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use super::name_order::{self, LISTED_MAX, Listed};
 use super::random::Random;
+use super::steps::{Steps, asked_per_step, members_per_step};
 use super::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::parse_integer;
@@ -17,6 +18,7 @@ use hashbrown::HashTable;
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -372,63 +374,93 @@ fn different_random_members(context: &mut Context<'_>, set: &Collection, count: 
 }
 
 /// How SINTER, SUNION and SDIFF make one list of different members out of sets, of which some may be missing.
-type Combine = fn(&mut Context<'_>, Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError>;
+#[derive(Clone, Copy)]
+enum Combination {
+    Intersection,
+    Union,
+    Difference,
+}
 
 /// SINTER key [key …]
 pub fn sinter(context: &mut Context<'_>) -> Outcome {
-    reply_combined(context, intersection)
+    reply_combined(context, Combination::Intersection)
 }
 
 /// SUNION key [key …]
 pub fn sunion(context: &mut Context<'_>) -> Outcome {
-    reply_combined(context, union)
+    reply_combined(context, Combination::Union)
 }
 
 /// SDIFF key [key …]
 pub fn sdiff(context: &mut Context<'_>) -> Outcome {
-    reply_combined(context, difference)
+    reply_combined(context, Combination::Difference)
 }
 
 /// SINTERSTORE destination key [key …]
 pub fn sinterstore(context: &mut Context<'_>) -> Outcome {
-    store_combined(context, intersection, "sinterstore")
+    store_combined(context, Combination::Intersection, "sinterstore")
 }
 
 /// SUNIONSTORE destination key [key …]
 pub fn sunionstore(context: &mut Context<'_>) -> Outcome {
-    store_combined(context, union, "sunionstore")
+    store_combined(context, Combination::Union, "sunionstore")
 }
 
 /// SDIFFSTORE destination key [key …]
 pub fn sdiffstore(context: &mut Context<'_>) -> Outcome {
-    store_combined(context, difference, "sdiffstore")
+    store_combined(context, Combination::Difference, "sdiffstore")
 }
 
 /// SINTER, SUNION and SDIFF.
-fn reply_combined(context: &mut Context<'_>, combine: Combine) -> Outcome {
+fn reply_combined(context: &mut Context<'_>, combination: Combination) -> Outcome {
     let sets = sets_at(context, 1..context.arguments.len())?;
-    let found = combine(context, sets)?;
-    context.reply.set(found.len());
-    found.iter().for_each(|member| context.reply.bulk(member));
-    Ok(())
+    context.in_steps((members_of(&sets), Vec::new()), |steps| async move {
+        let found = combine(&steps, combination, sets).await?;
+        let count = found.len();
+        steps
+            .run(move |context| {
+                context.reply.set(count);
+                Ok(())
+            })
+            .await?;
+        let reply = |context: &mut Context<'_>, _: &mut (), member: Vec<u8>| {
+            context.reply.bulk(&member);
+            Ok(())
+        };
+        steps.run_with_each(found, (), reply).await
+    })
 }
 
 /// SINTERSTORE, SUNIONSTORE and SDIFFSTORE: what was at the destination goes, whatever it is, and its deadline too.
-fn store_combined(context: &mut Context<'_>, combine: Combine, event: &'static str) -> Outcome {
-    let destination = context.arguments.get(1);
+fn store_combined(context: &mut Context<'_>, combination: Combination, event: &'static str) -> Outcome {
+    let destination = (context.database, context.arguments.get(1).to_vec());
     let sets = sets_at(context, 2..context.arguments.len())?;
-    let found = combine(context, sets)?;
-    if found.is_empty() {
-        context.delete_target(destination)?;
-    } else {
-        let mut set = context.new_collection(destination, Type::Set)?;
-        for member in &found {
-            add_new(context, &mut set, member)?;
-        }
-        context.save_after(event, &set)?;
-    }
-    context.reply.integer(found.len() as i64);
-    Ok(())
+    context.in_steps((members_of(&sets), vec![destination]), |steps| async move {
+        let found = combine(&steps, combination, sets).await?;
+        let count = found.len();
+        let add = |context: &mut Context<'_>, made: &mut Option<Collection>, member: Vec<u8>| {
+            let set = match made {
+                Some(set) => set,
+                // In the step of its first member: the new set is in memory from the beginning.
+                None => made.insert(context.new_collection(context.arguments.get(1), Type::Set)?),
+            };
+            add_new(context, set, &member)
+        };
+        let made = steps.run_with_each(found, None, add).await?;
+        let finish = move |context: &mut Context<'_>| {
+            match made {
+                Some(set) => context.save_after(event, &set)?,
+                None => context.delete_target(context.arguments.get(1))?,
+            }
+            context.reply.integer(count as i64);
+            Ok(())
+        };
+        steps.run(finish).await
+    })
+}
+
+fn members_of(sets: &[Option<Collection>]) -> u64 {
+    sets.iter().flatten().map(|set| set.count).sum()
 }
 
 /// The sets under the keys at these positions, all looked at, so that one of another type is an error wherever it
@@ -442,21 +474,29 @@ fn sets_at(context: &mut Context<'_>, positions: Range<usize>) -> Result<Vec<Opt
     })
 }
 
-fn intersection(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
-    let mut found = Vec::new();
-    visit_intersection(context, sets, |member| {
-        found.push(member);
-        ControlFlow::Continue(())
-    })?;
-    Ok(found)
+async fn combine(
+    steps: &Steps,
+    combination: Combination,
+    sets: Vec<Option<Collection>>,
+) -> Result<Vec<Vec<u8>>, CommandError> {
+    match combination {
+        Combination::Union => union(steps, sets).await,
+        Combination::Difference => difference(steps, sets).await,
+        Combination::Intersection => {
+            let mut found = Vec::new();
+            visit_intersection(steps, sets, |member| {
+                found.push(member);
+                ControlFlow::Continue(())
+            })
+            .await?;
+            Ok(found)
+        }
+    }
 }
 
-/// Members that are read from a set at a time, before other sets are asked for them.
-const PIECE_MEMBERS: usize = 1024;
-
 /// Calls `visit` with the members that are in all sets until it breaks: those of the smallest that the others have.
-fn visit_intersection(
-    context: &mut Context<'_>,
+async fn visit_intersection(
+    steps: &Steps,
     sets: Vec<Option<Collection>>,
     mut visit: impl FnMut(Vec<u8>) -> ControlFlow<()>,
 ) -> Outcome {
@@ -464,15 +504,23 @@ fn visit_intersection(
         return Ok(());
     };
     sets.sort_by_key(|set| set.count);
-    let Some((smallest, others)) = sets.split_first() else {
+    let mut sets = sets.into_iter();
+    let Some(smallest) = sets.next() else {
         return Ok(());
     };
+    let (smallest, others): (Arc<Collection>, Arc<[Collection]>) = (smallest.into(), sets.collect());
     let mut next = Some(Vec::new());
-    while let Some(from) = next.take() {
-        let (members, from) = piece(context, smallest, &from)?;
+    while let Some(from) = next {
+        let (smallest, others) = (Arc::clone(&smallest), Arc::clone(&others));
+        let read = steps.run(move |context| {
+            let (mut members, next) = piece(context, &smallest, &from, asked_per_step())?;
+            retain(context, &mut members, &others, true)?;
+            Ok((members, next))
+        });
+        let (found, from) = read.await?;
         next = from;
-        for member in members {
-            if are_all(others, |other| is_member(context, other, &member))? && visit(member).is_break() {
+        for member in found {
+            if visit(member).is_break() {
                 return Ok(());
             }
         }
@@ -480,13 +528,11 @@ fn visit_intersection(
     Ok(())
 }
 
-/// Members from a name on, [`PIECE_MEMBERS`] at most, and the name from which to go on; as they were added, if there are
-/// few in all.
-fn piece(
-    context: &mut Context<'_>,
-    set: &Collection,
-    from: &[u8],
-) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), CommandError> {
+/// Members of a set, and the name from which to go on.
+type Piece = (Vec<Vec<u8>>, Option<Vec<u8>>);
+
+/// Members from a name on, `most` at most; as they were added, if there are few in all.
+fn piece(context: &mut Context<'_>, set: &Collection, from: &[u8], most: usize) -> Result<Piece, CommandError> {
     let mut members: Vec<Vec<u8>> = Vec::new();
     if set.count <= LISTED_MAX {
         let listed = Listed::read(&mut context.view, set, number_of_set_member)?;
@@ -495,70 +541,107 @@ fn piece(
     }
     context.scan_members(set, Column::Data, (from, None), Direction::Forward, |member, _| {
         members.push(member.to_vec());
-        match members.len() < PIECE_MEMBERS {
+        match members.len() < most {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
     })?;
     // The first name that is greater than the last one: that with a zero byte more.
-    let full = (members.len() == PIECE_MEMBERS).then(|| members.last()).flatten();
+    let full = (members.len() == most).then(|| members.last()).flatten();
     let next = full.map(|last| [last, &b"\0"[..]].concat());
     Ok((members, next))
 }
 
-fn are_all(
-    sets: &[Collection],
-    mut has: impl FnMut(&Collection) -> Result<bool, CommandError>,
-) -> Result<bool, CommandError> {
-    for set in sets {
-        if !has(set)? {
-            return Ok(false);
+/// Keeps the members that all other sets have (`are_in`), or that none has.
+fn retain(context: &mut Context<'_>, members: &mut Vec<Vec<u8>>, others: &[Collection], are_in: bool) -> Outcome {
+    let mut outcome = Ok(());
+    members.retain(|member| {
+        for other in others {
+            match is_member(context, other, member) {
+                Ok(is_in) if is_in == are_in => {}
+                Ok(_) => return false,
+                Err(error) => {
+                    outcome = Err(error);
+                    return false;
+                }
+            }
         }
-    }
-    Ok(true)
+        true
+    });
+    outcome
 }
 
-fn union(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
+/// Calls `visit` with all members of a set.
+async fn visit_all(steps: &Steps, set: Collection, mut visit: impl FnMut(Vec<u8>)) -> Outcome {
+    let (set, mut visited, mut next) = (Arc::new(set), 0, Some(Vec::new()));
+    while let Some(from) = next {
+        let set = Arc::clone(&set);
+        let read = steps.run(move |context| piece(context, &set, &from, members_per_step()));
+        let (members, from) = read.await?;
+        next = from;
+        visited += members.len() as u64;
+        members.into_iter().for_each(&mut visit);
+    }
+    match visited == set.count {
+        true => Ok(()),
+        false => Err(damaged_members()),
+    }
+}
+
+async fn union(steps: &Steps, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
     let hasher = foldhash::fast::RandomState::default();
-    let mut found: Vec<Vec<u8>> = Vec::new();
+    // With room for all from the beginning: to make more takes long when there are many.
+    let most = members_of(&sets) as usize;
+    let mut found: Vec<Vec<u8>> = Vec::with_capacity(most);
     // By the hash of a member, its index in `found`.
-    let mut indexes: HashTable<usize> = HashTable::new();
-    for set in sets.iter().flatten() {
-        visit_members(context, set, |member| {
-            let hash = hasher.hash_one(member);
+    let mut indexes: HashTable<usize> = HashTable::with_capacity(most);
+    for set in sets.into_iter().flatten() {
+        visit_all(steps, set, |member| {
+            let hash = hasher.hash_one(&*member);
             if indexes.find(hash, |index| found[*index] == member).is_none() {
                 indexes.insert_unique(hash, found.len(), |index| hasher.hash_one(&*found[*index]));
-                found.push(member.to_vec());
+                found.push(member);
             }
-        })?;
+        })
+        .await?;
     }
     Ok(found)
 }
 
 /// The members of the first set that no other has. Others that are no larger than it are read into memory; larger ones
 /// are asked for each member.
-fn difference(context: &mut Context<'_>, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
+async fn difference(steps: &Steps, sets: Vec<Option<Collection>>) -> Result<Vec<Vec<u8>>, CommandError> {
     let mut sets = sets.into_iter();
     let Some(first) = sets.next().flatten() else {
         return Ok(Vec::new());
     };
     let (small, large): (Vec<_>, Vec<_>) = sets.flatten().partition(|other| other.count <= first.count);
-    let mut excluded: HashSet<Vec<u8>, foldhash::fast::RandomState> = HashSet::default();
-    for other in &small {
-        other.visit_names(&mut context.view, |member, _| {
-            excluded.insert(member.to_vec());
-        })?;
+    let most = small.iter().map(|other| other.count).sum::<u64>() as usize;
+    let mut excluded: HashSet<Vec<u8>, foldhash::fast::RandomState> =
+        HashSet::with_capacity_and_hasher(most, Default::default());
+    for other in small {
+        visit_all(steps, other, |member| {
+            excluded.insert(member);
+        })
+        .await?;
     }
-    let mut found = Vec::new();
+    let (first, large, mut found): (_, Arc<[Collection]>, _) = (Arc::new(first), large.into(), Vec::new());
+    let excluded = Arc::new(excluded);
     let mut next = Some(Vec::new());
-    while let Some(from) = next.take() {
-        let (members, from) = piece(context, &first, &from)?;
+    while let Some(from) = next {
+        let (first, large, excluded) = (Arc::clone(&first), Arc::clone(&large), Arc::clone(&excluded));
+        let read = steps.run(move |context| {
+            let (mut members, next) = piece(context, &first, &from, asked_per_step())?;
+            members.retain(|member| !excluded.contains(member));
+            retain(context, &mut members, &large, false)?;
+            Ok((members, next))
+        });
+        let (mut left, from) = read.await?;
         next = from;
-        for member in members {
-            if !excluded.contains(&member) && are_all(&large, |other| Ok(!is_member(context, other, &member)?))? {
-                found.push(member);
-            }
-        }
+        found.append(&mut left);
+    }
+    if let Ok(excluded) = Arc::try_unwrap(excluded) {
+        steps.take_each(excluded, drop).await;
     }
     Ok(found)
 }
@@ -587,16 +670,22 @@ pub fn sintercard(context: &mut Context<'_>) -> Outcome {
             .ok_or_else(|| CommandError::text("ERR LIMIT can't be negative"))?;
     }
     let sets = sets_at(context, 2..2 + key_count)?;
-    let mut found = 0;
-    visit_intersection(context, sets, |_| {
-        found += 1;
-        match found == limit {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    })?;
-    context.reply.integer(found);
-    Ok(())
+    context.in_steps((members_of(&sets), Vec::new()), |steps| async move {
+        let mut found = 0;
+        visit_intersection(&steps, sets, |_| {
+            found += 1;
+            match found == limit {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })
+        .await?;
+        let reply = move |context: &mut Context<'_>| {
+            context.reply.integer(found);
+            Ok(())
+        };
+        steps.run(reply).await
+    })
 }
 
 /// SSCAN key cursor [MATCH pattern] [COUNT count]

@@ -7,6 +7,7 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
 use super::lists::{End, List};
+use super::steps::{Steps, members_per_step};
 use crate::error::CommandError;
 use crate::number::parse_double;
 use crate::protocol::Arguments;
@@ -14,6 +15,7 @@ use crate::storage::encoding::{HashField, SCORE_MEMBERS, Type, split_score_key};
 use crate::storage::transaction_scope::Mode;
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -33,20 +35,20 @@ pub fn sort_ro(context: &mut Context<'_>) -> Outcome {
 }
 
 /// SORT's and SORT_RO's options.
-struct Options<'a> {
+struct Options {
     descending: bool,
     alpha: bool,
     offset: i64,
     count: i64,
-    by: Option<Pattern<'a>>,
+    by: Option<Pattern>,
     /// A pattern that is the same for all elements was given: they keep the order that they have.
     keep_order: bool,
-    get: Vec<Pattern<'a>>,
-    store: Option<&'a [u8]>,
+    get: Vec<Pattern>,
+    store: Option<Vec<u8>>,
 }
 
-impl<'a> Options<'a> {
-    fn parse(arguments: Arguments<'a>, may_store: bool) -> Result<Options<'a>, CommandError> {
+impl Options {
+    fn parse(arguments: Arguments<'_>, may_store: bool) -> Result<Options, CommandError> {
         let mut options = Options {
             descending: false,
             alpha: false,
@@ -67,7 +69,7 @@ impl<'a> Options<'a> {
                     options.offset = integer(rest.next().ok_or(CommandError::Syntax)?)?;
                     options.count = integer(rest.next().ok_or(CommandError::Syntax)?)?;
                 }
-                (_, 1..) if may_store && is_option(option, "STORE") => options.store = rest.next(),
+                (_, 1..) if may_store && is_option(option, "STORE") => options.store = rest.next().map(<[u8]>::to_vec),
                 (_, 1..) if is_option(option, "BY") => {
                     let pattern = Pattern::parse(rest.next().ok_or(CommandError::Syntax)?);
                     // Once it is given, a later pattern does not bring the sorting back.
@@ -83,6 +85,12 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
+    /// Whether a pattern names keys. They are not locked while others run, so that all must be read at once.
+    fn name_keys(&self) -> bool {
+        let mut patterns = self.by.iter().chain(&self.get);
+        patterns.any(|pattern| matches!(pattern, Pattern::Key { .. }))
+    }
+
     /// Which of `len` elements are wanted.
     fn range(&self, len: u64) -> Range<usize> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -96,22 +104,22 @@ impl<'a> Options<'a> {
 }
 
 /// Where BY and GET find the value for an element.
-enum Pattern<'a> {
+enum Pattern {
     /// `#`: it is the element.
     Element,
     /// Without `*`: there is none.
     Nothing,
     /// Under the key that the pattern becomes when the element takes the place of its first `*`.
     Key {
-        before: &'a [u8],
-        after: &'a [u8],
+        before: Vec<u8>,
+        after: Vec<u8>,
         /// Behind `->`: in this field of the hash there.
-        field: Option<&'a [u8]>,
+        field: Option<Vec<u8>>,
     },
 }
 
-impl<'a> Pattern<'a> {
-    fn parse(pattern: &'a [u8]) -> Pattern<'a> {
+impl Pattern {
+    fn parse(pattern: &[u8]) -> Pattern {
         let text = until_nul(pattern);
         if text == b"#" {
             return Pattern::Element;
@@ -124,9 +132,9 @@ impl<'a> Pattern<'a> {
         // An arrow at the end belongs to the key.
         let arrow = arrow.filter(|arrow| arrow + 2 < text.len());
         Pattern::Key {
-            before: &pattern[..star],
-            after: &pattern[star + 1..arrow.unwrap_or(pattern.len())],
-            field: arrow.map(|arrow| &pattern[arrow + 2..]),
+            before: pattern[..star].to_vec(),
+            after: pattern[star + 1..arrow.unwrap_or(pattern.len())].to_vec(),
+            field: arrow.map(|arrow| pattern[arrow + 2..].to_vec()),
         }
     }
 
@@ -134,7 +142,7 @@ impl<'a> Pattern<'a> {
     fn key(&self, element: &[u8]) -> Option<Vec<u8>> {
         match self {
             Pattern::Element | Pattern::Nothing => None,
-            Pattern::Key { before, after, .. } => Some([before, element, after].concat()),
+            Pattern::Key { before, after, .. } => Some([&before[..], element, &after[..]].concat()),
         }
     }
 
@@ -152,7 +160,7 @@ impl<'a> Pattern<'a> {
             (Some(record), Some(_)) if record.kind == Type::Hash => Collection::of_record(database, &key, &record)?,
             _ => return Ok(None),
         };
-        let stored = context.member(&hash, Column::Data, field.unwrap_or_default())?;
+        let stored = context.member(&hash, Column::Data, field.as_deref().unwrap_or_default())?;
         let field = stored.and_then(HashField::decode);
         let living = field.filter(|field| field.is_alive(now_ms));
         Ok(living.map(|field| field.value.to_vec()))
@@ -163,7 +171,7 @@ impl<'a> Pattern<'a> {
 ///
 /// # Errors
 /// The keys cannot be used here and now.
-fn need_keys(context: &mut Context<'_>, patterns: &[Pattern<'_>], elements: &[Vec<u8>]) -> Outcome {
+fn need_keys(context: &mut Context<'_>, patterns: &[Pattern], elements: &[Vec<u8>]) -> Outcome {
     let database = context.database;
     for part in elements.chunks(PATTERN_KEYS_AT_ONCE) {
         let mut keys_named = Vec::new();
@@ -179,25 +187,43 @@ fn need_keys(context: &mut Context<'_>, patterns: &[Pattern<'_>], elements: &[Ve
 }
 
 /// SORT and SORT_RO.
-fn sort_generic(context: &mut Context<'_>, mut options: Options<'_>) -> Outcome {
+fn sort_generic(context: &mut Context<'_>, mut options: Options) -> Outcome {
     let source = open(context, context.arguments.get(1))?;
     if options.keep_order && options.store.is_some() && source.as_ref().is_some_and(|source| source.kind == Type::Set) {
         // A set has no order of its own that a list could keep.
         (options.keep_order, options.alpha, options.by) = (false, true, None);
     }
-    let elements = match source {
-        None => Vec::new(),
-        Some(source) if options.keep_order => in_order(context, source, &options)?,
-        Some(source) => {
-            let range = options.range(source.count);
-            let sorted = sorted(context, source, &options)?;
-            sorted.into_iter().skip(range.start).take(range.len()).collect()
+    let writes = options
+        .store
+        .iter()
+        .map(|target| (context.database, target.clone()))
+        .collect();
+    let members = source.as_ref().map_or(0, |source| source.count);
+    context.may_take_steps &= !options.name_keys();
+    context.in_steps((members, writes), |steps| async move {
+        let options = Arc::new(options);
+        let elements = match source {
+            None => Vec::new(),
+            Some(source) if options.keep_order => in_order(&steps, source, &options).await?,
+            Some(source) => {
+                let range = options.range(source.count);
+                let sorted = sorted(&steps, source, &options).await?;
+                let (mut wanted, mut index) = (Vec::new(), 0);
+                let take = |element| {
+                    if range.contains(&index) {
+                        wanted.push(element);
+                    }
+                    index += 1;
+                };
+                steps.take_each(sorted, take).await;
+                wanted
+            }
+        };
+        match options.store {
+            Some(_) => store(&steps, elements, options).await,
+            None => reply(&steps, elements, options).await,
         }
-    };
-    match options.store {
-        Some(target) => store(context, target, elements, &options),
-        None => reply(context, &elements, &options),
-    }
+    })
 }
 
 /// The collection to be sorted; `None` if there is no such key.
@@ -213,112 +239,178 @@ fn open(context: &mut Context<'_>, key: &[u8]) -> Result<Option<Collection>, Com
 }
 
 /// The wanted elements in the order that they have; a set's cannot be reversed.
-fn in_order(
-    context: &mut Context<'_>,
-    source: Collection,
-    options: &Options<'_>,
-) -> Result<Vec<Vec<u8>>, CommandError> {
+async fn in_order(steps: &Steps, source: Collection, options: &Options) -> Result<Vec<Vec<u8>>, CommandError> {
     let direction = match options.descending && source.kind != Type::Set {
         true => Direction::Backward,
         false => Direction::Forward,
     };
     let range = options.range(source.count);
-    read_elements(context, source, range, direction)
+    read_elements(steps, source, range, direction).await
 }
 
 /// A range of the elements of a list, a set or a sorted set in its own order or backwards. A list's are found by their
 /// index; of the others, those before the range are walked over.
-fn read_elements(
-    context: &mut Context<'_>,
+async fn read_elements(
+    steps: &Steps,
     source: Collection,
     range: Range<usize>,
     direction: Direction,
 ) -> Result<Vec<Vec<u8>>, CommandError> {
-    let mut elements = Vec::new();
     if range.is_empty() {
-        return Ok(elements);
+        return Ok(Vec::new());
     }
     if source.kind == Type::List {
-        let list = List::of_collection(source)?;
-        let (start, end) = (range.start as u64, range.end as u64);
-        let indices = match direction {
-            Direction::Forward => start..end,
-            Direction::Backward => list.len() - end..list.len() - start,
-        };
-        list.walk(&mut context.view, indices, direction, |_, element| {
-            elements.push(element.to_vec());
-            ControlFlow::Continue(())
-        })?;
-        return Ok(elements);
+        return read_list(steps, List::of_collection(source)?, range, direction).await;
     }
-    let mut walked_over = 0;
-    let mut visit = |element: &[u8]| {
-        if walked_over < range.start {
-            walked_over += 1;
-            return ControlFlow::Continue(());
-        }
-        elements.push(element.to_vec());
-        match elements.len() < range.len() {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        }
-    };
+    let (source, mut stretch) = (Arc::new(source), (Vec::new(), None));
     if source.kind == Type::SortedSet {
-        let (from, to) = &SCORE_MEMBERS;
-        context.scan_members(&source, Column::Score, (from, Some(to)), direction, |key, _| {
-            split_score_key(key).map_or(ControlFlow::Continue(()), |(_, member)| visit(member))
-        })?;
-    } else {
-        context.scan_members(&source, Column::Data, (b"", None), direction, |member, _| visit(member))?;
+        stretch = (SCORE_MEMBERS.0.to_vec(), Some(SCORE_MEMBERS.1.to_vec()));
+    }
+    let (mut elements, mut walked_over) = (Vec::new(), 0);
+    while elements.len() < range.len() {
+        let (source, part) = (Arc::clone(&source), stretch.clone());
+        let (read, last) = steps
+            .run(move |context| read_some(context, &source, part, direction))
+            .await?;
+        for element in read {
+            if walked_over < range.start {
+                walked_over += 1;
+            } else if elements.len() < range.len() {
+                elements.push(element);
+            }
+        }
+        match (last, direction) {
+            (None, _) => break,
+            (Some(last), Direction::Forward) => stretch.0 = [&last[..], &[0]].concat(),
+            (Some(last), Direction::Backward) => stretch.1 = Some(last),
+        }
     }
     Ok(elements)
 }
 
+/// The key of the element that was read last, if there may be more.
+type LastKey = Option<Vec<u8>>;
+
+/// Elements of a set or a sorted set from one end of a range on.
+fn read_some(
+    context: &mut Context<'_>,
+    source: &Collection,
+    (from, to): (Vec<u8>, Option<Vec<u8>>),
+    direction: Direction,
+) -> Result<(Vec<Vec<u8>>, LastKey), CommandError> {
+    let (mut elements, mut last) = (Vec::new(), None);
+    let column = match source.kind {
+        Type::SortedSet => Column::Score,
+        _ => Column::Data,
+    };
+    context.scan_members(source, column, (&from, to.as_deref()), direction, |key, _| {
+        let element = match column {
+            Column::Score => split_score_key(key).map(|(_, member)| member),
+            _ => Some(key),
+        };
+        elements.extend(element.map(<[u8]>::to_vec));
+        if elements.len() < members_per_step() {
+            return ControlFlow::Continue(());
+        }
+        last = Some(key.to_vec());
+        ControlFlow::Break(())
+    })?;
+    Ok((elements, last))
+}
+
+async fn read_list(
+    steps: &Steps,
+    list: List,
+    range: Range<usize>,
+    direction: Direction,
+) -> Result<Vec<Vec<u8>>, CommandError> {
+    let (list, mut elements) = (Arc::new(list), Vec::new());
+    for first in range.clone().step_by(members_per_step()) {
+        let (start, end) = (first as u64, range.end.min(first + members_per_step()) as u64);
+        let indices = match direction {
+            Direction::Forward => start..end,
+            Direction::Backward => list.len() - end..list.len() - start,
+        };
+        let list = Arc::clone(&list);
+        let read = move |context: &mut Context<'_>| {
+            let mut elements = Vec::new();
+            list.walk(&mut context.view, indices, direction, |_, element| {
+                elements.push(element.to_vec());
+                ControlFlow::Continue(())
+            })?;
+            Ok(elements)
+        };
+        elements.append(&mut steps.run(read).await?);
+    }
+    Ok(elements)
+}
+
+/// Weights and elements that are to be weighed.
+type Weighed<T> = Vec<(T, Vec<u8>)>;
+
 /// All elements, sorted. Those whose weights are equal texts keep their order, as Redis's do unless BY and LIMIT leave
 /// it open.
-fn sorted(context: &mut Context<'_>, source: Collection, options: &Options<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
+async fn sorted(steps: &Steps, source: Collection, options: &Arc<Options>) -> Result<Vec<Vec<u8>>, CommandError> {
     let all = 0..usize::try_from(source.count).unwrap_or(usize::MAX);
-    let mut elements = read_elements(context, source, all, Direction::Forward)?;
-    need_keys(context, options.by.as_slice(), &elements)?;
+    let elements = read_elements(steps, source, all, Direction::Forward).await?;
+    let for_keys = Arc::clone(options);
+    let elements = steps.run(move |context| {
+        need_keys(context, for_keys.by.as_slice(), &elements)?;
+        Ok(elements)
+    });
+    let elements = elements.await?;
     let directed = |ordering: Ordering| match options.descending {
         true => ordering.reverse(),
         false => ordering,
     };
     if !options.alpha {
-        let mut weighted = Vec::with_capacity(elements.len());
-        for element in elements {
-            let weight = match &options.by {
-                None => number(&element)?,
-                Some(by) => by.value(context, &element)?.map_or(Ok(0.0), |value| number(&value))?,
+        let weigh =
+            |context: &mut Context<'_>, (options, weighed): &mut (Arc<Options>, Weighed<f64>), element: Vec<u8>| {
+                let weight = match &options.by {
+                    None => number(&element)?,
+                    Some(by) => by.value(context, &element)?.map_or(Ok(0.0), |value| number(&value))?,
+                };
+                weighed.push((weight, element));
+                Ok(())
             };
-            weighted.push((weight, element));
-        }
-        weighted.sort_by(|(weight_a, a), (weight_b, b)| {
+        let state = (Arc::clone(options), Vec::with_capacity(elements.len()));
+        let (_, weighed) = steps.run_with_each(elements, state, weigh).await?;
+        let compare = |(weight_a, a): &(f64, Vec<u8>), (weight_b, b): &(f64, Vec<u8>)| {
             let by_weight = weight_a.partial_cmp(weight_b).unwrap_or(Ordering::Equal);
             directed(by_weight.then_with(|| a.cmp(b)))
-        });
-        return Ok(weighted.into_iter().map(|(_, element)| element).collect());
+        };
+        return Ok(elements_of(steps, steps.sort(weighed, compare).await).await);
     }
     let compare = |a: &[u8], b: &[u8]| match options.store {
         Some(_) => a.cmp(b),
         None => until_nul(a).cmp(until_nul(b)),
     };
-    let Some(by) = &options.by else {
-        elements.sort_by(|a, b| directed(compare(a, b)));
-        return Ok(elements);
-    };
-    let mut weighted = Vec::with_capacity(elements.len());
-    for element in elements {
-        weighted.push((by.value(context, &element)?, element));
+    if options.by.is_none() {
+        return Ok(steps.sort(elements, |a, b| directed(compare(a, b))).await);
     }
-    weighted.sort_by(|(weight_a, _), (weight_b, _)| {
+    let weigh = |context: &mut Context<'_>,
+                 (options, weighed): &mut (Arc<Options>, Weighed<Option<Vec<u8>>>),
+                 element: Vec<u8>| {
+        let by = options.by.as_ref().ok_or(CommandError::Internal)?;
+        weighed.push((by.value(context, &element)?, element));
+        Ok(())
+    };
+    let state = (Arc::clone(options), Vec::with_capacity(elements.len()));
+    let (_, weighed) = steps.run_with_each(elements, state, weigh).await?;
+    let compare_weights = |(weight_a, _): &(Option<Vec<u8>>, Vec<u8>), (weight_b, _): &(Option<Vec<u8>>, Vec<u8>)| {
         directed(match (weight_a, weight_b) {
             (Some(a), Some(b)) => compare(a, b),
             // No value comes before all values.
             (a, b) => a.is_some().cmp(&b.is_some()),
         })
-    });
-    Ok(weighted.into_iter().map(|(_, element)| element).collect())
+    };
+    Ok(elements_of(steps, steps.sort(weighed, compare_weights).await).await)
+}
+
+async fn elements_of<T>(steps: &Steps, weighed: Weighed<T>) -> Vec<Vec<u8>> {
+    let mut elements = Vec::with_capacity(weighed.len());
+    steps.take_each(weighed, |(_, element)| elements.push(element)).await;
+    elements
 }
 
 /// A weight as C's `strtod` reads it: nothing is 0, and blanks may stand before the number.
@@ -339,50 +431,87 @@ fn until_nul(text: &[u8]) -> &[u8] {
     &text[..end]
 }
 
+/// What GET names for elements is about to be read.
+async fn need_values(
+    steps: &Steps,
+    elements: Vec<Vec<u8>>,
+    options: &Arc<Options>,
+) -> Result<Vec<Vec<u8>>, CommandError> {
+    let options = Arc::clone(options);
+    let need = move |context: &mut Context<'_>| {
+        need_keys(context, &options.get, &elements)?;
+        Ok(elements)
+    };
+    steps.run(need).await
+}
+
 /// Answers the elements, or what GET names for each.
-fn reply(context: &mut Context<'_>, elements: &[Vec<u8>], options: &Options<'_>) -> Outcome {
-    need_keys(context, &options.get, elements)?;
-    context.reply.array(elements.len() * options.get.len().max(1));
-    for element in elements {
+async fn reply(steps: &Steps, elements: Vec<Vec<u8>>, options: Arc<Options>) -> Outcome {
+    let elements = need_values(steps, elements, &options).await?;
+    let values = elements.len() * options.get.len().max(1);
+    let header = move |context: &mut Context<'_>| {
+        context.reply.array(values);
+        Ok(())
+    };
+    steps.run(header).await?;
+    let reply = |context: &mut Context<'_>, options: &mut Arc<Options>, element: Vec<u8>| {
         if options.get.is_empty() {
-            context.reply.bulk(element);
+            context.reply.bulk(&element);
         }
         for pattern in &options.get {
-            match pattern.value(context, element)? {
+            match pattern.value(context, &element)? {
                 Some(value) => context.reply.bulk(&value),
                 None => context.reply.null(),
             }
         }
-    }
+        Ok(())
+    };
+    steps.run_with_each(elements, options, reply).await?;
     Ok(())
 }
 
-/// Puts the elements, or what GET names for each, into a list in place of whatever is under `target`.
-fn store(context: &mut Context<'_>, target: &[u8], elements: Vec<Vec<u8>>, options: &Options<'_>) -> Outcome {
-    need_keys(context, &options.get, &elements)?;
+/// Puts the elements, or what GET names for each, into a list in place of whatever is under the option's key.
+async fn store(steps: &Steps, elements: Vec<Vec<u8>>, options: Arc<Options>) -> Outcome {
+    let elements = need_values(steps, elements, &options).await?;
     // All values are read before the list is there, which may replace one of them.
     let values = match options.get.is_empty() {
         true => elements,
         false => {
-            let mut values = Vec::with_capacity(elements.len() * options.get.len());
-            for element in elements {
+            let state = (
+                Arc::clone(&options),
+                Vec::with_capacity(elements.len() * options.get.len()),
+            );
+            let read = |context: &mut Context<'_>, (options, values): &mut (Arc<Options>, Vec<_>), element: Vec<u8>| {
                 for pattern in &options.get {
                     values.push(pattern.value(context, &element)?.unwrap_or_default());
                 }
-            }
-            values
+                Ok(())
+            };
+            steps.run_with_each(elements, state, read).await?.1
         }
     };
-    if values.is_empty() {
-        context.delete_target(target)?;
-        context.reply.integer(0);
-        return Ok(());
-    }
-    let mut list = List::create(context, target)?;
-    for value in values {
-        list.push(context, End::Right, value)?;
-    }
-    list.save_after(context, "sortstore")?;
-    context.reply.integer(list.len() as i64);
-    Ok(())
+    let push = |context: &mut Context<'_>, (options, made): &mut (Arc<Options>, Option<List>), value: Vec<u8>| {
+        let list = match made {
+            Some(list) => list,
+            // In the step of its first element: the new list is in memory from the beginning.
+            None => made.insert(List::create(context, options.store.as_deref().unwrap_or_default())?),
+        };
+        list.push(context, End::Right, value)
+    };
+    let (options, made) = steps.run_with_each(values, (options, None), push).await?;
+    let finish = move |context: &mut Context<'_>| {
+        let len = match made {
+            None => {
+                context.delete_target(options.store.as_deref().unwrap_or_default())?;
+                0
+            }
+            Some(mut list) => {
+                list.save_after(context, "sortstore")?;
+                list.len()
+            }
+        };
+        context.reply.integer(len as i64);
+        Ok(())
+    };
+    steps.run(finish).await
 }

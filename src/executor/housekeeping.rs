@@ -139,7 +139,7 @@ impl StorageExecutor {
         if self.has_parked() {
             self.look_at_parked(&mut done);
         }
-        if (!self.parked.long.is_empty() || self.missed.has_loads())
+        if (!self.parked.long.is_empty() || self.goes_on_by_itself())
             && let Some(requests) = self.requests.upgrade()
         {
             // Their turn would come with the next batch; this one is empty, and nobody waits for it.

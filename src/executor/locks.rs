@@ -8,7 +8,7 @@
 //!
 //! Commands of one executor take no locks. They run at once unless a transaction has been granted one of their keys.
 //! One that must wait is entered like a transaction, with the newest number: so later ones do not go before it for
-//! ever.
+//! ever. One that comes in steps holds its keys between these, with a number before those of all others.
 
 use crate::faults;
 use crate::storage::transaction_scope::{DatabaseKey, Mode, Scope, TransactionId};
@@ -45,6 +45,8 @@ struct Line {
 pub struct Locks {
     /// See [`Locks::set_running`].
     running: Option<TransactionId>,
+    /// The number of the last command of [`Locks::hold`].
+    last_held: TransactionId,
     /// See [`Locks::keep_in_doubt`].
     in_doubt: Vec<TransactionId>,
     entered: BTreeMap<TransactionId, Entered>,
@@ -144,6 +146,20 @@ impl Locks {
         };
         self.entered.insert(id, entered);
         if waits { Admission::Waits } else { Admission::Granted }
+    }
+
+    /// A command that has what it needs keeps it for a while, and goes before all that wait: it waits for nobody.
+    pub fn hold(&mut self, scope: Scope, mode: Mode) -> TransactionId {
+        // Far below those of transactions, which are microseconds of the Unix time.
+        self.last_held += 1;
+        let admission = self.enter(self.last_held, scope, mode);
+        assert_eq!(admission, Admission::Granted, "what runs is not locked");
+        self.last_held
+    }
+
+    /// The command that runs under locks that it has waited for.
+    pub fn running(&self) -> Option<TransactionId> {
+        self.running
     }
 
     /// A transaction is over. Returns the waiting ones that are granted now, in their order.
@@ -351,6 +367,24 @@ mod tests {
         assert_eq!(locks.leave(1), [3]);
         assert!(locks.in_doubt().is_empty());
         assert!(locks.leave(3).is_empty() && locks.is_empty() && locks.by_key.is_empty());
+    }
+
+    #[test]
+    fn a_command_that_holds_its_keys_goes_before_all_that_wait() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.enter(1000, keys(&["a"]), Mode::Exclusive), Admission::Granted);
+        assert_eq!(locks.enter(2000, keys(&["a", "b"]), Mode::Exclusive), Admission::Waits);
+        let (read, written) = (
+            locks.hold(keys(&["b"]), Mode::Shared),
+            locks.hold(keys(&["c"]), Mode::Exclusive),
+        );
+        assert!(!locks.holds(&key("b"), Mode::Shared) && locks.holds(&key("b"), Mode::Exclusive));
+        assert!(locks.holds(&key("c"), Mode::Shared));
+        assert_eq!(locks.enter(3000, keys(&["c"]), Mode::Shared), Admission::Waits);
+        assert!(locks.leave(1000).is_empty(), "what is read waits for the command, too");
+        assert_eq!(locks.leave(read), [2000]);
+        assert_eq!(locks.leave(written), [3000]);
+        assert!(locks.leave(2000).is_empty() && locks.leave(3000).is_empty() && locks.is_empty());
     }
 
     #[test]

@@ -218,18 +218,25 @@ impl StorageExecutor {
         }
     }
 
-    /// The same in a turn of its own, if it is not [`serve`](super::turn::serve) that has set requests aside: that does
-    /// so in each of its turns. Returns whether there is more to load.
-    pub(super) fn run_loads(&mut self) -> bool {
-        if self.missed.loads.is_empty() || self.long_script.is_open {
+    /// Goes on with what requests wait for that were set aside, in a turn of its own, if it is not
+    /// [`serve`](super::turn::serve) that has set them aside: that does so in each of its turns. Returns whether there
+    /// is more to do.
+    pub(super) fn run_set_aside(&mut self) -> bool {
+        if !self.goes_on_by_itself() || self.long_script.is_open {
             return false;
         }
         let began = Instant::now();
         self.begin_turn();
         let mut done = Vec::new();
         self.load_missed(&mut done);
+        self.run_steps(&mut done);
         self.end_turn(done, 0, began);
-        self.missed.has_loads()
+        self.goes_on_by_itself()
+    }
+
+    /// Whether there is something to load, or a command to go on with.
+    pub(super) fn goes_on_by_itself(&self) -> bool {
+        self.missed.has_loads() || self.has_steps()
     }
 
     /// Goes on with the loads that requests wait for, and runs those that need not wait any more.

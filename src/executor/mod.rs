@@ -7,6 +7,7 @@
 //!
 //! - Commands for which memory does not have all: [`missed_requests`]; the [`disk_readers`] wait for the disk in their
 //!   place.
+//! - Commands on large collections, which come in steps: [`stepped_requests`].
 //! - Scripts that take long: [`open_turn`].
 //! - Commands that wait for a key: [`blocked_commands`], and the lines of [`waiters`].
 //! - Transactions over several executors: [`participant`] does their steps, the [`locks`] say which goes first,
@@ -38,6 +39,7 @@ mod queue;
 pub mod reclaimer;
 mod release;
 mod request;
+mod stepped_requests;
 pub mod storage_executor;
 pub mod syncer;
 mod turn;

@@ -75,6 +75,7 @@ impl StorageExecutor {
                 });
             }
             Ran::Missed(_) => unreachable!("a script that goes on waits for what it reads"),
+            Ran::InSteps(_) => unreachable!("a script has no steps"),
             Ran::Ended(_) => {}
         }
         self.long_script.is_open = false;

@@ -145,6 +145,9 @@ impl StorageExecutor {
                 self.interests.locks.set_running(Some(id));
                 let is_over = self.run_alone(command, Attempt::last(), done);
                 self.interests.locks.set_running(None);
+                if self.are_of_steps(id) {
+                    continue;
+                }
                 self.release_locks(id);
                 if is_over {
                     self.run_behind(client, done);
@@ -157,8 +160,8 @@ impl StorageExecutor {
         }
     }
 
-    /// Runs a request that has waited. False if it is not over: if it must wait for the disk, or is a script that wants
-    /// to pause and begins anew, in a turn of its own.
+    /// Runs a request that has waited. False if it is not over: if it must wait for the disk, goes on in steps, or is a
+    /// script that wants to pause and begins anew, in a turn of its own.
     pub(super) fn run_alone(&mut self, mut alone: Box<Batch>, attempt: Attempt, done: &mut Batches) -> bool {
         match self.run_attempt(&mut alone, &attempt) {
             Ran::Ended(_) => {
@@ -170,6 +173,10 @@ impl StorageExecutor {
             }
             Ran::Missed(missed) => {
                 self.set_aside(alone, attempt, &missed);
+                false
+            }
+            Ran::InSteps(begun) => {
+                self.take_steps(alone, begun);
                 false
             }
             Ran::Paused(script) => {

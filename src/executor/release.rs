@@ -33,6 +33,7 @@ impl StorageExecutor {
     /// Answers what waits for writes which were taken back: the commands of `done`, those that are held, and steps.
     pub(super) fn answer_taken_back(&mut self, taken_back: &TakenBack, done: &mut [Box<Batch>]) {
         self.outbox.forget(taken_back.from_epoch);
+        self.stepped.take_back(taken_back);
         let waiting = self.held.iter_mut().chain(&mut self.parked.for_disk);
         for batch in done.iter_mut().chain(waiting) {
             answer_taken_back(batch, taken_back, &mut self.shards.replies_begun);

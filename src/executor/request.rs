@@ -2,6 +2,7 @@
 
 use super::blocked_commands::waiting_response;
 use super::missed_requests::Missed;
+use super::stepped_requests::Begun;
 use super::storage_executor::StorageExecutor;
 use crate::channel::message::{Batch, Caller, REPLY_BYTES_MAX, Request, RequestId, Response};
 use crate::channel::step_arguments::Schedule;
@@ -9,6 +10,7 @@ use crate::command::{self, BLOCKING, Command, Internal, QUIET, READ, Runs, Step}
 use crate::commands::blocking::Waiting;
 use crate::commands::pausing::{Pausing, may_pause};
 use crate::commands::script_runs::Driven;
+use crate::commands::steps::InSteps;
 use crate::commands::{Context, Handler, keys};
 use crate::error::CommandError;
 use crate::executor::waiters::Claim;
@@ -37,6 +39,8 @@ pub(super) enum Ran {
     Paused(Paused),
     /// To something that is not in memory: it was undone, and is to be set aside.
     Missed(Missed),
+    /// To its next step.
+    InSteps(Begun),
 }
 
 /// The part of a reply that is not written yet.
@@ -64,6 +68,8 @@ pub(super) struct Handled {
     pub(super) result: Result<(), CommandError>,
     pub(super) pieces: Option<Box<Pieces>>,
     pub(super) waits: Option<Box<Waiting>>,
+    /// What goes on in steps.
+    pub(super) steps: Option<Box<InSteps>>,
     /// The command is a script that is to go on.
     pub(super) is_paused: bool,
 }
@@ -74,6 +80,7 @@ impl Handled {
             result,
             pieces: None,
             waits: None,
+            steps: None,
             is_paused: false,
         }
     }
@@ -176,7 +183,7 @@ impl StorageExecutor {
         if resumed.is_none() {
             self.begin_command(whose);
         }
-        let Some(handled) = self.handle(batch, request, began, &mut resumed) else {
+        let Some(mut handled) = self.handle(batch, request, began, &mut resumed) else {
             // The request is parked, and answered later.
             return Ran::Ended(began);
         };
@@ -200,6 +207,15 @@ impl StorageExecutor {
         }
         if request.caller.tracks {
             self.track_read(batch, request);
+        }
+        if let Some(command) = handled.steps.take_if(|_| handled.result.is_ok()) {
+            assert!(
+                claim.is_none() && batch.replies.len() == start,
+                "its steps write its reply"
+            );
+            self.command_stands(request.caller.client_id);
+            let (ended, took) = (Instant::now(), began.elapsed());
+            return Ran::InSteps(Begun { command, ended, took });
         }
         let Some(claim) = claim else {
             let ended = self.settle(handled, whose, batch, start, began);
@@ -230,6 +246,7 @@ impl StorageExecutor {
             Handled::of(self.drop_interest(internal, batch, request))
         } else {
             let may_miss = resumed.is_none() && self.may_miss(batch, request);
+            let may_take_steps = self.may_take_steps(request);
             let (mut arguments, replies) = batch.parts(request);
             let mut command = request.command;
             if matches!(command.runs, Runs::Step(_)) {
@@ -237,7 +254,9 @@ impl StorageExecutor {
                 command = command::find(arguments.get(0)).unwrap_or(command);
             }
             self.shards.set_may_miss(may_miss);
+            self.stepped.may_begin = may_take_steps;
             let handled = self.run_handler(command, request.caller, arguments, replies, resumed);
+            self.stepped.may_begin = false;
             self.shards.set_may_miss(false);
             handled
         })
@@ -363,6 +382,7 @@ impl StorageExecutor {
         let handled = Handled {
             pieces: context.pieces.take(),
             waits: context.waits.take(),
+            steps: context.steps.take(),
             is_paused,
             ..Handled::of(result)
         };
@@ -399,6 +419,8 @@ impl StorageExecutor {
             script_seat: Some(&self.script_seat),
             effects: &mut self.effects,
             pieces: None,
+            may_take_steps: self.stepped.may_begin,
+            steps: None,
             waits: None,
         };
         (context, &self.metrics)

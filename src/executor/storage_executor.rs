@@ -22,6 +22,7 @@ use crate::executor::missed_requests::MissedRequests;
 use crate::executor::outbox::Outbox;
 use crate::executor::parked_requests::Parked;
 use crate::executor::reclaimer::Reclaimer;
+use crate::executor::stepped_requests::SteppedRequests;
 use crate::executor::syncer::{SyncReport, Syncer};
 use crate::registry::clients::Clients;
 use crate::registry::metrics::{ShardMetrics, StorageMetrics};
@@ -66,6 +67,8 @@ pub struct StorageExecutor {
     pub(super) parked: Parked,
     /// Requests that wait for the disk.
     pub(super) missed: MissedRequests,
+    /// Requests whose commands come in steps.
+    pub(super) stepped: SteppedRequests,
     /// The number of the turn, and of what it writes.
     pub(super) epoch: u64,
     pub(super) log_care: LogCare,
@@ -226,6 +229,7 @@ impl StorageExecutor {
             held: VecDeque::new(),
             parked: Parked::default(),
             missed: MissedRequests::default(),
+            stepped: SteppedRequests::default(),
             epoch,
             log_care: LogCare {
                 last_seal: Instant::now(),
@@ -272,7 +276,7 @@ impl StorageExecutor {
                     .borrow_mut()
                     .step(|executor| executor.on_fetched(read, &fetched));
                 // Those that ran again may wait for members now.
-                while on_fetched.borrow_mut().run_loads() {
+                while on_fetched.borrow_mut().run_set_aside() {
                     reactor_turn().await;
                 }
             }
@@ -295,8 +299,10 @@ impl StorageExecutor {
         });
         let deadline_task = glommio::spawn_local(super::blocked_commands::answer_late(Rc::clone(&executor)));
         serve(&executor, &requests).await;
-        while !executor.borrow().missed.is_empty() {
-            while executor.borrow_mut().run_loads() {
+        // A command that a stall holds up is given up, unanswered.
+        let waits = |executor: &StorageExecutor| !executor.missed.is_empty() || executor.has_steps();
+        while waits(&executor.borrow()) {
+            while executor.borrow_mut().run_set_aside() {
                 reactor_turn().await;
             }
             glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;

@@ -101,7 +101,7 @@ impl StorageExecutor {
             self.queue.push(batch);
         }
         self.queue.take_back();
-        !self.queue.is_empty() || !self.parked.long.is_empty() || self.missed.has_loads()
+        !self.queue.is_empty() || !self.parked.long.is_empty() || self.goes_on_by_itself()
     }
 
     /// Begins a turn; returns its one reading of the clock.
@@ -126,6 +126,8 @@ impl StorageExecutor {
     pub(super) fn run_turn(&mut self) -> Option<OpenTurn> {
         let mut turn = self.begin_turn_of_requests();
         self.load_missed(&mut turn.done);
+        self.run_steps(&mut turn.done);
+        turn.began_clean &= !self.shards.has_staged();
         while turn.requests_run < self.settings.current.requests_at_once()
             && !turn.has_staged_much
             && let Some((mut batch, was_parked)) = self.next_to_run(&turn)
@@ -211,6 +213,13 @@ impl StorageExecutor {
                     turn.now = missed.ended;
                     let alone = batch.take_request(&request);
                     self.set_aside(alone, Attempt::default(), &missed);
+                    batch.run += 1;
+                    continue;
+                }
+                Ran::InSteps(begun) => {
+                    turn.now = begun.ended;
+                    let alone = batch.take_request(&request);
+                    self.take_steps(alone, begun);
                     batch.run += 1;
                     continue;
                 }

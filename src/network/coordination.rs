@@ -142,6 +142,8 @@ impl Job {
             script_seat,
             effects: &mut ran.effects,
             pieces: None,
+            may_take_steps: false,
+            steps: None,
             waits: None,
         };
         let outcome = panics::contain(|| handler(&mut context)).unwrap_or_else(|Panicked| {

@@ -455,7 +455,8 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 line,
                 ",requests_run={requests},requests_late={},batches_run={},turns={turns},turn_requests_mean={:.2},{},{},\
                  longest_turn_us={},longest_step_us={},\
-                 held={},parked={},missed_requests={},waiting_for_disk={},fetched_reads={},handed_back={},decided={},\
+                 held={},parked={},stepped_requests={},missed_requests={},waiting_for_disk={},fetched_reads={},\
+                 handed_back={},decided={},\
                  in_doubt={},replies_begun={},syncs={syncs},sync_mean_us={:.0},panics={}",
                 storage.timeouts.get(),
                 storage.batches.get(),
@@ -466,6 +467,7 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
                 storage.longest_step.us(),
                 storage.held.get(),
                 storage.parked.get(),
+                storage.stepped_requests.get(),
                 storage.missed_requests.get(),
                 storage.waiting_for_disk.get(),
                 storage.fetched_reads.get(),

@@ -301,6 +301,8 @@ pub struct StorageMetrics {
     pub held: Counter,
     /// Requests that had to wait for a transaction over several executors, or behind an earlier one of their client.
     pub parked: Counter,
+    /// Requests whose commands have come in steps.
+    pub stepped_requests: Counter,
     /// How often a request was undone because something was not in memory, and waited for the disk.
     pub missed_requests: Counter,
     /// Requests that wait for the disk.

@@ -3,7 +3,7 @@
 //! Deleting or overwriting a collection writes one record of `meta`; its members stay behind under the old version
 //! until a compaction meets them here. A version is never used twice, so what is dead stays dead: all that RocksDB
 //! shows is durable. A compaction looks at `meta` as it was at its beginning; the members that it meets then were
-//! ingested after their owners' records.
+//! ingested after their owners' records, but for those of versions that are being made, which have no records yet.
 
 use super::encoding::{Record, owner_of_member, version_prefix};
 
@@ -17,16 +17,19 @@ pub trait Past {
 pub struct Judge<P> {
     /// `None` if it cannot be told, as while the database is being opened or closed.
     past: Option<P>,
+    /// Versions that were being made before that.
+    in_the_making: Vec<u64>,
     /// What the members of the version begin with that was met last, and whether it is dead.
     version: Vec<u8>,
     is_dead: bool,
 }
 
 impl<P: Past> Judge<P> {
-    /// Judges by `past`.
-    pub fn new(past: Option<P>) -> Judge<P> {
+    /// Judges by `past`. All versions that were being made then are among `in_the_making`.
+    pub fn new(past: Option<P>, in_the_making: Vec<u64>) -> Judge<P> {
         Judge {
             past,
+            in_the_making,
             version: Vec::new(),
             is_dead: false,
         }
@@ -48,6 +51,9 @@ impl<P: Past> Judge<P> {
         let (Some(past), Some((meta_key, version))) = (&self.past, owner_of_member(member_key)) else {
             return false;
         };
+        if self.in_the_making.contains(&version) {
+            return false;
+        }
         let dead = past.record(&meta_key, |record| match record {
             None => true,
             Some(bytes) => Record::decode(bytes).is_some_and(|record| record.version != version),
@@ -104,16 +110,20 @@ mod tests {
     #[test]
     fn a_version_costs_one_look_up() {
         let past = OneKey::default();
-        assert_eq!(judge_all(&mut Judge::new(Some(past.clone()))), [true, false, true]);
+        assert_eq!(
+            judge_all(&mut Judge::new(Some(past.clone()), Vec::new())),
+            [true, false, true]
+        );
         assert_eq!(past.looked_up.get(), 3);
     }
 
     #[test]
     fn nothing_is_dead_that_cannot_be_told() {
-        assert_eq!(judge_all(&mut Judge::new(None)), [false]);
-        let mut judge = Judge::new(Some(OneKey::default()));
+        assert_eq!(judge_all(&mut Judge::new(None, Vec::new())), [false]);
+        let mut judge = Judge::new(Some(OneKey::default()), vec![4]);
         assert!(!judge.is_dead(b"no key of a member"));
         assert!(judge.is_dead(&member_key(0, Slot(5), b"gone!", 3, b"")));
+        assert!(!judge.is_dead(&member_key(0, Slot(5), b"gone!", 4, b"")));
         assert!(!judge.is_dead(b""));
     }
 
@@ -122,6 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let resources = Resources::new(1 << 20, 2).expect("RocksDB's environment");
         let database = Database::open(folder.path(), &resources, true).expect("a new database");
+        database.set_in_the_making(&[]);
         let mut writes = CellWrites::default();
         let mut key = Vec::new();
         meta_key(&mut key, 0, Slot(5), b"alive");

@@ -21,7 +21,7 @@ use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// A column family; see [`super::encoding`] for what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,6 +181,9 @@ pub struct Database {
     file_options: [Options; Column::COUNT],
     /// How many of those files were begun.
     files_begun: AtomicU64,
+    /// The versions of collections that are being made, whose records come later than their members. `None`: it is not
+    /// known which they are, so that no member can be told to be dead.
+    in_the_making: Mutex<Option<Vec<u64>>>,
 }
 
 impl Database {
@@ -219,9 +222,17 @@ impl Database {
             memory_options,
             file_options: Column::ALL.map(|column| file_options(column, resources)),
             files_begun: AtomicU64::new(0),
+            in_the_making: Mutex::new(None),
         });
         let _ = opened.set(Arc::downgrade(&database));
         Ok(database)
+    }
+
+    /// Sets which collections are being made, by their versions: each before a member of it is ingested, and until its
+    /// record is, if there will be one. Not before all logs are: they may have records of members that are there.
+    pub fn set_in_the_making(&self, versions: &[u64]) {
+        let mut in_the_making = self.in_the_making.lock().unwrap_or_else(PoisonError::into_inner);
+        *in_the_making = Some(versions.to_vec());
     }
 
     /// The database's directory.
@@ -891,8 +902,14 @@ impl CompactionFilterFactory for FilterFactory {
 
     fn create(&mut self, _context: CompactionFilterContext) -> Filter {
         let database = self.database.get().and_then(Weak::upgrade);
+        // Asked for before `meta` is looked at: what has been made by then has its record there.
+        let in_the_making = database.as_ref().and_then(|database| {
+            let in_the_making = database.in_the_making.lock();
+            in_the_making.unwrap_or_else(PoisonError::into_inner).clone()
+        });
+        let database = database.filter(|_| in_the_making.is_some());
         let snapshot = database.map(|database| MetaSnapshot::new(database, |database| database.db.snapshot()));
-        Filter(Judge::new(snapshot))
+        Filter(Judge::new(snapshot, in_the_making.unwrap_or_default()))
     }
 
     fn name(&self) -> &CStr {

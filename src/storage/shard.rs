@@ -262,6 +262,9 @@ pub struct Shard {
     /// make one be given twice.
     last_version: u64,
     last_version_logged: u64,
+    /// Versions of collections whose records come later than their members, each with the segment of the log before
+    /// which RocksDB does not have the record, when that is known.
+    in_the_making: Vec<InTheMaking>,
     /// The stored key that is being read or written.
     pub(super) key: Vec<u8>,
     expiry_key: Vec<u8>,
@@ -295,6 +298,23 @@ pub struct Modified {
     pub key: DatabaseKey,
     /// The write concerns only clients that wait for the key: see [`Shard::set_quiet`].
     pub quietly: bool,
+}
+
+/// A collection whose record comes later than its members.
+struct InTheMaking {
+    version: u64,
+    stage: Making,
+}
+
+/// How far a collection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Making {
+    /// Members come.
+    Begun,
+    /// The record is staged, or will never be.
+    Over,
+    /// That is in this segment of the log.
+    Logged(u32),
 }
 
 /// What a command had staged when a part of it began.
@@ -361,6 +381,8 @@ impl Shard {
             changes: WholeChanges::default(),
         };
         let last_version = stored_last_version(&database)?;
+        // A collection that an earlier run has begun to make, and not ended, is dead.
+        database.set_in_the_making(&[]);
         Ok(Shard {
             id,
             database,
@@ -402,6 +424,7 @@ impl Shard {
             swept: Swept::default(),
             last_version,
             last_version_logged: last_version,
+            in_the_making: Vec::new(),
             key: Vec::new(),
             expiry_key: Vec::new(),
             large: Vec::new(),
@@ -765,6 +788,34 @@ impl Shard {
             self.residents.born(self.last_version);
         }
         self.last_version
+    }
+
+    /// The newest version that was given to a collection.
+    pub fn newest_version(&self) -> u64 {
+        self.last_version
+    }
+
+    /// The collection that was given the newest version has no record yet, and will have when it is made: until
+    /// [`Shard::is_made`] says so, compactions leave its members alone.
+    pub fn is_making_newest(&mut self) -> u64 {
+        let (version, stage) = (self.last_version, Making::Begun);
+        self.in_the_making.push(InTheMaking { version, stage });
+        self.tell_in_the_making();
+        version
+    }
+
+    /// The record of such a collection is staged now, or will never be.
+    pub fn is_made(&mut self, version: u64) {
+        for making in &mut self.in_the_making {
+            if making.version == version {
+                making.stage = Making::Over;
+            }
+        }
+    }
+
+    fn tell_in_the_making(&self) {
+        let versions: Vec<u64> = self.in_the_making.iter().map(|making| making.version).collect();
+        self.database.set_in_the_making(&versions);
     }
 
     /// Stages a member of a collection (`None` deletes), whatever there is. Returns the epoch it will be logged in.
@@ -1342,6 +1393,11 @@ impl Shard {
 
     /// What is staged was logged in `segment`, and survives the end of the process.
     pub fn logged(&mut self, segment: u32) {
+        for making in &mut self.in_the_making {
+            if making.stage == Making::Over {
+                making.stage = Making::Logged(segment);
+            }
+        }
         if self.has_staged() {
             if self.wide.changes.emptied != 0 {
                 self.log_emptied(segment, self.wide.changes.emptied);
@@ -1416,6 +1472,14 @@ impl Shard {
             self.emptied_logged.retain(|emptied| !is_ingested(emptied));
             let left = self.emptied_logged.iter();
             self.emptied_by_log = left.fold(0, |all, (_, emptied)| all | emptied);
+        }
+        let is_in_rocksdb = |making: &InTheMaking| match making.stage {
+            Making::Logged(segment) => segment <= watermark,
+            Making::Begun | Making::Over => false,
+        };
+        if self.in_the_making.iter().any(is_in_rocksdb) {
+            self.in_the_making.retain(|making| !is_in_rocksdb(making));
+            self.tell_in_the_making();
         }
         let Shard { residents, records, .. } = self;
         let looked_at = records.work_off(watermark, records_max, |column, key| {

@@ -290,6 +290,13 @@ impl Shards {
         self.touched
     }
 
+    /// The running command is a part of one that has read and written this before.
+    pub fn add_touched(&mut self, before: Touched) {
+        self.touched.add(before.epoch);
+        self.touched.found += before.found;
+        self.touched.missed += before.missed;
+    }
+
     /// The epoch of the newest writes.
     pub fn newest_epoch(&self) -> u64 {
         self.list.iter().map(Shard::newest_epoch).max().unwrap_or(0)

@@ -89,6 +89,8 @@ impl Bench {
             script_seat: None,
             effects: &mut effects,
             pieces: None,
+            may_take_steps: false,
+            steps: None,
             waits: None,
         };
         let outcome = work(&mut context);

@@ -140,13 +140,16 @@ impl Shape {
     }
 
     /// For CORELANE_FAULTS: collections leave memory at any time, come back little by little, and what is read of them
-    /// there is compared with the disk; some reads, or all, are not in memory when a command begins.
+    /// there is compared with the disk; some reads, or all, are not in memory when a command begins. Commands come in
+    /// steps that can.
     pub(crate) fn memory_faults(self) -> &'static str {
         match self {
             Shape::OneShard => "check-residents=1..",
-            Shape::FourShardsBothRoles => "check-residents=1..,evict-resident=every:5,load-cells=3,miss-reads=every:3",
+            Shape::FourShardsBothRoles => {
+                "check-residents=1..,evict-resident=every:5,load-cells=3,miss-reads=every:3,step-members=2"
+            }
             Shape::FourShardsSeparateRoles => {
-                "check-residents=1..,forget-residents=every:7,load-cells=40,miss-reads=1.."
+                "check-residents=1..,forget-residents=every:7,load-cells=40,miss-reads=1..,step-members=1"
             }
         }
     }

@@ -26,6 +26,8 @@ mod several_shards;
 mod shard;
 mod space;
 #[cfg(feature = "fault-injection")]
+mod stepped_commands;
+#[cfg(feature = "fault-injection")]
 mod transactions;
 
 use std::net::{SocketAddr, TcpListener};

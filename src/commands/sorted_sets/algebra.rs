@@ -1,18 +1,17 @@
 //! Unions, intersections and differences of sorted sets, and of sets, whose members count as having the score 1.
 
-use super::{Entry, Outcome, reply_entries, sort};
+use super::{Entry, Outcome, in_order, reply_entry, reply_header, store_sorted_set};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::collection::{Collection, Column, Direction};
+use crate::commands::steps::{Steps, asked_per_step, members_per_step};
 use crate::error::CommandError;
 use crate::number::{parse_double, parse_integer};
 use crate::protocol::Arguments;
 use crate::storage::encoding::{Type, split_score_value};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-
-/// Members that are read from a source at a time, to look for them in others.
-const PAGE_MEMBERS: usize = 1024;
+use std::sync::Arc;
 
 /// What is made of the sources.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -198,30 +197,45 @@ impl Request {
         Ok(())
     }
 
+    /// All members of the sources together.
+    fn members(&self) -> u64 {
+        self.sources.iter().map(Source::count).sum()
+    }
+
     /// The members that the operation leaves, in any order; at most `limit`.
-    fn result(mut self, context: &mut Context<'_>, operation: Operation) -> Result<Vec<Entry>, CommandError> {
+    async fn result(mut self, steps: &Steps, operation: Operation) -> Result<Vec<Entry>, CommandError> {
         if operation != Operation::Difference {
             // The smallest first, as in Redis: sums of scores depend on the order by their last bits.
             self.sources.sort_by_key(Source::count);
         }
         if operation == Operation::Union {
-            return self.union(context);
+            return self.union(steps).await;
         }
-        let (first, others) = self.sources.split_first().ok_or(CommandError::Internal)?;
-        let mut left = Vec::new();
-        let mut from = Vec::new();
+        let (request, mut left, mut from) = (Arc::new(self), Vec::new(), Vec::new());
         loop {
-            let page = first.page(context, &from, PAGE_MEMBERS)?;
-            let Some(last) = page.last() else { return Ok(left) };
-            from.clone_from(&last.member);
-            from.push(0);
-            for mut entry in page {
-                if self.keeps(context, &mut entry, others, operation)? {
-                    left.push(entry);
-                    if left.len() as u64 == self.limit {
-                        return Ok(left);
+            let request = Arc::clone(&request);
+            let limit = request.limit;
+            let read = move |context: &mut Context<'_>| {
+                let (first, others) = request.sources.split_first().ok_or(CommandError::Internal)?;
+                let page = first.page(context, &from, asked_per_step())?;
+                let next = page.last().map(|last| [&last.member[..], &[0]].concat());
+                let mut kept = Vec::new();
+                for mut entry in page {
+                    if request.keeps(context, &mut entry, others, operation)? {
+                        kept.push(entry);
                     }
                 }
+                Ok((next, kept))
+            };
+            let (next, mut kept) = steps.run(read).await?;
+            left.append(&mut kept);
+            if limit > 0 && left.len() as u64 >= limit {
+                left.truncate(limit as usize);
+                return Ok(left);
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(left),
             }
         }
     }
@@ -246,20 +260,32 @@ impl Request {
         Ok(true)
     }
 
-    fn union(&self, context: &mut Context<'_>) -> Result<Vec<Entry>, CommandError> {
-        let mut scores: HashMap<Vec<u8>, f64> = HashMap::new();
-        for source in &self.sources {
-            for Entry { score, member } in source.page(context, b"", usize::MAX)? {
-                let total = scores.entry(member);
-                total
-                    .and_modify(|total| *total = self.aggregate.of(*total, score))
-                    .or_insert(score);
+    async fn union(self, steps: &Steps) -> Result<Vec<Entry>, CommandError> {
+        // With room for all from the beginning: to make more takes long when there are many.
+        let most = self.members() as usize;
+        let mut scores: HashMap<Vec<u8>, f64, foldhash::fast::RandomState> =
+            HashMap::with_capacity_and_hasher(most, Default::default());
+        let aggregate = self.aggregate;
+        for source in self.sources {
+            let (source, mut from) = (Arc::new(source), Vec::new());
+            loop {
+                let source = Arc::clone(&source);
+                let page = steps.run(move |context| source.page(context, &from, members_per_step()));
+                let page = page.await?;
+                let Some(last) = page.last() else { break };
+                from = [&last.member[..], &[0]].concat();
+                for Entry { score, member } in page {
+                    let total = scores.entry(member);
+                    total
+                        .and_modify(|total| *total = aggregate.of(*total, score))
+                        .or_insert(score);
+                }
             }
         }
-        Ok(scores
-            .into_iter()
-            .map(|(member, score)| Entry { score, member })
-            .collect())
+        let mut entries = Vec::with_capacity(scores.len());
+        let mut add = |(member, score)| entries.push(Entry { score, member });
+        steps.take_each(scores, &mut add).await;
+        Ok(entries)
     }
 }
 
@@ -297,10 +323,22 @@ fn combine_generic(context: &mut Context<'_>, operation: Operation, name: &'stat
     };
     let request = Request::parse(context, grammar)?;
     let with_scores = request.with_scores;
-    let mut entries = request.result(context, operation)?;
-    sort(&mut entries);
-    reply_entries(&mut context.reply, &entries, with_scores);
-    Ok(())
+    context.in_steps((request.members(), Vec::new()), |steps| async move {
+        let entries = request.result(&steps, operation).await?;
+        let entries = steps.sort(entries, in_order).await;
+        let count = entries.len();
+        let header = move |context: &mut Context<'_>| {
+            reply_header(&mut context.reply, count, with_scores);
+            Ok(())
+        };
+        steps.run(header).await?;
+        let reply = |context: &mut Context<'_>, with_scores: &mut bool, Entry { score, member }: Entry| {
+            reply_entry(&mut context.reply, score, &member, *with_scores);
+            Ok(())
+        };
+        steps.run_with_each(entries, with_scores, reply).await?;
+        Ok(())
+    })
 }
 
 /// ZUNIONSTORE destination numkeys key [key …] [WEIGHTS weight …] [AGGREGATE SUM | MIN | MAX]
@@ -327,9 +365,12 @@ fn combine_store_generic(context: &mut Context<'_>, operation: Operation, name: 
         name,
     };
     let request = Request::parse(context, grammar)?;
-    let entries = request.result(context, operation)?;
-    context.reply.integer(entries.len() as i64);
-    context.store_sorted_set(context.arguments.get(1), entries, name)
+    let destination = context.arguments.get(1).to_vec();
+    let writes = vec![(context.database, destination.clone())];
+    context.in_steps((request.members(), writes), |steps| async move {
+        let entries = request.result(&steps, operation).await?;
+        store_sorted_set(&steps, destination, entries, name).await
+    })
 }
 
 /// ZINTERCARD numkeys key [key …] [LIMIT limit]
@@ -341,7 +382,14 @@ pub fn zintercard(context: &mut Context<'_>) -> Outcome {
         name: "zintercard",
     };
     let request = Request::parse(context, grammar)?;
-    let entries = request.result(context, Operation::Intersection)?;
-    context.reply.integer(entries.len() as i64);
-    Ok(())
+    context.in_steps((request.members(), Vec::new()), |steps| async move {
+        let entries = request.result(&steps, Operation::Intersection).await?;
+        let count = entries.len();
+        steps.take_each(entries, drop).await;
+        let reply = move |context: &mut Context<'_>| {
+            context.reply.integer(count as i64);
+            Ok(())
+        };
+        steps.run(reply).await
+    })
 }

@@ -12,12 +12,15 @@ pub mod ranking;
 
 use super::Context;
 use super::collection::{Collection, Column, Direction};
+use super::steps::{Steps, members_per_step};
 use crate::error::CommandError;
 use crate::protocol::{Reply, Version};
 use crate::storage::encoding::{
     SCORE_MEMBERS, Type, ordered_score, score_key, score_value, split_score_key, split_score_value,
 };
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -139,26 +142,6 @@ impl Context<'_> {
         Ok(entries)
     }
 
-    /// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; none: the
-    /// key is deleted.
-    pub fn store_sorted_set(&mut self, key: &[u8], mut entries: Vec<Entry>, event: &'static str) -> Outcome {
-        if entries.is_empty() {
-            return self.delete_target(key);
-        }
-        sort(&mut entries);
-        let mut set = self.new_collection(key, Type::SortedSet)?;
-        set.count = entries.len() as u64;
-        let mut keys = Vec::with_capacity(entries.len());
-        for Entry { score, member } in &entries {
-            let key = score_key(ordered_score(*score), member);
-            self.put_member(&set, Column::Data, member, score_value(*score))?;
-            self.put_member(&set, Column::Score, &key, Vec::new())?;
-            keys.push(key);
-        }
-        ranking::build(self, &mut set, &keys)?;
-        self.save_after(event, &set)
-    }
-
     /// Calls `visit` with the builder of replies and each member of a stretch and its score, until it breaks.
     pub fn walk(
         &mut self,
@@ -235,12 +218,65 @@ impl Context<'_> {
     }
 }
 
-/// Sorts members as a set has them.
-fn sort(entries: &mut [Entry]) {
-    entries.sort_unstable_by(|a, b| {
-        let scores = ordered_score(a.score).cmp(&ordered_score(b.score));
-        scores.then_with(|| a.member.cmp(&b.member))
-    });
+/// Puts a sorted set of these members, each once and in any order, in place of whatever is under a key; of none the key
+/// is deleted. Replies how many there are.
+pub async fn store_sorted_set(steps: &Steps, key: Vec<u8>, entries: Vec<Entry>, event: &'static str) -> Outcome {
+    let count = entries.len();
+    let entries = steps.sort(entries, in_order).await;
+    let store = |context: &mut Context<'_>, made: &mut (Vec<u8>, Option<Collection>), entry: Entry| {
+        let set = match &mut made.1 {
+            Some(set) => set,
+            // In the step of its first member: the new set is in memory from the beginning.
+            None => made.1.insert(context.new_collection(&made.0, Type::SortedSet)?),
+        };
+        let key = score_key(ordered_score(entry.score), &entry.member);
+        set.count += 1;
+        context.put_member(set, Column::Data, &entry.member, score_value(entry.score))?;
+        context.put_member(set, Column::Score, &key, Vec::new())
+    };
+    let (key, made) = steps.run_with_each(entries, (key, None), store).await?;
+    let finish = move |context: &mut Context<'_>| {
+        match made {
+            None => context.delete_target(&key)?,
+            Some(mut set) => {
+                ranking::rebuild(context, &mut set)?;
+                context.save_after(event, &set)?;
+            }
+        }
+        context.reply.integer(count as i64);
+        Ok(())
+    };
+    steps.run(finish).await
+}
+
+/// Reads the members of a stretch.
+async fn read_entries(steps: &Steps, set: Collection, mut stretch: Stretch) -> Result<Vec<Entry>, CommandError> {
+    let (set, mut entries) = (Arc::new(set), Vec::new());
+    loop {
+        let (set, take) = (Arc::clone(&set), stretch.take.min(members_per_step() as u64));
+        let part = Stretch {
+            take,
+            ..stretch.clone()
+        };
+        let mut read = steps.run(move |context| context.entries(&set, &part)).await?;
+        let Some(last) = read.last().filter(|_| read.len() as u64 == take) else {
+            entries.append(&mut read);
+            return Ok(entries);
+        };
+        let key = score_key(ordered_score(last.score), &last.member);
+        match stretch.direction {
+            Direction::Forward => stretch.from = [&key[..], &[0]].concat(),
+            Direction::Backward => stretch.to = key,
+        }
+        (stretch.skip, stretch.take) = (0, stretch.take - take);
+        entries.append(&mut read);
+    }
+}
+
+/// The order in which a set has its members.
+fn in_order(a: &Entry, b: &Entry) -> Ordering {
+    let scores = ordered_score(a.score).cmp(&ordered_score(b.score));
+    scores.then_with(|| a.member.cmp(&b.member))
 }
 
 /// The header of members that follow by [`reply_entry`].

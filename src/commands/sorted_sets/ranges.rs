@@ -1,6 +1,6 @@
 //! Commands on stretches of a sorted set: by ranks, by scores, or by names among members with one score.
 
-use super::{Entry, Outcome, Stretch, ranking, reply_entry, reply_header};
+use super::{Entry, Outcome, Stretch, ranking, read_entries, reply_entry, reply_header, store_sorted_set};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::collection::{Collection, Column, Direction, Part};
@@ -522,19 +522,20 @@ pub fn zrangestore(context: &mut Context<'_>) -> Outcome {
         stores: true,
     };
     let request = Request::parse(arguments.from(3), grammar)?;
-    let entries = match context.reading(|context| context.sorted_set(arguments.get(2)))? {
-        Some(set) => entries_of(context, &set, &request)?,
-        None => Vec::new(),
+    let source = match context.reading(|context| context.sorted_set(arguments.get(2)))? {
+        Some(set) => request.stretch(context, &set)?.map(|stretch| (set, stretch)),
+        None => None,
     };
-    context.reply.integer(entries.len() as i64);
-    context.store_sorted_set(arguments.get(1), entries, "zrangestore")
-}
-
-fn entries_of(context: &mut Context<'_>, set: &Collection, request: &Request) -> Result<Vec<Entry>, CommandError> {
-    match request.stretch(context, set)? {
-        Some(stretch) => context.entries(set, &stretch),
-        None => Ok(Vec::new()),
-    }
+    let members = source.as_ref().map_or(0, |(set, stretch)| set.count.min(stretch.take));
+    let destination = arguments.get(1).to_vec();
+    let writes = vec![(context.database, destination.clone())];
+    context.in_steps((members, writes), |steps| async move {
+        let entries = match source {
+            Some((set, stretch)) => read_entries(&steps, set, stretch).await?,
+            None => Vec::new(),
+        };
+        store_sorted_set(&steps, destination, entries, "zrangestore").await
+    })
 }
 
 /// ZCOUNT key min max

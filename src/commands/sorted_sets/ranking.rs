@@ -208,20 +208,12 @@ pub fn clear(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
     with_tree(context, set, |tree| tree.clear())
 }
 
-/// Makes the tree anew, after [`clear`].
+/// Makes the tree anew, after [`clear`], or that of a new set.
 pub fn rebuild(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
     if !is_stored(context, set)? {
         return Ok(());
     }
     with_tree(context, set, |tree| tree.build_from_store())
-}
-
-/// A new set has got these keys, which are in order.
-pub fn build(context: &mut Context<'_>, set: &mut Collection, keys: &[Vec<u8>]) -> Outcome {
-    if !is_stored(context, set)? {
-        return Ok(());
-    }
-    with_tree(context, set, |tree| tree.build(keys))
 }
 
 /// A rank is needed that is not in memory: without a tree the whole set would be walked along for it, again and again.
