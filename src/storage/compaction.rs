@@ -132,7 +132,6 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let resources = Resources::new(1 << 20, 2).expect("RocksDB's environment");
         let database = Database::open(folder.path(), &resources, true).expect("a new database");
-        database.set_in_the_making(&[]);
         let mut writes = CellWrites::default();
         let mut key = Vec::new();
         meta_key(&mut key, 0, Slot(5), b"alive");
@@ -147,21 +146,22 @@ mod tests {
             }
         }
         database.ingest(writes).expect("a write");
-        database.compact(Column::Data);
-        let mut left = Vec::new();
-        let all = [0xff; 4];
-        let scanned = database.scan(Column::Data, b"", &all, |key, _| {
-            left.push(key.to_vec());
-            ControlFlow::Continue(())
-        });
-        scanned.expect("a scan");
-        assert_eq!(
-            left,
-            [
-                member_key(0, Slot(5), b"alive", 8, b"a"),
-                member_key(0, Slot(5), b"alive", 8, b"b")
-            ]
-        );
+        let left = || {
+            database.compact(Column::Data);
+            let mut left = Vec::new();
+            let scanned = database.scan(Column::Data, b"", &[0xff; 4], |key, _| {
+                left.push(key.to_vec());
+                ControlFlow::Continue(())
+            });
+            scanned.expect("a scan");
+            left
+        };
+        assert_eq!(left().len(), 6, "it is not known what is being made");
+        let members = |user_key, version| [b"a", b"b"].map(|member| member_key(0, Slot(5), user_key, version, member));
+        database.set_in_the_making(&[3]);
+        assert_eq!(left(), [members(b"alive", 8), members(b"gone!", 3)].concat());
+        database.set_in_the_making(&[]);
+        assert_eq!(left(), members(b"alive", 8));
         database.stop_background_work();
     }
 }

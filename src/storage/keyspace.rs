@@ -203,8 +203,8 @@ pub trait Keyspace {
         Ok(None)
     }
 
-    /// The key in a column, of a collection of `members` members, before which lie `rank` others; `None` if they are not
-    /// in memory.
+    /// The key in a column, of a collection of `members` members, before which lie `rank` others; `None` if they are
+    /// not in memory.
     fn key_at_rank_in_memory(
         &mut self,
         _owner: &Owner,

@@ -112,8 +112,8 @@ impl MemberOperations {
         self.bytes.is_empty()
     }
 
-    /// A member of `owner`, which is what its members' keys begin with, is set, or deleted (`None`). `is_new`: it was not
-    /// there before, which is known.
+    /// A member of `owner`, which is what its members' keys begin with, is set, or deleted (`None`). `is_new`: it was
+    /// not there before, which is known.
     #[inline]
     pub fn write(&mut self, owner: &[u8], column: Column, (member, value): (&[u8], Option<&[u8]>), is_new: bool) {
         self.name_owner(owner);

@@ -220,8 +220,8 @@ impl View<'_> {
         of_keyspace!(self, rank_in_memory(owner, members, key))
     }
 
-    /// The key in a column, of a collection of `members` members, before which lie `rank` others; `None` if they are not
-    /// in memory.
+    /// The key in a column, of a collection of `members` members, before which lie `rank` others; `None` if they are
+    /// not in memory.
     pub fn key_at_rank_in_memory(
         &mut self,
         (owner, members): (&Owner, u64),

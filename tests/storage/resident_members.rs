@@ -467,15 +467,15 @@ impl Shrunk {
 }
 
 #[test]
-fn a_load_passes_over_what_was_deleted_before_the_first_cell_when_a_read_has_found_it() {
+fn a_load_does_not_walk_through_all_that_was_deleted_before_the_first_cell() {
     let left = (MANY - 100, MANY);
     let mut list = Shrunk::new(left.0..left.1);
     for _ in 0..3 {
         assert!(!list.is_in_memory_after_read(left), "a load gives up");
     }
-    let reads = (0..1000)
-        .take_while(|_| !list.is_in_memory_after_read((0, MANY)))
-        .count();
+    // When it is gone for good, the rest is loaded, some time.
+    list.shard.database().compact(Column::Data);
+    let reads = (0..1000).take_while(|_| !list.is_in_memory_after_read(left)).count();
     assert!(reads < 1000, "nothing was loaded");
     list.shard.database().stop_background_work();
 }
