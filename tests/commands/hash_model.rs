@@ -326,7 +326,10 @@ fn check_disk(shard: &Shard, fields: &Fields) {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         model.insert(text(name), (text(field.value), field.deadline_ms));
     }
-    assert_eq!(members(Column::Score), score);
+    // The names of many fields have a counted tree there while they are not all in memory.
+    let mut indexed = members(Column::Score);
+    indexed.retain(|key, _| !encoding::is_node_key(key));
+    assert_eq!(indexed, score);
     let expected = FieldDeadlines {
         earliest_ms: deadlines.iter().min().copied().unwrap_or(0),
         latest_ms: deadlines.iter().max().copied().unwrap_or(0),
