@@ -28,6 +28,7 @@ pub mod sets;
 pub mod sort;
 pub mod sorted_sets;
 pub mod steps;
+mod stored_ranks;
 pub mod stream_deletion;
 pub mod stream_groups;
 pub mod stream_nodes;

@@ -4,13 +4,12 @@
 //! numbers, as Redis does, and clients have come to like.
 //!
 //! `data` has the names in the order of their bytes. The one at a rank of that order is a random one, if the rank is:
-//! that costs one read. Memory tells ranks where it has all names. Elsewhere more than [`BLOCK_NAMES_MAX`] of them may
-//! have a [counted tree](CountedTree) in `score`; while nothing but memory has what is written to a collection, none is
-//! kept.
+//! that costs one read, of memory or of what [`stored_ranks`] keep in `score`.
 
 use super::Context;
 use super::collection::{Collection, Column, Direction, damaged_members};
-use super::sorted_sets::counted_tree::{Block, CountedTree, Limits, Store};
+use super::sorted_sets::counted_tree::Store;
+use super::stored_ranks::{self, Order, needed_tree, whole};
 use crate::error::CommandError;
 use crate::storage::encoding::{NameOrder, SCORE_MEMBERS};
 use crate::storage::view::View;
@@ -22,32 +21,22 @@ type Outcome = Result<(), CommandError>;
 /// (hash-max-listpack-entries, set-max-listpack-entries).
 pub(super) const LISTED_MAX: u64 = 128;
 
-/// Names that are walked along one by one, which then costs about as much as to begin a walk.
-const BLOCK_NAMES_MAX: u64 = 128;
+/// The order of names. A tree has each with the byte before it that the keys have which a tree counts.
+struct ByName;
 
-/// Children of a node: their counts are written with every name, and they are read one after the other.
-const FAN_OUT_MAX: usize = 64;
+impl Order for ByName {
+    const COLUMN: Column = Column::Data;
 
-/// A collection's names: in the tree's order each has the byte before it that the keys have which a tree counts.
-struct Names<'a, 'b> {
-    context: &'a mut Context<'b>,
-    collection: &'a Collection,
-}
-
-impl Store for Names<'_, '_> {
-    fn read(&mut self, key: &[u8]) -> Result<Option<&[u8]>, CommandError> {
-        self.context.member(self.collection, Column::Score, key)
+    fn tree_key(name: &[u8]) -> Vec<u8> {
+        [&SCORE_MEMBERS.0, name].concat()
     }
 
-    fn put(&mut self, key: &[u8], value: Vec<u8>) -> Outcome {
-        self.context.put_member(self.collection, Column::Score, key, value)
-    }
-
-    fn delete(&mut self, key: &[u8]) -> Outcome {
-        self.context.delete_member(self.collection, Column::Score, key)
-    }
-
-    fn walk(&mut self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Outcome {
+    fn walk(
+        context: &mut Context<'_>,
+        collection: &Collection,
+        (from, to): (&[u8], &[u8]),
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Outcome {
         // From here on keys are those of names, or the end of all.
         let from = from.get(1..).unwrap_or_default();
         let to = (*to < SCORE_MEMBERS.1[..]).then(|| to.get(1..).unwrap_or_default());
@@ -57,70 +46,13 @@ impl Store for Names<'_, '_> {
             key.extend_from_slice(name);
             visit(&key)
         };
-        self.context
-            .scan_members(self.collection, Column::Data, (from, to), Direction::Forward, visit)
+        context.scan_members(collection, Column::Data, (from, to), Direction::Forward, visit)
     }
-}
-
-/// A name as the tree's order has it.
-fn key_of(name: &[u8]) -> Vec<u8> {
-    [&SCORE_MEMBERS.0, name].concat()
-}
-
-fn tree<'a, 'b>(
-    context: &'a mut Context<'b>,
-    collection: &'a Collection,
-    order: &NameOrder,
-) -> CountedTree<Names<'a, 'b>> {
-    CountedTree {
-        store: Names { context, collection },
-        root: order.tree,
-        limits: Limits {
-            block: BLOCK_NAMES_MAX,
-            fan_out: FAN_OUT_MAX,
-        },
-    }
-}
-
-/// Whether the names have a tree that must follow them, or must get one. One of names that memory alone has goes.
-fn is_stored(context: &mut Context<'_>, collection: &Collection, order: &mut NameOrder) -> Result<bool, CommandError> {
-    if order.tree.is_none() && collection.count <= BLOCK_NAMES_MAX {
-        return Ok(false);
-    }
-    let is_in_memory = context.view.knows_ranks(&collection.owner)?;
-    if is_in_memory && order.tree.is_some() {
-        let mut tree = tree(context, collection, order);
-        tree.clear()?;
-        order.tree = None;
-    }
-    Ok(!is_in_memory)
 }
 
 /// A new name has come into `data`; it is counted already.
 pub(super) fn added(context: &mut Context<'_>, collection: &Collection, order: &mut NameOrder, name: &[u8]) -> Outcome {
-    if !is_stored(context, collection, order)? {
-        return Ok(());
-    }
-    let mut tree = tree(context, collection, order);
-    tree.inserted(&key_of(name), collection.count)?;
-    order.tree = tree.root;
-    if order.tree.is_some() {
-        return Ok(());
-    }
-    // Memory alone has had the names until now: they get a tree, if it still has them all.
-    let owner = &collection.owner;
-    let names = (owner, collection.count);
-    let last = collection.count - 1;
-    if context.view.key_at_rank_in_memory(names, Column::Data, last)?.is_none() {
-        return Ok(());
-    }
-    let mut tree = self::tree(context, collection, order);
-    tree.build_of_ranks(collection.count, |store, rank| {
-        let name = store.context.view.key_at_rank_in_memory(names, Column::Data, rank)?;
-        name.map(|name| key_of(&name)).ok_or_else(damaged_members)
-    })?;
-    order.tree = tree.root;
-    Ok(())
+    stored_ranks::added::<ByName>(context, collection, &mut order.tree, name)
 }
 
 /// A name has gone from `data`; it is counted off already.
@@ -130,13 +62,7 @@ pub(super) fn removed(
     order: &mut NameOrder,
     name: &[u8],
 ) -> Outcome {
-    if !is_stored(context, collection, order)? {
-        return Ok(());
-    }
-    let mut tree = tree(context, collection, order);
-    tree.removed(&key_of(name))?;
-    order.tree = tree.root;
-    Ok(())
+    stored_ranks::removed::<ByName>(context, collection, &mut order.tree, name)
 }
 
 /// The name before which there are `rank` others, which is below the count.
@@ -150,17 +76,8 @@ pub(super) fn name_at(
     if let Some(name) = context.view.key_at_rank_in_memory(names, Column::Data, rank)? {
         return Ok(name);
     }
-    if collection.count > BLOCK_NAMES_MAX && order.tree.is_none() {
-        // All of them would be walked along, again and again.
-        context.view.need_ranks(names, Column::Data)?;
-    }
-    let mut tree = tree(context, collection, order);
-    let block = tree.block_of_rank(rank)?.unwrap_or_else(|| Block {
-        from: SCORE_MEMBERS.0.to_vec(),
-        to: SCORE_MEMBERS.1.to_vec(),
-        before: 0,
-        count: collection.count,
-    });
+    let mut tree = needed_tree::<ByName>(context, collection, order.tree)?;
+    let block = tree.block_of_rank(rank)?.unwrap_or_else(|| whole(collection));
     let mut skip = rank.saturating_sub(block.before);
     let mut found = None;
     tree.store.walk(&block.from, &block.to, &mut |key| {

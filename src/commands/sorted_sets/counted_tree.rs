@@ -62,6 +62,18 @@ pub struct Block {
     pub count: u64,
 }
 
+impl Block {
+    /// One that would have all keys, with so many in it.
+    pub fn first(count: u64) -> Block {
+        Block {
+            from: SCORE_MEMBERS.0.to_vec(),
+            to: SCORE_MEMBERS.1.to_vec(),
+            before: 0,
+            count,
+        }
+    }
+}
+
 /// What is looked for in a tree.
 #[derive(Clone, Copy)]
 enum Target<'a> {
@@ -218,12 +230,7 @@ impl<S: Store> CountedTree<S> {
     /// The way to a block and the block itself; `None` if there is no tree.
     fn descend(&mut self, target: Target<'_>) -> Result<Option<(Vec<Step>, Block)>, CommandError> {
         let Some(root) = self.root else { return Ok(None) };
-        let mut block = Block {
-            from: SCORE_MEMBERS.0.to_vec(),
-            to: SCORE_MEMBERS.1.to_vec(),
-            before: 0,
-            count: 0,
-        };
+        let mut block = Block::first(0);
         let mut path = Vec::with_capacity(usize::from(root.levels));
         let mut node = root.node;
         for _ in 0..root.levels {

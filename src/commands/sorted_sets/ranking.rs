@@ -1,25 +1,18 @@
 //! Ranks: how many members of a sorted set come before one, and which member is at a rank.
 //!
-//! A set's order that is in memory knows its ranks, and while nothing else has what is written to the set no others are
-//! kept. Elsewhere one of more than [`BLOCK_MEMBERS_MAX`] members may have a [counted tree](super::counted_tree) beside
-//! them, in the same column. A rank costs two small reads per level (a
-//! million members make three levels) and then one walk along part of a block. A member that comes or goes writes the
-//! counts of one node per level, some 60 bytes each; every fortieth one or so also splits a block (a walk along half of
-//! it).
+//! Memory tells them, or a tree as [`stored_ranks`] keep it, beside the members' keys, in the same column.
 
-use super::counted_tree::{Block, CountedTree, Limits, Store};
+use super::counted_tree::{CountedTree, Store};
 use super::{Outcome, Stretch, damaged};
 use crate::commands::Context;
 use crate::commands::collection::{Collection, Column, Direction};
+use crate::commands::stored_ranks::{self, BLOCK_KEYS_MAX, Keys, Order, needed_tree, whole};
 use crate::error::CommandError;
-use crate::storage::encoding::{SCORE_MEMBERS, SortedSetHeader, after_prefix};
+use crate::storage::encoding::{SCORE_MEMBERS, SortedSetHeader, TreeRoot, after_prefix};
 use std::ops::ControlFlow;
 
 /// Members that are walked along one by one, which then costs about as much as to begin a walk.
-pub const BLOCK_MEMBERS_MAX: u64 = 128;
-
-/// Children of a node: their counts are written with every member, and they are read one after the other.
-const FAN_OUT_MAX: usize = 64;
+pub const BLOCK_MEMBERS_MAX: u64 = BLOCK_KEYS_MAX;
 
 /// The bytes that are kept of the keys at the ends: the score, and enough to tell a queue's members from each other.
 const END_LEN_MAX: usize = 32;
@@ -30,31 +23,26 @@ const BULK_MEMBERS_MIN: usize = 1000;
 /// The set may be so many times as large: to walk along that many members costs as much as to add one to a tree.
 const BULK_SHARE: u64 = 20;
 
-/// A set's part of the column `score`.
-struct Members<'a, 'b> {
-    context: &'a mut Context<'b>,
-    set: &'a Collection,
-}
+/// The order of scores. A tree has its keys as `score` does.
+struct ByScore;
 
-impl Store for Members<'_, '_> {
-    fn read(&mut self, key: &[u8]) -> Result<Option<&[u8]>, CommandError> {
-        self.context.member(self.set, Column::Score, key)
+impl Order for ByScore {
+    const COLUMN: Column = Column::Score;
+
+    fn tree_key(key: &[u8]) -> Vec<u8> {
+        key.to_vec()
     }
 
-    fn put(&mut self, key: &[u8], value: Vec<u8>) -> Outcome {
-        self.context.put_member(self.set, Column::Score, key, value)
-    }
-
-    fn delete(&mut self, key: &[u8]) -> Outcome {
-        self.context.delete_member(self.set, Column::Score, key)
-    }
-
-    fn walk(&mut self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Outcome {
-        let (lowest, end) = ends(self.set)?;
+    fn walk(
+        context: &mut Context<'_>,
+        set: &Collection,
+        (from, to): (&[u8], &[u8]),
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Outcome {
+        let (lowest, end) = ends(set)?;
         let range = (from.max(&lowest), Some(to.min(&end)));
         let visit = |key: &[u8], _: &[u8]| visit(key);
-        self.context
-            .scan_members(self.set, Column::Score, range, Direction::Forward, visit)
+        context.scan_members(set, Column::Score, range, Direction::Forward, visit)
     }
 }
 
@@ -62,36 +50,33 @@ fn header(set: &Collection) -> Result<SortedSetHeader, CommandError> {
     SortedSetHeader::decode(&set.extra).ok_or_else(damaged)
 }
 
-/// Works on a set's tree; keeps its root in the set's header.
-fn with_tree<'b, T>(
+/// Works on what a set's header says of its tree, and keeps it there.
+fn with_root<'b, T>(
     context: &mut Context<'b>,
     set: &mut Collection,
-    work: impl FnOnce(&mut CountedTree<Members<'_, 'b>>) -> Result<T, CommandError>,
+    work: impl FnOnce(&mut Context<'b>, &Collection, &mut Option<TreeRoot>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let mut header = header(set)?;
-    let mut tree = tree(context, set, &header);
-    let result = work(&mut tree)?;
-    let root = tree.root;
-    if root != header.tree {
-        header.tree = root;
+    let before = header.tree;
+    let result = work(context, set, &mut header.tree)?;
+    if header.tree != before {
         set.extra = header.encode();
     }
     Ok(result)
 }
 
-fn tree<'a, 'b>(
-    context: &'a mut Context<'b>,
-    set: &'a Collection,
-    header: &SortedSetHeader,
-) -> CountedTree<Members<'a, 'b>> {
-    CountedTree {
-        store: Members { context, set },
-        root: header.tree,
-        limits: Limits {
-            block: BLOCK_MEMBERS_MAX,
-            fan_out: FAN_OUT_MAX,
-        },
-    }
+/// Works on a set's tree; keeps its root in the set's header.
+fn with_tree<'b>(
+    context: &mut Context<'b>,
+    set: &mut Collection,
+    work: impl FnOnce(&mut CountedTree<Keys<'_, 'b, ByScore>>) -> Outcome,
+) -> Outcome {
+    with_root(context, set, |context, set, root| {
+        let mut tree = stored_ranks::tree(context, set, *root);
+        work(&mut tree)?;
+        *root = tree.root;
+        Ok(())
+    })
 }
 
 /// A member's key comes into `score`: walks must reach it.
@@ -108,54 +93,23 @@ pub fn widen(set: &mut Collection, key: &[u8]) -> Outcome {
     Ok(())
 }
 
-/// Whether the set has a tree that must follow its members, or must get one. One that is known in memory alone lets go
-/// of the tree that it has.
+/// Whether the set has a tree that must follow its members, or must get one.
 fn is_stored(context: &mut Context<'_>, set: &mut Collection) -> Result<bool, CommandError> {
-    let is_in_memory = context.view.knows_ranks(&set.owner)?;
-    if is_in_memory && header(set)?.tree.is_some() {
-        clear(context, set)?;
-    }
-    Ok(!is_in_memory)
+    with_root(context, set, stored_ranks::is_stored::<ByScore>)
 }
 
 /// A member's key has come into `score`; it is counted already.
 pub fn inserted(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
-    if !is_stored(context, set)? {
-        return Ok(());
-    }
-    let count = set.count;
-    with_tree(context, set, |tree| tree.inserted(key, count))?;
-    match count > BLOCK_MEMBERS_MAX && header(set)?.tree.is_none() {
-        true => build_in_memory(context, set),
-        false => Ok(()),
-    }
-}
-
-/// A set without a tree is not known in memory alone any more: it gets one, if memory still tells the ranks.
-fn build_in_memory(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
-    let owner = set.owner.clone();
-    let members = (&owner, set.count);
-    if context
-        .view
-        .key_at_rank_in_memory(members, Column::Score, set.count - 1)?
-        .is_none()
-    {
-        return Ok(());
-    }
-    with_tree(context, set, |tree| {
-        tree.build_of_ranks(members.1, |store, rank| {
-            let key = store.context.view.key_at_rank_in_memory(members, Column::Score, rank)?;
-            key.ok_or_else(damaged)
-        })
+    with_root(context, set, |context, set, root| {
+        stored_ranks::added::<ByScore>(context, set, root, key)
     })
 }
 
 /// A member's key has gone from `score`.
 pub fn removed(context: &mut Context<'_>, set: &mut Collection, key: &[u8]) -> Outcome {
-    if !is_stored(context, set)? {
-        return Ok(());
-    }
-    with_tree(context, set, |tree| tree.removed(key))
+    with_root(context, set, |context, set, root| {
+        stored_ranks::removed::<ByScore>(context, set, root, key)
+    })
 }
 
 /// The members with keys from `key` on have gone, all of them (`Backward`), or those up to it (`Forward`): walks need
@@ -216,31 +170,12 @@ pub fn rebuild(context: &mut Context<'_>, set: &mut Collection) -> Outcome {
     with_tree(context, set, |tree| tree.build_from_store())
 }
 
-/// A rank is needed that is not in memory: without a tree the whole set would be walked along for it, again and again.
-fn need_ranks(context: &mut Context<'_>, set: &Collection) -> Outcome {
-    match set.count > BLOCK_MEMBERS_MAX && header(set)?.tree.is_none() {
-        true => context.view.need_ranks((&set.owner, set.count), Column::Score),
-        false => Ok(()),
-    }
-}
-
-/// A set without a tree is one block.
-fn whole(set: &Collection) -> Block {
-    Block {
-        from: SCORE_MEMBERS.0.to_vec(),
-        to: SCORE_MEMBERS.1.to_vec(),
-        before: 0,
-        count: set.count,
-    }
-}
-
 /// How many members have keys below `key`.
 pub fn rank(context: &mut Context<'_>, set: &Collection, key: &[u8]) -> Result<u64, CommandError> {
     if let Some(rank) = context.view.rank_in_memory((&set.owner, set.count), key)? {
         return Ok(rank);
     }
-    need_ranks(context, set)?;
-    let mut tree = tree(context, set, &header(set)?);
+    let mut tree = needed_tree::<ByScore>(context, set, header(set)?.tree)?;
     let block = tree.block_of_key(key)?.unwrap_or_else(|| whole(set));
     if *key >= *block.to {
         return Ok(block.before + block.count);
@@ -291,8 +226,7 @@ pub fn stretch_at(
             },
         });
     }
-    need_ranks(context, set)?;
-    let mut tree = tree(context, set, &header(set)?);
+    let mut tree = needed_tree::<ByScore>(context, set, header(set)?.tree)?;
     let block = tree.block_of_rank(rank)?.unwrap_or_else(|| whole(set));
     let into = rank.saturating_sub(block.before);
     Ok(match direction {
