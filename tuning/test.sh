@@ -26,7 +26,7 @@ step format cargo fmt --check
 step build cargo build --release --features fault-injection
 step lints cargo clippy --release --all-targets --features fault-injection -- -D warnings
 # Tests that measure time, memory or stalls must not measure the others: they run last, one at a time.
-measuring=(stalls slow_readers fairness lifecycle)
+measuring=(stalls slow_readers fairness lifecycle longest_turns)
 step tests cargo test --release --features fault-injection -- "${measuring[@]/#/--skip=}"
 step measured cargo test --release --features fault-injection --test suite -- "${measuring[@]}" --test-threads=1
 step benches cargo bench --features fault-injection -- --test
