@@ -283,6 +283,14 @@ pub enum AutoOr<T> {
 }
 
 impl<T> AutoOr<T> {
+    /// The chosen value, if one is.
+    pub fn chosen(self) -> Option<T> {
+        match self {
+            Self::Auto => None,
+            Self::Is(value) => Some(value),
+        }
+    }
+
     /// The chosen value, or what `automatic` computes.
     pub fn unwrap_or_else(self, automatic: impl FnOnce() -> T) -> T {
         match self {

@@ -162,6 +162,9 @@ impl NetworkExecutor {
         let index = entry.key() as u32;
         let session = Session::new(Arc::clone(&client), index, settings.requirepass.is_empty());
         let connection = Rc::new(Connection::new(self.last_generation.get(), descriptor, client, session));
+        if let Some(polling) = &self.busy_polling {
+            polling.add(&connection);
+        }
         entry.insert(Rc::clone(&connection));
         self.metrics.connections.set(connections.len() as u64);
         Ok(connection)

@@ -494,6 +494,10 @@ pub(super) struct Connection {
     pub(super) is_full: Cell<bool>,
     /// Wakes the reading task when the last pending reply is there.
     pub(super) drained: RefCell<Option<Waker>>,
+    /// The socket has bytes, or has ended, as far as is known without the reactor ([`super::busy_polling`]).
+    pub(super) is_readable: Cell<bool>,
+    /// Wakes the reading task when that is so.
+    pub(super) reader: RefCell<Option<Waker>>,
 }
 
 impl Connection {
@@ -519,6 +523,8 @@ impl Connection {
             answered: RefCell::new(None),
             is_full: Cell::new(false),
             drained: RefCell::new(None),
+            is_readable: Cell::new(false),
+            reader: RefCell::new(None),
         }
     }
 

@@ -13,6 +13,7 @@
 
 pub mod accepting;
 mod blocked_clients;
+mod busy_polling;
 pub mod connection;
 mod coordination;
 mod coordinator;

@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::executor::storage_executor::reactor_turn;
 use crate::faults::{self, Bug};
 use crate::network::accepting::Acceptor;
+use crate::network::busy_polling::{BusyPolling, poll_receive};
 use crate::network::connection::{Awaited, Connection, Input, SENT_BYTES_PER_TURN, Sent, UNREADY_BYTES_CHECKED_MIN};
 use crate::network::coordinator::Transactions;
 use crate::network::dispatch::Taken;
@@ -27,7 +28,7 @@ use crate::protocol::{Limits, Parsed, Parser, ProtocolError};
 use crate::registry::inboxes::Posted;
 use crate::registry::metrics::{NetworkMetrics, count_error};
 use crate::registry::server_state::ServerState;
-use futures_lite::{AsyncRead, AsyncWrite};
+use futures_lite::AsyncWrite;
 use glommio::net::{AcceptedTcpStream, TcpStream};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -87,6 +88,17 @@ pub struct NetworkParts {
     pub accepted: flume::Receiver<AcceptedTcpStream>,
     /// The listeners, if this executor is the one that has them.
     pub acceptor: Option<Acceptor>,
+    /// How the executor looks at its sockets beside the reactor.
+    pub polling: Polling,
+}
+
+/// How an executor looks at its sockets beside the reactor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// Not at all: it waits for others' answers.
+    Never,
+    /// While it is busy, and before it sleeps so long; `None`: as long as that pays.
+    WhileBusy(Option<Duration>),
 }
 
 /// The state of one network executor, shared by its tasks.
@@ -112,6 +124,7 @@ pub struct NetworkExecutor {
     touched: RefCell<Vec<Rc<Connection>>>,
     /// What connections without unprocessed input read into.
     read_buffer: RefCell<Vec<u8>>,
+    pub(super) busy_polling: Option<BusyPolling>,
     /// [`Connection::generation`] of the newest connection.
     pub(super) last_generation: Cell<u32>,
     pub(super) kills_seen: Cell<u64>,
@@ -152,6 +165,11 @@ impl NetworkExecutor {
             transactions: RefCell::default(),
             touched: RefCell::new(Vec::new()),
             read_buffer: RefCell::new(vec![0; READ_BYTES_MAX]),
+            busy_polling: match parts.polling {
+                Polling::Never => None,
+                // Without it, the reactor sees all.
+                Polling::WhileBusy(spin) => BusyPolling::new(spin).ok(),
+            },
             last_generation: Cell::new(0),
             kills_seen: Cell::new(0),
             unblocks_seen: Cell::new(0),
@@ -161,6 +179,7 @@ impl NetworkExecutor {
         executor.take_over_settings();
         let mut tasks = vec![
             glommio::spawn_local(Rc::clone(&executor).flush_turns()),
+            glommio::spawn_local(Rc::clone(&executor).poll_sockets()),
             glommio::spawn_local(Rc::clone(&executor).take_replies(parts.responses)),
             glommio::spawn_local(Rc::clone(&executor).take_deliveries(parts.inbox)),
             glommio::spawn_local(Rc::clone(&executor).adopt(parts.accepted)),
@@ -220,7 +239,7 @@ impl NetworkExecutor {
     ) -> io::Result<Option<usize>> {
         let count = match input.is_empty() {
             true => self.read_and_process(stream, connection, input).await?,
-            false => match read_behind(stream, connection, input).await? {
+            false => match self.read_behind(stream, connection, input).await? {
                 Some(count) => count,
                 None => return Ok(None),
             },
@@ -252,7 +271,11 @@ impl NetworkExecutor {
         connection: &Rc<Connection>,
         input: &mut Input,
     ) -> io::Result<usize> {
-        let read = poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut self.read_buffer.borrow_mut()));
+        let polling = self.busy_polling.as_ref();
+        let read = poll_fn(|context| {
+            let buffer = &mut self.read_buffer.borrow_mut();
+            poll_receive(polling, (&mut *stream, connection), context, buffer)
+        });
         let count = read.await?;
         // No other task has run since, so the buffer holds what was read. It is taken out for as long as commands run.
         let buffer = self.read_buffer.take();
@@ -263,6 +286,39 @@ impl NetworkExecutor {
             self.end_of_input(connection, input);
         }
         Ok(count)
+    }
+
+    /// Reads behind what the connection has kept. `None` if nothing was read because a command was answered that others
+    /// wait behind.
+    async fn read_behind(
+        &self,
+        stream: &mut TcpStream,
+        connection: &Connection,
+        input: &mut Input,
+    ) -> io::Result<Option<usize>> {
+        let len = input.bytes.len();
+        let waited = connection.is_waiting();
+        let piece = match waited {
+            true => READ_BEHIND_WAIT_BYTES,
+            false => input.wanted.clamp(READ_BYTES_MAX, READ_FRAME_BYTES_MAX),
+        };
+        input.bytes.resize(len + piece, 0);
+        let polling = self.busy_polling.as_ref();
+        let read = poll_fn(|context| {
+            let buffer = &mut input.bytes[len..];
+            let read = poll_receive(polling, (&mut *stream, connection), context, buffer);
+            if read.is_pending() && waited {
+                if !connection.is_waiting() {
+                    return Poll::Ready(Ok(None));
+                }
+                *connection.answered.borrow_mut() = Some(context.waker().clone());
+            }
+            read.map_ok(Some)
+        })
+        .await;
+        let count = read.as_ref().map_or(0, |count| count.unwrap_or(0));
+        input.bytes.truncate(len + count);
+        read
     }
 
     /// Processes what the connection has kept, waiting for credits and pauses, until no whole command is left.
@@ -673,30 +729,4 @@ impl NetworkExecutor {
         connection.output.borrow_mut().writer_waits = false;
         connection.wake_reader();
     }
-}
-
-/// Reads behind what the connection has kept. `None` if nothing was read because a command was answered that others
-/// wait behind.
-async fn read_behind(stream: &mut TcpStream, connection: &Connection, input: &mut Input) -> io::Result<Option<usize>> {
-    let len = input.bytes.len();
-    let waited = connection.is_waiting();
-    let piece = match waited {
-        true => READ_BEHIND_WAIT_BYTES,
-        false => input.wanted.clamp(READ_BYTES_MAX, READ_FRAME_BYTES_MAX),
-    };
-    input.bytes.resize(len + piece, 0);
-    let read = poll_fn(|context| {
-        let read = Pin::new(&mut *stream).poll_read(context, &mut input.bytes[len..]);
-        if read.is_pending() && waited {
-            if !connection.is_waiting() {
-                return Poll::Ready(Ok(None));
-            }
-            *connection.answered.borrow_mut() = Some(context.waker().clone());
-        }
-        read.map_ok(Some)
-    })
-    .await;
-    let count = read.as_ref().map_or(0, |count| count.unwrap_or(0));
-    input.bytes.truncate(len + count);
-    read
 }

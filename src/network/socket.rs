@@ -4,8 +4,9 @@
 //! passes, on the thread that would close it, so the descriptor cannot be closed or reused meanwhile.
 #![allow(unsafe_code)]
 
+use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// Sends what the socket takes at once; [`io::ErrorKind::WouldBlock`] if that is nothing.
 pub(super) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
@@ -19,6 +20,21 @@ pub(super) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes what has arrived; [`io::ErrorKind::WouldBlock`] if that is nothing, 0 if nothing will.
+pub(super) fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are those of a live slice, which the kernel alone writes meanwhile.
+    let received = unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+/// Has an epoll tell of a socket, by `number`, as long as it has bytes or its peer has ended.
+pub(super) fn watch(epoll: &OwnedFd, socket: RawFd, number: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is the caller's, and stays open for this call.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    let flags = EventFlags::IN | EventFlags::RDHUP;
+    epoll::add(epoll, socket, EventData::new_u64(number), flags).map_err(io::Error::from)
 }
 
 /// Ends the connection in both directions: a read that waits returns, and the peer sees the end after what was sent.

@@ -4,7 +4,7 @@ use super::{ServerError, Stores};
 use crate::channel::message::Batch;
 use crate::config::Settings;
 use crate::executor::storage_executor::{Reports, StorageExecutor};
-use crate::network::network_executor::{NetworkExecutor, NetworkParts};
+use crate::network::network_executor::{NetworkExecutor, NetworkParts, Polling};
 use crate::preflight::{DataDirLock, EXECUTOR_IO_MEMORY_BYTES};
 use crate::topology::{self, CoreMap, CpuId, CpuSet, NodeId, Topology};
 use glommio::{CpuLocation, LocalExecutorBuilder, Placement, PoolPlacement};
@@ -31,12 +31,14 @@ pub(super) struct StorageSeat {
 pub(super) struct SpinPolicy {
     network: Duration,
     storage: Duration,
+    /// How an executor looks at its sockets itself.
+    pub(super) polling: Polling,
 }
 
 impl SpinPolicy {
     /// Spinning pays on cores that nothing else needs, which is so where there are more cores than executors. A socket
     /// is not seen during a spin with cooperative rings, so executors with sockets spin less (tuning/README.md has the
-    /// figures).
+    /// figures). One that is alone sees its sockets without the reactor, and finds out by itself whether it pays.
     pub(super) fn of(settings: &Settings, core_map: &CoreMap, topology: &Topology) -> SpinPolicy {
         let executors = core_map.executors();
         let dedicated = executors.len() < topology.usable_cores().len()
@@ -44,10 +46,19 @@ impl SpinPolicy {
                 .iter()
                 .all(|placement| !(placement.network && placement.storage));
         let auto = |us| if dedicated { us } else { 0 };
+        let from_us = |us| Duration::from_micros(u64::from(us));
         let chosen = |us| settings.spin_before_park_us.unwrap_or_else(|| auto(us));
-        SpinPolicy {
-            network: Duration::from_micros(u64::from(chosen(20))),
-            storage: Duration::from_micros(u64::from(chosen(50))),
+        match executors.len() {
+            1 => SpinPolicy {
+                network: Duration::ZERO,
+                storage: Duration::ZERO,
+                polling: Polling::WhileBusy(settings.spin_before_park_us.chosen().map(from_us)),
+            },
+            _ => SpinPolicy {
+                network: from_us(chosen(20)),
+                storage: from_us(chosen(50)),
+                polling: Polling::Never,
+            },
         }
     }
 }

@@ -134,6 +134,7 @@ fn network_parts(
             inbox,
             accepted,
             acceptor: acceptor.take(),
+            polling: stores.spin.polling,
         }
     });
     network.collect()
