@@ -79,7 +79,8 @@ impl Context<'_> {
         if collection.count == 0 && collection.kind != Type::Stream {
             return self.view.delete(*database, key);
         }
-        let mut payload = collection.count.to_be_bytes().to_vec();
+        let mut payload = Vec::with_capacity(size_of::<u64>() + collection.extra.len());
+        payload.extend_from_slice(&collection.count.to_be_bytes());
         payload.extend_from_slice(&collection.extra);
         let record = Record {
             kind: collection.kind,
@@ -136,9 +137,9 @@ impl Context<'_> {
         collection: &Collection,
         column: Column,
         member: &[u8],
-        value: Vec<u8>,
+        value: impl AsRef<[u8]>,
     ) -> Result<(), CommandError> {
-        self.view.put_member(&collection.owner, column, member, value)
+        self.view.put_member(&collection.owner, column, member, value.as_ref())
     }
 
     /// Stages the deletion of a member, whether it is there or not; the count is the caller's to keep.

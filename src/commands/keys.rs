@@ -336,7 +336,7 @@ fn copy_some(
         ControlFlow::Break(())
     })?;
     for (member, value) in members {
-        context.view.put_member(to, column, &member, value)?;
+        context.view.put_member(to, column, &member, &value)?;
     }
     Ok(next)
 }

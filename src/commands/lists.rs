@@ -161,7 +161,7 @@ impl List {
     }
 
     /// Stages the element at an index, whatever is there.
-    fn put(&self, context: &mut Context<'_>, index: u64, element: Vec<u8>) -> Outcome {
+    fn put(&self, context: &mut Context<'_>, index: u64, element: &[u8]) -> Outcome {
         context.put_member(&self.collection, Column::Data, &self.member(index), element)
     }
 
@@ -213,7 +213,7 @@ impl List {
     }
 
     /// Adds an element at an end.
-    pub fn push(&mut self, context: &mut Context<'_>, end: End, element: Vec<u8>) -> Outcome {
+    pub fn push(&mut self, context: &mut Context<'_>, end: End, element: &[u8]) -> Outcome {
         let index = match end {
             End::Left => {
                 self.head = self.head.checked_sub(1).ok_or_else(damaged)?;
@@ -225,14 +225,27 @@ impl List {
         self.put(context, index, element)
     }
 
+    /// Takes the element at an end out and shows it to `taken`; there must be one.
+    fn pop_with(&mut self, view: &mut View<'_>, end: End, taken: impl FnMut(&[u8])) -> Outcome {
+        let last = self.len().checked_sub(1).ok_or(CommandError::Internal)?;
+        let member = match end {
+            End::Left => self.member(0),
+            End::Right => self.member(last),
+        };
+        if !view.take_member(&self.collection.owner, Column::Data, &member, taken)? {
+            return Err(damaged());
+        }
+        self.collection.count = last;
+        if end == End::Left {
+            self.head = self.head.wrapping_add(1);
+        }
+        Ok(())
+    }
+
     /// Takes the element at an end out; there must be one.
     fn pop(&mut self, context: &mut Context<'_>, end: End) -> Result<Vec<u8>, CommandError> {
-        let index = match end {
-            End::Left => 0,
-            End::Right => self.len().checked_sub(1).ok_or(CommandError::Internal)?,
-        };
-        let element = self.element(context, index)?;
-        self.drop_outermost(context, end, 1)?;
+        let mut element = Vec::new();
+        self.pop_with(&mut context.view, end, |taken| element.extend_from_slice(taken))?;
         Ok(element)
     }
 
@@ -266,9 +279,9 @@ impl List {
         };
         self.collection.count += 1;
         for (index, element) in (first..).zip(elements) {
-            self.put(context, index, element)?;
+            self.put(context, index, &element)?;
         }
-        self.put(context, index, element)
+        self.put(context, index, &element)
     }
 
     /// Takes the elements at the indices `removed` (ascending) out. The longest run of others stays where it is; what
@@ -286,13 +299,13 @@ impl List {
         if let Some(first) = right.first().copied() {
             let moved = self.without(context, first..len, right, Direction::Forward)?;
             for (index, element) in (first..).zip(moved) {
-                self.put(context, index, element)?;
+                self.put(context, index, &element)?;
             }
         }
         if let Some(last) = left.last().copied() {
             let moved = self.without(context, 0..last + 1, left, Direction::Backward)?;
             for (index, element) in (0..=last).rev().zip(moved) {
-                self.put(context, index, element)?;
+                self.put(context, index, &element)?;
             }
         }
         self.drop_outermost(context, End::Right, right.len() as u64)?;
@@ -332,7 +345,7 @@ impl List {
         *self = List::create(context, &key)?;
         self.collection.deadline_ms = deadline_ms;
         for element in elements {
-            self.push(context, End::Right, element)?;
+            self.push(context, End::Right, &element)?;
         }
         Ok(())
     }
@@ -395,7 +408,7 @@ fn push_generic(context: &mut Context<'_>, end: End, must_exist: bool) -> Outcom
         None => List::create(context, key)?,
     };
     for element in arguments.iter().skip(2) {
-        list.push(context, end, element.to_vec())?;
+        list.push(context, end, element)?;
     }
     list.save_after(context, end.push_event())?;
     context.reply.integer(list.len() as i64);
@@ -433,9 +446,9 @@ fn pop_generic(context: &mut Context<'_>, end: End, command: &str) -> Outcome {
             list.pop_into_reply(context, end, count)?;
         }
         (Some(mut list), None) => {
-            let element = list.pop(context, end)?;
+            let Context { view, reply, .. } = context;
+            list.pop_with(view, end, |element| reply.bulk(element))?;
             list.save_after(context, end.pop_event())?;
-            context.reply.bulk(&element);
         }
     }
     Ok(())
@@ -504,7 +517,7 @@ pub fn lset(context: &mut Context<'_>) -> Outcome {
     let index = list
         .index(integer(arguments.get(2))?)
         .ok_or(CommandError::text("ERR index out of range"))?;
-    list.put(context, index, arguments.get(3).to_vec())?;
+    list.put(context, index, arguments.get(3))?;
     context.notify_of("lset", &list.collection);
     context.reply.ok();
     Ok(())
@@ -765,7 +778,7 @@ fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Result<bool, C
     let element = if source_key == target_key {
         // Within one list, which is never empty meanwhile, so that it keeps its deadline.
         let element = source.pop(context, from)?;
-        source.push(context, to, element.clone())?;
+        source.push(context, to, &element)?;
         source.save(context)?;
         context.notify_of(to.push_event(), &source.collection);
         context.notify_of(from.pop_event(), &source.collection);
@@ -773,7 +786,7 @@ fn move_generic(context: &mut Context<'_>, from: End, to: End) -> Result<bool, C
     } else {
         let mut target = List::open_or_new(context, target_key)?;
         let element = source.pop(context, from)?;
-        target.push(context, to, element.clone())?;
+        target.push(context, to, &element)?;
         target.save_after(context, to.push_event())?;
         source.save_after(context, from.pop_event())?;
         element

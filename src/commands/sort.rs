@@ -496,7 +496,7 @@ async fn store(steps: &Steps, elements: Vec<Vec<u8>>, options: Arc<Options>) -> 
             // In the step of its first element: the new list is in memory from the beginning.
             None => made.insert(List::create(context, options.store.as_deref().unwrap_or_default())?),
         };
-        list.push(context, End::Right, value)
+        list.push(context, End::Right, &value)
     };
     let (options, made) = steps.run_with_each(values, (options, None), push).await?;
     let finish = move |context: &mut Context<'_>| {

@@ -266,7 +266,7 @@ impl StringEdit {
 
     fn put_chunk(&self, context: &mut Context<'_>, number: u32, chunk: Vec<u8>) -> Outcome {
         let member = chunk_member(number);
-        context.view.put_member(&self.owner, Column::Data, &member, chunk)
+        context.view.put_member(&self.owner, Column::Data, &member, &chunk)
     }
 
     /// Stages what has changed and is not staged yet. `edited` is whether the string counts as changed in place from

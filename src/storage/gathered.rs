@@ -523,11 +523,11 @@ impl Keyspace for Gathered {
         owner: &Owner,
         column: Column,
         member: &[u8],
-        value: Option<Vec<u8>>,
+        value: Option<&[u8]>,
     ) -> Result<(), CommandError> {
         let name = (owner.version, column as u8, member.to_vec());
         let key = self.key(owner.database, &owner.key)?;
-        let old = key.written.insert(name.clone(), value);
+        let old = key.written.insert(name.clone(), value.map(<[u8]>::to_vec));
         let is_new = !std::mem::replace(&mut key.is_written, true);
         let database_key = (self.before(owner.database), owner.key.clone());
         self.push_undo(database_key, is_new, |database_key| {
@@ -796,9 +796,7 @@ mod tests {
     #[test]
     fn what_was_written_lies_over_what_is_stored_and_can_be_taken_back() {
         let (mut gathered, owner) = with_collection(Some(&["a", "c", "e"]));
-        gathered
-            .write_member(&owner, Column::Data, b"b", Some(b"new".to_vec()))
-            .unwrap();
+        gathered.write_member(&owner, Column::Data, b"b", Some(b"new")).unwrap();
         gathered.begin_inner();
         gathered.write_member(&owner, Column::Data, b"c", None).unwrap();
         gathered.write_member(&owner, Column::Data, b"b", None).unwrap();
@@ -828,9 +826,7 @@ mod tests {
         let (mut gathered, mut owner) = with_collection(Some(&["a"]));
         owner.version = gathered.new_version(b"k", Type::Hash).expect("a version");
         assert_eq!(names(&mut gathered, &owner, (b"", None), Direction::Forward), [""; 0]);
-        gathered
-            .write_member(&owner, Column::Data, b"z", Some(Vec::new()))
-            .unwrap();
+        gathered.write_member(&owner, Column::Data, b"z", Some(&[])).unwrap();
         assert_eq!(names(&mut gathered, &owner, (b"", None), Direction::Forward), ["z"]);
     }
 
@@ -999,7 +995,7 @@ mod tests {
                 .unwrap();
         }
         gathered
-            .write_member(&owner, Column::Data, &5000_u32.to_be_bytes(), Some(Vec::new()))
+            .write_member(&owner, Column::Data, &5000_u32.to_be_bytes(), Some(&[]))
             .unwrap();
         for direction in [Direction::Forward, Direction::Backward] {
             let mut found = Vec::new();

@@ -57,6 +57,11 @@ pub trait Keyspace {
     /// Writes a record in its stored form, `None` for a deletion.
     fn write_stored(&mut self, database: u8, key: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError>;
 
+    /// Writes a record.
+    fn write_record(&mut self, database: u8, key: &[u8], record: &Record<'_>) -> Result<(), CommandError> {
+        self.write_stored(database, key, Some(record.encode()))
+    }
+
     /// A version for a new collection of a type under a key.
     fn new_version(&mut self, key: &[u8], kind: Type) -> Result<u64, CommandError>;
 
@@ -69,8 +74,24 @@ pub trait Keyspace {
         owner: &Owner,
         column: Column,
         member: &[u8],
-        value: Option<Vec<u8>>,
+        value: Option<&[u8]>,
     ) -> Result<(), CommandError>;
+
+    /// Shows `taken` the value of a member, and deletes it. Whether there was one.
+    fn take_member(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        member: &[u8],
+        taken: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, CommandError> {
+        let Some(value) = self.member(owner, column, member)? else {
+            return Ok(false);
+        };
+        taken(value);
+        self.write_member(owner, column, member, None)?;
+        Ok(true)
+    }
 
     /// From `offset` on, a chunk of a string becomes `bytes`; a shorter one grows with zeros. Whether there is such a
     /// chunk.
@@ -87,7 +108,7 @@ pub trait Keyspace {
         let (mut chunk, end) = (chunk.to_vec(), offset + bytes.len());
         chunk.resize(chunk.len().max(end), 0);
         chunk[offset..end].copy_from_slice(bytes);
-        self.write_member(owner, Column::Data, &member, Some(chunk))?;
+        self.write_member(owner, Column::Data, &member, Some(&chunk))?;
         Ok(true)
     }
 

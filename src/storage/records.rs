@@ -14,6 +14,7 @@ use super::encoding::{self, DATABASE_COUNT};
 use super::open_ranges::{OpenRanges, Saved, SavedRange};
 use super::overlay::Overlay;
 use hashbrown::HashTable;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -362,19 +363,44 @@ impl Records {
         index: Option<EntryIndex>,
         hash_and_column: (u64, Column),
         key: &[u8],
-        value: Option<Vec<u8>>,
+        value: Option<Cow<'_, [u8]>>,
         epoch: u64,
     ) {
         self.staged_bytes += staged_size(key, value.as_deref());
         let index = index.unwrap_or_else(|| self.insert(hash_and_column, key, None));
         let (epoch, staged_before) = self.begin_change(index, Staged::Whole, epoch);
-        let old = Old::Value(self.replace(index, value));
+        let old = match value {
+            Some(Cow::Borrowed(new)) if self.fits_in_place(index, new) => self.overwrite(index, new),
+            value => Old::Value(self.replace(index, value.map(Cow::into_owned))),
+        };
         self.undo.push(Undo {
             entry: index,
             old,
             epoch,
             staged_before,
         });
+    }
+
+    /// Whether a value may take the place of the one that an entry has, byte by byte: it is as long, and, as its first
+    /// byte says, of the same kind, so that nothing is counted anew when it is taken back.
+    #[inline]
+    fn fits_in_place(&self, index: EntryIndex, new: &[u8]) -> bool {
+        let old = self.entries[index as usize].value.as_deref();
+        old.is_some_and(|old| old.len() == new.len() && old.first() == new.first())
+    }
+
+    #[inline]
+    fn overwrite(&mut self, index: EntryIndex, new: &[u8]) -> Old {
+        let value = self.entries[index as usize].value.as_mut();
+        let value = value.expect("a value that another takes the place of");
+        let kept_at = self.undo_bytes.len();
+        self.undo_bytes.extend_from_slice(value);
+        value.copy_from_slice(new);
+        Old::Bytes {
+            offset: 0,
+            value_len: new.len(),
+            kept: kept_at..self.undo_bytes.len(),
+        }
     }
 
     /// Stages, in `epoch`, that from `offset` on the value of an entry, which has one, becomes `bytes`; a shorter value
@@ -1080,7 +1106,7 @@ mod tests {
 
     fn stage(records: &mut Records, key: &[u8], value: Option<&[u8]>, epoch: u64) {
         let index = records.find(hash(key), Column::Meta, key);
-        records.stage(index, (hash(key), Column::Meta), key, value.map(<[u8]>::to_vec), epoch);
+        records.stage(index, (hash(key), Column::Meta), key, value.map(Cow::Borrowed), epoch);
     }
 
     fn value<'a>(records: &'a mut Records, key: &[u8]) -> Option<&'a [u8]> {
@@ -1431,7 +1457,13 @@ mod tests {
         let mut records = Records::new(1 << 20);
         let stage_system = |records: &mut Records, key: &[u8], epoch| {
             let index = records.find(hash(key), Column::System, key);
-            records.stage(index, (hash(key), Column::System), key, Some(b"s".to_vec()), epoch);
+            records.stage(
+                index,
+                (hash(key), Column::System),
+                key,
+                Some(Cow::Borrowed(b"s")),
+                epoch,
+            );
         };
         records.keep(hash(b"000disk"), Column::Meta, b"000disk", b"1".to_vec());
         stage(&mut records, b"000logged", Some(b"1"), 1);

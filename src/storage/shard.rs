@@ -30,6 +30,7 @@ use crate::error::CommandError;
 use crate::faults;
 use crate::slots::{ShardId, Slot};
 use crate::storage::transaction_scope::DatabaseKey;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -50,6 +51,9 @@ const STEP_BYTES: u64 = 16 << 10;
 
 /// Deleted keys that are passed over to see whether what a cursor begins with is in memory.
 const DELETED_LOOKED_AT_MAX: u64 = 256;
+
+/// Of longer records the stored form is made where it stays: to copy it twice costs more than an allocation.
+const IN_PLACE_BYTES_MAX: usize = 4096;
 
 /// Slots whose keys one cursor reads: where many keys were deleted, to find the first of a range takes long.
 const SLOTS_PER_CURSOR: usize = 512;
@@ -268,6 +272,8 @@ pub struct Shard {
     /// The stored key that is being read or written.
     pub(super) key: Vec<u8>,
     expiry_key: Vec<u8>,
+    /// A record's stored form, while it is staged.
+    encoded: Vec<u8>,
     /// A record too large to keep in the table, while a command reads it.
     large: Vec<u8>,
     /// A string put together from its chunks, while a command reads it.
@@ -427,6 +433,7 @@ impl Shard {
             in_the_making: Vec::new(),
             key: Vec::new(),
             expiry_key: Vec::new(),
+            encoded: Vec::new(),
             large: Vec::new(),
             joined: Vec::new(),
             scan_positions: ScanPositions::default(),
@@ -668,7 +675,28 @@ impl Shard {
     pub fn write(&mut self, database: u8, slot: Slot, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         let physical = self.physical(database);
         encoding::meta_key(&mut self.key, physical, slot, key);
-        self.write_meta_key(value)
+        self.write_meta_key(value.map(Cow::Owned))
+    }
+
+    /// The same of a record that is not in its stored form.
+    pub fn write_record(
+        &mut self,
+        database: u8,
+        slot: Slot,
+        key: &[u8],
+        record: &Record<'_>,
+    ) -> Result<u64, CommandError> {
+        if record.payload.len() > IN_PLACE_BYTES_MAX {
+            return self.write(database, slot, key, Some(record.encode()));
+        }
+        let physical = self.physical(database);
+        encoding::meta_key(&mut self.key, physical, slot, key);
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
+        record.encode_into(&mut encoded);
+        let written = self.write_meta_key(Some(Cow::Borrowed(&encoded)));
+        self.encoded = encoded;
+        written
     }
 
     /// Stages the deletion of a key of `meta` (the expiry sweep has no database number, only what is stored).
@@ -678,7 +706,7 @@ impl Shard {
         self.write_meta_key(None)
     }
 
-    fn write_meta_key(&mut self, value: Option<Vec<u8>>) -> Result<u64, CommandError> {
+    fn write_meta_key(&mut self, value: Option<Cow<'_, [u8]>>) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.miss_on_request(Column::Meta)?;
         let hash = hash_of(&self.hasher, Column::Meta, &self.key);
@@ -703,7 +731,7 @@ impl Shard {
             let version = new.and_then(Record::decode).map_or(0, |record| record.version);
             index_changes = [
                 (old_deadline != 0).then_some((old_deadline, None)),
-                (new_deadline != 0).then_some((new_deadline, Some(version.to_be_bytes().to_vec()))),
+                (new_deadline != 0).then_some((new_deadline, Some(version.to_be_bytes()))),
             ];
             if new_deadline != 0 {
                 self.swept.add_deadline(new_deadline);
@@ -735,20 +763,21 @@ impl Shard {
         let mut index_key = std::mem::take(&mut self.expiry_key);
         for (deadline_ms, version) in index_changes.into_iter().flatten() {
             encoding::expiry_key(&mut index_key, deadline_ms, &self.key);
-            self.stage_cell(Column::Expiry, &index_key, version);
+            self.stage_cell(Column::Expiry, &index_key, version.as_ref().map(|version| &version[..]));
         }
         self.expiry_key = index_key;
         if let Some(marker) = marker {
-            self.stage_cell(Column::System, &marker, Some(Vec::new()));
+            self.stage_cell(Column::System, &marker, Some(&[]));
             self.has_new_marker = true;
         }
         Ok(self.epoch)
     }
 
     /// Stages what the shard keeps beside keys and members, or its deletion.
-    fn stage_cell(&mut self, column: Column, key: &[u8], value: Option<Vec<u8>>) {
+    fn stage_cell(&mut self, column: Column, key: &[u8], value: Option<&[u8]>) {
         let hash_and_column = (hash_of(&self.hasher, column, key), column);
         let index = self.records.find(hash_and_column.0, column, key);
+        let value = value.map(Cow::Borrowed);
         self.records.stage(index, hash_and_column, key, value, self.epoch);
     }
 
@@ -824,10 +853,10 @@ impl Shard {
         (owner, slot): (&Owner, Slot),
         column: Column,
         member: &[u8],
-        value: Option<Vec<u8>>,
+        value: Option<&[u8]>,
     ) -> Result<u64, CommandError> {
         self.check_writable()?;
-        if member.len() + value.as_ref().map_or(0, Vec::len) > ENTRY_BYTES_MAX {
+        if member.len() + value.map_or(0, <[u8]>::len) > ENTRY_BYTES_MAX {
             return Err(CommandError::text("ERR a member and its value are longer than 1 GiB"));
         }
         self.set_member_key(owner, slot, member);
@@ -835,11 +864,35 @@ impl Shard {
             self.add_modified(owner.database, owner.key.clone(), self.is_quiet);
         }
         self.begin_staging();
-        if !self.cell_changes(column, member, value.as_deref()) {
+        if !self.cell_changes(column, member, value) {
             self.stage_here(column, value);
             self.residents.staged();
         }
         Ok(self.epoch)
+    }
+
+    /// Shows `taken` the value of a member of a collection, and stages its deletion. Whether there was one, and the
+    /// newest epoch whose writes were seen or made.
+    pub fn take_member(
+        &mut self,
+        (owner, slot): (&Owner, Slot),
+        column: Column,
+        member: &[u8],
+        taken: &mut dyn FnMut(&[u8]),
+    ) -> Result<(bool, u64), CommandError> {
+        if !self.is_authority_in_memory((owner, slot)) {
+            let (value, epoch) = self.member((owner, slot), column, member)?;
+            let Some(value) = value else {
+                return Ok((false, epoch));
+            };
+            taken(value);
+            return Ok((true, self.write_member((owner, slot), column, member, None)?));
+        }
+        let before = self.residents.changes();
+        let epoch = self.write_member((owner, slot), column, member, None)?;
+        let has_changed = self.residents.changes() > before;
+        let value = self.residents.value_before().filter(|_| has_changed);
+        Ok((value.map(taken).is_some(), epoch))
     }
 
     /// Stages that from `offset` on the value of a chunk of a string becomes `bytes`; a shorter one grows with zeros.
@@ -908,9 +961,10 @@ impl Shard {
 
     /// Stages `value` under `self.key`, whatever is there. Returns the epoch it will be logged in.
     #[inline]
-    fn stage_here(&mut self, column: Column, value: Option<Vec<u8>>) -> u64 {
+    fn stage_here(&mut self, column: Column, value: Option<&[u8]>) -> u64 {
         let hash_and_column = (hash_of(&self.hasher, column, &self.key), column);
         let index = self.records.find(hash_and_column.0, column, &self.key);
+        let value = value.map(Cow::Borrowed);
         self.begin_staging();
         self.records.stage(index, hash_and_column, &self.key, value, self.epoch);
         self.epoch

@@ -108,7 +108,7 @@ impl View<'_> {
     /// Stages a record.
     #[inline]
     pub fn write(&mut self, database: u8, key: &[u8], record: &Record<'_>) -> Result<(), CommandError> {
-        self.write_stored(database, key, Some(record.encode()))
+        of_keyspace!(self, write_record(database, key, record))
     }
 
     /// Stages the deletion of a key, dead or alive.
@@ -138,9 +138,20 @@ impl View<'_> {
         owner: &Owner,
         column: Column,
         member: &[u8],
-        value: Vec<u8>,
+        value: &[u8],
     ) -> Result<(), CommandError> {
         of_keyspace!(self, write_member(owner, column, member, Some(value)))
+    }
+
+    /// Shows `taken` the value of a member of a collection, and stages its deletion. Whether there was one.
+    pub fn take_member(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        member: &[u8],
+        mut taken: impl FnMut(&[u8]),
+    ) -> Result<bool, CommandError> {
+        of_keyspace!(self, take_member(owner, column, member, &mut taken))
     }
 
     /// Stages that from an offset on a chunk of a string becomes other bytes; a shorter one grows with zeros. Returns
@@ -525,6 +536,13 @@ impl Keyspace for LocalShards<'_> {
         self.shards.with_slot(slot, write)
     }
 
+    #[inline]
+    fn write_record(&mut self, database: u8, key: &[u8], record: &Record<'_>) -> Result<(), CommandError> {
+        let slot = Slot::of(key);
+        let write = |shard: &mut Shard| Ok(((), shard.write_record(database, slot, key, record)?));
+        self.shards.with_slot(slot, write)
+    }
+
     fn new_version(&mut self, key: &[u8], kind: Type) -> Result<u64, CommandError> {
         let index = self.shards.index_of(Slot::of(key))?;
         let now_ms = self.shards.now_ms();
@@ -542,11 +560,24 @@ impl Keyspace for LocalShards<'_> {
         owner: &Owner,
         column: Column,
         member: &[u8],
-        value: Option<Vec<u8>>,
+        value: Option<&[u8]>,
     ) -> Result<(), CommandError> {
         let slot = Slot::of(&owner.key);
         let write = |shard: &mut Shard| Ok(((), shard.write_member((owner, slot), column, member, value)?));
         self.shards.with_slot(slot, write)
+    }
+
+    /// As [`Shard::take_member`], which looks the member up once.
+    fn take_member(
+        &mut self,
+        owner: &Owner,
+        column: Column,
+        member: &[u8],
+        taken: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, CommandError> {
+        let slot = Slot::of(&owner.key);
+        self.shards
+            .with_slot(slot, |shard| shard.take_member((owner, slot), column, member, taken))
     }
 
     /// As [`Shard::patch_chunk`], which does not copy the chunk.

@@ -1076,6 +1076,12 @@ impl Residents {
         self.undo.len() - self.undo.kept
     }
 
+    /// The value that a cell had before the last change, if that was a cell's which had one.
+    #[inline]
+    pub fn value_before(&self) -> Option<&[u8]> {
+        self.undo.last_value()
+    }
+
     /// The running command is over and its writes stand, until the frame that they are for is written or not.
     #[inline]
     pub fn keep_command(&mut self) {

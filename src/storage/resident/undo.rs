@@ -84,6 +84,17 @@ impl UndoList {
         });
     }
 
+    /// The value of the cell that was changed last, as it was, if it had one.
+    #[inline]
+    pub(super) fn last_value(&self) -> Option<&[u8]> {
+        match self.changes.last()? {
+            Undo::Cell {
+                key_len, value_len, at, ..
+            } => self.cell_at(*at, *key_len, *value_len).1,
+            _ => None,
+        }
+    }
+
     pub(super) fn push(&mut self, change: Undo) {
         self.of = None;
         self.holding += usize::from(matches!(change, Undo::Dropped(_) | Undo::Cleared(_)));

@@ -67,7 +67,7 @@ impl Shard {
                     member,
                     value,
                 } => (
-                    self.write_member((owner, slot), *column, member, value.clone())?,
+                    self.write_member((owner, slot), *column, member, value.as_deref())?,
                     owner.version,
                 ),
             };
@@ -87,7 +87,7 @@ impl Shard {
         self.check_writable()?;
         self.set_system_key(&encoding::redo_key(id));
         // Without one there is nothing to delete either.
-        Ok(self.stage_here(Column::System, (!faults::skips_redo()).then_some(parts)))
+        Ok(self.stage_here(Column::System, (!faults::skips_redo()).then_some(&parts[..])))
     }
 
     /// All other shards have applied their parts: stages the deletion of the redo record.
@@ -152,7 +152,7 @@ impl Shard {
     pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
         self.check_writable()?;
         self.set_system_key(key);
-        Ok(self.stage_here(Column::System, value))
+        Ok(self.stage_here(Column::System, value.as_deref()))
     }
 
     fn set_system_key(&mut self, key: &[u8]) {
