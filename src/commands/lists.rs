@@ -154,12 +154,6 @@ impl List {
         }
     }
 
-    /// The element at an index.
-    fn element(&self, context: &mut Context<'_>, index: u64) -> Result<Vec<u8>, CommandError> {
-        let element = context.member(&self.collection, Column::Data, &self.member(index))?;
-        element.map(<[u8]>::to_vec).ok_or_else(damaged)
-    }
-
     /// Stages the element at an index, whatever is there.
     fn put(&self, context: &mut Context<'_>, index: u64, element: &[u8]) -> Outcome {
         context.put_member(&self.collection, Column::Data, &self.member(index), element)

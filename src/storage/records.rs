@@ -167,6 +167,8 @@ struct Undo {
 /// What there was before a change.
 enum Old {
     Value(Option<Vec<u8>>),
+    /// A value that another of its length has taken the place of. It lies in this range of what [`Records`] keeps.
+    Copied(Range<usize>),
     /// Some bytes of the value, which was `value_len` bytes long: they stood at `offset`, and lie in this range of what
     /// [`Records`] keeps of such bytes.
     Bytes {
@@ -369,10 +371,11 @@ impl Records {
         self.staged_bytes += staged_size(key, value.as_deref());
         let index = index.unwrap_or_else(|| self.insert(hash_and_column, key, None));
         let (epoch, staged_before) = self.begin_change(index, Staged::Whole, epoch);
-        let old = match value {
-            Some(Cow::Borrowed(new)) if self.fits_in_place(index, new) => self.overwrite(index, new),
-            value => Old::Value(self.replace(index, value.map(Cow::into_owned))),
+        let overwritten = match &value {
+            Some(Cow::Borrowed(new)) => self.overwrite(index, new),
+            Some(Cow::Owned(_)) | None => None,
         };
+        let old = overwritten.unwrap_or_else(|| Old::Value(self.replace(index, value.map(Cow::into_owned))));
         self.undo.push(Undo {
             entry: index,
             old,
@@ -381,26 +384,18 @@ impl Records {
         });
     }
 
-    /// Whether a value may take the place of the one that an entry has, byte by byte: it is as long, and, as its first
-    /// byte says, of the same kind, so that nothing is counted anew when it is taken back.
+    /// Lets a value take the place of the one that an entry has, if that is as long: most records stay as long as they
+    /// are, and need no new allocation.
     #[inline]
-    fn fits_in_place(&self, index: EntryIndex, new: &[u8]) -> bool {
-        let old = self.entries[index as usize].value.as_deref();
-        old.is_some_and(|old| old.len() == new.len() && old.first() == new.first())
-    }
-
-    #[inline]
-    fn overwrite(&mut self, index: EntryIndex, new: &[u8]) -> Old {
-        let value = self.entries[index as usize].value.as_mut();
-        let value = value.expect("a value that another takes the place of");
+    fn overwrite(&mut self, index: EntryIndex, new: &[u8]) -> Option<Old> {
+        let value = self.entries[index as usize].value.as_mut()?;
+        if value.len() != new.len() {
+            return None;
+        }
         let kept_at = self.undo_bytes.len();
         self.undo_bytes.extend_from_slice(value);
         value.copy_from_slice(new);
-        Old::Bytes {
-            offset: 0,
-            value_len: new.len(),
-            kept: kept_at..self.undo_bytes.len(),
-        }
+        Some(Old::Copied(kept_at..self.undo_bytes.len()))
     }
 
     /// Stages, in `epoch`, that from `offset` on the value of an entry, which has one, becomes `bytes`; a shorter value
@@ -511,6 +506,11 @@ impl Records {
             let Some(undo) = self.undo.pop() else { return };
             let replaced = match undo.old {
                 Old::Value(value) => Some(self.replace(undo.entry, value)),
+                Old::Copied(kept) => {
+                    let value = self.undo_bytes[kept.clone()].to_vec();
+                    self.undo_bytes.truncate(kept.start);
+                    Some(self.replace(undo.entry, Some(value)))
+                }
                 Old::Bytes {
                     offset,
                     value_len,

@@ -87,7 +87,7 @@ impl Test {
     fn write(&mut self, number: u64, column: usize, member: &[u8], value: Option<Vec<u8>>) {
         let (owner, slot) = self.owner(number);
         self.shard
-            .write_member((&owner, slot), COLUMNS[column], member, value.clone())
+            .write_member((&owner, slot), COLUMNS[column], member, value.as_deref())
             .expect("the shard takes writes");
         if !is_node_key(member) {
             self.written.insert((number, column));
@@ -402,7 +402,7 @@ impl Shrunk {
         };
         for deletes in [false, true] {
             for number in (0..MANY).filter(|number| !deletes || !left.contains(number)) {
-                let value = (!deletes).then(|| b"value".to_vec());
+                let value = (!deletes).then_some(&b"value"[..]);
                 shard
                     .write_member((&owner, slot), Column::Data, &number.to_be_bytes(), value)
                     .expect("the shard takes writes");
@@ -511,7 +511,7 @@ fn one_cell_that_stays_costs_nothing_to_those_behind_it() {
         let mut list = Shrunk::without_memory(0..1);
         let write = |list: &mut Shrunk, number: u64, is_there: bool| {
             let (owner, slot) = &list.owner;
-            let value = is_there.then(Vec::new);
+            let value = is_there.then_some(&[][..]);
             list.shard
                 .write_member((owner, *slot), Column::Data, &number.to_be_bytes(), value)
                 .expect("the shard takes writes");

@@ -210,7 +210,7 @@ impl Test {
                 let value = Some(bytes.clone()).filter(|bytes| bytes.len() > 1);
                 let written = self
                     .shard
-                    .write_member((&owner, slot), Column::Data, &member, value.clone());
+                    .write_member((&owner, slot), Column::Data, &member, value.as_deref());
                 written.expect("the shard takes writes");
                 match value {
                     Some(value) => drop(self.now.chunks.insert(place, value)),

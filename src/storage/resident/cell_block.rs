@@ -1,7 +1,7 @@
 //! A packed block: keys in order, each with a value, in one allocation that is shared until it is changed.
 //!
 //! ```text
-//! count u16 │ skip u16 │ heads, 4 bytes each │ ends, 2 bytes each │ free │ cell n-1 │ … │ cell 1 │ cell 0
+//! count u16 │ skip u16 │ gone u16 │ heads, 4 bytes each │ ends, 2 bytes each │ free │ cell n-1 │ … │ cell 1 │ cell 0
 //!
 //! cell: length of the key (1 byte, or 255 and 4 bytes) │ key │ value
 //! ```
@@ -10,7 +10,8 @@
 //! is that of the keys, so that a search reads the heads, which lie side by side, and only one or two keys. An end is
 //! the bytes of all cells up to and with its own, that is, the distance of the cell's beginning from the block's end.
 //! Cells lie backwards, so that a key that is added behind all others moves no cell. There are no holes: what is
-//! removed is closed up at once.
+//! removed is closed up at once, but for the first cells. Those stay where they are, and are told by `gone`, until the
+//! block is made anew: who takes a queue's elements one by one touches only them, and not all of a block.
 //!
 //! Numbers are in the machine's byte order, since a block never leaves memory. In a block of more than 64 KiB (one
 //! large cell, or separators of very long keys) ends are 4 bytes each.
@@ -27,7 +28,8 @@ pub(super) const ARC_BYTES: usize = 2 * size_of::<usize>();
 
 const COUNT: Range<usize> = 0..2;
 const SKIP: Range<usize> = 2..4;
-const HEADER_BYTES: usize = 4;
+const GONE: Range<usize> = 4..6;
+const HEADER_BYTES: usize = 6;
 const HEAD_BYTES: usize = 4;
 
 /// Heads in a line of the processor's cache.
@@ -65,6 +67,8 @@ pub(super) struct Cells<'a> {
     heads: &'a [[u8; HEAD_BYTES]],
     ends: Ends<'a>,
     skip: usize,
+    /// The bytes of the cells that are gone.
+    gone_bytes: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -144,9 +148,43 @@ fn compare_beginning(key: &[u8], other: &[u8], common: usize) -> Ordering {
     key_bytes.len().cmp(&common)
 }
 
+impl<'a> Ends<'a> {
+    #[inline(always)]
+    fn get(self, at: usize) -> usize {
+        match self {
+            Ends::Narrow(ends) => usize::from(u16::from_ne_bytes(ends[at])),
+            Ends::Wide(ends) => u32::from_ne_bytes(ends[at]) as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn from(self, at: usize) -> Ends<'a> {
+        match self {
+            Ends::Narrow(ends) => Ends::Narrow(&ends[at..]),
+            Ends::Wide(ends) => Ends::Wide(&ends[at..]),
+        }
+    }
+}
+
 impl<'a> Cells<'a> {
+    /// Those of a block that are not gone.
     #[inline(always)]
     fn of(bytes: &'a [u8]) -> Cells<'a> {
+        let all = Cells::with_gone(bytes);
+        match usize::from(u16::from_ne_bytes([bytes[4], bytes[5]])) {
+            0 => all,
+            gone => Cells {
+                heads: &all.heads[gone..],
+                ends: all.ends.from(gone),
+                gone_bytes: all.ends.get(gone - 1),
+                ..all
+            },
+        }
+    }
+
+    /// All of a block. Those that are gone need not be in order.
+    #[inline(always)]
+    fn with_gone(bytes: &'a [u8]) -> Cells<'a> {
         let count = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
         let skip = usize::from(u16::from_ne_bytes([bytes[2], bytes[3]]));
         let (heads, rest) = bytes[HEADER_BYTES..].split_at(HEAD_BYTES * count);
@@ -160,6 +198,7 @@ impl<'a> Cells<'a> {
             heads: heads.as_chunks().0,
             ends,
             skip,
+            gone_bytes: 0,
         }
     }
 
@@ -170,6 +209,7 @@ impl<'a> Cells<'a> {
             heads: &[],
             ends: Ends::Narrow(&[]),
             skip: 0,
+            gone_bytes: 0,
         }
     }
 
@@ -190,13 +230,12 @@ impl<'a> Cells<'a> {
         u32::from_ne_bytes(self.heads[at])
     }
 
-    /// The bytes of the first `count` cells.
+    /// The bytes of the first `count` cells, and of those that are gone.
     #[inline(always)]
     fn bytes_before(&self, count: usize) -> usize {
-        match (count, self.ends) {
-            (0, _) => 0,
-            (_, Ends::Narrow(ends)) => usize::from(u16::from_ne_bytes(ends[count - 1])),
-            (_, Ends::Wide(ends)) => u32::from_ne_bytes(ends[count - 1]) as usize,
+        match count {
+            0 => self.gone_bytes,
+            _ => self.ends.get(count - 1),
         }
     }
 
@@ -204,7 +243,7 @@ impl<'a> Cells<'a> {
     #[inline]
     fn used_bytes(&self) -> usize {
         let slot = HEAD_BYTES + end_bytes(self.bytes.len());
-        HEADER_BYTES + slot * self.len() + self.bytes_before(self.len())
+        HEADER_BYTES + slot * self.len() + self.bytes_before(self.len()) - self.gone_bytes
     }
 
     #[inline(always)]
@@ -335,7 +374,7 @@ impl<'a> Cells<'a> {
 
     /// Where to part the block's cells (there are two at least) into halves of about the same bytes.
     pub(super) fn middle(&self) -> usize {
-        let (count, half) = (self.len(), self.bytes_before(self.len()) / 2);
+        let (count, half) = (self.len(), (self.gone_bytes + self.bytes_before(self.len())) / 2);
         let (mut low, mut high) = (1, count - 1);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -419,10 +458,22 @@ impl CellBlock {
         Cells::of(&self.0)
     }
 
+    /// All cells, those included that are gone, to be changed: whose place is `at` has it `gone()` places later here.
+    #[inline]
+    fn cells_with_gone(&self) -> Cells<'_> {
+        Cells::with_gone(&self.0)
+    }
+
+    /// How many of the first cells are gone.
+    #[inline]
+    fn gone(&self) -> usize {
+        usize::from(u16::from_ne_bytes([self.0[4], self.0[5]]))
+    }
+
     /// How many cells there are.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        usize::from(u16::from_ne_bytes([self.0[0], self.0[1]]))
+        usize::from(u16::from_ne_bytes([self.0[0], self.0[1]])) - self.gone()
     }
 
     /// Whether there are none.
@@ -434,7 +485,11 @@ impl CellBlock {
     /// Reads something of the header and of where the first cell is.
     #[inline]
     pub(super) fn touch(&self) -> u64 {
-        u64::from(self.0[0]) ^ self.0.last().map_or(0, |last| u64::from(*last))
+        let cells = self.cells();
+        match cells.is_empty() {
+            true => 0,
+            false => u64::from(self.0[cells.cell_range(0).start]),
+        }
     }
 
     /// What the block takes of the heap.
@@ -452,11 +507,11 @@ impl CellBlock {
     pub(super) fn insert(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
         let cells = self.cells();
         let size = cell_bytes(key, value);
-        let needed = cells.used_bytes() + HEAD_BYTES + end_bytes(self.0.len()) + size;
-        if ARC_BYTES + needed > bytes_max && !cells.is_empty() {
+        let more = HEAD_BYTES + end_bytes(self.0.len()) + size;
+        if ARC_BYTES + cells.used_bytes() + more > bytes_max && !cells.is_empty() {
             return false;
         }
-        if needed > self.0.len() {
+        if self.cells_with_gone().used_bytes() + more > self.0.len() {
             *self = CellBlock::concat(&[(cells, 0..cells.len())], (1, size));
         }
         self.insert_in_place(at, key, value);
@@ -465,7 +520,7 @@ impl CellBlock {
 
     /// The same as [`CellBlock::insert`] where it is known that there is room.
     fn insert_in_place(&mut self, at: usize, key: &[u8], value: &[u8]) {
-        let cells = self.cells();
+        let (cells, at) = (self.cells_with_gone(), self.gone() + at);
         let (count, size) = (cells.len(), cell_bytes(key, value));
         let (before, all) = (cells.bytes_before(at), cells.bytes_before(count));
         let skip = match count {
@@ -504,8 +559,8 @@ impl CellBlock {
     fn set_skip(&mut self, skip: usize) {
         let mut block = Writer::of(Arc::make_mut(&mut self.0));
         block.set_skip(skip);
-        for at in 0..Cells::of(block.bytes).len() {
-            let head = head_of(Cells::of(block.bytes).key(at), skip);
+        for at in 0..Cells::with_gone(block.bytes).len() {
+            let head = head_of(Cells::with_gone(block.bytes).key(at), skip);
             block.set_head(at, head);
         }
     }
@@ -513,11 +568,12 @@ impl CellBlock {
     /// Gives a cell another value. A smaller one may leave the block so sparse that it is to be shrunk.
     pub(super) fn replace(&mut self, at: usize, value: &[u8]) {
         let cells = self.cells();
-        let (count, before, all) = (cells.len(), cells.bytes_before(at), cells.bytes_before(cells.len()));
         let old = cells.cell(at).1.len();
-        if cells.used_bytes() - old + value.len() > self.0.len() {
-            *self = CellBlock::concat(&[(cells, 0..count)], (0, value.len() - old));
+        if self.cells_with_gone().used_bytes() - old + value.len() > self.0.len() {
+            *self = CellBlock::concat(&[(cells, 0..cells.len())], (0, value.len() - old));
         }
+        let (cells, at) = (self.cells_with_gone(), self.gone() + at);
+        let (count, before, all) = (cells.len(), cells.bytes_before(at), cells.bytes_before(cells.len()));
         let mut block = Writer::of(Arc::make_mut(&mut self.0));
         if value.len() != old {
             // The cell's key lies before its value, and moves with the cells that follow.
@@ -530,7 +586,12 @@ impl CellBlock {
 
     /// Removes cells, and gives back memory where much is free. Returns whether it did.
     pub(super) fn remove(&mut self, range: Range<usize>) -> bool {
-        let cells = self.cells();
+        let gone = self.gone();
+        if range.start == 0 {
+            Writer::of(Arc::make_mut(&mut self.0)).set_gone(gone + range.end);
+            return self.shrink();
+        }
+        let (cells, range) = (self.cells_with_gone(), gone + range.start..gone + range.end);
         let count = cells.len();
         let (before, all) = (cells.bytes_before(range.start), cells.bytes_before(count));
         let through = cells.bytes_before(range.end);
@@ -603,6 +664,11 @@ impl Writer<'_> {
     fn set_count(&mut self, count: usize) {
         let count = u16::try_from(count).expect("a block's count has two bytes");
         self.bytes[COUNT].copy_from_slice(&count.to_ne_bytes());
+    }
+
+    fn set_gone(&mut self, gone: usize) {
+        let gone = u16::try_from(gone).expect("no more are gone than there were");
+        self.bytes[GONE].copy_from_slice(&gone.to_ne_bytes());
     }
 
     fn set_skip(&mut self, skip: usize) {
@@ -698,7 +764,7 @@ pub(super) mod checks {
     pub(in crate::storage::resident) fn check(block: &CellBlock) {
         let cells = block.cells();
         assert!(cells.used_bytes() <= block.0.len());
-        let mut before = 0;
+        let mut before = cells.gone_bytes;
         for at in 0..cells.len() {
             let (key, value) = cells.cell(at);
             before += cell_bytes(key, value);
