@@ -131,12 +131,12 @@ impl BusyPolling {
 
 /// Reads what a client has sent: at once if its socket is known to have something, or else when the reactor says so.
 pub(super) fn poll_receive(
-    polling: Option<&BusyPolling>,
+    executor: &NetworkExecutor,
     (stream, connection): (&mut TcpStream, &Connection),
     context: &mut Context<'_>,
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    let Some(polling) = polling else {
+    let Some(polling) = &executor.busy_polling else {
         return Pin::new(stream).poll_read(context, buffer);
     };
     if connection.is_readable.get() {
@@ -146,7 +146,10 @@ pub(super) fn poll_receive(
             .set(matches!(received, Ok(count) if count == buffer.len()));
         match received {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            received => return Poll::Ready(received),
+            received => {
+                executor.metrics.polled_reads.add(1);
+                return Poll::Ready(received);
+            }
         }
     }
     let read = Pin::new(stream).poll_read(context, buffer);
@@ -196,6 +199,7 @@ impl NetworkExecutor {
             let now = Instant::now();
             if is_ready {
                 if quiet.take().is_some_and(|(_, window, _)| !window.is_zero()) {
+                    self.metrics.spins_won.add(1);
                     polling.window.won();
                 }
                 if now.duration_since(reactor_seen_at) >= BUSY_SPAN_MAX {
@@ -204,7 +208,11 @@ impl NetworkExecutor {
                 }
                 continue;
             }
-            let (since, window, last) = *quiet.get_or_insert_with(|| (now, polling.window.open(now), now));
+            let (since, window, last) = *quiet.get_or_insert_with(|| {
+                let window = polling.window.open(now);
+                self.metrics.spins.add(u64::from(!window.is_zero()));
+                (now, window, now)
+            });
             if now.duration_since(last) >= CROWDED_GAP {
                 return polling.window.is_crowded(now);
             }

@@ -271,10 +271,9 @@ impl NetworkExecutor {
         connection: &Rc<Connection>,
         input: &mut Input,
     ) -> io::Result<usize> {
-        let polling = self.busy_polling.as_ref();
         let read = poll_fn(|context| {
             let buffer = &mut self.read_buffer.borrow_mut();
-            poll_receive(polling, (&mut *stream, connection), context, buffer)
+            poll_receive(self, (&mut *stream, connection), context, buffer)
         });
         let count = read.await?;
         // No other task has run since, so the buffer holds what was read. It is taken out for as long as commands run.
@@ -303,10 +302,9 @@ impl NetworkExecutor {
             false => input.wanted.clamp(READ_BYTES_MAX, READ_FRAME_BYTES_MAX),
         };
         input.bytes.resize(len + piece, 0);
-        let polling = self.busy_polling.as_ref();
         let read = poll_fn(|context| {
             let buffer = &mut input.bytes[len..];
-            let read = poll_receive(polling, (&mut *stream, connection), context, buffer);
+            let read = poll_receive(self, (&mut *stream, connection), context, buffer);
             if read.is_pending() && waited {
                 if !connection.is_waiting() {
                     return Poll::Ready(Ok(None));

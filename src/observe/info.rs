@@ -429,13 +429,16 @@ fn write_executors(server: &ServerState, lines: &mut Lines) {
             let _ = write!(
                 line,
                 ",connections={},commands={},requests={requests},responses={},batches={batches},batch_size_mean={:.2},\
-                 {},timeouts={},send_failures={},pending={},backpressure_events={},transactions={},\
-                 transaction_retries={},network_panics={}",
+                 {},polled_reads={},spins={},spins_won={},timeouts={},send_failures={},pending={},\
+                 backpressure_events={},transactions={},transaction_retries={},network_panics={}",
                 network.connections.get(),
                 network.commands_processed.get(),
                 network.responses.get(),
                 mean(requests, batches),
                 Quantiles("round_trip", &network.round_trip_ns),
+                network.polled_reads.get(),
+                network.spins.get(),
+                network.spins_won.get(),
                 network.timeouts.get(),
                 network.send_failures.get(),
                 network.pending.get(),

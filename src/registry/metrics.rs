@@ -195,6 +195,12 @@ pub struct NetworkMetrics {
     pub connections_assigned: Counter,
     /// How many of those have ended.
     pub connections_closed: Counter,
+    /// Reads from sockets that busy polling, and not the reactor, has told of.
+    pub polled_reads: Counter,
+    /// How often the executor asked its sockets for a while before it slept.
+    pub spins: Counter,
+    /// How often something came meanwhile.
+    pub spins_won: Counter,
     /// Bytes read from sockets.
     pub bytes_in: Counter,
     /// Bytes written to sockets.
@@ -235,6 +241,9 @@ impl NetworkMetrics {
             connections: Counter::default(),
             connections_assigned: Counter::default(),
             connections_closed: Counter::default(),
+            polled_reads: Counter::default(),
+            spins: Counter::default(),
+            spins_won: Counter::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             requests: Counter::default(),

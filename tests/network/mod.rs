@@ -9,6 +9,7 @@ use crate::harness::server::{Server, allowed_cpus};
 
 mod addresses;
 mod backpressure;
+mod busy_polling;
 mod clients;
 mod cold_reads;
 mod connections;
