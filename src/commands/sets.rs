@@ -54,7 +54,7 @@ fn is_member(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Resu
 /// Adds a member that is not there.
 fn add_new(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Outcome {
     let mut order = order(set)?;
-    context.put_member(set, Column::Data, member, set_member(order.next_number).to_vec())?;
+    context.put_member(set, Column::Data, member, set_member(order.next_number))?;
     order.next_number += 1;
     set.count += 1;
     name_order::added(context, set, &mut order, member)?;
