@@ -15,8 +15,8 @@ use crate::commands::{
     multi_exec, scripting, sets, sort, stream_deletion, stream_groups, streams, strings,
 };
 use crate::network::handlers::{
-    client_commands, client_tracking, connection_commands, help_commands, multi_commands, persistence, pubsub,
-    script_commands, server_commands, wait_commands,
+    client_commands, client_tracking, connection_commands, help_commands, memory_commands, multi_commands, persistence,
+    pubsub, script_commands, server_commands, wait_commands,
 };
 use crate::network::session::NetworkHandler;
 
@@ -409,7 +409,11 @@ const ROWS: &[Row] = &[
     command("lastsave",         1, or(INFORMATION, FAST), Keys::none(),   Network(persistence::lastsave),    ("server", "1.0.0", "Returns the time of the last successful SAVE or BGSAVE.")),
     command("lolwut",          -1, or(READ, FAST),  Keys::none(),         Network(server_commands::lolwut),           ("server", "5.0.0", "Displays computer art and the Redis version")),
     command("memory",          -2, Flags::NONE,     Keys::none(),         Container,                         ("server", "4.0.0", "A container for memory diagnostics commands.")),
-    command("memory|help",      2, INFORMATION,     Keys::none(),         Network(server_commands::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
+    command("memory|doctor",    2, Flags::NONE,     Keys::none(),         Network(memory_commands::memory_doctor),    ("server", "4.0.0", "Outputs a memory problems report.")),
+    command("memory|help",      2, INFORMATION,     Keys::none(),         Network(memory_commands::memory_help),      ("server", "4.0.0", "Returns helpful text about the different subcommands.")),
+    command("memory|malloc-stats", 2, Flags::NONE,  Keys::none(),         Network(memory_commands::memory_malloc_stats), ("server", "4.0.0", "Returns the allocator statistics.")),
+    command("memory|purge",     2, Flags::NONE,     Keys::none(),         Network(memory_commands::memory_purge),     ("server", "4.0.0", "Asks the allocator to release memory.")),
+    command("memory|stats",     2, Flags::NONE,     Keys::none(),         Network(memory_commands::memory_stats),     ("server", "4.0.0", "Returns details about memory usage.")),
     command("memory|usage",    -3, or(READ, LOOKS_ASIDE), Keys::at(2),          Shard(keys::memory_usage),         ("server", "4.0.0", "Estimates the memory usage of a key.")),
     command("monitor",          1, ADMINISTRATION,  Keys::none(),         Network(pubsub::monitor),          ("server", "1.0.0", "Listens for all requests received by the server in real-time.")),
     command("role",             1, SESSION_FAST,    Keys::none(),         Network(persistence::role),        ("server", "2.8.12", "Returns the replication role.")),

@@ -328,7 +328,12 @@ impl StorageExecutor {
             metrics.evictions.set(counters.evictions);
             metrics.cache_bytes.set(shard.records().bytes() as u64);
             metrics.cache_records.set(shard.records().len() as u64);
-            metrics.resident_bytes.set(shard.residents().bytes() as u64);
+            metrics.pinned_bytes.set(shard.records().unclean_bytes() as u64);
+            let residents = shard.residents();
+            metrics.resident_bytes.set(residents.bytes() as u64);
+            for (figure, bytes) in metrics.resident_bytes_by_type.iter().zip(residents.bytes_by_type()) {
+                figure.set(bytes as u64);
+            }
             metrics.resident_collections.set(shard.residents().len() as u64);
             metrics.committed_epoch.set(logged_epoch);
             metrics.durable_epoch.set(durable_epoch);

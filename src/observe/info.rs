@@ -6,6 +6,7 @@
 use crate::command;
 use crate::command::REDIS_VERSION;
 use crate::config::Durability;
+use crate::observe::memory::{Memory, share_percent};
 use crate::registry::metrics::{Counter, Histogram, LogMetrics, ShardMetrics, StorageMetrics, merged_histogram};
 use crate::registry::server_state::ServerState;
 use crate::registry::subscribers::Kind;
@@ -194,40 +195,37 @@ fn write_clients(server: &ServerState, lines: &mut Lines) {
     );
 }
 
-/// A field of /proc/self/status or /proc/meminfo (`VmRSS:   1234 kB`) in bytes.
-fn kib_field(text: &str, name: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// `used_memory` is the resident memory: RocksDB and the server allocate from different allocators, and only the kernel
-/// knows both.
+/// knows both. What follows says whose it is.
 fn write_memory(server: &ServerState, lines: &mut Lines) {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let resident = kib_field(&status, "VmRSS").unwrap_or(0);
+    let Memory { process, owners } = Memory::read(server);
     let sum = |figure: fn(&ShardMetrics) -> u64| server.shards.iter().map(|shard| figure(shard)).sum::<u64>();
-    lines.add_bytes("used_memory", resident);
-    lines.add_bytes("used_memory_rss", resident);
-    lines.add_bytes("used_memory_peak", kib_field(&status, "VmHWM").unwrap_or(resident));
-    lines.add_bytes("total_system_memory", kib_field(&machine, "MemTotal").unwrap_or(0));
+    lines.add_bytes("used_memory", process.resident);
+    lines.add_bytes("used_memory_rss", process.resident);
+    lines.add_bytes("used_memory_peak", process.peak);
+    lines.add(
+        "used_memory_peak_perc",
+        format_args!("{:.2}%", share_percent(process.resident, process.peak)),
+    );
+    lines.add("used_memory_dataset", owners.data());
+    lines.add(
+        "used_memory_dataset_perc",
+        format_args!("{:.2}%", share_percent(owners.data(), process.resident)),
+    );
+    lines.add_bytes("total_system_memory", process.machine);
     lines.add_bytes("maxmemory", 0);
     lines.add("maxmemory_policy", "noeviction");
-    let buffers = |client: &crate::registry::clients::Client| {
-        let sent = client.input_bytes.get() + client.multi_bytes.get() + client.waiting_bytes.get();
-        sent + client.output_bytes.get()
-    };
-    lines.add(
-        "mem_clients_normal",
-        server.clients.all().iter().map(|client| buffers(client)).sum::<u64>(),
-    );
-    lines.add_bytes("value_cache", sum(|shard| shard.cache_bytes.get()));
+    lines.add("mem_allocator", "mimalloc");
+    lines.add("mem_clients_normal", owners.connections);
+    lines.add_bytes("value_cache", owners.table);
     lines.add("value_cache_records", sum(|shard| shard.cache_records.get()));
-    lines.add_bytes("resident_cache", sum(|shard| shard.resident_bytes.get()));
+    lines.add_bytes("log_pinned", owners.pinned);
+    lines.add_bytes("resident_cache", owners.collections());
     lines.add("resident_collections", sum(|shard| shard.resident_collections.get()));
-    lines.add_bytes("block_cache", server.resources.block_cache_bytes() as u64);
+    for (name, bytes) in owners.collections_by_type() {
+        lines.add(format_args!("resident_{name}"), bytes);
+    }
+    lines.add_bytes("block_cache", owners.block_cache);
     let (cached, text_bytes) = server.scripts.cached();
     let interpreters = server.scripts.memory() as u64;
     lines.add_bytes("used_memory_lua", interpreters);
@@ -580,11 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_proc_are_read_by_name_and_by_place() {
-        let status = "Name:\tVmRSS: 5\nVmHWM:\t   40 kB\nVmRSS:\t   12 kB\n";
-        assert_eq!(kib_field(status, "VmRSS"), Some(12 * 1024));
-        assert_eq!(kib_field(status, "VmHWM"), Some(40 * 1024));
-        assert_eq!(kib_field(status, "VmSwap"), None);
+    fn the_times_of_proc_are_read_by_place() {
         let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 250 50 3 4 20 0";
         assert_eq!(cpu_seconds(stat), Some([2.5, 0.5, 0.03, 0.04]));
         assert_eq!(cpu_seconds(""), None);

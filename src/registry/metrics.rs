@@ -5,6 +5,7 @@
 
 use crate::command;
 use crate::commands::effects::Effects;
+use crate::storage::encoding::Type;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -364,10 +365,15 @@ pub struct ShardMetrics {
     pub evictions: Counter,
     /// Bytes in the table.
     pub cache_bytes: Counter,
+    /// Of these, the bytes of records that only the log has on disk.
+    pub pinned_bytes: Counter,
     /// Records in the table.
     pub cache_records: Counter,
     /// Bytes of the collections that are in memory.
     pub resident_bytes: Counter,
+    /// The same by type, as [`crate::storage::encoding::Type`] codes them; then those whose type is not known, and what
+    /// was dropped and is given back little by little.
+    pub resident_bytes_by_type: [Counter; Type::COUNT + 1],
     /// How many collections are in memory.
     pub resident_collections: Counter,
     /// Keys deleted by the expiry sweep.

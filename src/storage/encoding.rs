@@ -31,7 +31,7 @@
 //! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
 //!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8); then the order of names, as a set has it
-//!          in data,  field → number(8) ‖ flags(1): bit 0 a deadline follows │ [deadline(8, Unix ms)] ‖ value
+//!          in data,  field → twice its number, and one if a deadline follows(v) ‖ [deadline(8, Unix ms)] ‖ value
 //!          in score, 0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
 //!                    the nodes of a counted tree of the names in data, as a sorted set has them of its order
 //!
@@ -39,7 +39,7 @@
 //!          in data,  position(8) → element, for positions from head to before head + count
 //! set      in meta, after the count: nothing while the next number is the count, else
 //!            next number(8) ‖ [levels(1) ‖ root node(8) ‖ next new node(8)]
-//!          in data,  member → number(8): members that were added later have greater ones
+//!          in data,  member → number(v): members that were added later have greater ones
 //!          in score, the nodes of a counted tree, as a hash
 //!
 //! sorted   in data,  member → score(8, IEEE 754 bits)
@@ -100,8 +100,9 @@ use crate::slots::Slot;
 use std::fmt;
 
 /// The version of this layout and of the directory around it, written to the manifest; another one is refused at start.
-/// In version 1 each shard had a log of RocksDB's.
-pub const FORMAT_VERSION: u32 = 2;
+/// In version 1 each shard had a log of RocksDB's; in version 2 the numbers of fields and of a set's members had eight
+/// bytes.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The number of databases that SELECT can name, as Redis's default.
 pub const DATABASE_COUNT: usize = 16;
@@ -149,6 +150,9 @@ pub enum Type {
 }
 
 impl Type {
+    /// How many types there are.
+    pub const COUNT: usize = 6;
+
     /// The name that the TYPE command answers.
     pub fn name(self) -> &'static str {
         match self {
@@ -478,8 +482,11 @@ pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
 
 // ---- Hashes ----
 
-/// Flag of a hash's field: a deadline follows.
-const FIELD_HAS_DEADLINE: u8 = 1;
+/// Flag of a hash's field, beside its number: a deadline follows.
+const FIELD_HAS_DEADLINE: u64 = 1;
+
+/// Fields are counted from 0 and one by one: no number ever needs all bits.
+const FIELD_NUMBER_MAX: u64 = u64::MAX >> 1;
 
 /// What the index of a hash's field deadlines begins with.
 const FIELD_DEADLINE_INDEX: u8 = 0xff;
@@ -499,17 +506,17 @@ impl<'a> HashField<'a> {
     /// Reads the stored form; `None` if the bytes are not one.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<HashField<'a>> {
-        let (number, rest) = bytes.split_first_chunk::<8>()?;
-        let (deadline_ms, value) = match rest.split_first()? {
-            (0, value) => (0, value),
-            (&FIELD_HAS_DEADLINE, rest) => {
+        let mut rest = bytes;
+        let head = take_varint(&mut rest)?;
+        let (deadline_ms, value) = match head & FIELD_HAS_DEADLINE {
+            0 => (0, rest),
+            _ => {
                 let (deadline, value) = rest.split_first_chunk::<8>()?;
                 (u64::from_be_bytes(*deadline), value)
             }
-            _ => return None,
         };
         Some(HashField {
-            number: u64::from_be_bytes(*number),
+            number: head >> 1,
             deadline_ms,
             value,
         })
@@ -517,12 +524,11 @@ impl<'a> HashField<'a> {
 
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(8 + 1 + 8 + self.value.len());
-        out.extend_from_slice(&self.number.to_be_bytes());
-        if self.deadline_ms == 0 {
-            out.push(0);
-        } else {
-            out.push(FIELD_HAS_DEADLINE);
+        assert!(self.number <= FIELD_NUMBER_MAX, "fields are counted one by one");
+        let mut out = Vec::with_capacity(8 + 8 + self.value.len());
+        let flags = if self.deadline_ms == 0 { 0 } else { FIELD_HAS_DEADLINE };
+        put_varint(&mut out, self.number << 1 | flags);
+        if self.deadline_ms != 0 {
             out.extend_from_slice(&self.deadline_ms.to_be_bytes());
         }
         out.extend_from_slice(self.value);
@@ -707,13 +713,15 @@ pub fn list_member(position: u64) -> [u8; 8] {
 // ---- Sets ----
 
 /// The value in `data` of a set's member that has this number.
-pub fn set_member(number: u64) -> [u8; 8] {
-    number.to_be_bytes()
+pub fn set_member(number: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(VARINT_LEN_USUAL);
+    put_varint(&mut out, number);
+    out
 }
 
 /// The number in the value of a set's member; `None` if the bytes are not such a value.
-pub fn number_of_set_member(value: &[u8]) -> Option<u64> {
-    value.try_into().ok().map(u64::from_be_bytes)
+pub fn number_of_set_member(mut value: &[u8]) -> Option<u64> {
+    take_varint(&mut value).filter(|_| value.is_empty())
 }
 
 /// What begins a sorted set's keys in `score` that stand for members.
@@ -791,6 +799,9 @@ pub fn node_keys(node: u64) -> ([u8; 9], [u8; 9]) {
     };
     (key(SCORE_CHILDREN), key(SCORE_COUNTS))
 }
+
+/// Of a number below 2^28.
+const VARINT_LEN_USUAL: usize = 4;
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -1469,7 +1480,7 @@ mod tests {
     fn golden_bytes_of_members() {
         assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
         assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
-        assert_eq!(set_member(0x0102), *b"\0\0\0\0\0\0\x01\x02");
+        assert_eq!(set_member(0x0102), b"\x82\x02");
         assert_eq!(score_key(ordered_score(1.0), b"m"), b"\0\xbf\xf0\0\0\0\0\0\0m");
         assert_eq!(
             score_key(ordered_score(-1.0), b""),
@@ -1506,12 +1517,12 @@ mod tests {
             deadline_ms: 0,
             value: b"v",
         };
-        assert_eq!(field.encode(), b"\0\0\0\0\0\0\0\x01\0v");
+        assert_eq!(field.encode(), b"\x02v");
         let expiring = HashField {
             deadline_ms: 2,
             ..field
         };
-        assert_eq!(expiring.encode(), b"\0\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0\0\x02v");
+        assert_eq!(expiring.encode(), b"\x03\0\0\0\0\0\0\0\x02v");
         assert_eq!(FieldDeadlines::default().encode(), b"");
         let deadlines = FieldDeadlines {
             earliest_ms: 1,
@@ -1776,7 +1787,7 @@ mod tests {
         assert_eq!(number_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
-        for (number, deadline_ms, value) in [(0, 0, &b""[..]), (u64::MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
+        for (number, deadline_ms, value) in [(0, 0, &b""[..]), (FIELD_NUMBER_MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {
             let field = HashField {
                 number,
                 deadline_ms,

@@ -35,8 +35,10 @@ pub mod missed_reads;
 pub mod open_ranges;
 pub mod operations;
 pub mod overlay;
+mod pieced_list;
 pub mod pieces;
 pub mod range_cursor;
+mod record_entries;
 pub mod records;
 pub mod recovery;
 #[cfg(all(test, feature = "fault-injection"))]

@@ -13,6 +13,8 @@ use super::database::{Column, Direction};
 use super::encoding::{self, DATABASE_COUNT};
 use super::open_ranges::{OpenRanges, Saved, SavedRange};
 use super::overlay::Overlay;
+use super::record_entries::{Body, Entries, Entry, NO_ENTRY, Queue, Staged, table_hash};
+pub use super::record_entries::{ENTRY_BYTES, EntryIndex};
 use hashbrown::HashTable;
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -22,9 +24,6 @@ use std::sync::Arc;
 /// A larger record is dropped once it is clean and not kept when it is read: one such would displace thousands of
 /// hot ones, and what is gained by not copying it from the block cache is small beside sending it.
 pub const RECORD_BYTES_KEPT_MAX: usize = 64 * 1024;
-
-/// What an entry costs beside its key and value: the entry, its place in the table and in a queue, two allocations.
-pub const ENTRY_BYTES: usize = 128;
 
 /// Uses that are counted per record; S3-FIFO needs no more than two bits.
 const USES_MAX: u8 = 3;
@@ -40,43 +39,6 @@ const UNDO_BYTES_KEPT_MAX: usize = 1 << 20;
 /// all of it is passed by for each key.
 const STEPS_PER_RECORD: usize = 16;
 
-/// The index of an entry, valid until the next call that inserts or evicts.
-pub type EntryIndex = u32;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Queue {
-    None,
-    Small,
-    Main,
-}
-
-/// What the next frame has of an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Staged {
-    Nothing,
-    /// The bytes that were changed, each as it was: the table has only what has become of all.
-    Patches,
-    /// The whole value, or that it is gone.
-    Whole,
-}
-
-struct Entry {
-    column: Column,
-    key: Box<[u8]>,
-    /// The stored form of the record; `None` for a key that was deleted and that RocksDB may have.
-    value: Option<Vec<u8>>,
-    hash: u64,
-    epoch: u64,
-    /// The segment of the log that has the last write which was logged; 0 once that is in RocksDB and was worked off.
-    segment: u32,
-    uses: u8,
-    /// What the next frame has of the entry; whatever that is, the entry is in the list of those that were changed.
-    staged: Staged,
-    queue: Queue,
-    older: EntryIndex,
-    newer: EntryIndex,
-}
-
 /// The most entries: clean ones leave when there are more, and the others are bounded by the log far below the numbers
 /// that are left.
 const ENTRIES_MAX: usize = 1 << 31;
@@ -86,13 +48,22 @@ fn staged_size(key: &[u8], value: Option<&[u8]>) -> usize {
     32 + key.len() + value.map_or(0, <[u8]>::len)
 }
 
+/// A value, with room for its key behind it if it is copied anyway.
+fn with_room_for(value: Cow<'_, [u8]>, key: &[u8]) -> Vec<u8> {
+    match value {
+        Cow::Owned(value) => value,
+        Cow::Borrowed(value) => {
+            let mut copied = Vec::with_capacity(value.len() + key.len());
+            copied.extend_from_slice(value);
+            copied
+        }
+    }
+}
+
 /// The physical database of a key of `meta`, which is its first byte.
 fn database_of(key: &[u8]) -> usize {
     usize::from(key[0]) % DATABASE_COUNT
 }
-
-/// The end of a queue.
-const NO_ENTRY: EntryIndex = EntryIndex::MAX;
 
 const _: () = assert!(
     ENTRIES_MAX < NO_ENTRY as usize,
@@ -113,46 +84,30 @@ impl Fifo {
         bytes: 0,
     };
 
-    fn push(&mut self, entries: &mut [Entry], index: EntryIndex) {
-        let entry = &mut entries[index as usize];
+    fn push(&mut self, entries: &mut Entries, index: EntryIndex) {
+        let entry = &mut entries[index];
         (entry.older, entry.newer) = (self.newest, NO_ENTRY);
         self.bytes += entry.size();
         match self.newest {
             NO_ENTRY => self.oldest = index,
-            newest => entries[newest as usize].newer = index,
+            newest => entries[newest].newer = index,
         }
         self.newest = index;
     }
 
-    fn unlink(&mut self, entries: &mut [Entry], index: EntryIndex) {
-        let Entry { older, newer, .. } = entries[index as usize];
-        let size = entries[index as usize].size();
+    fn unlink(&mut self, entries: &mut Entries, index: EntryIndex) {
+        let Entry { older, newer, .. } = entries[index];
+        let size = entries[index].size();
         assert!(self.bytes >= size, "a queue counts the bytes of its entries");
         self.bytes -= size;
         match older {
             NO_ENTRY => self.oldest = newer,
-            older => entries[older as usize].newer = newer,
+            older => entries[older].newer = newer,
         }
         match newer {
             NO_ENTRY => self.newest = older,
-            newer => entries[newer as usize].older = older,
+            newer => entries[newer].older = older,
         }
-    }
-}
-
-impl Entry {
-    /// Whether it says that a key exists.
-    fn is_key(&self) -> bool {
-        self.column == Column::Meta && self.value.is_some()
-    }
-
-    /// Whether RocksDB has what the entry says, so that it may go.
-    fn is_clean(&self) -> bool {
-        self.staged == Staged::Nothing && self.segment == 0
-    }
-
-    fn size(&self) -> usize {
-        ENTRY_BYTES + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
 }
 
@@ -166,7 +121,7 @@ struct Undo {
 
 /// What there was before a change.
 enum Old {
-    Value(Option<Vec<u8>>),
+    Body(Body),
     /// A value that another of its length has taken the place of. It lies in this range of what [`Records`] keeps.
     Copied(Range<usize>),
     /// Some bytes of the value, which was `value_len` bytes long: they stood at `offset`, and lie in this range of what
@@ -221,7 +176,7 @@ pub struct Counters {
 /// See the module's documentation.
 pub struct Records {
     table: HashTable<EntryIndex>,
-    entries: Vec<Entry>,
+    entries: Entries,
     free: Vec<EntryIndex>,
     /// Entries of `meta` that have a value, by physical database.
     present: [usize; DATABASE_COUNT],
@@ -232,8 +187,8 @@ pub struct Records {
     small: Fifo,
     main: Fifo,
     /// Hashes of records that left the small queue unused: one that comes back goes to the main queue at once.
-    ghosts: VecDeque<u64>,
-    ghost_set: hashbrown::HashSet<u64, foldhash::fast::RandomState>,
+    ghosts: VecDeque<u32>,
+    ghost_set: hashbrown::HashSet<u32, foldhash::fast::RandomState>,
     bytes: usize,
     bytes_max: usize,
     /// The changed records, in the order of first writing.
@@ -269,7 +224,7 @@ impl Records {
         let bytes_max = bytes_max.min(ENTRIES_MAX * ENTRY_BYTES);
         Records {
             table: HashTable::new(),
-            entries: Vec::new(),
+            entries: Entries::default(),
             free: Vec::new(),
             present: [0; DATABASE_COUNT],
             keys_left: 0,
@@ -300,14 +255,14 @@ impl Records {
     pub fn find(&mut self, hash: u64, column: Column, key: &[u8]) -> Option<EntryIndex> {
         let entries = &self.entries;
         let is_it = |index: &EntryIndex| {
-            let entry = &entries[*index as usize];
-            entry.column == column && *entry.key == *key
+            let entry = &entries[*index];
+            entry.column == column && entry.key() == key
         };
-        let found = self.table.find(hash, is_it).copied();
+        let found = self.table.find(table_hash(hash as u32), is_it).copied();
         match found {
             Some(index) => {
                 self.counters.hits += 1;
-                let entry = &mut self.entries[index as usize];
+                let entry = &mut self.entries[index];
                 entry.uses = (entry.uses + 1).min(USES_MAX);
             }
             None => self.counters.misses += 1,
@@ -315,38 +270,45 @@ impl Records {
         found
     }
 
+    /// The record of a key that is in the table, which is no use of it.
+    pub(super) fn look_at(&self, hash: u64, column: Column, key: &[u8]) -> Option<&[u8]> {
+        let is_it = |index: &EntryIndex| {
+            let entry = &self.entries[*index];
+            entry.column == column && entry.key() == key
+        };
+        let index = self.table.find(table_hash(hash as u32), is_it)?;
+        self.entries[*index].value()
+    }
+
     /// An entry that may be the one of a hash, without a look at it.
     #[inline]
     pub(super) fn candidate(&self, hash: u64) -> Option<EntryIndex> {
-        self.table.find(hash, |_| true).copied()
+        self.table.find(table_hash(hash as u32), |_| true).copied()
     }
 
     /// Reads something of an entry.
     #[inline]
     pub(super) fn touch_entry(&self, index: EntryIndex) -> u64 {
-        let entry = &self.entries[index as usize];
-        entry.hash ^ entry.epoch ^ entry.key.len() as u64 ^ entry.value.as_ref().map_or(0, Vec::len) as u64
+        self.entries[index].touch()
     }
 
     /// Reads something of what an entry points to. Returns also the version of its record, if it has one.
     #[inline]
     pub(super) fn touch_record(&self, index: EntryIndex) -> (u64, Option<u64>) {
-        let entry = &self.entries[index as usize];
-        let first = |bytes: &[u8]| bytes.first().copied().map_or(0, u64::from);
-        let value = entry.value.as_deref().unwrap_or_default();
-        (first(&entry.key) ^ first(value), encoding::version_of(value))
+        let entry = &self.entries[index];
+        (entry.touch_body(), entry.value().and_then(encoding::version_of))
     }
 
     /// The stored form of an entry's record; `None` if the key was deleted.
     #[inline]
     pub fn value(&self, index: EntryIndex) -> Option<&[u8]> {
-        self.entries[index as usize].value.as_deref()
+        self.entries[index].value()
     }
 
     /// The epoch that wrote an entry; 0 for one that was read from disk, which has nothing that is not durable.
     #[inline]
     pub fn epoch(&self, index: EntryIndex) -> u64 {
-        self.entries[index as usize].epoch
+        self.entries[index].epoch
     }
 
     /// Keeps a record that was read from disk (`value`, its stored form). Records above [`RECORD_BYTES_KEPT_MAX`] are
@@ -375,7 +337,10 @@ impl Records {
             Some(Cow::Borrowed(new)) => self.overwrite(index, new),
             Some(Cow::Owned(_)) | None => None,
         };
-        let old = overwritten.unwrap_or_else(|| Old::Value(self.replace(index, value.map(Cow::into_owned))));
+        let old = overwritten.unwrap_or_else(|| {
+            let body = Body::new(key, value.map(|value| with_room_for(value, key)));
+            Old::Body(self.replace(index, body))
+        });
         self.undo.push(Undo {
             entry: index,
             old,
@@ -388,7 +353,7 @@ impl Records {
     /// are, and need no new allocation.
     #[inline]
     fn overwrite(&mut self, index: EntryIndex, new: &[u8]) -> Option<Old> {
-        let value = self.entries[index as usize].value.as_mut()?;
+        let value = self.entries[index].value_mut()?;
         if value.len() != new.len() {
             return None;
         }
@@ -401,20 +366,20 @@ impl Records {
     /// Stages, in `epoch`, that from `offset` on the value of an entry, which has one, becomes `bytes`; a shorter value
     /// grows with zeros. Returns whether the next frame must say so: it need not if it has the whole value.
     pub fn patch(&mut self, index: EntryIndex, (offset, bytes): (usize, &[u8]), epoch: u64) -> bool {
-        let staged = match self.entries[index as usize].staged {
+        let staged = match self.entries[index].staged {
             Staged::Whole => Staged::Whole,
             Staged::Nothing | Staged::Patches => Staged::Patches,
         };
         let (epoch, staged_before) = self.begin_change(index, staged, epoch);
-        let value = self.entries[index as usize].value.as_mut();
-        let value = value.expect("a value of which bytes are changed");
+        let entry = &mut self.entries[index];
+        let value = entry.value().expect("a value of which bytes are changed");
         let (value_len, kept_at, end) = (value.len(), self.undo_bytes.len(), offset + bytes.len());
         self.undo_bytes
             .extend_from_slice(&value[offset.min(value_len)..end.min(value_len)]);
         if end > value_len {
-            value.resize(end, 0);
+            entry.resize_value(end);
         }
-        value[offset..end].copy_from_slice(bytes);
+        entry.value_mut().expect("it has a value")[offset..end].copy_from_slice(bytes);
         self.resized(index, value_len, value_len.max(end));
         let old = Old::Bytes {
             offset,
@@ -433,21 +398,21 @@ impl Records {
     /// An entry is about to be changed in `epoch`, and to be staged so. Returns the epoch of its last change, and what
     /// was staged of it.
     fn begin_change(&mut self, index: EntryIndex, staged: Staged, epoch: u64) -> (u64, Staged) {
-        let entry = &self.entries[index as usize];
+        let entry = &self.entries[index];
         let is_clean = entry.is_clean();
         if !self.open_ranges.is_empty() {
-            self.open_ranges.save(entry.column, &entry.key, || match is_clean {
+            self.open_ranges.save(entry.column, entry.key(), || match is_clean {
                 true => Saved::OnDisk,
-                false => Saved::InTable(entry.value.clone()),
+                false => Saved::InTable(entry.value().map(<[u8]>::to_vec)),
             });
         }
         if is_clean {
             let entries = &self.entries;
             self.overlay
-                .insert(entry.column, &entry.key, index, |index| &entries[index as usize].key);
+                .insert(entry.column, entry.key(), index, |index| entries[index].key());
             self.unclean_bytes += entry.size();
         }
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.entries[index];
         let staged_before = std::mem::replace(&mut entry.staged, staged);
         if staged_before == Staged::Nothing {
             self.staged.push(index);
@@ -505,11 +470,12 @@ impl Records {
         while self.undo.len() > kept {
             let Some(undo) = self.undo.pop() else { return };
             let replaced = match undo.old {
-                Old::Value(value) => Some(self.replace(undo.entry, value)),
+                Old::Body(body) => Some(self.replace(undo.entry, body)),
                 Old::Copied(kept) => {
                     let value = self.undo_bytes[kept.clone()].to_vec();
                     self.undo_bytes.truncate(kept.start);
-                    Some(self.replace(undo.entry, Some(value)))
+                    let body = Body::new(self.entries[undo.entry].key(), Some(value));
+                    Some(self.replace(undo.entry, body))
                 }
                 Old::Bytes {
                     offset,
@@ -520,13 +486,13 @@ impl Records {
                     None
                 }
             };
-            let entry = &mut self.entries[undo.entry as usize];
+            let entry = &mut self.entries[undo.entry];
             (entry.epoch, entry.staged) = (undo.epoch, undo.staged_before);
-            let restored = entry.value.as_deref();
+            let restored = entry.value();
             undone(Undone {
                 column: entry.column,
-                key: &entry.key,
-                staged: replaced.as_ref().map_or(restored, Option::as_deref),
+                key: entry.key(),
+                staged: replaced.as_ref().map_or(restored, Body::value),
                 restored,
             });
             if undo.staged_before != Staged::Nothing {
@@ -537,9 +503,9 @@ impl Records {
             if entry.segment == 0 {
                 self.leave_overlay(undo.entry);
                 // RocksDB may have got the entry meanwhile.
-                match self.entries[undo.entry as usize].value {
-                    None => self.remove(undo.entry),
-                    Some(_) => self.keep_or_forget(undo.entry),
+                match self.entries[undo.entry].has_value() {
+                    false => self.remove(undo.entry),
+                    true => self.keep_or_forget(undo.entry),
                 }
             }
         }
@@ -547,10 +513,12 @@ impl Records {
 
     /// The bytes that are `kept`, the last of all, stand at `offset` again, in a value of `value_len` bytes.
     fn put_bytes_back(&mut self, index: EntryIndex, (offset, value_len): (usize, usize), kept: Range<usize>) {
-        let value = self.entries[index as usize].value.as_mut();
-        let value = value.expect("a value of which bytes were changed");
-        let len_changed = value.len();
-        value.truncate(value_len);
+        let entry = &mut self.entries[index];
+        let len_changed = entry.value_len();
+        if len_changed != value_len {
+            entry.resize_value(value_len);
+        }
+        let value = entry.value_mut().expect("a value of which bytes were changed");
         if let Some(place) = value.get_mut(offset..) {
             place[..kept.len()].copy_from_slice(&self.undo_bytes[kept.clone()]);
         }
@@ -559,17 +527,17 @@ impl Records {
     }
 
     fn leave_overlay(&mut self, index: EntryIndex) {
-        let entry = &self.entries[index as usize];
+        let entry = &self.entries[index];
         self.unclean_bytes -= entry.size();
-        self.overlay.remove(entry.column, &entry.key, index);
+        self.overlay.remove(entry.column, entry.key(), index);
     }
 
     /// What is staged: keys with their records, `None` for a deletion, in the order of first writing; not those of
     /// which only bytes were changed, as [`Records::patch`] says.
     pub fn staged(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
-        let entries = self.staged.iter().map(|index| &self.entries[*index as usize]);
+        let entries = self.staged.iter().map(|index| &self.entries[*index]);
         let whole = entries.filter(|entry| entry.staged == Staged::Whole);
-        whole.map(|entry| (entry.column, &*entry.key, entry.value.as_deref()))
+        whole.map(|entry| (entry.column, entry.key(), entry.value()))
     }
 
     /// What RocksDB does not have yet from the key `from` to before `to`, in the order of the keys or backwards.
@@ -579,13 +547,13 @@ impl Records {
         range: (&'b [u8], &'b [u8]),
         direction: Direction,
     ) -> impl Iterator<Item = Unclean<'a>> + use<'a, 'b> {
-        let entries: &'a [Entry] = &self.entries;
-        let key_of = move |index| &*entries[index as usize].key;
+        let entries: &'a Entries = &self.entries;
+        let key_of = move |index| entries[index].key();
         self.overlay.range(column, range, direction, key_of).map(move |index| {
-            let entry = &entries[index as usize];
+            let entry = &entries[index];
             Unclean {
-                key: &entry.key,
-                value: entry.value.as_deref(),
+                key: entry.key(),
+                value: entry.value(),
                 epoch: entry.epoch,
             }
         })
@@ -645,7 +613,7 @@ impl Records {
         }
         let list = &mut self.logged.back_mut().expect("there is a list of the segment").entries;
         for index in self.staged.drain(..) {
-            let entry = &mut self.entries[index as usize];
+            let entry = &mut self.entries[index];
             assert!(entry.staged != Staged::Nothing, "what is staged is staged once");
             entry.staged = Staged::Nothing;
             if entry.segment != segment {
@@ -670,8 +638,8 @@ impl Records {
         self.forget_undo();
         self.discarded.append(&mut self.replaced);
         for index in std::mem::take(&mut self.staged) {
-            self.entries[index as usize].staged = Staged::Nothing;
-            if self.entries[index as usize].segment == 0 {
+            self.entries[index].staged = Staged::Nothing;
+            if self.entries[index].segment == 0 {
                 self.become_clean(index, true);
             }
         }
@@ -698,14 +666,14 @@ impl Records {
                 continue;
             };
             looked_at += 1;
-            let entry = &mut self.entries[index as usize];
+            let entry = &mut self.entries[index];
             if entry.segment != segment {
                 // It was written again in a later segment.
                 continue;
             }
             entry.segment = 0;
             if entry.staged == Staged::Nothing {
-                let is_kept = !is_elsewhere(entry.column, &entry.key);
+                let is_kept = !is_elsewhere(entry.column, entry.key());
                 self.become_clean(index, is_kept);
             }
         }
@@ -729,11 +697,11 @@ impl Records {
     pub fn forget_clean(&mut self, hash: u64, column: Column, key: &[u8]) {
         let entries = &self.entries;
         let is_it = |index: &EntryIndex| {
-            let entry = &entries[*index as usize];
-            entry.column == column && *entry.key == *key
+            let entry = &entries[*index];
+            entry.column == column && entry.key() == key
         };
-        if let Some(index) = self.table.find(hash, is_it).copied()
-            && self.entries[index as usize].is_clean()
+        if let Some(index) = self.table.find(table_hash(hash as u32), is_it).copied()
+            && self.entries[index].is_clean()
         {
             self.forget(index);
         }
@@ -741,9 +709,10 @@ impl Records {
 
     /// An entry may leave from now on, and leaves at once if it is of no use, or not to be kept.
     fn become_clean(&mut self, index: EntryIndex, is_kept: bool) {
-        let entry = &self.entries[index as usize];
-        self.open_ranges
-            .save(entry.column, &entry.key, || Saved::InTable(entry.value.clone()));
+        let entry = &self.entries[index];
+        self.open_ranges.save(entry.column, entry.key(), || {
+            Saved::InTable(entry.value().map(<[u8]>::to_vec))
+        });
         self.leave_overlay(index);
         match is_kept {
             true => self.keep_or_forget(index),
@@ -754,13 +723,9 @@ impl Records {
 
     /// An entry is clean: it enters a queue, or goes at once if it is of no use.
     fn keep_or_forget(&mut self, index: EntryIndex) {
-        let entry = &self.entries[index as usize];
+        let entry = &self.entries[index];
         let is_member_or_key = matches!(entry.column, Column::Meta | Column::Data | Column::Score);
-        let is_kept = is_member_or_key
-            && entry
-                .value
-                .as_ref()
-                .is_some_and(|value| value.len() <= RECORD_BYTES_KEPT_MAX);
+        let is_kept = is_member_or_key && entry.value().is_some_and(|value| value.len() <= RECORD_BYTES_KEPT_MAX);
         if !is_kept {
             self.forget(index);
         } else if entry.queue == Queue::None {
@@ -776,18 +741,18 @@ impl Records {
             .iter()
             .copied()
             .filter(|index| {
-                let entry = &self.entries[*index as usize];
-                is_chosen(entry.column, &entry.key)
+                let entry = &self.entries[*index];
+                is_chosen(entry.column, entry.key())
             })
             .collect();
         for index in chosen {
-            let entry = &self.entries[index as usize];
+            let entry = &self.entries[index];
             if entry.is_clean() {
                 // The deletion of the range can be taken back.
                 self.keys_left += u64::from(entry.is_key());
                 self.remove(index);
-            } else if entry.value.is_some() {
-                let (hash, column, key) = (entry.hash, entry.column, entry.key.clone());
+            } else if entry.has_value() {
+                let (hash, column, key) = (u64::from(entry.hash), entry.column, entry.key().to_vec());
                 self.stage(Some(index), (hash, column), &key, None, epoch);
             }
         }
@@ -812,34 +777,28 @@ impl Records {
     /// What RocksDB does not have of `system` comes from another table; what that has more is clean.
     fn take_system_over(&mut self, old: &Records) {
         let mut logged = Vec::new();
-        let key_of = |index: EntryIndex| &*old.entries[index as usize].key;
+        let key_of = |index: EntryIndex| old.entries[index].key();
         // Keys of `system` begin with a letter.
         for index in old
             .overlay
             .range(Column::System, (&[], &[0xff]), Direction::Forward, key_of)
         {
-            let Entry {
-                key,
-                value,
-                hash,
-                epoch,
-                segment,
-                staged,
-                ..
-            } = &old.entries[index as usize];
-            let new = self.insert((*hash, Column::System), key, value.clone());
-            let entry = &mut self.entries[new as usize];
-            (entry.epoch, entry.segment, entry.staged) = (*epoch, *segment, *staged);
+            let old = &old.entries[index];
+            let (key, value, segment) = (old.key(), old.value(), old.segment);
+            let hash_and_column = (u64::from(old.hash), Column::System);
+            let new = self.insert(hash_and_column, key, value.map(<[u8]>::to_vec));
+            let entry = &mut self.entries[new];
+            (entry.epoch, entry.segment, entry.staged) = (old.epoch, segment, old.staged);
             self.unclean_bytes += entry.size();
             let entries = &self.entries;
             self.overlay
-                .insert(Column::System, key, new, |index| &entries[index as usize].key);
-            if *staged != Staged::Nothing {
+                .insert(Column::System, key, new, |index| entries[index].key());
+            if old.staged != Staged::Nothing {
                 self.staged.push(new);
-                self.staged_bytes += staged_size(key, value.as_deref());
+                self.staged_bytes += staged_size(key, value);
             }
-            if *segment > 0 {
-                logged.push((*segment, new));
+            if segment > 0 {
+                logged.push((segment, new));
             }
         }
         logged.sort_unstable();
@@ -941,48 +900,31 @@ impl Records {
     }
 
     fn insert(&mut self, (hash, column): (u64, Column), key: &[u8], value: Option<Vec<u8>>) -> EntryIndex {
-        let entry = Entry {
-            column,
-            key: key.into(),
-            value,
-            hash,
-            epoch: 0,
-            uses: 0,
-            segment: 0,
-            staged: Staged::Nothing,
-            queue: Queue::None,
-            older: NO_ENTRY,
-            newer: NO_ENTRY,
-        };
+        let hash = hash as u32;
+        let entry = Entry::new(hash, column, Body::new(key, value));
         self.bytes += entry.size();
         self.present[database_of(key)] += usize::from(entry.is_key());
         let index = match self.free.pop() {
             Some(index) => {
-                self.entries[index as usize] = entry;
+                self.entries[index] = entry;
                 index
             }
-            None => {
-                self.entries.push(entry);
-                EntryIndex::try_from(self.entries.len() - 1).expect("far fewer than 2^32 entries are kept or staged")
-            }
+            None => self.entries.push(entry),
         };
         let entries = &self.entries;
         self.table
-            .insert_unique(hash, index, |index| entries[*index as usize].hash);
+            .insert_unique(table_hash(hash), index, |index| table_hash(entries[*index].hash));
         index
     }
 
-    /// Puts an entry's value in place and gives the old one back.
-    fn replace(&mut self, index: EntryIndex, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
-        let entry = &mut self.entries[index as usize];
-        let (new_len, old) = (
-            value.as_ref().map_or(0, Vec::len),
-            std::mem::replace(&mut entry.value, value),
-        );
-        let old_len = old.as_ref().map_or(0, Vec::len);
+    /// Puts another record of an entry's key in place and gives the old one back.
+    fn replace(&mut self, index: EntryIndex, body: Body) -> Body {
+        let entry = &mut self.entries[index];
+        let old = entry.replace(body);
+        let (new_len, old_len) = (entry.value_len(), old.value().map_or(0, <[u8]>::len));
         if entry.column == Column::Meta {
-            let present = &mut self.present[database_of(&entry.key)];
-            *present = *present + usize::from(entry.value.is_some()) - usize::from(old.is_some());
+            let present = &mut self.present[database_of(entry.key())];
+            *present = *present + usize::from(entry.has_value()) - usize::from(old.value().is_some());
         }
         self.resized(index, old_len, new_len);
         old
@@ -990,7 +932,7 @@ impl Records {
 
     /// An entry's value has become shorter or longer.
     fn resized(&mut self, index: EntryIndex, old_len: usize, new_len: usize) {
-        let entry = &self.entries[index as usize];
+        let entry = &self.entries[index];
         self.bytes = self.bytes + new_len - old_len;
         if !entry.is_clean() {
             self.unclean_bytes = self.unclean_bytes + new_len - old_len;
@@ -1003,7 +945,7 @@ impl Records {
     }
 
     fn enqueue(&mut self, index: EntryIndex, queue: Queue) {
-        self.entries[index as usize].queue = queue;
+        self.entries[index].queue = queue;
         match queue {
             Queue::None => {}
             Queue::Small => self.small.push(&mut self.entries, index),
@@ -1012,7 +954,7 @@ impl Records {
     }
 
     fn unlink(&mut self, index: EntryIndex) {
-        match std::mem::replace(&mut self.entries[index as usize].queue, Queue::None) {
+        match std::mem::replace(&mut self.entries[index].queue, Queue::None) {
             Queue::None => {}
             Queue::Small => self.small.unlink(&mut self.entries, index),
             Queue::Main => self.main.unlink(&mut self.entries, index),
@@ -1021,31 +963,31 @@ impl Records {
 
     /// Gives a clean entry that is in no queue its first place.
     fn admit(&mut self, index: EntryIndex) {
-        let returns = self.ghost_set.remove(&self.entries[index as usize].hash);
+        let returns = self.ghost_set.remove(&self.entries[index].hash);
         self.enqueue(index, if returns { Queue::Main } else { Queue::Small });
     }
 
     /// Removes a clean entry: whoever looks for its key from now on asks the disk.
     fn forget(&mut self, index: EntryIndex) {
-        self.keys_left += u64::from(self.entries[index as usize].is_key());
+        self.keys_left += u64::from(self.entries[index].is_key());
         self.remove(index);
     }
 
     fn remove(&mut self, index: EntryIndex) {
         self.unlink(index);
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.entries[index];
         assert!(entry.is_clean(), "an entry stays until RocksDB has it");
         let (size, key) = (entry.size(), usize::from(entry.is_key()));
         assert!(
-            self.bytes >= size && self.present[database_of(&entry.key)] >= key,
+            self.bytes >= size && self.present[database_of(entry.key())] >= key,
             "the table counts the bytes and keys of its entries"
         );
         self.bytes -= size;
-        self.present[database_of(&entry.key)] -= key;
-        if let Ok(found) = self.table.find_entry(entry.hash, |other| *other == index) {
+        self.present[database_of(entry.key())] -= key;
+        if let Ok(found) = self.table.find_entry(table_hash(entry.hash), |other| *other == index) {
             found.remove();
         }
-        (entry.key, entry.value) = (Box::default(), None);
+        entry.clear();
         self.free.push(index);
     }
 
@@ -1062,7 +1004,7 @@ impl Records {
             if index == NO_ENTRY {
                 return;
             }
-            let entry = &mut self.entries[index as usize];
+            let entry = &mut self.entries[index];
             if !entry.is_clean() || entry.uses > 0 {
                 entry.uses = if from_small { 0 } else { entry.uses.saturating_sub(1) };
                 self.unlink(index);
@@ -1078,7 +1020,7 @@ impl Records {
         }
     }
 
-    fn remember_ghost(&mut self, hash: u64) {
+    fn remember_ghost(&mut self, hash: u32) {
         // As many ghosts as there are records, as in the paper.
         while self.ghosts.len() > self.table.len() {
             if let Some(oldest) = self.ghosts.pop_front() {
@@ -1445,8 +1387,14 @@ mod tests {
         let mut all: Vec<_> = records
             .table
             .iter()
-            .map(|index| &records.entries[*index as usize])
-            .map(|entry| (entry.key.to_vec(), entry.value.clone(), entry.is_clean()))
+            .map(|index| &records.entries[*index])
+            .map(|entry| {
+                (
+                    entry.key().to_vec(),
+                    entry.value().map(<[u8]>::to_vec),
+                    entry.is_clean(),
+                )
+            })
             .collect();
         all.sort();
         all

@@ -814,7 +814,7 @@ impl Shard {
         // A thousand collections per millisecond, for ever, before it runs ahead of the clock.
         self.last_version = (self.last_version + 1).max(now_ms * 1000);
         if kind != Type::String {
-            self.residents.born(self.last_version);
+            self.residents.born(self.last_version, kind);
         }
         self.last_version
     }

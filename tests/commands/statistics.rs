@@ -9,6 +9,7 @@ use crate::harness::observe::{info, info_number};
 use crate::harness::process::wait_for;
 use crate::harness::redis::RedisOracle;
 use crate::harness::server::Server;
+use crate::harness::value::Value;
 
 /// Commands of every kind that is counted in its own way: found and missed keys, refusals before and errors while they
 /// run, transactions, scripts, blocking commands. (Not SET with GET, XREADGROUP and what writes elsewhere what it
@@ -384,6 +385,18 @@ fn memory_of(client: &mut Client, owner: &str) -> u64 {
     info_number(client, "memory", owner)
 }
 
+/// What MEMORY STATS says under a name.
+fn figure_of(stats: &Value, name: &str) -> u64 {
+    let Value::Array(Some(items)) = stats else {
+        panic!("MEMORY STATS answers {stats:?}");
+    };
+    let at = items.iter().position(|item| *item == Value::Bulk(Some(name.into())));
+    match &items[at.expect("the figure is there") + 1] {
+        Value::Integer(value) => *value as u64,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
 /// Panics unless the figure of an owner comes to be what is said of it.
 fn wait_for_memory(client: &mut Client, owner: &str, is_right: impl Fn(u64) -> bool) {
     let mut last = 0;
@@ -401,7 +414,9 @@ fn the_memory_of_each_owner_grows_with_what_it_has_and_falls_with_that() {
     let mut client = Client::connect(server.address()).expect("the server accepts");
     let owners = [
         "value_cache",
+        "log_pinned",
         "resident_cache",
+        "resident_hash",
         "mem_clients_normal",
         "used_memory_scripts",
     ];
@@ -424,6 +439,10 @@ fn the_memory_of_each_owner_grows_with_what_it_has_and_falls_with_that() {
     for (owner, before) in owners.iter().zip(before) {
         wait_for_memory(&mut client, owner, |now| now >= before + BYTES);
     }
+    let stats = client.command(&["MEMORY", "STATS"]);
+    assert_eq!(figure_of(&stats, "keys.count"), BYTES / 1024 + 1);
+    assert!(figure_of(&stats, "dataset.bytes") >= 2 * BYTES);
+    assert!(figure_of(&stats, "resident.hash.bytes") >= BYTES && figure_of(&stats, "resident.set.bytes") == 0);
     queueing.command(&["DISCARD"]);
     client.command(&["SCRIPT", "FLUSH"]);
     client.command(&["FLUSHALL"]);

@@ -5,6 +5,7 @@ pub mod client_commands;
 pub mod client_tracking;
 pub mod connection_commands;
 pub mod help_commands;
+pub mod memory_commands;
 pub mod multi_commands;
 pub mod persistence;
 pub mod pubsub;

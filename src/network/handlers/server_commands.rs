@@ -632,19 +632,6 @@ pub fn object_help(context: &mut NetworkContext<'_>) -> Outcome {
     Ok(())
 }
 
-/// MEMORY HELP
-pub fn memory_help(context: &mut NetworkContext<'_>) -> Outcome {
-    help(
-        context,
-        &[
-            "USAGE <key> [SAMPLES <count>]",
-            "    Return memory in bytes used by <key> and its value. Nested values are",
-            "    sampled up to <count> times (default: 5, 0 means sample all).",
-        ],
-    );
-    Ok(())
-}
-
 /// PFSELFTEST, on a thread of its own, as the test takes a while.
 pub fn pfselftest(context: &mut NetworkContext<'_>) -> Outcome {
     let version = context.reply.version();

@@ -82,8 +82,8 @@ enum Ends<'a> {
 /// block that grows is not moved for each cell; and no more than asked for where a block has few cells.
 fn allocation_bytes(bytes: usize) -> usize {
     let step = match bytes {
-        65..=512 => (1 << (bytes - 1).ilog2()) / 2,
-        513..=BLOCK_BYTES_MAX => (1 << (bytes - 1).ilog2()) / 4,
+        65..=256 => (1 << (bytes - 1).ilog2()) / 2,
+        257..=BLOCK_BYTES_MAX => (1 << (bytes - 1).ilog2()) / 4,
         _ => 16,
     };
     bytes.next_multiple_of(step)

@@ -16,6 +16,7 @@
 
 use super::cell_block::CellBlock;
 use super::cell_node::{Edges, Inner, Node, Put, full_leaves, level_above};
+use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -31,10 +32,30 @@ pub type Entry<'a> = (&'a [u8], &'a [u8]);
 
 /// An ordered map from byte strings to byte strings.
 #[derive(Default)]
-pub struct CellTree {
-    pub(super) root: Option<Node>,
-    pub(super) len: usize,
-    heap_bytes: usize,
+pub struct CellTree(Option<Rooted>);
+
+/// What a tree has that is not empty. How many entries there are the root knows, so that a tree of one leaf takes no
+/// more than it must.
+struct Rooted {
+    root: Node,
+    /// What all nodes take; what is zero is an empty tree.
+    heap_bytes: NonZeroUsize,
+}
+
+const _: () = assert!(
+    size_of::<CellTree>() == 24,
+    "there are two for each collection in memory"
+);
+
+impl Rooted {
+    /// Calls `change` with the root and the bytes of the heap, which it keeps right.
+    #[inline]
+    fn change<R>(&mut self, change: impl FnOnce(&mut Node, &mut usize) -> R) -> R {
+        let mut heap_bytes = self.heap_bytes.get();
+        let result = change(&mut self.root, &mut heap_bytes);
+        self.heap_bytes = NonZeroUsize::new(heap_bytes).expect("a root takes something of the heap");
+        result
+    }
 }
 
 /// A tree as it was: it does not change while the tree does.
@@ -49,38 +70,46 @@ impl CellTree {
     /// The tree of entries whose keys ascend, with full leaves.
     pub fn from_sorted<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> CellTree {
         let (mut level, mut separators) = full_leaves(entries);
-        let mut tree = CellTree::new();
-        tree.len = level.iter().map(Node::count).sum();
-        tree.heap_bytes = level.iter().map(Node::heap_bytes).sum();
+        let mut heap_bytes = level.iter().map(Node::heap_bytes).sum::<usize>();
         while level.len() > 1 {
             (level, separators) = level_above(level, separators);
-            tree.heap_bytes += level.iter().map(Node::heap_bytes).sum::<usize>();
+            heap_bytes += level.iter().map(Node::heap_bytes).sum::<usize>();
         }
-        tree.root = level.pop();
-        tree
+        let heap_bytes = NonZeroUsize::new(heap_bytes);
+        CellTree(
+            level
+                .pop()
+                .zip(heap_bytes)
+                .map(|(root, heap_bytes)| Rooted { root, heap_bytes }),
+        )
+    }
+
+    #[inline]
+    pub(super) fn root(&self) -> Option<&Node> {
+        self.0.as_ref().map(|rooted| &rooted.root)
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.len
+        self.root().map_or(0, Node::count)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.0.is_none()
     }
 
     /// What the tree takes of the heap: what it has asked the allocator for. What a snapshot has in common with it
     /// counts
     /// for both.
     pub fn bytes(&self) -> usize {
-        self.heap_bytes
+        self.0.as_ref().map_or(0, |rooted| rooted.heap_bytes.get())
     }
 
     /// Reads something of the root.
     #[inline]
     pub fn touch(&self) -> u64 {
-        match &self.root {
+        match self.root() {
             Some(Node::Leaf(leaf)) => leaf.len() as u64,
             Some(Node::Inner(inner)) => inner.counts.len() as u64,
             None => 0,
@@ -90,7 +119,7 @@ impl CellTree {
     /// Reads something of where the root's first and last children are.
     #[inline]
     pub fn touch_children(&self) -> u64 {
-        let Some(Node::Inner(inner)) = &self.root else {
+        let Some(Node::Inner(inner)) = self.root() else {
             return 0;
         };
         let is_leaf = |node: Option<&Node>| u64::from(matches!(node, Some(Node::Leaf(_))));
@@ -105,20 +134,19 @@ impl CellTree {
             Some(Node::Leaf(leaf)) => leaf.touch(),
             Some(Node::Inner(_)) | None => 0,
         };
-        match &self.root {
+        match self.root() {
             Some(Node::Inner(inner)) => touched(inner.children.first()) ^ touched(inner.children.last()),
-            root => touched(root.as_ref()),
+            root => touched(root),
         }
     }
 
     /// The tree as it is now. Takes no time; as long as the snapshot is there, a write copies the leaf that it changes,
     /// once, and what lies above it.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(CellTree {
-            root: self.root.clone(),
-            len: self.len,
-            heap_bytes: self.heap_bytes,
-        })
+        Snapshot(CellTree(self.0.as_ref().map(|rooted| Rooted {
+            root: rooted.root.clone(),
+            heap_bytes: rooted.heap_bytes,
+        })))
     }
 
     /// Sets the value of a key. Returns the one that it had.
@@ -140,18 +168,17 @@ impl CellTree {
         };
         let (mut replaced, mut result) = (Some(replaced), None);
         loop {
-            let Some(root) = &mut self.root else {
+            let Some(rooted) = &mut self.0 else {
                 let leaf = CellBlock::one(key, value);
-                self.heap_bytes += leaf.heap_bytes();
-                self.len += 1;
-                self.root = Some(Node::Leaf(leaf));
+                let heap_bytes = NonZeroUsize::new(leaf.heap_bytes());
+                self.0 = heap_bytes.map(|heap_bytes| Rooted {
+                    root: Node::Leaf(leaf),
+                    heap_bytes,
+                });
                 return result;
             };
-            match root.put((key, value), edges, &mut self.heap_bytes, &mut replaced) {
-                Put::Added => {
-                    self.len += 1;
-                    return result;
-                }
+            match rooted.change(|root, heap_bytes| root.put((key, value), edges, heap_bytes, &mut replaced)) {
+                Put::Added => return result,
                 Put::Replaced(result, is_small) => {
                     if is_small {
                         self.lower_root();
@@ -166,7 +193,6 @@ impl CellTree {
                 Put::Split(separator, node, added) => {
                     self.raise_root(&separator, node);
                     if added {
-                        self.len += 1;
                         return result;
                     }
                 }
@@ -181,8 +207,8 @@ impl CellTree {
 
     /// The same, but the value is shown to `removed` and not copied.
     pub fn remove_with<R>(&mut self, key: &[u8], removed: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let (result, is_small) = self.root.as_mut()?.take(key, &mut self.heap_bytes, removed)?;
-        self.len -= 1;
+        let rooted = self.0.as_mut()?;
+        let (result, is_small) = rooted.change(|root, heap_bytes| root.take(key, heap_bytes, removed))?;
         if is_small {
             self.lower_root();
         }
@@ -197,14 +223,13 @@ impl CellTree {
         entries_max: usize,
         mut removed: impl FnMut(&[u8], &[u8]),
     ) -> usize {
-        let Some(root) = &mut self.root else {
+        let Some(rooted) = &mut self.0 else {
             return 0;
         };
         if matches!(range, (Some(from), Some(to)) if from >= to) {
             return 0;
         }
-        let count = root.take_range(range, entries_max, &mut self.heap_bytes, &mut removed);
-        self.len -= count;
+        let count = rooted.change(|root, heap_bytes| root.take_range(range, entries_max, heap_bytes, &mut removed));
         self.lower_root();
         count
     }
@@ -213,46 +238,54 @@ impl CellTree {
     /// of about a microsecond a leaf. Returns whether there are more. What is left is a tree as any other.
     pub fn drop_some(&mut self, leaves_max: usize) -> bool {
         assert!(leaves_max > 0, "steps that drop nothing do not end");
-        match &mut self.root {
-            Some(root @ Node::Inner(_)) => {
-                let (_, entries) = root.drop_last(leaves_max, &mut self.heap_bytes);
-                self.len -= entries;
+        match &mut self.0 {
+            Some(rooted) if matches!(rooted.root, Node::Inner(_)) => {
+                rooted.change(|root, heap_bytes| root.drop_last(leaves_max, heap_bytes));
                 self.lower_root();
             }
             _ => *self = CellTree::new(),
         }
-        self.root.is_some()
+        !self.is_empty()
     }
 
     /// The root was split: there is a node above it and its second half.
     fn raise_root(&mut self, separator: &[u8], second: Node) {
-        let first = self.root.take().expect("what was split is there");
-        let root = Inner {
-            separators: CellBlock::one(separator, b""),
-            counts: vec![first.count(), second.count()],
-            children: vec![first, second],
-        };
-        self.heap_bytes += root.heap_bytes();
-        self.root = Some(Node::Inner(Arc::new(root)));
+        let rooted = self.0.as_mut().expect("what was split is there");
+        rooted.change(|root, heap_bytes| {
+            let counts = vec![root.count(), second.count()];
+            let above = Inner {
+                separators: CellBlock::one(separator, b""),
+                counts,
+                children: vec![root.clone(), second],
+            };
+            *heap_bytes += above.heap_bytes();
+            *root = Node::Inner(Arc::new(above));
+        });
     }
 
     /// A root with one child or none is not needed.
     fn lower_root(&mut self) {
-        while let Some(root) = &mut self.root {
-            let below = match root {
+        while let Some(rooted) = &mut self.0 {
+            let below = match &rooted.root {
                 Node::Leaf(leaf) if !leaf.is_empty() => return,
                 Node::Leaf(_) => None,
                 Node::Inner(inner) if inner.children.len() > 1 => return,
                 Node::Inner(inner) => inner.children.first().cloned(),
             };
-            self.heap_bytes -= root.heap_bytes();
-            self.root = below;
+            let Some(below) = below else {
+                self.0 = None;
+                return;
+            };
+            rooted.change(|root, heap_bytes| {
+                *heap_bytes -= root.heap_bytes();
+                *root = below;
+            });
         }
     }
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let mut node = self.root.as_ref()?;
+        let mut node = self.root()?;
         loop {
             match node {
                 Node::Inner(inner) => node = &inner.children[inner.child_for(key)],
@@ -266,7 +299,7 @@ impl CellTree {
 
     /// How many keys are less than `key`, which need not be there.
     pub fn rank(&self, key: &[u8]) -> usize {
-        let Some(mut node) = self.root.as_ref() else {
+        let Some(mut node) = self.root() else {
             return 0;
         };
         let mut before = 0;
@@ -295,7 +328,7 @@ impl CellTree {
 
     /// The entry with the greatest key.
     pub fn last(&self) -> Option<Entry<'_>> {
-        self.nth(self.len.checked_sub(1)?)
+        self.nth(self.len().checked_sub(1)?)
     }
 }
 
@@ -329,14 +362,14 @@ mod tests {
 
     /// Panics unless the tree is sound; returns what it takes of the heap, counted anew.
     fn check(tree: &CellTree) -> usize {
-        let Some(root) = &tree.root else {
-            assert_eq!((tree.len, tree.heap_bytes), (0, 0));
+        let Some(root) = tree.root() else {
+            assert_eq!(tree.bytes(), 0);
             return 0;
         };
-        assert!(tree.len > 0, "an empty tree has no root");
+        assert!(tree.len() > 0, "an empty tree has no root");
         let (len, bytes, _) = check_node(root, (None, None), true);
         assert_eq!(
-            (tree.len, tree.heap_bytes),
+            (tree.len(), tree.bytes()),
             (len, bytes),
             "entries, and bytes of the heap"
         );
@@ -697,7 +730,7 @@ mod tests {
             }
             check(&tree);
             let (mut used, mut most) = (0, 0);
-            each_leaf(tree.root.as_ref().unwrap(), &mut |leaf| {
+            each_leaf(tree.root().unwrap(), &mut |leaf| {
                 used += leaf.used_bytes();
                 most += BLOCK_BYTES_MAX;
             });
@@ -756,7 +789,7 @@ mod tests {
     /// Panics unless an entry costs at most so many bytes, and so many hundredths of the leaves are used.
     fn assert_thrifty(tree: &CellTree, entry_bytes_max: usize, used_percent: usize) {
         let (mut used, mut taken) = (0, 0);
-        each_leaf(tree.root.as_ref().unwrap(), &mut |leaf| {
+        each_leaf(tree.root().unwrap(), &mut |leaf| {
             used += leaf.used_bytes();
             taken += leaf.heap_bytes();
         });

@@ -110,7 +110,7 @@ impl CellTree {
     /// The leaf that `choose` leads to, which says with which child of a node to go on.
     #[inline]
     fn descend(&self, choose: impl Fn(&Inner) -> usize) -> Option<Leaf<'_>> {
-        let (mut node, mut fences) = (self.root.as_ref()?, (None, None));
+        let (mut node, mut fences) = (self.root()?, (None, None));
         loop {
             match node {
                 Node::Leaf(leaf) => {
@@ -134,10 +134,10 @@ impl CellTree {
     /// The leaf that has the entry of a rank, and how many entries come before that leaf.
     #[inline]
     pub(super) fn leaf_at(&self, rank: usize) -> Option<(Cells<'_>, usize)> {
-        if rank >= self.len {
+        if rank >= self.len() {
             return None;
         }
-        let (mut node, mut before) = (self.root.as_ref()?, 0);
+        let (mut node, mut before) = (self.root()?, 0);
         loop {
             match node {
                 Node::Leaf(leaf) => return Some((leaf.cells(), before)),

@@ -22,11 +22,12 @@
 use super::cell_tree::{CellTree, Snapshot};
 use super::undo::{Undo, UndoList};
 use crate::storage::database::{Column, Direction, MemberRange, Visit};
-use crate::storage::encoding;
+use crate::storage::encoding::{self, Type};
+use crate::storage::pieced_list::PiecedList;
+use crate::storage::record_entries::table_hash;
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 /// Cells that one read loads at most, and about how many bytes: as many as take RocksDB half a millisecond.
 pub const LOADED_CELLS_MAX: usize = 512;
@@ -42,7 +43,9 @@ const SLACK_PART: usize = 16;
 const SLACK_BYTES_MAX: usize = LOADED_BYTES_MAX;
 
 /// What a collection takes beside its cells: the entry, its share of the table.
-const RESIDENT_BYTES: usize = size_of::<Resident>() + 2 * size_of::<Indexed>() + 16;
+const RESIDENT_BYTES: usize = size_of::<Resident>() + 2 * size_of::<Indexed>();
+
+const _: () = assert!(size_of::<Resident>() <= 112, "there are as many as small hashes");
 
 /// What a cell takes at least, to tell a collection by its count that is too large to be loaded.
 const CELL_BYTES_MIN: usize = 16;
@@ -112,6 +115,13 @@ pub type LoadRange = (Vec<u8>, Option<Vec<u8>>);
 #[derive(Default)]
 struct Part {
     tree: CellTree,
+    /// What of the column is not in the tree; `None`: all is. Most collections are small and complete.
+    lacking: Option<Box<Lacking>>,
+}
+
+/// What of a collection's column is not in memory.
+#[derive(Default)]
+struct Lacking {
     /// The cells below this key are in the tree, and no others; `None`: all cells are.
     known_to: Option<Box<[u8]>>,
     /// The collection has nodes of a stored counted tree that are left out: who needs them reads them one by one.
@@ -123,36 +133,60 @@ struct Part {
 impl Part {
     /// Nothing is known yet.
     fn unknown() -> Part {
-        Part {
-            known_to: Some(Box::default()),
-            ..Part::default()
+        let mut part = Part::default();
+        part.lacking_mut().known_to = Some(Box::default());
+        part
+    }
+
+    #[inline]
+    fn known_to(&self) -> Option<&[u8]> {
+        self.lacking.as_ref()?.known_to.as_deref()
+    }
+
+    #[inline]
+    fn has_nodes(&self) -> bool {
+        self.lacking.as_ref().is_some_and(|lacking| lacking.has_nodes)
+    }
+
+    fn lacking_mut(&mut self) -> &mut Lacking {
+        self.lacking.get_or_insert_default()
+    }
+
+    /// A load may try again what one has given up.
+    fn unstick(&mut self) {
+        if let Some(lacking) = &mut self.lacking {
+            lacking.stuck = Stuck::No;
         }
     }
 
     /// All cells are in the tree.
+    #[inline]
     fn is_complete(&self) -> bool {
-        self.known_to.is_none() && !self.has_nodes
+        self.lacking
+            .as_ref()
+            .is_none_or(|lacking| lacking.known_to.is_none() && !lacking.has_nodes)
     }
 
     /// No cell is known.
     fn is_unknown(&self) -> bool {
-        self.known_to.as_ref().is_some_and(|end| end.is_empty())
+        self.known_to().is_some_and(<[u8]>::is_empty)
     }
 
     /// Some cells are known and others are not.
     fn is_begun(&self) -> bool {
-        self.known_to.as_ref().is_some_and(|end| !end.is_empty())
+        self.known_to().is_some_and(|end| !end.is_empty())
     }
 
+    #[inline]
     fn is_below_end(&self, key: &[u8]) -> bool {
-        self.known_to.as_deref().is_none_or(|end| key < end)
+        self.known_to().is_none_or(|end| key < end)
     }
 
     /// Where what is known ends of a range that begins at `from`; `None`: with the last cell.
     fn end_from(&self, from: &[u8]) -> Option<&[u8]> {
         static NODES: ([u8; 1], [u8; 1]) = encoding::NODES_RANGE;
-        let end = self.known_to.as_deref();
-        match self.has_nodes && *from < NODES.1[..] {
+        let end = self.known_to();
+        match self.has_nodes() && *from < NODES.1[..] {
             true => Some(end.map_or(&NODES.0[..], |end| end.min(&NODES.0[..]))),
             false => end,
         }
@@ -160,8 +194,9 @@ impl Part {
 
     /// What is to be loaded for a read that ends at `to`: all, or only what that read asks for, or nothing.
     fn load_range(&self, to: Option<&[u8]>) -> Option<LoadRange> {
-        let from = self.known_to.as_deref()?;
-        let is_tried = match (&self.stuck, to) {
+        let lacking = self.lacking.as_ref()?;
+        let from = lacking.known_to.as_deref()?;
+        let is_tried = match (&lacking.stuck, to) {
             (Stuck::No, _) => return Some((from.to_vec(), None)),
             (Stuck::AtEnd, to) => to.is_some(),
             (Stuck::At(end), to) => to.is_some_and(|to| *to < **end),
@@ -187,16 +222,33 @@ impl Part {
     }
 }
 
+/// What tells a collection from all others: its version and a hash, by a secret of this run, of what the keys of all its
+/// members begin with. The keys themselves would take as much as a few small members. Hardly any two collections have one
+/// version, and of such pairs one in 2^64 has one hash, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OwnerId {
+    version: u64,
+    hash: u64,
+}
+
+/// The version that an owner ends with.
+#[inline]
+fn version_of(owner: &[u8]) -> u64 {
+    u64::from_be_bytes(*owner.last_chunk().expect("an owner ends with its version"))
+}
+
 /// A collection in memory.
 pub(super) struct Resident {
-    /// What the keys of all its members begin with.
-    owner: Arc<[u8]>,
-    hash: u64,
+    owner: OwnerId,
+    /// The physical database that it is of.
+    database: u8,
     /// By [`part_of`].
     parts: [Part; 2],
     /// The newest epoch whose writes the collection may show.
     epoch: u64,
     bytes: usize,
+    /// Its type; `None`: it was loaded, and nobody has told yet.
+    kind: Option<Type>,
     /// It was used since the clock came by last.
     is_used: bool,
     /// Its members are nowhere else, as far as RocksDB has not got them from the log.
@@ -215,13 +267,14 @@ pub(super) struct Resident {
 }
 
 impl Resident {
-    fn new(owner: &[u8], hash: u64, part: impl Fn() -> Part) -> Resident {
+    fn new(owner: OwnerId, database: u8, part: impl Fn() -> Part) -> Resident {
         Resident {
-            owner: owner.into(),
-            hash,
+            owner,
+            database,
             parts: [part(), part()],
             epoch: 0,
             bytes: 0,
+            kind: None,
             is_used: false,
             is_authority: false,
             is_demoted: false,
@@ -249,25 +302,49 @@ impl Resident {
     }
 
     fn count_bytes(&self) -> usize {
-        let of_part = |part: &Part| {
-            let stuck = match &part.stuck {
+        let of_lacking = |lacking: &Lacking| {
+            let stuck = match &lacking.stuck {
                 Stuck::At(end) => end.len(),
                 Stuck::No | Stuck::AtEnd => 0,
             };
-            part.tree.bytes() + part.known_to.as_ref().map_or(0, |end| end.len()) + stuck
+            size_of::<Lacking>() + lacking.known_to.as_ref().map_or(0, |end| end.len()) + stuck
         };
-        RESIDENT_BYTES + self.owner.len() + self.parts.iter().map(of_part).sum::<usize>()
+        let of_part = |part: &Part| part.tree.bytes() + part.lacking.as_deref().map_or(0, of_lacking);
+        RESIDENT_BYTES + self.parts.iter().map(of_part).sum::<usize>()
     }
 }
 
-/// In boxes, so that the list can grow, and be given back, at once.
-type ResidentList = Vec<Box<Resident>>;
+/// What collections take, and of that those of each type ([`Type`]'s code), with those of unknown type last.
+#[derive(Clone, Copy, Default)]
+struct Bytes {
+    all: usize,
+    by_kind: [usize; Type::COUNT + 1],
+}
+
+impl Bytes {
+    fn of_kind(&mut self, kind: Option<Type>) -> &mut usize {
+        &mut self.by_kind[kind.map_or(Type::COUNT, |kind| kind as usize)]
+    }
+
+    fn add(&mut self, kind: Option<Type>, bytes: usize) {
+        self.all += bytes;
+        *self.of_kind(kind) += bytes;
+    }
+
+    fn take_away(&mut self, kind: Option<Type>, bytes: usize) {
+        assert!(self.all >= bytes, "the bytes of all are those of each");
+        self.all -= bytes;
+        *self.of_kind(kind) -= bytes;
+    }
+}
+
+type ResidentList = PiecedList<Resident>;
 
 /// All collections that there were.
 pub(super) struct Everything {
     list: ResidentList,
     by_owner: HashTable<Indexed>,
-    bytes: usize,
+    bytes: Bytes,
 }
 
 /// Databases were emptied one by one: what their collections take is given back some time later.
@@ -330,10 +407,11 @@ impl LoadedCells {
 /// A column, a key in it, and its value (`None`: it is deleted).
 pub type CellWrite<'a> = (Column, &'a [u8], Option<&'a [u8]>);
 
-/// Where a collection is in the list. Its hash is here too, so that the table can grow without a look at each: that is
-/// still one step, which moves 16 bytes a collection, and happens only when there are twice as many as ever before.
+/// Where a collection is in the list. Its hash is here too ([`table_hash`]), so that the table can grow without a look
+/// at each: that is still one step, which moves 8 bytes a collection, and happens only when there are twice as many as
+/// ever before.
 pub(super) struct Indexed {
-    hash: u64,
+    hash: u32,
     index: u32,
 }
 
@@ -357,7 +435,7 @@ pub struct Residents {
     last: usize,
     /// The next index that the clock looks at.
     hand: usize,
-    newborn: Vec<u64>,
+    newborn: Vec<(u64, Type)>,
     /// Of owners that were read: the upper bits of their hashes, each in the bucket that the lower ones name, and in
     /// the lowest two what became of it ([`STATE`]).
     remembered: Vec<u32>,
@@ -365,7 +443,7 @@ pub struct Residents {
     retries_asked: u32,
     dropped: Vec<Dropped>,
     hasher: foldhash::fast::RandomState,
-    bytes: usize,
+    bytes: Bytes,
     /// Of what was dropped and is not given back.
     dropped_bytes: usize,
     /// Of what has gone and may come again, if that is taken back.
@@ -374,9 +452,9 @@ pub struct Residents {
     change: Change,
     undo: UndoList,
     /// Collections that were written since the last frame, and can be taken back.
-    staged: Vec<Arc<[u8]>>,
+    staged: Vec<OwnerId>,
     /// Collections that grew too large while they were pinned.
-    demoted: Vec<Arc<[u8]>>,
+    demoted: Vec<OwnerId>,
     sweep: Option<Sweep>,
     /// The segment of the last frame.
     newest_segment: u32,
@@ -418,7 +496,7 @@ impl Residents {
         let remembered = (bytes_max / BYTES_PER_REMEMBERED).clamp(REMEMBERED_MIN, REMEMBERED_MAX);
         Residents {
             by_owner: HashTable::new(),
-            list: Vec::new(),
+            list: ResidentList::default(),
             last: 0,
             hand: 0,
             newborn: Vec::new(),
@@ -426,7 +504,7 @@ impl Residents {
             retries_asked: 0,
             dropped: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
-            bytes: 0,
+            bytes: Bytes::default(),
             dropped_bytes: 0,
             held_bytes: 0,
             bytes_max,
@@ -461,7 +539,14 @@ impl Residents {
     /// The same without what is kept only until it is known whether it has gone.
     #[inline]
     fn bounded_bytes(&self) -> usize {
-        self.bytes + self.dropped_bytes
+        self.bytes.all + self.dropped_bytes
+    }
+
+    /// The same by type, as [`Type`] codes them; those of unknown type, and what has gone and is still there, come last.
+    pub fn bytes_by_type(&self) -> [usize; Type::COUNT + 1] {
+        let mut bytes = self.bytes.by_kind;
+        bytes[Type::COUNT] += self.dropped_bytes + self.held_bytes;
+        bytes
     }
 
     /// The bytes above the bound: what is pinned, since all else goes.
@@ -472,34 +557,42 @@ impl Residents {
     /// By the version, which hardly any two owners have in common.
     #[inline]
     fn hash_of(&self, owner: &[u8]) -> u64 {
-        let version = owner.last_chunk().expect("an owner ends with its version");
-        self.hasher.hash_one(u64::from_be_bytes(*version))
+        self.hash_of_version(version_of(owner))
+    }
+
+    #[inline]
+    fn hash_of_version(&self, version: u64) -> u64 {
+        self.hasher.hash_one(version)
+    }
+
+    #[inline]
+    fn id_of(&self, owner: &[u8]) -> OwnerId {
+        OwnerId {
+            version: version_of(owner),
+            hash: self.hasher.hash_one(owner),
+        }
     }
 
     /// A collection that may have a version, without a look at it.
     #[inline]
     pub fn candidate(&self, version: u64) -> Option<u32> {
-        let hash = self.hasher.hash_one(version);
-        self.by_owner.find(hash, |_| true).map(|indexed| indexed.index)
+        let hash = self.hash_of_version(version);
+        let found = self.by_owner.find(table_hash(hash as u32), |_| true);
+        found.map(|indexed| indexed.index)
     }
 
     /// Reads something of a collection.
     #[inline]
     pub fn touch(&self, index: u32) -> u64 {
         let resident = &self.list[index as usize];
-        let owner = resident.owner.len() as u64;
-        resident.epoch ^ owner ^ resident.bytes as u64 ^ u64::from(resident.segment)
+        resident.epoch ^ resident.owner.hash ^ resident.bytes as u64 ^ u64::from(resident.segment)
     }
 
     /// Reads something of what a collection points to.
     #[inline]
     pub fn touch_cells(&self, index: u32) -> u64 {
-        let resident = &self.list[index as usize];
-        let owner = resident.owner.first().copied().map_or(0, u64::from);
-        resident
-            .parts
-            .iter()
-            .fold(owner, |touched, part| touched ^ part.tree.touch())
+        let parts = self.list[index as usize].parts.iter();
+        parts.fold(0, |touched, part| touched ^ part.tree.touch())
     }
 
     /// [`CellTree::touch_children`] of a collection's members.
@@ -518,18 +611,23 @@ impl Residents {
 
     #[inline]
     fn find(&mut self, owner: &[u8]) -> Option<usize> {
-        if self.by_owner.is_empty() {
-            return None;
+        match self.by_owner.is_empty() {
+            true => None,
+            false => self.find_id(self.id_of(owner)),
         }
+    }
+
+    #[inline]
+    fn find_id(&mut self, owner: OwnerId) -> Option<usize> {
         if let Some(resident) = self.list.get(self.last)
-            && *resident.owner == *owner
+            && resident.owner == owner
         {
             return Some(self.last);
         }
-        let hash = self.hash_of(owner);
+        let hash = self.hash_of_version(owner.version) as u32;
         let list = &self.list;
-        let is_it = |indexed: &Indexed| indexed.hash == hash && *list[indexed.index as usize].owner == *owner;
-        let index = self.by_owner.find(hash, is_it)?.index as usize;
+        let is_it = |indexed: &Indexed| indexed.hash == hash && list[indexed.index as usize].owner == owner;
+        let index = self.by_owner.find(table_hash(hash), is_it)?.index as usize;
         self.last = index;
         Some(index)
     }
@@ -666,9 +764,9 @@ pub enum Written {
 /// What comes into memory and changes there.
 impl Residents {
     /// A new collection's version was given out: nothing of it is on disk.
-    pub fn born(&mut self, version: u64) {
+    pub fn born(&mut self, version: u64, kind: Type) {
         if self.bytes_max > 0 && self.newborn.len() < NEWBORN_MAX {
-            self.newborn.push(version);
+            self.newborn.push((version, kind));
         }
     }
 
@@ -683,30 +781,31 @@ impl Residents {
     /// Creates the entry of an owner that was just born, at its first write.
     fn bring_forth(&mut self, owner: &[u8]) -> Option<usize> {
         let version = u64::from_be_bytes(*owner.last_chunk()?);
-        let born = self.newborn.iter().position(|newborn| *newborn == version)?;
-        self.newborn.swap_remove(born);
-        let index = self.insert(owner, Part::default);
+        let born = self.newborn.iter().position(|(newborn, _)| *newborn == version)?;
+        let (_, kind) = self.newborn.swap_remove(born);
+        let index = self.insert(owner, Some(kind), Part::default);
         let resident = &mut self.list[index];
         resident.is_authority = true;
-        let owner = resident.owner.clone();
-        self.undo.push(Undo::Born(owner));
+        self.undo.push(Undo::Born(resident.owner));
         Some(index)
     }
 
-    fn insert(&mut self, owner: &[u8], part: impl Fn() -> Part) -> usize {
-        let hash = self.hash_of(owner);
-        let mut resident = Box::new(Resident::new(owner, hash, part));
+    fn insert(&mut self, owner: &[u8], kind: Option<Type>, part: impl Fn() -> Part) -> usize {
+        let database = owner.first().copied().unwrap_or_default();
+        let mut resident = Resident::new(self.id_of(owner), database, part);
+        resident.kind = kind;
         resident.bytes = resident.count_bytes();
         self.add(resident)
     }
 
-    fn add(&mut self, resident: Box<Resident>) -> usize {
-        let hash = resident.hash;
-        self.bytes += resident.bytes;
+    fn add(&mut self, resident: Resident) -> usize {
+        let hash = self.hash_of_version(resident.owner.version) as u32;
+        self.bytes.add(resident.kind, resident.bytes);
         let index = u32::try_from(self.list.len()).expect("each takes far more than a byte of memory");
         self.list.push(resident);
         let indexed = Indexed { hash, index };
-        self.by_owner.insert_unique(hash, indexed, |indexed| indexed.hash);
+        self.by_owner
+            .insert_unique(table_hash(hash), indexed, |indexed| table_hash(indexed.hash));
         self.last = index as usize;
         index as usize
     }
@@ -759,7 +858,7 @@ impl Residents {
             return Written::Elsewhere;
         }
         if is_authority && value.is_some_and(|value| is_large_cell(key, value)) && self.demote(index) {
-            let hash = self.list[index].hash;
+            let hash = self.hash_of(owner);
             self.remember(hash, HAS_LARGE_CELL);
         }
         if is_born {
@@ -784,18 +883,18 @@ impl Residents {
     ) -> bool {
         let ((part_index, column), (key, value)) = (part, cell);
         let Residents { list, undo, staged, .. } = self;
-        let resident = &mut *list[index];
-        if undo.has_to_name(&resident.owner) {
-            undo.name(&resident.owner, resident.epoch, resident.is_staged);
+        let resident = &mut list[index];
+        if undo.has_to_name(resident.owner) {
+            undo.name(resident.owner, resident.epoch, resident.is_staged);
         }
         if !std::mem::replace(&mut resident.is_staged, true) {
-            staged.push(resident.owner.clone());
+            staged.push(resident.owner);
         }
         resident.has_staged_alone |= resident.is_authority;
         resident.is_used = true;
         resident.epoch = resident.epoch.max(epoch);
         let part = &mut resident.parts[part_index];
-        if is_node(column, key) && part.has_nodes {
+        if is_node(column, key) && part.has_nodes() {
             return false;
         }
         match value {
@@ -827,7 +926,7 @@ impl Residents {
         resident.epoch = resident.epoch.max(epoch);
         let part = &mut resident.parts[part];
         if is_node(column, key) && !part.is_complete() {
-            part.has_nodes = true;
+            part.lacking_mut().has_nodes = true;
         } else if value.is_some_and(|value| is_large_cell(key, value)) {
             return false;
         } else if part.is_below_end(key) {
@@ -888,7 +987,9 @@ impl Residents {
         let resident = &mut self.list[index];
         let (before, now) = (resident.bytes, resident.count_bytes());
         resident.bytes = now;
-        self.bytes = self.bytes - before + now;
+        self.bytes.all = self.bytes.all - before + now;
+        let of_kind = self.bytes.of_kind(resident.kind);
+        *of_kind = *of_kind - before + now;
         now
     }
 
@@ -899,8 +1000,9 @@ impl Residents {
             true => UNFINISHED,
             false => TOO_LARGE,
         };
-        let hash = resident.hash;
-        match resident.is_pinned(self.clean_to) {
+        let (version, is_pinned) = (resident.owner.version, resident.is_pinned(self.clean_to));
+        let hash = self.hash_of_version(version);
+        match is_pinned {
             true if !self.demote(index) => return,
             true => {}
             false => self.drop_at(index),
@@ -916,7 +1018,7 @@ impl Residents {
         let is_possible = resident.is_authority && resident.stale_to <= self.clean_to;
         if is_possible {
             (resident.is_authority, resident.is_demoted) = (false, true);
-            self.demoted.push(resident.owner.clone());
+            self.demoted.push(resident.owner);
         }
         is_possible
     }
@@ -970,17 +1072,17 @@ impl Residents {
         }
         let is_small = members <= LOADED_CELLS_MAX as u64;
         if let Some((part, _)) = self.part(owner, column) {
-            if part.known_to.is_some() && part.expected_bytes(members) > bytes_max as u64 {
+            if part.known_to().is_some() && part.expected_bytes(members) > bytes_max as u64 {
                 self.refuse(owner, if is_small { UNFINISHED } else { TOO_LARGE });
                 return None;
             }
             let range = part.load_range(to);
-            if range.is_some() || part.known_to.is_none() || !self.is_time_to_retry() {
+            if range.is_some() || part.known_to().is_none() || !self.is_time_to_retry() {
                 return range;
             }
             let index = self.find(owner)?;
             let part = &mut self.list[index].parts[part_of(column)?];
-            part.stuck = Stuck::No;
+            part.unstick();
             let range = part.load_range(None);
             self.count(owner, index);
             return range;
@@ -1011,7 +1113,7 @@ impl Residents {
         let Some(part) = part_of(column) else { return };
         match self.find(owner) {
             Some(index) => {
-                self.list[index].parts[part].stuck = match to {
+                self.list[index].parts[part].lacking_mut().stuck = match to {
                     Some(to) => Stuck::At(to.into()),
                     None => Stuck::AtEnd,
                 };
@@ -1029,13 +1131,28 @@ impl Residents {
     pub fn try_again(&mut self, owner: &[u8], column: Column) {
         let Some(part) = part_of(column) else { return };
         if let Some(index) = self.find(owner) {
-            self.list[index].parts[part].stuck = Stuck::No;
+            self.list[index].parts[part].unstick();
             self.recount(index);
             return;
         }
         let hash = self.hash_of(owner);
         if self.remembered[self.bucket(hash)] == (hash >> 32) as u32 & !STATE | UNFINISHED {
             self.remember(hash, WAS_READ);
+        }
+    }
+
+    /// Whether a collection that is in memory is of a type of which nobody has told.
+    pub fn lacks_kind(&mut self, owner: &[u8]) -> bool {
+        self.find(owner).is_some_and(|index| self.list[index].kind.is_none())
+    }
+
+    /// A collection that is in memory is of this type.
+    pub fn tell_kind(&mut self, owner: &[u8], kind: Type) {
+        if let Some(index) = self.find(owner) {
+            let resident = &mut self.list[index];
+            let (bytes, before) = (resident.bytes, resident.kind.replace(kind));
+            self.bytes.take_away(before, bytes);
+            self.bytes.add(Some(kind), bytes);
         }
     }
 
@@ -1046,7 +1163,7 @@ impl Residents {
         self.change = Change::Begun;
         let index = match self.find(owner) {
             Some(index) => index,
-            None => self.insert(owner, Part::unknown),
+            None => self.insert(owner, None, Part::unknown),
         };
         let resident = &mut self.list[index];
         resident.epoch = resident.epoch.max(epoch);
@@ -1054,7 +1171,7 @@ impl Residents {
         for (key, value) in cells.iter() {
             // Here they are not yet known to be all.
             match is_node(column, key) {
-                true => part.has_nodes = true,
+                true => part.lacking_mut().has_nodes = true,
                 false => drop(part.tree.insert_with(key, value, |_| ())),
             }
         }
@@ -1062,7 +1179,10 @@ impl Residents {
             known_to.as_deref().is_none_or(|end| !part.is_below_end(end)),
             "what is known only grows"
         );
-        part.known_to = known_to.map(Vec::into_boxed_slice);
+        part.lacking_mut().known_to = known_to.map(Vec::into_boxed_slice);
+        if part.is_complete() {
+            part.lacking = None;
+        }
         self.count(owner, index);
         self.change = Change::None;
     }
@@ -1111,8 +1231,8 @@ impl Residents {
                     value_len,
                     at,
                 } => {
-                    let owner = of.get_or_insert_with(|| self.undo.last_named()).clone();
-                    let index = self.find(&owner).expect("what was changed is there again");
+                    let owner = *of.get_or_insert_with(|| self.undo.last_named());
+                    let index = self.find_id(owner).expect("what was changed is there again");
                     let (key, value) = self.undo.cell_at(at, key_len, value_len);
                     let tree = &mut self.list[index].parts[usize::from(part)].tree;
                     match value {
@@ -1128,29 +1248,29 @@ impl Residents {
                     was_staged,
                 } => {
                     of = None;
-                    let index = self.find(&owner).expect("what was changed is there again");
+                    let index = self.find_id(owner).expect("what was changed is there again");
                     let resident = &mut self.list[index];
                     (resident.epoch, resident.is_staged) = (epoch, was_staged);
                 }
                 Undo::Born(owner) => {
-                    let index = self.find(&owner).expect("what was born is there again");
+                    let index = self.find_id(owner).expect("what was born is there again");
                     self.drop_at(index);
                 }
                 Undo::Dropped(resident) => {
                     // A load may have found what was there of it.
-                    if let Some(index) = self.find(&resident.owner) {
+                    if let Some(index) = self.find_id(resident.owner) {
                         self.drop_at(index);
                     }
                     if resident.is_demoted {
-                        self.demoted.push(resident.owner.clone());
+                        self.demoted.push(resident.owner);
                     }
                     self.held_bytes -= resident.bytes;
-                    self.add(resident);
+                    self.add(*resident);
                 }
                 Undo::Cleared(everything) => {
                     self.give_up_all();
                     let Everything { list, by_owner, bytes } = *everything;
-                    self.held_bytes -= bytes;
+                    self.held_bytes -= bytes.all;
                     (self.list, self.by_owner, self.bytes) = (list, by_owner, bytes);
                 }
             }
@@ -1160,7 +1280,7 @@ impl Residents {
     /// What was written since the last frame was logged in `segment`; 0 if it was written to RocksDB at once.
     pub fn logged(&mut self, segment: u32) {
         for owner in std::mem::take(&mut self.staged) {
-            if let Some(index) = self.find(&owner) {
+            if let Some(index) = self.find_id(owner) {
                 let resident = &mut self.list[index];
                 let is_staged = std::mem::take(&mut resident.is_staged);
                 if is_staged && std::mem::take(&mut resident.has_staged_alone) {
@@ -1182,8 +1302,8 @@ impl Residents {
                     self.dismantle(*resident);
                 }
                 Undo::Cleared(everything) => {
-                    self.held_bytes -= everything.bytes;
-                    self.dropped_bytes += everything.bytes;
+                    self.held_bytes -= everything.bytes.all;
+                    self.dropped_bytes += everything.bytes.all;
                     self.dropped.push(Dropped::All(everything.list));
                 }
                 Undo::Of { .. } | Undo::Cell { .. } | Undo::Born(_) => unreachable!("nothing is held by these"),
@@ -1196,7 +1316,7 @@ impl Residents {
     pub fn work_off(&mut self, clean_to: u32) {
         self.clean_to = clean_to;
         for owner in std::mem::take(&mut self.demoted) {
-            match self.find(&owner) {
+            match self.find_id(owner) {
                 Some(index) if self.list[index].is_pinned(clean_to) => self.demoted.push(owner),
                 Some(index) => self.drop_at(index),
                 None => {}
@@ -1223,10 +1343,9 @@ impl Residents {
                 self.sweep = None;
                 return;
             };
-            let version = resident.owner.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-            let bits = databases.checked_shr(u32::from(resident.owner[0]));
+            let bits = databases.checked_shr(u32::from(resident.database));
             let is_of_it = bits.is_some_and(|bits| bits & 1 == 1);
-            let is_dead = is_of_it && version.is_some_and(|version| version <= last_version);
+            let is_dead = is_of_it && resident.owner.version <= last_version;
             match is_dead && !resident.is_pinned(self.clean_to) {
                 // Another one comes to its place.
                 true => self.drop_at(index),
@@ -1254,7 +1373,7 @@ impl Residents {
         }
         let resident = self.take_out(index);
         self.held_bytes += resident.bytes;
-        self.undo.push(Undo::Dropped(resident));
+        self.undo.push(Undo::Dropped(Box::new(resident)));
     }
 
     /// What is known of an owner may not be true any more, if it is a copy: writes to it were taken back elsewhere.
@@ -1278,7 +1397,7 @@ impl Residents {
         if change == Change::Begun && self.last < self.list.len() {
             // Its tree may be unsound: it is given back at once, though it may be large, by what needs no counts.
             let unsound = self.list.swap_remove(self.last);
-            self.bytes = self.bytes.saturating_sub(unsound.bytes);
+            self.bytes.all = self.bytes.all.saturating_sub(unsound.bytes);
         }
         self.give_up_all();
         self.staged.clear();
@@ -1300,7 +1419,7 @@ impl Residents {
             bytes: std::mem::take(&mut self.bytes),
         };
         if !everything.list.is_empty() {
-            self.held_bytes += everything.bytes;
+            self.held_bytes += everything.bytes.all;
             self.undo.push(Undo::Cleared(Box::new(everything)));
         }
     }
@@ -1334,7 +1453,7 @@ impl Residents {
         self.newborn.clear();
         self.by_owner = HashTable::new();
         (self.last, self.hand) = (0, 0);
-        self.dropped_bytes += std::mem::take(&mut self.bytes);
+        self.dropped_bytes += std::mem::take(&mut self.bytes).all;
         if !self.list.is_empty() {
             self.dropped.push(Dropped::All(std::mem::take(&mut self.list)));
         }
@@ -1345,7 +1464,8 @@ impl Residents {
     fn evict(&mut self, index: usize) {
         let resident = &self.list[index];
         if resident.parts.iter().any(Part::is_begun) {
-            self.remember(resident.hash, UNFINISHED);
+            let hash = self.hash_of_version(resident.owner.version);
+            self.remember(hash, UNFINISHED);
         }
         self.drop_at(index);
     }
@@ -1353,31 +1473,30 @@ impl Residents {
     fn drop_at(&mut self, index: usize) {
         let resident = self.take_out(index);
         self.dropped_bytes += resident.bytes;
-        self.dismantle(*resident);
+        self.dismantle(resident);
     }
 
-    fn take_out(&mut self, index: usize) -> Box<Resident> {
+    fn take_out(&mut self, index: usize) -> Resident {
         let resident = self.list.swap_remove(index);
-        self.position(resident.hash, index)
+        self.position(self.hash_of_version(resident.owner.version), index)
             .expect("a collection in the list is in the table")
             .remove();
         // The last one has moved into the gap.
         if let Some(moved) = self.list.get(index) {
-            let (hash, end) = (moved.hash, self.list.len());
+            let (hash, end) = (self.hash_of_version(moved.owner.version), self.list.len());
             self.position(hash, end)
                 .expect("a collection in the list is in the table")
                 .get_mut()
                 .index = index as u32;
         }
-        assert!(self.bytes >= resident.bytes, "the bytes of all are those of each");
-        self.bytes -= resident.bytes;
+        self.bytes.take_away(resident.kind, resident.bytes);
         resident
     }
 
     /// The table's entry of the collection at `index`.
     fn position(&mut self, hash: u64, index: usize) -> Option<OccupiedEntry<'_, Indexed>> {
         self.by_owner
-            .find_entry(hash, |other| other.index as usize == index)
+            .find_entry(table_hash(hash as u32), |other| other.index as usize == index)
             .ok()
     }
 
@@ -1427,7 +1546,7 @@ impl Residents {
             self.dropped.push(Dropped::All(list));
         }
         if let Some(resident) = last {
-            self.dismantle(*resident);
+            self.dismantle(resident);
         }
     }
 
@@ -1705,7 +1824,8 @@ mod tests {
 
         fn bear(&mut self, random: &mut StdRng) {
             self.newest += 1;
-            self.residents.born(self.newest);
+            let kind = [Type::Set, Type::Hash][self.newest as usize % 2];
+            self.residents.born(self.newest, kind);
             self.write(self.newest, random.random_range(0..2), vec![0], Some(vec![7]));
         }
 
@@ -1799,6 +1919,8 @@ mod tests {
 
         /// What is nowhere else must be in memory.
         fn check_alone(&mut self) {
+            let by_type = self.residents.bytes_by_type();
+            assert_eq!(by_type.iter().sum::<usize>(), self.residents.bytes());
             let clean_to = self.clean_to;
             self.alone.retain(|_, segment| *segment > clean_to);
             let staged = self.staged_alone.iter().map(|(owner, _)| owner);
@@ -1830,7 +1952,7 @@ mod tests {
                 world.check_alone();
                 let residents = &world.residents;
                 let counted: usize = residents.list.iter().map(|one| one.count_bytes()).sum();
-                assert_eq!(residents.bytes, counted);
+                assert_eq!(residents.bytes.all, counted);
                 assert_eq!(residents.list.len(), residents.len());
             }
             assert_eq!(known > 100, bytes_max > 0, "{known} reads of {bytes_max} bytes");
@@ -1846,7 +1968,7 @@ mod tests {
     #[test]
     fn a_large_collection_is_given_back_in_parts_and_one_that_grows_too_large_is_not_loaded_again() {
         let mut residents = Residents::new(64 << 20);
-        residents.born(1);
+        residents.born(1, Type::Set);
         let mut steps_that_gave_back_much = 0;
         for number in 0..1_000_000_u32 {
             let before = residents.bytes();
@@ -1888,7 +2010,7 @@ mod tests {
         let mut bear = |residents: &mut Residents, value: &[u8]| {
             newest += 1;
             residents.begin_turn();
-            residents.born(newest);
+            residents.born(newest, Type::Set);
             write(residents, newest, b"a", value);
             newest
         };
@@ -1896,7 +2018,7 @@ mod tests {
             bear(&mut residents, &[0; 200]);
         }
         for _ in 0..100 {
-            residents.list.iter_mut().for_each(|resident| resident.is_used = true);
+            (0..residents.len()).for_each(|index| residents.list[index].is_used = true);
             bear(&mut residents, &[0; 60_000]);
             let bytes = residents.bytes();
             // What was just written is pinned until RocksDB has got it.
@@ -1983,7 +2105,7 @@ mod tests {
     #[test]
     fn a_cell_with_a_long_key_is_not_kept_where_it_is_elsewhere_too() {
         let mut residents = Residents::new(64 << 20);
-        residents.born(1);
+        residents.born(1, Type::Set);
         let long = [b'b'; CELL_BYTES_MAX];
         write(&mut residents, 1, b"a", b"");
         write_in(&mut residents, 1, (Column::Data, &long, Some(b"v")), 1);
@@ -2002,7 +2124,7 @@ mod tests {
     #[test]
     fn one_that_grows_too_large_is_dropped_when_rocksdb_has_it_although_it_is_written_all_the_time() {
         let mut residents = Residents::new(1 << 20);
-        residents.born(1);
+        residents.born(1, Type::Set);
         let mut number = 0_u32;
         let mut grow = |residents: &mut Residents| {
             number += 1;
@@ -2028,11 +2150,11 @@ mod tests {
     #[test]
     fn what_may_come_again_stays_when_all_else_is_given_back() {
         let mut residents = Residents::new(64 << 20);
-        residents.born(1);
+        residents.born(1, Type::Set);
         for number in 0..20_000_u32 {
             write(&mut residents, 1, &number.to_be_bytes(), &[0; 30]);
         }
-        residents.born(2);
+        residents.born(2, Type::Set);
         write_in(&mut residents, 2, (Column::Data, b"a", Some(b"1")), 1);
         residents.drop_dead(&owner(2));
         assert!(residents.bytes() > DROPPED_AT_ONCE_BYTES);
@@ -2049,13 +2171,13 @@ mod tests {
         let mut residents = Residents::new(64 << 20);
         for version in 1..=1000 {
             residents.begin_turn();
-            residents.born(version);
+            residents.born(version, Type::Set);
             write_in(&mut residents, version, (Column::Data, b"a", Some(b"1")), 1);
         }
         ingest(&mut residents);
         let mut of_database_3 = |version: u64| {
             let owner = [&[3][..], &owner(version)].concat();
-            residents.born(version);
+            residents.born(version, Type::Set);
             residents.write(&owner, (Column::Data, b"a", Some(b"1")), 1, true);
             owner
         };
@@ -2079,7 +2201,7 @@ mod tests {
             let mut residents = Residents::new(256 << 20);
             for version in 1..=4 {
                 residents.begin_turn();
-                residents.born(version);
+                residents.born(version, Type::Set);
                 for number in 0..300_000_u32 {
                     write(&mut residents, version, &number.to_be_bytes(), &[0; 30]);
                 }
@@ -2111,7 +2233,7 @@ mod tests {
         let mut residents = Residents::new(1 << 20);
         for version in 1..20_000 {
             residents.begin_turn();
-            residents.born(version);
+            residents.born(version, Type::Set);
             write(&mut residents, version, b"a", &[0; 100]);
             assert!(residents.knows(&owner(1), Column::Data, b"b"), "{version}");
             assert!(residents.bytes() <= (1 << 20) + 1024);

@@ -1,14 +1,13 @@
 //! How to take back what was written in memory since the last frame: of collections that have what RocksDB lacks, which
 //! cannot be read anew.
 
-use super::residents::{Everything, Resident};
-use std::sync::Arc;
+use super::residents::{Everything, OwnerId, Resident};
 
 /// One change, to be taken back newest first.
 pub(super) enum Undo {
     /// The cells of the next changes are of this collection.
     Of {
-        owner: Arc<[u8]>,
+        owner: OwnerId,
         epoch: u64,
         was_staged: bool,
     },
@@ -21,7 +20,7 @@ pub(super) enum Undo {
         at: usize,
     },
     /// A collection was born.
-    Born(Arc<[u8]>),
+    Born(OwnerId),
     /// A collection has gone.
     Dropped(Box<Resident>),
     /// All collections have gone.
@@ -37,7 +36,7 @@ pub(super) struct UndoList {
     /// Where the changes of the running command begin.
     pub(super) kept: usize,
     /// The collection that the last cells are of, if that is known.
-    of: Option<Arc<[u8]>>,
+    of: Option<OwnerId>,
     /// How many changes hold collections that have gone.
     holding: usize,
 }
@@ -54,14 +53,13 @@ impl UndoList {
 
     /// Whether the next cells' collection must be named.
     #[inline]
-    pub(super) fn has_to_name(&self, owner: &Arc<[u8]>) -> bool {
-        self.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, owner))
+    pub(super) fn has_to_name(&self, owner: OwnerId) -> bool {
+        self.of != Some(owner)
     }
 
     /// The next cells are of this collection.
-    pub(super) fn name(&mut self, owner: &Arc<[u8]>, epoch: u64, was_staged: bool) {
-        let owner = owner.clone();
-        self.of = Some(owner.clone());
+    pub(super) fn name(&mut self, owner: OwnerId, epoch: u64, was_staged: bool) {
+        self.of = Some(owner);
         self.changes.push(Undo::Of {
             owner,
             epoch,
@@ -110,9 +108,9 @@ impl UndoList {
     }
 
     /// The collection that the cells are of which were changed last.
-    pub(super) fn last_named(&self) -> Arc<[u8]> {
+    pub(super) fn last_named(&self) -> OwnerId {
         let named = self.changes.iter().rev().find_map(|change| match change {
-            Undo::Of { owner, .. } => Some(owner.clone()),
+            Undo::Of { owner, .. } => Some(*owner),
             _ => None,
         });
         named.expect("cells come behind their collection")

@@ -6,7 +6,7 @@ use crate::error::CommandError;
 use crate::faults;
 use crate::slots::Slot;
 use crate::storage::database::{Column, DeletedPassed, Direction, MemberRange, Visit};
-use crate::storage::encoding;
+use crate::storage::encoding::{self, Record};
 use crate::storage::gaps::{DELETED_MIN, Empty, Gaps};
 use crate::storage::missed_reads::MissedRead;
 use crate::storage::records::EntryIndex;
@@ -281,6 +281,17 @@ impl Shard {
         Ok(epoch.max(below.expect("what is below the end is known")))
     }
 
+    /// Tells the collections in memory the type of one that was loaded, for INFO.
+    fn tell_kind(&mut self, (owner, slot): (&Owner, Slot)) {
+        let mut key = Vec::new();
+        encoding::meta_key(&mut key, self.physical(owner.database), slot, &owner.key);
+        let hash = hash_of(&self.hasher, Column::Meta, &key);
+        let record = self.records.look_at(hash, Column::Meta, &key).and_then(Record::decode);
+        if let Some(kind) = record.map(|record| record.kind) {
+            self.residents.tell_kind(&self.key, kind);
+        }
+    }
+
     /// Loads the next cells of an owner, if this read, which ends at `to`, is to do so; whether it did.
     fn load_step(
         &mut self,
@@ -327,6 +338,9 @@ impl Shard {
         let known_to = known_to.or(gave_up_at).or(end);
         self.forget_records_of(column, &cells);
         self.residents.extend(&self.key, column, &cells, known_to, epoch);
+        if self.residents.lacks_kind(&self.key) {
+            self.tell_kind((owner, slot));
+        }
         if column == Column::Data && self.residents.lacks_only(&self.key, Column::Score) {
             // Mostly there is nothing in it, and the collection is whole then.
             self.loads_left += 1;

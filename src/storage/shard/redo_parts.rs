@@ -45,7 +45,7 @@ impl Shard {
                 && record.version > self.last_version
                 && record.kind != Type::String
             {
-                self.residents.born(record.version);
+                self.residents.born(record.version, record.kind);
             }
         }
         for write in writes {
