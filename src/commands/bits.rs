@@ -2,14 +2,16 @@
 
 use super::Context;
 use super::arguments::{integer, is_option};
-use super::string_part::StringEdit;
+use super::steps::{Steps, members_per_step};
+use super::string_part::{LongString, StringEdit};
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::number::parse_integer;
 use crate::protocol::Arguments;
-use crate::storage::encoding::Record;
+use crate::storage::encoding::{Record, STRING_CHUNK_LEN};
 use std::cell::Cell;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -122,35 +124,84 @@ fn visit_bits(
     let part = |len: usize| {
         let bits = range(len);
         chosen.set((bits.start, bits.end));
-        (bits.start / 8) as usize..bits.end.div_ceil(8) as usize
+        bytes_of(&bits)
     };
     let mut done = 0;
-    let len = context.visit_string(key, part, |mut bytes| {
+    let len = context.visit_string(key, part, |bytes| {
         let (start, end) = chosen.get();
-        let (first, last) = (start / 8, (end - 1) / 8);
-        let (first_mask, last_mask) = (0xff >> (start % 8), 0xff << (7 - (end - 1) % 8));
-        let mut at = first + done;
-        done += bytes.len() as u64;
-        if at == first && first_mask != 0xff {
-            let mask = if first == last {
-                first_mask & last_mask
-            } else {
-                first_mask
-            };
-            visit(at, &bytes[..1], mask)?;
-            (at, bytes) = (at + 1, &bytes[1..]);
-        }
-        let ends = !bytes.is_empty() && last_mask != 0xff && at + bytes.len() as u64 == last + 1;
-        let (whole, cut) = bytes.split_at(bytes.len() - usize::from(ends));
-        if !whole.is_empty() {
-            visit(at, whole, 0xff)?;
-        }
-        match ends {
-            true => visit(last, cut, last_mask),
-            false => ControlFlow::Continue(()),
-        }
+        visit_piece(start..end, &mut done, bytes, &mut visit)
     })?;
     Ok(len.is_some())
+}
+
+/// The bytes in which bits lie.
+fn bytes_of(bits: &Range<u64>) -> Range<usize> {
+    (bits.start / 8) as usize..bits.end.div_ceil(8) as usize
+}
+
+/// Calls `visit`, as [`visit_bits`] does, with the next piece of the bytes in which bits lie; `done` of them were
+/// before.
+fn visit_piece(
+    Range { start, end }: Range<u64>,
+    done: &mut u64,
+    mut bytes: &[u8],
+    visit: &mut impl FnMut(u64, &[u8], u8) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let (first, last) = (start / 8, (end - 1) / 8);
+    let (first_mask, last_mask) = (0xff >> (start % 8), 0xff << (7 - (end - 1) % 8));
+    let mut at = first + *done;
+    *done += bytes.len() as u64;
+    if at == first && first_mask != 0xff {
+        let mask = if first == last {
+            first_mask & last_mask
+        } else {
+            first_mask
+        };
+        visit(at, &bytes[..1], mask)?;
+        (at, bytes) = (at + 1, &bytes[1..]);
+    }
+    let ends = !bytes.is_empty() && last_mask != 0xff && at + bytes.len() as u64 == last + 1;
+    let (whole, cut) = bytes.split_at(bytes.len() - usize::from(ends));
+    if !whole.is_empty() {
+        visit(at, whole, 0xff)?;
+    }
+    match ends {
+        true => visit(last, cut, last_mask),
+        false => ControlFlow::Continue(()),
+    }
+}
+
+/// Calls `visit` with some bits of a string, as [`visit_bits`] does, in steps, and with a state that is returned.
+async fn visit_in_steps<S: Send + 'static>(
+    steps: &Steps,
+    string: LongString,
+    bits: Range<u64>,
+    mut state: S,
+    visit: fn(&mut S, u64, &[u8], u8) -> ControlFlow<()>,
+) -> Result<S, CommandError> {
+    let (string, mut at) = (Arc::new(string), bits.start);
+    while at < bits.end {
+        let end = bits.end.min((at / 8 + bytes_per_step()) * 8);
+        let (string, part) = (Arc::clone(&string), at..end);
+        let step = steps.run(move |context| {
+            let (mut done, mut flow) = (0, ControlFlow::Continue(()));
+            context.visit_part(&string, bytes_of(&part), |bytes| {
+                flow = visit_piece(part.clone(), &mut done, bytes, &mut |at, bytes, mask| {
+                    visit(&mut state, at, bytes, mask)
+                });
+                flow
+            })?;
+            Ok((state, flow.is_break()))
+        });
+        let (next, is_over) = step.await?;
+        (state, at) = (next, if is_over { bits.end } else { end });
+    }
+    Ok(state)
+}
+
+/// Bytes of a string that one step reads.
+fn bytes_per_step() -> u64 {
+    (members_per_step() * STRING_CHUNK_LEN) as u64
 }
 
 /// BITCOUNT key [start end [BYTE | BIT]]
@@ -167,20 +218,31 @@ pub fn bitcount(context: &mut Context<'_>) -> Outcome {
     };
     // Without this, two positions before the string's start would both be the start.
     let reversed = range.first < 0 && range.last < 0 && range.first > range.last;
+    let bits_of = |len| if reversed { 0..0 } else { range.of(len) };
+    if let Some(string) = context.long_string(arguments.get(1))? {
+        let bits = bits_of(string.byte_len());
+        return context.in_steps((string.chunks(), Vec::new()), |steps| async move {
+            let count = visit_in_steps(&steps, string, bits, 0, count_bits).await?;
+            steps.run(move |context| reply_number(context, count as i64)).await
+        });
+    }
     let mut count = 0;
-    visit_bits(
-        context,
-        arguments.get(1),
-        |len| if reversed { 0..0 } else { range.of(len) },
-        |_, bytes, mask| {
-            count += match mask {
-                0xff => ones(bytes),
-                mask => u64::from((bytes[0] & mask).count_ones()),
-            };
-            ControlFlow::Continue(())
-        },
-    )?;
-    context.reply.integer(count as i64);
+    visit_bits(context, arguments.get(1), bits_of, |at, bytes, mask| {
+        count_bits(&mut count, at, bytes, mask)
+    })?;
+    reply_number(context, count as i64)
+}
+
+fn count_bits(count: &mut u64, _: u64, bytes: &[u8], mask: u8) -> ControlFlow<()> {
+    *count += match mask {
+        0xff => ones(bytes),
+        mask => u64::from((bytes[0] & mask).count_ones()),
+    };
+    ControlFlow::Continue(())
+}
+
+fn reply_number(context: &mut Context<'_>, number: i64) -> Outcome {
+    context.reply.integer(number);
     Ok(())
 }
 
@@ -215,39 +277,48 @@ pub fn bitpos(context: &mut Context<'_>) -> Outcome {
         _ => return Err(CommandError::Syntax),
     }
     let ends_with_string = arguments.len() < 5;
-    // The bits that are looked for are made ones.
-    let flip = if set { 0 } else { 0xff };
-    let (mut found, mut end) = (None, 0);
-    let exists = visit_bits(
-        context,
-        arguments.get(1),
-        |len| {
-            let bits = range.of(len);
-            end = bits.end;
-            bits
-        },
-        |at, bytes, mask| {
-            let wanted = |byte: u8| (byte ^ flip) & mask;
-            let index = match mask {
-                0xff => first_other(bytes, flip),
-                _ => (wanted(bytes[0]) != 0).then_some(0),
-            };
-            let Some(index) = index else {
-                return ControlFlow::Continue(());
-            };
-            found = Some((at + index as u64) * 8 + u64::from(wanted(bytes[index]).leading_zeros()));
-            ControlFlow::Break(())
-        },
-    )?;
-    let answer = match found {
+    let answer = move |exists: bool, found: Option<u64>, end: u64| match found {
         _ if !exists => -i64::from(set),
         Some(bit) => bit as i64,
         // Behind the string's end all is zeros, unless an end was asked for.
         None if !set && ends_with_string && end > 0 => end as i64,
         None => -1,
     };
-    context.reply.integer(answer);
-    Ok(())
+    let seek = if set { seek_bit::<0> } else { seek_bit::<0xff> };
+    if let Some(string) = context.long_string(arguments.get(1))? {
+        let bits = range.of(string.byte_len());
+        return context.in_steps((string.chunks(), Vec::new()), |steps| async move {
+            let end = bits.end;
+            let found = visit_in_steps(&steps, string, bits, None, seek).await?;
+            steps
+                .run(move |context| reply_number(context, answer(true, found, end)))
+                .await
+        });
+    }
+    let (mut found, mut end) = (None, 0);
+    let bits_of = |len| {
+        let bits = range.of(len);
+        end = bits.end;
+        bits
+    };
+    let exists = visit_bits(context, arguments.get(1), bits_of, |at, bytes, mask| {
+        seek(&mut found, at, bytes, mask)
+    })?;
+    reply_number(context, answer(exists, found, end))
+}
+
+/// Looks for the first bit that is one when it is flipped by `FLIP`.
+fn seek_bit<const FLIP: u8>(found: &mut Option<u64>, at: u64, bytes: &[u8], mask: u8) -> ControlFlow<()> {
+    let wanted = |byte: u8| (byte ^ FLIP) & mask;
+    let index = match mask {
+        0xff => first_other(bytes, FLIP),
+        _ => (wanted(bytes[0]) != 0).then_some(0),
+    };
+    let Some(index) = index else {
+        return ControlFlow::Continue(());
+    };
+    *found = Some((at + index as u64) * 8 + u64::from(wanted(bytes[index]).leading_zeros()));
+    ControlFlow::Break(())
 }
 
 /// The index of the first byte that is not `byte`.

@@ -6,11 +6,15 @@ use super::collection::{Collection, Direction};
 use super::geohash::{self, Coordinates, LATITUDES, LONGITUDES, STEPS_MAX, Shape, coordinates_of_score};
 use super::sorted_sets::members::{AddOptions, add_members};
 use super::sorted_sets::{Entry, Stretch, store_sorted_set};
+use super::steps::{Steps, members_at_once_max, members_per_step};
 use crate::error::CommandError;
 use crate::number::parse_double;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{ordered_score, score_key};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
@@ -168,7 +172,7 @@ enum Kind {
 
 /// What a search was asked for.
 #[derive(Default)]
-struct Search<'a> {
+struct Search {
     center: Option<Coordinates>,
     /// FROMMEMBER or FROMLONLAT was given.
     has_center: bool,
@@ -183,7 +187,7 @@ struct Search<'a> {
     count: usize,
     any: bool,
     order: Option<Direction>,
-    destination: Option<&'a [u8]>,
+    destination: Option<Vec<u8>>,
     store_distances: bool,
 }
 
@@ -232,17 +236,37 @@ fn search_generic(context: &mut Context<'_>, kind: Kind) -> Outcome {
     let source = if kind == Kind::SearchStore { 2 } else { 1 };
     let set = context.reading(|context| context.sorted_set(arguments.get(source)))?;
     let search = Search::parse(context, set.as_ref(), kind)?;
-    let found = match &set {
-        Some(set) => search.found(context, set)?,
-        None => Vec::new(),
-    };
-    match search.destination {
-        Some(destination) => search.store(context, destination, found),
-        None => {
-            search.reply(&mut context.reply, &found);
-            Ok(())
-        }
+    let mut walk = search.begin()?;
+    let mut members = 0;
+    if let Some(set) = &set {
+        let at_once = match context.may_take_steps {
+            true => members_at_once_max(),
+            false => u64::MAX,
+        };
+        walk.go_on(context, set, at_once)?;
+        members = match walk.is_over() {
+            true => walk.found.len() as u64,
+            false => set.count,
+        };
     }
+    if walk.is_over() && search.destination.is_none() {
+        let mut found = walk.found;
+        if let Some(order) = search.found_order() {
+            found.sort_by(|a, b| compare_distances(order, a, b));
+        }
+        found.truncate(search.count_max());
+        context.reply.array(found.len());
+        found.iter().for_each(|found| search.reply(&mut context.reply, found));
+        return Ok(());
+    }
+    let event = match kind {
+        Kind::SearchStore => "geosearchstore",
+        _ => "georadiusstore",
+    };
+    let writes = search.destination.iter().map(|key| (context.database, key.clone()));
+    context.in_steps((members, writes.collect()), |steps| {
+        search.finish(steps, (set, walk), event)
+    })
 }
 
 /// The coordinates of the member that a search begins at.
@@ -257,8 +281,8 @@ fn parse_size(argument: &[u8], not_a_number: &'static str) -> Result<f64, Comman
     parse_double(argument).ok_or(CommandError::text(not_a_number))
 }
 
-impl<'a> Search<'a> {
-    fn parse(context: &mut Context<'a>, set: Option<&Collection>, kind: Kind) -> Result<Search<'a>, CommandError> {
+impl Search {
+    fn parse(context: &mut Context<'_>, set: Option<&Collection>, kind: Kind) -> Result<Search, CommandError> {
         let arguments = context.arguments;
         let mut search = Search {
             unit: 1.0,
@@ -279,7 +303,7 @@ impl<'a> Search<'a> {
             }
             Kind::Search => 2,
             Kind::SearchStore => {
-                search.destination = Some(arguments.get(1));
+                search.destination = Some(arguments.get(1).to_vec());
                 3
             }
         };
@@ -303,7 +327,7 @@ impl<'a> Search<'a> {
     }
 
     /// Options about what is returned. All of these return how many arguments the option takes, 0 if it is another one.
-    fn parse_output(&mut self, rest: Arguments<'a>) -> Result<usize, CommandError> {
+    fn parse_output(&mut self, rest: Arguments<'_>) -> Result<usize, CommandError> {
         let option = rest.get(0);
         match option {
             _ if is_option(option, "WITHDIST") => self.with_distance = true,
@@ -322,7 +346,7 @@ impl<'a> Search<'a> {
         Ok(1)
     }
 
-    fn parse_destination(&mut self, rest: Arguments<'a>, kind: Kind) -> usize {
+    fn parse_destination(&mut self, rest: Arguments<'_>, kind: Kind) -> usize {
         let option = rest.get(0);
         let distances = is_option(option, "STOREDIST");
         match kind {
@@ -333,7 +357,7 @@ impl<'a> Search<'a> {
             Kind::Radius { stores: true } | Kind::RadiusByMember { stores: true }
                 if rest.len() > 1 && (distances || is_option(option, "STORE")) =>
             {
-                self.destination = Some(rest.get(1));
+                self.destination = Some(rest.get(1).to_vec());
                 self.store_distances = distances;
                 2
             }
@@ -346,7 +370,7 @@ impl<'a> Search<'a> {
         &mut self,
         context: &mut Context<'_>,
         set: Option<&Collection>,
-        rest: Arguments<'a>,
+        rest: Arguments<'_>,
     ) -> Result<usize, CommandError> {
         let (option, values) = (rest.get(0), rest.len() - 1);
         if is_option(option, "FROMMEMBER") && values >= 1 && (!self.has_center || self.by_member) {
@@ -421,22 +445,138 @@ impl<'a> Search<'a> {
         Err(CommandError::text(missing))
     }
 
-    /// The members that lie in the area, in the order asked for; at most COUNT.
-    fn found(&self, context: &mut Context<'_>, set: &Collection) -> Result<Vec<Found>, CommandError> {
+    /// Begins to look for the members that lie in the area. Of a key that is not there nothing is known of the area.
+    fn begin(&self) -> Result<Walk, CommandError> {
         let (Some(center), Some(shape)) = (self.center, self.shape) else {
-            return Err(CommandError::Internal);
+            return Ok(Walk::default());
         };
-        let enough = if self.any { self.count } else { usize::MAX };
-        let mut found: Vec<Found> = Vec::new();
-        for (from, to) in shape.score_ranges(center) {
-            if found.len() >= enough {
-                break;
+        let key = |score: f64| score_key(ordered_score(score), b"");
+        let ranges = shape.score_ranges(center).into_iter();
+        Ok(Walk {
+            area: Some((center, shape)),
+            ranges: ranges.map(|(from, to)| (key(from), key(to))).collect(),
+            found: Vec::new(),
+            enough: if self.any { self.count } else { usize::MAX },
+        })
+    }
+
+    /// The order of what is found: the nearest ones are meant by a COUNT, unless ANY will do.
+    fn found_order(&self) -> Option<Direction> {
+        let nearest = (self.count > 0 && !self.any).then_some(Direction::Forward);
+        self.order.or(nearest)
+    }
+
+    /// How many members are wanted at most.
+    fn count_max(&self) -> usize {
+        match self.count {
+            0 => usize::MAX,
+            count => count,
+        }
+    }
+
+    /// Goes on with a search in steps: what is found is put in order, and replied or stored.
+    async fn finish(self, steps: Steps, (set, mut walk): (Option<Collection>, Walk), event: &'static str) -> Outcome {
+        if let Some(set) = set {
+            let set = Arc::new(set);
+            while !walk.is_over() {
+                let set = Arc::clone(&set);
+                let step = move |context: &mut Context<'_>| {
+                    walk.go_on(context, &set, members_per_step() as u64)?;
+                    Ok(walk)
+                };
+                walk = steps.run(step).await?;
             }
+        }
+        let mut found = walk.found;
+        if let Some(order) = self.found_order() {
+            found = steps.sort(found, |a, b| compare_distances(order, a, b)).await;
+        }
+        let surplus = found.split_off(self.count_max().min(found.len()));
+        steps.take_each(surplus, drop).await;
+        if let Some(destination) = self.destination.clone() {
+            let mut entries = Vec::with_capacity(found.len());
+            steps.take_each(found, |found| entries.push(self.stored(found))).await;
+            return store_sorted_set(&steps, destination, entries, event).await;
+        }
+        let count = found.len();
+        let first = move |context: &mut Context<'_>| {
+            context.reply.array(count);
+            Ok(())
+        };
+        steps.run(first).await?;
+        let reply = |context: &mut Context<'_>, search: &mut Search, found| {
+            search.reply(&mut context.reply, &found);
+            Ok(())
+        };
+        steps.run_with_each(found, self, reply).await.map(drop)
+    }
+
+    fn reply(&self, reply: &mut Reply<'_>, found: &Found) {
+        let extras = [self.with_distance, self.with_hash, self.with_coordinates];
+        let extras = extras.into_iter().filter(|is_wanted| *is_wanted).count();
+        if extras > 0 {
+            reply.array(extras + 1);
+        }
+        reply.bulk(&found.entry.member);
+        if self.with_distance {
+            reply_distance(reply, found.distance_meters / self.unit);
+        }
+        if self.with_hash {
+            reply.integer(found.entry.score as i64);
+        }
+        if self.with_coordinates {
+            reply_coordinates(reply, found.coordinates);
+        }
+    }
+
+    /// What is stored of a member.
+    fn stored(&self, found: Found) -> Entry {
+        let score = match self.store_distances {
+            true => found.distance_meters / self.unit,
+            false => found.entry.score,
+        };
+        Entry { score, ..found.entry }
+    }
+}
+
+/// The order of distances, from the nearest on (`Forward`) or from the farthest.
+fn compare_distances(order: Direction, a: &Found, b: &Found) -> Ordering {
+    let nearest_first = a.distance_meters.total_cmp(&b.distance_meters);
+    match order {
+        Direction::Forward => nearest_first,
+        Direction::Backward => nearest_first.reverse(),
+    }
+}
+
+/// A walk along the members of an area.
+#[derive(Default)]
+struct Walk {
+    area: Option<(Coordinates, Shape)>,
+    /// The ranges of keys that are still to be looked at.
+    ranges: VecDeque<(Vec<u8>, Vec<u8>)>,
+    found: Vec<Found>,
+    /// How many are enough.
+    enough: usize,
+}
+
+impl Walk {
+    fn is_over(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Looks at about `most` members.
+    fn go_on(&mut self, context: &mut Context<'_>, set: &Collection, most: u64) -> Outcome {
+        let (center, shape) = self.area.ok_or(CommandError::Internal)?;
+        let mut left = most;
+        while left > 0
+            && let Some((from, to)) = self.ranges.pop_front()
+        {
             let stretch = Stretch {
-                from: score_key(ordered_score(from), b""),
-                to: score_key(ordered_score(to), b""),
+                from,
+                to: to.clone(),
                 ..Stretch::from_end(Direction::Forward, u64::MAX)
             };
+            let (found, enough, mut next) = (&mut self.found, self.enough, None);
             context.walk(set, &stretch, |_, score, member| {
                 let coordinates = coordinates_of_score(score);
                 if let Some(distance_meters) = shape.distance_meters(center, coordinates) {
@@ -447,72 +587,24 @@ impl<'a> Search<'a> {
                         distance_meters,
                     });
                 }
-                match found.len() < enough {
+                left -= 1;
+                if left == 0 {
+                    // The first key behind this one.
+                    next = Some([&score_key(ordered_score(score), member)[..], &[0]].concat());
+                }
+                match left > 0 && found.len() < enough {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 }
             })?;
-        }
-        // The nearest ones are meant by a COUNT, unless ANY will do.
-        let nearest = (self.count > 0 && !self.any).then_some(Direction::Forward);
-        match self.order.or(nearest) {
-            Some(Direction::Forward) => found.sort_by(|a, b| a.distance_meters.total_cmp(&b.distance_meters)),
-            Some(Direction::Backward) => found.sort_by(|a, b| b.distance_meters.total_cmp(&a.distance_meters)),
-            None => {}
-        }
-        if self.count > 0 {
-            found.truncate(self.count);
-        }
-        Ok(found)
-    }
-
-    fn reply(&self, reply: &mut Reply<'_>, found: &[Found]) {
-        let extras = [self.with_distance, self.with_hash, self.with_coordinates];
-        let extras = extras.into_iter().filter(|is_wanted| *is_wanted).count();
-        reply.array(found.len());
-        for Found {
-            entry,
-            coordinates,
-            distance_meters,
-        } in found
-        {
-            if extras > 0 {
-                reply.array(extras + 1);
+            if self.found.len() >= self.enough {
+                self.ranges.clear();
+                return Ok(());
             }
-            reply.bulk(&entry.member);
-            if self.with_distance {
-                reply_distance(reply, distance_meters / self.unit);
-            }
-            if self.with_hash {
-                reply.integer(entry.score as i64);
-            }
-            if self.with_coordinates {
-                reply_coordinates(reply, *coordinates);
+            if let Some(next) = next {
+                self.ranges.push_front((next, to));
             }
         }
-    }
-
-    fn store(&self, context: &mut Context<'_>, destination: &[u8], found: Vec<Found>) -> Outcome {
-        let entries = found.into_iter().map(|found| {
-            let distance = found.distance_meters / self.unit;
-            Entry {
-                score: if self.store_distances {
-                    distance
-                } else {
-                    found.entry.score
-                },
-                ..found.entry
-            }
-        });
-        let entries: Vec<Entry> = entries.collect();
-        let event = match is_option(context.arguments.get(0), "GEOSEARCHSTORE") {
-            true => "geosearchstore",
-            false => "georadiusstore",
-        };
-        let writes = vec![(context.database, destination.to_vec())];
-        let destination = destination.to_vec();
-        context.in_steps((entries.len() as u64, writes), |steps| async move {
-            store_sorted_set(&steps, destination, entries, event).await
-        })
+        Ok(())
     }
 }

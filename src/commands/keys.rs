@@ -11,7 +11,7 @@ use crate::error::CommandError;
 use crate::glob;
 use crate::number::{parse_integer, parse_unsigned};
 use crate::slots::{SLOT_COUNT, ShardId, Slot, shard_of, slots_of};
-use crate::storage::encoding::{HashField, PREFIX_LEN, Record, Type, member_key, split_meta_key};
+use crate::storage::encoding::{HashField, PREFIX_LEN, Record, STRING_CHUNK_LEN, Type, member_key, split_meta_key};
 use crate::storage::pieces::{Extent, Pieces, WriteEntry};
 use crate::storage::records::ENTRY_BYTES;
 use crate::storage::scan_positions::Walked;
@@ -259,7 +259,12 @@ fn duplicate(
     writes: Vec<DatabaseKey>,
     then: impl FnOnce(&mut Context<'_>) -> Outcome + Send + 'static,
 ) -> Result<bool, CommandError> {
-    let Some(stored) = context.read(from)?.map(|record| record.encode()) else {
+    // A string in chunks is copied by them, unless it comes from other executors.
+    let found = match context.view.is_gathered() {
+        true => context.read(from)?,
+        false => context.read_header(from)?,
+    };
+    let Some(stored) = found.map(|record| record.encode()) else {
         return Ok(false);
     };
     let Some(record) = Record::decode(&stored) else {
@@ -272,13 +277,19 @@ fn duplicate(
         then(context)?;
         return Ok(true);
     }
-    let from = Collection::of_record(context.database, from, &record)?;
+    let mut from = Collection::of_record(context.database, from, &record)?;
     let to = Owner {
         database: target,
         key: to.to_vec(),
         version: 0,
     };
-    context.in_steps((from.count, writes), |steps| async move {
+    let mut members = from.count;
+    if record.is_in_chunks() {
+        // Those of its record are bytes, and its chunks are not to be kept in memory as a collection's members are.
+        members = from.count.div_ceil(STRING_CHUNK_LEN as u64);
+        from.count = u64::MAX;
+    }
+    context.in_steps((members, writes), |steps| async move {
         let to = copy_members(&steps, from, to).await?;
         let finish = move |context: &mut Context<'_>| {
             let Some(record) = Record::decode(&stored) else {

@@ -9,18 +9,25 @@ use super::Context;
 use super::arguments::{integer, is_option};
 use super::collection::{Collection, Column, Direction};
 use crate::commands::blocking::{Waiting, timeout_of_seconds};
+use crate::commands::removals::{Remains, Removal, TellRemoved};
+use crate::commands::steps::{Steps, members_at_once_max, members_per_step};
 use crate::error::CommandError;
 use crate::number::parse_integer;
-use crate::protocol::Arguments;
+use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{LIST_ORIGIN, Type, list_extra, list_head, list_member};
 use crate::storage::view::View;
+use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 type Outcome = Result<(), CommandError>;
 
 /// Elements that are read one by one, and not by a scan: each is in memory if it is hot, and beginning a scan costs as
 /// much as reading dozens.
 const READ_SINGLY_MAX: u64 = 32;
+
+/// Bytes of elements that one step reads and writes.
+const BYTES_PER_STEP: usize = 128 << 10;
 
 /// One end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +44,14 @@ impl End {
             _ if is_option(argument, "LEFT") => Ok(End::Left),
             _ if is_option(argument, "RIGHT") => Ok(End::Right),
             _ => Err(CommandError::Syntax),
+        }
+    }
+
+    /// The direction in which the outermost element is read first.
+    fn inwards(self) -> Direction {
+        match self {
+            End::Left => Direction::Forward,
+            End::Right => Direction::Backward,
         }
     }
 
@@ -97,6 +112,11 @@ impl List {
     pub fn of_collection(collection: Collection) -> Result<List, CommandError> {
         let head = list_head(&collection.extra, collection.count).ok_or_else(damaged)?;
         Ok(List { collection, head })
+    }
+
+    /// The list's record, if it was saved after the last change.
+    pub(super) fn into_collection(self) -> Collection {
+        self.collection
     }
 
     /// Stages the list's record, or the deletion of its key if it has become empty.
@@ -255,6 +275,53 @@ impl List {
         Ok(())
     }
 
+    /// Drops about `most` of the elements, at most, that do not lie at the `count` positions from `head` on, and saves
+    /// the list. Calls `tell` with them, the outermost first.
+    pub(super) fn narrow(
+        &mut self,
+        context: &mut Context<'_>,
+        (head, count): (u64, u64),
+        most: u64,
+        tell: Option<TellRemoved>,
+    ) -> Outcome {
+        let before = head.wrapping_sub(self.head);
+        let behind = (self.len() - count.min(self.len()))
+            .checked_sub(before)
+            .ok_or_else(damaged)?;
+        let mut left = most;
+        for (end, surplus) in [(End::Right, behind), (End::Left, before)] {
+            let mut dropped = surplus.min(left);
+            if let Some(tell) = tell {
+                dropped = self.tell_outermost(context, end, dropped, tell)?;
+            }
+            self.drop_outermost(context, end, dropped)?;
+            left -= dropped;
+        }
+        self.save(context)
+    }
+
+    /// Tells `count` elements next to an end, or fewer if they are long; returns how many.
+    fn tell_outermost(
+        &self,
+        context: &mut Context<'_>,
+        end: End,
+        count: u64,
+        tell: TellRemoved,
+    ) -> Result<u64, CommandError> {
+        let Context { view, reply, .. } = context;
+        let (mut told, mut bytes) = (0, 0);
+        self.walk(view, self.outermost(end, count), end.inwards(), |_, element| {
+            tell(reply, element, 0.0);
+            told += 1;
+            bytes += element.len();
+            match bytes < BYTES_PER_STEP {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(told)
+    }
+
     /// Puts an element before the one at `index`, at most the length. The elements of the shorter side move by one
     /// position: as many are read and written.
     fn insert(&mut self, context: &mut Context<'_>, index: u64, element: Vec<u8>) -> Outcome {
@@ -278,17 +345,28 @@ impl List {
         self.put(context, index, &element)
     }
 
+    /// The longest run of elements that are not at the indices `removed`: run k lies before the k-th of these, and the
+    /// last one behind all. And how long it is.
+    fn longest_run(&self, removed: &[u64]) -> (usize, u64) {
+        let run_len = |run: usize| {
+            let start = run.checked_sub(1).map_or(0, |before| removed[before] + 1);
+            removed.get(run).copied().unwrap_or(self.len()) - start
+        };
+        let runs = (0..=removed.len()).map(|run| (run, run_len(run)));
+        runs.max_by_key(|(_, len)| *len).unwrap_or_default()
+    }
+
+    /// How many elements [`List::remove`] moves or deletes.
+    fn moved_by_removal(&self, removed: &[u64]) -> u64 {
+        self.len() - self.longest_run(removed).1
+    }
+
     /// Takes the elements at the indices `removed` (ascending) out. The longest run of others stays where it is; what
     /// is left of it moves right and what is right of it moves left: that many are read and written, at most all but
     /// the run.
     fn remove(&mut self, context: &mut Context<'_>, removed: &[u64]) -> Outcome {
         let len = self.len();
-        // Run k lies before the k-th that is removed, and the last one behind all.
-        let run_len = |run: &usize| {
-            let start = run.checked_sub(1).map_or(0, |before| removed[before] + 1);
-            removed.get(*run).copied().unwrap_or(len) - start
-        };
-        let longest = (0..=removed.len()).max_by_key(run_len).unwrap_or(0);
+        let (longest, _) = self.longest_run(removed);
         let (left, right) = removed.split_at(longest);
         if let Some(first) = right.first().copied() {
             let moved = self.without(context, first..len, right, Direction::Forward)?;
@@ -325,33 +403,17 @@ impl List {
         Ok(elements)
     }
 
-    /// Keeps the elements of a range only, at the cost of those that leave or of those that stay, whichever are fewer:
-    /// if few stay, they are written under a new version, which hides the old one at once.
-    fn keep(&mut self, context: &mut Context<'_>, range: Range<u64>) -> Outcome {
-        let stay = range.end - range.start;
-        if stay >= self.len() - stay {
-            self.drop_outermost(context, End::Right, self.len() - range.end)?;
-            return self.drop_outermost(context, End::Left, range.start);
-        }
-        let elements = self.without(context, range, &[], Direction::Forward)?;
-        let deadline_ms = self.collection.deadline_ms;
-        let key = std::mem::take(&mut self.collection.owner.key);
-        *self = List::create(context, &key)?;
-        self.collection.deadline_ms = deadline_ms;
-        for element in elements {
-            self.push(context, End::Right, &element)?;
-        }
-        Ok(())
+    /// A new empty list in place of this one, with its deadline.
+    fn successor(&self, context: &mut Context<'_>) -> Result<List, CommandError> {
+        let mut list = List::create(context, &self.collection.owner.key)?;
+        list.collection.deadline_ms = self.collection.deadline_ms;
+        Ok(list)
     }
 
     /// Writes the `count` elements next to an end into the reply, the outermost first, and takes them out.
     fn pop_into_reply(&mut self, context: &mut Context<'_>, end: End, count: u64) -> Outcome {
-        let direction = match end {
-            End::Left => Direction::Forward,
-            End::Right => Direction::Backward,
-        };
         context.reply.array(count as usize);
-        self.walk_into_reply(context, self.outermost(end, count), direction)?;
+        self.walk_into_reply(context, self.outermost(end, count), end.inwards())?;
         self.drop_outermost(context, end, count)?;
         self.save_after(context, end.pop_event())
     }
@@ -435,9 +497,9 @@ fn pop_generic(context: &mut Context<'_>, end: End, command: &str) -> Outcome {
         (None, None) => context.reply.null(),
         (None, Some(_)) => context.reply.null_array(),
         (Some(_), Some(0)) => context.reply.array(0),
-        (Some(mut list), Some(count)) => {
+        (Some(list), Some(count)) => {
             let count = count.min(list.len());
-            list.pop_into_reply(context, end, count)?;
+            pop_several(context, list, (end, count), |_| {})?;
         }
         (Some(mut list), None) => {
             let Context { view, reply, .. } = context;
@@ -446,6 +508,37 @@ fn pop_generic(context: &mut Context<'_>, end: End, command: &str) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Replies what `first` writes and the `count` elements next to an end, the outermost first, and takes them out.
+fn pop_several(
+    context: &mut Context<'_>,
+    mut list: List,
+    (end, count): (End, u64),
+    first: impl FnOnce(&mut Reply<'_>) + Send + 'static,
+) -> Outcome {
+    if !context.works_in_steps(count) {
+        first(&mut context.reply);
+        return list.pop_into_reply(context, end, count);
+    }
+    let head = match end {
+        End::Left => list.head.wrapping_add(count),
+        End::Right => list.head,
+    };
+    let remains = Remains::Window {
+        head,
+        count: list.len() - count,
+    };
+    let first = move |reply: &mut Reply<'_>| {
+        first(reply);
+        reply.array(count as usize);
+    };
+    let tell: TellRemoved = |reply, element, _| reply.bulk(element);
+    let removal = Removal::new(list.collection, remains).telling(first, tell);
+    removal.run(context, count, move |context, removal| {
+        context.notify_of(end.pop_event(), &removal.collection);
+        Ok(())
+    })
 }
 
 /// An argument as an integer of at least `min`, which is not negative; `otherwise` is the error's text.
@@ -525,31 +618,56 @@ pub fn linsert(context: &mut Context<'_>) -> Outcome {
         side if is_option(side, "AFTER") => 1,
         _ => return Err(CommandError::Syntax),
     };
-    let Some(mut list) = List::open(context, arguments.get(1))? else {
+    let Some(list) = List::open(context, arguments.get(1))? else {
         context.reply.integer(0);
         return Ok(());
     };
     let sought = Sought {
-        element: arguments.get(3),
         skipped: 0,
         matches_max: 1,
         looked_at_max: list.len(),
         direction: Direction::Forward,
     };
-    match sought.find(context, &list)?.first() {
-        Some(pivot) => {
-            list.insert(context, pivot + after, arguments.get(4).to_vec())?;
-            list.save_after(context, "linsert")?;
-            context.reply.integer(list.len() as i64);
+    let element = arguments.get(4).to_vec();
+    let search = Search::new(list, arguments.get(3), &sought);
+    search.run(context, true, move |steps, search| async move {
+        let Search { list, found, .. } = search;
+        let Some(index) = found.first().map(|pivot| pivot + after) else {
+            return steps.run(|context| reply_count(context, -1)).await;
+        };
+        let is_moved = !steps.are_left() || index.min(list.len() - index) <= members_at_once_max();
+        let mut list = list;
+        let mut element = Some(element);
+        if !is_moved {
+            let parts = [Part::Old(0..index), Part::New(element.take().unwrap_or_default())];
+            let behind = Part::Old(index..list.len());
+            let parts = parts.into_iter().chain([behind]).filter(|part| !part.is_empty());
+            list = rebuild(&steps, list, parts.collect()).await?;
         }
-        None => context.reply.integer(-1),
-    }
+        let finish = move |context: &mut Context<'_>| {
+            if let Some(element) = element {
+                list.insert(context, index, element)?;
+            }
+            list.save_after(context, "linsert")?;
+            reply_count(context, list.len() as i64)
+        };
+        steps.run(finish).await
+    })
+}
+
+fn reply_count(context: &mut Context<'_>, count: i64) -> Outcome {
+    context.reply.integer(count);
     Ok(())
 }
 
-/// What LINSERT, LREM and LPOS look for: elements that equal one.
-struct Sought<'a> {
-    element: &'a [u8],
+impl Part {
+    fn is_empty(&self) -> bool {
+        matches!(self, Part::Old(range) if range.is_empty())
+    }
+}
+
+/// How LINSERT, LREM and LPOS look for elements that equal one.
+struct Sought {
     /// Matches that do not count.
     skipped: u64,
     /// How many matches are wanted.
@@ -559,28 +677,105 @@ struct Sought<'a> {
     direction: Direction,
 }
 
-impl Sought<'_> {
+/// A search for elements that equal one.
+struct Search {
+    list: List,
+    element: Vec<u8>,
+    skipped: u64,
+    matches_max: u64,
+    direction: Direction,
+    /// The indices that are still to be looked at.
+    left: Range<u64>,
     /// The indices of the matches in the order in which they are found.
-    fn find(&self, context: &mut Context<'_>, list: &List) -> Result<Vec<u64>, CommandError> {
-        let looked_at = self.looked_at_max.min(list.len());
-        let range = match self.direction {
+    found: Vec<u64>,
+}
+
+impl Search {
+    fn new(list: List, element: &[u8], sought: &Sought) -> Search {
+        let looked_at = sought.looked_at_max.min(list.len());
+        let left = match sought.direction {
             Direction::Forward => list.outermost(End::Left, looked_at),
             Direction::Backward => list.outermost(End::Right, looked_at),
         };
-        let (mut matches, mut left_to_skip) = (Vec::new(), self.skipped);
+        Search {
+            list,
+            element: element.to_vec(),
+            skipped: sought.skipped,
+            matches_max: sought.matches_max,
+            direction: sought.direction,
+            left,
+            found: Vec::new(),
+        }
+    }
+
+    /// Looks at `most` elements at most.
+    fn go_on(&mut self, context: &mut Context<'_>, most: u64) -> Outcome {
+        let Range { start, end } = self.left;
+        let most = most.min(end - start);
+        let range = match self.direction {
+            Direction::Forward => start..start + most,
+            Direction::Backward => end - most..end,
+        };
+        self.left = match self.direction {
+            Direction::Forward => range.end..end,
+            Direction::Backward => start..range.start,
+        };
+        let Search {
+            list,
+            element: sought,
+            skipped,
+            matches_max,
+            found,
+            ..
+        } = self;
         list.walk(&mut context.view, range, self.direction, |index, element| {
-            if element == self.element {
-                match left_to_skip {
-                    0 => matches.push(index),
-                    _ => left_to_skip -= 1,
+            if *element == **sought {
+                match *skipped {
+                    0 => found.push(index),
+                    _ => *skipped -= 1,
                 }
             }
-            match (matches.len() as u64) < self.matches_max {
+            match (found.len() as u64) < *matches_max {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }
         })?;
-        Ok(matches)
+        if self.found.len() as u64 >= self.matches_max {
+            self.left = 0..0;
+        }
+        Ok(())
+    }
+
+    /// Searches to the end and does what comes `then`, in steps if that takes long. The list `is_written` then.
+    fn run<F: Future<Output = Outcome> + Send + 'static>(
+        mut self,
+        context: &mut Context<'_>,
+        is_written: bool,
+        then: impl FnOnce(Steps, Search) -> F + Send + 'static,
+    ) -> Outcome {
+        let at_once = match context.may_take_steps {
+            true => members_at_once_max(),
+            false => u64::MAX,
+        };
+        self.go_on(context, at_once)?;
+        // Otherwise the list is short, or what was found lies near an end: few elements move.
+        let members = if self.left.is_empty() { 0 } else { self.list.len() };
+        let owner = &self.list.collection.owner;
+        let writes = match is_written {
+            true => vec![(owner.database, owner.key.clone())],
+            false => Vec::new(),
+        };
+        context.in_steps((members, writes), |steps| async move {
+            let mut search = self;
+            while !search.left.is_empty() {
+                let step = move |context: &mut Context<'_>| {
+                    search.go_on(context, members_per_step() as u64)?;
+                    Ok(search)
+                };
+                search = steps.run(step).await?;
+            }
+            then(steps, search).await
+        })
     }
 }
 
@@ -588,12 +783,11 @@ impl Sought<'_> {
 pub fn lrem(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let count = integer(arguments.get(2))?;
-    let Some(mut list) = List::open(context, arguments.get(1))? else {
+    let Some(list) = List::open(context, arguments.get(1))? else {
         context.reply.integer(0);
         return Ok(());
     };
     let sought = Sought {
-        element: arguments.get(3),
         skipped: 0,
         matches_max: match count {
             0 => u64::MAX,
@@ -605,31 +799,142 @@ pub fn lrem(context: &mut Context<'_>) -> Outcome {
             false => Direction::Forward,
         },
     };
-    let mut removed = sought.find(context, &list)?;
-    removed.sort_unstable();
-    if !removed.is_empty() {
-        list.remove(context, &removed)?;
-        list.save_after(context, "lrem")?;
-    }
-    context.reply.integer(removed.len() as i64);
-    Ok(())
+    let search = Search::new(list, arguments.get(3), &sought);
+    search.run(context, true, |steps, search| async move {
+        let Search {
+            mut list,
+            found: mut removed,
+            direction,
+            ..
+        } = search;
+        if direction == Direction::Backward {
+            removed.reverse();
+        }
+        let count = removed.len() as i64;
+        let is_moved = !steps.are_left() || list.moved_by_removal(&removed) <= members_at_once_max();
+        if !is_moved {
+            let starts = std::iter::once(0).chain(removed.iter().map(|index| index + 1));
+            let ends = removed.iter().copied().chain([list.len()]);
+            let parts = starts.zip(ends).map(|(start, end)| Part::Old(start..end));
+            let parts = parts.filter(|part| !part.is_empty()).collect();
+            list = rebuild(&steps, list, parts).await?;
+            removed.clear();
+        }
+        let finish = move |context: &mut Context<'_>| {
+            if count > 0 {
+                if is_moved {
+                    list.remove(context, &removed)?;
+                }
+                list.save_after(context, "lrem")?;
+            }
+            reply_count(context, count)
+        };
+        steps.run(finish).await
+    })
 }
 
 /// LTRIM key start stop
 pub fn ltrim(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let (start, stop) = (integer(arguments.get(2))?, integer(arguments.get(3))?);
-    if let Some(mut list) = List::open(context, arguments.get(1))? {
-        let range = list.range(start, stop);
-        if range != (0..list.len()) {
-            list.keep(context, range)?;
+    match List::open(context, arguments.get(1))? {
+        Some(list) => {
+            let range = list.range(start, stop);
+            keep(context, list, range)
         }
-        // Clients that watch the key see a change even if nothing is trimmed.
-        list.save(context)?;
-        context.notify_of("ltrim", &list.collection);
+        None => {
+            context.reply.ok();
+            Ok(())
+        }
     }
-    context.reply.ok();
-    Ok(())
+}
+
+/// Keeps the elements of a range only, at the cost of those that leave or of those that stay, whichever are fewer: if
+/// few stay, they are written under a new version, which hides the old one at once.
+fn keep(context: &mut Context<'_>, list: List, range: Range<u64>) -> Outcome {
+    let stay = range.end - range.start;
+    let leave = list.len() - stay;
+    if stay >= leave {
+        let remains = Remains::Window {
+            head: list.head.wrapping_add(range.start),
+            count: stay,
+        };
+        // Clients that watch the key see a change even if nothing is trimmed.
+        return Removal::new(list.collection, remains).run(context, leave, |context, removal| {
+            context.notify_of("ltrim", &removal.collection);
+            context.reply.ok();
+            Ok(())
+        });
+    }
+    let owner = &list.collection.owner;
+    let writes = vec![(owner.database, owner.key.clone())];
+    context.in_steps((stay, writes), |steps| async move {
+        let mut list = rebuild(&steps, list, VecDeque::from([Part::Old(range)])).await?;
+        let finish = move |context: &mut Context<'_>| {
+            list.save_after(context, "ltrim")?;
+            context.reply.ok();
+            Ok(())
+        };
+        steps.run(finish).await
+    })
+}
+
+/// A part of a list that is made.
+enum Part {
+    /// The elements at these indices of the list in whose place it comes.
+    Old(Range<u64>),
+    /// Another element.
+    New(Vec<u8>),
+}
+
+/// Makes a list of `parts` in place of another, under a new version. It is there once it is saved.
+async fn rebuild(steps: &Steps, old: List, parts: VecDeque<Part>) -> Result<List, CommandError> {
+    let (old, mut state) = (Arc::new(old), (parts, None));
+    loop {
+        let (old, (parts, list)) = (Arc::clone(&old), state);
+        state = steps.run(move |context| copy_some(context, &old, parts, list)).await?;
+        if state.0.is_empty() {
+            return state.1.ok_or(CommandError::Internal);
+        }
+    }
+}
+
+/// Appends some of `parts` to a list that is made; returns those that are left.
+fn copy_some(
+    context: &mut Context<'_>,
+    old: &List,
+    mut parts: VecDeque<Part>,
+    list: Option<List>,
+) -> Result<(VecDeque<Part>, Option<List>), CommandError> {
+    let mut list = match list {
+        Some(list) => list,
+        // In the step of its first element: the new list is in memory from the beginning.
+        None => old.successor(context)?,
+    };
+    let (mut members, mut bytes) = (0, 0);
+    while members < members_per_step()
+        && bytes < BYTES_PER_STEP
+        && let Some(part) = parts.pop_front()
+    {
+        let elements = match part {
+            Part::New(element) => vec![element],
+            Part::Old(mut range) => {
+                let end = range.end.min(range.start + READ_SINGLY_MAX);
+                let read = range.start..end;
+                range.start = end;
+                if !range.is_empty() {
+                    parts.push_front(Part::Old(range));
+                }
+                old.without(context, read, &[], Direction::Forward)?
+            }
+        };
+        for element in elements {
+            members += 1;
+            bytes += element.len();
+            list.push(context, End::Right, element)?;
+        }
+    }
+    Ok((parts, Some(list)))
 }
 
 /// LPOS's options.
@@ -685,35 +990,48 @@ fn rank(argument: &[u8]) -> Result<i64, CommandError> {
 pub fn lpos(context: &mut Context<'_>) -> Outcome {
     let arguments = context.arguments;
     let options = PositionOptions::parse(arguments.iter().skip(3))?;
-    let found = match List::open(context, arguments.get(1))? {
-        Some(list) => {
-            let sought = Sought {
-                element: arguments.get(2),
-                skipped: options.rank.unsigned_abs() - 1,
-                matches_max: match options.count {
-                    None => 1,
-                    Some(0) => u64::MAX,
-                    Some(count) => count,
-                },
-                looked_at_max: options.looked_at_max,
-                direction: match options.rank < 0 {
-                    true => Direction::Backward,
-                    false => Direction::Forward,
-                },
-            };
-            sought.find(context, &list)?
+    let is_one = options.count.is_none();
+    let Some(list) = List::open(context, arguments.get(1))? else {
+        match is_one {
+            true => context.reply.null(),
+            false => context.reply.array(0),
         }
-        None => Vec::new(),
+        return Ok(());
     };
-    match (options.count, found.first()) {
-        (None, None) => context.reply.null(),
-        (None, Some(index)) => context.reply.integer(*index as i64),
-        (Some(_), _) => {
-            context.reply.array(found.len());
-            found.iter().for_each(|index| context.reply.integer(*index as i64));
+    let sought = Sought {
+        skipped: options.rank.unsigned_abs() - 1,
+        matches_max: match options.count {
+            None => 1,
+            Some(0) => u64::MAX,
+            Some(count) => count,
+        },
+        looked_at_max: options.looked_at_max,
+        direction: match options.rank < 0 {
+            true => Direction::Backward,
+            false => Direction::Forward,
+        },
+    };
+    let search = Search::new(list, arguments.get(2), &sought);
+    search.run(context, false, move |steps, Search { found, .. }| async move {
+        if is_one {
+            let reply = move |context: &mut Context<'_>| {
+                match found.first() {
+                    None => context.reply.null(),
+                    Some(index) => context.reply.integer(*index as i64),
+                }
+                Ok(())
+            };
+            return steps.run(reply).await;
         }
-    }
-    Ok(())
+        let count = found.len();
+        let first = move |context: &mut Context<'_>| {
+            context.reply.array(count);
+            Ok(())
+        };
+        steps.run(first).await?;
+        let reply = |context: &mut Context<'_>, (): &mut (), index| reply_count(context, index as i64);
+        steps.run_with_each(found, (), reply).await
+    })
 }
 
 /// LMOVE source destination LEFT | RIGHT LEFT | RIGHT
@@ -877,11 +1195,12 @@ impl MultiPop {
     /// Pops from the first list that is there; false without a reply if there is none.
     fn pop(&self, context: &mut Context<'_>, arguments: Arguments<'_>) -> Result<bool, CommandError> {
         for key in arguments.iter().skip(2).take(self.key_count) {
-            if let Some(mut list) = List::open(context, key)? {
-                context.reply.array(2);
-                context.reply.bulk(key);
-                let count = self.count.min(list.len());
-                list.pop_into_reply(context, self.end, count)?;
+            if let Some(list) = List::open(context, key)? {
+                let (count, name) = (self.count.min(list.len()), key.to_vec());
+                pop_several(context, list, (self.end, count), move |reply| {
+                    reply.array(2);
+                    reply.bulk(&name);
+                })?;
                 return Ok(true);
             }
         }

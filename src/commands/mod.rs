@@ -22,6 +22,7 @@ pub mod multi_exec;
 mod name_order;
 pub mod pausing;
 pub mod random;
+pub mod removals;
 pub mod script_runs;
 pub mod scripting;
 pub mod sets;

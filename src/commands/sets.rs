@@ -8,10 +8,12 @@ use super::collection::{Collection, Column, Direction, damaged_members};
 use super::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use super::name_order::{self, LISTED_MAX, Listed};
 use super::random::Random;
+use super::removals::{Remains, Removal, TellRemoved};
 use super::steps::{Steps, asked_per_step, members_per_step};
 use super::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::parse_integer;
+use crate::protocol::Reply;
 use crate::storage::encoding::{NameOrder, Type, number_of_set_member, set_member};
 use crate::storage::pieces::WriteMember;
 use hashbrown::HashTable;
@@ -249,12 +251,25 @@ fn spop_several(context: &mut Context<'_>) -> Outcome {
         context.reply.set(0);
         return Ok(());
     };
-    context.reply.set(count.min(set.count) as usize);
     if count >= set.count {
+        context.reply.set(set.count as usize);
         reply_all(context, &set)?;
         set.count = 0;
         return context.save_after("spop", &set);
     }
+    if context.works_in_steps(count) {
+        // Its names are in memory from here on, if they fit: no step waits for them.
+        random_member(context, &set, &mut Random::new(context.seed))?;
+        let remains = Remains::Any(set.count - count);
+        let first = move |reply: &mut Reply<'_>| reply.set(count as usize);
+        let tell: TellRemoved = |reply, member, _| reply.bulk(member);
+        let removal = Removal::new(set, remains).telling(first, tell);
+        return removal.run(context, count, |context, removal| {
+            context.notify_of("spop", &removal.collection);
+            Ok(())
+        });
+    }
+    context.reply.set(count as usize);
     let mut random = Random::new(context.seed);
     for _ in 0..count {
         let member = pop(context, &mut set, &mut random)?;
@@ -267,7 +282,11 @@ fn spop_several(context: &mut Context<'_>) -> Outcome {
 }
 
 /// Removes a random member of a set that is not empty.
-fn pop(context: &mut Context<'_>, set: &mut Collection, random: &mut Random) -> Result<Vec<u8>, CommandError> {
+pub(super) fn pop(
+    context: &mut Context<'_>,
+    set: &mut Collection,
+    random: &mut Random,
+) -> Result<Vec<u8>, CommandError> {
     let member = random_member(context, set, random)?;
     remove_present(context, set, &member)?;
     Ok(member)

@@ -13,6 +13,7 @@ use super::Context;
 use super::script_runs::Driven;
 use crate::error::CommandError;
 use crate::faults;
+use crate::storage::shard::Owner;
 use crate::storage::transaction_scope::DatabaseKey;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -56,10 +57,17 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The most members that a command works on at once, whatever it does with them, if it may be left.
+pub fn members_at_once_max() -> u64 {
+    faults::step_members().map_or(MEMBERS_AT_ONCE_MAX, |members| members as u64)
+}
+
 /// A command's way to its executor.
 #[derive(Clone, Default)]
 pub struct Steps {
     next: Arc<Mutex<Option<Work>>>,
+    /// Others may run between two steps.
+    are_left: bool,
 }
 
 impl Steps {
@@ -80,6 +88,11 @@ impl Steps {
         futures_lite::future::yield_now().await;
         let outcome = lock(&outcome).take();
         outcome.expect("a command goes on when its step was run")
+    }
+
+    /// Whether other commands may run between two steps, and a crash may come there.
+    pub fn are_left(&self) -> bool {
+        self.are_left
     }
 
     /// Lets others run, between two steps that need nothing of the executor.
@@ -173,11 +186,31 @@ pub struct InSteps {
     command: Pin<Box<dyn Future<Output = Outcome> + Send>>,
     steps: Steps,
     writes: Vec<DatabaseKey>,
+    /// What it [removes](super::removals) members from: what its steps have done stands if it fails.
+    pub removes_from: Option<Owner>,
     /// It is left after each step.
     is_left_often: bool,
 }
 
 impl InSteps {
+    /// A command which has begun before a crash, and goes on.
+    pub fn resumed<F: Future<Output = Outcome> + Send + 'static>(
+        writes: Vec<DatabaseKey>,
+        begin: impl FnOnce(Steps) -> F,
+    ) -> InSteps {
+        let steps = Steps {
+            are_left: true,
+            ..Steps::default()
+        };
+        InSteps {
+            command: Box::pin(begin(steps.clone())),
+            steps,
+            writes,
+            removes_from: None,
+            is_left_often: faults::step_members().is_some(),
+        }
+    }
+
     /// Those of the keys that the command has named which it may write: nobody reads them before it is over.
     pub fn writes(&self) -> &[DatabaseKey] {
         &self.writes
@@ -203,6 +236,11 @@ impl InSteps {
 }
 
 impl Context<'_> {
+    /// Whether a command that has `members` members before it comes in steps.
+    pub fn works_in_steps(&self, members: u64) -> bool {
+        self.may_take_steps && members > members_at_once_max()
+    }
+
     /// Runs a command that has `members` members before it in steps, which may write the keys `writes` of those that it
     /// has named; at once if it cannot be left or is short.
     ///
@@ -213,14 +251,20 @@ impl Context<'_> {
         (members, writes): (u64, Vec<DatabaseKey>),
         begin: impl FnOnce(Steps) -> F,
     ) -> Outcome {
-        let steps = Steps::default();
+        let is_left_often = self.may_take_steps && faults::step_members().is_some();
+        let steps = Steps {
+            are_left: self.may_take_steps && members > MEMBERS_AT_ONCE_MAX || is_left_often,
+            ..Steps::default()
+        };
+        let are_left = steps.are_left;
         let mut command = InSteps {
             command: Box::pin(begin(steps.clone())),
             steps,
             writes,
-            is_left_often: self.may_take_steps && faults::step_members().is_some(),
+            removes_from: None,
+            is_left_often,
         };
-        if self.may_take_steps && members > MEMBERS_AT_ONCE_MAX || command.is_left_often {
+        if are_left {
             self.steps = Some(Box::new(command));
             return Ok(());
         }

@@ -13,6 +13,24 @@ use std::ops::{ControlFlow, Range};
 
 type Outcome = Result<(), CommandError>;
 
+/// A string that lies in many chunks, whose parts are read in the steps of a command.
+pub struct LongString {
+    owner: Owner,
+    len: usize,
+}
+
+impl LongString {
+    /// The length in bytes.
+    pub fn byte_len(&self) -> usize {
+        self.len
+    }
+
+    /// The number of chunks that there may be.
+    pub fn chunks(&self) -> u64 {
+        self.len.div_ceil(STRING_CHUNK_LEN) as u64
+    }
+}
+
 /// What lies between the stored chunks of a string.
 static ZEROS: [u8; STRING_CHUNK_LEN] = [0; STRING_CHUNK_LEN];
 
@@ -55,9 +73,21 @@ impl Context<'_> {
         }
         let version = record.version;
         let owner = self.owner(key, version);
+        self.visit_part(&LongString { owner, len }, part, visit)?;
+        Ok(Some(len))
+    }
+
+    /// Calls `visit` with the bytes of a part of a string that lies in chunks, in order and in many pieces, until it
+    /// breaks.
+    pub fn visit_part(
+        &mut self,
+        string: &LongString,
+        part: Range<usize>,
+        mut visit: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Outcome {
         let part_len = part.len();
         let (mut done, mut broken) = (0, false);
-        self.view.visit_chunks(&owner, part, |offset, bytes| {
+        self.view.visit_chunks(&string.owner, part, |offset, bytes| {
             broken = visit_zeros(&mut done, offset, &mut visit).is_break() || visit(bytes).is_break();
             done = offset + bytes.len();
             match broken {
@@ -68,7 +98,29 @@ impl Context<'_> {
         if !broken {
             let _ = visit_zeros(&mut done, part_len, &mut visit);
         }
-        Ok(Some(len))
+        Ok(())
+    }
+
+    /// The string under `key`, if a command that reads all of it is to do so in steps: it lies in many chunks. Of any
+    /// other this was no look-up.
+    pub fn long_string(&mut self, key: &[u8]) -> Result<Option<LongString>, CommandError> {
+        if !self.may_take_steps {
+            return Ok(None);
+        }
+        let (wanted_missed, before) = (self.view.track_missed(false), self.view.touched());
+        let record = self.read_header(key)?;
+        let chunked = record.filter(|record| record.kind == Type::String && record.is_in_chunks());
+        let found = chunked.map(|record| (record.version, record.string_len()));
+        self.view.track_missed(wanted_missed);
+        let string = found.and_then(|(version, len)| {
+            let owner = self.owner(key, version);
+            len.map(|len| LongString { owner, len })
+        });
+        let string = string.filter(|string| self.works_in_steps(string.chunks()));
+        if string.is_none() {
+            self.view.uncount_look_ups(before);
+        }
+        Ok(string)
     }
 
     /// The string under `key`, to be changed; an empty one if there is no such key.

@@ -6,12 +6,16 @@
 use super::request::Handled;
 use super::storage_executor::StorageExecutor;
 use super::turn::Batches;
-use crate::channel::message::{Batch, Request};
-use crate::command::{self, Runs};
+use crate::channel::message::{Batch, Caller, Request, RequestId, Response};
+use crate::channel::responses::responses;
+use crate::command::{self, BLOCKING, Runs};
+use crate::commands::removals;
 use crate::commands::script_runs::Driven;
 use crate::commands::steps::InSteps;
 use crate::error::CommandError;
 use crate::panics::{self, Panicked};
+use crate::protocol::Span;
+use crate::slots::Slot;
 use crate::storage::keyspace::Touched;
 use crate::storage::shard::{Shard, ShardState};
 use crate::storage::shards::TakenBack;
@@ -26,6 +30,9 @@ const DRIVEN_MAX: Duration = Duration::from_micros(500);
 /// works on.
 const AT_ONCE_MAX: usize = 4;
 
+/// How long a removal waits for room on the disk before it tries again.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct SteppedRequests {
@@ -33,6 +40,8 @@ pub(super) struct SteppedRequests {
     begun: VecDeque<Stepped>,
     /// The request that is being run may come in steps.
     pub(super) may_begin: bool,
+    /// How many were begun in an earlier run.
+    resumed: u64,
 }
 
 /// A request that is not over, in a batch of its own with its credit.
@@ -49,6 +58,18 @@ struct Stepped {
     makes: Vec<(usize, u64)>,
     /// What it has read or written was taken back.
     failure: Option<CommandError>,
+    /// Nobody knows whether a restart will find that.
+    may_stand: bool,
+    /// All that is left of it is to be logged.
+    is_done: bool,
+    /// It waits until then: there was no room on the disk.
+    pauses_until: Option<Instant>,
+}
+
+impl Stepped {
+    fn is_due(&self) -> bool {
+        self.pauses_until.is_none_or(|until| until <= Instant::now())
+    }
 }
 
 /// A command that has begun, and goes on in steps.
@@ -61,25 +82,69 @@ pub(super) struct Begun {
 }
 
 impl SteppedRequests {
-    /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.begun.is_empty()
-    }
-
     /// What writes have done is taken back: commands that have seen that fail.
     pub(super) fn take_back(&mut self, taken_back: &TakenBack) {
         for stepped in &mut self.begun {
             if stepped.touched.epoch >= taken_back.from_epoch {
                 stepped.failure.get_or_insert(taken_back.error.clone());
+                stepped.may_stand |= taken_back.may_stand;
             }
         }
     }
 }
 
 impl StorageExecutor {
-    /// Whether the command that begins may come in steps.
+    /// Whether the command that begins may come in steps. What may wait for data instead answers whoever comes first.
     pub(super) fn may_take_steps(&self, request: &Request) -> bool {
-        !self.long_script.is_next && matches!(request.command.runs, Runs::Shard | Runs::Transaction)
+        let may_be_left = matches!(request.command.runs, Runs::Shard | Runs::Transaction);
+        may_be_left && !request.command.flags.has(BLOCKING) && !self.long_script.is_next
+    }
+
+    /// Goes on, in the turns to come, with the removals that a crash has interrupted; before anybody is served.
+    pub(super) fn resume_removals(&mut self) {
+        for index in 0..self.shards.list().len() {
+            let shard = &mut self.shards.list_mut()[index];
+            let found = shard.removals().unwrap_or_else(|error| {
+                tracing::error!(shard = shard.id().0, %error, "cannot read which removals are not over");
+                Vec::new()
+            });
+            for (version, stored) in found {
+                let Some(command) = removals::resume(version, &stored) else {
+                    tracing::error!(version, "what is to remain of a collection is damaged");
+                    continue;
+                };
+                self.stepped.resumed += 1;
+                let scope = Scope::Keys(command.writes().to_vec());
+                let locks = vec![self.interests.locks.hold(scope, Mode::Exclusive)];
+                self.resume_removal(Box::new(command), locks, None);
+            }
+        }
+        if self.stepped.resumed > 0 {
+            tracing::info!(
+                found = self.stepped.resumed,
+                "going on with removals that the last run had begun"
+            );
+        }
+    }
+
+    /// What nobody waits for comes in steps, too, in a batch to nobody.
+    fn resume_removal(&mut self, command: Box<InSteps>, locks: Vec<TransactionId>, pauses_until: Option<Instant>) {
+        let (nobody, _) = responses();
+        let mut batch = Batch::new(nobody);
+        let row = command::find(b"zremrangebyrank").expect("a row that removes members");
+        batch.push(RequestId::default(), row, Caller::default(), Instant::now(), []);
+        self.stepped.begun.push_back(Stepped {
+            touched: Touched::default(),
+            batch,
+            command,
+            locks,
+            took: Duration::ZERO,
+            makes: Vec::new(),
+            failure: None,
+            may_stand: false,
+            is_done: false,
+            pauses_until,
+        });
     }
 
     /// Lets a request wait whose command goes on in steps.
@@ -112,6 +177,9 @@ impl StorageExecutor {
             took,
             makes: Vec::new(),
             failure: None,
+            may_stand: false,
+            is_done: false,
+            pauses_until: None,
         });
     }
 
@@ -123,7 +191,7 @@ impl StorageExecutor {
     /// Whether there is a command to go on with. While the log takes nothing, none writes more.
     pub(super) fn has_steps(&self) -> bool {
         let is_stalled = |shard: &Shard| *shard.state() == ShardState::Stalled;
-        !self.stepped.is_empty() && !self.shards.list().iter().any(is_stalled)
+        self.stepped.begun.iter().any(Stepped::is_due) && !self.shards.list().iter().any(is_stalled)
     }
 
     /// Goes on with one of the commands for a while, in a turn that has begun.
@@ -132,7 +200,8 @@ impl StorageExecutor {
         if !self.has_steps() || self.long_script.is_next || !self.parked.long.is_empty() {
             return;
         }
-        let Some(mut stepped) = self.stepped.begun.pop_front() else {
+        let due = self.stepped.begun.iter().position(Stepped::is_due);
+        let Some(mut stepped) = due.and_then(|index| self.stepped.begun.remove(index)) else {
             return;
         };
         let began = Instant::now();
@@ -144,8 +213,70 @@ impl StorageExecutor {
                 self.stepped.begun.insert(place, stepped);
             }
             Ok(Driven::Done) => self.end_steps(stepped, Ok(()), done),
-            Err(error) => self.end_steps(stepped, Err(error), done),
+            Err(error) => {
+                let begun = self.begun_removal(&stepped);
+                let may_stand = stepped.may_stand && stepped.command.removes_from.is_some();
+                match begun.is_some() || may_stand {
+                    true => self.end_unanswered(stepped, begun, &error, done),
+                    false => self.end_steps(stepped, Err(error), done),
+                }
+            }
         }
+    }
+
+    /// What was logged of a removal that has failed: the index of its shard, the version, and what is to remain.
+    fn begun_removal(&mut self, stepped: &Stepped) -> Option<(usize, u64, Vec<u8>)> {
+        self.roll_back_command();
+        let owner = stepped.command.removes_from.as_ref()?;
+        let index = self.shards.index_of(Slot::of(&owner.key)).ok()?;
+        let stored = self.shards.list_mut()[index].removal(owner.version).ok()??;
+        Some((index, owner.version, stored))
+    }
+
+    /// A removal has failed, of which a part stands or may stand: no answer would be right, so its client's connection
+    /// is closed. Where there was no room on the disk it is gone on with when there is; where its data cannot be read
+    /// it is given up; and where its shard has stopped the next start goes on with it.
+    fn end_unanswered(
+        &mut self,
+        stepped: Stepped,
+        begun: Option<(usize, u64, Vec<u8>)>,
+        error: &CommandError,
+        done: &mut Batches,
+    ) {
+        tracing::warn!(%error, "a removal is interrupted");
+        let Stepped { mut batch, locks, .. } = stepped;
+        let request = batch.requests[0];
+        batch.replies.clear();
+        batch.responses.push(Response {
+            id: request.id,
+            reply: Span::new(0, 0),
+            command: request.command,
+            took_ns: 0,
+            failed: true,
+            commit_epoch: 0,
+            more: 0,
+        });
+        done.push(batch);
+        let has_no_room = *error == CommandError::DiskFull;
+        let resumed = begun
+            .as_ref()
+            .and_then(|(_, version, stored)| removals::resume(*version, stored))
+            .filter(|_| has_no_room);
+        if let Some(command) = resumed {
+            let pauses_until = Instant::now() + NO_ROOM_PAUSE;
+            self.resume_removal(Box::new(command), locks, Some(pauses_until));
+        } else {
+            if let Some((index, version, _)) = begun {
+                // Or else it would take members that are added from now on.
+                let shard = &mut self.shards.list_mut()[index];
+                if shard.write_removal(version, None).is_ok() {
+                    self.shards.keep_command();
+                }
+            }
+            locks.into_iter().for_each(|id| self.release_locks(id));
+        }
+        self.run_behind(request.caller.client_id, done);
+        self.resume(done);
     }
 
     /// Runs steps of a command. If it is not over then, what they have done stands.
@@ -158,6 +289,11 @@ impl StorageExecutor {
         if let Some(error) = &stepped.failure {
             return Err(error.clone());
         }
+        if stepped.is_done {
+            return Ok(Driven::Done);
+        }
+        let frees_space = request.command.frees_space() && self.shards.any_takes_no_writes();
+        self.shards.set_frees_space(frees_space);
         let (arguments, replies) = stepped.batch.parts(&request);
         let (mut context, metrics) = self.context(request.caller, arguments, replies);
         let command = &mut stepped.command;
@@ -169,7 +305,13 @@ impl StorageExecutor {
                 "a handler panicked; its writes were dropped"
             );
             Err(CommandError::Internal)
-        })?;
+        });
+        self.shards.set_frees_space(false);
+        let mut driven = driven?;
+        if driven == Driven::Done && command.removes_from.is_some() {
+            // It ends when its last step is logged, too: until then it may have to be gone on with.
+            (stepped.is_done, driven) = (true, Driven::Paused);
+        }
         if driven == Driven::Paused {
             self.shards.check_frame_len()?;
             for (index, version) in versions.into_iter().enumerate() {

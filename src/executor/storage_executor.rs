@@ -255,7 +255,8 @@ impl StorageExecutor {
 
     /// Serves `requests` until every sender is gone, then syncs and closes the shards. Returns whether all that was
     /// written is on disk.
-    pub async fn run(self, requests: flume::Receiver<Box<Batch>>, reports: Reports) -> bool {
+    pub async fn run(mut self, requests: flume::Receiver<Box<Batch>>, reports: Reports) -> bool {
+        self.resume_removals();
         let Reports {
             checkpoints,
             syncs,

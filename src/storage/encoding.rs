@@ -22,6 +22,8 @@
 //!          "applied" ‖ 0(1) ‖ transaction(8)              nothing: this shard has applied its part of it
 //!          "dead" ‖ prefix ‖ key length(4) ‖ user key ‖ version(8)
 //!                                                         nothing: this version's members are still to be deleted
+//!          "remove" ‖ version(8)                          database(1) ‖ length(4) ‖ key ‖ what is to remain of a
+//!                                                         collection, of which the rest is being removed
 //!          "library" ‖ 0(1) ‖ name                        the code of a function library (first shard only)
 //!
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
@@ -958,6 +960,19 @@ pub fn redo_key(id: u64) -> Vec<u8> {
 pub fn id_of_redo_key(key: &[u8]) -> Option<u64> {
     let id = key.strip_prefix(REDO_PREFIX)?;
     Some(u64::from_be_bytes(<[u8; 8]>::try_from(id).ok()?))
+}
+
+const REMOVAL_PREFIX: &[u8; 6] = b"remove";
+
+/// The key in `system` that says that members of a version are being removed.
+pub fn removal_key(version: u64) -> Vec<u8> {
+    [&REMOVAL_PREFIX[..], &version.to_be_bytes()].concat()
+}
+
+/// The version of which members are being removed, as a key says; `None` if it is another key.
+pub fn version_of_removal_key(key: &[u8]) -> Option<u64> {
+    let version = key.strip_prefix(REMOVAL_PREFIX)?;
+    Some(u64::from_be_bytes(<[u8; 8]>::try_from(version).ok()?))
 }
 
 /// Function libraries lie in `system` from here (inclusive) to the second (exclusive).

@@ -176,6 +176,14 @@ impl View<'_> {
         of_keyspace!(self, write_member(owner, column, member, None))
     }
 
+    /// Stages what is to remain of a collection of which many members are being removed in steps, `None` when that is
+    /// over: what a start goes on with. Only what runs on the executor of its keys comes in steps.
+    pub fn write_removal(&mut self, owner: &Owner, remains: Option<Vec<u8>>) -> Result<(), CommandError> {
+        let slot = Slot::of(&owner.key);
+        self.shards()?
+            .with_slot(slot, |shard| Ok(((), shard.write_removal(owner.version, remains)?)))
+    }
+
     /// Calls `visit` with the members of a collection that has `members` members, as its record says, from one
     /// (inclusive) to another (exclusive; `None`: to the last) and their values, in their order or backwards, until it
     /// breaks. Earlier writes of the same command are seen.

@@ -10,6 +10,10 @@ use crate::harness::value::Value;
 /// Members of each collection, and keys that come and go.
 const MEMBERS: usize = 200_000;
 
+/// Bytes of a bitmap, and of each command that fills it.
+const BITMAP_BYTES: usize = 64 << 20;
+const BIT_FILL: usize = 64 << 10;
+
 /// Members of one command, and commands that are sent before their answers are read.
 const AT_ONCE: usize = 500;
 
@@ -192,6 +196,85 @@ fn commands_that_make_large_collections_come_in_steps() {
         "ZINTER 2 {t}sorted {t}set",
         "ZDIFF 1 {t}sorted",
         "ZINTERCARD 2 {t}sorted {t}set",
+    ];
+    commands.extend(others.map(str::to_owned));
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    let held = held_by(&mut client, &commands);
+    assert!(held.is_empty(), "held an executor for so many us: {held:?}");
+}
+
+/// Those that take many members out, or look at many.
+#[test]
+fn commands_that_remove_or_seek_many_members_come_in_steps() {
+    let server = Server::builder().flags(&["--shards", "1"]).start();
+    let mut client = server.connect();
+    fill(&mut client);
+    let places = (0..MEMBERS).step_by(AT_ONCE).map(|first| {
+        let triples = (first..first + AT_ONCE).flat_map(|number| {
+            let degrees = |modulus: usize| format!("{:.3}", (number * 7919 % modulus) as f64 / 1000.0);
+            [degrees(90_000), degrees(80_000), format!("p{number}")]
+        });
+        words("GEOADD {t}places")
+            .into_iter()
+            .chain(triples)
+            .collect::<Vec<String>>()
+    });
+    run_all(&mut client, places);
+    let again = |kind: &str, commands: &[&str]| {
+        let copies = commands.iter().flat_map(|command| {
+            let copy = format!("COPY {{t}}{kind} {{t}}to REPLACE");
+            [copy, (*command).to_owned()]
+        });
+        copies.collect::<Vec<String>>()
+    };
+    let mut commands = again(
+        "sorted",
+        &[
+            "ZREMRANGEBYRANK {t}to 0 -1",
+            "ZREMRANGEBYRANK {t}to 5 -5",
+            "ZREMRANGEBYSCORE {t}to (5 150000",
+            "ZREMRANGEBYSCORE {t}to -inf inf",
+            "ZREMRANGEBYLEX {t}to - +",
+            "ZPOPMIN {t}to 150000",
+            "ZPOPMAX {t}to 200000",
+            "ZMPOP 1 {t}to MAX COUNT 150000",
+        ],
+    );
+    commands.extend(again(
+        "list",
+        &[
+            "LTRIM {t}to 1 0",
+            "LTRIM {t}to 80000 -1",
+            "LTRIM {t}to 150000 -1",
+            "LTRIM {t}to 10 150000",
+            "LPOP {t}to 150000",
+            "RPOP {t}to 200000",
+            "LMPOP 1 {t}to LEFT COUNT 150000",
+            "LPOS {t}to e190000",
+            "LPOS {t}to nothing COUNT 0 RANK -1",
+            "LINSERT {t}to BEFORE e100000 new",
+            "LREM {t}to 0 e100000",
+        ],
+    ));
+    commands.extend(again("set", &["SPOP {t}to 150000", "SPOP {t}to 200000"]));
+    commands.extend([
+        "GEOSEARCH {t}places FROMLONLAT 45 40 BYRADIUS 9000 km DESC WITHDIST".to_owned(),
+        "GEOSEARCH {t}places FROMLONLAT 45 40 BYBOX 9000 9000 km COUNT 10".to_owned(),
+        "GEOSEARCHSTORE {t}to {t}places FROMLONLAT 45 40 BYBOX 9000 9000 km".to_owned(),
+    ]);
+    let filled = (0..BITMAP_BYTES / BIT_FILL).map(|number| {
+        let bits = "\u{1}".repeat(BIT_FILL);
+        words(&format!("SETRANGE {{t}}bits {} {bits}", number * BIT_FILL))
+    });
+    run_all(&mut client, filled);
+    let others = [
+        "BITCOUNT {t}bits",
+        "BITCOUNT {t}bits 77 400000000 BIT",
+        "BITPOS {t}bits 1 -3 -1 BIT",
+        "BITPOS {t}bits 0 7 7 BIT",
+        "COPY {t}bits {t}to REPLACE",
+        "RENAME {t}to {t}renamed",
+        "BITCOUNT {t}renamed",
     ];
     commands.extend(others.map(str::to_owned));
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();

@@ -153,6 +153,128 @@ fn a_command_that_meets_a_full_disk_fails_and_leaves_what_was_there_before() {
     assert_eq!(card(&mut client, "{t}to"), MEMBERS);
 }
 
+/// Makes a sorted set of [`MEMBERS`] members and as long a list, in so many commands of [`AT_ONCE`].
+fn fill_sorted_and_list(client: &mut Client) {
+    for first in (0..MEMBERS).step_by(AT_ONCE as usize) {
+        let mut sorted = vec!["ZADD".to_owned(), "{t}sorted".to_owned()];
+        let mut list = vec!["RPUSH".to_owned(), "{t}list".to_owned()];
+        for number in first..first + AT_ONCE {
+            sorted.extend([number.to_string(), format!("member:{number}")]);
+            list.push(format!("element:{number}"));
+        }
+        for command in [sorted, list] {
+            assert!(wait_for(|| !client.command(&command).render().contains("BUSY")));
+        }
+    }
+    assert_eq!(ask(client, "ZCARD {t}sorted"), format!("(integer) {MEMBERS}"));
+    assert_eq!(ask(client, "LLEN {t}list"), format!("(integer) {MEMBERS}"));
+}
+
+/// Removals, and what is left by each.
+const REMOVALS: [(&str, &str, &str); 6] = [
+    ("ZREMRANGEBYSCORE {t}sorted 100 (39900", "ZCARD {t}sorted", "200"),
+    ("ZREMRANGEBYRANK {t}sorted 0 29999", "ZCARD {t}sorted", "10000"),
+    ("ZPOPMAX {t}sorted 30000", "ZCARD {t}sorted", "10000"),
+    ("LTRIM {t}list 10000 29999", "LLEN {t}list", "20000"),
+    ("LPOP {t}list 30000", "LLEN {t}list", "10000"),
+    ("SPOP {t}from 30000", "SCARD {t}from", "10000"),
+];
+
+/// The first and the last of what the list, and the set in its order, have.
+fn ends(client: &mut Client) -> Vec<String> {
+    let commands = [
+        "ZRANGE {t}sorted 0 0 WITHSCORES",
+        "ZRANGE {t}sorted -1 -1 WITHSCORES",
+        "LINDEX {t}list 0",
+        "LINDEX {t}list -1",
+    ];
+    commands.iter().map(|command| ask(client, command)).collect()
+}
+
+#[test]
+fn others_see_a_removal_whole_or_not_at_all_and_go_on_meanwhile() {
+    for (command, count, left) in REMOVALS {
+        let mut node = Node::new();
+        node.start("--shards 1", STEPS);
+        let (mut client, mut reader, mut other) = (node.connect(), node.connect(), node.connect());
+        fill_sorted_and_list(&mut client);
+        fill_set(&mut client, "{t}from", 0..MEMBERS);
+        let before = executors_sum(&mut other, "stepped_requests");
+        client
+            .send(&command.split(' ').collect::<Vec<_>>())
+            .expect("the server reads");
+        assert!(wait_for(|| executors_sum(&mut other, "stepped_requests") > before));
+        reader
+            .send(&count.split(' ').collect::<Vec<_>>())
+            .expect("the server reads");
+        for _ in 0..20 {
+            assert_eq!(ask(&mut other, "SET another 1"), "OK");
+        }
+        assert_eq!(reader.read().expect("an answer").render(), format!("(integer) {left}"));
+        assert!(!client.read().expect("an answer").render().contains("(error)"));
+    }
+}
+
+#[test]
+fn a_removal_that_a_crash_has_interrupted_is_gone_on_with() {
+    for (command, count, left) in REMOVALS {
+        let mut node = Node::new();
+        node.start(
+            "--shards 1",
+            &format!("{STEPS},seal-log=every:10,kill-after-commit=1000"),
+        );
+        let mut client = node.connect();
+        fill_sorted_and_list(&mut client);
+        fill_set(&mut client, "{t}from", 0..MEMBERS);
+        client
+            .send(&command.split(' ').collect::<Vec<_>>())
+            .expect("the server reads");
+        assert!(client.read().is_err(), "the server dies before {command} is over");
+        node.wait_for_exit();
+        // Once more in the midst of it.
+        node.start("--shards 1", &format!("{STEPS},kill-after-commit=200"));
+        node.wait_for_exit();
+        node.start("--shards 1", STEPS);
+        let mut client = node.connect();
+        assert_eq!(ask(&mut client, count), format!("(integer) {left}"), "{command}");
+        let after = ends(&mut client);
+        assert_eq!(ask(&mut client, "ZADD {t}sorted 500 new"), "(integer) 1");
+        assert!(!ask(&mut client, "RPUSH {t}list new").contains("(error)"));
+        node.kill_9();
+        // It is over, and takes nothing that was added since.
+        node.start("--shards 1", "");
+        let mut client = node.connect();
+        assert_eq!(ask(&mut client, "ZSCORE {t}sorted new"), "\"500\"");
+        assert_eq!(ask(&mut client, "RPOP {t}list"), "\"new\"");
+        assert_eq!(ask(&mut client, "ZREM {t}sorted new"), "(integer) 1");
+        assert_eq!(ends(&mut client), after, "{command}");
+    }
+}
+
+#[test]
+fn a_removal_that_meets_a_full_disk_goes_on_when_there_is_room() {
+    for (command, count, left) in REMOVALS {
+        let mut node = Node::new();
+        node.start("--shards 1", &format!("{STEPS},disk-full=1000"));
+        let mut client = node.connect();
+        fill_sorted_and_list(&mut client);
+        fill_set(&mut client, "{t}from", 0..MEMBERS);
+        client
+            .send(&command.split(' ').collect::<Vec<_>>())
+            .expect("the server reads");
+        assert!(client.read().is_err(), "{command} is neither answered nor an error");
+        let mut client = node.connect();
+        assert_eq!(ask(&mut client, count), format!("(integer) {left}"), "{command}");
+        node.terminate();
+        node.start("--shards 1", "");
+        assert_eq!(
+            ask(&mut node.connect(), count),
+            format!("(integer) {left}"),
+            "{command}"
+        );
+    }
+}
+
 /// Some thousand members, so that commands come in steps as they are, and redis-server's answers beside them.
 #[test]
 fn commands_on_large_collections_answer_as_redis_does() {
@@ -197,7 +319,35 @@ fn commands_on_large_collections_answer_as_redis_does() {
         SORT {t}set ALPHA; SORT {t}set; SORT {t}sorted BY nosort DESC LIMIT 2000 1600; SORT {t}list BY none GET #; \
         SORT {t}list ALPHA DESC STORE {t}to; LRANGE {t}to 0 -1; SORT {t}list GET # GET none STORE {t}to; \
         LRANGE {t}to 3000 3100; SUNIONSTORE {t}to {t}set {t}list; RENAME {t}none {t}to; \
-        SINTERSTORE {t}to {t}none {t}set; EXISTS {t}to; DBSIZE";
+        SINTERSTORE {t}to {t}none {t}set; EXISTS {t}to; DBSIZE; \
+        COPY {t}sorted {t}to; ZREMRANGEBYRANK {t}to 10 -20; ZRANGE {t}to 0 -1 WITHSCORES; \
+        COPY {t}sorted {t}to REPLACE; ZREMRANGEBYRANK {t}to 1500 -1500; ZRANGE {t}to 0 -1 WITHSCORES; \
+        COPY {t}sorted {t}to REPLACE; ZREMRANGEBYSCORE {t}to (7 40; ZRANGE {t}to 0 -1 WITHSCORES; \
+        ZREMRANGEBYSCORE {t}to -inf +inf; EXISTS {t}to; COPY {t}other {t}to; \
+        ZADD {t}to 5 a 5 b; ZUNIONSTORE {t}to 1 {t}other; ZREMRANGEBYLEX {t}to [m2 (m7; ZRANGE {t}to 0 -1; \
+        ZREMRANGEBYLEX {t}to - +; EXISTS {t}to; COPY {t}sorted {t}to; ZPOPMIN {t}to 2000; ZPOPMAX {t}to 1500; \
+        ZRANGE {t}to 0 -1 WITHSCORES; ZMPOP 2 {t}none {t}to MIN COUNT 1100; ZCARD {t}to; ZPOPMIN {t}to 5000; \
+        EXISTS {t}to; COPY {t}sorted {t}to; ZMPOP 1 {t}to MAX COUNT 9000; EXISTS {t}to; DEL {t}list; \
+        SORT {t}set BY nosort LIMIT 0 0 STORE {t}none; SORT {t}sorted STORE {t}list ALPHA; \
+        COPY {t}list {t}to; PEXPIREAT {t}to 33177117420000; LTRIM {t}to 1000 2500; LRANGE {t}to 0 -1; \
+        PEXPIRETIME {t}to; COPY {t}list {t}to REPLACE; LTRIM {t}to 1500 -500; LRANGE {t}to 0 -1; \
+        LPOP {t}to 1200; RPOP {t}to 1100; LRANGE {t}to 0 -1; LMPOP 2 {t}none {t}to RIGHT COUNT 5000; EXISTS {t}to; \
+        COPY {t}list {t}to; LINSERT {t}to BEFORE m5000 new; LINSERT {t}to AFTER new newer; LINSERT {t}to AFTER no x; \
+        LINDEX {t}to 2000; LLEN {t}to; LPOS {t}to new; LPOS {t}to new RANK -1; LPOS {t}to m9999 MAXLEN 3000; \
+        LPOS {t}to m9999 COUNT 0; LRANGE {t}to 0 -1; COPY {t}to {t}copy; RPUSH {t}copy a b a b a b; \
+        LPUSH {t}copy b a b a b a; LPOS {t}copy a RANK -2 COUNT 3; LREM {t}copy 2 b; LREM {t}copy -4 a; \
+        LINSERT {t}copy BEFORE m5000 a; LREM {t}copy 0 a; LREM {t}copy 1 m4000; LREM {t}copy 0 nothing; \
+        LRANGE {t}copy 0 -1; SCARD {t}set; EXISTS {t}copy; DBSIZE; \
+        SETBIT {t}bits 50000007 1; SETBIT {t}bits 9000 1; SETBIT {t}bits 40000000 1; BITCOUNT {t}bits; \
+        BITCOUNT {t}bits 1125 6250000; BITCOUNT {t}bits 9000 50000006 BIT; BITCOUNT {t}bits -5 -9; \
+        BITPOS {t}bits 1; BITPOS {t}bits 1 1126; BITPOS {t}bits 1 40000001 -1 BIT; BITPOS {t}bits 0 -1; \
+        BITPOS {t}bits 1 9001 39999999 BIT; RENAME {t}bits {t}to; BITCOUNT {t}to; COPY {t}to {t}bits; \
+        SETBIT {t}to 9000 0; BITCOUNT {t}to; BITCOUNT {t}bits; STRLEN {t}bits; GETRANGE {t}bits 1120 1130; \
+        OBJECT ENCODING {t}bits; GEOADD {t}geo 13.361389 38.115556 Palermo 15.087269 37.502669 Catania; \
+        ZUNIONSTORE {t}all 2 {t}geo {t}sorted; GEOSEARCH {t}all FROMMEMBER Palermo BYRADIUS 30000 km; \
+        GEOSEARCH {t}all FROMMEMBER Palermo BYBOX 500 500 km ASC WITHDIST WITHHASH WITHCOORD; \
+        GEOSEARCHSTORE {t}to {t}all FROMMEMBER Palermo BYRADIUS 30000 km; ZRANGE {t}to 0 -1 WITHSCORES; \
+        GEOSEARCH {t}all FROMMEMBER Catania BYRADIUS 30000 km COUNT 2 ANY";
     for command in commands.split(';').map(str::trim) {
         let words: Vec<&str> = command.split(' ').collect();
         let [ours, theirs] = clients.each_mut().map(|client| client.command(&words));
@@ -215,5 +365,49 @@ fn commands_on_large_collections_answer_as_redis_does() {
             "{command} is answered otherwise than by Redis"
         );
     }
-    assert!(executors_sum(&mut clients[0], "stepped_requests") > 25);
+    assert!(executors_sum(&mut clients[0], "stepped_requests") > 50);
+}
+
+/// What is popped is each time another member, and every one is as likely.
+#[test]
+fn random_members_that_are_popped_in_steps_are_gone_and_no_others() {
+    let server = Server::builder().flags(&["--shards", "1"]).start();
+    let mut client = server.connect();
+    fill_set(&mut client, "{t}from", 0..MEMBERS);
+    assert_eq!(ask(&mut client, "COPY {t}from {t}left"), "(integer) 1");
+    let Value::Array(Some(popped)) = client.command(&["SPOP", "{t}left", "20000"]) else {
+        panic!("SPOP answers with an array");
+    };
+    assert_eq!(card(&mut client, "{t}left"), MEMBERS - 20_000);
+    let numbers: Vec<usize> = popped.iter().map(member_number).collect();
+    let mut different = numbers.clone();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), 20_000);
+    for popped in popped.chunks(AT_ONCE as usize) {
+        let names = popped.iter().map(|member| member.text().expect("a name"));
+        let command: Vec<String> = ["SMISMEMBER", "{t}left"]
+            .iter()
+            .map(ToString::to_string)
+            .chain(names)
+            .collect();
+        assert!(!client.command(&command).render().contains("(integer) 1"));
+    }
+    // Of each tenth of the members about a half: 2,000, and the standard deviation is 32.
+    let mut tenths = [0_i64; 10];
+    numbers
+        .iter()
+        .for_each(|number| tenths[number / (MEMBERS as usize / 10)] += 1);
+    assert!(tenths.iter().all(|count| (count - 2_000).abs() < 200), "{tenths:?}");
+    // And in the order in which they were popped nothing goes up or down with the names.
+    let rises = numbers.windows(2).filter(|pair| pair[0] < pair[1]).count();
+    assert!(
+        (9_600..10_400).contains(&rises),
+        "{rises} of 20,000 are greater than the one before"
+    );
+}
+
+fn member_number(member: &Value) -> usize {
+    let name = member.text().expect("a name");
+    name.trim_start_matches("member:").parse().expect("a number")
 }

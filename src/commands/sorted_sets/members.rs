@@ -1,16 +1,17 @@
 //! Commands on members of a sorted set by name, the lowest and highest ones, and random ones.
 
-use super::{Entry, Outcome, Stretch, ranking, reply_entries};
+use super::{Entry, Outcome, Stretch, ranking, reply_entries, reply_entry, reply_header};
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::blocking::{Waiting, timeout_of_seconds};
 use crate::commands::collection::{Collection, Direction};
 use crate::commands::keys::{SCAN_COUNT_MAX, ScanOptions, Scanned, is_compact, matches_key, parse_cursor};
 use crate::commands::random::{Random, Shuffled};
+use crate::commands::removals::{Remains, Removal, TellRemoved};
 use crate::commands::walks::{Members, walk};
 use crate::error::CommandError;
 use crate::number::{parse_double, parse_integer};
-use crate::protocol::{Arguments, format_double};
+use crate::protocol::{Arguments, Reply, format_double};
 use crate::storage::encoding::{Type, ordered_score, score_key, split_score_value};
 
 /// What ZADD or GEOADD was asked to do beside adding.
@@ -280,6 +281,12 @@ fn zpop_generic(context: &mut Context<'_>, direction: Direction) -> Outcome {
         _ => return Err(CommandError::Syntax),
     };
     let entries = match context.sorted_set(arguments.get(1))? {
+        Some(set) if count.is_some_and(|count| context.works_in_steps(count.min(set.count))) => {
+            let count = set.count.min(count.unwrap_or(1));
+            let first = move |reply: &mut Reply<'_>| reply_header(reply, count as usize, true);
+            let tell: TellRemoved = |reply, member, score| reply_entry(reply, score, member, true);
+            return pop_in_steps(context, set, (direction, count), first, tell);
+        }
         Some(mut set) => {
             let stretch = Stretch::from_end(direction, count.unwrap_or(1));
             context.remove_stretch(&mut set, &stretch, pop_event(direction))?
@@ -295,6 +302,23 @@ fn zpop_generic(context: &mut Context<'_>, direction: Direction) -> Outcome {
         _ => reply_entries(&mut context.reply, &entries, true),
     }
     Ok(())
+}
+
+/// Pops `count` members in steps, and tells them.
+fn pop_in_steps(
+    context: &mut Context<'_>,
+    set: Collection,
+    (direction, count): (Direction, u64),
+    first: impl FnOnce(&mut Reply<'_>) + Send + 'static,
+    tell: TellRemoved,
+) -> Outcome {
+    let remains = Remains::Inner(direction, set.count - count);
+    Removal::new(set, remains)
+        .telling(first, tell)
+        .run(context, count, move |context, removal| {
+            context.notify_of(pop_event(direction), &removal.collection);
+            Ok(())
+        })
 }
 
 /// What has happened to a set whose outermost members were taken, read in this direction.
@@ -380,16 +404,27 @@ fn pop_first(
         let Some(mut set) = context.sorted_set(key)? else {
             continue;
         };
-        let entries = context.remove_stretch(&mut set, &Stretch::from_end(direction, count), pop_event(direction))?;
-        context.reply.array(2);
-        context.reply.bulk(key);
-        context.reply.array(entries.len());
-        for Entry { score, member } in &entries {
-            // A pair each, in RESP2 too.
-            context.reply.array(2);
-            context.reply.bulk(member);
-            context.reply.double(*score);
+        let count = count.min(set.count);
+        let name = key.to_vec();
+        let first = move |reply: &mut Reply<'_>| {
+            reply.array(2);
+            reply.bulk(&name);
+            reply.array(count as usize);
+        };
+        // A pair each, in RESP2 too.
+        let tell: TellRemoved = |reply, member, score| {
+            reply.array(2);
+            reply.bulk(member);
+            reply.double(score);
+        };
+        if context.works_in_steps(count) {
+            pop_in_steps(context, set, (direction, count), first, tell)?;
+            return Ok(true);
         }
+        let entries = context.remove_stretch(&mut set, &Stretch::from_end(direction, count), pop_event(direction))?;
+        first(&mut context.reply);
+        let reply = &mut context.reply;
+        entries.iter().for_each(|entry| tell(reply, &entry.member, entry.score));
         return Ok(true);
     }
     Ok(false)

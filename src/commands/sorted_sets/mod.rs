@@ -110,19 +110,27 @@ impl Context<'_> {
         ranking::removed(self, set, &key)
     }
 
-    /// Takes the members of a stretch away, and saves the set: `event` has happened to it, if there were any. They are
-    /// collected first: they will all be staged.
+    /// Takes the members of a stretch away, and saves the set: `event` has happened to it, if there were any.
     pub fn remove_stretch(
         &mut self,
         set: &mut Collection,
         stretch: &Stretch,
         event: &'static str,
     ) -> Result<Vec<Entry>, CommandError> {
+        let entries = self.take_stretch(set, stretch)?;
+        if !entries.is_empty() {
+            self.notify_of(event, set);
+        }
+        Ok(entries)
+    }
+
+    /// Takes the members of a stretch away, and saves the set. They are collected first: they will all be staged.
+    pub fn take_stretch(&mut self, set: &mut Collection, stretch: &Stretch) -> Result<Vec<Entry>, CommandError> {
         let entries = self.entries(set, stretch)?;
         if entries.len() as u64 == set.count {
             // The key goes, whatever its size.
             set.count = 0;
-            self.save_after(event, set)?;
+            self.save(set)?;
             return Ok(entries);
         }
         let Some(last) = entries.last() else { return Ok(entries) };
@@ -138,7 +146,7 @@ impl Context<'_> {
             let key = score_key(ordered_score(last.score), &last.member);
             ranking::removed_end(set, stretch.direction, &key)?;
         }
-        self.save_after(event, set)?;
+        self.save(set)?;
         Ok(entries)
     }
 

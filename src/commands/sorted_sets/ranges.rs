@@ -4,6 +4,8 @@ use super::{Entry, Outcome, Stretch, ranking, read_entries, reply_entry, reply_h
 use crate::commands::Context;
 use crate::commands::arguments::{integer, is_option};
 use crate::commands::collection::{Collection, Column, Direction, Part};
+use crate::commands::removals::{Remains, Removal};
+use crate::commands::steps::members_at_once_max;
 use crate::error::CommandError;
 use crate::number::parse_double;
 use crate::protocol::{Arguments, Reply};
@@ -584,12 +586,79 @@ fn zremrange_generic(context: &mut Context<'_>, by: By, event: &'static str) -> 
         limit: None,
         with_scores: false,
     };
-    let mut removed = 0;
-    if let Some(mut set) = context.sorted_set(arguments.get(1))?
-        && let Some(stretch) = request.stretch(context, &set)?
-    {
-        removed = context.remove_stretch(&mut set, &stretch, event)?.len();
-    }
+    let found = match context.sorted_set(arguments.get(1))? {
+        Some(set) => request.stretch(context, &set)?.map(|stretch| (set, stretch)),
+        None => None,
+    };
+    let Some((mut set, stretch)) = found else {
+        context.reply.integer(0);
+        return Ok(());
+    };
+    let removed = match request.part_in_steps(context, &set, &stretch)? {
+        None => context.remove_stretch(&mut set, &stretch, event)?.len() as u64,
+        Some(Stretch { from, to, take, .. }) => {
+            let (lowest, end) = ranking::ends(&set)?;
+            if from > lowest || to < end {
+                let members = set.count.min(take);
+                let removal = Removal::new(set, Remains::Outside(from, to));
+                return removal.run(context, members, move |context, removal| {
+                    context.notify_of(event, &removal.collection);
+                    context.reply.integer(removal.removed as i64);
+                    Ok(())
+                });
+            }
+            // The key goes, whatever its size.
+            let removed = std::mem::take(&mut set.count);
+            context.save_after(event, &set)?;
+            removed
+        }
+    };
     context.reply.integer(removed as i64);
     Ok(())
+}
+
+impl Request {
+    /// The part of the order where a stretch of a set lies that is removed in steps, without anything to skip and
+    /// without others in it; `None` if it is removed at once.
+    fn part_in_steps(
+        &self,
+        context: &mut Context<'_>,
+        set: &Collection,
+        stretch: &Stretch,
+    ) -> Result<Option<Stretch>, CommandError> {
+        if !context.works_in_steps(set.count.min(stretch.take)) {
+            return Ok(None);
+        }
+        if let Bounds::Ranks(first, last) = self.bounds {
+            let Some((first, take)) = rank_range(first, last, set.count) else {
+                return Ok(None);
+            };
+            let (mut from, mut to) = (SCORE_MEMBERS.0.to_vec(), SCORE_MEMBERS.1.to_vec());
+            if take < set.count {
+                let ends = context.entries_at(set, &[first, first + take - 1])?;
+                let keys = ends
+                    .iter()
+                    .map(|entry| score_key(ordered_score(entry.score), &entry.member));
+                let keys: Vec<Vec<u8>> = keys.collect();
+                // The first key behind the last.
+                (from, to) = (keys[0].clone(), [&keys[1][..], &[0]].concat());
+            }
+            return Ok(Some(Stretch {
+                from,
+                to,
+                ..Stretch::from_end(Direction::Forward, take)
+            }));
+        }
+        // How many there are is not known without ranks, for which the whole set may have to come into memory.
+        let mut members = 0;
+        let most = members_at_once_max();
+        context.walk(set, stretch, |_, _, _| {
+            members += 1;
+            match members > most {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
+        Ok((members > most).then(|| stretch.clone()))
+    }
 }

@@ -1,4 +1,5 @@
-//! A shard's part in what is written on several shards: redo records, and which of them it has applied.
+//! What a start finishes: a shard's part in what is written on several shards, in redo records, with which of them it
+//! has applied; and removals of many members that have begun.
 
 use super::{Found, Shard, ShardState};
 use crate::error::CommandError;
@@ -147,6 +148,30 @@ impl Shard {
         markers
             .iter()
             .try_for_each(|marker| self.write_system(marker, None).map(|_| ()))
+    }
+
+    /// Stages what is to remain of a version of which many members are being removed, in many turns; `None` when that
+    /// is over.
+    pub fn write_removal(&mut self, version: u64, remains: Option<Vec<u8>>) -> Result<u64, CommandError> {
+        self.write_system(&encoding::removal_key(version), remains)
+    }
+
+    /// What is to remain of a version of which members are being removed.
+    pub fn removal(&mut self, version: u64) -> Result<Option<Vec<u8>>, CommandError> {
+        self.set_system_key(&encoding::removal_key(version));
+        let found = self.find_in(Column::System)?;
+        Ok(self.stored(&found).map(<[u8]>::to_vec))
+    }
+
+    /// The removals that are not over, each with the version from which members are removed.
+    pub fn removals(&mut self) -> Result<Vec<(u64, Vec<u8>)>, CommandError> {
+        let mut found = Vec::new();
+        let (from, to) = (encoding::removal_key(0), encoding::removal_key(u64::MAX));
+        self.scan_range(Column::System, (&from, &to), Direction::Forward, |key, remains| {
+            found.extend(encoding::version_of_removal_key(key).map(|version| (version, remains.to_vec())));
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
     }
 
     pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
