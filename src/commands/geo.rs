@@ -491,8 +491,15 @@ impl Search {
         if let Some(order) = self.found_order() {
             found = steps.sort(found, |a, b| compare_distances(order, a, b)).await;
         }
-        let surplus = found.split_off(self.count_max().min(found.len()));
-        steps.take_each(surplus, drop).await;
+        if found.len() > self.count_max() {
+            let mut wanted = Vec::with_capacity(self.count_max());
+            let mut all = found.into_iter();
+            steps
+                .take_each(all.by_ref().take(self.count_max()), |found| wanted.push(found))
+                .await;
+            steps.take_each(all, drop).await;
+            found = wanted;
+        }
         if let Some(destination) = self.destination.clone() {
             let mut entries = Vec::with_capacity(found.len());
             steps.take_each(found, |found| entries.push(self.stored(found))).await;

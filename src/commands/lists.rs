@@ -16,7 +16,6 @@ use crate::number::parse_integer;
 use crate::protocol::{Arguments, Reply};
 use crate::storage::encoding::{LIST_ORIGIN, Type, list_extra, list_head, list_member};
 use crate::storage::view::View;
-use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -639,10 +638,9 @@ pub fn linsert(context: &mut Context<'_>) -> Outcome {
         let mut list = list;
         let mut element = Some(element);
         if !is_moved {
-            let parts = [Part::Old(0..index), Part::New(element.take().unwrap_or_default())];
-            let behind = Part::Old(index..list.len());
-            let parts = parts.into_iter().chain([behind]).filter(|part| !part.is_empty());
-            list = rebuild(&steps, list, parts.collect()).await?;
+            let new = Part::New(element.take().unwrap_or_default());
+            let parts = [Part::Old(0..index), new, Part::Old(index..list.len())];
+            list = rebuild(&steps, list, parts.into_iter()).await?;
         }
         let finish = move |context: &mut Context<'_>| {
             if let Some(element) = element {
@@ -658,12 +656,6 @@ pub fn linsert(context: &mut Context<'_>) -> Outcome {
 fn reply_count(context: &mut Context<'_>, count: i64) -> Outcome {
     context.reply.integer(count);
     Ok(())
-}
-
-impl Part {
-    fn is_empty(&self) -> bool {
-        matches!(self, Part::Old(range) if range.is_empty())
-    }
 }
 
 /// How LINSERT, LREM and LPOS look for elements that equal one.
@@ -810,15 +802,16 @@ pub fn lrem(context: &mut Context<'_>) -> Outcome {
         if direction == Direction::Backward {
             removed.reverse();
         }
-        let count = removed.len() as i64;
+        let count = removed.len();
         let is_moved = !steps.are_left() || list.moved_by_removal(&removed) <= members_at_once_max();
         if !is_moved {
-            let starts = std::iter::once(0).chain(removed.iter().map(|index| index + 1));
-            let ends = removed.iter().copied().chain([list.len()]);
-            let parts = starts.zip(ends).map(|(start, end)| Part::Old(start..end));
-            let parts = parts.filter(|part| !part.is_empty()).collect();
-            list = rebuild(&steps, list, parts).await?;
-            removed.clear();
+            let removed = std::mem::take(&mut removed);
+            let len = list.len();
+            let runs = (0..=count).map(move |run| {
+                let start = run.checked_sub(1).map_or(0, |before| removed[before] + 1);
+                Part::Old(start..removed.get(run).copied().unwrap_or(len))
+            });
+            list = rebuild(&steps, list, runs).await?;
         }
         let finish = move |context: &mut Context<'_>| {
             if count > 0 {
@@ -827,7 +820,7 @@ pub fn lrem(context: &mut Context<'_>) -> Outcome {
                 }
                 list.save_after(context, "lrem")?;
             }
-            reply_count(context, count)
+            reply_count(context, count as i64)
         };
         steps.run(finish).await
     })
@@ -869,7 +862,7 @@ fn keep(context: &mut Context<'_>, list: List, range: Range<u64>) -> Outcome {
     let owner = &list.collection.owner;
     let writes = vec![(owner.database, owner.key.clone())];
     context.in_steps((stay, writes), |steps| async move {
-        let mut list = rebuild(&steps, list, VecDeque::from([Part::Old(range)])).await?;
+        let mut list = rebuild(&steps, list, std::iter::once(Part::Old(range))).await?;
         let finish = move |context: &mut Context<'_>| {
             list.save_after(context, "ltrim")?;
             context.reply.ok();
@@ -887,54 +880,73 @@ enum Part {
     New(Vec<u8>),
 }
 
+/// A list that is made of parts, in place of another and under a new version.
+struct Rebuilt<P> {
+    /// `None` before its first element, which is written in the step that makes the list: then it is in memory from the
+    /// beginning.
+    list: Option<List>,
+    /// The indices of what is left of the part that comes first.
+    old: Range<u64>,
+    parts: P,
+}
+
 /// Makes a list of `parts` in place of another, under a new version. It is there once it is saved.
-async fn rebuild(steps: &Steps, old: List, parts: VecDeque<Part>) -> Result<List, CommandError> {
-    let (old, mut state) = (Arc::new(old), (parts, None));
+async fn rebuild(
+    steps: &Steps,
+    old: List,
+    parts: impl Iterator<Item = Part> + Send + 'static,
+) -> Result<List, CommandError> {
+    let old = Arc::new(old);
+    let mut rebuilt = Rebuilt {
+        list: None,
+        old: 0..0,
+        parts,
+    };
     loop {
-        let (old, (parts, list)) = (Arc::clone(&old), state);
-        state = steps.run(move |context| copy_some(context, &old, parts, list)).await?;
-        if state.0.is_empty() {
-            return state.1.ok_or(CommandError::Internal);
+        let old = Arc::clone(&old);
+        let step = steps.run(move |context| {
+            let is_whole = rebuilt.copy_some(context, &old)?;
+            Ok((rebuilt, is_whole))
+        });
+        let (next, is_whole) = step.await?;
+        if is_whole {
+            return next.list.ok_or(CommandError::Internal);
         }
+        rebuilt = next;
     }
 }
 
-/// Appends some of `parts` to a list that is made; returns those that are left.
-fn copy_some(
-    context: &mut Context<'_>,
-    old: &List,
-    mut parts: VecDeque<Part>,
-    list: Option<List>,
-) -> Result<(VecDeque<Part>, Option<List>), CommandError> {
-    let mut list = match list {
-        Some(list) => list,
-        // In the step of its first element: the new list is in memory from the beginning.
-        None => old.successor(context)?,
-    };
-    let (mut members, mut bytes) = (0, 0);
-    while members < members_per_step()
-        && bytes < BYTES_PER_STEP
-        && let Some(part) = parts.pop_front()
-    {
-        let elements = match part {
-            Part::New(element) => vec![element],
-            Part::Old(mut range) => {
-                let end = range.end.min(range.start + READ_SINGLY_MAX);
-                let read = range.start..end;
-                range.start = end;
-                if !range.is_empty() {
-                    parts.push_front(Part::Old(range));
-                }
-                old.without(context, read, &[], Direction::Forward)?
-            }
+impl<P: Iterator<Item = Part>> Rebuilt<P> {
+    /// Appends some elements. Returns whether there are no more.
+    fn copy_some(&mut self, context: &mut Context<'_>, old: &List) -> Result<bool, CommandError> {
+        let list = match &mut self.list {
+            Some(list) => list,
+            None => self.list.insert(old.successor(context)?),
         };
-        for element in elements {
-            members += 1;
-            bytes += element.len();
-            list.push(context, End::Right, element)?;
+        let (mut members, mut bytes) = (0, 0);
+        while members < members_per_step() && bytes < BYTES_PER_STEP {
+            let end = self.old.end.min(self.old.start + READ_SINGLY_MAX);
+            let mut elements = match self.old.is_empty() {
+                true => Vec::new(),
+                false => old.without(context, self.old.start..end, &[], Direction::Forward)?,
+            };
+            self.old.start = end;
+            if elements.is_empty() {
+                members += 1;
+                match self.parts.next() {
+                    None => return Ok(true),
+                    Some(Part::Old(range)) => self.old = range,
+                    Some(Part::New(element)) => elements.push(element),
+                }
+            }
+            for element in elements {
+                members += 1;
+                bytes += element.len();
+                list.push(context, End::Right, element)?;
+            }
         }
+        Ok(false)
     }
-    Ok((parts, Some(list)))
 }
 
 /// LPOS's options.

@@ -140,11 +140,19 @@ impl Removal {
     /// # Errors
     /// The collection cannot be read or written.
     pub fn run(
-        self,
+        mut self,
         context: &mut Context<'_>,
         members: u64,
         then: impl FnOnce(&mut Context<'_>, &Removal) -> Outcome + Send + 'static,
     ) -> Outcome {
+        if !context.works_in_steps(members) {
+            self.first
+                .take()
+                .into_iter()
+                .for_each(|first| first(&mut context.reply));
+            self.remove_some(context, u64::MAX)?;
+            return then(context, &self);
+        }
         let owner = self.collection.owner.clone();
         let writes = vec![(owner.database, owner.key.clone())];
         context.in_steps((members, writes), |steps| self.finish(steps, then))?;
