@@ -942,7 +942,7 @@ impl<P: Iterator<Item = Part>> Rebuilt<P> {
             for element in elements {
                 members += 1;
                 bytes += element.len();
-                list.push(context, End::Right, element)?;
+                list.push(context, End::Right, &element)?;
             }
         }
         Ok(false)
