@@ -33,7 +33,8 @@
 //! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
 //!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8); then the order of names, as a set has it
-//!          in data,  field → twice its number, and one if a deadline follows(v) ‖ [deadline(8, Unix ms)] ‖ value
+//!          in data,  field → twice its number and two, and one if a deadline follows(v) ‖ [deadline(8, Unix ms)] ‖ value
+//!                    or, as version 2 has it, number(8, the first of them 0) ‖ 1 if a deadline follows ‖ the same
 //!          in score, 0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
 //!                    the nodes of a counted tree of the names in data, as a sorted set has them of its order
 //!
@@ -41,7 +42,8 @@
 //!          in data,  position(8) → element, for positions from head to before head + count
 //! set      in meta, after the count: nothing while the next number is the count, else
 //!            next number(8) ‖ [levels(1) ‖ root node(8) ‖ next new node(8)]
-//!          in data,  member → number(v): members that were added later have greater ones
+//!          in data,  member → number and one(v), or, as version 2 has it, number(8, the first of them 0): members that
+//!                    were added later have greater ones
 //!          in score, the nodes of a counted tree, as a hash
 //!
 //! sorted   in data,  member → score(8, IEEE 754 bits)
@@ -101,10 +103,12 @@
 use crate::slots::Slot;
 use std::fmt;
 
-/// The version of this layout and of the directory around it, written to the manifest; another one is refused at start.
-/// In version 1 each shard had a log of RocksDB's; in version 2 the numbers of fields and of a set's members had eight
-/// bytes.
+/// The version of this layout and of the directory around it, written to the manifest. In version 1 each shard had a log
+/// of RocksDB's; in version 2 the numbers of fields and of a set's members had eight bytes, and are still read.
 pub const FORMAT_VERSION: u32 = 3;
+
+/// The earliest version whose directories are opened; they are of [`FORMAT_VERSION`] from then on.
+pub const FORMAT_VERSION_MIN: u32 = 2;
 
 /// The number of databases that SELECT can name, as Redis's default.
 pub const DATABASE_COUNT: usize = 16;
@@ -488,7 +492,7 @@ pub fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
 const FIELD_HAS_DEADLINE: u64 = 1;
 
 /// Fields are counted from 0 and one by one: no number ever needs all bits.
-const FIELD_NUMBER_MAX: u64 = u64::MAX >> 1;
+const FIELD_NUMBER_MAX: u64 = (u64::MAX >> 1) - 1;
 
 /// What the index of a hash's field deadlines begins with.
 const FIELD_DEADLINE_INDEX: u8 = 0xff;
@@ -509,7 +513,15 @@ impl<'a> HashField<'a> {
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<HashField<'a>> {
         let mut rest = bytes;
-        let head = take_varint(&mut rest)?;
+        let head = match bytes.split_first_chunk::<8>() {
+            // No number is stored as 0 since version 3, and those before are far below 2^56.
+            Some((number @ [0, ..], [flag @ (0 | 1), behind @ ..])) => {
+                rest = behind;
+                (u64::from_be_bytes(*number) + 1) << 1 | u64::from(*flag)
+            }
+            _ => take_varint(&mut rest)?,
+        };
+        let number = (head >> 1).checked_sub(1)?;
         let (deadline_ms, value) = match head & FIELD_HAS_DEADLINE {
             0 => (0, rest),
             _ => {
@@ -518,7 +530,7 @@ impl<'a> HashField<'a> {
             }
         };
         Some(HashField {
-            number: head >> 1,
+            number,
             deadline_ms,
             value,
         })
@@ -529,7 +541,7 @@ impl<'a> HashField<'a> {
         assert!(self.number <= FIELD_NUMBER_MAX, "fields are counted one by one");
         let mut out = Vec::with_capacity(8 + 8 + self.value.len());
         let flags = if self.deadline_ms == 0 { 0 } else { FIELD_HAS_DEADLINE };
-        put_varint(&mut out, self.number << 1 | flags);
+        put_varint(&mut out, (self.number + 1) << 1 | flags);
         if self.deadline_ms != 0 {
             out.extend_from_slice(&self.deadline_ms.to_be_bytes());
         }
@@ -717,13 +729,17 @@ pub fn list_member(position: u64) -> [u8; 8] {
 /// The value in `data` of a set's member that has this number.
 pub fn set_member(number: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(VARINT_LEN_USUAL);
-    put_varint(&mut out, number);
+    put_varint(&mut out, number + 1);
     out
 }
 
 /// The number in the value of a set's member; `None` if the bytes are not such a value.
 pub fn number_of_set_member(mut value: &[u8]) -> Option<u64> {
-    take_varint(&mut value).filter(|_| value.is_empty())
+    match value.as_array::<8>() {
+        // As version 2 has it.
+        Some(number @ [0, ..]) => Some(u64::from_be_bytes(*number)),
+        _ => take_varint(&mut value).filter(|_| value.is_empty())?.checked_sub(1),
+    }
 }
 
 /// What begins a sorted set's keys in `score` that stand for members.
@@ -1495,7 +1511,8 @@ mod tests {
     fn golden_bytes_of_members() {
         assert_eq!(list_extra(LIST_ORIGIN - 1), *b"\x7f\xff\xff\xff\xff\xff\xff\xff");
         assert_eq!(list_member(LIST_ORIGIN + 2), *b"\x80\0\0\0\0\0\0\x02");
-        assert_eq!(set_member(0x0102), b"\x82\x02");
+        assert_eq!(set_member(0x0101), b"\x82\x02");
+        assert_eq!(number_of_set_member(b"\0\0\0\0\0\0\x01\x02"), Some(0x0102));
         assert_eq!(score_key(ordered_score(1.0), b"m"), b"\0\xbf\xf0\0\0\0\0\0\0m");
         assert_eq!(
             score_key(ordered_score(-1.0), b""),
@@ -1532,12 +1549,15 @@ mod tests {
             deadline_ms: 0,
             value: b"v",
         };
-        assert_eq!(field.encode(), b"\x02v");
+        assert_eq!(field.encode(), b"\x04v");
+        assert_eq!(HashField::decode(b"\0\0\0\0\0\0\0\x01\0v"), Some(field));
         let expiring = HashField {
             deadline_ms: 2,
             ..field
         };
-        assert_eq!(expiring.encode(), b"\x03\0\0\0\0\0\0\0\x02v");
+        assert_eq!(expiring.encode(), b"\x05\0\0\0\0\0\0\0\x02v");
+        let of_version_2 = b"\0\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0\0\x02v";
+        assert_eq!(HashField::decode(of_version_2), Some(expiring));
         assert_eq!(FieldDeadlines::default().encode(), b"");
         let deadlines = FieldDeadlines {
             earliest_ms: 1,
@@ -1799,7 +1819,7 @@ mod tests {
         for (extra, count) in [(u64::MAX, 1), (0, u64::MAX)] {
             assert_eq!(list_head(&list_extra(extra), count), None);
         }
-        assert_eq!(number_of_set_member(&set_member(u64::MAX)), Some(u64::MAX));
+        assert_eq!(number_of_set_member(&set_member(u64::MAX - 1)), Some(u64::MAX - 1));
         let map = DatabaseMap::default();
         assert_eq!(DatabaseMap::decode(&map.encode()), Some(map));
         for (number, deadline_ms, value) in [(0, 0, &b""[..]), (FIELD_NUMBER_MAX, 1, b"\0\xff"), (7, u64::MAX, b"v")] {

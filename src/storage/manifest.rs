@@ -6,7 +6,7 @@
 //! <data-dir>/log/            what is not in them yet: see [`super::log`]
 //! ```
 
-use super::encoding::FORMAT_VERSION;
+use super::encoding::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use super::log::{LogIdentity, replace_durably};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -45,7 +45,10 @@ pub enum ManifestError {
     Unwritable { path: PathBuf, error: std::io::Error },
     #[error("{path} is not a Corelane manifest ({reason}); point --data-dir at another directory or restore the file")]
     Foreign { path: PathBuf, reason: String },
-    #[error("{path} has format {found}, and this version reads format {FORMAT_VERSION}; use the version that wrote it")]
+    #[error(
+        "{path} has format {found}, and this version reads the formats {FORMAT_VERSION_MIN} to {FORMAT_VERSION}; use the \
+         version that wrote it"
+    )]
     UnknownFormat { path: PathBuf, found: u32 },
     #[error(
         "{data_dir} was created with {found} shards and --shards asks for {asked}; leave --shards out, or use another \
@@ -84,16 +87,18 @@ impl Manifest {
         // The format is read first: a later version's manifest may have other fields.
         let table: toml::Table = text.parse().map_err(|_| foreign("it is not TOML"))?;
         match table.get("format").and_then(toml::Value::as_integer) {
-            Some(found) if found == i64::from(FORMAT_VERSION) => {}
+            Some(found) if (i64::from(FORMAT_VERSION_MIN)..=i64::from(FORMAT_VERSION)).contains(&found) => {}
             Some(found) => {
                 let found = u32::try_from(found).map_err(|_| foreign("its format is not a version"))?;
                 return Err(ManifestError::UnknownFormat { path, found });
             }
             None => return Err(foreign("it has no format")),
         }
-        let manifest: Manifest = table
+        let mut manifest: Manifest = table
             .try_into()
             .map_err(|error: toml::de::Error| foreign(error.message()))?;
+        // What is written from now on, the manifest of this start included, an earlier version cannot read.
+        manifest.format = FORMAT_VERSION;
         if manifest.id.len() != ID_DIGITS || u128::from_str_radix(&manifest.id, 16).is_err() {
             return Err(foreign("its id is not 32 hexadecimal digits"));
         }
