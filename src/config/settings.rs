@@ -218,8 +218,9 @@ settings! {
         name: "coop-taskrun", range: None, unit: "", changes: Changes::AtStart,
     }
 
-    /// How long an idle executor spins before it sleeps; `auto` is at most 50 for one that is alone, as long as requests
-    /// come meanwhile, and for several 0 on shared cores and 20 with sockets, 50 without, on cores of their own.
+    /// How long an idle executor spins before it sleeps; `auto` is at most 50 for one that is alone, as long as
+    /// requests come meanwhile, and for several 0 on shared cores and 20 with sockets, 50 without, on cores of their
+    /// own.
     spin_before_park_us: AutoOr<u16> = "auto" {
         name: "spin-before-park-us", range: Some(0..=1000), unit: "µs", changes: Changes::AtStart,
     }

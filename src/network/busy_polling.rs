@@ -5,8 +5,8 @@
 //! socket that was read is given back to the ring. One call of epoll(7) tells of all sockets, and costs a quarter of a
 //! microsecond. The ring keeps its polls: whatever is not seen here, it sees when the executor is idle again.
 //!
-//! Where nothing is there to be read, the executor goes on asking for a while ([`SpinWindow`]), if that has paid lately:
-//! a client that waits for each reply sends its next request sooner than a sleeping core wakes.
+//! Where nothing is there to be read, the executor goes on asking for a while ([`SpinWindow`]), if that has paid
+//! lately: a client that waits for each reply sends its next request sooner than a sleeping core wakes.
 //!
 //! This is for executors that have both roles, and are the only ones: who waits for another executor's answer must look
 //! at the reactor.

@@ -33,8 +33,8 @@
 //! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
 //!            earliest(8) ‖ latest(8) deadline ‖ fields with one(8); then the order of names, as a set has it
-//!          in data,  field → twice its number and two, and one if a deadline follows(v) ‖ [deadline(8, Unix ms)] ‖ value
-//!                    or, as version 2 has it, number(8, the first of them 0) ‖ 1 if a deadline follows ‖ the same
+//!          in data,  field → twice its number and two, and one if a deadline follows(v) ‖ [deadline(8, Unix ms)] ‖
+//!                    value; or, as version 2 has it, number(8, the first of them 0) ‖ 1 if a deadline follows ‖ the same
 //!          in score, 0xff ‖ deadline(8) ‖ field → nothing, for each field with a deadline
 //!                    the nodes of a counted tree of the names in data, as a sorted set has them of its order
 //!
@@ -103,8 +103,8 @@
 use crate::slots::Slot;
 use std::fmt;
 
-/// The version of this layout and of the directory around it, written to the manifest. In version 1 each shard had a log
-/// of RocksDB's; in version 2 the numbers of fields and of a set's members had eight bytes, and are still read.
+/// The version of this layout and of the directory around it, written to the manifest. In version 1 each shard had a
+/// log of RocksDB's; in version 2 the numbers of fields and of a set's members had eight bytes, and are still read.
 pub const FORMAT_VERSION: u32 = 3;
 
 /// The earliest version whose directories are opened; they are of [`FORMAT_VERSION`] from then on.

@@ -46,8 +46,8 @@ pub enum ManifestError {
     #[error("{path} is not a Corelane manifest ({reason}); point --data-dir at another directory or restore the file")]
     Foreign { path: PathBuf, reason: String },
     #[error(
-        "{path} has format {found}, and this version reads the formats {FORMAT_VERSION_MIN} to {FORMAT_VERSION}; use the \
-         version that wrote it"
+        "{path} has format {found}, and this version reads the formats {FORMAT_VERSION_MIN} to {FORMAT_VERSION}; use \
+         the version that wrote it"
     )]
     UnknownFormat { path: PathBuf, found: u32 },
     #[error(

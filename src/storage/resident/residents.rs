@@ -222,9 +222,9 @@ impl Part {
     }
 }
 
-/// What tells a collection from all others: its version and a hash, by a secret of this run, of what the keys of all its
-/// members begin with. The keys themselves would take as much as a few small members. Hardly any two collections have one
-/// version, and of such pairs one in 2^64 has one hash, too.
+/// What tells a collection from all others: its version and a hash, by a secret of this run, of what the keys of all
+/// its members begin with. The keys themselves would take as much as a few small members. Hardly any two collections
+/// have one version, and of such pairs one in 2^64 has one hash, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OwnerId {
     version: u64,
@@ -542,7 +542,8 @@ impl Residents {
         self.bytes.all + self.dropped_bytes
     }
 
-    /// The same by type, as [`Type`] codes them; those of unknown type, and what has gone and is still there, come last.
+    /// The same by type, as [`Type`] codes them; those of unknown type, and what has gone and is still there, come
+    /// last.
     pub fn bytes_by_type(&self) -> [usize; Type::COUNT + 1] {
         let mut bytes = self.bytes.by_kind;
         bytes[Type::COUNT] += self.dropped_bytes + self.held_bytes;
