@@ -152,9 +152,9 @@ const BIG_PEAK: &str = " * Peak memory: In the past this instance used more than
     please try the MEMORY PURGE command, otherwise the only other option is to shutdown and restart the instance.\n\n";
 const BIG_CLIENTS: &str = " * Big client buffers: The clients output buffers in this instance are greater than 200K \
     per client (on average). This may result from different causes, like Pub/Sub clients subscribed to channels bot \
-    not receiving data fast enough, so that data piles on the Redis instance output buffer, or clients sending commands \
-    with large replies or very large sequences of commands in the same pipeline. Please use the CLIENT LIST command in \
-    order to investigate the issue if it causes problems in your instance, or to understand better why certain clients \
+    not receiving data fast enough, so that data piles on the Redis instance output buffer, or clients sending \
+    commands with large replies or very large sequences of commands in the same pipeline. Please use the CLIENT LIST \
+    command in order to investigate the issue if it causes problems in your instance, or to understand better why certain clients \
     are using a big amount of memory.\n\n";
 const MANY_SCRIPTS_FOUND: &str = " * Many scripts: There seem to be many cached scripts in this instance (more than \
     1000). This may be because scripts are generated and `EVAL`ed, instead of being parameterized (with KEYS and \

@@ -366,7 +366,7 @@ mod tests {
             assert_eq!(tree.bytes(), 0);
             return 0;
         };
-        assert!(tree.len() > 0, "an empty tree has no root");
+        assert!(!tree.is_empty(), "an empty tree has no root");
         let (len, bytes, _) = check_node(root, (None, None), true);
         assert_eq!(
             (tree.len(), tree.bytes()),
