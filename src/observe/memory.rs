@@ -154,8 +154,8 @@ const BIG_CLIENTS: &str = " * Big client buffers: The clients output buffers in 
     per client (on average). This may result from different causes, like Pub/Sub clients subscribed to channels bot \
     not receiving data fast enough, so that data piles on the Redis instance output buffer, or clients sending \
     commands with large replies or very large sequences of commands in the same pipeline. Please use the CLIENT LIST \
-    command in order to investigate the issue if it causes problems in your instance, or to understand better why certain clients \
-    are using a big amount of memory.\n\n";
+    command in order to investigate the issue if it causes problems in your instance, or to understand better why \
+    certain clients are using a big amount of memory.\n\n";
 const MANY_SCRIPTS_FOUND: &str = " * Many scripts: There seem to be many cached scripts in this instance (more than \
     1000). This may be because scripts are generated and `EVAL`ed, instead of being parameterized (with KEYS and \
     ARGV), `SCRIPT LOAD`ed and `EVALSHA`ed. Unless `SCRIPT FLUSH` is called periodically, the scripts' caches may end \

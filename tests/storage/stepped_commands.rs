@@ -275,6 +275,55 @@ fn a_removal_that_meets_a_full_disk_goes_on_when_there_is_room() {
     }
 }
 
+/// What is asked of collections of thousands, and of bitmaps of millions of bits.
+const COMMANDS_ON_LARGE: &str = "COPY {t}hash {t}to; HGETALL {t}to; \
+    PEXPIREAT {t}list 33177117420000; RENAME {t}list {t}to; \
+    PEXPIRETIME {t}to; EXISTS {t}list; LRANGE {t}to 0 -1; COPY {t}to {t}list REPLACE; LRANGE {t}list 100 200; \
+    COPY {t}sorted {t}to DB 1; COPY {t}sorted {t}to DB 1; MOVE {t}to 1; RENAMENX {t}to {t}set; \
+    SUNIONSTORE {t}to {t}set {t}other {t}none; SMEMBERS {t}to; SINTERSTORE {t}to {t}to {t}other; SMEMBERS {t}to; \
+    SDIFFSTORE {t}to {t}set {t}other; SMEMBERS {t}to; SDIFFSTORE {t}to {t}set {t}set; EXISTS {t}to; \
+    SUNION {t}set {t}other; SINTER {t}set {t}other; SDIFF {t}other {t}set; \
+    SINTERCARD 2 {t}set {t}other LIMIT 1500; \
+    ZUNIONSTORE {t}to 2 {t}sorted {t}other WEIGHTS 2 0.5 AGGREGATE MAX; ZRANGE {t}to 0 -1 WITHSCORES; \
+    ZINTERSTORE {t}to 2 {t}sorted {t}other; ZRANGE {t}to 0 -1 WITHSCORES; ZCARD {t}to; ZRANK {t}to m7918; \
+    ZDIFFSTORE {t}to 2 {t}sorted {t}other; ZRANGE {t}to 0 -1 WITHSCORES; \
+    ZRANGESTORE {t}to {t}sorted 10 4000 REV; ZRANGE {t}to 0 -1 WITHSCORES; \
+    ZRANGESTORE {t}to {t}sorted (3 40 BYSCORE LIMIT 7 2000; ZRANGE {t}to 0 -1 WITHSCORES; \
+    ZUNION 2 {t}sorted {t}set WITHSCORES; ZINTER 2 {t}other {t}sorted; ZDIFF 2 {t}sorted {t}other WITHSCORES; \
+    ZINTERCARD 2 {t}sorted {t}other LIMIT 1700; SORT {t}list; SORT {t}list DESC LIMIT 3000 1500; \
+    SORT {t}set ALPHA; SORT {t}set; SORT {t}sorted BY nosort DESC LIMIT 2000 1600; SORT {t}list BY none GET #; \
+    SORT {t}list ALPHA DESC STORE {t}to; LRANGE {t}to 0 -1; SORT {t}list GET # GET none STORE {t}to; \
+    LRANGE {t}to 3000 3100; SUNIONSTORE {t}to {t}set {t}list; RENAME {t}none {t}to; \
+    SINTERSTORE {t}to {t}none {t}set; EXISTS {t}to; DBSIZE; \
+    COPY {t}sorted {t}to; ZREMRANGEBYRANK {t}to 10 -20; ZRANGE {t}to 0 -1 WITHSCORES; \
+    COPY {t}sorted {t}to REPLACE; ZREMRANGEBYRANK {t}to 1500 -1500; ZRANGE {t}to 0 -1 WITHSCORES; \
+    COPY {t}sorted {t}to REPLACE; ZREMRANGEBYSCORE {t}to (7 40; ZRANGE {t}to 0 -1 WITHSCORES; \
+    ZREMRANGEBYSCORE {t}to -inf +inf; EXISTS {t}to; COPY {t}other {t}to; \
+    ZADD {t}to 5 a 5 b; ZUNIONSTORE {t}to 1 {t}other; ZREMRANGEBYLEX {t}to [m2 (m7; ZRANGE {t}to 0 -1; \
+    ZREMRANGEBYLEX {t}to - +; EXISTS {t}to; COPY {t}sorted {t}to; ZPOPMIN {t}to 2000; ZPOPMAX {t}to 1500; \
+    ZRANGE {t}to 0 -1 WITHSCORES; ZMPOP 2 {t}none {t}to MIN COUNT 1100; ZCARD {t}to; ZPOPMIN {t}to 5000; \
+    EXISTS {t}to; COPY {t}sorted {t}to; ZMPOP 1 {t}to MAX COUNT 9000; EXISTS {t}to; DEL {t}list; \
+    SORT {t}set BY nosort LIMIT 0 0 STORE {t}none; SORT {t}sorted STORE {t}list ALPHA; \
+    COPY {t}list {t}to; PEXPIREAT {t}to 33177117420000; LTRIM {t}to 1000 2500; LRANGE {t}to 0 -1; \
+    PEXPIRETIME {t}to; COPY {t}list {t}to REPLACE; LTRIM {t}to 1500 -500; LRANGE {t}to 0 -1; \
+    LPOP {t}to 1200; RPOP {t}to 1100; LRANGE {t}to 0 -1; LMPOP 2 {t}none {t}to RIGHT COUNT 5000; EXISTS {t}to; \
+    COPY {t}list {t}to; LINSERT {t}to BEFORE m5000 new; LINSERT {t}to AFTER new newer; LINSERT {t}to AFTER no x; \
+    LINDEX {t}to 2000; LLEN {t}to; LPOS {t}to new; LPOS {t}to new RANK -1; LPOS {t}to m9999 MAXLEN 3000; \
+    LPOS {t}to m9999 COUNT 0; LRANGE {t}to 0 -1; COPY {t}to {t}copy; RPUSH {t}copy a b a b a b; \
+    LPUSH {t}copy b a b a b a; LPOS {t}copy a RANK -2 COUNT 3; LREM {t}copy 2 b; LREM {t}copy -4 a; \
+    LINSERT {t}copy BEFORE m5000 a; LREM {t}copy 0 a; LREM {t}copy 1 m4000; LREM {t}copy 0 nothing; \
+    LRANGE {t}copy 0 -1; SCARD {t}set; EXISTS {t}copy; DBSIZE; \
+    SETBIT {t}bits 50000007 1; SETBIT {t}bits 9000 1; SETBIT {t}bits 40000000 1; BITCOUNT {t}bits; \
+    BITCOUNT {t}bits 1125 6250000; BITCOUNT {t}bits 9000 50000006 BIT; BITCOUNT {t}bits -5 -9; \
+    BITPOS {t}bits 1; BITPOS {t}bits 1 1126; BITPOS {t}bits 1 40000001 -1 BIT; BITPOS {t}bits 0 -1; \
+    BITPOS {t}bits 1 9001 39999999 BIT; RENAME {t}bits {t}to; BITCOUNT {t}to; COPY {t}to {t}bits; \
+    SETBIT {t}to 9000 0; BITCOUNT {t}to; BITCOUNT {t}bits; STRLEN {t}bits; GETRANGE {t}bits 1120 1130; \
+    OBJECT ENCODING {t}bits; GEOADD {t}geo 13.361389 38.115556 Palermo 15.087269 37.502669 Catania; \
+    ZUNIONSTORE {t}all 2 {t}geo {t}sorted; GEOSEARCH {t}all FROMMEMBER Palermo BYRADIUS 30000 km; \
+    GEOSEARCH {t}all FROMMEMBER Palermo BYBOX 500 500 km ASC WITHDIST WITHHASH WITHCOORD; \
+    GEOSEARCHSTORE {t}to {t}all FROMMEMBER Palermo BYRADIUS 30000 km; ZRANGE {t}to 0 -1 WITHSCORES; \
+    GEOSEARCH {t}all FROMMEMBER Catania BYRADIUS 30000 km COUNT 2 ANY";
+
 /// Some thousand members, so that commands come in steps as they are, and redis-server's answers beside them.
 #[test]
 fn commands_on_large_collections_answer_as_redis_does() {
@@ -302,53 +351,7 @@ fn commands_on_large_collections_answer_as_redis_does() {
             client.command(&words("HSET {t}hash", fields.collect()));
         }
     }
-    let commands = "COPY {t}hash {t}to; HGETALL {t}to; PEXPIREAT {t}list 33177117420000; RENAME {t}list {t}to; \
-        PEXPIRETIME {t}to; EXISTS {t}list; LRANGE {t}to 0 -1; COPY {t}to {t}list REPLACE; LRANGE {t}list 100 200; \
-        COPY {t}sorted {t}to DB 1; COPY {t}sorted {t}to DB 1; MOVE {t}to 1; RENAMENX {t}to {t}set; \
-        SUNIONSTORE {t}to {t}set {t}other {t}none; SMEMBERS {t}to; SINTERSTORE {t}to {t}to {t}other; SMEMBERS {t}to; \
-        SDIFFSTORE {t}to {t}set {t}other; SMEMBERS {t}to; SDIFFSTORE {t}to {t}set {t}set; EXISTS {t}to; \
-        SUNION {t}set {t}other; SINTER {t}set {t}other; SDIFF {t}other {t}set; \
-        SINTERCARD 2 {t}set {t}other LIMIT 1500; \
-        ZUNIONSTORE {t}to 2 {t}sorted {t}other WEIGHTS 2 0.5 AGGREGATE MAX; ZRANGE {t}to 0 -1 WITHSCORES; \
-        ZINTERSTORE {t}to 2 {t}sorted {t}other; ZRANGE {t}to 0 -1 WITHSCORES; ZCARD {t}to; ZRANK {t}to m7918; \
-        ZDIFFSTORE {t}to 2 {t}sorted {t}other; ZRANGE {t}to 0 -1 WITHSCORES; \
-        ZRANGESTORE {t}to {t}sorted 10 4000 REV; ZRANGE {t}to 0 -1 WITHSCORES; \
-        ZRANGESTORE {t}to {t}sorted (3 40 BYSCORE LIMIT 7 2000; ZRANGE {t}to 0 -1 WITHSCORES; \
-        ZUNION 2 {t}sorted {t}set WITHSCORES; ZINTER 2 {t}other {t}sorted; ZDIFF 2 {t}sorted {t}other WITHSCORES; \
-        ZINTERCARD 2 {t}sorted {t}other LIMIT 1700; SORT {t}list; SORT {t}list DESC LIMIT 3000 1500; \
-        SORT {t}set ALPHA; SORT {t}set; SORT {t}sorted BY nosort DESC LIMIT 2000 1600; SORT {t}list BY none GET #; \
-        SORT {t}list ALPHA DESC STORE {t}to; LRANGE {t}to 0 -1; SORT {t}list GET # GET none STORE {t}to; \
-        LRANGE {t}to 3000 3100; SUNIONSTORE {t}to {t}set {t}list; RENAME {t}none {t}to; \
-        SINTERSTORE {t}to {t}none {t}set; EXISTS {t}to; DBSIZE; \
-        COPY {t}sorted {t}to; ZREMRANGEBYRANK {t}to 10 -20; ZRANGE {t}to 0 -1 WITHSCORES; \
-        COPY {t}sorted {t}to REPLACE; ZREMRANGEBYRANK {t}to 1500 -1500; ZRANGE {t}to 0 -1 WITHSCORES; \
-        COPY {t}sorted {t}to REPLACE; ZREMRANGEBYSCORE {t}to (7 40; ZRANGE {t}to 0 -1 WITHSCORES; \
-        ZREMRANGEBYSCORE {t}to -inf +inf; EXISTS {t}to; COPY {t}other {t}to; \
-        ZADD {t}to 5 a 5 b; ZUNIONSTORE {t}to 1 {t}other; ZREMRANGEBYLEX {t}to [m2 (m7; ZRANGE {t}to 0 -1; \
-        ZREMRANGEBYLEX {t}to - +; EXISTS {t}to; COPY {t}sorted {t}to; ZPOPMIN {t}to 2000; ZPOPMAX {t}to 1500; \
-        ZRANGE {t}to 0 -1 WITHSCORES; ZMPOP 2 {t}none {t}to MIN COUNT 1100; ZCARD {t}to; ZPOPMIN {t}to 5000; \
-        EXISTS {t}to; COPY {t}sorted {t}to; ZMPOP 1 {t}to MAX COUNT 9000; EXISTS {t}to; DEL {t}list; \
-        SORT {t}set BY nosort LIMIT 0 0 STORE {t}none; SORT {t}sorted STORE {t}list ALPHA; \
-        COPY {t}list {t}to; PEXPIREAT {t}to 33177117420000; LTRIM {t}to 1000 2500; LRANGE {t}to 0 -1; \
-        PEXPIRETIME {t}to; COPY {t}list {t}to REPLACE; LTRIM {t}to 1500 -500; LRANGE {t}to 0 -1; \
-        LPOP {t}to 1200; RPOP {t}to 1100; LRANGE {t}to 0 -1; LMPOP 2 {t}none {t}to RIGHT COUNT 5000; EXISTS {t}to; \
-        COPY {t}list {t}to; LINSERT {t}to BEFORE m5000 new; LINSERT {t}to AFTER new newer; LINSERT {t}to AFTER no x; \
-        LINDEX {t}to 2000; LLEN {t}to; LPOS {t}to new; LPOS {t}to new RANK -1; LPOS {t}to m9999 MAXLEN 3000; \
-        LPOS {t}to m9999 COUNT 0; LRANGE {t}to 0 -1; COPY {t}to {t}copy; RPUSH {t}copy a b a b a b; \
-        LPUSH {t}copy b a b a b a; LPOS {t}copy a RANK -2 COUNT 3; LREM {t}copy 2 b; LREM {t}copy -4 a; \
-        LINSERT {t}copy BEFORE m5000 a; LREM {t}copy 0 a; LREM {t}copy 1 m4000; LREM {t}copy 0 nothing; \
-        LRANGE {t}copy 0 -1; SCARD {t}set; EXISTS {t}copy; DBSIZE; \
-        SETBIT {t}bits 50000007 1; SETBIT {t}bits 9000 1; SETBIT {t}bits 40000000 1; BITCOUNT {t}bits; \
-        BITCOUNT {t}bits 1125 6250000; BITCOUNT {t}bits 9000 50000006 BIT; BITCOUNT {t}bits -5 -9; \
-        BITPOS {t}bits 1; BITPOS {t}bits 1 1126; BITPOS {t}bits 1 40000001 -1 BIT; BITPOS {t}bits 0 -1; \
-        BITPOS {t}bits 1 9001 39999999 BIT; RENAME {t}bits {t}to; BITCOUNT {t}to; COPY {t}to {t}bits; \
-        SETBIT {t}to 9000 0; BITCOUNT {t}to; BITCOUNT {t}bits; STRLEN {t}bits; GETRANGE {t}bits 1120 1130; \
-        OBJECT ENCODING {t}bits; GEOADD {t}geo 13.361389 38.115556 Palermo 15.087269 37.502669 Catania; \
-        ZUNIONSTORE {t}all 2 {t}geo {t}sorted; GEOSEARCH {t}all FROMMEMBER Palermo BYRADIUS 30000 km; \
-        GEOSEARCH {t}all FROMMEMBER Palermo BYBOX 500 500 km ASC WITHDIST WITHHASH WITHCOORD; \
-        GEOSEARCHSTORE {t}to {t}all FROMMEMBER Palermo BYRADIUS 30000 km; ZRANGE {t}to 0 -1 WITHSCORES; \
-        GEOSEARCH {t}all FROMMEMBER Catania BYRADIUS 30000 km COUNT 2 ANY";
-    for command in commands.split(';').map(str::trim) {
+    for command in COMMANDS_ON_LARGE.split(';').map(str::trim) {
         let words: Vec<&str> = command.split(' ').collect();
         let [ours, theirs] = clients.each_mut().map(|client| client.command(&words));
         let has_no_order = matches!(words[0], "SMEMBERS" | "SUNION" | "SINTER" | "SDIFF" | "HGETALL");
