@@ -267,10 +267,11 @@ impl Context<'_> {
         let last = self
             .edge_id(stream, ALL_IDS, Direction::Backward)?
             .ok_or_else(damaged)?;
-        // Behind its beginning there may be others, whose entries were deleted before later ones came to it.
+        // Behind its beginning there may be others, whose entries were deleted before later ones came to it, or before
+        // those of the last node were.
         let (mut found, mut empty) = (None, Vec::new());
-        self.visit_nodes(stream, (StreamId::MIN, last), Direction::Backward, |node| {
-            if node.last >= last {
+        self.visit_nodes(stream, ALL_IDS, Direction::Backward, |node| {
+            if node.first <= last && node.last >= last {
                 found = Some(node);
                 return ControlFlow::Break(());
             }

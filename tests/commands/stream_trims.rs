@@ -162,3 +162,31 @@ fn the_sizes_at_which_nodes_end_are_redis_s() {
         }
     }
 }
+
+/// A large entry ends its node; when it has gone, and all behind it have, the node before it goes on.
+#[test]
+fn a_node_goes_on_when_those_behind_it_are_empty_in_any_order() {
+    let Some(redis) = RedisOracle::start() else { return };
+    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+    let mut both = Both {
+        corelane: server.connect(),
+        redis: Client::connect(redis.address()).expect("redis-server takes connections"),
+        asked: Vec::new(),
+    };
+    for deleted in [[2, 3, 4], [4, 3, 2], [3, 2, 4], [2, 4, 3]] {
+        both.line("DEL s");
+        both.line("XADD s 1-0 f first");
+        for number in [2, 3] {
+            both.line(&format!("XADD s {number}-0 f {}", "v".repeat(5000)));
+        }
+        both.line("XADD s 4-0 f last");
+        for number in deleted {
+            both.line(&format!("XDEL s {number}-0"));
+        }
+        both.line("XADD s 5-0 f next");
+        both.line("XTRIM s MINID ~ 5-0");
+        both.line("XRANGE s - +");
+        both.line("XTRIM s MINID ~ 6-0");
+        both.line("XLEN s");
+    }
+}

@@ -95,6 +95,7 @@ fn a_checkpoint_that_is_damaged_is_refused_and_can_be_loaded_without() {
         }
     };
     set(&node, 0);
+    node.connect().command(&["BGREWRITEAOF"]);
     assert!(wait_for(|| node.info("persistence", "log_checkpoints", "") != "0"));
     set(&node, 100);
     node.kill_9();
