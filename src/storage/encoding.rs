@@ -974,8 +974,13 @@ pub fn redo_key(id: u64) -> Vec<u8> {
 
 /// The transaction whose redo record lies under a key; `None` if none does.
 pub fn id_of_redo_key(key: &[u8]) -> Option<u64> {
-    let id = key.strip_prefix(REDO_PREFIX)?;
-    Some(u64::from_be_bytes(<[u8; 8]>::try_from(id).ok()?))
+    number_behind(REDO_PREFIX, key)
+}
+
+/// The number that a key has behind a prefix, and nothing else.
+fn number_behind(prefix: &[u8], key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(prefix)?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
 }
 
 const REMOVAL_PREFIX: &[u8; 6] = b"remove";
@@ -987,8 +992,7 @@ pub fn removal_key(version: u64) -> Vec<u8> {
 
 /// The version of which members are being removed, as a key says; `None` if it is another key.
 pub fn version_of_removal_key(key: &[u8]) -> Option<u64> {
-    let version = key.strip_prefix(REMOVAL_PREFIX)?;
-    Some(u64::from_be_bytes(<[u8; 8]>::try_from(version).ok()?))
+    number_behind(REMOVAL_PREFIX, key)
 }
 
 /// Function libraries lie in `system` from here (inclusive) to the second (exclusive).

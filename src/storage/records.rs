@@ -253,12 +253,7 @@ impl Records {
     /// Looks a key up and counts the use.
     #[inline]
     pub fn find(&mut self, hash: u64, column: Column, key: &[u8]) -> Option<EntryIndex> {
-        let entries = &self.entries;
-        let is_it = |index: &EntryIndex| {
-            let entry = &entries[*index];
-            entry.column == column && entry.key() == key
-        };
-        let found = self.table.find(table_hash(hash as u32), is_it).copied();
+        let found = self.index_of(hash, column, key);
         match found {
             Some(index) => {
                 self.counters.hits += 1;
@@ -270,14 +265,19 @@ impl Records {
         found
     }
 
-    /// The record of a key that is in the table, which is no use of it.
-    pub(super) fn look_at(&self, hash: u64, column: Column, key: &[u8]) -> Option<&[u8]> {
+    /// The entry of a key, which is no use of it.
+    #[inline]
+    fn index_of(&self, hash: u64, column: Column, key: &[u8]) -> Option<EntryIndex> {
         let is_it = |index: &EntryIndex| {
             let entry = &self.entries[*index];
             entry.column == column && entry.key() == key
         };
-        let index = self.table.find(table_hash(hash as u32), is_it)?;
-        self.entries[*index].value()
+        self.table.find(table_hash(hash as u32), is_it).copied()
+    }
+
+    /// The record of a key that is in the table, which is no use of it.
+    pub(super) fn look_at(&self, hash: u64, column: Column, key: &[u8]) -> Option<&[u8]> {
+        self.value(self.index_of(hash, column, key)?)
     }
 
     /// An entry that may be the one of a hash, without a look at it.
@@ -695,12 +695,7 @@ impl Records {
 
     /// Lets go of a record that is in memory elsewhere, if it is clean.
     pub fn forget_clean(&mut self, hash: u64, column: Column, key: &[u8]) {
-        let entries = &self.entries;
-        let is_it = |index: &EntryIndex| {
-            let entry = &entries[*index];
-            entry.column == column && entry.key() == key
-        };
-        if let Some(index) = self.table.find(table_hash(hash as u32), is_it).copied()
+        if let Some(index) = self.index_of(hash, column, key)
             && self.entries[index].is_clean()
         {
             self.forget(index);

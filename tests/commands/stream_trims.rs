@@ -14,9 +14,22 @@ struct Both {
     corelane: Client,
     redis: Client,
     asked: Vec<String>,
+    _servers: (Server, RedisOracle),
 }
 
 impl Both {
+    /// `None` without a redis-server.
+    fn start() -> Option<Both> {
+        let redis = RedisOracle::start()?;
+        let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+        Some(Both {
+            corelane: server.connect(),
+            redis: Client::connect(redis.address()).expect("redis-server takes connections"),
+            asked: Vec::new(),
+            _servers: (server, redis),
+        })
+    }
+
     fn ask(&mut self, words: &[String]) -> String {
         self.asked.push(words.join(" "));
         let (ours, theirs) = (
@@ -103,14 +116,8 @@ fn command(random: &mut StdRng, last: &mut u64, shape: (usize, usize)) -> Vec<St
 
 #[test]
 fn approximate_trims_of_random_streams_leave_what_redis_leaves() {
-    let Some(redis) = RedisOracle::start() else { return };
-    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
+    let Some(mut both) = Both::start() else { return };
     let mut random = StdRng::seed_from_u64(seed("stream trims"));
-    let mut both = Both {
-        corelane: server.connect(),
-        redis: Client::connect(redis.address()).expect("redis-server takes connections"),
-        asked: Vec::new(),
-    };
     for round in 0..40 {
         both.line("DEL s");
         let shape = (
@@ -136,13 +143,7 @@ fn approximate_trims_of_random_streams_leave_what_redis_leaves() {
 
 #[test]
 fn the_sizes_at_which_nodes_end_are_redis_s() {
-    let Some(redis) = RedisOracle::start() else { return };
-    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
-    let mut both = Both {
-        corelane: server.connect(),
-        redis: Client::connect(redis.address()).expect("redis-server takes connections"),
-        asked: Vec::new(),
-    };
+    let Some(mut both) = Both::start() else { return };
     for len in [
         0, 1, 20, 36, 37, 38, 39, 40, 41, 63, 64, 65, 120, 126, 127, 500, 2000, 4000, 4096, 10_000,
     ] {
@@ -166,13 +167,7 @@ fn the_sizes_at_which_nodes_end_are_redis_s() {
 /// A large entry ends its node; when it has gone, and all behind it have, the node before it goes on.
 #[test]
 fn a_node_goes_on_when_those_behind_it_are_empty_in_any_order() {
-    let Some(redis) = RedisOracle::start() else { return };
-    let server = Server::builder().flags(&Shape::OneShard.flags()).start();
-    let mut both = Both {
-        corelane: server.connect(),
-        redis: Client::connect(redis.address()).expect("redis-server takes connections"),
-        asked: Vec::new(),
-    };
+    let Some(mut both) = Both::start() else { return };
     for deleted in [[2, 3, 4], [4, 3, 2], [3, 2, 4], [2, 4, 3]] {
         both.line("DEL s");
         both.line("XADD s 1-0 f first");

@@ -215,6 +215,15 @@ fn others_see_a_removal_whole_or_not_at_all_and_go_on_meanwhile() {
     }
 }
 
+/// Fills the collections of [`REMOVALS`] and sends one of these, which is not answered yet.
+fn begin_removal(client: &mut Client, command: &str) {
+    fill_sorted_and_list(client);
+    fill_set(client, "{t}from", 0..MEMBERS);
+    client
+        .send(&command.split(' ').collect::<Vec<_>>())
+        .expect("the server reads");
+}
+
 #[test]
 fn a_removal_that_a_crash_has_interrupted_is_gone_on_with() {
     for (command, count, left) in REMOVALS {
@@ -224,11 +233,7 @@ fn a_removal_that_a_crash_has_interrupted_is_gone_on_with() {
             &format!("{STEPS},seal-log=every:10,kill-after-commit=1000"),
         );
         let mut client = node.connect();
-        fill_sorted_and_list(&mut client);
-        fill_set(&mut client, "{t}from", 0..MEMBERS);
-        client
-            .send(&command.split(' ').collect::<Vec<_>>())
-            .expect("the server reads");
+        begin_removal(&mut client, command);
         assert!(client.read().is_err(), "the server dies before {command} is over");
         node.wait_for_exit();
         // Once more in the midst of it.
@@ -257,11 +262,7 @@ fn a_removal_that_meets_a_full_disk_goes_on_when_there_is_room() {
         let mut node = Node::new();
         node.start("--shards 1", &format!("{STEPS},disk-full=1000"));
         let mut client = node.connect();
-        fill_sorted_and_list(&mut client);
-        fill_set(&mut client, "{t}from", 0..MEMBERS);
-        client
-            .send(&command.split(' ').collect::<Vec<_>>())
-            .expect("the server reads");
+        begin_removal(&mut client, command);
         assert!(client.read().is_err(), "{command} is neither answered nor an error");
         let mut client = node.connect();
         assert_eq!(ask(&mut client, count), format!("(integer) {left}"), "{command}");

@@ -98,10 +98,18 @@ impl Shard {
 
     /// The redo records, by transaction.
     pub fn redo_records(&mut self) -> Result<Vec<(TransactionId, Vec<u8>)>, CommandError> {
-        let mut found = Vec::new();
-        let (from, to) = (encoding::redo_key(0), encoding::redo_key(u64::MAX));
-        self.scan_range(Column::System, (&from, &to), Direction::Forward, |key, parts| {
-            found.extend(encoding::id_of_redo_key(key).map(|id| (id, parts.to_vec())));
+        self.numbered_cells(encoding::redo_key, encoding::id_of_redo_key)
+    }
+
+    /// All cells of `system` whose keys are made of a number, by that.
+    fn numbered_cells(
+        &mut self,
+        key_of: fn(u64) -> Vec<u8>,
+        number_of: fn(&[u8]) -> Option<u64>,
+    ) -> Result<Vec<(u64, Vec<u8>)>, CommandError> {
+        let (mut found, from, to) = (Vec::new(), key_of(0), key_of(u64::MAX));
+        self.scan_range(Column::System, (&from, &to), Direction::Forward, |key, value| {
+            found.extend(number_of(key).map(|number| (number, value.to_vec())));
             ControlFlow::Continue(())
         })?;
         Ok(found)
@@ -165,13 +173,7 @@ impl Shard {
 
     /// The removals that are not over, each with the version from which members are removed.
     pub fn removals(&mut self) -> Result<Vec<(u64, Vec<u8>)>, CommandError> {
-        let mut found = Vec::new();
-        let (from, to) = (encoding::removal_key(0), encoding::removal_key(u64::MAX));
-        self.scan_range(Column::System, (&from, &to), Direction::Forward, |key, remains| {
-            found.extend(encoding::version_of_removal_key(key).map(|version| (version, remains.to_vec())));
-            ControlFlow::Continue(())
-        })?;
-        Ok(found)
+        self.numbered_cells(encoding::removal_key, encoding::version_of_removal_key)
     }
 
     pub(super) fn write_system(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Result<u64, CommandError> {
