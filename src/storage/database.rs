@@ -104,10 +104,12 @@ impl Column {
 }
 
 /// Files of level 0 that start its compaction, which rewrites the level below too: few compactions of many files cost
-/// less. A read that misses the table of hot records asks each file's Bloom filter.
-const LEVEL_0_FILES_COMPACTED: i32 = 8;
+/// less. Large ones start it earlier, by their bytes (`max_bytes_for_level_base`); so many are mostly small, of a log
+/// that hardly grew, and not worth that all the rest is rewritten. A read that misses the table of hot records asks
+/// each file's Bloom filter.
+const LEVEL_0_FILES_COMPACTED: i32 = 24;
 /// Files of level 0 from which on no more should come ([`Database::is_stalled`]): each costs every read that misses.
-const LEVEL_0_FILES_MAX: i32 = 36;
+const LEVEL_0_FILES_MAX: i32 = 48;
 
 /// Deleted entries that an iterator without bounds passes over at a time: behind the range there may be millions of
 /// them, which one with bounds never looks at.
@@ -363,6 +365,9 @@ impl Database {
             }
             self.db
                 .ingest_external_file_cf_opts(family, &options, vec![&file.path])?;
+            for (from, to) in &file.ranges {
+                self.compact_emptied(file.column, (from, to));
+            }
             files.files.pop_front();
         }
         Ok(())
@@ -375,6 +380,15 @@ impl Database {
             Some(last) => Ok(self.db.delete_file_in_range_cf(self.family(column), from, &last)?),
             None => Ok(()),
         }
+    }
+
+    /// Gives back the space of a range that was emptied, of which level 0 may have much: its files are not deleted by
+    /// range, and it may be long until there are enough of them for a compaction. What is deeper is gone already.
+    fn compact_emptied(&self, column: Column, (from, to): (&[u8], &[u8])) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        self.db
+            .compact_range_cf_opt(self.family(column), Some(from), Some(to), &options);
     }
 
     /// Calls `visit` for each entry from `from` (inclusive) to `to` (exclusive) in order, until it breaks.
