@@ -26,8 +26,9 @@
 //!                                                         collection, of which the rest is being removed
 //!          "library" ‖ 0(1) ‖ name                        the code of a function library (first shard only)
 //!
-//! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [version(8)] ‖ payload
-//! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place
+//! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [entry(8, Unix ms)] ‖ [version(8)] ‖ payload
+//! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place │ bit 7 an entry
+//!          follows: where expiry has the key, earlier than it is due
 //! payload  a string's bytes; a string in chunks: its length(8); a collection's count(8) ‖ what its type adds
 //!
 //! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
@@ -96,7 +97,9 @@
 //!
 //! An ordered score has the sign bit flipped, and all other bits too if the number is negative, so that byte order is
 //! number order from −∞ to +∞. −0 is stored as 0.
-//! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first.
+//! A record is due, for the sweep, at its deadline or at the first one of a hash's fields, whichever comes first. A key
+//! that becomes due later keeps its entry in `expiry`, so that a session whose deadline is put off with each use costs
+//! no more than its record; the sweep moves the entry when it comes to it.
 //! "Edited in place" is what `OBJECT ENCODING` calls `raw` whatever the length (after APPEND or SETRANGE, as in Redis).
 //! The database of a prefix is the *physical* one: SWAPDB exchanges numbers in the `databases` record and moves no key.
 
@@ -104,8 +107,9 @@ use crate::slots::Slot;
 use std::fmt;
 
 /// The version of this layout and of the directory around it, written to the manifest. In version 1 each shard had a
-/// log of RocksDB's; in version 2 the numbers of fields and of a set's members had eight bytes, and are still read.
-pub const FORMAT_VERSION: u32 = 3;
+/// log of RocksDB's; in version 2 the numbers of fields and of a set's members had eight bytes, and are still read; up to
+/// version 3 the entries of `expiry` were always where their keys were due.
+pub const FORMAT_VERSION: u32 = 4;
 
 /// The earliest version whose directories are opened; they are of [`FORMAT_VERSION`] from then on.
 pub const FORMAT_VERSION_MIN: u32 = 2;
@@ -134,6 +138,7 @@ const TYPE_MASK: u8 = 0x0f;
 const HAS_DEADLINE: u8 = 1 << 4;
 const HAS_VERSION: u8 = 1 << 5;
 const EDITED: u8 = 1 << 6;
+const HAS_ENTRY: u8 = 1 << 7;
 
 const RECORD_HEADER_LEN_MAX: usize = 1 + 8 + 8;
 
@@ -243,6 +248,7 @@ impl<'a> Record<'a> {
             Some(u64::from_be_bytes(*head))
         };
         let deadline_ms = number(tag & HAS_DEADLINE != 0)?;
+        number(tag & HAS_ENTRY != 0)?;
         let version = number(tag & HAS_VERSION != 0)?;
         Some(Record {
             kind,
@@ -321,6 +327,53 @@ pub fn due_of(record: &[u8]) -> u64 {
     }
 }
 
+/// Where `expiry` has the key of a stored record: when the record is due, or earlier; 0 for nowhere.
+#[inline]
+pub fn entry_of(record: &[u8]) -> u64 {
+    match has_entry(record) {
+        true => {
+            let rest = &record[behind_deadline(record[0])..];
+            rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        }
+        false => due_of(record),
+    }
+}
+
+/// Whether a stored record says that `expiry` has its key earlier than it is due.
+#[inline]
+pub fn has_entry(record: &[u8]) -> bool {
+    record
+        .first()
+        .is_some_and(|tag| tag & HAS_ENTRY != 0 && record.len() >= behind_deadline(*tag))
+}
+
+/// Writes a stored record into `out`, which is cleared first, with another entry: one that is earlier than the record
+/// is due, or none.
+pub fn with_entry(record: &[u8], entry_ms: Option<u64>, out: &mut Vec<u8>) {
+    out.clear();
+    let Some(tag) = record.first() else { return };
+    let (head, rest) = record.split_at(behind_deadline(*tag).min(record.len()));
+    let rest = if has_entry(record) {
+        rest.get(8..).unwrap_or_default()
+    } else {
+        rest
+    };
+    out.reserve(record.len() + 8);
+    out.extend_from_slice(head);
+    out[0] = tag & !HAS_ENTRY;
+    if let Some(entry_ms) = entry_ms {
+        out[0] |= HAS_ENTRY;
+        out.extend_from_slice(&entry_ms.to_be_bytes());
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Where in a stored record that begins with `tag` its deadline ends, if it has one.
+#[inline]
+fn behind_deadline(tag: u8) -> usize {
+    if tag & HAS_DEADLINE != 0 { 1 + 8 } else { 1 }
+}
+
 /// Whether a stored record is a string's whose bytes lie in chunks, without decoding it.
 #[inline]
 pub fn is_in_chunks(record: &[u8]) -> bool {
@@ -340,6 +393,7 @@ pub fn has_members(record: &[u8]) -> bool {
 pub fn version_of(record: &[u8]) -> Option<u64> {
     let (tag, rest) = record.split_first()?;
     let rest = if tag & HAS_DEADLINE != 0 { rest.get(8..)? } else { rest };
+    let rest = if tag & HAS_ENTRY != 0 { rest.get(8..)? } else { rest };
     let version = rest.first_chunk().filter(|_| tag & HAS_VERSION != 0)?;
     Some(u64::from_be_bytes(*version))
 }

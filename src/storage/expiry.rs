@@ -3,11 +3,14 @@
 //! An expired key is never visible, swept or not; the sweep gives its space back and lets DBSIZE shrink. Hashes of
 //! which some fields have expired are named to the caller, since it takes a command to remove fields.
 //!
+//! A key that is due later than before keeps its entry of the index, until the sweep comes to that and moves it: a
+//! deadline that is put off again and again costs one entry in the time it was set to.
+//!
 //! What a sweep has deleted from the index is passed over by whoever reads it from its beginning, until RocksDB has
 //! compacted it: so each sweep begins where the last one has ended.
 
 use super::database::Column;
-use super::encoding::{self, DEADLINE_LEN, Record, due_of};
+use super::encoding::{self, DEADLINE_LEN, Record, due_of, entry_of};
 use super::shard::Shard;
 use crate::error::CommandError;
 use std::collections::BTreeSet;
@@ -83,6 +86,8 @@ fn deadline_at(index_key: &[u8]) -> u64 {
 /// What became of an entry of the index.
 enum Outcome {
     Expired,
+    /// The key is due later (Unix milliseconds), and its entry is there now.
+    Moved(u64),
     /// No key has this entry any more. FLUSHDB deletes keys by range and leaves theirs to be found here.
     Stale,
     /// The key must stay for now.
@@ -110,7 +115,7 @@ pub fn sweep(
     let put_off: Vec<Vec<u8>> = std::mem::take(&mut shard.swept.put_off).into_iter().collect();
     let put_off_len = put_off.len();
     let (mut expired, mut stale) = (0, Vec::new());
-    let mut result = Ok(());
+    let (mut result, mut earliest_moved) = (Ok(()), None);
     let mut entries = put_off.into_iter().chain(due).enumerate();
     let mut ends_at = end;
     while let Some((number, entry)) = entries.next() {
@@ -122,6 +127,7 @@ pub fn sweep(
         let has_room = number < put_off_len || expired < budget && shard.swept.put_off.len() < PUT_OFF_MAX;
         match outcome {
             Ok(Outcome::Expired) => expired += 1,
+            Ok(Outcome::Moved(due_ms)) => earliest_moved = earliest_moved.into_iter().chain([due_ms]).min(),
             Ok(Outcome::Stale) => stale.push(entry),
             Ok(Outcome::Stays) if has_room => {
                 shard.swept.put_off.insert(entry);
@@ -146,6 +152,10 @@ pub fn sweep(
         }
     }
     shard.swept.set(ends_at);
+    if let Some(deadline_ms) = earliest_moved {
+        // It may lie before that.
+        shard.swept.add_deadline(deadline_ms);
+    }
     result?;
     shard.delete_stale_index_entries(&stale)?;
     Ok(expired)
@@ -189,12 +199,15 @@ fn look_at(
     };
     let current = shard.peek_record(meta_key, |record| {
         let is_alive = Record::decode(record).is_some_and(|record| record.is_alive(now_ms));
-        (due_of(record), is_alive)
+        (entry_of(record), due_of(record), is_alive)
     })?;
-    let Some((due_ms, is_alive)) = current.filter(|(due_ms, _)| *due_ms == deadline_ms) else {
+    let Some((_, due_ms, is_alive)) = current.filter(|(entry_ms, ..)| *entry_ms == deadline_ms) else {
         return Ok(Outcome::Stale);
     };
-    assert!(due_ms < now_ms, "only what is due is looked at");
+    if due_ms >= now_ms {
+        shard.move_entry(meta_key)?;
+        return Ok(Outcome::Moved(due_ms));
+    }
     let database_key = encoding::split_meta_key(meta_key)
         .and_then(|(physical, _, key)| Some((shard.number_of(physical)?, key.to_vec())));
     if database_key.as_ref().is_some_and(is_locked) {

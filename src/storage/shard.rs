@@ -14,7 +14,9 @@ use super::database::{
     Column, Database, DatabaseError, Direction, InMemory, MemberRange, RangeReader, ScanLimits, Scanned,
 };
 use super::dead_versions;
-use super::encoding::{self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of};
+use super::encoding::{
+    self, Counts, DATABASE_COUNT, DatabaseMap, Record, STRING_CHUNK_LEN, Type, deadline_of, due_of, entry_of,
+};
 use super::expiry::Swept;
 use super::gaps::Gaps;
 use super::lifecycle::Lifecycle;
@@ -272,6 +274,8 @@ pub struct Shard {
     /// The stored key that is being read or written.
     pub(super) key: Vec<u8>,
     expiry_key: Vec<u8>,
+    /// A record with the time of its entry in `expiry`, while it is staged.
+    with_entry: Vec<u8>,
     /// A record's stored form, while it is staged.
     encoded: Vec<u8>,
     /// A record too large to keep in the table, while a command reads it.
@@ -433,6 +437,7 @@ impl Shard {
             in_the_making: Vec::new(),
             key: Vec::new(),
             expiry_key: Vec::new(),
+            with_entry: Vec::new(),
             encoded: Vec::new(),
             large: Vec::new(),
             joined: Vec::new(),
@@ -725,21 +730,31 @@ impl Shard {
             return Ok(epoch.max(self.whole_epoch));
         }
         let new = value.as_deref();
-        let (old_deadline, new_deadline) = (old.map_or(0, due_of), new.map_or(0, due_of));
+        let (old_entry, new_due) = (old.map_or(0, entry_of), new.map_or(0, due_of));
+        let version = |record: Option<&[u8]>| record.and_then(encoding::version_of);
+        let is_small = |record: &[u8]| record.len() <= IN_PLACE_BYTES_MAX;
+        // What is due later keeps its entry, which the sweep will move.
+        let keeps_entry =
+            old_entry != 0 && old_entry < new_due && version(old) == version(new) && new.is_some_and(is_small);
         let mut index_changes = [None, None];
-        if old_deadline != new_deadline {
-            let version = new.and_then(Record::decode).map_or(0, |record| record.version);
+        if !keeps_entry && old_entry != new_due {
+            let version = version(new).unwrap_or(0).to_be_bytes();
             index_changes = [
-                (old_deadline != 0).then_some((old_deadline, None)),
-                (new_deadline != 0).then_some((new_deadline, Some(version.to_be_bytes()))),
+                (old_entry != 0).then_some((old_entry, None)),
+                (new_due != 0).then_some((new_due, Some(version))),
             ];
-            if new_deadline != 0 {
-                self.swept.add_deadline(new_deadline);
+            if new_due != 0 {
+                self.swept.add_deadline(new_due);
             }
+        }
+        let mut with_entry = std::mem::take(&mut self.with_entry);
+        with_entry.clear();
+        if keeps_entry || new.is_some_and(encoding::has_entry) {
+            let entry_ms = keeps_entry.then_some(old_entry);
+            encoding::with_entry(new.unwrap_or_default(), entry_ms, &mut with_entry);
         }
         let counts_were_right = self.wide.counts.replace(&self.key, old, new);
         let marker = dead_versions::marker_of_dead_version(&self.key, old, new);
-        let version = |record: Option<&[u8]>| record.and_then(encoding::version_of);
         let dead_version = version(old).filter(|dead| version(new) != Some(*dead));
         if self.lifecycle.is_tracking()
             && let Some((physical, _, key)) = encoding::split_meta_key(&self.key)
@@ -758,19 +773,57 @@ impl Shard {
             self.drop_members(dead_version);
         }
         self.begin_staging();
+        let value = match with_entry.is_empty() {
+            true => value,
+            false => Some(Cow::Borrowed(&with_entry[..])),
+        };
         self.records
             .stage(index, (hash, Column::Meta), &self.key, value, self.epoch);
-        let mut index_key = std::mem::take(&mut self.expiry_key);
-        for (deadline_ms, version) in index_changes.into_iter().flatten() {
-            encoding::expiry_key(&mut index_key, deadline_ms, &self.key);
-            self.stage_cell(Column::Expiry, &index_key, version.as_ref().map(|version| &version[..]));
-        }
-        self.expiry_key = index_key;
+        self.with_entry = with_entry;
+        self.stage_entries(index_changes);
         if let Some(marker) = marker {
             self.stage_cell(Column::System, &marker, Some(&[]));
             self.has_new_marker = true;
         }
         Ok(self.epoch)
+    }
+
+    /// Stages entries of the expiry index for `self.key`, with its version, or their deletion.
+    fn stage_entries(&mut self, changes: [Option<(u64, Option<[u8; 8]>)>; 2]) {
+        let mut index_key = std::mem::take(&mut self.expiry_key);
+        for (entry_ms, version) in changes.into_iter().flatten() {
+            encoding::expiry_key(&mut index_key, entry_ms, &self.key);
+            self.stage_cell(Column::Expiry, &index_key, version.as_ref().map(|version| &version[..]));
+        }
+        self.expiry_key = index_key;
+    }
+
+    /// The sweep has come to the entry of a key of `meta` that is due later: the entry goes to where the key is due, of
+    /// which the sweep knows. For nobody the key has changed.
+    pub fn move_entry(&mut self, meta_key: &[u8]) -> Result<(), CommandError> {
+        self.check_writable()?;
+        self.key.clear();
+        self.key.extend_from_slice(meta_key);
+        let hash = hash_of(&self.hasher, Column::Meta, &self.key);
+        let index = match self.find_by_hash(hash, Column::Meta)? {
+            Found::Entry(index) => index,
+            // Only small records have such entries.
+            Found::Absent | Found::Large => return Ok(()),
+        };
+        let Some(record) = self.records.value(index).filter(|record| encoding::has_entry(record)) else {
+            return Ok(());
+        };
+        let (entry_ms, due_ms) = (entry_of(record), due_of(record));
+        let version = encoding::version_of(record).unwrap_or(0).to_be_bytes();
+        let mut moved = Vec::new();
+        encoding::with_entry(record, None, &mut moved);
+        self.begin_staging();
+        let value = Some(Cow::Owned(moved));
+        self.records
+            .stage(Some(index), (hash, Column::Meta), &self.key, value, self.epoch);
+        self.stage_entries([Some((entry_ms, None)), Some((due_ms, Some(version)))]);
+        self.keep_command();
+        Ok(())
     }
 
     /// Stages what the shard keeps beside keys and members, or its deletion.

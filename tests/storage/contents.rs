@@ -56,11 +56,18 @@ impl Contents {
         contents
     }
 
-    /// What the index must hold: every key that has a deadline, or a field with one.
+    /// What the index must hold: every key that has a deadline, or a field with one, once, and not later than it is
+    /// due.
     pub(crate) fn deadlines(&self) -> BTreeSet<(u64, Vec<u8>)> {
         let with_deadline = self.records.iter().filter_map(|(key, record)| {
-            let deadline_ms = encoding::due_of(record);
-            (deadline_ms != 0).then(|| (deadline_ms, key.clone()))
+            let (entry_ms, due_ms) = (encoding::entry_of(record), encoding::due_of(record));
+            assert_eq!(
+                entry_ms == 0,
+                due_ms == 0,
+                "what is due is in the index, and nothing else"
+            );
+            assert!(entry_ms <= due_ms, "an entry of the index comes before its key is due");
+            (due_ms != 0).then(|| (entry_ms, key.clone()))
         });
         with_deadline.collect()
     }

@@ -77,6 +77,10 @@ fn index_and_counts_are_exact_after_any_commands_failed_ones_too() {
                     turn += 1;
                     shard.begin_turn(turn);
                 }
+                if random.random_ratio(1, 100) {
+                    let now_ms = random.random_range(0..30);
+                    sweep(shard, now_ms, 10, &mut Vec::new(), |_| false).expect("a sweep");
+                }
             }
             shard.write_through().expect("a commit");
             let contents = Contents::of(shard.database());
@@ -143,6 +147,45 @@ fn a_sweep_deletes_what_is_due_in_the_order_of_deadlines_within_its_budget() {
             sweep(shard, 4000, 10, &mut Vec::new(), |_| false).expect("a sweep"),
             1,
             "an earlier deadline that came later is seen"
+        );
+    });
+}
+
+#[test]
+fn a_deadline_that_is_put_off_moves_in_the_index_when_the_sweep_comes_to_it() {
+    with_shard(1 << 20, |shard| {
+        let mut turn = 0;
+        let mut index_after = |shard: &mut Shard, deadlines_ms: &[u64], swept_at: Option<u64>| {
+            turn += 1;
+            shard.begin_turn(turn);
+            for deadline_ms in deadlines_ms {
+                write(shard, 0, "session", string("v", *deadline_ms));
+                shard.keep_command();
+            }
+            let sweep = |now_ms| sweep(shard, now_ms, 10, &mut Vec::new(), |_| false).expect("a sweep");
+            let expired = swept_at.map_or(0, sweep);
+            shard.write_through().expect("a commit");
+            let contents = Contents::of(shard.database());
+            assert_eq!(contents.check(), []);
+            let index: Vec<u64> = contents.index.iter().map(|(entry_ms, _)| *entry_ms).collect();
+            (index, expired)
+        };
+        assert_eq!(index_after(shard, &[1000, 2000], None), (vec![1000], 0));
+        assert_eq!(index_after(shard, &[3000], Some(999)), (vec![1000], 0));
+        assert_eq!(index_after(shard, &[], Some(1001)), (vec![3000], 0));
+        assert_eq!(index_after(shard, &[4000], None), (vec![3000], 0));
+        assert_eq!(
+            index_after(shard, &[2500], None),
+            (vec![2500], 0),
+            "an earlier one moves it at once"
+        );
+        assert_eq!(index_after(shard, &[3500, 0], None), (vec![], 0), "none takes it away");
+        assert_eq!(index_after(shard, &[3500, 4500], Some(4400)), (vec![4500], 0));
+        assert_eq!(index_after(shard, &[4600], Some(4550)), (vec![4600], 0));
+        assert_eq!(
+            index_after(shard, &[4700], Some(4800)),
+            (vec![], 1),
+            "one sweep is enough for what is due"
         );
     });
 }
