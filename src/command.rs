@@ -154,6 +154,23 @@ pub struct Keys {
     pub more: MoreKeys,
     /// Another database in which the command uses the same keys.
     pub other_database: OtherDatabase,
+    /// What of the first key's collection is used.
+    pub place: Place,
+}
+
+/// What of a collection a command uses, as far as its arguments tell. A hint: memory may fetch it ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// They do not tell.
+    Unknown,
+    /// The first members.
+    First,
+    /// The last members.
+    Last,
+    /// The member that the argument at this position names.
+    Member(usize),
+    /// The members from the index on that the argument at this position is.
+    Index(usize),
 }
 
 /// Which argument of a command names another database, beside the selected one, in which the command uses its keys.
@@ -260,6 +277,7 @@ impl Keys {
             step: 0,
             more: MoreKeys::None,
             other_database: OtherDatabase::None,
+            place: Place::Unknown,
         }
     }
 
@@ -271,6 +289,7 @@ impl Keys {
             step: 1,
             more: MoreKeys::None,
             other_database: OtherDatabase::None,
+            place: Place::Unknown,
         }
     }
 
@@ -282,6 +301,7 @@ impl Keys {
             step,
             more: MoreKeys::None,
             other_database: OtherDatabase::None,
+            place: Place::Unknown,
         }
     }
 
@@ -293,6 +313,11 @@ impl Keys {
     /// These keys, in two databases.
     pub const fn in_two(self, other_database: OtherDatabase) -> Keys {
         Keys { other_database, ..self }
+    }
+
+    /// One key, at position 1, of whose collection this is used.
+    pub const fn using(place: Place) -> Keys {
+        Keys { place, ..Keys::at(1) }
     }
 
     /// Whether a command with these may have any.

@@ -40,6 +40,66 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     }
 }
 
+/// Remembers the slots of keys that were asked for lately: a command asks for its key's several times, and a look at
+/// the bytes is quicker than their checksum.
+pub struct SlotMemo {
+    places: [RememberedSlot; SlotMemo::PLACES],
+}
+
+/// A key and its slot; longer keys are not remembered.
+#[derive(Clone, Copy)]
+struct RememberedSlot {
+    len: u8,
+    key: [u8; SlotMemo::KEY_LEN_MAX],
+    slot: Slot,
+}
+
+impl Default for SlotMemo {
+    fn default() -> SlotMemo {
+        // No key is empty here but the one whose slot this is.
+        let empty = RememberedSlot {
+            len: 0,
+            key: [0; SlotMemo::KEY_LEN_MAX],
+            slot: Slot::of(b""),
+        };
+        SlotMemo {
+            places: [empty; SlotMemo::PLACES],
+        }
+    }
+}
+
+impl SlotMemo {
+    /// Twice as many as keys are looked ahead at.
+    const PLACES: usize = 64;
+    const KEY_LEN_MAX: usize = 29;
+
+    /// [`Slot::of`] a key.
+    #[inline]
+    pub fn slot_of(&mut self, key: &[u8]) -> Slot {
+        if key.len() > SlotMemo::KEY_LEN_MAX {
+            return Slot::of(key);
+        }
+        let place = &mut self.places[SlotMemo::place_of(key)];
+        if place.key[..usize::from(place.len)] != *key {
+            place.slot = Slot::of(key);
+            place.len = key.len() as u8;
+            place.key[..key.len()].copy_from_slice(key);
+        }
+        place.slot
+    }
+
+    /// By the last bytes, in which keys differ most.
+    #[inline]
+    fn place_of(key: &[u8]) -> usize {
+        let last = match key.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => key.iter().fold(0, |last, byte| last << 8 | u64::from(*byte)),
+        };
+        // Fibonacci hashing (Knuth, TAOCP 3, 6.4).
+        (last.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SlotMemo::PLACES.ilog2())) as usize
+    }
+}
+
 /// The shard, of `shard_count`, that has a slot: shards are contiguous ranges of slots, of equal size to within one.
 #[inline]
 pub fn shard_of(slot: Slot, shard_count: u16) -> ShardId {
@@ -68,6 +128,21 @@ mod tests {
             ("foo{{bar}}zap", 4015),
         ] {
             assert_eq!(Slot::of(key.as_bytes()), Slot(slot), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_the_slot() {
+        let mut memo = SlotMemo::default();
+        for _ in 0..2 {
+            for number in 0..1000 {
+                for len in [0, 1, 7, 8, 9, 28, 29, 30, 64] {
+                    let key = format!("{{{number}}}{number:0>len$}");
+                    for key in [&key, &key[..len.min(key.len())]] {
+                        assert_eq!(memo.slot_of(key.as_bytes()), Slot::of(key.as_bytes()), "{key}");
+                    }
+                }
+            }
         }
     }
 

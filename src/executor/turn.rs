@@ -11,9 +11,11 @@ use super::open_turn::{OpenTurn, run_open_turn};
 use super::request::{Paused, Ran};
 use super::storage_executor::{StorageExecutor, reactor_turn};
 use crate::channel::message::{Batch, REPLY_BYTES_FULL, Response};
+use crate::command::Place;
 use crate::config::Durability;
 use crate::faults::{self, Bug};
-use crate::storage::look_ahead::LOOKED_AHEAD_MAX;
+use crate::number::parse_integer;
+use crate::storage::look_ahead::{Aim, LOOKED_AHEAD_MAX};
 use crate::storage::shards::Logged;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -251,9 +253,23 @@ impl StorageExecutor {
         // Alone, a key is found as fast without.
         if requests.len() > 1 {
             self.shards.look_ahead(requests.iter().filter_map(|request| {
-                let first = request.command.keys.first;
+                let keys = request.command.keys;
                 let arguments = batch.arguments(request);
-                (first > 0 && first < arguments.len()).then(|| (request.caller.database, arguments.get(first)))
+                let argument = |at: usize| (at < arguments.len()).then(|| arguments.get(at));
+                let aim = match keys.place {
+                    Place::Unknown => Aim::Unknown,
+                    Place::First => Aim::First,
+                    Place::Last => Aim::Last,
+                    Place::Member(at) => argument(at).map_or(Aim::Unknown, Aim::Member),
+                    Place::Index(at) => {
+                        let index = argument(at).and_then(parse_integer);
+                        index
+                            .and_then(|index| usize::try_from(index).ok())
+                            .map_or(Aim::Unknown, Aim::Rank)
+                    }
+                };
+                (keys.first > 0 && keys.first < arguments.len())
+                    .then(|| (request.caller.database, arguments.get(keys.first), aim))
             }));
         }
         end

@@ -6,18 +6,38 @@
 //! that came together.) Nothing is changed, and what is touched in vain does no harm.
 
 use super::records::EntryIndex;
+use super::resident::cell_walk::Descent;
 use super::shards::Shards;
-use crate::slots::Slot;
+use smallvec::SmallVec;
 use std::hint::black_box;
 
 /// Keys that are looked at together: what they need fits a processor's nearer caches.
 pub const LOOKED_AHEAD_MAX: usize = 32;
 
+/// Two for each level of nodes: most trees have no more than two.
+const DESCENT_STEPS: usize = 5;
+
+/// What of a key's collection will be used.
+#[derive(Clone, Copy)]
+pub enum Aim<'k> {
+    /// It is not known.
+    Unknown,
+    /// The first members.
+    First,
+    /// The last members.
+    Last,
+    /// This one.
+    Member(&'k [u8]),
+    /// Those before which there are so many others, of a sorted set by score.
+    Rank(usize),
+}
+
 /// A key that will be used, as far as it was followed.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead {
+struct Ahead<'k> {
     shard: usize,
     hash: u64,
+    aim: Aim<'k>,
     /// Where the table of records has it, perhaps.
     entry: Option<EntryIndex>,
     /// Where its collection is in memory, perhaps.
@@ -25,17 +45,18 @@ pub(super) struct Ahead {
 }
 
 impl Shards {
-    /// Looks ahead at keys, each with its database; those of other executors are passed over.
-    pub fn look_ahead<'k>(&mut self, keys: impl Iterator<Item = (u8, &'k [u8])>) {
-        let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.clear();
-        for (database, key) in keys.take(LOOKED_AHEAD_MAX) {
-            let slot = Slot::of(key);
+    /// Looks ahead at keys, each with its database and what of it will be used; those of other executors are passed
+    /// over.
+    pub fn look_ahead<'k>(&mut self, keys: impl Iterator<Item = (u8, &'k [u8], Aim<'k>)>) {
+        let mut ahead = SmallVec::<[Ahead<'_>; LOOKED_AHEAD_MAX]>::new();
+        for (database, key, aim) in keys.take(LOOKED_AHEAD_MAX) {
+            let slot = self.slots.slot_of(key);
             if let Ok(shard) = self.index_of(slot) {
                 let hash = self.list[shard].hash_ahead(database, slot, key);
                 ahead.push(Ahead {
                     shard,
                     hash,
+                    aim,
                     entry: None,
                     resident: None,
                 });
@@ -57,20 +78,18 @@ impl Shards {
             touched ^= bytes;
             key.resident = version.and_then(|version| shard.residents().candidate(version));
         }
-        let residents = || ahead.iter().filter_map(|key| Some((key.shard, key.resident?)));
-        for (shard, resident) in residents() {
-            touched ^= self.list[shard].residents().touch(resident);
+        let mut descents = SmallVec::<[Descent<'_>; 2 * LOOKED_AHEAD_MAX]>::new();
+        for key in &ahead {
+            let Some(resident) = key.resident else { continue };
+            self.list[key.shard]
+                .residents()
+                .descend(resident, key.aim, &mut |descent| descents.push(descent));
         }
-        for (shard, resident) in residents() {
-            touched ^= self.list[shard].residents().touch_cells(resident);
-        }
-        for (shard, resident) in residents() {
-            touched ^= self.list[shard].residents().touch_children(resident);
-        }
-        for (shard, resident) in residents() {
-            touched ^= self.list[shard].residents().touch_ends(resident);
+        for _ in 0..DESCENT_STEPS {
+            for descent in &mut descents {
+                touched ^= descent.step();
+            }
         }
         black_box(touched);
-        self.ahead = ahead;
     }
 }

@@ -3,7 +3,6 @@
 use super::executor_log::{ExecutorLog, TURN_BYTES_MAX};
 use super::keyspace::Touched;
 use super::lifecycle::{KeyFate, KeyOutcome};
-use super::look_ahead::Ahead;
 use super::missed_reads::MissedRead;
 use super::operations;
 use super::pieces::RepliesBegun;
@@ -14,7 +13,7 @@ use super::shard::{Shard, ShardState};
 use super::undeclared::Undeclared;
 use crate::error::{CommandError, DatabaseError};
 use crate::faults;
-use crate::slots::{ShardId, Slot, shard_of, slots_of};
+use crate::slots::{ShardId, Slot, SlotMemo, shard_of, slots_of};
 use crate::storage::encoding::{Record, Type};
 use crate::storage::transaction_scope::DatabaseKey;
 use std::ops::Range;
@@ -50,8 +49,7 @@ pub struct Shards {
     /// Whether the shards remember which keys are written.
     tracks_modified: bool,
     is_quiet: bool,
-    /// Room for keys that are looked ahead at.
-    pub(super) ahead: Vec<Ahead>,
+    pub(super) slots: SlotMemo,
 }
 
 /// Keys that the running command has looked up and that are not alive.
@@ -104,7 +102,7 @@ impl Shards {
             stopped: None,
             tracks_modified: false,
             is_quiet: false,
-            ahead: Vec::new(),
+            slots: SlotMemo::default(),
         }
     }
 

@@ -486,7 +486,7 @@ impl LocalShards<'_> {
         (database, key): (u8, &[u8]),
         read: impl FnOnce(&'a mut Shard, Slot) -> Result<(Option<Record<'a>>, u64), CommandError>,
     ) -> Result<Option<Record<'a>>, CommandError> {
-        let slot = Slot::of(key);
+        let slot = self.shards.slots.slot_of(key);
         let index = self.shards.index_of(slot)?;
         let now_ms = self.shards.now_ms();
         // By its fields: what is counted is written while the record is borrowed from its shard.
@@ -539,26 +539,27 @@ impl Keyspace for LocalShards<'_> {
 
     #[inline]
     fn write_stored(&mut self, database: u8, key: &[u8], value: Option<Vec<u8>>) -> Result<(), CommandError> {
-        let slot = Slot::of(key);
+        let slot = self.shards.slots.slot_of(key);
         let write = |shard: &mut Shard| Ok(((), shard.write(database, slot, key, value)?));
         self.shards.with_slot(slot, write)
     }
 
     #[inline]
     fn write_record(&mut self, database: u8, key: &[u8], record: &Record<'_>) -> Result<(), CommandError> {
-        let slot = Slot::of(key);
+        let slot = self.shards.slots.slot_of(key);
         let write = |shard: &mut Shard| Ok(((), shard.write_record(database, slot, key, record)?));
         self.shards.with_slot(slot, write)
     }
 
     fn new_version(&mut self, key: &[u8], kind: Type) -> Result<u64, CommandError> {
-        let index = self.shards.index_of(Slot::of(key))?;
+        let slot = self.shards.slots.slot_of(key);
+        let index = self.shards.index_of(slot)?;
         let now_ms = self.shards.now_ms();
         Ok(self.shards.list[index].new_version(kind, now_ms))
     }
 
     fn member(&mut self, owner: &Owner, column: Column, member: &[u8]) -> Result<Option<&[u8]>, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards
             .with_slot(slot, |shard| shard.member((owner, slot), column, member))
     }
@@ -570,7 +571,7 @@ impl Keyspace for LocalShards<'_> {
         member: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         let write = |shard: &mut Shard| Ok(((), shard.write_member((owner, slot), column, member, value)?));
         self.shards.with_slot(slot, write)
     }
@@ -583,14 +584,14 @@ impl Keyspace for LocalShards<'_> {
         member: &[u8],
         taken: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards
             .with_slot(slot, |shard| shard.take_member((owner, slot), column, member, taken))
     }
 
     /// As [`Shard::patch_chunk`], which does not copy the chunk.
     fn patch_chunk(&mut self, owner: &Owner, number: u32, patch: (usize, &[u8])) -> Result<bool, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards.with_slot(slot, |shard| {
             let epoch = shard.patch_chunk((owner, slot), number, patch)?;
             Ok((epoch.is_some(), epoch.unwrap_or(0)))
@@ -604,7 +605,7 @@ impl Keyspace for LocalShards<'_> {
         place: (u32, usize),
         mask_and_bits: (u8, u8),
     ) -> Result<Option<u8>, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         let set = |shard: &mut Shard| {
             Ok(split_epoch(shard.set_chunk_bits(
                 (owner, slot),
@@ -624,7 +625,7 @@ impl Keyspace for LocalShards<'_> {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards.with_slot(slot, |shard| {
             let epoch = shard.scan_members((owner, slot), members, column, range, direction, visit)?;
             Ok(((), epoch))
@@ -641,7 +642,7 @@ impl Keyspace for LocalShards<'_> {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<bool, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards.with_slot(slot, |shard| {
             let seen = shard.scan_in_memory((owner, slot), members, column, range, direction, visit)?;
             Ok((seen.is_some(), seen.unwrap_or(0)))
@@ -650,21 +651,21 @@ impl Keyspace for LocalShards<'_> {
 
     /// As [`Shard::is_authority_in_memory`].
     fn knows_ranks(&mut self, owner: &Owner) -> Result<bool, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards
             .with_slot(slot, |shard| Ok((shard.is_authority_in_memory((owner, slot)), 0)))
     }
 
     /// As [`Shard::bytes_in_memory`].
     fn bytes_in_memory(&mut self, owner: &Owner) -> Result<Option<u64>, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         self.shards
             .with_slot(slot, |shard| Ok((shard.bytes_in_memory((owner, slot)), 0)))
     }
 
     /// As [`Shard::need_in_memory`].
     fn need_ranks(&mut self, owner: &Owner, members: u64, column: Column) -> Result<(), CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         let need = |shard: &mut Shard| {
             let needed = shard.need_in_memory((owner, slot), members, column);
             Ok(((), needed.map(|()| 0)?))
@@ -674,7 +675,7 @@ impl Keyspace for LocalShards<'_> {
 
     /// As [`Shard::rank_in_memory`].
     fn rank_in_memory(&mut self, owner: &Owner, members: u64, key: &[u8]) -> Result<Option<u64>, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         let find = |shard: &mut Shard| Ok(split_epoch(shard.rank_in_memory((owner, slot), members, key)?));
         self.shards.with_slot(slot, find)
     }
@@ -687,7 +688,7 @@ impl Keyspace for LocalShards<'_> {
         column: Column,
         rank: u64,
     ) -> Result<Option<Vec<u8>>, CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         let find = |shard: &mut Shard| {
             let members = (members, column);
             Ok(split_epoch(shard.key_at_rank_in_memory(
@@ -805,7 +806,7 @@ impl Keyspace for LocalShards<'_> {
         part: Range<usize>,
         visit: &mut VisitBytes<'_>,
     ) -> Result<(), CommandError> {
-        let slot = Slot::of(&owner.key);
+        let slot = self.shards.slots.slot_of(&owner.key);
         let read = |shard: &mut Shard| Ok(((), shard.visit_chunks((owner, slot), part, visit)?));
         self.shards.with_slot(slot, read)
     }

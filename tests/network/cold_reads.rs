@@ -191,3 +191,41 @@ fn ranks_that_only_memory_knows_are_loaded_while_others_are_served() {
     );
     assert_eq!(executors_sum(&mut other, "missed_requests"), missed);
 }
+
+/// Each checkpoint brings files of which nothing is in memory yet.
+#[test]
+fn what_is_new_is_not_looked_for_on_the_disk() {
+    let server = Server::builder().flags(&["--shards", "1"]).start();
+    let mut client = server.connect();
+    for round in 0..4 {
+        for number in 0..300 {
+            let key = |kind: &str| format!("{kind}:{round}:{number}");
+            let commands = [
+                vec!["HINCRBY".to_owned(), key("hash"), "field".to_owned(), "1".to_owned()],
+                vec!["HSETNX".to_owned(), key("once"), "field".to_owned(), "1".to_owned()],
+                vec!["SADD".to_owned(), key("set"), "a".to_owned(), "b".to_owned()],
+                vec!["ZADD".to_owned(), key("board"), "1".to_owned(), "a".to_owned()],
+                vec!["ZINCRBY".to_owned(), key("scores"), "1".to_owned(), "a".to_owned()],
+                vec!["RPUSH".to_owned(), key("list"), "a".to_owned()],
+                vec![
+                    "XADD".to_owned(),
+                    key("stream"),
+                    "*".to_owned(),
+                    "a".to_owned(),
+                    "b".to_owned(),
+                ],
+            ];
+            commands
+                .iter()
+                .for_each(|command| client.send(command).expect("the server reads"));
+            let replies = replies(&mut client, commands.len());
+            assert!(replies.iter().all(|reply| !reply.starts_with("(error)")), "{replies:?}");
+        }
+        let checkpoints = info_number(&mut client, "persistence", "log_checkpoints");
+        client.command(&["BGREWRITEAOF"]);
+        assert!(wait_for(
+            || info_number(&mut client, "persistence", "log_checkpoints") > checkpoints
+        ));
+    }
+    assert_eq!(executors_sum(&mut client, "missed_requests"), 0);
+}

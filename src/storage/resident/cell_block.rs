@@ -11,11 +11,14 @@
 //! the bytes of all cells up to and with its own, that is, the distance of the cell's beginning from the block's end.
 //! Cells lie backwards, so that a key that is added behind all others moves no cell. There are no holes: what is
 //! removed is closed up at once, but for the first cells. Those stay where they are, and are told by `gone`, until the
-//! block is made anew: who takes a queue's elements one by one touches only them, and not all of a block.
+//! block is made anew, or their place is taken by a cell that comes before the others: who adds elements at a list's
+//! head, or takes them, touches only them, and not all of a block. A block to whose front a cell comes has room made
+//! there for several, of its size, as if they were gone.
 //!
 //! Numbers are in the machine's byte order, since a block never leaves memory. In a block of more than 64 KiB (one
 //! large cell, or separators of very long keys) ends are 4 bytes each.
 
+use crate::storage::look_ahead::Aim;
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -35,11 +38,22 @@ const HEAD_BYTES: usize = 4;
 /// Heads in a line of the processor's cache.
 const LINE_HEADS: usize = 16;
 
+/// What is read ahead of a small block is all of it.
+const LINE_BYTES: usize = HEAD_BYTES * LINE_HEADS;
+const FEW_LINES_BYTES: usize = 8 * LINE_BYTES;
+
+/// Cells that are read ahead of a range of unknown length.
+const READ_CELLS: usize = 10;
+
 /// So many bytes are compared in a loop as quickly as by a call.
 const FEW_BYTES: usize = 8;
 
 /// A block that becomes smaller keeps a sixteenth free.
 const SHRINK_ROOM: usize = 16;
+
+/// A block of more bytes is made twice as large when it grows at an end, where more will come, and only made smaller
+/// when more than half of it is free, if cells go from its ends.
+const GROWS_TWICE_BYTES_MIN: usize = 512;
 
 /// A block of more bytes has wide ends, of 4 bytes and not 2.
 const NARROW_BYTES_MAX: usize = u16::MAX as usize;
@@ -60,6 +74,13 @@ const _: () = assert!(BLOCK_BYTES_MAX <= NARROW_BYTES_MAX);
 #[derive(Clone)]
 pub(super) struct CellBlock(Arc<[u8]>);
 
+/// Where more cells will come behind one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MoreToCome {
+    Anywhere,
+    ThisEnd,
+}
+
 /// A block taken apart for reading.
 #[derive(Clone, Copy)]
 pub(super) struct Cells<'a> {
@@ -78,8 +99,7 @@ enum Ends<'a> {
 }
 
 /// The bytes of an allocation that is asked for `bytes`: a quarter of a power of two, as allocators have them, so that
-/// a
-/// block that grows is not moved for each cell; and no more than asked for where a block has few cells.
+/// a block that grows is not moved for each cell; and no more than asked for where a block has few cells.
 fn allocation_bytes(bytes: usize) -> usize {
     let step = match bytes {
         65..=256 => (1 << (bytes - 1).ilog2()) / 2,
@@ -146,6 +166,19 @@ fn compare_beginning(key: &[u8], other: &[u8], common: usize) -> Ordering {
         }
     }
     key_bytes.len().cmp(&common)
+}
+
+/// How many bytes all keys have in common when one more comes before that at `at`.
+#[inline]
+fn skip_with(cells: &Cells<'_>, at: usize, key: &[u8]) -> usize {
+    let Some(last) = cells.len().checked_sub(1) else {
+        return key.len().min(usize::from(u16::MAX));
+    };
+    let neighbour = cells.key(at.min(last));
+    match key.get(..cells.skip) == Some(&neighbour[..cells.skip]) {
+        true => cells.skip,
+        false => common_bytes(key, neighbour),
+    }
 }
 
 impl<'a> Ends<'a> {
@@ -482,14 +515,33 @@ impl CellBlock {
         self.len() == 0
     }
 
-    /// Reads something of the header and of where the first cell is.
+    /// Reads the header.
     #[inline]
     pub(super) fn touch(&self) -> u64 {
-        let cells = self.cells();
-        match cells.is_empty() {
-            true => 0,
-            false => u64::from(self.0[cells.cell_range(0).start]),
+        self.len() as u64
+    }
+
+    /// Reads what a search reads that ends before the first cell, behind the last one or at a key.
+    #[inline]
+    pub(super) fn touch_cells(&self, aim: Aim<'_>) -> u64 {
+        if self.0.len() <= FEW_LINES_BYTES {
+            return self.0.iter().step_by(LINE_BYTES).map(|byte| u64::from(*byte)).sum();
         }
+        let cells = self.cells();
+        let at = match aim {
+            _ if cells.is_empty() => return 0,
+            Aim::Member(key) => return cells.search(key).map_or(0, |at| cells.cell(at).1.len() as u64),
+            Aim::First | Aim::Unknown => 0,
+            Aim::Last => cells.len() - 1,
+            Aim::Rank(rank) => {
+                let from = rank.min(cells.len() - 1);
+                let to = (from + READ_CELLS).min(cells.len());
+                // Cells lie backwards.
+                let bytes = &self.0[cells.cell_range(to - 1).start..cells.cell_range(from).end];
+                return bytes.iter().step_by(LINE_BYTES).map(|byte| u64::from(*byte)).sum();
+            }
+        };
+        u64::from(cells.head(at)) ^ u64::from(self.0[cells.cell_range(at).start])
     }
 
     /// What the block takes of the heap.
@@ -505,17 +557,108 @@ impl CellBlock {
 
     /// Adds a cell before that at `at`, unless the block would then need more than `bytes_max` and is not empty.
     pub(super) fn insert(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
+        self.insert_of(at, (key, value), bytes_max, MoreToCome::Anywhere)
+    }
+
+    /// The same where more cells will probably come there, which is an end of the block.
+    pub(super) fn insert_at_end(&mut self, at: usize, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
+        self.insert_of(at, (key, value), bytes_max, MoreToCome::ThisEnd)
+    }
+
+    #[inline]
+    fn insert_of(
+        &mut self,
+        at: usize,
+        (key, value): (&[u8], &[u8]),
+        bytes_max: usize,
+        more_to_come: MoreToCome,
+    ) -> bool {
         let cells = self.cells();
-        let size = cell_bytes(key, value);
+        let (count, size) = (cells.len(), cell_bytes(key, value));
         let more = HEAD_BYTES + end_bytes(self.0.len()) + size;
-        if ARC_BYTES + cells.used_bytes() + more > bytes_max && !cells.is_empty() {
+        let needed = cells.used_bytes() + more;
+        if ARC_BYTES + needed > bytes_max && count > 0 {
             return false;
         }
-        if self.cells_with_gone().used_bytes() + more > self.0.len() {
-            *self = CellBlock::concat(&[(cells, 0..cells.len())], (1, size));
+        if at == 0 && self.has_room_in_front(size) {
+            self.insert_in_front(key, value);
+            return true;
         }
-        self.insert_in_place(at, key, value);
+        if self.cells_with_gone().used_bytes() + more > self.0.len() || (count == 0 && self.gone() > 0) {
+            let room = match ARC_BYTES + needed {
+                bytes @ GROWS_TWICE_BYTES_MIN..=BLOCK_BYTES_MAX if more_to_come == MoreToCome::ThisEnd => {
+                    bytes.next_power_of_two().min(BLOCK_BYTES_MAX) - bytes
+                }
+                _ => 0,
+            };
+            *self = CellBlock::concat(&[(cells, 0..count)], (1, size + room));
+        }
+        let is_front = at == 0 && count > 0 && more_to_come == MoreToCome::ThisEnd;
+        if is_front && self.make_room_in_front(size) {
+            self.insert_in_front(key, value);
+        } else {
+            self.insert_in_place(at, key, value);
+        }
         true
+    }
+
+    /// Whether a cell of so many bytes can take the place of gone ones.
+    #[inline]
+    fn has_room_in_front(&self, size: usize) -> bool {
+        let gone_bytes = self.cells().gone_bytes;
+        // All but the first begin anywhere, and that one where the block ends.
+        match self.gone() {
+            0 => false,
+            1 => gone_bytes == size,
+            _ => gone_bytes >= size,
+        }
+    }
+
+    /// Makes what is free into room in front, for cells of so many bytes. Returns whether there is any now.
+    fn make_room_in_front(&mut self, size: usize) -> bool {
+        let cells = self.cells_with_gone();
+        let (count, gone, all) = (cells.len(), self.gone(), cells.bytes_before(cells.len()));
+        let free = self.0.len() - HEADER_BYTES - (HEAD_BYTES + end_bytes(self.0.len())) * count - all;
+        let more = free / (HEAD_BYTES + end_bytes(self.0.len()) + size);
+        if more < 2 {
+            return false;
+        }
+        let mut block = Writer::of(Arc::make_mut(&mut self.0));
+        block.move_cells(0..all, more * size, 0);
+        let (ends, new_ends, width) = (block.ends_at(count), block.ends_at(count + more), block.end_bytes);
+        block
+            .bytes
+            .copy_within(ends..ends + width * count, new_ends + width * more);
+        block
+            .bytes
+            .copy_within(HEADER_BYTES..ends, HEADER_BYTES + HEAD_BYTES * more);
+        block.set_count(count + more);
+        block.move_ends((more, more + count), count + more, more * size, 0);
+        // Of those that are gone only where the last one ends is asked for.
+        if gone == 0 {
+            block.set_end(count + more, more - 1, more * size);
+        }
+        block.set_gone(gone + more);
+        true
+    }
+
+    /// Adds a cell before all others, in the place of gone ones.
+    fn insert_in_front(&mut self, key: &[u8], value: &[u8]) {
+        let (cells, size) = (self.cells(), cell_bytes(key, value));
+        let (gone, begin) = (self.gone(), cells.gone_bytes);
+        let skip = skip_with(&cells, 0, key);
+        let has_new_skip = skip != cells.skip;
+        let count = gone + cells.len();
+        let mut block = Writer::of(Arc::make_mut(&mut self.0));
+        block.write_cell(begin, key, value);
+        block.set_head(gone - 1, head_of(key, skip));
+        if gone > 1 {
+            block.set_end(count, gone - 2, begin - size);
+        }
+        block.set_gone(gone - 1);
+        if has_new_skip {
+            self.set_skip(skip);
+        }
     }
 
     /// The same as [`CellBlock::insert`] where it is known that there is room.
@@ -523,16 +666,7 @@ impl CellBlock {
         let (cells, at) = (self.cells_with_gone(), self.gone() + at);
         let (count, size) = (cells.len(), cell_bytes(key, value));
         let (before, all) = (cells.bytes_before(at), cells.bytes_before(count));
-        let skip = match count {
-            0 => key.len().min(usize::from(u16::MAX)),
-            _ => {
-                let neighbour = cells.key(at.min(count - 1));
-                match key.get(..cells.skip) == Some(&neighbour[..cells.skip]) {
-                    true => cells.skip,
-                    false => common_bytes(key, neighbour),
-                }
-            }
-        };
+        let skip = skip_with(&cells, at, key);
         let has_new_skip = skip != cells.skip;
         assert!(count < usize::from(u16::MAX), "a block's count has two bytes");
         let mut block = Writer::of(Arc::make_mut(&mut self.0));
@@ -557,9 +691,10 @@ impl CellBlock {
     /// The keys have fewer bytes in common than before, or more.
     #[cold]
     fn set_skip(&mut self, skip: usize) {
+        let gone = self.gone();
         let mut block = Writer::of(Arc::make_mut(&mut self.0));
         block.set_skip(skip);
-        for at in 0..Cells::with_gone(block.bytes).len() {
+        for at in gone..Cells::with_gone(block.bytes).len() {
             let head = head_of(Cells::with_gone(block.bytes).key(at), skip);
             block.set_head(at, head);
         }
@@ -589,7 +724,7 @@ impl CellBlock {
         let gone = self.gone();
         if range.start == 0 {
             Writer::of(Arc::make_mut(&mut self.0)).set_gone(gone + range.end);
-            return self.shrink();
+            return self.shrink_if(CellBlock::is_half_free);
         }
         let (cells, range) = (self.cells_with_gone(), gone + range.start..gone + range.end);
         let count = cells.len();
@@ -608,12 +743,19 @@ impl CellBlock {
         );
         block.set_count(rest);
         block.move_ends((range.start, rest), rest, 0, through - before);
-        self.shrink()
+        match range.start == rest {
+            true => self.shrink_if(CellBlock::is_half_free),
+            false => self.shrink(),
+        }
     }
 
     /// Gives back memory if there is enough free. Returns whether it did.
     pub(super) fn shrink(&mut self) -> bool {
-        let is_sparse = self.is_sparse();
+        self.shrink_if(CellBlock::is_sparse)
+    }
+
+    fn shrink_if(&mut self, is_sparse: impl Fn(&CellBlock) -> bool) -> bool {
+        let is_sparse = is_sparse(self);
         if is_sparse {
             let cells = self.cells();
             *self = CellBlock::concat(&[(cells, 0..cells.len())], (0, 0));
@@ -622,10 +764,15 @@ impl CellBlock {
     }
 
     /// Whether what is used would fit a smaller allocation, with some room so that a block that grows and shrinks in
-    /// turn
-    /// is not moved each time.
+    /// turn is not moved each time.
     fn is_sparse(&self) -> bool {
         allocation_bytes(self.used_bytes() + self.heap_bytes() / SHRINK_ROOM) < self.heap_bytes()
+    }
+
+    /// Whether more than half is free, which is as much as a block may have that grows at an end.
+    fn is_half_free(&self) -> bool {
+        let (used, heap) = (self.used_bytes(), self.heap_bytes());
+        used + heap / SHRINK_ROOM <= heap / 2 && self.is_sparse()
     }
 
     /// The cells before `at`, and the others.
@@ -778,6 +925,6 @@ pub(super) mod checks {
             assert!(at == 0 || cells.key(at - 1) < key, "keys ascend");
             assert_eq!(cells.search(key), Ok(at));
         }
-        assert!(!block.is_sparse());
+        assert!(!block.is_half_free());
     }
 }

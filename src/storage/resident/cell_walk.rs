@@ -4,6 +4,7 @@ use super::cell_block::Cells;
 use super::cell_node::{Inner, Node};
 use super::cell_tree::{CellTree, Entry, KeyRange};
 use crate::storage::database::Direction;
+use crate::storage::look_ahead::Aim;
 use std::ops::ControlFlow;
 
 /// A range of a tree, entry by entry.
@@ -40,6 +41,56 @@ struct Walk<'a, 'b> {
     /// know
     /// one takes all counts on the way to the first leaf. `None` behind the last leaf.
     next: Fence<'a>,
+}
+
+/// The way from a node down to what will be used, step by step: each reads what the one before has found out where it
+/// is, so that the memory fetches what several descents need at a time.
+#[derive(Clone, Copy)]
+pub struct Descent<'a> {
+    node: Option<&'a Node>,
+    aim: Aim<'a>,
+    /// The node itself was read.
+    is_read: bool,
+}
+
+impl<'a> Descent<'a> {
+    pub(super) fn new(root: &'a Node, aim: Aim<'a>) -> Descent<'a> {
+        Descent {
+            node: Some(root),
+            aim,
+            is_read: false,
+        }
+    }
+
+    /// Goes on by a step, if there is one. What it returns says nothing.
+    #[inline]
+    pub fn step(&mut self) -> u64 {
+        let Some(node) = self.node else { return 0 };
+        match (node, std::mem::replace(&mut self.is_read, true)) {
+            (Node::Leaf(leaf), false) => leaf.touch(),
+            (Node::Inner(inner), false) => inner.separators.touch(),
+            (Node::Leaf(leaf), true) => {
+                self.node = None;
+                leaf.touch_cells(self.aim)
+            }
+            (Node::Inner(inner), true) => {
+                let (at, touched) = match self.aim {
+                    Aim::Member(key) => (inner.child_for(key), 0),
+                    Aim::Rank(rank) => {
+                        let (last, mut before) = (inner.counts.iter().sum::<usize>() - 1, 0);
+                        let at = inner.child_at(rank.min(last), &mut before);
+                        self.aim = Aim::Rank(rank - before);
+                        (at, 0)
+                    }
+                    Aim::Last => (inner.children.len() - 1, inner.separators.touch_cells(self.aim)),
+                    Aim::First | Aim::Unknown => (0, inner.separators.touch_cells(self.aim)),
+                };
+                self.node = Some(&inner.children[at]);
+                self.is_read = false;
+                touched ^ inner.counts[at] as u64 ^ u64::from(matches!(inner.children[at], Node::Leaf(_)))
+            }
+        }
+    }
 }
 
 impl CellTree {

@@ -20,14 +20,17 @@
 //! What is dropped is given back in bounded parts, since that takes a hundred milliseconds for a few million cells.
 
 use super::cell_tree::{CellTree, Snapshot};
+use super::cell_walk::Descent;
 use super::undo::{Undo, UndoList};
 use crate::storage::database::{Column, Direction, MemberRange, Visit};
 use crate::storage::encoding::{self, Type};
+use crate::storage::look_ahead::Aim;
 use crate::storage::pieced_list::PiecedList;
 use crate::storage::record_entries::table_hash;
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 
 /// Cells that one read loads at most, and about how many bytes: as many as take RocksDB half a millisecond.
 pub const LOADED_CELLS_MAX: usize = 512;
@@ -582,32 +585,19 @@ impl Residents {
         found.map(|indexed| indexed.index)
     }
 
-    /// Reads something of a collection.
+    /// Reads something of a collection, and gives out how to come to what will be used of its members.
     #[inline]
-    pub fn touch(&self, index: u32) -> u64 {
+    pub fn descend<'t>(&'t self, index: u32, aim: Aim<'t>, begin: &mut impl FnMut(Descent<'t>)) {
         let resident = &self.list[index as usize];
-        resident.epoch ^ resident.owner.hash ^ resident.bytes as u64 ^ u64::from(resident.segment)
-    }
-
-    /// Reads something of what a collection points to.
-    #[inline]
-    pub fn touch_cells(&self, index: u32) -> u64 {
-        let parts = self.list[index as usize].parts.iter();
-        parts.fold(0, |touched, part| touched ^ part.tree.touch())
-    }
-
-    /// [`CellTree::touch_children`] of a collection's members.
-    #[inline]
-    pub fn touch_children(&self, index: u32) -> u64 {
-        let parts = self.list[index as usize].parts.iter();
-        parts.fold(0, |touched, part| touched ^ part.tree.touch_children())
-    }
-
-    /// [`CellTree::touch_ends`] of a collection's members.
-    #[inline]
-    pub fn touch_ends(&self, index: u32) -> u64 {
-        let parts = self.list[index as usize].parts.iter();
-        parts.fold(0, |touched, part| touched ^ part.tree.touch_ends())
+        black_box(resident.epoch ^ resident.owner.hash ^ resident.bytes as u64 ^ u64::from(resident.segment));
+        let [members, by_score] = resident.parts.each_ref().map(|part| part.tree.root());
+        let (of_members, of_scores) = match aim {
+            Aim::Rank(_) if by_score.is_some() => (None, Some(aim)),
+            aim => (Some(aim), Some(Aim::Unknown)),
+        };
+        let descent = |(root, aim)| Some(Descent::new(root?, aim?));
+        let descents = [(members, of_members), (by_score, of_scores)];
+        descents.into_iter().filter_map(descent).for_each(begin);
     }
 
     #[inline]
@@ -768,6 +758,15 @@ impl Residents {
     pub fn born(&mut self, version: u64, kind: Type) {
         if self.bytes_max > 0 && self.newborn.len() < NEWBORN_MAX {
             self.newborn.push((version, kind));
+        }
+    }
+
+    /// Whether an owner was just born and nothing of it was written yet: it has no members, here or elsewhere.
+    #[inline]
+    pub fn is_newborn(&self, owner: &[u8]) -> bool {
+        !self.newborn.is_empty() && {
+            let version = version_of(owner);
+            self.newborn.iter().any(|(newborn, _)| *newborn == version)
         }
     }
 

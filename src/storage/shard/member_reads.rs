@@ -41,6 +41,9 @@ impl Shard {
             let (value, epoch) = self.residents.get(&self.key[..owner_len], column, member);
             return Ok((value, epoch.max(self.whole_epoch)));
         }
+        if self.residents.is_newborn(&self.key[..owner_len]) {
+            return Ok((None, self.whole_epoch));
+        }
         self.miss_on_request(column)?;
         let hash = hash_of(&self.hasher, column, &self.key);
         if let Some(entry) = self.records.find(hash, column, &self.key) {
@@ -111,7 +114,7 @@ impl Shard {
     /// Whether a collection is whole in memory, and what is written to it is staged nowhere else.
     pub fn is_authority_in_memory(&mut self, (owner, slot): (&Owner, Slot)) -> bool {
         self.set_member_key(owner, slot, b"");
-        self.residents.is_authority(&self.key)
+        self.residents.is_authority(&self.key) || self.residents.is_newborn(&self.key)
     }
 
     /// How many bytes a collection's members take in memory, if all are there.
@@ -201,6 +204,9 @@ impl Shard {
     ) -> Option<u64> {
         if faults::checks_residents() {
             self.check_resident(column, range, direction);
+        }
+        if self.residents.is_newborn(&self.key) {
+            return Some(self.whole_epoch);
         }
         let epoch = self.residents.visit(&self.key, column, range, direction, visit)?;
         Some(epoch.max(self.whole_epoch))
