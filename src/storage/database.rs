@@ -365,8 +365,8 @@ impl Database {
             }
             self.db
                 .ingest_external_file_cf_opts(family, &options, vec![&file.path])?;
-            for (from, to) in &file.ranges {
-                self.compact_emptied(file.column, (from, to));
+            if let (Some((from, _)), Some((_, to))) = (file.ranges.first(), file.ranges.last()) {
+                self.compact_emptied(file.column, (from, to))?;
             }
             files.files.pop_front();
         }
@@ -382,13 +382,22 @@ impl Database {
         }
     }
 
-    /// Gives back the space of a range that was emptied, of which level 0 may have much: its files are not deleted by
-    /// range, and it may be long until there are enough of them for a compaction. What is deeper is gone already.
-    fn compact_emptied(&self, column: Column, (from, to): (&[u8], &[u8])) {
+    /// Gives back the space of ranges that were emptied, from the first to the last, if a column had little else: level
+    /// 0, whose files are not deleted by range, may have much of it, and it may be long until there are enough files
+    /// for a compaction. What is deeper is gone already. Beside other databases that would rewrite what those have.
+    fn compact_emptied(&self, column: Column, (from, to): (&[u8], &[u8])) -> Result<(), DatabaseError> {
+        let end = [0xff; encoding::DEADLINE_LEN + 1];
+        let others = [(&b""[..], from), (to, &end[..])];
+        for other in others.into_iter().filter(|(from, to)| from < to) {
+            if self.has_keys(column, other)? != Some(false) {
+                return Ok(());
+            }
+        }
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         self.db
             .compact_range_cf_opt(self.family(column), Some(from), Some(to), &options);
+        Ok(())
     }
 
     /// Calls `visit` for each entry from `from` (inclusive) to `to` (exclusive) in order, until it breaks.

@@ -94,8 +94,9 @@ enum Outcome {
     Stays,
 }
 
-/// Stages the deletion of at most `budget` expired keys of a shard; returns how many were expired. Hashes that are due
-/// for their fields are added to `hashes`, and stay due until they are written anew.
+/// Stages the deletion of at most `budget` expired keys of a shard, those among them whose entries are only moved;
+/// returns how many were expired. Hashes that are due for their fields are added to `hashes`, and stay due until they
+/// are written anew.
 ///
 /// What `is_locked` names a transaction has read, and decides what becomes of it: that stays due.
 pub fn sweep(
@@ -114,20 +115,23 @@ pub fn sweep(
     };
     let put_off: Vec<Vec<u8>> = std::mem::take(&mut shard.swept.put_off).into_iter().collect();
     let put_off_len = put_off.len();
-    let (mut expired, mut stale) = (0, Vec::new());
+    let (mut expired, mut moved, mut stale) = (0, 0, Vec::new());
     let (mut result, mut earliest_moved) = (Ok(()), None);
     let mut entries = put_off.into_iter().chain(due).enumerate();
     let mut ends_at = end;
     while let Some((number, entry)) = entries.next() {
-        let outcome = match expired < budget {
+        let outcome = match expired + moved < budget {
             true => look_at(shard, now_ms, &entry, hashes, &is_locked),
             // No more of those that were put off, either.
             false => Ok(Outcome::Stays),
         };
-        let has_room = number < put_off_len || expired < budget && shard.swept.put_off.len() < PUT_OFF_MAX;
+        let has_room = number < put_off_len || expired + moved < budget && shard.swept.put_off.len() < PUT_OFF_MAX;
         match outcome {
             Ok(Outcome::Expired) => expired += 1,
-            Ok(Outcome::Moved(due_ms)) => earliest_moved = earliest_moved.into_iter().chain([due_ms]).min(),
+            Ok(Outcome::Moved(due_ms)) => {
+                moved += 1;
+                earliest_moved = earliest_moved.into_iter().chain([due_ms]).min();
+            }
             Ok(Outcome::Stale) => stale.push(entry),
             Ok(Outcome::Stays) if has_room => {
                 shard.swept.put_off.insert(entry);

@@ -17,8 +17,8 @@ const JOINED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 4 * 3;
 /// A leaf that uses less than this tries to join a neighbour, whenever it has given back memory.
 const LEAF_BYTES_MIN: usize = BLOCK_BYTES_MAX / 2;
 
-/// A leaf that uses as much is parted where a kind of keys ends.
-const PARTED_BYTES_MIN: usize = BLOCK_BYTES_MAX / 4;
+/// A leaf that begins with so many cells of a kind is parted behind them.
+const PARTED_CELLS_MIN: usize = 16;
 
 /// Larger entries stand where a leaf is parted for them, since halves of the leaf may have no room either.
 const SMALL_ENTRY_BYTES_MAX: usize = BLOCK_BYTES_MAX / 8;
@@ -340,7 +340,8 @@ fn put_in_leaf<R>(
         }
         Err(at) => at,
     };
-    if at > 0 && at < count && is_between_kinds(cells, at, key) && leaf.used_bytes() >= PARTED_BYTES_MIN {
+    // Only where there are many of a kind: names may begin with any byte.
+    if at >= PARTED_CELLS_MIN && at < count && !is_of_kind(cells, at, key) && is_of_kind(cells, 0, key) {
         // Alone, keys of a kind are found quicker, and fill their leaves if they ascend.
         let text = separator(key, cells.key(at)).to_vec();
         let (first, second) = leaf.split(at);
@@ -349,7 +350,8 @@ fn put_in_leaf<R>(
         *heap_bytes = *heap_bytes + leaf.heap_bytes() + second.heap_bytes() - before;
         return Put::Split(text, Node::Leaf(second), added);
     }
-    let is_end = (edges.last && at == count) || (edges.first && at == 0);
+    let is_last = edges.last && at == count && is_of_kind(cells, 0, key);
+    let is_end = is_last || (edges.first && at == 0);
     let is_added = match is_end {
         true => leaf.insert_at_end(at, key, value, BLOCK_BYTES_MAX),
         false => leaf.insert(at, key, value, BLOCK_BYTES_MAX),
@@ -361,7 +363,7 @@ fn put_in_leaf<R>(
     let cells = leaf.cells();
     let is_large = key.len() + value.len() > SMALL_ENTRY_BYTES_MAX;
     // At the tree's ends leaves stay full, for keys that ascend or descend.
-    let (text, node, added) = if at == count && (edges.last || is_large || count == 1) {
+    let (text, node, added) = if is_last || at == count && (is_large || count == 1) {
         let text = separator(cells.last_key(), key).to_vec();
         (text, CellBlock::one(key, value), true)
     } else if at == 0 && (edges.first || is_large || count == 1) {
@@ -378,10 +380,10 @@ fn put_in_leaf<R>(
     Put::Split(text, Node::Leaf(node), added)
 }
 
-/// Whether a key would be the last of its kind in a leaf, before others.
+/// Whether the key of a cell begins as another does.
 #[inline]
-fn is_between_kinds(cells: Cells<'_>, at: usize, key: &[u8]) -> bool {
-    cells.key(at).first() != key.first() && cells.key(at - 1).first() == key.first()
+fn is_of_kind(cells: Cells<'_>, at: usize, key: &[u8]) -> bool {
+    cells.key(at).first() == key.first()
 }
 
 impl Inner {

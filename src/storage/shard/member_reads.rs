@@ -205,11 +205,10 @@ impl Shard {
         if faults::checks_residents() {
             self.check_resident(column, range, direction);
         }
-        if self.residents.is_newborn(&self.key) {
-            return Some(self.whole_epoch);
+        match self.residents.visit(&self.key, column, range, direction, visit) {
+            Some(epoch) => Some(epoch.max(self.whole_epoch)),
+            None => self.residents.is_newborn(&self.key).then_some(self.whole_epoch),
         }
-        let epoch = self.residents.visit(&self.key, column, range, direction, visit)?;
-        Some(epoch.max(self.whole_epoch))
     }
 
     /// Visits what is known of a range from its beginning on, then loads some, visits that, and reads the rest from the
