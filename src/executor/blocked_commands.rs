@@ -10,11 +10,13 @@ use crate::protocol::{Reply, Span};
 use crate::registry::clients::Ticket;
 use crate::storage::encoding::Type;
 use crate::storage::fields::FieldReader;
+use crate::storage::shards::TakenBack;
 use crate::storage::transaction_scope::DatabaseKey;
 use crate::storage::transaction_scope::{Mode, Scope, next_transaction_id};
 use futures_lite::future;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl StorageExecutor {
@@ -75,6 +77,7 @@ impl StorageExecutor {
             self.command_stands(waiter.caller.client_id);
             self.interests.ready.truncate(ready);
             answer.replies.truncate(start);
+            waiter.seen.store(self.shards.touched().epoch, Ordering::Relaxed);
         } else if waiter.claim.take() {
             self.settle(handled, whose, &mut answer, start, began);
             self.forget_command(&waiter.claim);
@@ -106,7 +109,9 @@ impl StorageExecutor {
         };
         let key = (request.caller.database, arguments.get(1).to_vec());
         let claim = Claim { client, ticket };
-        self.interests.waiters.add(batch, request, claim, &waiting, now);
+        let seen = self.shards.newest_epoch();
+        let waiters = &mut self.interests.waiters;
+        waiters.add((batch, request), claim, &waiting, (now, seen));
         self.interests.update_interest(&mut self.shards);
         // The source may have come since the move looked.
         self.interests.ready.push_back(key);
@@ -131,7 +136,7 @@ impl StorageExecutor {
         }
         if waiter.claim.take() {
             let queue_number = waiter.number;
-            self.answer_waiter(waiter, |replies| HandedOver { id, queue_number }.encode(replies));
+            self.answer_waiter(waiter, 0, |replies| HandedOver { id, queue_number }.encode(replies));
         } else {
             self.release_locks(id);
         }
@@ -139,8 +144,8 @@ impl StorageExecutor {
         true
     }
 
-    /// Answers a waiter that is claimed and has done nothing.
-    fn answer_waiter(&mut self, waiter: &Waiter, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Answers a waiter that is claimed and has done nothing, but for seeing what was written up to `commit_epoch`.
+    fn answer_waiter(&mut self, waiter: &Waiter, commit_epoch: u64, write: impl FnOnce(&mut Vec<u8>)) {
         let mut answer = self.answer_batch(waiter);
         let start = answer.replies.len();
         write(&mut answer.replies);
@@ -151,7 +156,7 @@ impl StorageExecutor {
             command: waiter.command,
             took_ns: 0,
             failed: false,
-            commit_epoch: 0,
+            commit_epoch,
             more: 0,
         });
         self.woken.push(answer);
@@ -189,13 +194,41 @@ impl StorageExecutor {
         while let Some(waiter) = self.interests.waiters.next_late(now) {
             if waiter.claim.take() {
                 let version = waiter.caller.version;
-                // The answer is not bound to an epoch: what the command has not found was not there when it came.
-                self.answer_waiter(&waiter, |replies| Reply::new(replies, version).null_array());
+                // What the command has not found was not there as far as it saw: that must be in the log, too.
+                self.answer_waiter(&waiter, waiter.seen.load(Ordering::Relaxed), |replies| {
+                    Reply::new(replies, version).null_array();
+                });
             }
             self.forget_command(&waiter.claim);
         }
+        let released = self.released_epoch();
         for answer in std::mem::take(&mut self.woken) {
-            answer.send_back();
+            self.send_back_or_hold(answer, released);
+        }
+    }
+
+    /// What was taken back may have been why waiters found nothing: they are answered as commands that saw it. An empty
+    /// reply closes the connection.
+    pub(super) fn answer_waiters_of(&mut self, taken_back: &TakenBack) {
+        for waiter in self.interests.waiters.that_saw(taken_back.from_epoch.max(1)) {
+            if waiter.claim.take() {
+                let mut answer = waiter.answer_batch();
+                if !taken_back.may_stand {
+                    let mut reply = Reply::new(&mut answer.replies, waiter.caller.version);
+                    reply.error(taken_back.error.to_string());
+                }
+                answer.responses.push(Response {
+                    id: waiter.id,
+                    reply: Span::new(0, answer.replies.len()),
+                    command: waiter.command,
+                    took_ns: 0,
+                    failed: true,
+                    commit_epoch: 0,
+                    more: 0,
+                });
+                answer.send_back();
+            }
+            self.forget_command(&waiter.claim);
         }
     }
 }

@@ -34,6 +34,7 @@ impl StorageExecutor {
     pub(super) fn answer_taken_back(&mut self, taken_back: &TakenBack, done: &mut [Box<Batch>]) {
         self.outbox.forget(taken_back.from_epoch);
         self.stepped.take_back(taken_back);
+        self.answer_waiters_of(taken_back);
         let waiting = self.held.iter_mut().chain(&mut self.parked.for_disk);
         for batch in done.iter_mut().chain(waiting) {
             answer_taken_back(batch, taken_back, &mut self.shards.replies_begun);

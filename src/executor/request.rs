@@ -277,9 +277,11 @@ impl StorageExecutor {
             Some(waiting) if handled.result.is_ok() => {
                 // The command does not wake itself by what it wrote: it is not entered yet.
                 self.command_stands(request.caller.client_id);
+                let seen = self.shards.touched().epoch;
                 self.serve_waiters(began);
                 batch.replies.truncate(start);
-                self.interests.waiters.add(batch, request, claim, &waiting, began);
+                let waiters = &mut self.interests.waiters;
+                waiters.add((batch, request), claim, &waiting, (began, seen));
                 self.interests.update_interest(&mut self.shards);
                 batch.responses.push(waiting_response(request));
                 Ran::Ended(Instant::now())

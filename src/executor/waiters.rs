@@ -18,6 +18,7 @@ use crate::storage::transaction_scope::TransactionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// The client and the command that a waiter is for.
@@ -84,6 +85,8 @@ pub struct Waiter {
     pub without_key: bool,
     /// When the answer is that nothing came.
     pub deadline: Option<Instant>,
+    /// The newest epoch whose writes the command saw when it found nothing.
+    pub seen: AtomicU64,
     /// The index of this storage executor among its sender's destinations.
     pub destination: usize,
     reply_to: ResponseSender,
@@ -159,8 +162,14 @@ impl Waiters {
         self.last_number
     }
 
-    /// A command waits: the request `id` of `batch`, which has found nothing.
-    pub fn add(&mut self, batch: &Batch, request: &Request, claim: Claim, waiting: &Waiting, now: Instant) {
+    /// A command waits: the request `id` of `batch`, which has `seen` the writes of an epoch and found nothing.
+    pub fn add(
+        &mut self,
+        (batch, request): (&Batch, &Request),
+        claim: Claim,
+        waiting: &Waiting,
+        (now, seen): (Instant, u64),
+    ) {
         let arguments = batch.arguments(request);
         let keys = arguments.iter().skip(waiting.keys.start).take(waiting.keys.len());
         let mut keys: Vec<DatabaseKey> = keys.map(|key| (request.caller.database, key.to_vec())).collect();
@@ -185,6 +194,7 @@ impl Waiters {
             deadline: (waiting.timeout_ms > 0)
                 .then(|| deadline_after(now, waiting.timeout_ms))
                 .flatten(),
+            seen: AtomicU64::new(seen),
             destination: batch.destination,
             reply_to: batch.reply_to().clone(),
             keys,
@@ -236,6 +246,15 @@ impl Waiters {
         let mut keys: Vec<_> = self.by_key.iter().map(|(key, line)| (line.first(), key)).collect();
         keys.sort_unstable();
         keys.into_iter().map(|(_, key)| key.clone()).collect()
+    }
+
+    /// The waiters that have seen what was written in an epoch, or later.
+    pub fn that_saw(&self, epoch: u64) -> Vec<Arc<Waiter>> {
+        let waiters = self.by_number.values();
+        waiters
+            .filter(|waiter| waiter.seen.load(Ordering::Relaxed) >= epoch)
+            .cloned()
+            .collect()
     }
 
     /// The nearest deadline.

@@ -448,3 +448,46 @@ fn nobody_is_told_of_a_flush_that_was_taken_back() {
     assert!(reply.starts_with("(error) MISCONF "), "it was told {reply}");
     assert_eq!(node.connect().command(&mget(&keys)).render(), values(["old"; 4]));
 }
+
+/// An element that was taken is back when the write of its removal was: a client that waits for it, because it saw the
+/// list without it, is not told that there was none.
+#[test]
+fn nobody_waits_in_vain_for_an_element_whose_removal_was_taken_back() {
+    let mut node = Node::new();
+    let (stall, full) = (node.switch("stall"), node.switch("full"));
+    node.start(
+        &one_executor(),
+        &format!("stall-writes@0={},disk-full@0={}", stall.when(), full.when()),
+    );
+    let list = key_on(0, SHARDS, "list");
+    let (mut client, mut waiting, mut late) = (node.connect(), node.connect(), node.connect());
+    assert_eq!(
+        run(&mut client, &format!("RPUSH {list} element")).render(),
+        "(integer) 1"
+    );
+    stall.on();
+    client.send(&["LPOP", &list]).expect("the server reads");
+    node.wait_for_state(0, "stalled");
+    let blocked = |count: &str| {
+        wait_for(|| {
+            node.info_section("clients")
+                .contains(&format!("blocked_clients:{count}"))
+        })
+    };
+    late.send(&["BLPOP", &list, "0.05"]).expect("the server reads");
+    assert!(blocked("1"), "nothing else is there");
+    // Its time is up, and its answer waits as that of the client that has the element does.
+    assert!(wait_for(|| node.info("executors", "executor0", "held") == "2"));
+    waiting.send(&["BLPOP", &list, "0"]).expect("the server reads");
+    assert!(blocked("1"), "it waits for longer");
+    full.on();
+    stall.off();
+    for client in [&mut client, &mut waiting, &mut late] {
+        let reply = read(client);
+        assert!(reply.starts_with("(error) MISCONF "), "it was told {reply}");
+    }
+    full.off();
+    assert!(wait_for(
+        || run(&mut client, &format!("LPOP {list}")).render() == "\"element\""
+    ));
+}
