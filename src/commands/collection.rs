@@ -11,15 +11,17 @@ use crate::protocol::Reply;
 use crate::storage::database::MemberRange;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
+use crate::storage::packed::{self, Cell, Cells};
 use crate::storage::pieces::{Extent, PIECE_BYTES_FULL, PIECE_MEMBERS_MAX, WriteEntry, WriteMember};
 use crate::storage::shard::Owner;
 use crate::storage::view::View;
+use smallvec::SmallVec;
 use std::ops::ControlFlow;
 
 /// A collection that a command works on.
 #[derive(Clone, Debug)]
 pub struct Collection {
-    /// The key and the version that own the members.
+    /// The key and the version that own the members; no version (0), if they are packed.
     pub owner: Owner,
     /// The key's type.
     pub kind: Type,
@@ -28,7 +30,8 @@ pub struct Collection {
     /// How many members there are; a collection without any is deleted when it is saved (but for streams, which may be
     /// empty).
     pub count: u64,
-    /// What the type keeps beside the count: see `encoding`.
+    /// What the type keeps beside the count: see `encoding`. Of a [packed](crate::storage::packed) collection: its
+    /// cells.
     pub extra: Vec<u8>,
 }
 
@@ -59,7 +62,10 @@ impl Context<'_> {
 
     /// A new empty collection in place of whatever is under a key (`SUNIONSTORE` and the like): there once it is saved.
     pub fn new_collection(&mut self, key: &[u8], kind: Type) -> Result<Collection, CommandError> {
-        let version = self.view.new_version(key, kind)?;
+        let version = match is_packed_when_small(kind) {
+            true => 0,
+            false => self.view.new_version(key, kind)?,
+        };
         Ok(Collection {
             owner: Owner {
                 database: self.database,
@@ -80,7 +86,10 @@ impl Context<'_> {
             return self.view.delete(*database, key);
         }
         let mut payload = Vec::with_capacity(size_of::<u64>() + collection.extra.len());
-        payload.extend_from_slice(&collection.count.to_be_bytes());
+        match collection.is_packed() {
+            true => payload.push(u8::try_from(collection.count).map_err(|_| CommandError::Internal)?),
+            false => payload.extend_from_slice(&collection.count.to_be_bytes()),
+        }
         payload.extend_from_slice(&collection.extra);
         let record = Record {
             kind: collection.kind,
@@ -122,13 +131,46 @@ impl Context<'_> {
     }
 
     /// The value of a member.
-    pub fn member(
-        &mut self,
-        collection: &Collection,
+    pub fn member<'a>(
+        &'a mut self,
+        collection: &'a Collection,
         column: Column,
         member: &[u8],
-    ) -> Result<Option<&[u8]>, CommandError> {
-        self.view.member(&collection.owner, column, member)
+    ) -> Result<Option<&'a [u8]>, CommandError> {
+        collection.member(&mut self.view, column, member)
+    }
+
+    /// Stages a field of a hash or a member of a set, whether it is there or not; the count is the caller's to keep. A
+    /// packed collection that has no room for it is packed no more.
+    pub fn put_name(&mut self, collection: &mut Collection, name: &[u8], value: &[u8]) -> Result<(), CommandError> {
+        if collection.is_packed() {
+            if packed::put(&mut collection.extra, collection.count, name, value) {
+                return Ok(());
+            }
+            self.unpack(collection)?;
+        }
+        self.put_member(collection, Column::Data, name, value)
+    }
+
+    /// Stages the deletion of such a field or member, whether it is there or not; the count is the caller's to keep.
+    pub fn delete_name(&mut self, collection: &mut Collection, name: &[u8]) -> Result<(), CommandError> {
+        if collection.is_packed() {
+            packed::remove(&mut collection.extra, name);
+            return Ok(());
+        }
+        self.delete_member(collection, Column::Data, name)
+    }
+
+    /// Stages the members of a packed collection as cells of their own. What its type keeps beside the count is the
+    /// caller's to put into the record.
+    pub fn unpack(&mut self, collection: &mut Collection) -> Result<(), CommandError> {
+        if !collection.is_packed() {
+            return Ok(());
+        }
+        let owner = &mut collection.owner;
+        owner.version = self.view.new_version(&owner.key, collection.kind)?;
+        let packed = std::mem::take(&mut collection.extra);
+        packed::cells(&packed).try_for_each(|cell| self.view.put_member(owner, Column::Data, cell.member, cell.value))
     }
 
     /// Stages a member, whether it is there or not; the count is the caller's to keep.
@@ -283,7 +325,8 @@ impl Context<'_> {
         });
         let (owner, skipped) = (&part.collection.owner, (part.skip, extent));
         // A part of another command must not commit what the others have staged, as a cursor would.
-        let pieces = match self.is_inner {
+        // What is packed is little.
+        let pieces = match self.is_inner || part.collection.is_packed() {
             true => None,
             false => self
                 .view
@@ -312,6 +355,32 @@ pub(super) fn damaged_members() -> CommandError {
 }
 
 impl Collection {
+    /// Whether the members lie in the record, and not in cells of their own.
+    #[inline]
+    pub fn is_packed(&self) -> bool {
+        self.owner.version == 0
+    }
+
+    /// The members and their values as they were added, if they lie in the record.
+    pub fn packed_cells(&self) -> Option<Cells<'_>> {
+        self.is_packed().then(|| packed::cells(&self.extra))
+    }
+
+    /// The same as [`Context::member`], of the view alone.
+    #[inline]
+    pub fn member<'a>(
+        &'a self,
+        view: &'a mut View<'_>,
+        column: Column,
+        member: &[u8],
+    ) -> Result<Option<&'a [u8]>, CommandError> {
+        match (self.is_packed(), column) {
+            (false, _) => view.member(&self.owner, column, member),
+            (true, Column::Data) => Ok(packed::value(&self.extra, member)),
+            (true, _) => Ok(None),
+        }
+    }
+
     /// The same as [`Context::scan_members`], of the view alone.
     pub fn scan(
         &self,
@@ -319,8 +388,20 @@ impl Collection {
         column: Column,
         range: MemberRange<'_>,
         direction: Direction,
-        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
+        if let Some(cells) = self.packed_cells() {
+            let (from, to) = range;
+            let is_in =
+                |cell: &Cell<'_>| column == Column::Data && cell.member >= from && to.is_none_or(|to| cell.member < to);
+            let mut cells: SmallVec<[Cell<'_>; 32]> = cells.filter(is_in).collect();
+            cells.sort_unstable_by(|first, second| match direction {
+                Direction::Forward => first.member.cmp(second.member),
+                Direction::Backward => second.member.cmp(first.member),
+            });
+            let _ = cells.iter().try_for_each(|cell| visit(cell.member, cell.value));
+            return Ok(());
+        }
         view.scan_members((&self.owner, self.count), column, range, direction, visit)
     }
 
@@ -340,6 +421,12 @@ impl Collection {
     }
 }
 
+/// Whether a new collection of a type is packed. The others' commands would have to write their members by way of
+/// [`Context::put_name`].
+fn is_packed_when_small(kind: Type) -> bool {
+    matches!(kind, Type::Hash | Type::Set)
+}
+
 /// The class of the events of a type's commands.
 fn event_class(kind: Type) -> EventClass {
     match kind {
@@ -356,7 +443,17 @@ impl Collection {
     /// Reads a collection's record.
     pub fn of_record(database: u8, key: &[u8], record: &Record<'_>) -> Result<Collection, CommandError> {
         let damaged = || CommandError::text("ERR the stored record of this key is damaged");
-        let (count, extra) = record.payload.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let (count, extra) = match (record.version, is_packed_when_small(record.kind)) {
+            (0, true) => {
+                let (&count, packed) = record.payload.split_first().ok_or_else(damaged)?;
+                (u64::from(count), packed)
+            }
+            (0, false) => return Err(damaged()),
+            _ => {
+                let (count, extra) = record.payload.split_first_chunk::<8>().ok_or_else(damaged)?;
+                (u64::from_be_bytes(*count), extra)
+            }
+        };
         Ok(Collection {
             owner: Owner {
                 database,
@@ -365,7 +462,7 @@ impl Collection {
             },
             kind: record.kind,
             deadline_ms: record.deadline_ms,
-            count: u64::from_be_bytes(*count),
+            count,
             extra: extra.to_vec(),
         })
     }

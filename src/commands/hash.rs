@@ -10,6 +10,7 @@ use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use crate::storage::encoding::{self, FieldDeadlines, HashField, NameOrder, Type};
+use crate::storage::packed;
 use crate::storage::pieces::WriteMember;
 use crate::storage::view::View;
 use std::ops::ControlFlow;
@@ -99,8 +100,14 @@ impl Hash {
     }
 
     fn of(collection: Collection) -> Result<Hash, CommandError> {
-        let deadlines = FieldDeadlines::decode(&collection.extra).ok_or_else(damaged)?;
-        let order = NameOrder::of_hash(&collection.extra, collection.count).ok_or_else(damaged)?;
+        let (deadlines, order) = match collection.is_packed() {
+            // Nothing is said of their order: they lie in it.
+            true => (FieldDeadlines::default(), NameOrder::default()),
+            false => (
+                FieldDeadlines::decode(&collection.extra).ok_or_else(damaged)?,
+                NameOrder::of_hash(&collection.extra, collection.count).ok_or_else(damaged)?,
+            ),
+        };
         Ok(Hash {
             collection,
             deadlines,
@@ -119,10 +126,33 @@ impl Hash {
             self.deadlines.earliest_ms = self.outermost_deadline(context, Direction::Forward)?;
             self.deadlines.latest_ms = self.outermost_deadline(context, Direction::Backward)?;
         }
-        self.collection.extra = self.deadlines.encode();
-        self.order
-            .encode_into(self.collection.count, &mut self.collection.extra);
+        if !self.collection.is_packed() {
+            self.collection.extra = self.deadlines.encode();
+            self.order
+                .encode_into(self.collection.count, &mut self.collection.extra);
+        }
         context.save(&self.collection)
+    }
+
+    /// The number that the next new field gets: greater than all others'.
+    fn next_number(&self) -> Result<u64, CommandError> {
+        if !self.collection.is_packed() {
+            return Ok(self.order.next_number);
+        }
+        match packed::last_value(&self.collection.extra) {
+            None => Ok(0),
+            Some(stored) => Ok(HashField::decode(stored).ok_or_else(damaged)?.number + 1),
+        }
+    }
+
+    /// Gives the fields cells of their own, which those with deadlines must have.
+    fn unpack(&mut self, context: &mut Context<'_>) -> Result<(), CommandError> {
+        if self.collection.is_packed() {
+            self.order.next_number = self.next_number()?;
+            context.unpack(&mut self.collection)?;
+            self.changed = true;
+        }
+        Ok(())
     }
 
     /// Saves the hash after `events` have happened to it, if any; without any the key may be gone, too, because fields
@@ -244,7 +274,7 @@ impl Hash {
         let Context {
             view, reply, now_ms, ..
         } = context;
-        let stored = view.member(&self.collection.owner, Column::Data, field)?;
+        let stored = self.collection.member(view, Column::Data, field)?;
         Ok(answer(reply, living(stored, *now_ms)?.map(|field| field.value)))
     }
 
@@ -261,15 +291,22 @@ impl Hash {
         value: &[u8],
         deadline_ms: u64,
     ) -> Result<bool, CommandError> {
+        if deadline_ms != 0 {
+            self.unpack(context)?;
+        }
         let old = self.header(context, field)?;
-        let number = old.map_or(self.order.next_number, |header| header.number);
+        let next_number = self.next_number()?;
+        let number = old.map_or(next_number, |header| header.number);
         self.index_deadline(context, field, old.map_or(0, |header| header.deadline_ms), deadline_ms)?;
         let stored = HashField {
             number,
             deadline_ms,
             value,
         };
-        context.put_member(&self.collection, Column::Data, field, stored.encode())?;
+        // Those of a packed hash lie in its record.
+        self.changed |= self.collection.is_packed();
+        context.put_name(&mut self.collection, field, &stored.encode())?;
+        self.order.next_number = next_number;
         if old.is_none() {
             self.changed = true;
             self.order.next_number += 1;
@@ -287,6 +324,10 @@ impl Hash {
         header: FieldHeader,
         deadline_ms: u64,
     ) -> Result<(), CommandError> {
+        if header.deadline_ms == deadline_ms {
+            return Ok(());
+        }
+        self.unpack(context)?;
         self.index_deadline(context, field, header.deadline_ms, deadline_ms)?;
         self.rewrite(context, field, |stored| HashField { deadline_ms, ..stored })
     }
@@ -295,7 +336,7 @@ impl Hash {
     pub fn remove(&mut self, context: &mut Context<'_>, field: &[u8], header: FieldHeader) -> Result<(), CommandError> {
         self.changed = true;
         self.index_deadline(context, field, header.deadline_ms, 0)?;
-        context.delete_member(&self.collection, Column::Data, field)?;
+        context.delete_name(&mut self.collection, field)?;
         self.collection.count = self.collection.count.checked_sub(1).ok_or_else(damaged)?;
         name_order::removed(context, &self.collection, &mut self.order, field)
     }
@@ -369,8 +410,17 @@ impl Hash {
         let Context {
             view, reply, now_ms, ..
         } = context;
-        for (field, stored) in self.listed(view)?.iter() {
-            written += u64::from(write(reply, field, stored, *now_ms));
+        match self.collection.packed_cells() {
+            Some(cells) => {
+                for cell in cells {
+                    written += u64::from(write(reply, cell.member, cell.value, *now_ms));
+                }
+            }
+            None => {
+                for (field, stored) in self.listed(view)?.iter() {
+                    written += u64::from(write(reply, field, stored, *now_ms));
+                }
+            }
         }
         match written == fields {
             true => Ok(()),

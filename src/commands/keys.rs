@@ -597,7 +597,7 @@ fn measure_memory(context: &mut Context<'_>) -> Outcome {
     if record.is_in_chunks() {
         // As many as if all chunks were stored.
         bytes += record.string_len().unwrap_or(0) as u64;
-    } else if record.kind != Type::String {
+    } else if record.version != 0 {
         let collection = Collection::of_record(database, key, &record)?;
         bytes += match context.view.bytes_in_memory(&collection.owner)? {
             Some(bytes) => bytes,

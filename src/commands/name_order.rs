@@ -72,6 +72,11 @@ pub(super) fn name_at(
     order: &NameOrder,
     rank: u64,
 ) -> Result<Vec<u8>, CommandError> {
+    if let Some(mut cells) = collection.packed_cells() {
+        // As they were added: one order of them is as good as another for who asks.
+        let cell = cells.nth(usize::try_from(rank).unwrap_or(usize::MAX));
+        return cell.map(|cell| cell.member.to_vec()).ok_or_else(damaged_members);
+    }
     let names = (&collection.owner, collection.count);
     if let Some(name) = context.view.key_at_rank_in_memory(names, Column::Data, rank)? {
         return Ok(name);

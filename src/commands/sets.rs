@@ -15,6 +15,7 @@ use crate::error::CommandError;
 use crate::number::parse_integer;
 use crate::protocol::Reply;
 use crate::storage::encoding::{NameOrder, Type, number_of_set_member, set_member};
+use crate::storage::packed;
 use crate::storage::pieces::WriteMember;
 use hashbrown::HashTable;
 use std::collections::HashSet;
@@ -56,7 +57,7 @@ fn is_member(context: &mut Context<'_>, set: &Collection, member: &[u8]) -> Resu
 /// Adds a member that is not there.
 fn add_new(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Outcome {
     let mut order = order(set)?;
-    context.put_member(set, Column::Data, member, set_member(order.next_number))?;
+    context.put_name(set, member, &set_member(order.next_number))?;
     order.next_number += 1;
     set.count += 1;
     name_order::added(context, set, &mut order, member)?;
@@ -65,10 +66,22 @@ fn add_new(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Ou
 }
 
 fn order(set: &Collection) -> Result<NameOrder, CommandError> {
+    if set.is_packed() {
+        // Nothing is said of their order: they lie in it.
+        let last = packed::last_value(&set.extra).map_or(Some(None), |stored| number_of_set_member(stored).map(Some));
+        let last = last.ok_or_else(damaged_members)?;
+        return Ok(NameOrder {
+            next_number: last.map_or(0, |last| last + 1),
+            tree: None,
+        });
+    }
     NameOrder::of_set(&set.extra, set.count).ok_or_else(damaged_members)
 }
 
 fn keep_order(set: &mut Collection, order: &NameOrder) {
+    if set.is_packed() {
+        return;
+    }
     set.extra.clear();
     order.encode_into(set.count, &mut set.extra);
 }
@@ -104,7 +117,7 @@ fn remove(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Res
 /// Removes a member that is there.
 fn remove_present(context: &mut Context<'_>, set: &mut Collection, member: &[u8]) -> Outcome {
     let mut order = order(set)?;
-    context.delete_member(set, Column::Data, member)?;
+    context.delete_name(set, member)?;
     set.count = set.count.checked_sub(1).ok_or(CommandError::Internal)?;
     name_order::removed(context, set, &mut order, member)?;
     keep_order(set, &order);
@@ -257,7 +270,7 @@ fn spop_several(context: &mut Context<'_>) -> Outcome {
         set.count = 0;
         return context.save_after("spop", &set);
     }
-    if context.works_in_steps(count) {
+    if context.works_in_steps(count) && !set.is_packed() {
         // Its names are in memory from here on, if they fit: no step waits for them.
         random_member(context, &set, &mut Random::new(context.seed))?;
         let remains = Remains::Any(set.count - count);

@@ -29,7 +29,9 @@
 //! record   tag(1) ‖ [deadline(8, Unix ms)] ‖ [entry(8, Unix ms)] ‖ [version(8)] ‖ payload
 //! tag      bits 0–3 type │ bit 4 a deadline follows │ bit 5 a version follows │ bit 6 edited in place │ bit 7 an entry
 //!          follows: where expiry has the key, earlier than it is due
-//! payload  a string's bytes; a string in chunks: its length(8); a collection's count(8) ‖ what its type adds
+//! payload  a string's bytes; a string in chunks: its length(8); a collection's count(8) ‖ what its type adds; a packed
+//!          hash's or set's, which has no version: count(1) ‖ for each field or member as they were added, as data would
+//!          have it: length(v) ‖ it ‖ length(v) ‖ value
 //!
 //! string   in data,  chunk number(4) → up to 4096 bytes: what is missing at its end is zeros
 //! hash     in meta, after the count: nothing while no field has a deadline, else
@@ -108,8 +110,8 @@ use std::fmt;
 
 /// The version of this layout and of the directory around it, written to the manifest. In version 1 each shard had a
 /// log of RocksDB's; in version 2 the numbers of fields and of a set's members had eight bytes, and are still read; up to
-/// version 3 the entries of `expiry` were always where their keys were due.
-pub const FORMAT_VERSION: u32 = 4;
+/// version 3 the entries of `expiry` were always where their keys were due; up to version 4 no collection was packed.
+pub const FORMAT_VERSION: u32 = 5;
 
 /// The earliest version whose directories are opened; they are of [`FORMAT_VERSION`] from then on.
 pub const FORMAT_VERSION_MIN: u32 = 2;
@@ -198,11 +200,12 @@ pub struct Record<'a> {
     pub kind: Type,
     /// When the key expires, in Unix milliseconds; 0 for never.
     pub deadline_ms: u64,
-    /// What tells a collection from an earlier one under the same name; 0 for strings, unless they lie in chunks.
+    /// What tells a collection from an earlier one under the same name; 0 for strings, unless they lie in chunks, and
+    /// for [packed](super::packed) collections.
     pub version: u64,
     /// Whether a string was changed in place (APPEND, SETRANGE).
     pub edited: bool,
-    /// A string's bytes (its length, if it lies in chunks), a collection's counters.
+    /// A string's bytes (its length, if it lies in chunks), a collection's counters (if it is packed, its cells, too).
     pub payload: &'a [u8],
 }
 
@@ -287,10 +290,14 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn is_alive(&self, now_ms: u64) -> bool {
         (self.deadline_ms == 0 || now_ms <= self.deadline_ms)
-            && (self.kind != Type::Hash || self.has_living_field(now_ms))
+            && (self.kind != Type::Hash || self.version == 0 || self.has_living_field(now_ms))
     }
 
+    /// The fields of a packed hash have no deadlines.
     fn first_field_deadline(&self) -> u64 {
+        if self.version == 0 {
+            return 0;
+        }
         let extra = self.payload.split_first_chunk::<8>().map(|(_, extra)| extra);
         let deadlines = extra.and_then(FieldDeadlines::decode).unwrap_or_default();
         deadlines.earliest_ms
@@ -875,7 +882,7 @@ pub fn node_keys(node: u64) -> ([u8; 9], [u8; 9]) {
 /// Of a number below 2^28.
 const VARINT_LEN_USUAL: usize = 4;
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

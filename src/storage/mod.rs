@@ -3,12 +3,13 @@
 //! What a turn's commands have staged on the executor's [`shards`] goes as one frame into the [`executor_log`], as
 //! [`operations`]; RocksDB ([`database`]) gets it from there later. A [`shard`]'s table of [`records`] has what is
 //! staged, what RocksDB lacks and what is hot; the [`overlay`] has what RocksDB lacks in order. [`range_cursor`] reads
-//! a range little by little as it was ([`open_ranges`]). [`resident`] has the collections in memory; [`encoding`] has
-//! every byte on disk, [`gaps`] where collections are empty that are not in memory, [`pieces`] the remainders of large
-//! replies, [`scan_positions`] where walks have stopped. [`lifecycle`] tracks keys that come and expire. [`redo`]
-//! records keep transactions over several executors whole; [`gathered`] is what one sees. A handler sees a [`view`],
-//! and through it a [`keyspace`]: the one or the other; [`undeclared`] is what a command needs beyond the keys that it
-//! named, [`missed_reads`] what it would have to wait for the disk for.
+//! a range little by little as it was ([`open_ranges`]). [`resident`] has the collections in memory, but for small
+//! ones, which are [`packed`] into their records; [`encoding`] has every byte on disk, [`gaps`] where collections are
+//! empty that are not in memory, [`pieces`] the remainders of large replies, [`scan_positions`] where walks have
+//! stopped. [`lifecycle`] tracks keys that come and expire. [`redo`] records keep transactions over several executors
+//! whole; [`gathered`] is what one sees. A handler sees a [`view`], and through it a [`keyspace`]: the one or the
+//! other; [`undeclared`] is what a command needs beyond the keys that it named, [`missed_reads`] what it would have to
+//! wait for the disk for.
 //!
 //! What becomes of a frame later: [`checkpointing`] expands segments of the [`log`] to [`cell_writes`], which RocksDB
 //! gets as sorted files; [`recovery`] does so at a start with what was left.
@@ -35,6 +36,7 @@ pub mod missed_reads;
 pub mod open_ranges;
 pub mod operations;
 pub mod overlay;
+pub mod packed;
 mod pieced_list;
 pub mod pieces;
 pub mod range_cursor;

@@ -149,7 +149,7 @@ const BREAKS: [Break; 9] = [
     (
         |node| write_manifest(node, "format = 1\nid = \"0\"\nshards = 2\n"),
         "",
-        "has format 1, and this version reads the formats 2 to 4",
+        "has format 1, and this version reads the formats 2 to 5",
     ),
     (
         |node| write_manifest(node, "title = \"somebody else's\"\n"),
