@@ -5,11 +5,13 @@
 //! meanwhile. What fails otherwise ends it: the executor's shards stop, since their log would only grow.
 
 use crate::faults::{self, Bug};
+use crate::observe::allocator;
 use crate::registry::metrics::StorageMetrics;
 use crate::slots::ShardId;
 use crate::storage::checkpointing::{self, Databases, Prepared};
 use crate::storage::database::{Database, DatabaseError};
 use crate::storage::executor_log::{LogProgress, Window};
+use crate::topology::lower_priority;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +25,10 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How often the server's log says that a checkpoint is tried again.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A checkpoint of more bytes leaves so much behind with RocksDB's allocator that it is worth being given back. The
+/// allocator keeps what was freed below what is in use: twice the bytes of a small checkpoint's members.
+const GIVEN_BACK_BYTES_MIN: u64 = 1 << 20;
 
 /// A checkpoint that has ended.
 #[derive(Debug)]
@@ -100,6 +106,9 @@ impl Worker {
                 figures.checkpoint_ns.add(took.as_nanos() as u64);
                 figures.checkpointed_bytes.add(window.bytes());
                 figures.file_bytes.add(file_bytes);
+                if file_bytes >= GIVEN_BACK_BYTES_MIN {
+                    allocator::give_back();
+                }
                 tracing::debug!(
                     watermark = window.last_segment(),
                     log_bytes = window.bytes(),
@@ -169,14 +178,34 @@ impl Worker {
         }
         let prepared = match prepared {
             Some(prepared) => prepared,
-            None => prepared.insert(checkpointing::prepare(
-                &self.progress,
-                &self.databases,
-                window,
-                is_fresh,
-            )?),
+            None => prepared.insert(self.prepare(window, is_fresh)?),
         };
         checkpointing::finish(&self.progress, &self.databases, prepared)?;
         Ok(prepared.file_bytes())
+    }
+
+    /// Prepares a window, on a thread of low priority while the log has room: it may wait then, others than clients
+    /// do not need it. It holds none of RocksDB's locks, for which executors would wait as long as it does.
+    fn prepare(&self, window: &Window, is_fresh: bool) -> Result<Prepared, DatabaseError> {
+        self.progress.sync()?;
+        let prepare = || {
+            let (progress, databases, window) = (Arc::clone(&self.progress), self.databases.clone(), *window);
+            move || checkpointing::prepare(&progress, &databases, &window, is_fresh)
+        };
+        let in_background = prepare();
+        let started = (!self.progress.is_half_full()).then(|| {
+            crate::panics::spawn("preparer", move || {
+                if let Err(error) = lower_priority() {
+                    tracing::debug!(%error, "checkpoints have the priority of everything else");
+                }
+                in_background()
+            })
+        });
+        match started {
+            // The thread cannot have panicked: that would have ended the process.
+            Some(Ok(thread)) => thread.join().expect("a thread that panics ends the process"),
+            // Without a thread it takes more of others' time.
+            Some(Err(_)) | None => prepare()(),
+        }
     }
 }

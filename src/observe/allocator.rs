@@ -1,5 +1,5 @@
-//! What the C library's allocator, which RocksDB and the script interpreters use, is asked by MEMORY PURGE. It has
-//! `unsafe`, because its calls are foreign.
+//! What the C library's allocator, which RocksDB and the script interpreters use, is asked by MEMORY PURGE and behind
+//! checkpoints. It has `unsafe`, because its calls are foreign.
 //!
 //! The server's own allocator gives pages back by itself, soon after nothing lies in them.
 #![allow(unsafe_code)]

@@ -41,8 +41,8 @@ impl Prepared {
     }
 }
 
-/// Syncs the log and writes what a window of it says into sorted files: most of a checkpoint's work, without any lock
-/// of RocksDB. `is_fresh`: nothing behind the watermark was ever ingested.
+/// Writes what a window of the log says into sorted files: most of a checkpoint's work, without any lock of RocksDB.
+/// The log was synced since the window was sealed. `is_fresh`: nothing behind the watermark was ever ingested.
 ///
 /// # Errors
 /// [`DatabaseError::DiskFull`]: it may succeed later. No file is left.
@@ -52,7 +52,6 @@ pub fn prepare(
     window: &Window,
     is_fresh: bool,
 ) -> Result<Prepared, DatabaseError> {
-    progress.sync()?;
     let failed = |error: ReadError| DatabaseError::Failed(error.to_string());
     let mut reader = progress.read_window(window).map_err(failed)?;
     let mut writes = WritesByShard::new();

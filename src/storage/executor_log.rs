@@ -348,6 +348,11 @@ impl LogProgress {
         self.sealed_bytes.load(Ordering::Acquire)
     }
 
+    /// Whether half of the room that the log may have is taken by what is sealed and not ingested.
+    pub fn is_half_full(&self) -> bool {
+        self.sealed_bytes() >= self.size_max / 2
+    }
+
     /// Makes everything durable that was appended before the call; returns the newest epoch that it covers. Blocks for
     /// as long as the disk takes.
     ///

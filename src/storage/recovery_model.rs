@@ -277,6 +277,7 @@ fn writer() {
                 progress.stop();
                 while let Some(taken) = progress.wait_for_window() {
                     let prepare = |window: &Window, is_fresh| {
+                        progress.sync().expect("a disk");
                         checkpointing::prepare(&progress, &databases, window, is_fresh).expect("files")
                     };
                     let mut prepared = prepare(&taken, true);

@@ -69,6 +69,16 @@ pub fn pin_current_thread(cpus: &[CpuId]) -> io::Result<()> {
     set_affinity_of(0, cpus)
 }
 
+/// What a thread of low priority has as its nice value: beside busy threads it gets a tenth of a core, so that it comes
+/// to an end.
+const LOW_PRIORITY: i32 = 10;
+
+/// Gives the calling thread a low priority, for good: to raise it again is a privilege.
+pub fn lower_priority() -> io::Result<()> {
+    // To Linux the calling "process" is this thread.
+    Ok(rustix::process::setpriority_process(None, LOW_PRIORITY)?)
+}
+
 /// Has the calling thread's new pages come from this node while it has free memory (`MPOL_PREFERRED`: it falls back to
 /// other nodes rather than fail). Does nothing on a machine with one node. Fails with `EPERM` where a container's
 /// seccomp profile forbids it (Docker's default one does) and with `EINVAL` if the cpuset forbids this node's memory;

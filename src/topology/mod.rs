@@ -24,7 +24,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use affinity::{
-    ThreadId, affinity_of, allowed_cpus, pin_current_thread, prefer_memory_of_node, set_affinity_of, thread_affinities,
+    ThreadId, affinity_of, allowed_cpus, lower_priority, pin_current_thread, prefer_memory_of_node, set_affinity_of,
+    thread_affinities,
 };
 pub use core_map::{CoreMap, ExecutorPlacement, RoleReasons};
 pub use cpu_set::{CPU_COUNT_MAX, CpuId, CpuSet, NODE_COUNT_MAX, NodeId};
