@@ -5,7 +5,6 @@
 //! meanwhile. What fails otherwise ends it: the executor's shards stop, since their log would only grow.
 
 use crate::faults::{self, Bug};
-use crate::observe::allocator;
 use crate::registry::metrics::StorageMetrics;
 use crate::slots::ShardId;
 use crate::storage::checkpointing::{self, Databases, Prepared};
@@ -25,10 +24,6 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How often the server's log says that a checkpoint is tried again.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// A checkpoint of more bytes leaves so much behind with RocksDB's allocator that it is worth being given back. The
-/// allocator keeps what was freed below what is in use: twice the bytes of a small checkpoint's members.
-const GIVEN_BACK_BYTES_MIN: u64 = 1 << 20;
 
 /// A checkpoint that has ended.
 #[derive(Debug)]
@@ -106,9 +101,6 @@ impl Worker {
                 figures.checkpoint_ns.add(took.as_nanos() as u64);
                 figures.checkpointed_bytes.add(window.bytes());
                 figures.file_bytes.add(file_bytes);
-                if file_bytes >= GIVEN_BACK_BYTES_MIN {
-                    allocator::give_back();
-                }
                 tracing::debug!(
                     watermark = window.last_segment(),
                     log_bytes = window.bytes(),

@@ -1,8 +1,10 @@
 //! The thread that looks at the disk, one per storage executor: how much of it is free, and the figures of the shards
 //! that RocksDB has behind its locks. A system call of a slow disk, or a lock that a flush holds, must not hold the
-//! executor.
+//! executor. When RocksDB has come to rest after checkpoints and compactions, what the allocators keep of them is given
+//! back: 36 to 84 bytes for each item of a first checkpoint.
 
 use crate::faults;
+use crate::observe::allocator;
 use crate::preflight;
 use crate::registry::metrics::ShardMetrics;
 use crate::storage::database::Database;
@@ -12,6 +14,9 @@ use std::time::Duration;
 
 /// How often it looks.
 pub const INTERVAL: Duration = Duration::from_millis(1000);
+
+/// After so many looks at which nothing has changed since the one before, RocksDB has come to rest.
+const LOOKS_AT_REST: u64 = 3;
 
 /// What the thread looks after: a shard.
 pub struct Watched {
@@ -81,8 +86,16 @@ impl Shared {
     }
 
     fn run(&self, watched: &[Watched]) {
+        let (mut file_bytes, mut rests) = (0, LOOKS_AT_REST);
         loop {
             let are_full = watched.iter().map(Watched::look).collect();
+            let before = file_bytes;
+            file_bytes = watched.iter().map(|shard| shard.metrics.file_bytes.get()).sum();
+            let is_at_rest = file_bytes == before && watched.iter().all(Watched::is_at_rest);
+            rests = if is_at_rest { rests + 1 } else { 0 };
+            if rests == LOOKS_AT_REST {
+                allocator::give_back();
+            }
             let mut state = self.lock();
             state.are_full = Some(are_full);
             let (state, _) = self
@@ -97,6 +110,11 @@ impl Shared {
 }
 
 impl Watched {
+    /// Whether no compaction runs.
+    fn is_at_rest(&self) -> bool {
+        self.database.property(c"rocksdb.num-running-compactions") == 0
+    }
+
     fn look(&self) -> Option<bool> {
         let Watched { database, metrics } = self;
         metrics
