@@ -1,17 +1,19 @@
 //! What the commands on hashes, lists, sets, sorted sets and streams share: a collection's record, and its members.
 //!
 //! A handler opens the collection, reads and writes members through it, and saves it; one that has become empty is
-//! gone. The members are in the columns `data` and `score`; see [`crate::storage::encoding`] for each type's keys and
-//! values.
+//! gone. The members are in the columns `data` and `score`, those of a small hash or set [`packed`] into its record;
+//! see [`crate::storage::encoding`] for each type's keys and values.
 
 use super::Context;
+use super::name_order::LISTED_MAX;
+use super::stored_ranks::BLOCK_KEYS_MAX;
 use crate::config::EventClass;
 use crate::error::CommandError;
 use crate::protocol::Reply;
 use crate::storage::database::MemberRange;
 pub use crate::storage::database::{Column, Direction};
 use crate::storage::encoding::{Record, Type};
-use crate::storage::packed::{self, Cell, Cells};
+use crate::storage::packed::{self, Cell, Cells, PACKED_MEMBERS_MAX};
 use crate::storage::pieces::{Extent, PIECE_BYTES_FULL, PIECE_MEMBERS_MAX, WriteEntry, WriteMember};
 use crate::storage::shard::Owner;
 use crate::storage::view::View;
@@ -426,6 +428,9 @@ impl Collection {
 fn is_packed_when_small(kind: Type) -> bool {
     matches!(kind, Type::Hash | Type::Set)
 }
+
+// Those that are packed have no stored order of names, and all are listed as they were added.
+const _: () = assert!(PACKED_MEMBERS_MAX <= BLOCK_KEYS_MAX && PACKED_MEMBERS_MAX <= LISTED_MAX);
 
 /// The class of the events of a type's commands.
 fn event_class(kind: Type) -> EventClass {

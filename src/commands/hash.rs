@@ -324,9 +324,6 @@ impl Hash {
         header: FieldHeader,
         deadline_ms: u64,
     ) -> Result<(), CommandError> {
-        if header.deadline_ms == deadline_ms {
-            return Ok(());
-        }
         self.unpack(context)?;
         self.index_deadline(context, field, header.deadline_ms, deadline_ms)?;
         self.rewrite(context, field, |stored| HashField { deadline_ms, ..stored })
@@ -390,7 +387,7 @@ impl Hash {
         Ok(())
     }
 
-    /// The name of the field at a rank in the order of names, if it is there.
+    /// The name of the field at a rank in an order of names, if it is there: see [`name_order::name_at`].
     pub fn field_at(&self, context: &mut Context<'_>, rank: u64) -> Result<Option<Vec<u8>>, CommandError> {
         let field = name_order::name_at(context, &self.collection, &self.order, rank)?;
         if !self.has_expired_fields(context.now_ms) {

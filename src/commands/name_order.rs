@@ -3,8 +3,8 @@
 //! Each name has a number, greater than those of the names before it. Up to [`LISTED_MAX`] names are listed by their
 //! numbers, as Redis does, and clients have come to like.
 //!
-//! `data` has the names in the order of their bytes. The one at a rank of that order is a random one, if the rank is:
-//! that costs one read, of memory or of what [`stored_ranks`] keep in `score`.
+//! `data` has the names in the order of their bytes, but for those of a packed collection. The one at a rank of that
+//! order is a random one, if the rank is: that costs one read, of memory or of what [`stored_ranks`] keep in `score`.
 
 use super::Context;
 use super::collection::{Collection, Column, Direction, damaged_members};
@@ -65,7 +65,8 @@ pub(super) fn removed(
     stored_ranks::removed::<ByName>(context, collection, &mut order.tree, name)
 }
 
-/// The name before which there are `rank` others, which is below the count.
+/// The name before which there are `rank` others, which is below the count: in the order of their bytes, or as they
+/// were added, if the collection is packed.
 pub(super) fn name_at(
     context: &mut Context<'_>,
     collection: &Collection,
@@ -73,7 +74,6 @@ pub(super) fn name_at(
     rank: u64,
 ) -> Result<Vec<u8>, CommandError> {
     if let Some(mut cells) = collection.packed_cells() {
-        // As they were added: one order of them is as good as another for who asks.
         let cell = cells.nth(usize::try_from(rank).unwrap_or(usize::MAX));
         return cell.map(|cell| cell.member.to_vec()).ok_or_else(damaged_members);
     }

@@ -1,6 +1,7 @@
 //! Sets: SADD, SREM, random members, SINTER, SUNION and SDIFF, SSCAN.
 //!
-//! A member is stored in `data` by its name, with its number; see [`super::name_order`] for both orders.
+//! A member is stored in `data` by its name, with its number, or packed into the set's record; see
+//! [`super::name_order`] for both orders.
 
 use super::Context;
 use super::arguments::{integer, is_option};

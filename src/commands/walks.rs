@@ -17,6 +17,7 @@ use super::collection::{Collection, Column, Direction};
 use crate::error::CommandError;
 use crate::slots::Slot;
 use crate::storage::scan_positions::Walked;
+use crate::storage::shard::Owner;
 use crate::storage::view::View;
 use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
@@ -359,16 +360,26 @@ impl<T, F: Fn(&[u8], &[u8]) -> Option<T>> Names for Members<'_, '_, F> {
     fn recall(&mut self, _group: u16, hash: u64) -> Result<Option<Vec<u8>>, CommandError> {
         let owner = &self.collection.owner;
         let slot = Slot::of(&owner.key);
-        self.view
-            .recall_scan_position(slot, Walked::Collection(owner.version), hash)
+        self.view.recall_scan_position(slot, walked(owner), hash)
     }
 
     fn remember(&mut self, _group: u16, hash: u64, name: &[u8]) -> Result<(), CommandError> {
         let owner = &self.collection.owner;
         let slot = Slot::of(&owner.key);
-        self.view
-            .remember_scan_position(slot, Walked::Collection(owner.version), hash, name)
+        self.view.remember_scan_position(slot, walked(owner), hash, name)
     }
+}
+
+/// A collection, for who remembers where walks through it have stopped. One that is packed has no version, and is told
+/// by its key.
+fn walked(owner: &Owner) -> Walked {
+    Walked::Collection(match owner.version {
+        0 => {
+            let hash = foldhash::quality::FixedState::with_seed(0).hash_one((owner.database, &owner.key));
+            1 << 63 | hash
+        }
+        version => version,
+    })
 }
 
 impl Next {

@@ -77,7 +77,7 @@ impl StorageExecutor {
             self.command_stands(waiter.caller.client_id);
             self.interests.ready.truncate(ready);
             answer.replies.truncate(start);
-            waiter.seen.store(self.shards.touched().epoch, Ordering::Relaxed);
+            waiter.seen.fetch_max(self.shards.touched().epoch, Ordering::Relaxed);
         } else if waiter.claim.take() {
             self.settle(handled, whose, &mut answer, start, began);
             self.forget_command(&waiter.claim);
@@ -109,6 +109,7 @@ impl StorageExecutor {
         };
         let key = (request.caller.database, arguments.get(1).to_vec());
         let claim = Claim { client, ticket };
+        // Whether the source is there is asked below, of what all commands so far have written.
         let seen = self.shards.newest_epoch();
         let waiters = &mut self.interests.waiters;
         waiters.add((batch, request), claim, &waiting, (now, seen));
@@ -194,7 +195,7 @@ impl StorageExecutor {
         while let Some(waiter) = self.interests.waiters.next_late(now) {
             if waiter.claim.take() {
                 let version = waiter.caller.version;
-                // What the command has not found was not there as far as it saw: that must be in the log, too.
+                // What the command has not found was not there as far as it saw here: that must be in the log, too.
                 self.answer_waiter(&waiter, waiter.seen.load(Ordering::Relaxed), |replies| {
                     Reply::new(replies, version).null_array();
                 });

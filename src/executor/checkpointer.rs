@@ -22,6 +22,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The longest it waits for room: each try writes as much as there is room for. Room is seldom made in an instant.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// What the thread's name begins with, before the executor's number.
+pub const NAME: &str = "checkpointer";
+
 /// How often the server's log says that a checkpoint is tried again.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -176,8 +179,8 @@ impl Worker {
         Ok(prepared.file_bytes())
     }
 
-    /// Prepares a window, on a thread of low priority while the log has room: it may wait then, others than clients
-    /// do not need it. It holds none of RocksDB's locks, for which executors would wait as long as it does.
+    /// Prepares a window, on a thread of low priority if the log has much room left, so that clients are hardly slowed.
+    /// It holds none of RocksDB's locks, for which executors would wait as long as it does.
     fn prepare(&self, window: &Window, is_fresh: bool) -> Result<Prepared, DatabaseError> {
         self.progress.sync()?;
         let prepare = || {
@@ -186,7 +189,8 @@ impl Worker {
         };
         let in_background = prepare();
         let started = (!self.progress.is_half_full()).then(|| {
-            crate::panics::spawn("preparer", move || {
+            let name = std::thread::current().name().map(|own| own.replace(NAME, "preparer"));
+            crate::panics::spawn(name.unwrap_or_default(), move || {
                 if let Err(error) = lower_priority() {
                     tracing::debug!(%error, "checkpoints have the priority of everything else");
                 }

@@ -85,7 +85,7 @@ pub struct Waiter {
     pub without_key: bool,
     /// When the answer is that nothing came.
     pub deadline: Option<Instant>,
-    /// The newest epoch whose writes the command saw when it found nothing.
+    /// The newest epoch whose writes the command saw when it found nothing. (Waiters are shared, so it is atomic.)
     pub seen: AtomicU64,
     /// The index of this storage executor among its sender's destinations.
     pub destination: usize,

@@ -10,7 +10,7 @@ use crate::channel::message::Batch;
 use crate::channel::router::{Router, StorageId};
 use crate::command;
 use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
-use crate::executor::checkpointer::Checkpointer;
+use crate::executor::checkpointer::{self, Checkpointer};
 use crate::executor::disk_readers::DiskReaders;
 use crate::executor::disk_watch::{DiskWatch, Watched};
 use crate::executor::disposer::Disposer;
@@ -344,7 +344,7 @@ impl Stores {
             pin_to_background.clone(),
         );
         let checkpointer = Checkpointer::start(
-            format!("checkpointer-{number}"),
+            format!("{}-{number}", checkpointer::NAME),
             (log.progress(), Arc::clone(metrics)),
             databases,
             checkpoints_sender,

@@ -11,6 +11,11 @@ use std::ops::Range;
 /// The most members that are packed.
 pub const PACKED_MEMBERS_MAX: u64 = 128;
 
+const _: () = assert!(
+    PACKED_MEMBERS_MAX <= u8::MAX as u64,
+    "a record has their number in a byte"
+);
+
 /// The most bytes that are packed: a change writes all of them to the log.
 pub const PACKED_BYTES_MAX: usize = 512;
 

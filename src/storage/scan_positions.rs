@@ -8,7 +8,8 @@ use std::collections::{HashMap, VecDeque};
 pub enum Walked {
     /// The keys of a slot of a database, as SELECT numbers it.
     Slot(u8, Slot),
-    /// The members of the collection that has this version.
+    /// The members of the collection that has this version, or in place of one this number with the highest bit set,
+    /// which no version has.
     Collection(u64),
 }
 

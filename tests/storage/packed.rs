@@ -96,6 +96,12 @@ fn collections_that_do_not_fit_their_records_any_more_are_what_they_were() {
         run(&mut client, "HEXPIREAT deadline 4102444801 FIELDS 1 a").render(),
         "1) (integer) 1"
     );
+    // The same deadline again is a change to who watches.
+    let mut watching = node.connect();
+    run(&mut watching, "WATCH deadline");
+    run(&mut client, "HEXPIREAT deadline 4102444801 FIELDS 1 a");
+    run(&mut watching, "MULTI");
+    assert_eq!(run(&mut watching, "EXEC").render(), "(nil)");
     assert_eq!(
         run(&mut client, &format!("HSET added d {long}")).render(),
         "(integer) 1"
