@@ -4,7 +4,7 @@
 //! gives it the items and notes it again, as soon as all are acknowledged (Corelane has some in its log alone then, and
 //! in memory until a checkpoint has written them) and once the server has been idle. An item is a key, or a
 //! member of a large collection; the last column is what Corelane takes of what
-//! redis-server does, when both are idle.
+//! redis-server does, when both are idle and have given back what their allocators held ready.
 //!
 //! What a server keeps beside the items (caches that fill, memory that the allocator holds) counts, too: that is what
 //! a machine must have. Options after `--`: `items=1000000`, `shapes=string,hash` (all of them), and `shards`,
@@ -17,6 +17,8 @@ use measured::machine;
 use measured::options::{Durability, Options};
 use measured::replies::Expected;
 use measured::servers::{self, Kind, Server, Setup};
+use std::thread;
+use std::time::Duration;
 
 const OPTIONS: &[&str] = &["items", "shapes"];
 
@@ -25,6 +27,9 @@ const VALUE_BYTES: usize = 64;
 
 /// Fields of each small hash.
 const SMALL_HASH_FIELDS: u64 = 8;
+
+/// How long a server that is idle may take to give memory back.
+const REST: Duration = Duration::from_secs(6);
 
 /// A million items of one kind.
 struct Shape {
@@ -160,6 +165,7 @@ impl Shape {
         let written = per_item(server.memory());
         if !options.is_test {
             server.wait_until_idle();
+            thread::sleep(REST);
         }
         Measured {
             written,
