@@ -3,6 +3,7 @@
 use super::Node;
 use crate::harness::client::Client;
 use crate::harness::value::Value;
+use crate::transactions::run;
 
 /// More bytes than are packed.
 const LONG_VALUE_BYTES: usize = 600;
@@ -10,9 +11,9 @@ const LONG_VALUE_BYTES: usize = 600;
 /// More fields than are packed.
 const MANY_FIELDS: usize = 129;
 
-fn run(client: &mut Client, line: &str) -> Value {
-    let words: Vec<&str> = line.split(' ').collect();
-    client.command(&words)
+/// Runs a command that must be answered so.
+fn expect(client: &mut Client, line: &str, reply: &str) {
+    assert_eq!(run(client, line).render(), reply, "{line}");
 }
 
 /// The texts of a reply, in its order.
@@ -36,15 +37,12 @@ fn small_hashes_and_sets_lie_in_their_records_and_keep_their_order() {
     for field in ["name", "visits", "last", "gone"] {
         run(&mut client, &format!("HSET session {field} {field}"));
     }
-    assert_eq!(run(&mut client, "HDEL session gone").render(), "(integer) 1");
-    assert_eq!(
-        run(&mut client, "HSET session name longer-than-before").render(),
-        "(integer) 0"
-    );
-    assert_eq!(run(&mut client, "HSET session gone again").render(), "(integer) 1");
-    assert_eq!(run(&mut client, "SADD tags z y x").render(), "(integer) 3");
-    assert_eq!(run(&mut client, "SREM tags y").render(), "(integer) 1");
-    assert_eq!(run(&mut client, "SADD tags y z").render(), "(integer) 1");
+    expect(&mut client, "HDEL session gone", "(integer) 1");
+    expect(&mut client, "HSET session name longer-than-before", "(integer) 0");
+    expect(&mut client, "HSET session gone again", "(integer) 1");
+    expect(&mut client, "SADD tags z y x", "(integer) 3");
+    expect(&mut client, "SREM tags y", "(integer) 1");
+    expect(&mut client, "SADD tags y z", "(integer) 1");
     let fields = [
         "name",
         "longer-than-before",
@@ -63,11 +61,8 @@ fn small_hashes_and_sets_lie_in_their_records_and_keep_their_order() {
         node.start("--shards 1", "");
         client = node.connect();
     }
-    assert_eq!(
-        run(&mut client, "HDEL session name visits last gone").render(),
-        "(integer) 4"
-    );
-    assert_eq!(run(&mut client, "EXISTS session").render(), "(integer) 0");
+    expect(&mut client, "HDEL session name visits last gone", "(integer) 4");
+    expect(&mut client, "EXISTS session", "(integer) 0");
 }
 
 /// Each way in which a collection may become too large for its record, or have what has no place there.
@@ -81,50 +76,37 @@ fn collections_that_do_not_fit_their_records_any_more_are_what_they_were() {
     );
     let many: Vec<String> = many.collect();
     for key in ["deadline", "added", "changed", "counted"] {
-        assert_eq!(
-            run(&mut client, &format!("HSET {key} b 1 a 2 c 3")).render(),
-            "(integer) 3"
-        );
-        assert_eq!(
-            run(&mut client, &format!("EXPIREAT {key} 4102444800")).render(),
-            "(integer) 1"
-        );
+        expect(&mut client, &format!("HSET {key} b 1 a 2 c 3"), "(integer) 3");
+        expect(&mut client, &format!("EXPIREAT {key} 4102444800"), "(integer) 1");
     }
-    assert_eq!(run(&mut client, "SADD set b a c").render(), "(integer) 3");
+    expect(&mut client, "SADD set b a c", "(integer) 3");
     assert_eq!(resident(&node), 0);
-    assert_eq!(
-        run(&mut client, "HEXPIREAT deadline 4102444801 FIELDS 1 a").render(),
-        "1) (integer) 1"
+    expect(
+        &mut client,
+        "HEXPIREAT deadline 4102444801 FIELDS 1 a",
+        "1) (integer) 1",
     );
     // The same deadline again is a change to who watches.
     let mut watching = node.connect();
     run(&mut watching, "WATCH deadline");
     run(&mut client, "HEXPIREAT deadline 4102444801 FIELDS 1 a");
     run(&mut watching, "MULTI");
-    assert_eq!(run(&mut watching, "EXEC").render(), "(nil)");
-    assert_eq!(
-        run(&mut client, &format!("HSET added d {long}")).render(),
-        "(integer) 1"
-    );
-    assert_eq!(
-        run(&mut client, &format!("HSET changed a {long}")).render(),
-        "(integer) 0"
-    );
+    expect(&mut watching, "EXEC", "(nil)");
+    expect(&mut client, &format!("HSET added d {long}"), "(integer) 1");
+    expect(&mut client, &format!("HSET changed a {long}"), "(integer) 0");
     for field in &many {
-        assert_eq!(
-            run(&mut client, &format!("HSET counted {field} {field}")).render(),
-            "(integer) 1"
-        );
-        assert_eq!(run(&mut client, &format!("SADD set {field}")).render(), "(integer) 1");
+        expect(&mut client, &format!("HSET counted {field} {field}"), "(integer) 1");
+        expect(&mut client, &format!("SADD set {field}"), "(integer) 1");
     }
     assert_eq!(resident(&node), 5);
     run(&mut client, &format!("HDEL counted {}", many.join(" ")));
     run(&mut client, &format!("SREM set {}", many.join(" ")));
     for _ in 0..2 {
         assert_eq!(texts(&mut client, "HGETALL deadline"), ["b", "1", "a", "2", "c", "3"]);
-        assert_eq!(
-            run(&mut client, "HEXPIRETIME deadline FIELDS 2 a b").render(),
-            "1) (integer) 4102444801\n2) (integer) -1"
+        expect(
+            &mut client,
+            "HEXPIRETIME deadline FIELDS 2 a b",
+            "1) (integer) 4102444801\n2) (integer) -1",
         );
         assert_eq!(
             texts(&mut client, "HGETALL added"),
@@ -134,10 +116,7 @@ fn collections_that_do_not_fit_their_records_any_more_are_what_they_were() {
         assert_eq!(texts(&mut client, "HGETALL counted"), ["b", "1", "a", "2", "c", "3"]);
         assert_eq!(texts(&mut client, "SMEMBERS set"), ["b", "a", "c"]);
         for key in ["deadline", "added", "changed", "counted"] {
-            assert_eq!(
-                run(&mut client, &format!("EXPIRETIME {key}")).render(),
-                "(integer) 4102444800"
-            );
+            expect(&mut client, &format!("EXPIRETIME {key}"), "(integer) 4102444800");
         }
         node.kill_9();
         node.start("--shards 1", "");

@@ -11,7 +11,7 @@ use crate::harness::client::Client;
 use crate::harness::process::wait_for;
 use crate::harness::server::allowed_cpus;
 use crate::harness::value::Value;
-use crate::storage::{Node, four_shards_on_two_executors, key_on, seed};
+use crate::storage::{Node, Switch, four_shards_on_two_executors, key_on, seed};
 
 /// How long an answer may take that must not wait for anything.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -31,6 +31,17 @@ fn prompt(client: &mut Client, line: &str) -> String {
     let reply = run(client, line).render();
     assert!(began.elapsed() < PROMPT, "{line} took {:?}", began.elapsed());
     reply
+}
+
+/// A server whose first shard stalls, and whose disk is full, while the first and the second switch is on.
+fn stalling_and_full() -> (Node, Switch, Switch) {
+    let mut node = Node::new();
+    let (stall, full) = (node.switch("stall"), node.switch("full"));
+    node.start(
+        &one_executor(),
+        &format!("stall-writes@0={},disk-full@0={}", stall.when(), full.when()),
+    );
+    (node, stall, full)
 }
 
 /// What MGET of [`SHARDS`] keys answers.
@@ -427,12 +438,7 @@ fn a_flush_that_is_stalled_is_not_answered_before_it_is_committed() {
 /// empty is not told so.
 #[test]
 fn nobody_is_told_of_a_flush_that_was_taken_back() {
-    let mut node = Node::new();
-    let (stall, full) = (node.switch("stall"), node.switch("full"));
-    node.start(
-        &one_executor(),
-        &format!("stall-writes@0={},disk-full@0={}", stall.when(), full.when()),
-    );
+    let (node, stall, full) = stalling_and_full();
     let keys = key_per_shard("k");
     let (mut client, mut reader) = (node.connect(), node.connect());
     assert_eq!(client.command(&mset(&keys, "old")).render(), "OK");
@@ -453,12 +459,7 @@ fn nobody_is_told_of_a_flush_that_was_taken_back() {
 /// list without it, is not told that there was none.
 #[test]
 fn nobody_waits_in_vain_for_an_element_whose_removal_was_taken_back() {
-    let mut node = Node::new();
-    let (stall, full) = (node.switch("stall"), node.switch("full"));
-    node.start(
-        &one_executor(),
-        &format!("stall-writes@0={},disk-full@0={}", stall.when(), full.when()),
-    );
+    let (node, stall, full) = stalling_and_full();
     let list = key_on(0, SHARDS, "list");
     let (mut client, mut waiting, mut late) = (node.connect(), node.connect(), node.connect());
     assert_eq!(
