@@ -889,7 +889,8 @@ fn file_options(column: Column, resources: &Resources) -> Options {
     options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_MAX);
     options.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_MAX);
     options.set_level_compaction_dynamic_level_bytes(true);
-    // Level 0 is read whole by its compaction within minutes and holds what is read most: not worth the CPU.
+    // What compactions leave in level 0 is read whole by the next one within minutes: not worth the CPU. Files that are
+    // ingested have the last level's compression (`SstFileWriter`): without it they took as much CPU to write.
     let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
     options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
     if matches!(column, Column::Meta | Column::Data | Column::Score) {

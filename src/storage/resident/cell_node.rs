@@ -93,12 +93,15 @@ pub(super) fn full_leaves<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> (
     for (key, value) in entries {
         if let Some(leaf) = leaves.last_mut() {
             let count = leaf.len();
-            assert!(leaf.cells().last_key() < key, "the keys of a tree that is built ascend");
+            assert!(
+                *leaf.cells().last_key() < *key,
+                "the keys of a tree that is built ascend"
+            );
             if leaf.insert(count, key, value, BLOCK_BYTES_MAX) {
                 continue;
             }
             leaf.shrink();
-            separators.push(separator(leaf.cells().last_key(), key).to_vec());
+            separators.push(separator(&leaf.cells().last_key(), key).to_vec());
         }
         let mut leaf = CellBlock::with_most_room(key, value);
         leaf.insert(0, key, value, BLOCK_BYTES_MAX);
@@ -182,7 +185,7 @@ impl Node {
                     first: edges.first && at == 0,
                     last: match at + 1 == inner.children.len() {
                         true => edges.last,
-                        false => inner.separators.cells().key(at).first() != key.first(),
+                        false => inner.separators.cells().first_byte(at) != key.first().copied(),
                     },
                 };
                 let put = inner.children[at].put((key, value), edges_below, heap_bytes, replaced);
@@ -214,7 +217,7 @@ impl Node {
             Node::Leaf(leaf) => {
                 let cells = leaf.cells();
                 let at = cells.search(key).ok()?;
-                let result = removed(cells.cell(at).1);
+                let result = removed(cells.value(at));
                 let before = leaf.heap_bytes();
                 let has_shrunk = leaf.remove(at..at + 1);
                 *heap_bytes = *heap_bytes + leaf.heap_bytes() - before;
@@ -252,7 +255,7 @@ impl Node {
                 }
                 for at in begin..end {
                     let (key, value) = cells.cell(at);
-                    removed(key, value);
+                    removed(&key, value);
                 }
                 let before = leaf.heap_bytes();
                 leaf.remove(begin..end);
@@ -324,7 +327,7 @@ fn put_in_leaf<R>(
     let count = cells.len();
     let at = match cells.search(key) {
         Ok(at) => {
-            let old = cells.cell(at).1;
+            let old = cells.value(at);
             let fits = count == 1
                 || value.len() <= old.len()
                 || leaf.used_bytes() + value.len() - old.len() <= BLOCK_BYTES_MAX;
@@ -343,7 +346,7 @@ fn put_in_leaf<R>(
     // Only where there are many of a kind: names may begin with any byte.
     if at >= PARTED_CELLS_MIN && at < count && !is_of_kind(cells, at, key) && is_of_kind(cells, 0, key) {
         // Alone, keys of a kind are found quicker, and fill their leaves if they ascend.
-        let text = separator(key, cells.key(at)).to_vec();
+        let text = separator(key, &cells.key(at)).to_vec();
         let (first, second) = leaf.split(at);
         *leaf = first;
         let added = leaf.insert_at_end(at, key, value, BLOCK_BYTES_MAX);
@@ -364,14 +367,14 @@ fn put_in_leaf<R>(
     let is_large = key.len() + value.len() > SMALL_ENTRY_BYTES_MAX;
     // At the tree's ends leaves stay full, for keys that ascend or descend.
     let (text, node, added) = if is_last || at == count && (is_large || count == 1) {
-        let text = separator(cells.last_key(), key).to_vec();
+        let text = separator(&cells.last_key(), key).to_vec();
         (text, CellBlock::one(key, value), true)
     } else if at == 0 && (edges.first || is_large || count == 1) {
-        let text = separator(key, cells.key(0)).to_vec();
+        let text = separator(key, &cells.key(0)).to_vec();
         (text, std::mem::replace(leaf, CellBlock::one(key, value)), true)
     } else {
         let middle = if is_large { at } else { cells.middle() };
-        let text = separator(cells.key(middle - 1), cells.key(middle)).to_vec();
+        let text = separator(&cells.key(middle - 1), &cells.key(middle)).to_vec();
         let (first, second) = leaf.split(middle);
         *leaf = first;
         (text, second, false)
@@ -383,7 +386,7 @@ fn put_in_leaf<R>(
 /// Whether the key of a cell begins as another does.
 #[inline]
 fn is_of_kind(cells: Cells<'_>, at: usize, key: &[u8]) -> bool {
-    cells.key(at).first() == key.first()
+    cells.first_byte(at) == key.first().copied()
 }
 
 impl Inner {
@@ -524,10 +527,9 @@ impl Inner {
         };
         match (first, second) {
             (Node::Leaf(first), Node::Leaf(second)) => {
-                if first.used_bytes() + second.used_bytes() > JOINED_BYTES_MAX {
+                let Some(joined) = first.joined(second, JOINED_BYTES_MAX) else {
                     return false;
-                }
-                let joined = first.joined(second);
+                };
                 *heap_bytes = *heap_bytes + joined.heap_bytes() - first.heap_bytes();
                 *first = joined;
                 self.counts[at] += self.counts[at + 1];
@@ -539,8 +541,9 @@ impl Inner {
                 let (first, second) = (Arc::make_mut(first), Arc::make_mut(second));
                 let before = first.heap_bytes();
                 let seam = first.children.len();
-                first.separators.insert(seam - 1, separator, b"", UNBOUNDED);
-                first.separators = first.separators.joined(&second.separators);
+                first.separators.insert(seam - 1, &separator, b"", UNBOUNDED);
+                let separators = first.separators.joined(&second.separators, UNBOUNDED);
+                first.separators = separators.expect("there is no bound");
                 first.counts.append(&mut second.counts);
                 first.children.append(&mut second.children);
                 *heap_bytes = *heap_bytes + first.heap_bytes() - before;

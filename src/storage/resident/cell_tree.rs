@@ -14,7 +14,7 @@
 //! changes while one is there, one leaf and what lies above it at a time. Without one nothing is copied. The
 //! counts of who shares a node are atomic (`Arc`), because a shard is opened on another thread than it runs on.
 
-use super::cell_block::CellBlock;
+use super::cell_block::{Cell, CellBlock};
 use super::cell_node::{Edges, Inner, Node, Put, full_leaves, level_above};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -257,7 +257,7 @@ impl CellTree {
                 Node::Inner(inner) => node = &inner.children[inner.child_for(key)],
                 Node::Leaf(leaf) => {
                     let cells = leaf.cells();
-                    return Some(cells.cell(cells.search(key).ok()?).1);
+                    return Some(cells.value(cells.search(key).ok()?));
                 }
             }
         }
@@ -282,18 +282,18 @@ impl CellTree {
     }
 
     /// The entry before which there are `rank` others.
-    pub fn nth(&self, rank: usize) -> Option<Entry<'_>> {
+    pub fn nth(&self, rank: usize) -> Option<Cell<'_>> {
         let (cells, before) = self.leaf_at(rank)?;
         Some(cells.cell(rank - before))
     }
 
     /// The entry with the least key.
-    pub fn first(&self) -> Option<Entry<'_>> {
+    pub fn first(&self) -> Option<Cell<'_>> {
         self.nth(0)
     }
 
     /// The entry with the greatest key.
-    pub fn last(&self) -> Option<Entry<'_>> {
+    pub fn last(&self) -> Option<Cell<'_>> {
         self.nth(self.len().checked_sub(1)?)
     }
 }
@@ -349,8 +349,10 @@ mod tests {
                 checks::check(leaf);
                 let cells = leaf.cells();
                 assert!(!cells.is_empty(), "no leaf is empty");
-                assert!(leaf.used_bytes() <= BLOCK_BYTES_MAX || cells.len() == 1);
-                assert!(from.is_none_or(|from| from <= cells.key(0)) && to.is_none_or(|to| cells.last_key() < to));
+                let heads = 4 * cells.len();
+                assert!(leaf.used_bytes() <= BLOCK_BYTES_MAX + heads || cells.len() == 1);
+                assert!(from.is_none_or(|from| *from <= *cells.key(0)));
+                assert!(to.is_none_or(|to| *cells.last_key() < *to));
                 return (cells.len(), leaf.heap_bytes(), 0);
             }
             Node::Inner(inner) => inner,
@@ -362,9 +364,10 @@ mod tests {
         assert_eq!((inner.counts.len(), separators.len()), (count, count - 1));
         let (mut entries, mut bytes, mut heights) = (0, node.heap_bytes(), Vec::new());
         for (at, child) in inner.children.iter().enumerate() {
-            let low = if at == 0 { from } else { Some(separators.key(at - 1)) };
-            let high = if at + 1 == count { to } else { Some(separators.key(at)) };
-            let (child_entries, child_bytes, height) = check_node(child, (low, high), false);
+            let low = at.checked_sub(1).map(|before| separators.key(before));
+            let high = (at + 1 < count).then(|| separators.key(at));
+            let range = (low.as_deref().or(from), high.as_deref().or(to));
+            let (child_entries, child_bytes, height) = check_node(child, range, false);
             assert_eq!(child_entries, inner.counts[at]);
             entries += child_entries;
             bytes += child_bytes;
@@ -422,6 +425,11 @@ mod tests {
         SameHeads,
         /// Three entries to a leaf, so that nodes are above nodes.
         Tall,
+        /// Numbers, mostly without gaps, at the least and the greatest that there are and around the places where a
+        /// byte changes; some keys of other lengths.
+        Numbers,
+        /// As long as one another, most with much in common; some longer.
+        Even,
     }
 
     impl Shape {
@@ -452,6 +460,23 @@ mod tests {
                     key
                 }
                 Shape::Tall => random.random::<u16>().to_be_bytes().to_vec(),
+                Shape::Numbers => {
+                    let base = [0, (1 << 24) - 150, (1 << 32) - 150, u64::MAX - 299][random.random_range(0..4)];
+                    let number: u64 = base + random.random_range(0..300);
+                    match random.random_range(0..400) {
+                        0 => number.to_be_bytes()[4..].to_vec(),
+                        1 => [&number.to_be_bytes()[..], b"a"].concat(),
+                        _ => number.to_be_bytes().to_vec(),
+                    }
+                }
+                Shape::Even => {
+                    let number = random.random_range(0..3_000);
+                    match random.random_range(0..400) {
+                        0 => vec![b'f'; 33 + number % 3],
+                        1 => format!("g:{number:03}").into_bytes(),
+                        _ => format!("field of an entity:{number:08}").into_bytes(),
+                    }
+                }
                 Shape::SameHeads => match random.random_range(0..20) {
                     0 => vec![random.random_range(0..255)],
                     _ => format!("the same beginning {:05}", random.random_range(0..4_000)).into_bytes(),
@@ -463,6 +488,8 @@ mod tests {
             let length = match self {
                 Shape::Tall => random.random_range(1_200..1_330),
                 Shape::Scores => 0,
+                Shape::Numbers => random.random_range(0..2) * 20,
+                Shape::Even => random.random_range(0..12),
                 Shape::Prefixes => random.random_range(0..40),
                 Shape::SameHeads => random.random_range(0..3) * 10,
                 Shape::Large => match random.random_range(0..40) {
@@ -596,8 +623,13 @@ mod tests {
             assert_eq!(tree.rank(key), model.range(..key.to_vec()).count());
             let first = model.first_key_value().map(|(key, value)| (&key[..], &value[..]));
             let last = model.last_key_value().map(|(key, value)| (&key[..], &value[..]));
-            assert_eq!((tree.first(), tree.last()), (first, last));
-            assert_eq!(tree.nth(model.len()), None);
+            let entry = |cell: Option<Cell<'_>>| cell.map(|(key, value)| (key.to_vec(), value.to_vec()));
+            let of_model = |entry: Option<(&[u8], &[u8])>| entry.map(|(key, value)| (key.to_vec(), value.to_vec()));
+            assert_eq!(
+                (entry(tree.first()), entry(tree.last())),
+                (of_model(first), of_model(last))
+            );
+            assert!(tree.nth(model.len()).is_none());
         }
 
         fn walk(&mut self, (from, to): &Ends) {
@@ -675,7 +707,15 @@ mod tests {
 
     #[test]
     fn random_operations_do_what_they_do_to_a_map() {
-        for shape in [Shape::Prefixes, Shape::Scores, Shape::Large, Shape::SameHeads] {
+        let shapes = [
+            Shape::Prefixes,
+            Shape::Scores,
+            Shape::Large,
+            Shape::SameHeads,
+            Shape::Numbers,
+            Shape::Even,
+        ];
+        for shape in shapes {
             run(shape, 0, (6_000, 50), seed());
         }
     }
@@ -722,6 +762,42 @@ mod tests {
             leaves += 1;
         });
         assert!(used * 100 > leaves * BLOCK_BYTES_MAX * 96, "{used} of {leaves} leaves");
+    }
+
+    #[test]
+    fn numbers_without_gaps_take_no_room_and_may_go_from_the_midst() {
+        for (value, bytes_max) in [(&b""[..], 4), (&[7; 50], 54)] {
+            let (mut tree, mut model) = (CellTree::new(), Model::new());
+            let key = |number: u64| (number << 40 | number).to_be_bytes();
+            for number in (0..60_000_u64).map(|number| number + (1 << 23)) {
+                tree.insert(&number.to_be_bytes(), value);
+                model.insert(number.to_be_bytes().to_vec(), value.to_vec());
+            }
+            assert!(tree.bytes() <= bytes_max * tree.len(), "{} bytes", tree.bytes());
+            // Of each leaf some go, in ones and in ranges; then others come, also such as are no neighbours.
+            for number in (0..60_000_u64).step_by(100).map(|number| number + (1 << 23)) {
+                assert_eq!(
+                    tree.remove(&number.to_be_bytes()),
+                    model.remove(&number.to_be_bytes()[..])
+                );
+            }
+            check(&tree);
+            let ends = ((1_u64 << 23) + 30_000, (1_u64 << 23) + 30_700);
+            tree.remove_up_to(
+                (Some(&ends.0.to_be_bytes()), Some(&ends.1.to_be_bytes())),
+                10_000,
+                |_, _| {},
+            );
+            model.retain(|key, _| !(ends.0.to_be_bytes().to_vec()..ends.1.to_be_bytes().to_vec()).contains(key));
+            check(&tree);
+            for number in (0..60_000_u64).step_by(70) {
+                for key in [key(number), (number + (1 << 23)).to_be_bytes()] {
+                    assert_eq!(tree.insert(&key, value), model.insert(key.to_vec(), value.to_vec()));
+                }
+            }
+            check(&tree);
+            assert_same(&tree, &model);
+        }
     }
 
     #[test]
@@ -849,7 +925,7 @@ mod tests {
 
     #[test]
     fn a_tree_is_dropped_in_steps_and_takes_nothing_then() {
-        let keys: Vec<[u8; 4]> = (0..20_000_u32).map(u32::to_be_bytes).collect();
+        let keys: Vec<[u8; 4]> = (0..40_000_u32).map(u32::to_be_bytes).collect();
         let mut tree = CellTree::from_sorted(keys.iter().map(|key| (&key[..], &b"value"[..])));
         let (mut steps, mut len) = (1, tree.len());
         while tree.drop_some(3) {
@@ -859,7 +935,7 @@ mod tests {
             steps += 1;
         }
         assert!(steps > 20, "{steps} steps");
-        assert_eq!((tree.len(), tree.bytes(), tree.first()), (0, 0, None));
+        assert_eq!((tree.len(), tree.bytes(), tree.first().is_none()), (0, 0, true));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Reading ranges of a [`super::cell_tree`], leaf by leaf.
 
-use super::cell_block::Cells;
+use super::cell_block::{Cell, Cells};
 use super::cell_node::{Inner, Node};
-use super::cell_tree::{CellTree, Entry, KeyRange};
+use super::cell_tree::{CellTree, KeyRange};
 use crate::storage::database::Direction;
 use crate::storage::look_ahead::Aim;
 use std::ops::ControlFlow;
@@ -247,7 +247,7 @@ impl<'a> Stretch<'a> {
     }
 
     #[inline]
-    fn next(&mut self, direction: Direction) -> Option<Entry<'a>> {
+    fn next(&mut self, direction: Direction) -> Option<Cell<'a>> {
         if self.from >= self.to {
             return None;
         }
@@ -293,7 +293,7 @@ impl<'a> Walk<'a, '_> {
     fn next(&mut self) -> Option<Stretch<'a>> {
         let (inner, at) = self.next?;
         let separator = inner.separators.cells().key(at);
-        let leaf = self.tree.leaf_for(separator, self.direction == Direction::Backward)?;
+        let leaf = self.tree.leaf_for(&separator, self.direction == Direction::Backward)?;
         let begin = match self.direction {
             Direction::Forward => 0,
             Direction::Backward => leaf.cells.len(),
@@ -309,7 +309,7 @@ impl Leaf<'_> {
     fn ends_before(&self, key: &[u8]) -> bool {
         self.fences
             .1
-            .is_some_and(|(inner, at)| inner.separators.cells().key(at) <= key)
+            .is_some_and(|(inner, at)| inner.separators.cells().key(at)[..] <= *key)
     }
 
     /// Whether no key is known to be less than `key`, by the separator before the leaf.
@@ -317,15 +317,15 @@ impl Leaf<'_> {
     fn begins_with_or_behind(&self, key: &[u8]) -> bool {
         self.fences
             .0
-            .is_some_and(|(inner, at)| inner.separators.cells().key(at) >= key)
+            .is_some_and(|(inner, at)| inner.separators.cells().key(at)[..] >= *key)
     }
 }
 
 impl<'a> Iterator for Entries<'a, '_> {
-    type Item = Entry<'a>;
+    type Item = Cell<'a>;
 
     #[inline]
-    fn next(&mut self) -> Option<Entry<'a>> {
+    fn next(&mut self) -> Option<Cell<'a>> {
         loop {
             if let Some(entry) = self.stretch.next(self.walk.direction) {
                 return Some(entry);

@@ -523,6 +523,17 @@ impl Residents {
         }
     }
 
+    /// Changes how many bytes there may be; makes some room, if there are more, and more of it for each cell that comes
+    /// in.
+    #[inline]
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        let is_vain = self.vain_at == Some(self.clean_to) && self.dropped.is_empty();
+        if self.bounded_bytes() > bytes_max && !is_vain {
+            self.make_room();
+        }
+    }
+
     /// How many collections are in memory.
     pub fn len(&self) -> usize {
         self.by_owner.len()
@@ -551,11 +562,6 @@ impl Residents {
         let mut bytes = self.bytes.by_kind;
         bytes[Type::COUNT] += self.dropped_bytes + self.held_bytes;
         bytes
-    }
-
-    /// The bytes above the bound: what is pinned, since all else goes.
-    pub fn bytes_above_bound(&self) -> usize {
-        self.bytes().saturating_sub(self.bytes_max)
     }
 
     /// By the version, which hardly any two owners have in common.
