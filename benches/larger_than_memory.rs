@@ -10,7 +10,7 @@
 //! Bytes that the server read from the device, per command, say how cold reads were: few mean that the cache had them.
 //! Without the permission to make a control group it says so and does nothing.
 //!
-//! Options after `--`: `cache=256` (MiB, what the setting below is given), `multiple=4` (data by cache), `seconds=5`
+//! Options after `--`: `memory=256` (MiB, the setting `memory-size`), `multiple=4` (data by memory), `seconds=5`
 //! of each load, `overwrite-seconds=30` (1200 for the 20 minutes of the engine's targets), `connections=50`, and
 //! `durability`, `shards`, `executors`, `flags`, `directory` as in comparison.
 
@@ -29,7 +29,7 @@ use std::thread;
 use std::time::Duration;
 
 const OPTIONS: &[&str] = &[
-    "cache",
+    "memory",
     "multiple",
     "seconds",
     "overwrite-seconds",
@@ -38,14 +38,13 @@ const OPTIONS: &[&str] = &[
 ];
 
 /// The setting that says how much memory the server may use for data.
-const CACHE_SETTING: &str = "--value-cache-size";
+const MEMORY_SETTING: &str = "--memory-size";
 
-/// Memory beside it that has a setting of its own, as a share of it.
-const BLOCK_CACHE_SETTING: &str = "--block-cache-size";
-const BLOCK_CACHE_DIVISOR: u64 = 4;
+/// The group may have as much again as a share of that, for the page cache of the server's files.
+const PAGE_CACHE_DIVISOR: u64 = 4;
 
-/// What the server may have beyond both: its program, memtables, buffers, and the page cache of its files.
-const OVERHEAD_BYTES: u64 = 192 * MIB;
+/// What even a server without memory for data has: its program, buffers, and what waits to be written.
+const MEMORY_BYTES_MIN: u64 = 192 * MIB;
 
 /// Bytes of a string and of a hash's field, of digits at random.
 const STRING_BYTES: usize = 252;
@@ -73,7 +72,7 @@ enum Family {
 /// What is measured how.
 struct Plan {
     is_test: bool,
-    cache_bytes: u64,
+    memory_bytes: u64,
     data_bytes: u64,
     duration: Duration,
     overwrite_duration: Duration,
@@ -96,7 +95,7 @@ fn main() {
         return;
     }
     let plan = Plan::read(&options);
-    let memory_max = plan.cache_bytes + plan.cache_bytes / BLOCK_CACHE_DIVISOR + OVERHEAD_BYTES;
+    let memory_max = (plan.memory_bytes + plan.memory_bytes / PAGE_CACHE_DIVISOR).max(MEMORY_BYTES_MIN);
     let group = match ControlGroup::new(memory_max) {
         Ok(group) => group,
         Err(error) => {
@@ -105,15 +104,14 @@ fn main() {
         }
     };
     let mut setup = Setup::read(&options, options.value("durability", Durability::Interval));
-    setup.flag(CACHE_SETTING, plan.cache_bytes);
-    setup.flag(BLOCK_CACHE_SETTING, plan.cache_bytes / BLOCK_CACHE_DIVISOR);
+    setup.flag(MEMORY_SETTING, plan.memory_bytes);
     setup.control_group = Some(group.clone());
     let files = servers::directory(&options);
     machine::print_heading(&options, &[Kind::Corelane], std::slice::from_ref(&setup), files.path());
     println!(
-        "{} MiB of data, cache of {} MiB, {} MiB of memory for the server and its page cache\n",
+        "{} MiB of data, memory-size of {} MiB, {} MiB for the server and its page cache\n",
         plan.data_bytes / MIB,
-        plan.cache_bytes / MIB,
+        plan.memory_bytes / MIB,
         memory_max / MIB
     );
     let device = Device::prepare(files.path(), plan.data_bytes);
@@ -142,15 +140,15 @@ fn main() {
 impl Plan {
     fn read(options: &Options) -> Plan {
         let is_test = options.is_test;
-        let cache_bytes = options.value("cache", if is_test { 1 } else { 256 }) * MIB;
+        let memory_bytes = options.value("memory", if is_test { 1 } else { 256 }) * MIB;
         let seconds = |name, default| {
             let default = if is_test { 0.1 } else { default };
             Duration::from_secs_f64(options.value(name, default))
         };
         Plan {
             is_test,
-            cache_bytes,
-            data_bytes: cache_bytes * options.value("multiple", 4),
+            memory_bytes,
+            data_bytes: memory_bytes * options.value("multiple", 4),
             duration: seconds("seconds", 5.0),
             overwrite_duration: seconds("overwrite-seconds", 30.0),
             connections: options.value("connections", 50),

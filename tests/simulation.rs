@@ -724,7 +724,7 @@ impl Simulation {
                 .choose(random)
                 .expect("there are durabilities"),
         };
-        let cache = ["auto", "0", "20kb"].choose(random).expect("there are sizes");
+        let cache = ["auto", "0", "160kb"].choose(random).expect("there are sizes");
         let batch_size = ["1", "7", "512"].choose(random).expect("there are sizes");
         let log_faults = *LOG_FAULTS.choose(random).expect("there are faults");
         let points = match log_faults == SEALED_SOON && random.random() {
@@ -754,7 +754,7 @@ impl Simulation {
         let cpu = allowed_cpus()[0];
         // One executor has all shards, so that the commands of a pipeline run in their order.
         let flags = format!(
-            "--shards {} --network-cores {cpu} --storage-cores {cpu} --durability {durability} --value-cache-size \
+            "--shards {} --network-cores {cpu} --storage-cores {cpu} --durability {durability} --memory-size \
              {cache} --batch-size {batch_size}",
             self.shard_count
         );

@@ -22,8 +22,8 @@ const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
 /// The largest number of keys that are remembered for clients: more than fit any memory, so a larger number is a slip.
 const TRACKED_KEYS_MAX: u64 = 1_000_000_000_000;
 
-/// The largest cache size: more than any machine has, so a larger number is a slip.
-const CACHE_BYTES_MAX: u64 = 64 * 1024 * GIB;
+/// The largest size of memory: more than any machine has, so a larger number is a slip.
+const MEMORY_BYTES_MAX: u64 = 64 * 1024 * GIB;
 
 /// When a setting may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,21 +360,21 @@ settings! {
 
     // ---- Storage ----
 
-    /// The memory for hot values of all shards together, and as much again for whole collections; `auto` is a sixteenth
-    /// of the machine's memory.
-    value_cache_size: AutoOr<ByteSize> = "auto" {
-        name: "value-cache-size", range: Some(0..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
+    /// The memory for all data: what is hot, what waits to get into RocksDB, RocksDB's blocks, and what allocators and
+    /// the work on all that take besides; `auto` is 40 % of what the machine has, or the control group may have.
+    memory_size: AutoOr<ByteSize> = "auto" {
+        name: "memory-size", range: Some(0..=MEMORY_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }
 
-    /// The memory for RocksDB blocks of all shards together; `auto` is an eighth of the machine's memory.
+    /// The part of `memory-size` that is for RocksDB blocks of all shards together, at least 1mb; `auto` is an eighth.
     block_cache_size: AutoOr<ByteSize> = "auto" {
-        name: "block-cache-size", range: Some(0..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
+        name: "block-cache-size", range: Some(0..=MEMORY_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }
 
     /// How long the log of a storage executor may get before writes have to wait until more of it is in RocksDB, which
-    /// is also what a start after a crash reads; `auto` is 512mb.
+    /// is also what a start after a crash reads; `auto` is a quarter of `memory-size`, from 64mb to 512mb.
     log_size_max: AutoOr<ByteSize> = "auto" {
-        name: "log-size-max", range: Some(8 * MIB..=CACHE_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
+        name: "log-size-max", range: Some(8 * MIB..=MEMORY_BYTES_MAX), unit: "bytes", changes: Changes::AtStart,
     }
 
     /// The most RocksDB compactions at a time; `auto` is one for each background core, and at least 2.

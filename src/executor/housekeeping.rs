@@ -12,6 +12,7 @@ use crate::registry::server_state::HOUSEKEEPING_INTERVAL;
 use crate::scripts::interpreter;
 use crate::storage::executor_log::ExecutorLog;
 use crate::storage::expiry;
+use crate::storage::shard::Shard;
 use crate::storage::transaction_scope::Mode;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ const SEAL_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// What a segment has at least that is sealed for that: files of less are not worth their compactions.
 const SEALED_BYTES_MIN: u64 = 4 << 20;
+
+/// Memory is short when more than this part of it waits for RocksDB.
+const UNCLEAN_DIVISOR: usize = 4;
 
 /// Records that are worked off between two looks at the clock, and at the beginning of a turn: a tenth of a
 /// millisecond, or twice that where the table has no room. A turn after one that has written more works off more.
@@ -181,9 +185,10 @@ impl StorageExecutor {
         }
         self.log_care.deletes_keys |= self.shards.take_deletes_keys();
         let since_last_seal = self.log_care.last_seal.elapsed();
-        let records_max: usize = self.shards.list().iter().map(|shard| shard.records().bytes_max()).sum();
+        let memory_bytes: usize = self.shards.list().iter().map(Shard::memory_bytes).sum();
         // What RocksDB lacks leaves less room for what is hot.
-        let is_memory_short = self.shards.take_needs_clean() || self.shards.unclean_bytes() > records_max / 2;
+        let is_memory_short =
+            self.shards.take_needs_clean() || self.shards.unclean_bytes() > memory_bytes / UNCLEAN_DIVISOR;
         let is_memory_short = is_memory_short && since_last_seal >= SEAL_PAUSE_MIN;
         // Nothing comes then but what frees space.
         let is_disk_full = self.shards.is_disk_full();

@@ -3,6 +3,7 @@
 //! `stores` puts the storage executors together, `shard_opening` opens what they own, `executor_threads` runs them.
 
 mod executor_threads;
+mod memory_plan;
 mod shard_opening;
 mod stores;
 

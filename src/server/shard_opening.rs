@@ -96,10 +96,10 @@ pub(super) fn recover_logs(
 pub(super) fn open_shards(
     data_dir: &Path,
     databases: Databases,
-    value_cache_bytes: usize,
+    memory_bytes: usize,
 ) -> Result<Vec<Shard>, ServerError> {
     let opened = databases.into_iter().map(|(id, database)| {
-        Shard::open(id, database, value_cache_bytes).map_err(|error| ServerError::Shard {
+        Shard::open(id, database, memory_bytes).map_err(|error| ServerError::Shard {
             path: shard_path(data_dir, id.0),
             error,
         })

@@ -3,13 +3,14 @@
 
 use super::ServerError;
 use super::executor_threads::{RING_DEPTH, SpinPolicy, StorageSeat, repin_rocksdb_threads};
+use super::memory_plan::MemoryPlan;
 use super::shard_opening::{
     agree_on_database_map, finish_transactions, load_functions, open_databases, open_shards, recover_logs,
 };
 use crate::channel::message::Batch;
 use crate::channel::router::{Router, StorageId};
 use crate::command;
-use crate::config::{AutoOr, ByteSize, Settings, SharedSettings};
+use crate::config::{AutoOr, Settings, SharedSettings};
 use crate::executor::checkpointer::{self, Checkpointer};
 use crate::executor::disk_readers::DiskReaders;
 use crate::executor::disk_watch::{DiskWatch, Watched};
@@ -45,9 +46,6 @@ const DESCRIPTORS_RESERVED: usize = 256;
 /// Reports of a syncer or a checkpointer that its executor has not read; the thread waits when it is full.
 const REPORTS_MAX: usize = 1024;
 
-/// What `log-size-max` is by itself: some seconds of writing, and of reading it back at a start.
-const LOG_SIZE_MAX: u64 = 512 << 20;
-
 /// The storage executors and all that they need, ready to be started.
 pub(crate) struct Stores {
     pub(crate) topology: Topology,
@@ -73,6 +71,7 @@ pub(crate) struct Stores {
     pub(super) spin: SpinPolicy,
     pub(super) lock: DataDirLock,
     manifest: Manifest,
+    memory: MemoryPlan,
     /// Of earlier starts, until a log takes their files.
     old_logs: Vec<RecoveredLog>,
 }
@@ -166,13 +165,13 @@ impl Stores {
             ));
         }
         let router = router_of(&core_map, &manifest);
-        let shard_count = usize::from(manifest.shards);
-        let resources = open_resources(&current, &core_map)?;
-        let value_cache_bytes = auto_bytes(current.value_cache_size, 16) / shard_count;
+        let memory = MemoryPlan::of(&current, usize::from(manifest.shards));
+        tracing::info!(?memory, "the memory is shared out");
+        let resources = open_resources(&current, &core_map, memory.block_cache_bytes)?;
         let began = Instant::now();
         let databases = open_databases(data_dir, &manifest, new, &resources)?;
         let old_logs = recover_logs(data_dir, &manifest, &databases, current.load_damaged_log)?;
-        let mut shards = open_shards(data_dir, databases, value_cache_bytes)?;
+        let mut shards = open_shards(data_dir, databases, memory.shard_bytes)?;
         tracing::info!(
             shards = shards.len(),
             took_ms = began.elapsed().as_millis(),
@@ -202,6 +201,7 @@ impl Stores {
             router,
             clients: Arc::default(),
             resources,
+            memory,
             storage_metrics: Vec::new(),
             logs: Vec::new(),
             shard_metrics: (0..manifest.shards).map(|_| Arc::default()).collect(),
@@ -299,12 +299,9 @@ impl Stores {
         number: usize,
         shards: Vec<ShardId>,
     ) -> Result<ExecutorLog, ServerError> {
-        let size_max = match settings.log_size_max {
-            AutoOr::Auto => LOG_SIZE_MAX,
-            AutoOr::Is(size) => size.bytes(),
-        };
+        let bounds = self.memory.log_bounds(shards.len());
         let identity = self.manifest.log_identity(number as u32);
-        let log = ExecutorLog::create(&logs_path(&settings.data_dir), identity, size_max, shards)?;
+        let log = ExecutorLog::create(&logs_path(&settings.data_dir), identity, bounds, shards)?;
         self.old_logs.drain(..).for_each(|old| log.adopt(&old));
         Ok(log)
     }
@@ -378,21 +375,17 @@ fn router_of(core_map: &CoreMap, manifest: &Manifest) -> Router {
     Router::new(owners.collect())
 }
 
-/// A setting in bytes; `auto` is a share of the machine's memory.
-fn auto_bytes(size: AutoOr<ByteSize>, share: u64) -> usize {
-    match size {
-        AutoOr::Auto => (machine_memory_bytes() / share) as usize,
-        AutoOr::Is(size) => size.as_usize(),
-    }
-}
-
 /// What the shards' databases share.
-fn open_resources(current: &Settings, core_map: &CoreMap) -> Result<Arc<Resources>, ServerError> {
+fn open_resources(
+    current: &Settings,
+    core_map: &CoreMap,
+    block_cache_bytes: usize,
+) -> Result<Arc<Resources>, ServerError> {
     let background_jobs = match current.max_background_jobs {
         AutoOr::Auto => core_map.background.len().max(2),
         AutoOr::Is(jobs) => usize::from(jobs),
     };
-    let resources = Resources::new(auto_bytes(current.block_cache_size, 8), background_jobs);
+    let resources = Resources::new(block_cache_bytes, background_jobs);
     Ok(Arc::new(resources.map_err(ServerError::Resources)?))
 }
 
@@ -413,21 +406,4 @@ pub fn core_map_overrides(settings: &Settings) -> Result<CoreMapOverrides, Topol
         }
     }
     Ok(overrides)
-}
-
-/// Memory that the process may use: the machine's, or its control group's limit if that is lower.
-fn machine_memory_bytes() -> u64 {
-    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    });
-    let limits = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ];
-    let limit = limits
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    // Without /proc, as little as a small machine has.
-    total.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
 }

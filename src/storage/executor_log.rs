@@ -32,15 +32,22 @@ const RESERVE_SEGMENTS: usize = 4;
 /// A disk with less room than this has none for segments that may be needed later: it is soon taken for full.
 const SPARES_FREE_BYTES_MIN: u64 = 8 * preflight::FREE_BYTES_MIN;
 
-/// What a small record takes in memory for each byte that it takes in the log.
-const RECORD_BYTES_PER_LOG_BYTE: u64 = 4;
-
 /// The most bytes of log that are ingested at once: the thread that does it has them in memory, and as much again of
 /// what it knows of them.
 const WINDOW_BYTES_MAX: u64 = 256 << 20;
 
 /// Lengths of segment files are multiples of this.
 const SEGMENT_LEN_STEP: u32 = 1 << 20;
+
+/// How much a log and what it pins may take.
+#[derive(Clone, Copy, Debug)]
+pub struct LogBounds {
+    /// The log is full when so many bytes of it are not ingested, or full segments and those that were sealed before
+    /// take so much of the disk.
+    pub size_max: u64,
+    /// The most bytes in memory that wait for the checkpointer.
+    pub unclean_bytes_max: usize,
+}
 
 /// The executor's end of its log.
 pub struct ExecutorLog {
@@ -50,22 +57,26 @@ pub struct ExecutorLog {
     shared: Arc<LogProgress>,
     /// Bytes of frames in the segment that is open.
     open_bytes: u64,
+    unclean_bytes_max: usize,
     /// The segment that is open has frames that were written on a full disk.
     frees_space: bool,
 }
 
 impl ExecutorLog {
-    /// Begins the log of a new generation in its own folder below `logs`, for these shards. It is full when `size_max`
-    /// bytes of it are not ingested, or full segments and those that were sealed before take so much of the disk.
+    /// Begins the log of a new generation in its own folder below `logs`, for these shards.
     ///
     /// # Errors
     /// The folder cannot be created, or has segments.
     pub fn create(
         logs: &Path,
         identity: LogIdentity,
-        size_max: u64,
+        bounds: LogBounds,
         shards: Vec<ShardId>,
     ) -> Result<ExecutorLog, LogCreateError> {
+        let LogBounds {
+            size_max,
+            unclean_bytes_max,
+        } = bounds;
         let options = LogOptions::default();
         let longest = u64::from(options.segment_len_max).min(size_max / SEGMENTS_MIN) as u32;
         let options = LogOptions {
@@ -97,6 +108,7 @@ impl ExecutorLog {
             buffer: FrameBuffer::new(),
             shared,
             open_bytes: 0,
+            unclean_bytes_max,
             frees_space: false,
         })
     }
@@ -193,10 +205,9 @@ impl ExecutorLog {
         self.open_bytes >= bytes_min.max(1) && (is_disk_full || self.shared.sealed_bytes() == 0)
     }
 
-    /// The most bytes of records that wait in memory for the checkpointer: much more than their operations in the log,
-    /// and bounded by that bound.
-    pub fn unclean_records_max(&self) -> usize {
-        usize::try_from(self.shared.size_max.saturating_mul(RECORD_BYTES_PER_LOG_BYTE)).unwrap_or(usize::MAX)
+    /// The most bytes in memory that wait for the checkpointer.
+    pub fn unclean_bytes_max(&self) -> usize {
+        self.unclean_bytes_max
     }
 
     /// Bytes of the log that are not ingested: what a start after a crash would have to read.

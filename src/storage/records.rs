@@ -39,6 +39,9 @@ const UNDO_BYTES_KEPT_MAX: usize = 1 << 20;
 /// all of it is passed by for each key.
 const STEPS_PER_RECORD: usize = 16;
 
+/// The same for a change of how much the table may hold, which comes with each turn.
+const STEPS_PER_CHANGE: usize = 64;
+
 /// The most entries: clean ones leave when there are more, and the others are bounded by the log far below the numbers
 /// that are left.
 const ENTRIES_MAX: usize = 1 << 31;
@@ -837,9 +840,12 @@ impl Records {
         free
     }
 
-    /// The most bytes of clean records.
-    pub fn bytes_max(&self) -> usize {
-        self.bytes_max
+    /// Changes how many bytes of clean records there may be; makes some room, if there are more, and more of it for
+    /// each record that comes in.
+    #[inline]
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max.min(ENTRIES_MAX * ENTRY_BYTES);
+        self.make_room(STEPS_PER_CHANGE);
     }
 
     /// Bytes of keys, values and entries.

@@ -8,7 +8,7 @@
 use super::cell_writes::CellWrites;
 use super::checkpointing::{self, Databases};
 use super::database::{Column, Database, DatabaseError, Resources};
-use super::executor_log::{ExecutorLog, Window};
+use super::executor_log::{ExecutorLog, LogBounds, Window};
 use super::log::{LogIdentity, segment_path, segments_in};
 use super::operations::{self, ALL_DATABASES, Change, MemberOperations};
 use super::recovery::{Recovered, RecoveryError, recover};
@@ -26,7 +26,10 @@ use std::process::Command;
 const SHARDS: u16 = 3;
 
 /// The shortest segments and windows that there are.
-const SIZE_MAX: u64 = 8 << 20;
+const BOUNDS: LogBounds = LogBounds {
+    size_max: 8 << 20,
+    unclean_bytes_max: 32 << 20,
+};
 
 /// Frames of each executor in a round, if nothing kills the writer.
 const FRAMES: u64 = 60;
@@ -245,7 +248,7 @@ fn writer() {
         let log = ExecutorLog::create(
             &folder.join("log"),
             identity(generation, number),
-            SIZE_MAX,
+            BOUNDS,
             shards.clone(),
         );
         logs.push((log.expect("a log"), shards));
@@ -424,7 +427,7 @@ fn what_a_start_has_ingested_before_it_fails_is_not_read_again() {
     let (_resources, databases) = open(folder);
     let shards = executors(1).remove(0);
     let key = |frame: u64| [&[1, 0, 0, 0xff, 0xff, 0xff, 0xff][..], &frame.to_be_bytes()].concat();
-    let mut log = ExecutorLog::create(&folder.join("log"), identity(1, 0), SIZE_MAX, shards.clone()).expect("a log");
+    let mut log = ExecutorLog::create(&folder.join("log"), identity(1, 0), BOUNDS, shards.clone()).expect("a log");
     for frame in 1..=FRAMES {
         operations::begin_shard(log.buffer(), shards[0]);
         operations::put(log.buffer(), Column::Meta, &key(frame), &[7; 50_000]);

@@ -57,6 +57,9 @@ const DELETED_LOOKED_AT_MAX: u64 = 256;
 /// Of longer records the stored form is made where it stays: to copy it twice costs more than an allocation.
 const IN_PLACE_BYTES_MAX: usize = 4096;
 
+/// Records always leave this part of the memory to collections, and they to records.
+const SHARE_DIVISOR_MAX: usize = 8;
+
 /// Slots whose keys one cursor reads: where many keys were deleted, to find the first of a range takes long.
 const SLOTS_PER_CURSOR: usize = 512;
 
@@ -284,6 +287,8 @@ pub struct Shard {
     joined: Vec<u8>,
     /// The names at which walks have stopped.
     pub scan_positions: ScanPositions,
+    /// What records and collections are to take.
+    memory_bytes: usize,
     /// A marker of a dead version was staged for the reclaimer.
     has_new_marker: bool,
     /// The first and the last segment with such a marker of which the reclaimer was not told: it is when RocksDB has
@@ -373,15 +378,22 @@ enum Found {
     Absent,
 }
 
+/// What one of records and collections may take of the memory for both, where the other takes `others` bytes.
+#[inline]
+fn share_beside(memory_bytes: usize, others: usize) -> usize {
+    memory_bytes - others.clamp(memory_bytes / SHARE_DIVISOR_MAX, memory_bytes / 2)
+}
+
 impl Shard {
-    /// Takes over an open database; reads its counts and database map.
+    /// Takes over an open database; reads its counts and database map. Records and collections are to take
+    /// `memory_bytes` at the most, but for what waits for RocksDB.
     ///
     /// # Errors
     /// The database cannot be read, or what it says of the whole shard is damaged.
-    pub fn open(id: ShardId, database: Arc<Database>, value_cache_bytes: usize) -> Result<Shard, DatabaseError> {
+    pub fn open(id: ShardId, database: Arc<Database>, memory_bytes: usize) -> Result<Shard, DatabaseError> {
         let counts_stored = stored_counts(&database)?;
         let (counts, is_empty) = checked_counts(id, &database, counts_stored)?;
-        let mut records = Records::new(value_cache_bytes);
+        let mut records = Records::new(share_beside(memory_bytes, 0));
         if is_empty {
             records.set_complete();
         }
@@ -397,8 +409,8 @@ impl Shard {
             id,
             database,
             records,
-            // As much again as the hot records have.
-            residents: Residents::new(value_cache_bytes),
+            residents: Residents::new(share_beside(memory_bytes, 0)),
+            memory_bytes,
             member_operations: MemberOperations::default(),
             deletes_keys: false,
             operations_kept: 0,
@@ -486,11 +498,40 @@ impl Shard {
     pub fn begin_turn(&mut self, epoch: u64) {
         assert!(epoch > self.epoch, "epochs only grow");
         self.epoch = epoch;
+        self.share_memory();
         self.residents.begin_turn();
         self.loads_left = LOADS_PER_COMMAND;
         if self.joined.capacity() > RECORD_BYTES_KEPT_MAX {
             self.joined = Vec::new();
         }
+    }
+
+    /// Records may have what collections leave, and they what records leave, but each a half of it, and never all. What
+    /// is above a share does not go because it waits for RocksDB, and takes the room of what may go on the other side.
+    #[inline]
+    fn share_memory(&mut self) {
+        let (records, collections) = (self.records.bytes(), self.residents.bytes());
+        let for_records = share_beside(self.memory_bytes, collections);
+        let for_collections = share_beside(self.memory_bytes, records);
+        let least = self.memory_bytes / SHARE_DIVISOR_MAX;
+        let without = |share: usize, taken: usize| share.saturating_sub(taken).max(least);
+        let taken = collections.saturating_sub(for_collections);
+        self.records.set_bytes_max(without(for_records, taken));
+        let taken = records.saturating_sub(for_records);
+        self.residents.set_bytes_max(without(for_collections, taken));
+    }
+
+    /// Bytes in memory that RocksDB does not have yet: of records, and of collections what is above all that those
+    /// leave, since nothing else stays for long.
+    pub fn unclean_bytes(&self) -> usize {
+        let of_records = self.records.unclean_bytes();
+        let of_collections = self.residents.bytes();
+        of_records + of_collections.saturating_sub(share_beside(self.memory_bytes, of_records))
+    }
+
+    /// What records and collections are to take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     /// The epoch of the turn being run, or of the last one.

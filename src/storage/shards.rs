@@ -515,7 +515,7 @@ pub enum Logged {
         /// The epoch of the frame before.
         before: u64,
     },
-    /// The log is full: they wait for the next turn.
+    /// The log is full, or memory is, of what waits for it: they wait for the next turn.
     Stalled,
     /// They were taken back, and the shards have stopped taking writes.
     TakenBack(TakenBack),
@@ -582,7 +582,9 @@ impl Shards {
         };
         // Then nothing is staged but what frees space: without it neither the log nor memory may ever be less full.
         let is_disk_full = are_read_only(&self.list);
-        if !is_disk_full && (log.is_full() || unclean_bytes > log.unclean_records_max()) {
+        // What is staged is among it, and waits for nothing but this: memory has no less when all else is in RocksDB.
+        let is_memory_full = unclean_bytes > log.unclean_bytes_max() && log.unclean_bytes() > 0;
+        if !is_disk_full && (log.is_full() || is_memory_full) {
             // The checkpointer must get all there is.
             log.seal();
             self.list.iter_mut().for_each(Shard::stall);
@@ -670,8 +672,7 @@ impl Shards {
 
     /// Bytes in memory that RocksDB does not have yet.
     pub fn unclean_bytes(&self) -> usize {
-        let of_shard = |shard: &Shard| shard.records().unclean_bytes() + shard.residents().bytes_above_bound();
-        self.list.iter().map(of_shard).sum()
+        self.list.iter().map(Shard::unclean_bytes).sum()
     }
 
     /// There is little room left on the disk of the shard at `shard_index` (`true`) or enough again.

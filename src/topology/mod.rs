@@ -18,6 +18,7 @@ mod cpu_set;
 mod describe;
 mod overrides;
 mod sysfs;
+mod usable_memory;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +32,7 @@ pub use core_map::{CoreMap, ExecutorPlacement, RoleReasons};
 pub use cpu_set::{CPU_COUNT_MAX, CpuId, CpuSet, NODE_COUNT_MAX, NodeId};
 pub use describe::{cores_command, describe, describe_json};
 pub use overrides::{CoreMapOverrides, Role};
+pub use usable_memory::usable_memory_bytes;
 
 /// Why no topology or core map could be made; each is one sentence for the operator.
 #[derive(Debug, thiserror::Error)]

@@ -342,12 +342,11 @@ fn check_disk(shard: &Shard, fields: &Fields) {
 #[test]
 fn hashes_agree_with_a_model_while_their_fields_expire() {
     let seed = seed("hashes_agree_with_a_model_while_their_fields_expire");
-    for value_cache_bytes in [0, 1 << 20] {
+    for memory_bytes in [0, 1 << 20] {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = tempfile::tempdir().expect("a temporary directory can be made");
         with_database(folder.path(), true, |database| {
-            let shard =
-                Shard::open(ShardId(0), database.clone(), value_cache_bytes).expect("an empty shard can be opened");
+            let shard = Shard::open(ShardId(0), database.clone(), memory_bytes).expect("an empty shard can be opened");
             let mut bench = Bench {
                 shards: Shards::new(vec![shard], 1),
                 now_ms: START_MS,

@@ -84,8 +84,8 @@ fn random_names_are_those_that_are_there_whatever_comes_and_goes() {
     let seed =
         std::env::var("CORELANE_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().expect("a seed"));
     println!("again with CORELANE_SEED={seed}");
-    for cache in ["0", "100kb", "64mb"] {
-        let flags = ["--shards", "1", "--value-cache-size", cache];
+    for size in ["0", "800kb", "256mb"] {
+        let flags = ["--shards", "1", "--memory-size", size];
         let mut server = Server::builder().flags(&flags).start();
         let mut world = World {
             client: server.connect(),
@@ -115,8 +115,8 @@ fn random_names_are_those_that_are_there_whatever_comes_and_goes() {
 
 #[test]
 fn names_are_drawn_uniformly_in_memory_and_by_the_counted_tree() {
-    for cache in ["0", "64mb"] {
-        let flags = ["--shards", "1", "--value-cache-size", cache];
+    for size in ["0", "256mb"] {
+        let flags = ["--shards", "1", "--memory-size", size];
         let server = Server::builder().flags(&flags).start();
         let mut client = server.connect();
         let names: Vec<String> = (0..1000).map(|number| number.to_string()).collect();

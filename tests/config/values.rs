@@ -98,7 +98,7 @@ fn auto_is_a_word_of_its_own() {
     assert_eq!(AutoOr::Auto.unwrap_or_else(|| 7), 7);
     assert_eq!(AutoOr::Is(3).unwrap_or_else(|| 7), 3);
     assert_eq!(
-        assigned("value-cache-size", "64mb").unwrap().value_cache_size,
+        assigned("memory-size", "64mb").unwrap().memory_size,
         AutoOr::Is(ByteSize(64 << 20))
     );
 }

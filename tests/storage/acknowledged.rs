@@ -184,7 +184,7 @@ fn a_power_loss_takes_nothing_acknowledged_under_always() {
     for shape in ["--shards 1".to_owned(), four_shards_on_two_executors()] {
         // Without a table of hot records every GET goes to RocksDB, which does not know what is synced.
         for cache in ["auto", "0"] {
-            let flags = format!("{shape} --durability always --value-cache-size {cache}");
+            let flags = format!("{shape} --durability always --memory-size {cache}");
             // A slow disk, so that there is always something that is not synced.
             let faults = "record-unsynced-log=1,delay-sync-ms=4";
             let mut cut = 0;

@@ -17,10 +17,10 @@ use crate::harness::process::wait_for;
 use crate::harness::value::Value;
 
 /// Opens an empty shard in a folder of its own.
-fn with_shard(value_cache_bytes: usize, work: impl FnOnce(&mut Shard)) {
+fn with_shard(memory_bytes: usize, work: impl FnOnce(&mut Shard)) {
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
     with_database(folder.path(), true, |database| {
-        let shard = Shard::open(ShardId(0), database.clone(), value_cache_bytes);
+        let shard = Shard::open(ShardId(0), database.clone(), memory_bytes);
         work(&mut shard.expect("an empty shard can be opened"));
     });
 }
@@ -44,9 +44,9 @@ fn now_ms() -> u64 {
 #[test]
 fn index_and_counts_are_exact_after_any_commands_failed_ones_too() {
     let seed = seed("index_and_counts_are_exact_after_any_commands_failed_ones_too");
-    for value_cache_bytes in [0, 2_000, 1 << 20] {
+    for memory_bytes in [0, 2_000, 1 << 20] {
         let mut random = StdRng::seed_from_u64(seed);
-        with_shard(value_cache_bytes, |shard| {
+        with_shard(memory_bytes, |shard| {
             let mut turn = 1;
             shard.begin_turn(turn);
             for _ in 0..4_000 {

@@ -310,7 +310,7 @@ fn full_disk() -> Option<FullDisk> {
     let (disk, address) = (folder.path().display().to_string(), free_address());
     let script = format!(
         "mount -t tmpfs -o size={}m tmpfs {disk} && fallocate -l {BALLAST_MIB}m {disk}/ballast && \
-         exec {} --bind {} --port {} --data-dir {disk}/data --shards 1 --value-cache-size 0",
+         exec {} --bind {} --port {} --data-dir {disk}/data --shards 1 --memory-size 0",
         BALLAST_MIB + FREE_MIB,
         env!("CARGO_BIN_EXE_corelane"),
         address.ip(),

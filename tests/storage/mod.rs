@@ -20,6 +20,7 @@ mod expiry;
 #[cfg(feature = "fault-injection")]
 mod failures;
 mod longest_turns;
+mod memory_size;
 mod packed;
 mod resident_members;
 #[cfg(feature = "fault-injection")]
