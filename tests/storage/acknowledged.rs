@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::contents;
 use super::{Node, four_shards_on_two_executors, seed};
 use crate::harness::client::Client;
 use crate::harness::progress::Progress;
@@ -152,6 +153,7 @@ fn crash_rounds(
             .unwrap_or(0)
             .max(now_highest);
         node.kill_9();
+        contents::check(&node.data_directory());
     }
     assert!(acknowledged > 0, "no client was served before the crash");
     (wrong, pages_cut)
@@ -168,12 +170,16 @@ fn keep_some_of_what_is_not_synced(random: &mut StdRng, contents: usize) -> usiz
 #[test]
 fn a_killed_process_loses_nothing_acknowledged() {
     let seed = seed("a_killed_process_loses_nothing_acknowledged");
+    // More by hand: 200 take a few minutes.
+    let given = std::env::var("CORELANE_CRASH_ROUNDS").ok();
+    let rounds = given.map_or(4, |rounds| rounds.parse().expect("a number of rounds"));
     for (shape, durability) in [
         ("--shards 1".to_owned(), "interval"),
         (four_shards_on_two_executors(), "none"),
+        (four_shards_on_two_executors(), "always"),
     ] {
         let flags = format!("{shape} --durability {durability}");
-        let (wrong, _) = crash_rounds((&flags, ""), 4, seed, None);
+        let (wrong, _) = crash_rounds((&flags, ""), rounds, seed, None);
         assert!(wrong.is_empty(), "{flags}: {}", wrong.join("\n"));
     }
 }
