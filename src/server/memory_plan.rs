@@ -19,13 +19,13 @@ const SERVER_BYTES: u64 = 128 << 20;
 
 /// What is counted as data, in hundredths of what it may take: allocators round up and keep holes, and tables of hashes
 /// have free places.
-const COUNTED_PERCENT: u64 = 70;
+const COUNTED_PERCENT: u64 = 65;
 
 /// What small sizes leave for data at the least.
 const DATA_DIVISOR_MAX: u64 = 8;
 
-/// The part of the data that may wait for RocksDB, in hundredths: the rest is room for what is hot.
-const UNCLEAN_PERCENT: usize = 75;
+/// The part of the data that may wait for RocksDB beside the half that collections may have: all may be what waits.
+const UNCLEAN_DIVISOR: usize = 2;
 
 /// As much may wait in any case, since otherwise nothing could be written.
 const UNCLEAN_BYTES_MIN: usize = 32 << 20;
@@ -68,7 +68,7 @@ impl MemoryPlan {
     pub(super) fn log_bounds(self, shard_count: usize) -> LogBounds {
         LogBounds {
             size_max: self.log_bytes,
-            unclean_bytes_max: (self.shard_bytes * shard_count / 100 * UNCLEAN_PERCENT).max(UNCLEAN_BYTES_MIN),
+            unclean_bytes_max: (self.shard_bytes * shard_count / UNCLEAN_DIVISOR).max(UNCLEAN_BYTES_MIN),
         }
     }
 }

@@ -521,12 +521,10 @@ impl Shard {
         self.residents.set_bytes_max(without(for_collections, taken));
     }
 
-    /// Bytes in memory that RocksDB does not have yet: of records, and of collections what is above all that those
-    /// leave, since nothing else stays for long.
+    /// Bytes in memory that RocksDB does not have yet: of records, and of collections what is above the half that they
+    /// may have in any case. If that waits for nothing it goes soon, where others need the room.
     pub fn unclean_bytes(&self) -> usize {
-        let of_records = self.records.unclean_bytes();
-        let of_collections = self.residents.bytes();
-        of_records + of_collections.saturating_sub(share_beside(self.memory_bytes, of_records))
+        self.records.unclean_bytes() + self.residents.bytes().saturating_sub(self.memory_bytes / 2)
     }
 
     /// What records and collections are to take in memory.
