@@ -150,8 +150,19 @@ fn server_time_ms(client: &mut Client) -> u64 {
     number(0) * 1000 + number(1) / 1000
 }
 
-/// Which of `commands` hold an executor for longer than anything may, and for how long.
+/// Which of `commands`, which may be run again, hold an executor for longer than anything may, and for how long. A
+/// machine that stops for a moment does so once; a command that holds an executor does it each time.
 fn held_by(client: &mut Client, commands: &[&str]) -> Vec<(String, u64)> {
+    let mut held = held_once(client, commands);
+    if !held.is_empty() {
+        println!("again, since this took long: {held:?}");
+        let again = held_once(client, commands);
+        held.retain(|(command, _)| again.iter().any(|(other, _)| other == command));
+    }
+    held
+}
+
+fn held_once(client: &mut Client, commands: &[&str]) -> Vec<(String, u64)> {
     let mut held = Vec::new();
     for command in commands {
         let (turn, step) = longest(client, command, |client| {
