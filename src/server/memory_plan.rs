@@ -101,6 +101,16 @@ mod tests {
     }
 
     #[test]
+    fn blocks_have_no_more_than_there_is() {
+        let settings = Settings {
+            memory_size: AutoOr::Is(ByteSize(1 << 30)),
+            block_cache_size: AutoOr::Is(ByteSize(1 << 40)),
+            ..Settings::default()
+        };
+        assert_eq!(MemoryPlan::of(&settings, 1).block_cache_bytes, 1 << 30);
+    }
+
+    #[test]
     fn a_size_of_nothing_leaves_room_for_what_waits() {
         let plan = plan(0, 2);
         assert_eq!(

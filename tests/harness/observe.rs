@@ -41,8 +41,17 @@ pub(crate) fn executors_sum(client: &mut Client, figure: &str) -> u64 {
 
 /// The memory of a process that is resident, in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    bytes_of_status(pid, "VmRSS:")
+}
+
+/// The most that has been resident at a time.
+pub(crate) fn most_resident_bytes(pid: u32) -> u64 {
+    bytes_of_status(pid, "VmHWM:")
+}
+
+fn bytes_of_status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.expect("the kernel says how much memory is resident") * 1024
 }

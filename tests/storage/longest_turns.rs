@@ -1,6 +1,7 @@
 //! How long anything holds a storage executor: the longest turn, and the longest step beside turns, of commands on
 //! large collections and on many keys, as INFO has them.
 
+use super::run_all;
 use crate::harness::client::Client;
 use crate::harness::observe::executors_sum;
 use crate::harness::process::wait_for;
@@ -14,7 +15,7 @@ const MEMBERS: usize = 200_000;
 const BITMAP_BYTES: usize = 64 << 20;
 const BIT_FILL: usize = 64 << 10;
 
-/// Members of one command, and commands that are sent before their answers are read.
+/// Members of one command.
 const AT_ONCE: usize = 500;
 
 /// What nothing may take on a busy machine, with a server that is not optimised much. On a machine of its own it is
@@ -31,20 +32,6 @@ fn longest(client: &mut Client, name: &str, run: impl FnOnce(&mut Client)) -> (u
     );
     println!("{name}: longest turn {} us, longest step {} us", longest.0, longest.1);
     longest
-}
-
-/// Sends many commands and reads their answers.
-fn run_all(client: &mut Client, commands: impl Iterator<Item = Vec<String>>) {
-    let commands: Vec<_> = commands.collect();
-    for some in commands.chunks(AT_ONCE) {
-        for command in some {
-            client.send(command).expect("the server reads");
-        }
-        for _ in some {
-            let reply = client.read().expect("the server answers").render();
-            assert!(!reply.starts_with("(error)"), "{reply}");
-        }
-    }
 }
 
 fn words(command: &str) -> Vec<String> {

@@ -226,6 +226,25 @@ impl Node {
     }
 }
 
+/// Commands that are sent before their answers are read.
+const SENT_AT_ONCE: usize = 500;
+
+/// Sends many commands and reads their answers, of which none may be an error.
+fn run_all(client: &mut Client, commands: impl Iterator<Item = Vec<String>>) {
+    let mut commands = commands.peekable();
+    while commands.peek().is_some() {
+        let mut sent = 0;
+        for command in commands.by_ref().take(SENT_AT_ONCE) {
+            client.send(&command).expect("the server reads");
+            sent += 1;
+        }
+        for _ in 0..sent {
+            let reply = client.read().expect("the server answers").render();
+            assert!(!reply.starts_with("(error)"), "{reply}");
+        }
+    }
+}
+
 /// A fault that lasts as long as a file exists (`NAME=while:PATH`).
 #[derive(Clone)]
 pub(crate) struct Switch {
