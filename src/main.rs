@@ -2,6 +2,7 @@
 
 use clap::ArgMatches;
 use corelane::config::{self, LogLevel, Settings};
+use corelane::observe::allocator;
 use corelane::{preflight, ring, server, topology};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -20,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Before any thread and any ring (see both functions).
     ring::register_membarrier();
+    allocator::give_back_soon();
     let matches = command().get_matches();
     let outcome = match matches.subcommand() {
         Some(("cores", matches)) => cores(matches),

@@ -15,7 +15,7 @@ const BLOCK_CACHE_BYTES_MIN: u64 = 1 << 20;
 
 /// What a server takes in any case: its program, threads, rings, buffers, and what a checkpoint and compactions have in
 /// hand.
-const SERVER_BYTES: u64 = 128 << 20;
+const SERVER_BYTES: u64 = 144 << 20;
 
 /// What is counted as data, in hundredths of what it may take: allocators round up and keep holes, and tables of hashes
 /// have free places.

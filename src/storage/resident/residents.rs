@@ -65,6 +65,12 @@ const STEPS_PER_CELL_MAX: usize = 64;
 const STEPS_AMONG_USED_MAX: usize = 256;
 const GIVEN_BACK_PER_CELL_BYTES: usize = 2 * DROPPED_AT_ONCE_BYTES;
 
+/// What is this part of the bound above it is not waited for: collections are demoted.
+const EXCESS_PART: usize = 4;
+
+/// Collections that wait at a time to be dropped, because all were written all the time.
+const DEMOTED_MAX: usize = 256;
+
 /// Versions of new collections that were given out in a turn and of which nothing was written yet.
 const NEWBORN_MAX: usize = 64;
 
@@ -256,7 +262,7 @@ pub(super) struct Resident {
     is_used: bool,
     /// Its members are nowhere else, as far as RocksDB has not got them from the log.
     is_authority: bool,
-    /// It was the authority, grew too large, and is dropped as soon as RocksDB has what it has.
+    /// It was the authority, grew too large or has to make room, and is dropped as soon as RocksDB has what it has.
     is_demoted: bool,
     /// It was written since the last frame, and the changes can be taken back.
     is_staged: bool,
@@ -456,7 +462,7 @@ pub struct Residents {
     undo: UndoList,
     /// Collections that were written since the last frame, and can be taken back.
     staged: Vec<OwnerId>,
-    /// Collections that grew too large while they were pinned.
+    /// Collections that grew too large, or had to make room, while they were pinned.
     demoted: Vec<OwnerId>,
     sweep: Option<Sweep>,
     /// The segment of the last frame.
@@ -779,6 +785,10 @@ impl Residents {
     /// A turn begins: gives back some of what was dropped.
     pub fn begin_turn(&mut self) {
         self.newborn.clear();
+        if !self.demoted.is_empty() {
+            // Those that are written with every turn have nothing staged now only.
+            self.drop_demoted();
+        }
         if !self.dropped.is_empty() {
             self.give_back(GIVEN_BACK_PER_TURN_BYTES);
         }
@@ -967,9 +977,13 @@ impl Residents {
         }
     }
 
-    /// All that the clock came by is used or pinned, and who grows is pinned, too: others go, though they are used.
+    /// All that the clock came by is used or pinned, and who grows is pinned, too: others go, though they are used. If
+    /// all are pinned again after RocksDB has got what they had, because all are written all the time, or there is much
+    /// too much of them, some are demoted.
     fn make_room_among_used(&mut self) {
-        let mut is_vain = true;
+        let (mut is_vain, was_vain) = (true, self.vain_at.is_some());
+        let is_much = self.bounded_bytes() - self.bytes_max > self.bytes_max / EXCESS_PART;
+        let mut going_bytes = self.demoted_bytes();
         for _ in 0..STEPS_AMONG_USED_MAX {
             if self.bounded_bytes() <= self.bytes_max {
                 return;
@@ -980,11 +994,38 @@ impl Residents {
                     self.evict(self.hand);
                     is_vain = false;
                 }
+                Some(_) if (was_vain || is_much) && self.bounded_bytes() - self.bytes_max > going_bytes => {
+                    going_bytes += self.demote_for_others(self.hand);
+                    self.hand += 1;
+                }
                 _ => self.hand += 1,
             }
         }
         self.needs_clean = true;
         self.vain_at = is_vain.then_some(self.clean_to);
+    }
+
+    /// What goes as soon as RocksDB has it.
+    fn demoted_bytes(&mut self) -> usize {
+        let demoted = std::mem::take(&mut self.demoted);
+        let bytes_of = |owner: &OwnerId| self.find_id(*owner).map_or(0, |index| self.list[index].bytes);
+        let bytes = demoted.iter().map(bytes_of).sum();
+        self.demoted = demoted;
+        bytes
+    }
+
+    /// Demotes a collection if it is not small beside others, so that few make the room. Returns its bytes, or 0.
+    fn demote_for_others(&mut self, index: usize) -> usize {
+        let resident = &self.list[index];
+        let (bytes, version) = (resident.bytes, resident.owner.version);
+        let is_small = bytes < self.bytes.all / self.list.len();
+        if is_small || self.demoted.len() >= DEMOTED_MAX || !self.demote(index) {
+            return 0;
+        }
+        // Where more is written than fits, a load would only displace others.
+        let hash = self.hash_of_version(version);
+        self.remember(hash, UNFINISHED);
+        bytes
     }
 
     /// Counts the bytes of a collection again, and returns them.
@@ -1321,14 +1362,22 @@ impl Residents {
     /// lacks: drops what stayed only for that, in a bounded step.
     pub fn work_off(&mut self, clean_to: u32) {
         self.clean_to = clean_to;
-        for owner in std::mem::take(&mut self.demoted) {
-            match self.find_id(owner) {
-                Some(index) if self.list[index].is_pinned(clean_to) => self.demoted.push(owner),
-                Some(index) => self.drop_at(index),
-                None => {}
-            }
-        }
+        self.drop_demoted();
         self.sweep();
+    }
+
+    /// Drops what was demoted and has nothing that is nowhere else.
+    fn drop_demoted(&mut self) {
+        let mut demoted = std::mem::take(&mut self.demoted);
+        demoted.retain(|owner| match self.find_id(*owner) {
+            Some(index) if self.list[index].is_pinned(self.clean_to) => true,
+            Some(index) => {
+                self.drop_at(index);
+                false
+            }
+            None => false,
+        });
+        self.demoted = demoted;
     }
 
     /// Whether there is more for [`Residents::work_off`] to do.
@@ -2151,6 +2200,33 @@ mod tests {
             residents.work_off(segment - 6);
             assert_eq!(residents.has(&owner(1)), segment < 11, "{segment}");
         }
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound_when_all_collections_are_written_with_every_turn() {
+        const BYTES_MAX: usize = 4 << 20;
+        const OWNERS: u64 = 100;
+        let mut residents = Residents::new(BYTES_MAX);
+        let mut most = 0;
+        for number in 0..400_u32 {
+            residents.begin_turn();
+            for version in 1..=OWNERS {
+                if number == 0 {
+                    residents.born(version, Type::Set);
+                }
+                let cell = (Column::Data, &number.to_be_bytes()[..], Some(&[0; 1000][..]));
+                residents.write(&owner(version), cell, 1, true);
+                residents.staged();
+                residents.keep_command();
+            }
+            // As writes wait for room: RocksDB gets all that is logged, while what is to be logged next is staged.
+            residents.work_off(number);
+            residents.logged(number + 1);
+            most = most.max(residents.bytes());
+        }
+        assert!(most > BYTES_MAX && most < BYTES_MAX * 7 / 4, "{most} bytes");
+        residents.begin_turn();
+        assert!(residents.bytes() <= BYTES_MAX * 5 / 4, "{} bytes", residents.bytes());
     }
 
     #[test]
