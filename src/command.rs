@@ -171,6 +171,10 @@ pub enum Place {
     Member(usize),
     /// The members from the index on that the argument at this position is.
     Index(usize),
+    /// Of a string, the byte at the offset that the argument at this position is.
+    Byte(usize),
+    /// The same with an offset in bits.
+    Bit(usize),
 }
 
 /// Which argument of a command names another database, beside the selected one, in which the command uses its keys.

@@ -115,7 +115,7 @@ const ROWS: &[Row] = &[
     command("get",              2, READ_FAST,       Keys::at(1),          Shard(strings::get),               ("string", "1.0.0", "Returns the string value of a key.")),
     command("getdel",           2, or(WRITE_FAST, COUNTS_LOOK_UPS),    Keys::at(1),          Shard(strings::getdel),            ("string", "6.2.0", "Returns the string value of a key after deleting the key.")),
     command("getex",           -2, or(WRITE_FAST, COUNTS_LOOK_UPS),    Keys::at(1),          Shard(strings::getex),             ("string", "6.2.0", "Returns the string value of a key after setting its expiration time.")),
-    command("getrange",         4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "2.4.0", "Returns a substring of the string stored at a key.")),
+    command("getrange",         4, READ,            Keys::using(Place::Byte(2)), Shard(strings::getrange),          ("string", "2.4.0", "Returns a substring of the string stored at a key.")),
     command("getset",           3, or(WRITE_OOM_FAST, COUNTS_LOOK_UPS),  Keys::at(1),          Shard(strings::getset),            ("string", "1.0.0", "Returns the previous string value of a key after setting it to a new value.")),
     command("incr",             2, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incr),              ("string", "1.0.0", "Increments the integer value of a key by one. Uses 0 as initial value if the key doesn't exist.")),
     command("incrby",           3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::incrby),            ("string", "1.0.0", "Increments the integer value of a key by a number. Uses 0 as initial value if the key doesn't exist.")),
@@ -128,9 +128,9 @@ const ROWS: &[Row] = &[
     command("set",             -3, WRITE_OOM,       Keys::at(1),          Shard(strings::set),               ("string", "1.0.0", "Sets the string value of a key, ignoring its type. The key is created if it doesn't exist.")),
     command("setex",            4, WRITE_OOM,       Keys::at(1),          Shard(strings::setex),             ("string", "2.0.0", "Sets the string value and expiration time of a key. Creates the key if it doesn't exist.")),
     command("setnx",            3, WRITE_OOM_FAST,  Keys::at(1),          Shard(strings::setnx),             ("string", "1.0.0", "Set the string value of a key only when the key doesn't exist.")),
-    command("setrange",         4, WRITE_OOM,       Keys::at(1),          Shard(strings::setrange),          ("string", "2.2.0", "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.")),
+    command("setrange",         4, WRITE_OOM,       Keys::using(Place::Byte(2)), Shard(strings::setrange),          ("string", "2.2.0", "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.")),
     command("strlen",           2, READ_FAST,       Keys::at(1),          Shard(strings::strlen),            ("string", "2.2.0", "Returns the length of a string value.")),
-    command("substr",           4, READ,            Keys::at(1),          Shard(strings::getrange),          ("string", "1.0.0", "Returns a substring from a string value.")),
+    command("substr",           4, READ,            Keys::using(Place::Byte(2)), Shard(strings::getrange),          ("string", "1.0.0", "Returns a substring from a string value.")),
 
     // Hashes.
     command("hdel",          -3, WRITE_FAST,      Keys::using(Place::Member(2)), Shard(hashes::hdel),               ("hash", "2.0.0", "Deletes one or more fields and their values from a hash. Deletes the hash if no fields remain.")),
@@ -277,8 +277,8 @@ const ROWS: &[Row] = &[
     command("bitfield_ro",     -2, READ_FAST,       Keys::at(1),          Shard(bits::bitfield_ro),          ("bitmap", "6.0.0", "Performs arbitrary read-only bitfield integer operations on strings.")),
     command("bitop",           -4, WRITE_OOM,       Keys::range(2, -1, 1), Transaction(bits::bitop),         ("bitmap", "2.6.0", "Performs bitwise operations on multiple strings, and stores the result.")),
     command("bitpos",          -3, READ,            Keys::at(1),          Shard(bits::bitpos),               ("bitmap", "2.8.7", "Finds the first set (1) or clear (0) bit in a string.")),
-    command("getbit",           3, READ_FAST,       Keys::at(1),          Shard(bits::getbit),               ("bitmap", "2.2.0", "Returns a bit value by offset.")),
-    command("setbit",           4, WRITE_OOM,       Keys::at(1),          Shard(bits::setbit),               ("bitmap", "2.2.0", "Sets or clears the bit at offset of the string value. Creates the key if it doesn't exist.")),
+    command("getbit",           3, READ_FAST,       Keys::using(Place::Bit(2)), Shard(bits::getbit),               ("bitmap", "2.2.0", "Returns a bit value by offset.")),
+    command("setbit",           4, WRITE_OOM,       Keys::using(Place::Bit(2)), Shard(bits::setbit),               ("bitmap", "2.2.0", "Sets or clears the bit at offset of the string value. Creates the key if it doesn't exist.")),
 
     // HyperLogLogs.
     command("pfadd",           -2, WRITE_OOM_FAST,  Keys::at(1),          Shard(hyperloglog::pfadd),         ("hyperloglog", "2.8.9", "Adds elements to a HyperLogLog key. Creates the key if it doesn't exist.")),

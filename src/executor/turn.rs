@@ -15,6 +15,7 @@ use crate::command::Place;
 use crate::config::Durability;
 use crate::faults::{self, Bug};
 use crate::number::parse_integer;
+use crate::protocol::Arguments;
 use crate::storage::look_ahead::{Aim, LOOKED_AHEAD_MAX};
 use crate::storage::shards::Logged;
 use std::cell::RefCell;
@@ -94,6 +95,22 @@ async fn next_batch(
         Ok(None)
     };
     futures_lite::future::or(arrives, pause).await
+}
+
+/// What of a key's collection is used at this place.
+fn aim_at(place: Place, arguments: Arguments<'_>) -> Aim<'_> {
+    let argument = |at: usize| (at < arguments.len()).then(|| arguments.get(at));
+    let number = |at: usize| usize::try_from(argument(at).and_then(parse_integer)?).ok();
+    let aim = match place {
+        Place::Unknown => None,
+        Place::First => Some(Aim::First),
+        Place::Last => Some(Aim::Last),
+        Place::Member(at) => argument(at).map(Aim::Member),
+        Place::Index(at) => number(at).map(Aim::Rank),
+        Place::Byte(at) => number(at).map(Aim::Byte),
+        Place::Bit(at) => number(at).map(|bit| Aim::Byte(bit / 8)),
+    };
+    aim.unwrap_or(Aim::Unknown)
 }
 
 impl StorageExecutor {
@@ -255,19 +272,7 @@ impl StorageExecutor {
             self.shards.look_ahead(requests.iter().filter_map(|request| {
                 let keys = request.command.keys;
                 let arguments = batch.arguments(request);
-                let argument = |at: usize| (at < arguments.len()).then(|| arguments.get(at));
-                let aim = match keys.place {
-                    Place::Unknown => Aim::Unknown,
-                    Place::First => Aim::First,
-                    Place::Last => Aim::Last,
-                    Place::Member(at) => argument(at).map_or(Aim::Unknown, Aim::Member),
-                    Place::Index(at) => {
-                        let index = argument(at).and_then(parse_integer);
-                        index
-                            .and_then(|index| usize::try_from(index).ok())
-                            .map_or(Aim::Unknown, Aim::Rank)
-                    }
-                };
+                let aim = aim_at(keys.place, arguments);
                 (keys.first > 0 && keys.first < arguments.len())
                     .then(|| (request.caller.database, arguments.get(keys.first), aim))
             }));

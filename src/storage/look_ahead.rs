@@ -5,9 +5,11 @@
 //! them for all keys before any does the next, which the processor overlaps. (Redis 8 and Valkey 8 do so for commands
 //! that came together.) Nothing is changed, and what is touched in vain does no harm.
 
+use super::encoding::STRING_CHUNK_LEN;
 use super::records::EntryIndex;
 use super::resident::cell_walk::Descent;
 use super::shards::Shards;
+use crate::slots::Slot;
 use smallvec::SmallVec;
 use std::hint::black_box;
 
@@ -30,11 +32,16 @@ pub enum Aim<'k> {
     Member(&'k [u8]),
     /// Those before which there are so many others, of a sorted set by score.
     Rank(usize),
+    /// The byte at this offset of a string.
+    Byte(usize),
 }
 
 /// A key that will be used, as far as it was followed.
 #[derive(Clone, Copy)]
 struct Ahead<'k> {
+    database: u8,
+    slot: Slot,
+    key: &'k [u8],
     shard: usize,
     hash: u64,
     aim: Aim<'k>,
@@ -42,6 +49,16 @@ struct Ahead<'k> {
     entry: Option<EntryIndex>,
     /// Where its collection is in memory, perhaps.
     resident: Option<u32>,
+    /// The version of a string that lies in chunks, of which a byte will be used.
+    string: Option<u64>,
+}
+
+/// A chunk of a string, as far as it was followed.
+struct ChunkAhead {
+    shard: usize,
+    hash: u64,
+    at: usize,
+    entry: Option<EntryIndex>,
 }
 
 impl Shards {
@@ -54,11 +71,15 @@ impl Shards {
             if let Ok(shard) = self.index_of(slot) {
                 let hash = self.list[shard].hash_ahead(database, slot, key);
                 ahead.push(Ahead {
+                    database,
+                    slot,
+                    key,
                     shard,
                     hash,
                     aim,
                     entry: None,
                     resident: None,
+                    string: None,
                 });
             }
         }
@@ -76,8 +97,12 @@ impl Shards {
             let shard = &self.list[key.shard];
             let (bytes, version) = shard.records().touch_record(entry);
             touched ^= bytes;
-            key.resident = version.and_then(|version| shard.residents().candidate(version));
+            match key.aim {
+                Aim::Byte(_) => key.string = version,
+                _ => key.resident = version.and_then(|version| shard.residents().candidate(version)),
+            }
         }
+        touched ^= self.look_ahead_at_chunks(&ahead);
         let mut descents = SmallVec::<[Descent<'_>; 2 * LOOKED_AHEAD_MAX]>::new();
         for key in &ahead {
             let Some(resident) = key.resident else { continue };
@@ -91,5 +116,34 @@ impl Shards {
             }
         }
         black_box(touched);
+    }
+
+    /// The same for the bytes of strings that lie in chunks.
+    fn look_ahead_at_chunks(&mut self, ahead: &[Ahead<'_>]) -> u64 {
+        let mut chunks = SmallVec::<[ChunkAhead; LOOKED_AHEAD_MAX]>::new();
+        for key in ahead {
+            if let (Aim::Byte(byte), Some(version)) = (key.aim, key.string) {
+                let shard = &mut self.list[key.shard];
+                let number = (byte / STRING_CHUNK_LEN) as u32;
+                chunks.push(ChunkAhead {
+                    shard: key.shard,
+                    hash: shard.chunk_hash_ahead((key.database, key.slot, key.key), version, number),
+                    at: byte % STRING_CHUNK_LEN,
+                    entry: None,
+                });
+            }
+        }
+        for chunk in &mut chunks {
+            chunk.entry = self.list[chunk.shard].records().candidate(chunk.hash);
+        }
+        let found = || {
+            chunks
+                .iter()
+                .filter_map(|chunk| Some((self.list[chunk.shard].records(), chunk, chunk.entry?)))
+        };
+        let entries = found().fold(0, |all, (records, _, entry)| all ^ records.touch_entry(entry));
+        found().fold(entries, |all, (records, chunk, entry)| {
+            all ^ records.touch_byte(entry, chunk.at)
+        })
     }
 }

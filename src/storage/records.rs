@@ -302,6 +302,14 @@ impl Records {
         (entry.touch_body(), entry.value().and_then(encoding::version_of))
     }
 
+    /// Reads something of what an entry points to, and the byte at an offset.
+    #[inline]
+    pub(super) fn touch_byte(&self, index: EntryIndex, at: usize) -> u64 {
+        let entry = &self.entries[index];
+        let byte = entry.value().and_then(|value| value.get(at));
+        entry.touch_body() ^ byte.copied().map_or(0, u64::from)
+    }
+
     /// The stored form of an entry's record; `None` if the key was deleted.
     #[inline]
     pub fn value(&self, index: EntryIndex) -> Option<&[u8]> {

@@ -573,6 +573,15 @@ impl Shard {
         hash_of(&self.hasher, Column::Meta, &self.key)
     }
 
+    /// The same for a chunk of a string.
+    pub(super) fn chunk_hash_ahead(&mut self, place: (u8, Slot, &[u8]), version: u64, number: u32) -> u64 {
+        let (database, slot, key) = place;
+        let physical = self.physical(database);
+        let member = encoding::chunk_member(number);
+        encoding::member_key_into(&mut self.key, (physical, slot), key, version, &member);
+        hash_of(&self.hasher, Column::Data, &self.key)
+    }
+
     /// Goes on with what [`Shard::begin_read`] has begun, after the look-up in the table of records: on disk if there
     /// was no `entry`, and with the chunks of a string.
     pub(super) fn read_further(

@@ -904,7 +904,7 @@ impl CellBlock {
         let at = match aim {
             _ if cells.is_empty() => return 0,
             Aim::Member(key) => return cells.search(key).map_or(0, |at| cells.value(at).len() as u64),
-            Aim::First | Aim::Unknown => 0,
+            Aim::First | Aim::Unknown | Aim::Byte(_) => 0,
             Aim::Last => cells.len() - 1,
             Aim::Rank(rank) => {
                 let from = rank.min(cells.len() - 1);

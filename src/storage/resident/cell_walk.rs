@@ -83,7 +83,7 @@ impl<'a> Descent<'a> {
                         (at, 0)
                     }
                     Aim::Last => (inner.children.len() - 1, inner.separators.touch_cells(self.aim)),
-                    Aim::First | Aim::Unknown => (0, inner.separators.touch_cells(self.aim)),
+                    Aim::First | Aim::Unknown | Aim::Byte(_) => (0, inner.separators.touch_cells(self.aim)),
                 };
                 self.node = Some(&inner.children[at]);
                 self.is_read = false;
