@@ -2,11 +2,12 @@
 //! some bytes of the cell only (a *patch*), those before it, too.
 
 use super::database::Column;
-use super::encoding::{DATABASE_COUNT, DEADLINE_LEN, database_range};
+use super::encoding::{self, DATABASE_COUNT, DEADLINE_LEN, database_range};
 use super::operations::{ALL_DATABASES, CellKey, Change};
 use hashbrown::HashTable;
 use std::cmp::Ordering;
 use std::hash::BuildHasher;
+use std::ops::Range;
 
 /// The columns of which a database is a range.
 const BY_DATABASE: [Column; 3] = [Column::Meta, Column::Data, Column::Score];
@@ -20,6 +21,8 @@ pub struct CellWrites {
     mentions: [Vec<Mention>; Column::COUNT],
     /// By column: those of members whose owner was named.
     member_mentions: [Vec<Mention>; Column::COUNT],
+    /// By column: [`CellWrites::sort`] has set what mentions are compared by.
+    is_sorted: [bool; Column::COUNT],
     owners: Owners,
     /// By physical database: where in `bytes` the mentions begin that came after it was emptied, if it was.
     emptied: [Option<usize>; DATABASE_COUNT],
@@ -33,15 +36,18 @@ pub struct CellWrites {
 /// A put, a delete or a patch.
 #[derive(Clone, Copy)]
 struct Mention {
-    /// The first bytes of the key, padded with zeros: most comparisons need no more, and no cache line of the key.
+    /// Of a column that is sorted, the first bytes by which the key differs from others, padded with zeros
+    /// ([`Common`]): most comparisons need no more, and no cache line of the key.
     prefix: u64,
     /// Where the key begins, and behind it the value: a later mention begins later.
     at: usize,
     key_len: u32,
     /// [`DELETED`]: there is none.
     value_len: u32,
-    /// The number of a member's owner; 0 if the key is whole.
+    /// The number of a member's owner, and its rank in a column that is sorted; 0 if the key is whole.
     owner: u32,
+    /// The prefix has all by which the key differs from others that are as long.
+    is_told_by_prefix: bool,
     kind: Kind,
 }
 
@@ -75,6 +81,8 @@ struct Owners {
     last: usize,
     /// By number: its place in the order of their bytes. Empty until [`Owners::rank`].
     ranks: Vec<u32>,
+    /// By rank: the number.
+    order: Vec<u32>,
 }
 
 impl Owners {
@@ -117,11 +125,42 @@ impl Owners {
         let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
         order.sort_unstable_by(|one, other| self.get(*one as usize).cmp(self.get(*other as usize)));
         self.ranks = vec![0; order.len()];
-        for (rank, number) in order.into_iter().enumerate() {
-            self.ranks[number as usize] = rank as u32;
+        for (rank, number) in order.iter().enumerate() {
+            self.ranks[*number as usize] = rank as u32;
         }
+        self.order = order;
+    }
+
+    fn at_rank(&self, rank: u32) -> &[u8] {
+        self.get(self.order[rank as usize] as usize)
     }
 }
+
+/// What all of some keys begin with; `None`: there are no keys yet.
+#[derive(Clone, Copy, Default)]
+struct Common<'b>(Option<&'b [u8]>);
+
+impl<'b> Common<'b> {
+    #[inline]
+    fn add(&mut self, key: &'b [u8]) {
+        match self.0 {
+            Some(bytes) if key.starts_with(bytes) => {}
+            Some(bytes) => {
+                let len = bytes.iter().zip(key).take_while(|(one, other)| one == other).count();
+                self.0 = Some(&bytes[..len]);
+            }
+            None => self.0 = Some(key),
+        }
+    }
+
+    #[inline]
+    fn len(self) -> usize {
+        self.0.map_or(0, <[u8]>::len)
+    }
+}
+
+/// The slot, by which most keys differ that are whole, lies in front of this.
+const HEAD_LEN: usize = encoding::PREFIX_LEN;
 
 impl CellWrites {
     /// Those of a window of a log of which nothing was brought into the database before, in part or with a shorter
@@ -206,8 +245,10 @@ impl CellWrites {
             let len = u32::try_from(len).ok().filter(|len| *len < DELETED);
             len.expect("a frame is shorter than 4 GiB")
         };
+        debug_assert!(!self.is_sorted[column as usize], "what is sorted is all");
         let mention = Mention {
-            prefix: prefix_of(key),
+            prefix: 0,
+            is_told_by_prefix: false,
             at,
             key_len: len(key.len()),
             value_len: value.map_or(DELETED, |[first, second]| len(first.len() + second.len())),
@@ -225,18 +266,50 @@ impl CellWrites {
 
     /// Brings the mentions of a column into the order of their keys, for [`CellWrites::each_cell`].
     pub fn sort(&mut self, column: Column) {
+        if std::mem::replace(&mut self.is_sorted[column as usize], true) {
+            return;
+        }
         self.owners.rank();
-        let (bytes, ranks) = (&self.bytes, &self.owners.ranks);
-        let by_key = |one: &Mention, other: &Mention| {
-            (one.prefix.cmp(&other.prefix))
-                .then_with(|| one.key_in(bytes).cmp(other.key_in(bytes)))
-                .then_with(|| one.at.cmp(&other.at))
-        };
+        self.tell_whole(column);
+        self.tell_members(column);
+        let bytes = &self.bytes;
+        let by_key = |one: &Mention, other: &Mention| one.compare_key(other, bytes).then_with(|| one.at.cmp(&other.at));
         self.mentions[column as usize].sort_unstable_by(by_key);
-        let rank = |mention: &Mention| ranks[mention.owner as usize];
         // No owner's bytes begin with another's, so that this is the order of the whole keys.
         self.member_mentions[column as usize]
-            .sort_unstable_by(|one, other| rank(one).cmp(&rank(other)).then_with(|| by_key(one, other)));
+            .sort_unstable_by(|one, other| one.owner.cmp(&other.owner).then_with(|| by_key(one, other)));
+    }
+
+    /// Finds out by which bytes the keys of a column differ that are whole.
+    fn tell_whole(&mut self, column: Column) {
+        let (mentions, bytes) = (&mut self.mentions[column as usize], &self.bytes);
+        let (mut heads, mut rests) = <(Common<'_>, Common<'_>)>::default();
+        for mention in mentions.iter() {
+            let key = mention.key_in(bytes);
+            let (head, rest) = key.split_at(key.len().min(HEAD_LEN));
+            heads.add(head);
+            rests.add(rest);
+        }
+        let (in_head, in_rest) = (heads.len()..HEAD_LEN, HEAD_LEN + rests.len());
+        mentions
+            .iter_mut()
+            .for_each(|mention| mention.tell(bytes, in_head.clone(), in_rest));
+    }
+
+    /// The same for members, among those of one owner, in whose place there is its rank from now on.
+    fn tell_members(&mut self, column: Column) {
+        let (mentions, bytes) = (&mut self.member_mentions[column as usize], &self.bytes);
+        if mentions.is_empty() {
+            return;
+        }
+        let mut common = vec![Common::default(); self.owners.ranks.len()];
+        for mention in mentions.iter_mut() {
+            mention.owner = self.owners.ranks[mention.owner as usize];
+            common[mention.owner as usize].add(mention.key_in(bytes));
+        }
+        mentions
+            .iter_mut()
+            .for_each(|mention| mention.tell(bytes, 0..0, common[mention.owner as usize].len()));
     }
 
     /// The ranges of a column that were emptied: from their first key to before their end. What
@@ -267,8 +340,9 @@ impl CellWrites {
         mut visit: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
         let bytes = &self.bytes;
+        assert!(self.is_sorted[column as usize], "cells come in the order of their keys");
         let is_same = |one: &Mention, other: &Mention| {
-            one.owner == other.owner && one.prefix == other.prefix && one.key_in(bytes) == other.key_in(bytes)
+            one.owner == other.owner && one.compare_key(other, bytes) == Ordering::Equal
         };
         let mut whole = self.mentions[column as usize].chunk_by(is_same).peekable();
         let mut members = self.member_mentions[column as usize].chunk_by(is_same).peekable();
@@ -364,7 +438,7 @@ impl CellWrites {
     }
 
     fn owner_of(&self, member: &Mention) -> &[u8] {
-        self.owners.get(member.owner as usize)
+        self.owners.at_rank(member.owner)
     }
 
     /// How a whole key and a member's compare.
@@ -390,6 +464,31 @@ impl CellWrites {
 }
 
 impl Mention {
+    /// The key begins to differ from others in `head`, or else from `begin` on.
+    #[inline]
+    fn tell(&mut self, bytes: &[u8], head: Range<usize>, begin: usize) {
+        let key = self.key_in(bytes);
+        let (mut prefix, mut len) = ([0; 8], 0);
+        for part in [key.get(head.start..head.end.min(key.len())), key.get(begin..)] {
+            let part = part.unwrap_or_default();
+            let taken = part.len().min(prefix.len() - len);
+            prefix[len..len + taken].copy_from_slice(&part[..taken]);
+            len += taken;
+            self.is_told_by_prefix = taken == part.len();
+        }
+        self.prefix = u64::from_be_bytes(prefix);
+    }
+
+    /// How the keys of two mentions compare, of one column that is sorted, and of one owner.
+    #[inline]
+    fn compare_key(&self, other: &Mention, bytes: &[u8]) -> Ordering {
+        (self.prefix.cmp(&other.prefix)).then_with(|| match self.is_told_by_prefix && other.is_told_by_prefix {
+            // One that ends before others that go on with zeros comes first.
+            true => self.key_len.cmp(&other.key_len),
+            false => self.key_in(bytes).cmp(other.key_in(bytes)),
+        })
+    }
+
     fn key_in<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[self.at..self.at + self.key_len as usize]
     }
@@ -398,14 +497,6 @@ impl Mention {
         let begin = self.at + self.key_len as usize;
         (self.value_len != DELETED).then(|| &bytes[begin..begin + self.value_len as usize])
     }
-}
-
-/// The first eight bytes of a key as a number that is ordered like them.
-fn prefix_of(key: &[u8]) -> u64 {
-    let mut prefix = [0; 8];
-    let len = key.len().min(prefix.len());
-    prefix[..len].copy_from_slice(&key[..len]);
-    u64::from_be_bytes(prefix)
 }
 
 #[cfg(test)]
@@ -418,9 +509,27 @@ mod tests {
 
     type Cells = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+    /// What most keys of a test have in common: they are of the first databases, and what comes behind that is this.
+    struct Alike {
+        databases: u8,
+        then: Vec<u8>,
+    }
+
+    impl Alike {
+        fn random(random: &mut StdRng) -> Alike {
+            Alike {
+                databases: [1, DATABASE_COUNT as u8][random.random_range(0..2)],
+                then: vec![7; random.random_range(0..12)],
+            }
+        }
+    }
+
     /// Keys of which many begin alike, and some are the beginning of others.
-    fn random_key(random: &mut StdRng) -> Vec<u8> {
-        let mut key = vec![random.random_range(0..DATABASE_COUNT as u8)];
+    fn random_key(random: &mut StdRng, alike: &Alike) -> Vec<u8> {
+        let mut key = vec![random.random_range(0..alike.databases)];
+        if random.random_bool(0.99) {
+            key.extend(&alike.then);
+        }
         key.extend((0..random.random_range(0..12)).map(|_| [0, 1, 0xff][random.random_range(0..3)]));
         key
     }
@@ -431,10 +540,10 @@ mod tests {
     }
 
     /// Does a random thing to the writes and to the model. Members' keys are said in two parts, or in one.
-    fn step(random: &mut StdRng, writes: &mut CellWrites, model: &mut [Cells; Column::COUNT]) {
+    fn step(random: &mut StdRng, alike: &Alike, writes: &mut CellWrites, model: &mut [Cells; Column::COUNT]) {
         let index = random.random_range(0..Column::COUNT as u8);
         let column = Column::of_index(index).expect("a column");
-        let key = random_key(random);
+        let key = random_key(random, alike);
         match random.random_range(0..100) {
             0 => {
                 let physical = [1 << random.random_range(0..16), random.random(), ALL_DATABASES];
@@ -547,10 +656,11 @@ mod tests {
     fn the_last_mention_of_each_cell_counts_and_cells_are_in_order() {
         let mut random = seeded_random::printed();
         for _ in 0..100 {
+            let alike = Alike::random(&mut random);
             let mut writes = CellWrites::default();
             let mut model = <[Cells; Column::COUNT]>::default();
             for _ in 0..random.random_range(0..400) {
-                step(&mut random, &mut writes, &mut model);
+                step(&mut random, &alike, &mut writes, &mut model);
             }
             for (index, expected) in model.iter().enumerate() {
                 let column = Column::of_index(index as u8).expect("a column");
