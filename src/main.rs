@@ -19,7 +19,7 @@ use tracing_subscriber::{fmt, reload};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before any thread and any ring (see both functions).
+    // Before any thread and any ring (see there).
     ring::register_membarrier();
     allocator::give_back_soon();
     let matches = command().get_matches();

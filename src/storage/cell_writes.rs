@@ -163,11 +163,12 @@ impl<'b> Common<'b> {
 const HEAD_LEN: usize = encoding::PREFIX_LEN;
 
 impl CellWrites {
-    /// Those of a window of a log of which nothing was brought into the database before, in part or with a shorter
-    /// window: what has come and gone within it is left out.
-    pub fn of_fresh_window() -> CellWrites {
+    /// Those of a window of a log, with room for so many bytes. A window is fresh if nothing of it was brought into the
+    /// database before, in part or with a shorter window: what has come and gone within it is left out.
+    pub fn of_window(is_fresh: bool, bytes: usize) -> CellWrites {
         CellWrites {
-            leaves_out_passed: true,
+            leaves_out_passed: is_fresh,
+            bytes: Vec::with_capacity(bytes),
             ..CellWrites::default()
         }
     }
@@ -245,7 +246,7 @@ impl CellWrites {
             let len = u32::try_from(len).ok().filter(|len| *len < DELETED);
             len.expect("a frame is shorter than 4 GiB")
         };
-        debug_assert!(!self.is_sorted[column as usize], "what is sorted is all");
+        assert!(!self.is_sorted.contains(&true), "what is sorted is all");
         let mention = Mention {
             prefix: 0,
             is_told_by_prefix: false,
@@ -645,7 +646,7 @@ mod tests {
             (&[delete, put(true), delete], gone.clone(), gone),
             (&[put(true), delete, put(true)], there.clone(), there),
         ] {
-            for (mut writes, expected) in [(CellWrites::of_fresh_window(), fresh), (CellWrites::default(), other)] {
+            for (mut writes, expected) in [(CellWrites::of_window(true, 0), fresh), (CellWrites::default(), other)] {
                 changes.iter().for_each(|change| writes.apply(*change));
                 assert_eq!(cells_of(&mut writes, Column::Data), expected, "{changes:?}");
             }

@@ -55,11 +55,11 @@ pub fn prepare(
     let failed = |error: ReadError| DatabaseError::Failed(error.to_string());
     let mut reader = progress.read_window(window).map_err(failed)?;
     let mut writes = WritesByShard::new();
+    // What grows as it is filled takes twice as much while it is moved.
+    let bytes_of_one = window.bytes() as usize / databases.len().max(1);
+    let begin = || CellWrites::of_window(is_fresh, bytes_of_one);
     while let Next::Frame(frame) = reader.next_frame().map_err(failed)? {
-        match is_fresh {
-            true => expand(frame.payload, &mut writes, CellWrites::of_fresh_window)?,
-            false => expand(frame.payload, &mut writes, CellWrites::default)?,
-        }
+        expand(frame.payload, &mut writes, begin)?;
     }
     let files = write_files(databases, writes)?;
     Ok(Prepared { window: *window, files })
@@ -85,13 +85,13 @@ pub fn finish(progress: &LogProgress, databases: &Databases, prepared: &mut Prep
 pub(super) fn expand(
     payload: &[u8],
     writes: &mut WritesByShard,
-    begin: fn() -> CellWrites,
+    begin: impl Fn() -> CellWrites,
 ) -> Result<(), DatabaseError> {
     let mut operations = operations::read(payload).peekable();
     while let Some(operation) = operations.next() {
         let operation = operation.map_err(|error| DatabaseError::Failed(error.to_string()))?;
         let shard = operation.shard;
-        let of_shard = writes.entry(shard).or_insert_with(begin);
+        let of_shard = writes.entry(shard).or_insert_with(&begin);
         of_shard.apply(operation.change);
         // Many operations of one shard come one after the other.
         while let Some(Ok(next)) = operations.next_if(|next| next.as_ref().is_ok_and(|next| next.shard == shard)) {

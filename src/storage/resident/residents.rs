@@ -14,6 +14,8 @@
 //!   be, is applied here, too. What a failed command wrote is not taken back one by one: its copies are dropped.
 //! - Those whose version is dead go. Those that were not used for longest are dropped for others, and one that takes
 //!   more than a quarter of the memory is read from the disk from then on (it is *paged*).
+//! - Where all are pinned, because all are written all the time, and there are too many, some are *demoted*: the table
+//!   of records gets their next writes, and they go when RocksDB has what they have.
 //! - One whose loading came to no end is seldom begun again, so that what loads cost in vain is bounded: it was dropped
 //!   for others before, or so much was deleted on disk that a load found nothing in its time.
 //!
@@ -65,11 +67,14 @@ const STEPS_PER_CELL_MAX: usize = 64;
 const STEPS_AMONG_USED_MAX: usize = 256;
 const GIVEN_BACK_PER_CELL_BYTES: usize = 2 * DROPPED_AT_ONCE_BYTES;
 
-/// What is this part of the bound above it is not waited for: collections are demoted.
+/// Where this part of the bound is exceeded nothing is waited for before collections are demoted.
 const EXCESS_PART: usize = 4;
 
-/// Collections that wait at a time to be dropped, because all were written all the time.
+/// Collections that wait to be dropped while others are demoted to make room.
 const DEMOTED_MAX: usize = 256;
+
+/// What is dropped of demoted collections at once: some 600 µs, where all are small.
+const DEMOTED_DROPPED_AT_ONCE_BYTES: usize = 64 * DROPPED_AT_ONCE_BYTES;
 
 /// Versions of new collections that were given out in a turn and of which nothing was written yet.
 const NEWBORN_MAX: usize = 64;
@@ -347,6 +352,13 @@ impl Bytes {
     }
 }
 
+/// A collection that is dropped as soon as RocksDB has what it has.
+struct Demoted {
+    owner: OwnerId,
+    /// What it took.
+    bytes: usize,
+}
+
 type ResidentList = PiecedList<Resident>;
 
 /// All collections that there were.
@@ -463,7 +475,11 @@ pub struct Residents {
     /// Collections that were written since the last frame, and can be taken back.
     staged: Vec<OwnerId>,
     /// Collections that grew too large, or had to make room, while they were pinned.
-    demoted: Vec<OwnerId>,
+    demoted: Vec<Demoted>,
+    /// What those took when they were demoted.
+    demoted_bytes: usize,
+    /// Some of them could be dropped if nothing of them were staged, or when there is time.
+    can_drop_demoted: bool,
     sweep: Option<Sweep>,
     /// The segment of the last frame.
     newest_segment: u32,
@@ -521,6 +537,8 @@ impl Residents {
             undo: UndoList::default(),
             staged: Vec::new(),
             demoted: Vec::new(),
+            demoted_bytes: 0,
+            can_drop_demoted: false,
             sweep: None,
             newest_segment: 0,
             clean_to: 0,
@@ -534,8 +552,12 @@ impl Residents {
     #[inline]
     pub fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
+        if self.bounded_bytes() <= bytes_max {
+            self.vain_at = None;
+            return;
+        }
         let is_vain = self.vain_at == Some(self.clean_to) && self.dropped.is_empty();
-        if self.bounded_bytes() > bytes_max && !is_vain {
+        if !is_vain {
             self.make_room();
         }
     }
@@ -782,11 +804,11 @@ impl Residents {
         }
     }
 
-    /// A turn begins: gives back some of what was dropped.
+    /// A turn begins: gives back some of what was dropped, and drops what was demoted.
     pub fn begin_turn(&mut self) {
         self.newborn.clear();
-        if !self.demoted.is_empty() {
-            // Those that are written with every turn have nothing staged now only.
+        if self.can_drop_demoted && self.undo.len() == 0 {
+            // What is written with every turn has nothing staged now only.
             self.drop_demoted();
         }
         if !self.dropped.is_empty() {
@@ -977,55 +999,64 @@ impl Residents {
         }
     }
 
-    /// All that the clock came by is used or pinned, and who grows is pinned, too: others go, though they are used. If
-    /// all are pinned again after RocksDB has got what they had, because all are written all the time, or there is much
-    /// too much of them, some are demoted.
+    /// All that the clock came by is used or pinned, and who grows is pinned, too: others go, though they are used.
+    /// Where all are pinned, some are demoted, if there is much too much, or if all were pinned before RocksDB got the
+    /// last that it has: they are written all the time.
     fn make_room_among_used(&mut self) {
-        let (mut is_vain, was_vain) = (true, self.vain_at.is_some());
-        let is_much = self.bounded_bytes() - self.bytes_max > self.bytes_max / EXCESS_PART;
-        let mut going_bytes = self.demoted_bytes();
+        let has_waited = self.vain_at.is_some_and(|clean_to| clean_to != self.clean_to);
+        let mut is_vain = true;
         for _ in 0..STEPS_AMONG_USED_MAX {
-            if self.bounded_bytes() <= self.bytes_max {
+            if self.bytes.all <= self.bytes_max {
+                self.vain_at = None;
                 return;
             }
-            self.hand = if self.hand < self.list.len() { self.hand } else { 0 };
+            self.wrap_hand();
             match self.list.get(self.hand) {
                 Some(resident) if !resident.is_pinned(self.clean_to) => {
                     self.evict(self.hand);
                     is_vain = false;
-                }
-                Some(_) if (was_vain || is_much) && self.bounded_bytes() - self.bytes_max > going_bytes => {
-                    going_bytes += self.demote_for_others(self.hand);
-                    self.hand += 1;
                 }
                 _ => self.hand += 1,
             }
         }
         self.needs_clean = true;
         self.vain_at = is_vain.then_some(self.clean_to);
-    }
-
-    /// What goes as soon as RocksDB has it.
-    fn demoted_bytes(&mut self) -> usize {
-        let demoted = std::mem::take(&mut self.demoted);
-        let bytes_of = |owner: &OwnerId| self.find_id(*owner).map_or(0, |index| self.list[index].bytes);
-        let bytes = demoted.iter().map(bytes_of).sum();
-        self.demoted = demoted;
-        bytes
-    }
-
-    /// Demotes a collection if it is not small beside others, so that few make the room. Returns its bytes, or 0.
-    fn demote_for_others(&mut self, index: usize) -> usize {
-        let resident = &self.list[index];
-        let (bytes, version) = (resident.bytes, resident.owner.version);
-        let is_small = bytes < self.bytes.all / self.list.len();
-        if is_small || self.demoted.len() >= DEMOTED_MAX || !self.demote(index) {
-            return 0;
+        let excess = self.bytes.all - self.bytes_max;
+        if is_vain && (has_waited || excess > self.bytes_max / EXCESS_PART) {
+            self.demote_for_others(excess);
         }
-        // Where more is written than fits, a load would only displace others.
-        let hash = self.hash_of_version(version);
-        self.remember(hash, UNFINISHED);
-        bytes
+    }
+
+    /// Behind the last one the hand of the clock comes to the first.
+    fn wrap_hand(&mut self) {
+        if self.hand >= self.list.len() {
+            self.hand = 0;
+        }
+    }
+
+    /// Demotes collections until what is demoted takes `excess` bytes: such as are not small beside others, so that few
+    /// make the room.
+    fn demote_for_others(&mut self, excess: usize) {
+        for _ in 0..STEPS_AMONG_USED_MAX {
+            if self.demoted_bytes >= excess || self.demoted.len() >= DEMOTED_MAX {
+                return;
+            }
+            self.wrap_hand();
+            let Some(resident) = self.list.get(self.hand) else {
+                return;
+            };
+            let (bytes, version) = (resident.bytes, resident.owner.version);
+            if bytes >= self.bytes.all / self.list.len() && self.demote(self.hand) {
+                // Where more is written than fits, a load would only displace others.
+                self.remember(self.hash_of_version(version), UNFINISHED);
+            }
+            self.hand += 1;
+        }
+    }
+
+    fn push_demoted(&mut self, owner: OwnerId, bytes: usize) {
+        self.demoted_bytes += bytes;
+        self.demoted.push(Demoted { owner, bytes });
     }
 
     /// Counts the bytes of a collection again, and returns them.
@@ -1065,7 +1096,8 @@ impl Residents {
         let is_possible = resident.is_authority && resident.stale_to <= self.clean_to;
         if is_possible {
             (resident.is_authority, resident.is_demoted) = (false, true);
-            self.demoted.push(resident.owner);
+            let (owner, bytes) = (resident.owner, resident.bytes);
+            self.push_demoted(owner, bytes);
         }
         is_possible
     }
@@ -1131,7 +1163,8 @@ impl Residents {
             let part = &mut self.list[index].parts[part_of(column)?];
             part.unstick();
             let range = part.load_range(None);
-            self.count(owner, index);
+            // No room is made: what is known up to where the range begins might go.
+            self.recount(index);
             return range;
         }
         part_of(column)?;
@@ -1308,8 +1341,8 @@ impl Residents {
                     if let Some(index) = self.find_id(resident.owner) {
                         self.drop_at(index);
                     }
-                    if resident.is_demoted {
-                        self.demoted.push(resident.owner);
+                    if resident.is_demoted && !self.demoted.iter().any(|demoted| demoted.owner == resident.owner) {
+                        self.push_demoted(resident.owner, resident.bytes);
                     }
                     self.held_bytes -= resident.bytes;
                     self.add(*resident);
@@ -1366,16 +1399,22 @@ impl Residents {
         self.sweep();
     }
 
-    /// Drops what was demoted and has nothing that is nowhere else.
+    /// Drops what was demoted and has nothing that is nowhere else, in a bounded step.
     fn drop_demoted(&mut self) {
-        let mut demoted = std::mem::take(&mut self.demoted);
-        demoted.retain(|owner| match self.find_id(*owner) {
-            Some(index) if self.list[index].is_pinned(self.clean_to) => true,
-            Some(index) => {
+        let (mut demoted, mut left) = (std::mem::take(&mut self.demoted), DEMOTED_DROPPED_AT_ONCE_BYTES);
+        (self.demoted_bytes, self.can_drop_demoted) = (0, false);
+        demoted.retain(|Demoted { owner, bytes }| {
+            let index = self.find_id(*owner).filter(|index| self.list[*index].is_demoted);
+            let Some(index) = index else { return false };
+            let resident = &self.list[index];
+            if !resident.is_pinned(self.clean_to) && left > 0 {
+                left = left.saturating_sub(resident.bytes.min(DROPPED_AT_ONCE_BYTES));
                 self.drop_at(index);
-                false
+                return false;
             }
-            None => false,
+            self.can_drop_demoted |= resident.segment <= self.clean_to;
+            self.demoted_bytes += bytes;
+            true
         });
         self.demoted = demoted;
     }
@@ -1457,6 +1496,7 @@ impl Residents {
         self.give_up_all();
         self.staged.clear();
         self.demoted.clear();
+        (self.demoted_bytes, self.can_drop_demoted) = (0, false);
         self.changes_stand();
         match has_alone {
             true => Trusted::Lost,
@@ -1624,9 +1664,7 @@ impl Residents {
 
     /// One step of the clock.
     fn move_hand(&mut self) {
-        if self.hand >= self.list.len() {
-            self.hand = 0;
-        }
+        self.wrap_hand();
         let Some(looked_at) = self.list.get_mut(self.hand) else {
             return;
         };
@@ -1641,9 +1679,7 @@ impl Residents {
 
     /// Drops the next collection that the clock comes to, whether it was used or not, or demotes it: for tests.
     pub fn evict_next(&mut self) {
-        if self.hand >= self.list.len() {
-            self.hand = 0;
-        }
+        self.wrap_hand();
         let Some(resident) = self.list.get(self.hand) else {
             return;
         };
@@ -1966,7 +2002,9 @@ mod tests {
                 953 => self.flush(),
                 954 => self.residents.evict_next(),
                 955 => self.residents.drop_clean(),
-                956.. => self.end_turn(random),
+                // Nothing was logged: what is staged waits for a stall to end.
+                956..=959 => self.residents.begin_turn(),
+                960.. => self.end_turn(random),
                 _ => {}
             }
             false
@@ -2123,6 +2161,29 @@ mod tests {
             }
         }
         assert_eq!(loads, 10);
+    }
+
+    #[test]
+    fn a_load_that_is_tried_again_does_not_go_on_behind_what_has_gone() {
+        let mut residents = Residents::new(64 << 20);
+        residents.born(1, Type::Set);
+        for number in 0..20_000_u32 {
+            write(&mut residents, 1, &number.to_be_bytes(), &[0; 100]);
+        }
+        let mut cells = LoadedCells::default();
+        cells.push(b"a", b"1");
+        (0..2).for_each(|_| drop(load_range(&mut residents, 2, 100)));
+        residents.extend(&owner(2), Column::Data, &cells, Some(b"b".to_vec()), 1);
+        residents.give_up_load(&owner(2), Column::Data, None);
+        assert!(residents.has(&owner(2)));
+        // What is written all the time has left no room.
+        residents.bytes_max = 1 << 20;
+        let range = (0..=READS_PER_RETRY).find_map(|_| load_range(&mut residents, 2, 100));
+        let (from, _) = range.expect("one of so many reads tries again");
+        assert!(
+            from.is_empty() || residents.has(&owner(2)),
+            "what lies before {from:?} is not known"
+        );
     }
 
     #[test]
