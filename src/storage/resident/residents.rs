@@ -1021,8 +1021,11 @@ impl Residents {
         }
         self.needs_clean = true;
         self.vain_at = is_vain.then_some(self.clean_to);
+        if !is_vain {
+            return;
+        }
         let excess = self.bytes.all - self.bytes_max;
-        if is_vain && (has_waited || excess > self.bytes_max / EXCESS_PART) {
+        if has_waited || excess > self.bytes_max / EXCESS_PART {
             self.demote_for_others(excess);
         }
     }
@@ -1843,6 +1846,16 @@ mod tests {
         residents.extend(&owner(version), Column::Data, &loaded, known_to, 1);
     }
 
+    /// One collection with 20,000 members of this value, in memory that is never full of it.
+    fn with_many_members(value: &[u8]) -> Residents {
+        let mut residents = Residents::new(64 << 20);
+        residents.born(1, Type::Set);
+        for number in 0..20_000_u32 {
+            write(&mut residents, 1, &number.to_be_bytes(), value);
+        }
+        residents
+    }
+
     fn load_range(residents: &mut Residents, version: u64, members: u64) -> Option<LoadRange> {
         residents.load_range(&owner(version), Column::Data, members, None)
     }
@@ -2165,11 +2178,7 @@ mod tests {
 
     #[test]
     fn a_load_that_is_tried_again_does_not_go_on_behind_what_has_gone() {
-        let mut residents = Residents::new(64 << 20);
-        residents.born(1, Type::Set);
-        for number in 0..20_000_u32 {
-            write(&mut residents, 1, &number.to_be_bytes(), &[0; 100]);
-        }
+        let mut residents = with_many_members(&[0; 100]);
         let mut cells = LoadedCells::default();
         cells.push(b"a", b"1");
         (0..2).for_each(|_| drop(load_range(&mut residents, 2, 100)));
@@ -2292,11 +2301,7 @@ mod tests {
 
     #[test]
     fn what_may_come_again_stays_when_all_else_is_given_back() {
-        let mut residents = Residents::new(64 << 20);
-        residents.born(1, Type::Set);
-        for number in 0..20_000_u32 {
-            write(&mut residents, 1, &number.to_be_bytes(), &[0; 30]);
-        }
+        let mut residents = with_many_members(&[0; 30]);
         residents.born(2, Type::Set);
         write_in(&mut residents, 2, (Column::Data, b"a", Some(b"1")), 1);
         residents.drop_dead(&owner(2));
