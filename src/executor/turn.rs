@@ -309,8 +309,10 @@ impl StorageExecutor {
     /// Logs what a turn has staged and sends back the replies that may leave then.
     pub(super) fn end_turn(&mut self, mut done: Batches, requests_run: usize, began: Instant) {
         self.metrics.requests.add(requests_run as u64);
-        done.append(&mut self.woken);
-        self.commit_and_release(done);
+        // Those who have waited are answered first, as in Redis: each answer before theirs is a system call.
+        let mut leaving = std::mem::take(&mut self.woken);
+        leaving.append(&mut done);
+        self.commit_and_release(leaving);
         self.metrics.turns.add(1);
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
