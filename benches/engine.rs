@@ -10,6 +10,7 @@ use common::{Latencies, LatencyTable};
 use corelane::Engine;
 use corelane::config::{Durability, Settings};
 use corelane::engine::{Answer, EngineError, Operation};
+use corelane::observe::allocator;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use futures_lite::future::block_on;
 use std::convert::Infallible;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// The program's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// Operations per call.
 const BATCHES: [usize; 3] = [1, 16, 256];

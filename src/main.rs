@@ -16,7 +16,7 @@ use tracing_subscriber::{fmt, reload};
 // Measured with redis-benchmark at pipeline 16: with glibc's allocator a GET takes about a tenth more of the server's
 // CPU, a SET about the same.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     // Before any thread and any ring (see there).
