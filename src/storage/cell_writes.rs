@@ -21,6 +21,8 @@ pub struct CellWrites {
     mentions: [Vec<Mention>; Column::COUNT],
     /// By column: those of members whose owner was named.
     member_mentions: [Vec<Mention>; Column::COUNT],
+    /// For how many a column has room once it has one: to grow is to copy, and to have new memory cleared twice.
+    mentions_expected: usize,
     /// By column: [`CellWrites::sort`] has set what mentions are compared by.
     is_sorted: [bool; Column::COUNT],
     owners: Owners,
@@ -66,6 +68,9 @@ const DELETED: u32 = u32::MAX;
 
 /// What patches make of a cell: its value, `None` for a deletion.
 type Folded = Option<Vec<u8>>;
+
+/// What most operations are longer than in a log.
+const OPERATION_BYTES: usize = 64;
 
 /// Bytes of a patch's offset.
 const OFFSET_LEN: usize = 4;
@@ -169,6 +174,7 @@ impl CellWrites {
         CellWrites {
             leaves_out_passed: is_fresh,
             bytes: Vec::with_capacity(bytes),
+            mentions_expected: bytes / OPERATION_BYTES,
             ..CellWrites::default()
         }
     }
@@ -259,10 +265,14 @@ impl CellWrites {
             },
             kind,
         };
-        match owner.is_empty() {
-            true => self.mentions[column as usize].push(mention),
-            false => self.member_mentions[column as usize].push(mention),
+        let mentions = match owner.is_empty() {
+            true => &mut self.mentions[column as usize],
+            false => &mut self.member_mentions[column as usize],
+        };
+        if mentions.capacity() == 0 {
+            mentions.reserve_exact(self.mentions_expected);
         }
+        mentions.push(mention);
     }
 
     /// Brings the mentions of a column into the order of their keys, for [`CellWrites::each_cell`].
