@@ -309,10 +309,14 @@ impl StorageExecutor {
     /// Logs what a turn has staged and sends back the replies that may leave then.
     pub(super) fn end_turn(&mut self, mut done: Batches, requests_run: usize, began: Instant) {
         self.metrics.requests.add(requests_run as u64);
-        // Those who have waited are answered first, as in Redis: each answer before theirs is a system call.
-        let mut leaving = std::mem::take(&mut self.woken);
-        leaving.append(&mut done);
-        self.commit_and_release(leaving);
+        // Those who have waited are answered first, as in Redis: each answer before theirs is a system call. Not where
+        // some have begun to wait in this turn: that they do must be heard before their answer.
+        let mut woken = std::mem::take(&mut self.woken);
+        if self.interests.waiters.have_come() {
+            done.append(&mut woken);
+        }
+        woken.append(&mut done);
+        self.commit_and_release(woken);
         self.metrics.turns.add(1);
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }
