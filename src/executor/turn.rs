@@ -311,12 +311,12 @@ impl StorageExecutor {
         self.metrics.requests.add(requests_run as u64);
         // Those who have waited are answered first, as in Redis: each answer before theirs is a system call. Not where
         // some have begun to wait in this turn: that they do must be heard before their answer.
-        let mut woken = std::mem::take(&mut self.woken);
-        if self.interests.waiters.have_come() {
-            done.append(&mut woken);
-        }
-        woken.append(&mut done);
-        self.commit_and_release(woken);
+        let place = match self.interests.waiters.take_has_new() {
+            true => done.len(),
+            false => 0,
+        };
+        done.splice(place..place, self.woken.drain(..));
+        self.commit_and_release(done);
         self.metrics.turns.add(1);
         self.metrics.turn_ns.record(began.elapsed().as_nanos() as u64);
     }

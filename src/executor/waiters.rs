@@ -123,8 +123,8 @@ pub struct Waiters {
     /// By key: how many of its waiters run again without the key.
     without_key: HashMap<DatabaseKey, usize>,
     last_number: u64,
-    /// Whether some came to be since [`Waiters::have_come`].
-    have_come: bool,
+    /// Whether some came to be since [`Waiters::take_has_new`].
+    has_new: bool,
     /// Has a message when the nearest deadline has become nearer.
     nearer: Option<flume::Sender<()>>,
 }
@@ -139,8 +139,8 @@ impl Waiters {
     }
 
     /// Whether some came to be since this was asked.
-    pub fn have_come(&mut self) -> bool {
-        std::mem::take(&mut self.have_come)
+    pub fn take_has_new(&mut self) -> bool {
+        std::mem::take(&mut self.has_new)
     }
 
     /// `nearer` gets a message when the nearest deadline has become nearer.
@@ -187,7 +187,7 @@ impl Waiters {
             .iter()
             .enumerate()
             .map(|(position, word)| replaced(position).map_or(word, |(_, meant)| meant));
-        self.have_come = true;
+        self.has_new = true;
         let number = waiting.queue_number.unwrap_or(self.last_number + 1);
         self.last_number = self.last_number.max(number);
         let waiter = Waiter {

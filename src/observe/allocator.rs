@@ -18,8 +18,8 @@ const ALIGNMENT_OF_ALL: usize = 16;
 pub struct Allocator;
 
 #[inline]
-fn is_aligned_anyway(layout: Layout) -> bool {
-    layout.align() <= ALIGNMENT_OF_ALL && layout.align() <= layout.size()
+fn is_aligned_anyway(align: usize, bytes: usize) -> bool {
+    align <= ALIGNMENT_OF_ALL.min(bytes)
 }
 
 // SAFETY: mimalloc's functions are an allocator; each that takes no alignment gives memory that is aligned for every
@@ -27,7 +27,7 @@ fn is_aligned_anyway(layout: Layout) -> bool {
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match is_aligned_anyway(layout) {
+        match is_aligned_anyway(layout.align(), layout.size()) {
             true => unsafe { mi_malloc(layout.size()) }.cast(),
             false => unsafe { mi_malloc_aligned(layout.size(), layout.align()) }.cast(),
         }
@@ -35,7 +35,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        match is_aligned_anyway(layout) {
+        match is_aligned_anyway(layout.align(), layout.size()) {
             true => unsafe { mi_zalloc(layout.size()) }.cast(),
             false => unsafe { mi_zalloc_aligned(layout.size(), layout.align()) }.cast(),
         }
@@ -48,7 +48,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        match layout.align() <= ALIGNMENT_OF_ALL.min(bytes) {
+        match is_aligned_anyway(layout.align(), bytes) {
             true => unsafe { mi_realloc(place.cast(), bytes) }.cast(),
             false => unsafe { mi_realloc_aligned(place.cast(), bytes, layout.align()) }.cast(),
         }

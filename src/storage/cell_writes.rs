@@ -69,7 +69,7 @@ const DELETED: u32 = u32::MAX;
 /// What patches make of a cell: its value, `None` for a deletion.
 type Folded = Option<Vec<u8>>;
 
-/// What most operations are longer than in a log.
+/// What an operation takes in a log, about: room for more than there are takes no memory, since nothing touches it.
 const OPERATION_BYTES: usize = 64;
 
 /// Bytes of a patch's offset.
